@@ -1,0 +1,1 @@
+"""How Strongroom is run: the ``strongroom`` command, and what an installation needs beside it."""

@@ -1,0 +1,1 @@
+"""Ways of knowing a caller, one file each."""

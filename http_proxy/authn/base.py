@@ -1,0 +1,40 @@
+"""How the proxy learns who calls: authenticators asked in order, each saying mine, not mine, or mine and wrong."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who calls, and what the model routes may do for them.
+
+    *api_id* and *api_key* are set when the caller came with an API key: the service is then asked with those, and
+    decides itself; otherwise it is asked with the proxy's own key, on behalf of *name*.
+    """
+
+    name: str  # "user:alice", "apikey:ci"
+    reveal_credentials: bool = False  # may read /host/{address}/creds and its like
+    api_id: str | None = None
+    api_key: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Identity {self.name}>"
+
+
+class Refused(Exception):
+    """The credentials were for this authenticator, and they are wrong; the chain ends here."""
+
+
+class Authenticator(Protocol):
+    """One way of knowing a caller."""
+
+    challenge: str | None  # its WWW-Authenticate scheme and parameters (RFC 9110 sec. 11.6.1), or None
+
+    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Identity | None:
+        """Return who calls, or None where the headers (names in lower case) hold nothing for this authenticator.
+
+        Raises:
+            Refused: they do, and it is wrong.
+            ServiceError: it cannot be told now (the service does not answer); the request is a 503.
+        """

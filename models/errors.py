@@ -1,0 +1,28 @@
+"""What can be wrong with a record; nothing here knows of HTTP or stores."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class ModelError(Exception):
+    """Base of all errors of this package; never raised itself."""
+
+
+class InvalidName(ModelError, ValueError):
+    """A string is not a name of the grammar in ``models.names``."""
+
+
+class Fault(NamedTuple):
+    """One thing wrong with one field. The reason never contains the value."""
+
+    field: str
+    reason: str
+
+
+class ValidationError(ModelError, ValueError):
+    """A record's fields break its model's rules; *faults* says each field and its reason, never a value."""
+
+    def __init__(self, model: str, faults: Sequence[Fault]) -> None:
+        self.model = model
+        self.faults = tuple(faults)
+        super().__init__(f"{model} is invalid: " + "; ".join(f"{f.field} {f.reason}" for f in self.faults))

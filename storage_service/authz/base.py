@@ -1,0 +1,41 @@
+"""Who asks, for what, and the answer: the words every authorizer shares."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Action(StrEnum):
+    """What can be done to a name; names that end in a slash are containers."""
+
+    GET = "get"
+    LIST = "list"
+    PUT = "put"
+    DELETE = "delete"
+
+
+ALL_ACTIONS = frozenset(Action)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: ``apikey:<id>``, ``service:<uid>``, ``user:<name>`` …, and how far its credentials reach at most.
+
+    *paths* are SimplePathAuthz entries; *actions* what it may do on them. Trusted: made by authenticators alone.
+    """
+
+    id: str
+    paths: tuple[str, ...] = ("/",)
+    actions: frozenset[Action] = ALL_ACTIONS
+
+    @property
+    def name(self) -> str:
+        """The part after the kind, as Custodia's ``remote_user``."""
+        return self.id.partition(":")[2]
+
+
+class Decider(Protocol):
+    """One opinion on an act; Custodia's rule over all of them: any False denies, at least one True is needed."""
+
+    def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
+        """Return True (allowed), False (denied) or None (no opinion); never raises for a denial."""

@@ -1,0 +1,70 @@
+"""What the two processes are told, as frozen values; reading files and the environment is ``deploy.settings``' part."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models.secret import Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerSettings:
+    """One entry of ``storage_handlers``: where records of some models are kept."""
+
+    type: str | None = None  # a scheme of storage_service.backends: "sqlite", "etcd", "memory"; None: from the name
+    name: str | None = None  # None: after its type, then -1, -2 …
+    models: tuple[str, ...] = ("*",)  # patterns (fnmatch) over the names of non-secret models; (): by name only
+    options: Mapping[str, str] = field(default_factory=dict)  # what the backend of that type takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthenticatorSettings:
+    """One authenticator of the service: Custodia's ``auth:`` sections."""
+
+    handler: str  # "SimpleAuthKeys" | "SimpleCredsAuth"
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorizerSettings:
+    """One authorizer of the service: Custodia's ``authz:`` sections."""
+
+    handler: str  # "SimplePathAuthz" | "UserNameSpace"
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """All that the storage service is told."""
+
+    socket: Path
+    audit_log: Path
+    root_key: Path  # JWK, 0600; made on first start, and never again once the store holds anything
+    store: str  # URL of the store of secrets: sqlite:/path, etcd://host:port,…, memory:
+    storage_handlers: tuple[HandlerSettings, ...] = ()  # (): one, "*", on the store of the secrets
+    authenticators: tuple[AuthenticatorSettings, ...] = (AuthenticatorSettings(handler="SimpleAuthKeys"),)
+    authorizers: tuple[AuthorizerSettings, ...] = (
+        AuthorizerSettings(handler="SimplePathAuthz", options={"paths": "/"}),
+    )
+    api_id: str  # the key that platform services and the operator's command use
+    api_key: Secret
+    socket_mode: int = 0o660
+    autogen_root_key: bool = True
+    debug: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxySettings:
+    """All that the HTTP proxy is told."""
+
+    socket: Path
+    api_id: str  # what the proxy itself is to the service, for the model routes
+    api_key: Secret
+    listen: str = "127.0.0.1:8000"
+    self_auths: tuple[str, ...] = ("/api/v0/secrets",)
+    authenticators: tuple[tuple[str, Mapping[str, str]], ...] = (("apikey", {}),)  # (name in the table, options)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    connections: int = 64  # kept open to the socket, at most
+    timeout: float = 10.0  # seconds for one forwarded request, from its first byte to the answer's last
+    debug: bool = False

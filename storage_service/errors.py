@@ -1,0 +1,156 @@
+"""Everything the service refuses or fails with, on one page. Nothing here knows HTTP: ``wire`` has that table.
+
+Two trees. `ServiceError` is an answer to a caller and crosses the socket by its *code*; `StartupError` is an answer
+to the operator and ends the process with a message that says what to do.
+"""
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class StrongroomError(Exception):
+    """Base of all errors of this package; never raised itself."""
+
+
+class ServiceError(StrongroomError):
+    """Base of all answers that are not the thing asked for. Texts never contain what the caller sent."""
+
+    code: ClassVar[str] = "internal"
+
+
+class Invalid(ServiceError):
+    """The request breaks a rule; *faults* lists (field, reason) where fields are at fault."""
+
+    code = "invalid"
+
+    def __init__(self, reason: str, faults: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(reason)
+        self.faults = faults
+
+
+class NotAuthenticated(ServiceError):
+    """No credentials came with the request."""
+
+    code = "not-authenticated"
+
+
+class Denied(ServiceError):
+    """The credentials are wrong, or do not reach this name. Which of the two is not said."""
+
+    code = "denied"
+
+
+class NotFound(ServiceError):
+    """There is no such record."""
+
+    code = "not-found"
+
+
+class NoContainer(NotFound):
+    """The container the name lies in does not exist."""
+
+    code = "no-container"
+
+
+class MethodNotAllowed(ServiceError):
+    """The verb does not fit the name: a container needs its trailing slash, a secret has none."""
+
+    code = "method-not-allowed"
+
+
+class NotAcceptable(ServiceError):
+    """A message type, or a form of answer, that is not served here."""
+
+    code = "not-acceptable"
+
+
+class Exists(ServiceError):
+    """It is there already, and the request did not say to replace it."""
+
+    code = "exists"
+
+
+class NotEmpty(ServiceError):
+    """The container still holds something."""
+
+    code = "not-empty"
+
+
+class Changed(ServiceError):
+    """The record is not at the revision the request expected."""
+
+    code = "changed"
+
+
+class TooLarge(ServiceError):
+    """Body or value is over its limit."""
+
+    code = "too-large"
+
+
+class NotImplementedHere(ServiceError):
+    """A method this service does not have."""
+
+    code = "not-implemented"
+
+
+class Locked(ServiceError):
+    """The service holds no root key at this moment; plain records go on working."""
+
+    code = "locked"
+
+
+class Fate(StrEnum):
+    """What became of a write that was not answered with success."""
+
+    NOT_APPLIED = "not-applied"
+    APPLIED = "applied"
+    UNKNOWN = "unknown"
+
+
+class Unavailable(ServiceError):
+    """The store, or the service itself, does not answer; *fate* says what became of a write."""
+
+    code = "unavailable"
+
+    def __init__(self, reason: str, fate: Fate = Fate.NOT_APPLIED) -> None:
+        super().__init__(reason)
+        self.fate = fate
+
+
+class AuditUnavailable(ServiceError):
+    """The audit log cannot be written, and what cannot be recorded is not done."""
+
+    code = "audit-unavailable"
+
+
+class Internal(ServiceError):
+    """Something broke inside; the caller learns no more than that, the log has the rest."""
+
+
+class Undecipherable(Internal):
+    """A stored value does not open under its name: edited, cut, swapped, or under a key not in the ring.
+
+    The *reason* is for the audit log; outside, every reason is the same 'internal'.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class StartupError(StrongroomError):
+    """Base of what stops the service from starting; the text tells the operator what to do."""
+
+
+class ConfigurationError(StartupError):
+    """The configuration contradicts itself, or says something this version does not know."""
+
+
+class KeyFileMissing(StartupError):
+    """The store holds secrets or keys but the root key file is gone; a new one would strand them."""
+
+
+class WrongRootKey(StartupError):
+    """The root key file does not open the keys that the store holds."""

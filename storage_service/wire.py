@@ -1,0 +1,213 @@
+"""What crosses a wire, stated once: limits, header names, problem types and their statuses.
+
+The service, its client and the proxy all read this page; it imports nothing but the errors it tells of.
+"""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from storage_service import errors
+
+MAX_BODY: Final = 10 * 1024 * 1024  # bytes of one request; more is 413
+MAX_SECRET: Final = 512 * 1024  # bytes of one secret's value, as sent
+MAX_STORED: Final = 1024 * 1024  # bytes of one stored value: a 512 KiB secret as base64 in a message in a JWE
+MAX_BATCH_NAMES: Final = 1000  # names in one batch get
+MAX_JSON_DEPTH: Final = 32  # nested objects and arrays in a body
+
+SECRETS_PATH: Final = "/secrets"  # on the socket
+API_PATH: Final = "/api/v0"  # on the proxy
+PROXIED_SECRETS_PATH: Final = "/api/v0/secrets"  # on the proxy; forwarded to SECRETS_PATH
+
+# Credentials (Custodia's SimpleAuthKeys; CPD-101 names the key header CUSTODIA_KEY_ID). Any client may write each
+# with underscores or dashes; two spellings of one in a request are refused.
+AUTH_ID_HEADERS: Final = (b"custodia_auth_id", b"custodia-auth-id")
+AUTH_KEY_HEADERS: Final = (b"custodia_auth_key", b"custodia-auth-key", b"custodia_key_id", b"custodia-key-id")
+ID_HEADER: Final = "CUSTODIA-AUTH-ID"  # what our own clients send
+KEY_HEADER: Final = "CUSTODIA-AUTH-KEY"
+
+REQUEST_ID_HEADER: Final = "X-Request-ID"
+FORWARDED_HEADER: Final = "Forwarded"  # RFC 7239; the proxy always sets it, and who carries it is no local peer
+ON_BEHALF_HEADER: Final = "Strongroom-On-Behalf-Of"  # whom the proxy's own credentials speak for; audit only
+
+JSON: Final = "application/json"
+OCTET_STREAM: Final = "application/octet-stream"
+PROBLEM_JSON: Final = "application/problem+json"  # RFC 9457
+RETRY_AFTER: Final = 1  # seconds, with every 503
+
+
+class Problem(NamedTuple):
+    """One row of the table: an error, its HTTP status, and all that a caller is told of it."""
+
+    error: type[errors.ServiceError]
+    status: int
+    title: str
+
+
+PROBLEMS: Final[Mapping[str, Problem]] = {
+    problem.error.code: problem
+    for problem in (
+        Problem(errors.Invalid, 400, "The request is not valid"),
+        Problem(errors.NotAuthenticated, 401, "No credentials were given"),
+        Problem(errors.Denied, 403, "The credentials are wrong or do not allow this"),
+        Problem(errors.NotFound, 404, "There is no such record"),
+        Problem(errors.NoContainer, 404, "There is no such container"),
+        Problem(errors.MethodNotAllowed, 405, "Containers end in a slash, secrets do not"),
+        Problem(errors.NotAcceptable, 406, "That message type or form is not served here"),
+        Problem(errors.Exists, 409, "It exists already; send If-Match to replace it"),
+        Problem(errors.NotEmpty, 409, "The container is not empty"),
+        Problem(errors.Changed, 412, "The record has changed since"),
+        Problem(errors.TooLarge, 413, "The body or the value is too large"),
+        Problem(errors.Internal, 500, "Something went wrong inside; the log of the service says what"),
+        Problem(errors.NotImplementedHere, 501, "There is no such method"),
+        Problem(errors.Locked, 503, "The service is locked"),
+        Problem(errors.Unavailable, 503, "The store does not answer"),
+        Problem(errors.AuditUnavailable, 503, "The audit log cannot be written, so nothing was done"),
+    )
+}
+
+_TYPE_PREFIX: Final = "urn:strongroom:problem:"
+
+
+def problem_of(error: errors.ServiceError) -> Problem:
+    """Return the row for *error*; what has no row of its own is 'internal'."""
+    return PROBLEMS[error.code]
+
+
+def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
+    """Return the RFC 9457 body for *error*: nothing in it comes from the request.
+
+    ``Invalid`` adds its reason and faults, ``Unavailable`` its fate; every other error says its title alone.
+    """
+    problem = problem_of(error)
+    body: dict[str, object] = {
+        "type": _TYPE_PREFIX + error.code,
+        "title": problem.title,
+        "status": problem.status,
+        "request_id": request_id,
+    }
+    if isinstance(error, errors.Invalid):
+        body["detail"] = str(error)
+        if error.faults:
+            body["errors"] = [{"field": field, "reason": reason} for field, reason in error.faults]
+    elif isinstance(error, errors.Unavailable):
+        body["fate"] = error.fate.value
+    return msgspec.json.encode(body)
+
+
+def error_of(status: int, body: bytes) -> errors.ServiceError:
+    """Return the error that *body*, an answer with *status*, tells of: the inverse of :func:`problem_body`.
+
+    A body that is no problem of ours becomes the first error of that status, or `Internal`.
+    """
+    try:
+        problem = msgspec.json.decode(body, type=dict[str, object])
+    except msgspec.DecodeError:
+        problem = {}
+    code = str(problem.get("type", "")).removeprefix(_TYPE_PREFIX)
+    row = PROBLEMS.get(code) or next((p for p in PROBLEMS.values() if p.status == status), PROBLEMS["internal"])
+    if row.error is errors.Invalid:
+        listed = problem.get("errors")
+        faults = tuple(
+            (str(fault.get("field", "")), str(fault.get("reason", "")))
+            for fault in (listed if isinstance(listed, list) else ())
+            if isinstance(fault, dict)
+        )
+        return errors.Invalid(str(problem.get("detail", row.title)), faults)
+    if row.error is errors.Unavailable:
+        fate = str(problem.get("fate"))
+        known = fate in set(errors.Fate)
+        return errors.Unavailable(row.title, errors.Fate(fate) if known else errors.Fate.UNKNOWN)
+    return row.error(row.title)
+
+
+def etag_of(revision: int) -> str:
+    """Return the entity tag (RFC 9110 sec. 8.8.3) of a record at *revision*."""
+    return f'"{revision}"'
+
+
+# The model verbs on the socket: POST /storage/<verb>, one uniform model a request.
+STORAGE_PATH: Final = "/storage"
+
+
+class Records(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of save, get and delete: records of one model; get and delete need only the primary key (and source).
+
+    *etags* go with the records: a tag, "*" for "must exist", or null for whatever it is. Absent: all null.
+    """
+
+    model: str
+    records: list[dict[str, object]]
+    etags: list[str | None] | None = None
+
+
+class Listing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of list: a list model's name (``Hosts``), a page at a time; *after* is the last key of the page before."""
+
+    model: str
+    after: str | None = None
+    limit: int = 1000
+
+
+class RecordsAnswer(msgspec.Struct, kw_only=True):
+    """Answer of save, get and list: records in the order asked, null where there is none, each with its tag."""
+
+    records: list[dict[str, object] | None]
+    etags: list[str | None]
+    more: bool = False
+
+
+class DeletedAnswer(msgspec.Struct, kw_only=True):
+    """Answer of delete: for each record asked, whether it was there."""
+
+    deleted: list[bool]
+
+
+class HandlerInfo(msgspec.Struct, kw_only=True):
+    """One handler as ``GET /storage/handlers`` lists it; its configuration never holds a credential."""
+
+    name: str
+    type: str
+    models: list[str]
+
+
+# API keys on the socket: GET /apikeys, POST /apikeys, DELETE /apikeys/<id>.
+APIKEYS_PATH: Final = "/apikeys"
+
+
+class NewApiKey(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body that asks for a key: its id, the paths it reaches (SimplePathAuthz entries) and what it may do there."""
+
+    id: str
+    paths: list[str] = ["/secrets"]
+    actions: list[str] = ["get", "list", "put", "delete"]
+
+
+class ApiKeyInfo(msgspec.Struct, kw_only=True):
+    """One API key as it is listed; *key* stands only in the answer that creates it."""
+
+    id: str
+    paths: list[str]
+    actions: list[str]
+    created: str  # RFC 3339, UTC
+    key: str | None = None
+
+
+class WhoAmI(msgspec.Struct, kw_only=True):
+    """Answer of ``GET /whoami``: whom the service takes the caller for."""
+
+    principal: str
+    paths: list[str]
+    actions: list[str]
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """Answer of ``GET /status``: the state of the service, and where the secrets endpoint is (CPD-101)."""
+
+    version: str
+    state: str  # "unlocked" | "locked"
+    store: str  # scheme of the secrets store, e.g. "sqlite"
+    keys: list[str]  # key ids in the ring
+    active_key: str
+    endpoints: dict[str, str]  # e.g. {"secrets": "/secrets/"} on the socket
