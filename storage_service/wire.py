@@ -10,6 +10,8 @@ import msgspec
 
 from storage_service import errors
 
+VERSION: Final = "0.1.0"
+
 MAX_BODY: Final = 10 * 1024 * 1024  # bytes of one request; more is 413
 MAX_SECRET: Final = 512 * 1024  # bytes of one secret's value, as sent
 MAX_STORED: Final = 1024 * 1024  # bytes of one stored value: a 512 KiB secret as base64 in a message in a JWE
@@ -26,6 +28,8 @@ AUTH_ID_HEADERS: Final = (b"custodia_auth_id", b"custodia-auth-id")
 AUTH_KEY_HEADERS: Final = (b"custodia_auth_key", b"custodia-auth-key", b"custodia_key_id", b"custodia-key-id")
 ID_HEADER: Final = "CUSTODIA-AUTH-ID"  # what our own clients send
 KEY_HEADER: Final = "CUSTODIA-AUTH-KEY"
+
+CHALLENGE: Final = 'Custodia realm="strongroom"'  # WWW-Authenticate: what the service itself asks for
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
 FORWARDED_HEADER: Final = "Forwarded"  # RFC 7239; the proxy always sets it, and who carries it is no local peer
@@ -53,7 +57,9 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem(errors.Denied, 403, "The credentials are wrong or do not allow this"),
         Problem(errors.NotFound, 404, "There is no such record"),
         Problem(errors.NoContainer, 404, "There is no such container"),
-        Problem(errors.MethodNotAllowed, 405, "Containers end in a slash, secrets do not"),
+        Problem(
+            errors.MethodNotAllowed, 405, "The method does not fit the path: containers end in a slash, secrets do not"
+        ),
         Problem(errors.NotAcceptable, 406, "That message type or form is not served here"),
         Problem(errors.Exists, 409, "It exists already; send If-Match to replace it"),
         Problem(errors.NotEmpty, 409, "The container is not empty"),
@@ -94,6 +100,17 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     elif isinstance(error, errors.Unavailable):
         body["fate"] = error.fate.value
     return msgspec.json.encode(body)
+
+
+def problem_response(error: errors.ServiceError, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Return status, header fields and body of the answer that *error* is."""
+    status = problem_of(error).status
+    headers = [(b"content-type", PROBLEM_JSON.encode())]
+    if status == 503:
+        headers.append((b"retry-after", b"%d" % RETRY_AFTER))
+    elif status == 401:
+        headers.append((b"www-authenticate", CHALLENGE.encode()))
+    return status, headers, problem_body(error, request_id)
 
 
 def error_of(status: int, body: bytes) -> errors.ServiceError:
@@ -180,8 +197,8 @@ class NewApiKey(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body that asks for a key: its id, the paths it reaches (SimplePathAuthz entries) and what it may do there."""
 
     id: str
-    paths: list[str] = ["/secrets"]
-    actions: list[str] = ["get", "list", "put", "delete"]
+    paths: list[str] = msgspec.field(default_factory=lambda: ["/secrets"])
+    actions: list[str] = msgspec.field(default_factory=lambda: ["get", "list", "put", "delete"])
 
 
 class ApiKeyInfo(msgspec.Struct, kw_only=True):

@@ -1,0 +1,87 @@
+"""How the service learns who calls: Custodia's two authenticators for a unix socket.
+
+Custodia's rule over them: the first that says *wrong* ends the request, and at least one must say *who*.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from storage_service.apikeys import ApiKeys
+from storage_service.authz.base import Principal
+from storage_service.errors import Denied, NotAuthenticated
+from storage_service.head import Head
+
+PEER_EXTENSION: Final = "strongroom.peer"  # in the ASGI scope's extensions
+
+
+class Peer(NamedTuple):
+    """The process at the other end of the socket, as the kernel tells it (SO_PEERCRED)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Authenticator(Protocol):
+    """One way of knowing a caller."""
+
+    async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
+        """Return who calls, or None where there is nothing to go by.
+
+        Raises:
+            Denied: there is, and it is wrong.
+            Unavailable: it cannot be told now.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SimpleAuthKeys:
+    """An API id and its key, in two header fields."""
+
+    keys: ApiKeys
+
+    async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
+        """Return the principal of the key; without both fields absent, anything but the right pair is refused."""
+        del peer
+        if head.auth_id is None and head.auth_key is None:
+            return None
+        principal = await self.keys.authenticate(head.auth_id or "", head.auth_key or "")
+        if principal is None:
+            raise Denied("wrong API id or key")
+        return principal
+
+
+@dataclass(frozen=True, slots=True)
+class SimpleCredsAuth:
+    """The user or group that the process at the other end runs as.
+
+    A request that a proxy forwarded carries ``Forwarded``; its peer is the proxy, not the caller, and says nothing.
+    """
+
+    uid: int = -1
+    gid: int = -1
+
+    async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
+        """Return ``service:<uid>`` when user or group are the configured ones."""
+        if head.forwarded is not None or peer is None:
+            return None
+        if peer.uid == self.uid or (self.gid >= 0 and peer.gid == self.gid):
+            return Principal(f"service:{peer.uid}")
+        raise Denied("this user may not use the socket")
+
+
+async def authenticate(authenticators: tuple[Authenticator, ...], head: Head, peer: Peer | None) -> Principal:
+    """Return who calls: the last authenticator to know, as in Custodia, where the API id overrides the process.
+
+    Raises:
+        NotAuthenticated: none of them had anything to go by.
+        Denied: one of them found its credentials wrong.
+        Unavailable: one of them could not tell.
+    """
+    principal: Principal | None = None
+    for authenticator in authenticators:
+        known = await authenticator.authenticate(head, peer)
+        principal = known or principal
+    if principal is None:
+        raise NotAuthenticated("no credentials")
+    return principal

@@ -1,0 +1,125 @@
+"""The one place where concrete classes meet: settings become the parts of a running service."""
+
+import contextlib
+import grp
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from storage_service import head
+from storage_service.apikeys import ApiKeys
+from storage_service.audit import AuditLog
+from storage_service.authn import Authenticator, SimpleAuthKeys, SimpleCredsAuth
+from storage_service.authz.base import Decider
+from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace
+from storage_service.backends import open_backend
+from storage_service.backends.base import Backend
+from storage_service.config import AuthenticatorSettings, AuthorizerSettings, ServiceSettings
+from storage_service.errors import ConfigurationError
+from storage_service.keyring.ring import Ring
+from storage_service.keyring.vault import open_ring
+from storage_service.overlay import EncryptedBackend
+from storage_service.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A running service, and what its HTTP face needs of it."""
+
+    service: Service
+    authenticators: tuple[Authenticator, ...]
+    head_fields: dict[bytes, str]
+    store: Backend
+    scheme: str
+    ring: Ring
+    closing: contextlib.AsyncExitStack
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of everything."""
+        await self.closing.aclose()
+
+
+async def build(settings: ServiceSettings) -> Parts:
+    """Open store, keys and audit log, and put the service together.
+
+    Called on the event loop that serves, after any fork. If it raises, nothing stays open.
+
+    Raises:
+        ConfigurationError, KeyFileMissing, WrongRootKey: what the operator must mend.
+        Unavailable, AuditUnavailable: the store or the audit log cannot be reached.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        audit = AuditLog(settings.audit_log)
+        audit.open()
+        stack.push_async_callback(audit.close)
+        store = open_backend(settings.store)
+        stack.push_async_callback(store.close)
+        await store.open()
+        ring = await open_ring(store, settings.root_key, autogen=settings.autogen_root_key)
+        keys = ApiKeys(store)
+        await keys.ensure(settings.api_id, settings.api_key)
+        service = Service(
+            secrets=EncryptedBackend(store, ring),
+            keys=keys,
+            deciders=(Reach(), *map(_decider, settings.authorizers)),
+            audit=audit,
+        )
+        return Parts(
+            service=service,
+            authenticators=tuple(_authenticator(each, keys) for each in settings.authenticators),
+            head_fields=_head_fields(settings.authenticators),
+            store=store,
+            scheme=settings.store.partition(":")[0],
+            ring=ring,
+            closing=stack.pop_all(),
+        )
+
+
+def _authenticator(settings: AuthenticatorSettings, keys: ApiKeys) -> Authenticator:
+    match settings.handler:
+        case "SimpleAuthKeys":
+            return SimpleAuthKeys(keys)
+        case "SimpleCredsAuth":
+            options = settings.options
+            return SimpleCredsAuth(
+                uid=_user_id(options.get("uid", "-1")),
+                gid=_group_id(options.get("gid", "-1")),
+            )
+    raise ConfigurationError(
+        f"there is no authenticator {settings.handler!r}; there are SimpleAuthKeys and SimpleCredsAuth"
+    )
+
+
+def _decider(settings: AuthorizerSettings) -> Decider:
+    match settings.handler:
+        case "SimplePathAuthz":
+            return SimplePathAuthz(tuple(settings.options.get("paths", "").split()))
+        case "UserNameSpace":
+            return UserNameSpace(settings.options.get("path", "/"))
+    raise ConfigurationError(
+        f"there is no authorizer {settings.handler!r}; there are SimplePathAuthz and UserNameSpace"
+    )
+
+
+def _head_fields(authenticators: tuple[AuthenticatorSettings, ...]) -> dict[bytes, str]:
+    options: Mapping[str, str] = {}
+    for settings in authenticators:
+        if settings.handler == "SimpleAuthKeys":
+            options = settings.options
+    return head.fields_with(
+        options.get("id_header", "CUSTODIA_AUTH_ID"), options.get("key_header", "CUSTODIA_AUTH_KEY")
+    )
+
+
+def _user_id(name: str) -> int:
+    try:
+        return int(name) if name.lstrip("-").isdigit() else pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigurationError(f"SimpleCredsAuth: there is no user {name!r} on this machine") from None
+
+
+def _group_id(name: str) -> int:
+    try:
+        return int(name) if name.lstrip("-").isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigurationError(f"SimpleCredsAuth: there is no group {name!r} on this machine") from None

@@ -1,0 +1,176 @@
+"""All that the socket serves beside ``/secrets``: model verbs, API keys, who am I, status, health."""
+
+from typing import Any, TypeVar
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from models import strict_json
+from storage_service import wire
+from storage_service.apikeys import ApiKeyRecord
+from storage_service.authz.base import Action
+from storage_service.bootstrap import Parts
+from storage_service.errors import Invalid, TooLarge
+from storage_service.service import Caller, Service
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+Request = falcon.asgi.Request
+Response = falcon.asgi.Response
+
+
+def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
+    """Give *app* every resource of this page."""
+    service = parts.service
+    for path, resource in (
+        ("/", Ping(service)),
+        ("/livez", Alive()),
+        ("/readyz", Ready(parts)),
+        ("/whoami", Self()),
+        ("/status", StatusPage(parts)),
+        (wire.APIKEYS_PATH, ApiKeyCollection(service)),
+        (wire.APIKEYS_PATH + "/{key_id}", ApiKeyItem(service)),
+    ):
+        app.add_route(path, resource)
+
+
+class Ping:
+    """Custodia's root: shows that credentials and socket work."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Answer with Custodia's own words, which its clients look for."""
+        await self._service.allow(_caller(req), Action.GET, "")
+        _answer(req, resp, {"message": "Quis custodiet ipsos custodes?"})
+
+
+class Alive:
+    """Whether the process serves at all; asks nobody else."""
+
+    async def on_get(self, _: Request, resp: Response) -> None:
+        """Say that it does."""
+        resp.media = {"status": "alive"}
+
+
+class Ready:
+    """Whether the service can do its work: the store answers."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def on_get(self, _: Request, resp: Response) -> None:
+        """Say that it does, or 503."""
+        await self._parts.store.get("system/ready")
+        resp.media = {"status": "ready"}
+
+
+class Self:
+    """Whom the service takes the caller for."""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Tell the principal and its reach."""
+        principal = _caller(req).principal
+        _answer(
+            req,
+            resp,
+            wire.WhoAmI(
+                principal=principal.id, paths=list(principal.paths), actions=sorted(map(str, principal.actions))
+            ),
+        )
+
+
+class StatusPage:
+    """The state of the service, and where its endpoints are (CPD-101: a way to query for the secrets endpoint)."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Tell it; nothing here is secret, but strangers are not told either."""
+        ring = self._parts.ring
+        _answer(
+            req,
+            resp,
+            wire.Status(
+                version=wire.VERSION,
+                state="unlocked",
+                store=self._parts.scheme,
+                keys=list(ring.kids),
+                active_key=ring.active().kid,
+                endpoints={
+                    "secrets": wire.SECRETS_PATH + "/",
+                    "storage": wire.STORAGE_PATH + "/",
+                    "apikeys": wire.APIKEYS_PATH,
+                },
+            ),
+        )
+
+
+class ApiKeyCollection:
+    """All API keys."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """List them, without anything that opens."""
+        listed = await self._service.list_keys(_caller(req))
+        _answer(req, resp, [_info(key_id, record) for key_id, record in listed])
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Make one, and show it this once."""
+        wanted = await _body(req, wire.NewApiKey)
+        key, record = await self._service.create_key(_caller(req), wanted.id, wanted.paths, wanted.actions)
+        info = _info(wanted.id, record)
+        info.key = key.reveal()
+        resp.status = falcon.HTTP_201
+        _answer(req, resp, info)
+
+
+class ApiKeyItem:
+    """One API key."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def on_delete(self, req: Request, resp: Response, key_id: str) -> None:
+        """Revoke it, at once and everywhere."""
+        await self._service.revoke_key(_caller(req), key_id)
+        resp.status = falcon.HTTP_204
+        _answer(req, resp, None)
+
+
+def _caller(req: Request) -> Caller:
+    caller: Caller = req.scope["strongroom.caller"]
+    return caller
+
+
+async def _body(req: Request, of: type[T]) -> T:
+    if req.content_length is not None and req.content_length > wire.MAX_BODY:
+        raise TooLarge("the body is over its limit")
+    body = await req.stream.read(wire.MAX_BODY + 1)
+    if len(body) > wire.MAX_BODY:
+        raise TooLarge("the body is over its limit")
+    try:
+        return msgspec.convert(strict_json.decode(body), of)
+    except strict_json.MalformedJSON as error:
+        raise Invalid(str(error)) from None
+    except msgspec.ValidationError:
+        raise Invalid(f"the body is not a {of.__name__}: see docs/http-api.md") from None
+
+
+def _answer(req: Request, resp: Response, body: object) -> None:
+    resp.set_header("Cache-Control", "no-store")
+    resp.set_header(wire.REQUEST_ID_HEADER, _caller(req).request_id)
+    if body is not None:
+        resp.content_type = wire.JSON
+        resp.data = msgspec.json.encode(body)
+
+
+def _info(key_id: str, record: ApiKeyRecord) -> wire.ApiKeyInfo:
+    return wire.ApiKeyInfo(
+        id=key_id, paths=record.paths, actions=[str(action) for action in record.actions], created=record.created
+    )

@@ -1,0 +1,284 @@
+"""The one door: every act on a record is decided, recorded, and only then done.
+
+What cannot be recorded is not done, and nothing is answered before its record is on disk: a read may run while its
+record is being written, a write begins after. The audit line says what was decided; a value that does not open adds
+a second line, ``failed``, with the reason that no caller is told.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from models import names
+from models.errors import InvalidName
+from models.secret import Secret
+from storage_service.apikeys import PREFIX as APIKEYS
+from storage_service.apikeys import ApiKeyRecord, ApiKeys
+from storage_service.audit import AuditLog, AuditRecord
+from storage_service.authn import Peer
+from storage_service.authz.base import Action, Decider, Principal
+from storage_service.authz.paths import UserNameSpace, decide, matches
+from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Put, Vacant
+from storage_service.errors import (
+    Changed,
+    Denied,
+    Exists,
+    Invalid,
+    NoContainer,
+    NotEmpty,
+    NotFound,
+    Undecipherable,
+)
+
+T = TypeVar("T")
+
+ROOT: Final = names.SECRETS  # the top of the secrets tree: neither a secret nor a container
+
+
+@dataclass(slots=True, eq=False)
+class Caller:
+    """Who asks, in which request, and through whom."""
+
+    principal: Principal
+    request_id: str
+    peer: Peer | None = None
+    on_behalf_of: str | None = None
+
+
+class Service:
+    """All that can be done to records, whoever asks and however."""
+
+    def __init__(
+        self,
+        *,
+        secrets: Backend,
+        keys: ApiKeys,
+        deciders: Sequence[Decider],
+        audit: AuditLog,
+    ) -> None:
+        """Take the parts; *secrets* must be an encrypting backend, which the bootstrap sees to."""
+        self._secrets = secrets
+        self._keys = keys
+        self._deciders = tuple(deciders)
+        self._audit = audit
+        self._namespaces = [decider for decider in deciders if isinstance(decider, UserNameSpace)]
+
+    # Secrets
+
+    async def get(self, caller: Caller, name: str) -> Entry:
+        """Return the secret *name*: its value and its revision.
+
+        Raises:
+            Denied, NotFound, Undecipherable, Locked, Unavailable, AuditUnavailable
+        """
+        entry = await self._read(caller, Action.GET, [name], lambda: self._secrets.get(name))
+        if entry is None:
+            raise NotFound("there is no such secret")
+        return entry
+
+    async def get_many(self, caller: Caller, wanted: Sequence[str]) -> Mapping[str, Entry]:
+        """Return those of *wanted* that exist; if one may not be read or does not open, none is.
+
+        Raises:
+            Denied, Undecipherable, Locked, Unavailable, AuditUnavailable
+        """
+        return await self._read(caller, Action.GET, wanted, lambda: self._secrets.get_many(wanted))
+
+    async def put(self, caller: Caller, name: str, value: bytes, expected: int) -> int:
+        """Write a secret into an existing container and return its revision.
+
+        *expected* is ABSENT (create), PRESENT (replace) or the revision to replace.
+
+        Raises:
+            Denied, NoContainer, Exists, Changed, Locked, Unavailable, AuditUnavailable
+        """
+        await self._permit(caller, Action.PUT, [name])
+        container = names.container_of(name)
+        write = Put(name, value, expected)
+        try:
+            return await self._secrets.commit([write, Check(container, PRESENT)])
+        except Conflict as conflict:
+            if write in conflict.failed:
+                raise (Exists if expected == ABSENT else Changed)("not at the expected revision") from None
+        if container != self._own_container(caller.principal):
+            raise NoContainer("the container does not exist")
+        # Custodia makes a principal's own container when it is the one thing missing.
+        try:
+            return await self._secrets.commit([write, Put(container, b"", ABSENT)])
+        except Conflict:
+            return await self.put(caller, name, value, expected)
+
+    async def delete(self, caller: Caller, name: str, expected: int = PRESENT) -> None:
+        """Remove a secret.
+
+        Raises:
+            Denied, NotFound, Changed, Unavailable, AuditUnavailable
+        """
+        await self._permit(caller, Action.DELETE, [name])
+        try:
+            await self._secrets.commit([Delete(name, expected)])
+        except Conflict:
+            if expected == PRESENT:
+                raise NotFound("there is no such secret") from None
+            raise Changed("not at the expected revision") from None
+
+    # Containers
+
+    def own_container(self, caller: Caller) -> str | None:
+        """Return the caller's default container (Custodia's default namespace), where one is configured."""
+        return self._own_container(caller.principal)
+
+    async def create_container(self, caller: Caller, name: str) -> bool:
+        """See to it that container *name* exists; return whether it is new.
+
+        Raises:
+            Denied, NoContainer (its parent), Unavailable, AuditUnavailable
+        """
+        await self._permit(caller, Action.PUT, [name])
+        parent = names.container_of(name)
+        write = Put(name, b"", ABSENT)
+        try:
+            await self._secrets.commit([write] if parent == ROOT else [write, Check(parent, PRESENT)])
+        except Conflict as conflict:
+            if write in conflict.failed:
+                return False
+            raise NoContainer("the container's own container does not exist") from None
+        return True
+
+    async def list_container(self, caller: Caller, name: str) -> list[str]:
+        """Return all names in container *name*, relative to it, in order; containers in it keep their slash.
+
+        Raises:
+            Denied, NotFound, Unavailable, AuditUnavailable
+        """
+        return await self._read(caller, Action.LIST, [name], lambda: self._listing(name))
+
+    async def delete_container(self, caller: Caller, name: str) -> None:
+        """Remove an empty container.
+
+        Raises:
+            Denied, NotFound, NotEmpty, Unavailable, AuditUnavailable
+        """
+        await self._permit(caller, Action.DELETE, [name])
+        removal = Delete(name, PRESENT)
+        try:
+            await self._secrets.commit([removal, Vacant(name)])
+        except Conflict as conflict:
+            if removal in conflict.failed:
+                raise NotFound("there is no such container") from None
+            raise NotEmpty("the container is not empty") from None
+
+    # API keys
+
+    async def create_key(
+        self, caller: Caller, key_id: str, paths: Sequence[str], actions: Sequence[str]
+    ) -> tuple[Secret, ApiKeyRecord]:
+        """Make an API key that reaches no further than the caller's own.
+
+        Raises:
+            Denied, Invalid, Exists, Unavailable, AuditUnavailable
+        """
+        await self._permit(caller, Action.PUT, [_key_name(key_id)])
+        reach = caller.principal
+        if not (
+            set(actions) <= reach.actions and all(matches(reach.paths, path.rstrip("/.") or "/") for path in paths)
+        ):
+            raise Denied("a key reaches no further than the key that makes it")
+        return await self._keys.create(key_id, paths, actions)
+
+    async def list_keys(self, caller: Caller) -> list[tuple[str, ApiKeyRecord]]:
+        """Return all API keys: who has access, not with what.
+
+        Raises:
+            Denied, Unavailable, AuditUnavailable
+        """
+        return await self._read(caller, Action.LIST, [APIKEYS], self._keys.list)
+
+    async def revoke_key(self, caller: Caller, key_id: str) -> None:
+        """End an API key at once, everywhere.
+
+        Raises:
+            Denied, Invalid, NotFound, Unavailable, AuditUnavailable
+        """
+        await self._permit(caller, Action.DELETE, [_key_name(key_id)])
+        if key_id == caller.principal.name:
+            raise Invalid("a key does not revoke itself")
+        await self._keys.revoke(key_id)
+
+    # Decide, record, act
+
+    async def refuse(self, request_id: str, action: str, name: str, reason: str, peer: Peer | None) -> None:
+        """Record that somebody unknown was turned away.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        await self._audit.append(
+            AuditRecord(request_id, "unknown", action, name, "denied", reason, None, peer._asdict() if peer else None)
+        )
+
+    async def allow(self, caller: Caller, action: Action, name: str) -> None:
+        """Decide and record an act that has no record of its own behind it (the ping, a status).
+
+        Raises:
+            Denied, AuditUnavailable
+        """
+        await self._permit(caller, action, [name])
+
+    async def _permit(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
+        denied = [name for name in wanted if not decide(self._deciders, caller.principal, action, name)]
+        decision = "denied" if denied else "allowed"
+        await self._audit.append(*[_record(caller, action, name, decision) for name in denied or wanted])
+        if denied:
+            raise Denied("outside what these credentials reach")
+
+    async def _read(self, caller: Caller, action: Action, wanted: Sequence[str], read: Callable[[], Awaitable[T]]) -> T:
+        if any(not decide(self._deciders, caller.principal, action, name) for name in wanted):
+            await self._permit(caller, action, wanted)  # says no, and records it
+        recorded = self._audit.append(*[_record(caller, action, name, "allowed") for name in wanted])
+        try:
+            return await read()
+        except Undecipherable as error:
+            await self._audit.append(_record(caller, action, error.name, "failed", error.reason))
+            raise
+        finally:
+            await recorded
+
+    def _own_container(self, principal: Principal) -> str | None:
+        for namespace in self._namespaces:
+            return f"{namespace.path.strip('/')}/{principal.name}/".lstrip("/")
+        return None
+
+    async def _listing(self, container: str) -> list[str]:
+        listed: list[str] = []
+        after: str | None = None
+        while True:
+            page = await self._secrets.list(container, after)
+            listed += page.names
+            if not page.more:
+                break
+            after = page.names[-1]
+        # The container's own marker sorts before everything in it.
+        if not listed or listed[0] != container:
+            raise NotFound("there is no such container")
+        return [name.removeprefix(container) for name in listed[1:]]
+
+
+def _record(caller: Caller, action: Action, name: str, decision: str, reason: str | None = None) -> AuditRecord:
+    return AuditRecord(
+        caller.request_id,
+        caller.principal.id,
+        action.value,
+        name,
+        decision,
+        reason,
+        caller.on_behalf_of,
+        None if caller.peer is None else caller.peer._asdict(),
+    )
+
+
+def _key_name(key_id: str) -> str:
+    try:
+        return names.check(APIKEYS + key_id)
+    except InvalidName:
+        raise Invalid("that is no API id") from None
