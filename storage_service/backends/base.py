@@ -3,11 +3,12 @@
 Every backend, and every wrapper round one (encryption, prefixes, faults), keeps the law in ``tests/laws/backends.py``.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from storage_service.errors import Fate, StrongroomError, Unavailable
+from storage_service.wire import MAX_STORED
 
 ABSENT: Final = 0
 """An expected revision: the name must not exist."""
@@ -122,20 +123,31 @@ class Backend(Protocol):
         """Return what is stored under *name*."""
 
     async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
-        """Return those of *names* that exist, all as of one moment; at most `MAX_PAGE` names."""
+        """Return those of *names* that exist, all as of one moment; at most `MAX_PAGE` names.
+
+        Raises:
+            ValueError: more names than that.
+        """
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
-        """Return names that begin with *prefix* and sort after *after*, in byte order, without their values."""
+        """Return names that begin with *prefix* and sort after *after*, in byte order, without their values.
+
+        Raises:
+            ValueError: *limit* is not 1 to `MAX_PAGE`.
+        """
 
     async def commit(self, changes: Sequence[Change]) -> int:
         """Apply all of *changes* or none, durably, and return the revision they got.
 
         At most `MAX_BATCH` changes, no two of them for one name (a `Check` of a name that is also put counts:
-        give the put its expected revision instead). When this returns, the changes are on disk.
+        give the put its expected revision instead). Guards speak of the store before the batch. When this returns,
+        the changes are on disk. A batch that writes nothing (checks alone, or deletes of what is not there) gets no
+        revision of its own but that of the store.
 
         Raises:
             Conflict: a guard did not hold; nothing was applied.
             Unavailable: with its *fate*: not applied, applied, or unknown.
+            ValueError: the batch breaks a rule of `check_batch`.
         """
 
 
@@ -143,8 +155,10 @@ class Backend(Protocol):
 class Watchable(Protocol):
     """The optional ability to tell changes as they happen."""
 
-    def watch(self, prefix: str, since: int) -> AsyncIterator[Event]:
-        """Yield every change under *prefix* after revision *since*, in order, until closed.
+    def watch(self, prefix: str, since: int) -> AsyncGenerator[Event, None]:
+        """Yield every change under *prefix* after revision *since*, in order of revisions, until closed.
+
+        A change that a later one of the same name has overtaken may be left out: stores need not keep old values.
 
         Raises:
             Compacted: changes since then are no longer kept.
@@ -156,14 +170,58 @@ def check_batch(changes: Sequence[Change]) -> None:
     """Refuse a batch that no backend may be given.
 
     Raises:
-        ValueError: empty, over `MAX_BATCH`, or one name twice. etcd can lose a live value when one transaction
-            deletes and puts the same key (etcd#22376), so the rule holds everywhere.
+        ValueError: empty, over `MAX_BATCH`, a value over `wire.MAX_STORED`, or one name twice. etcd can lose a live
+            value when one transaction deletes and puts the same key (etcd#22376), so the rule holds everywhere.
     """
     if not 0 < len(changes) <= MAX_BATCH:
         raise ValueError(f"a batch is 1 to {MAX_BATCH} changes")
     names = [change.name for change in changes if not isinstance(change, Vacant)]
     if len(names) != len(set(names)):
         raise ValueError("a batch names a record once")
+    if any(isinstance(change, Put) and len(change.value) > MAX_STORED for change in changes):
+        raise ValueError(f"a value is at most {MAX_STORED} bytes")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse to read more at once than a page.
+
+    Raises:
+        ValueError: more than `MAX_PAGE` names.
+    """
+    if len(names) > MAX_PAGE:
+        raise ValueError(f"at most {MAX_PAGE} names are read at once")
+
+
+def check_limit(limit: int) -> None:
+    """Refuse a page of no size, or over the limit.
+
+    Raises:
+        ValueError: not 1 to `MAX_PAGE`.
+    """
+    if not 0 < limit <= MAX_PAGE:
+        raise ValueError(f"a page is 1 to {MAX_PAGE} names")
+
+
+def failed_guards(
+    changes: Sequence[Change], revision_of: Callable[[str], int], occupied: Callable[[str], bool]
+) -> list[Change]:
+    """Return those of *changes* whose guard does not hold: what a guard means, for every backend.
+
+    Args:
+        changes: the batch.
+        revision_of: gives a name's revision before the batch, `ABSENT` where there is none.
+        occupied: whether any name begins with a prefix, the name equal to it excepted.
+    """
+    return [change for change in changes if not _holds(change, revision_of, occupied)]
+
+
+def _holds(change: Change, revision_of: Callable[[str], int], occupied: Callable[[str], bool]) -> bool:
+    if isinstance(change, Vacant):
+        return not occupied(change.prefix)
+    if change.expected is None:
+        return True
+    revision = revision_of(change.name)
+    return revision != ABSENT if change.expected == PRESENT else revision == change.expected
 
 
 def not_applied(reason: str) -> Unavailable:

@@ -1,0 +1,150 @@
+"""A store in memory that keeps the whole law: for tests and trials. What it holds is gone with the process."""
+
+import asyncio
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Final, Self
+from urllib.parse import SplitResult
+
+from storage_service.backends.base import (
+    MAX_PAGE,
+    Change,
+    Compacted,
+    Conflict,
+    Delete,
+    Entry,
+    Event,
+    Page,
+    Put,
+    check_batch,
+    check_limit,
+    check_names,
+    failed_guards,
+    not_applied,
+)
+from storage_service.errors import ConfigurationError
+
+HISTORY: Final = 10_000  # changes kept for watches
+
+
+class MemoryBackend:
+    """A dict with revisions.
+
+    What it holds outlives `close`, as a store outlives the service: open it again, and it is there. *calls* counts
+    what was asked of it, by method, so that a test can say how many store operations a request costs.
+    """
+
+    def __init__(self, history: int = HISTORY) -> None:
+        self.calls: Counter[str] = Counter()
+        self._entries: dict[str, Entry] = {}
+        self._names: list[str] = []  # sorted
+        self._revision = 1  # of the empty store, as etcd counts
+        self._events: deque[Event] = deque(maxlen=history)
+        self._compacted = 0  # the last revision with a change that is no longer kept
+        self._changed = asyncio.Event()  # set, and replaced, at each change
+        self._opened = False
+
+    @classmethod
+    def from_url(cls, url: SplitResult, options: Mapping[str, str]) -> Self:
+        """Make the backend that ``memory:`` means; it takes no options.
+
+        Raises:
+            ConfigurationError: the URL or the options say more.
+        """
+        if options or url.netloc or url.path:
+            raise ConfigurationError("a memory store is 'memory:' and nothing more; it takes no path and no options")
+        return cls()
+
+    async def open(self) -> None:
+        """Begin to answer."""
+        self._opened = True
+
+    async def close(self) -> None:
+        """Cease to answer; watches end."""
+        self._opened = False
+        self._wake()
+
+    async def get(self, name: str) -> Entry | None:
+        """Return what is stored under *name*."""
+        self._asked("get")
+        return self._entries.get(name)
+
+    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
+        """Return those of *names* that exist."""
+        check_names(names)
+        self._asked("get_many")
+        return {name: self._entries[name] for name in names if name in self._entries}
+
+    async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
+        """Return a page of the names that begin with *prefix*."""
+        check_limit(limit)
+        self._asked("list")
+        start = bisect_left(self._names, prefix)
+        if after is not None:
+            start = max(start, bisect_right(self._names, after))
+        names = [name for name in self._names[start : start + limit + 1] if name.startswith(prefix)]
+        return Page(tuple(names[:limit]), more=len(names) > limit)
+
+    async def commit(self, changes: Sequence[Change]) -> int:
+        """Apply all of *changes* or none."""
+        check_batch(changes)
+        self._asked("commit")
+        if failed := failed_guards(changes, self._revision_of, self._occupied):
+            raise Conflict(failed)
+        revision = self._revision + 1
+        for change in changes:
+            if isinstance(change, Put):
+                self._put(change.name, Entry(change.value, revision))
+            elif isinstance(change, Delete) and change.name in self._entries:
+                self._delete(change.name, revision)
+        self._wake()
+        return self._revision
+
+    async def watch(self, prefix: str, since: int) -> AsyncGenerator[Event, None]:
+        """Yield every change under *prefix* after revision *since*."""
+        while True:
+            self._asked("watch")
+            if since < self._compacted:
+                raise Compacted
+            changed = self._changed
+            news = [event for event in self._events if event.revision > since]
+            since = self._revision
+            for event in news:
+                if event.name.startswith(prefix):
+                    yield event
+            await changed.wait()
+
+    def _asked(self, method: str) -> None:
+        if not self._opened:
+            raise not_applied("the store is closed")
+        self.calls[method] += 1
+
+    def _revision_of(self, name: str) -> int:
+        entry = self._entries.get(name)
+        return 0 if entry is None else entry.revision
+
+    def _occupied(self, prefix: str) -> bool:
+        following = self._names[bisect_right(self._names, prefix) :][:1]
+        return bool(following) and following[0].startswith(prefix)
+
+    def _put(self, name: str, entry: Entry) -> None:
+        if name not in self._entries:
+            insort(self._names, name)
+        self._entries[name] = entry
+        self._tell(Event(name, entry, entry.revision))
+
+    def _delete(self, name: str, revision: int) -> None:
+        del self._entries[name]
+        del self._names[bisect_left(self._names, name)]
+        self._tell(Event(name, None, revision))
+
+    def _tell(self, event: Event) -> None:
+        self._revision = event.revision
+        if len(self._events) == self._events.maxlen:
+            self._compacted = self._events[0].revision
+        self._events.append(event)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
