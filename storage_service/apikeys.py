@@ -17,6 +17,8 @@ from typing import Final
 
 import msgspec
 
+from models import names
+from models.errors import InvalidName
 from models.secret import Secret
 from storage_service.authz.base import Action, Principal
 from storage_service.backends.base import ABSENT, PRESENT, Backend, Conflict, Delete, Entry, Put
@@ -25,7 +27,6 @@ from storage_service.errors import Exists, Internal, Invalid, NotFound
 PREFIX: Final = "system/access/apikeys/"
 _FORMAT: Final = 1
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
-_PATH = re.compile(r"/(?:[A-Za-z0-9._@:+-]+(?:/[A-Za-z0-9._@:+-]+)*[/.]?)?", re.ASCII)
 
 
 class ApiKeyRecord(msgspec.Struct, kw_only=True, rename={"format_": "format"}, forbid_unknown_fields=True):
@@ -132,7 +133,7 @@ class ApiKeys:
                 (("id", "is not an API id"),),
             )
         listed = list(paths)
-        if not listed or not all(_PATH.fullmatch(path) for path in listed):
+        if not listed or not all(_is_path(path) for path in listed):
             raise Invalid("a path is a slash and segments", (("paths", "is not a list of paths"),))
         try:
             allowed = [Action(action) for action in actions]
@@ -150,6 +151,17 @@ class ApiKeys:
             principal = Principal(f"apikey:{key_id}", tuple(record.paths), frozenset(record.actions))
             parsed = self._parsed[key_id] = (entry.revision, record.verifier, principal)
         return parsed[1], parsed[2]
+
+
+def _is_path(entry: str) -> bool:
+    """Whether *entry* is one of SimplePathAuthz: a slash and a name, perhaps with the mark for "exactly" behind it."""
+    if not entry.startswith("/"):
+        return False
+    bare = entry[1:-1] if entry[1:].endswith((".", "/")) else entry[1:]
+    try:
+        return bare == "" or names.check(bare) == bare
+    except InvalidName:
+        return False
 
 
 def _verifier(key: str) -> str:

@@ -1,0 +1,150 @@
+"""API keys: what the store holds of them, who they make of a caller, and that revoking ends them."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from models.secret import Secret
+from storage_service.apikeys import PREFIX, ApiKeys
+from storage_service.authz.base import Action
+from storage_service.backends.base import Put
+from storage_service.backends.memory import MemoryBackend
+from storage_service.errors import Exists, Internal, Invalid, NotFound
+
+
+@pytest.fixture
+async def backend() -> MemoryBackend:
+    backend = MemoryBackend()
+    await backend.open()
+    return backend
+
+
+@pytest.fixture
+def keys(backend: MemoryBackend) -> ApiKeys:
+    return ApiKeys(backend, now=lambda: datetime(2026, 11, 22, 9, 30, tzinfo=UTC))
+
+
+async def test_a_key_makes_its_principal(keys: ApiKeys) -> None:
+    """The right key gives the principal with the paths and actions it was made with."""
+    key, _ = await keys.create("ci", ["/secrets/hosts"], ["get", "list"])
+
+    principal = await keys.authenticate("ci", key.reveal())
+
+    assert principal is not None
+    assert principal.id == "apikey:ci"
+    assert principal.paths == ("/secrets/hosts",)
+    assert principal.actions == {Action.GET, Action.LIST}
+
+
+@pytest.mark.parametrize("key_id", ["ci", "nobody", "", "../ci", "ci/", "CI", "ci\x00", "*"])
+async def test_anything_else_makes_nobody(keys: ApiKeys, key_id: str) -> None:
+    """A wrong key, an unknown id and an id that is none are all nobody."""
+    await keys.create("ci", ["/secrets"], ["get"])
+
+    assert await keys.authenticate(key_id, "wrong") is None
+    assert await keys.authenticate(key_id, "") is None
+
+
+async def test_the_store_holds_a_verifier_alone(keys: ApiKeys, backend: MemoryBackend) -> None:
+    """Neither the key nor a part of it lies in the store."""
+    key, _ = await keys.create("ci", ["/secrets"], ["get"])
+
+    entry = await backend.get(PREFIX + "ci")
+
+    assert entry is not None
+    assert key.reveal().encode() not in entry.value
+    assert b'"verifier"' in entry.value
+
+
+async def test_keys_are_256_random_bits(keys: ApiKeys) -> None:
+    """Two keys differ, and each is 43 characters of base64url."""
+    first, _ = await keys.create("a", ["/"], ["get"])
+    second, _ = await keys.create("b", ["/"], ["get"])
+
+    assert first != second
+    assert len(first) == len(second) == 43
+
+
+async def test_a_revoked_key_ends_at_once_for_every_worker(keys: ApiKeys, backend: MemoryBackend) -> None:
+    """Another worker, which has the key's record parsed already, refuses it after the revocation."""
+    key, _ = await keys.create("ci", ["/secrets"], ["get"])
+    elsewhere = ApiKeys(backend)
+    assert await elsewhere.authenticate("ci", key.reveal()) is not None
+
+    await keys.revoke("ci")
+
+    assert await elsewhere.authenticate("ci", key.reveal()) is None
+
+
+async def test_an_id_is_taken_once(keys: ApiKeys) -> None:
+    """A second key of one id is refused, and the first goes on working."""
+    key, _ = await keys.create("ci", ["/secrets"], ["get"])
+
+    with pytest.raises(Exists):
+        await keys.create("ci", ["/"], ["get"])
+
+    assert await keys.authenticate("ci", key.reveal()) is not None
+
+
+@pytest.mark.parametrize("key_id", ["nobody", "", "../x", "a/b"])
+async def test_revoking_nobody(keys: ApiKeys, key_id: str) -> None:
+    """Revoking what is not there says so."""
+    with pytest.raises(NotFound):
+        await keys.revoke(key_id)
+
+
+@pytest.mark.parametrize(
+    ("key_id", "paths", "actions", "field"),
+    [
+        ("", ["/"], ["get"], "id"),
+        ("a/b", ["/"], ["get"], "id"),
+        (".hidden", ["/"], ["get"], "id"),
+        ("a" * 65, ["/"], ["get"], "id"),
+        ("ci", [], ["get"], "paths"),
+        ("ci", ["secrets"], ["get"], "paths"),
+        ("ci", ["/a/../b"], ["get"], "paths"),
+        ("ci", ["/"], [], "actions"),
+        ("ci", ["/"], ["steal"], "actions"),
+    ],
+)
+async def test_what_is_no_key(keys: ApiKeys, key_id: str, paths: list[str], actions: list[str], field: str) -> None:
+    """An id, path or action that is none is refused, and the field is named."""
+    with pytest.raises(Invalid) as caught:
+        await keys.create(key_id, paths, actions)
+
+    assert [fault[0] for fault in caught.value.faults] == [field]
+    assert await keys.list() == []
+
+
+async def test_listing_pages_through_all(keys: ApiKeys) -> None:
+    """All keys are listed by id, each with when it was made."""
+    for number in range(3):
+        await keys.create(f"k{number}", ["/"], ["get"])
+
+    assert [(key_id, record.created) for key_id, record in await keys.list()] == [
+        (f"k{number}", "2026-11-22T09:30:00Z") for number in range(3)
+    ]
+
+
+async def test_our_own_key_follows_the_configuration(keys: ApiKeys, backend: MemoryBackend) -> None:
+    """The configured key is valid after a start; a changed one replaces it; the same one writes nothing."""
+    await keys.ensure("storage_service", Secret("first"))
+    entry = await backend.get(PREFIX + "storage_service")
+    await keys.ensure("storage_service", Secret("first"))
+    assert await backend.get(PREFIX + "storage_service") == entry
+
+    await keys.ensure("storage_service", Secret("second"))
+
+    assert await keys.authenticate("storage_service", "first") is None
+    assert await keys.authenticate("storage_service", "second") is not None
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"{}", b"garbage", b'{"format":2,"verifier":"x","paths":[],"actions":[],"created":""}']
+)
+async def test_a_damaged_record_opens_nothing(keys: ApiKeys, backend: MemoryBackend, value: bytes) -> None:
+    """A record edited in the store, or of a later format, is an error and never a principal."""
+    await backend.commit([Put(PREFIX + "ci", value)])
+
+    with pytest.raises(Internal):
+        await keys.authenticate("ci", "")

@@ -1,0 +1,107 @@
+"""Custodia's path rules, as truth tables."""
+
+import pytest
+
+from storage_service.authz.base import ALL_ACTIONS, Action, Principal
+from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, decide, matches
+
+ANYONE = Principal("apikey:ci")
+
+
+@pytest.mark.parametrize(
+    ("entries", "path", "expected"),
+    [
+        ("/secrets", "/secrets", True),
+        ("/secrets", "/secrets/hosts/a", True),
+        ("/secrets", "/secrets/", True),
+        ("/secrets", "/secretsX", False),
+        ("/secrets", "/secretsX/a", False),
+        ("/secrets", "/", False),
+        ("/secrets/", "/secrets/", True),
+        ("/secrets/", "/secrets/hosts/a", False),
+        ("/secrets/hosts.", "/secrets/hosts", True),
+        ("/secrets/hosts.", "/secrets/hosts/a", False),
+        ("/.", "/", True),
+        ("/.", "/secrets", False),
+        ("/", "/anything/at/all", True),
+        ("/. /secrets", "/", True),
+        ("/. /secrets", "/secrets/hosts/a", True),
+        ("/. /secrets", "/hosts/a", False),
+        ("", "/", False),
+    ],
+)
+def test_path_entries(entries: str, path: str, expected: bool) -> None:
+    """An entry covers what Custodia's SimplePathAuthz says it covers, by whole segments."""
+    assert matches(entries.split(), path) is expected
+    assert SimplePathAuthz(tuple(entries.split())).decide(ANYONE, Action.GET, path[1:]) is (True if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("secrets/ci/key", True),
+        ("secrets/ci/", True),
+        ("secrets/ci/sub/key", True),
+        ("secrets/", True),
+        ("secrets/ciX/key", False),
+        ("secrets/root/key", False),
+        ("hosts/a", None),
+        ("", None),
+    ],
+)
+def test_user_namespace(name: str, expected: bool | None) -> None:
+    """A principal has its own container under the path, no other one, and no say outside."""
+    assert UserNameSpace("/secrets").decide(ANYONE, Action.GET, name) is expected
+
+
+@pytest.mark.parametrize("name", ["*", "+", ",", "a/b", "..", "ci/../root"])
+def test_a_user_name_never_widens_a_namespace(name: str) -> None:
+    """Whatever characters a principal's name holds, they are compared, not interpreted."""
+    hostile = Principal(f"apikey:{name}")
+
+    assert UserNameSpace("/secrets").decide(hostile, Action.GET, "secrets/root/key") is False
+
+
+@pytest.mark.parametrize(
+    ("paths", "actions", "action", "name", "expected"),
+    [
+        (("/secrets",), ALL_ACTIONS, Action.GET, "secrets/hosts/a", None),
+        (("/secrets/hosts",), ALL_ACTIONS, Action.GET, "secrets/tls/a", False),
+        (("/secrets",), frozenset({Action.GET}), Action.PUT, "secrets/hosts/a", False),
+        (("/secrets",), ALL_ACTIONS, Action.GET, "hosts/a", False),
+        (("/hosts",), ALL_ACTIONS, Action.GET, "hosts/a", True),
+        (("/",), ALL_ACTIONS, Action.PUT, "system/access/apikeys/x", True),
+        (("/secrets",), ALL_ACTIONS, Action.PUT, "system/access/apikeys/x", False),
+        (("/secrets",), ALL_ACTIONS, Action.GET, "", None),
+    ],
+)
+def test_reach(
+    paths: tuple[str, ...], actions: frozenset[Action], action: Action, name: str, expected: bool | None
+) -> None:
+    """Outside a credential's reach is no; inside, secrets are left to the authorizers and the rest is yes."""
+    assert Reach().decide(Principal("apikey:x", paths, actions), action, name) is expected
+
+
+class Opinion:
+    def __init__(self, opinion: bool | None) -> None:
+        self.opinion = opinion
+
+    def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
+        return self.opinion
+
+
+@pytest.mark.parametrize(
+    ("opinions", "expected"),
+    [
+        ([], False),
+        ([None], False),
+        ([True], True),
+        ([None, True], True),
+        ([True, None], True),
+        ([True, False], False),
+        ([False, True], False),
+    ],
+)
+def test_opinions_join(opinions: list[bool | None], expected: bool) -> None:
+    """Any no denies, one yes is needed, and silence is no."""
+    assert decide([Opinion(each) for each in opinions], ANYONE, Action.GET, "secrets/a/b") is expected

@@ -1,0 +1,66 @@
+"""What is read of a request's head."""
+
+import pytest
+
+from storage_service import head
+from storage_service.errors import Invalid
+
+
+@pytest.mark.parametrize("id_name", [b"custodia_auth_id", b"custodia-auth-id"])
+@pytest.mark.parametrize(
+    "key_name", [b"custodia_auth_key", b"custodia-auth-key", b"custodia_key_id", b"custodia-key-id"]
+)
+def test_credentials_in_every_spelling(id_name: bytes, key_name: bytes) -> None:
+    """Underscores or dashes, Custodia's key header or the proposal's: all arrive as id and key."""
+    read = head.read([(id_name, b"ci"), (key_name, b"k")])
+
+    assert (read.auth_id, read.auth_key) == ("ci", "k")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (b"custodia_auth_key", b"custodia-auth-key"),
+        (b"custodia_auth_key", b"custodia_key_id"),
+        (b"custodia-auth-id", b"custodia-auth-id"),
+        (b"if-match", b"if-match"),
+    ],
+)
+def test_two_spellings_are_refused(names: tuple[bytes, bytes]) -> None:
+    """A field that stands twice is refused, because two readers could take either."""
+    with pytest.raises(Invalid, match="twice"):
+        head.read([(name, b"x") for name in names])
+
+
+@pytest.mark.parametrize("name", [b"x-api-key", b"x_api_key"])
+def test_configured_header_names(name: bytes) -> None:
+    """A configuration may name the credential headers; Custodia's own go on being read."""
+    fields = head.fields_with("X_API_ID", "X_API_KEY")
+
+    assert head.read([(name, b"k")], fields).auth_key == "k"
+    assert head.read([(b"custodia-auth-key", b"k")], fields).auth_key == "k"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b"0123456789abcdef", True),
+        (b"short", False),
+        (b"x" * 65, False),
+        (b'a"\x00bcdefgh', False),
+        (b"a b c d e f", False),
+    ],
+)
+def test_request_ids(sent: bytes, kept: bool) -> None:
+    """A well-formed request id is kept, anything else is replaced by a new one."""
+    read = head.read([(b"x-request-id", sent)])
+
+    assert (read.request_id == sent.decode("latin-1")) is kept
+    assert read.request_id is not None and len(read.request_id) >= 8
+
+
+def test_the_repr_holds_no_credentials() -> None:
+    """The repr of a head shows its request id and nothing that came as a credential."""
+    read = head.read([(b"custodia-auth-id", b"canary-id"), (b"custodia-auth-key", b"canary-key")])
+
+    assert "canary" not in repr(read)
