@@ -1,1 +1,58 @@
 """What is kept: the records of a platform, their validation and their names. No I/O, no crypto, no clock."""
+
+from models.base import LIST_MODELS, MODELS, ListModel, Model, SecretModel
+from models.clusters import (
+    Cluster,
+    ClusterDeploy,
+    ClusterRestart,
+    Clusters,
+    ClusterState,
+    ClusterUpgrade,
+    OperationState,
+)
+from models.container_managers import (
+    ContainerManagerConfig,
+    ContainerManagerConfigs,
+    ContainerManagerCreds,
+    ContainerManagerType,
+)
+from models.errors import Fault, InvalidName, ModelError, ValidationError
+from models.hosts import Host, HostCreds, Hosts, HostState, HostStatus, OperatingSystem
+from models.networks import DEFAULT_NETWORK, Network, Networks, NetworkType
+from models.secret import Secret
+from models.watcher import WatcherRecord
+
+__all__ = [
+    "DEFAULT_NETWORK",
+    "LIST_MODELS",
+    "MODELS",
+    "Cluster",
+    "ClusterDeploy",
+    "ClusterRestart",
+    "ClusterState",
+    "ClusterUpgrade",
+    "Clusters",
+    "ContainerManagerConfig",
+    "ContainerManagerConfigs",
+    "ContainerManagerCreds",
+    "ContainerManagerType",
+    "Fault",
+    "Host",
+    "HostCreds",
+    "HostState",
+    "HostStatus",
+    "Hosts",
+    "InvalidName",
+    "ListModel",
+    "Model",
+    "ModelError",
+    "Network",
+    "NetworkType",
+    "Networks",
+    "OperatingSystem",
+    "OperationState",
+    "Secret",
+    "SecretModel",
+    "ValidationError",
+    "WatcherRecord",
+]
