@@ -4,7 +4,9 @@
                                   "actions":["get","list"],"created":"2026-11-22T09:30:00Z"}
 
 A plain SHA-256 is enough because a key is random: there is nothing to guess (slow hashes are for people's passwords).
-Every request reads the record anew, so that a revoked key ends with the revocation, on every worker and machine.
+The record is encrypted like a secret, not to hide it but to seal it: who may write the store cannot plant a key, widen
+one, or give one another's id. Every request asks the store for the record's revision, so that a revoked key ends with
+the revocation, on every worker and machine; a record of a known revision is not opened twice.
 """
 
 import hashlib
@@ -44,30 +46,42 @@ class ApiKeys:
 
     def __init__(
         self,
-        backend: Backend,
+        store: Backend,
+        sealed: Backend,
+        own: tuple[str, Secret],
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         random_key: Callable[[], str] = lambda: secrets.token_urlsafe(32),
     ) -> None:
-        self._backend = backend
+        """Take the *store*, the encrypting backend round it (*sealed*), and the service's *own* id and key.
+
+        The own key is the one that the configuration gives; it reaches everything, and no record holds it.
+        """
+        self._store = store
+        self._sealed = sealed
+        self._own_id = own[0]
+        self._own_verifier = _verifier(own[1].reveal())
+        self._own = Principal(f"apikey:{self._own_id}")
         self._now = now
         self._random_key = random_key
-        # id -> (revision, verifier, principal): parsing is spared while the record read is the one parsed before
-        self._parsed: dict[str, tuple[int, str, Principal]] = {}
+        self._opened: dict[str, tuple[int, str, Principal]] = {}  # id -> revision, verifier, principal
 
     async def authenticate(self, key_id: str, key: str) -> Principal | None:
         """Return the principal whose *key* this is, or None; an unknown id takes the same steps as a wrong key.
 
         Raises:
             Unavailable: the store does not answer, so nobody can be told from anybody.
+            Undecipherable: the record was planted or edited in the store.
         """
-        legal = _ID.fullmatch(key_id) is not None
-        entry = await self._backend.get(PREFIX + (key_id if legal else "-"))
         offered = _verifier(key)
-        if entry is None or not legal:
+        if key_id == self._own_id:
+            return self._own if hmac.compare_digest(offered, self._own_verifier) else None
+        legal = _ID.fullmatch(key_id) is not None
+        known = await self._known(key_id if legal else _NOBODY_ID)
+        if known is None:
             hmac.compare_digest(offered, _NOBODY)
             return None
-        verifier, principal = self._read(key_id, entry)
+        _, verifier, principal = known
         return principal if hmac.compare_digest(offered, verifier) else None
 
     async def create(self, key_id: str, paths: Iterable[str], actions: Iterable[str]) -> tuple[Secret, ApiKeyRecord]:
@@ -75,37 +89,26 @@ class ApiKeys:
 
         Raises:
             Invalid: the id, a path or an action is none.
-            Exists: the id is taken.
+            Exists: the id is taken, or the service's own.
             Unavailable: the store does not answer.
         """
+        if key_id == self._own_id:
+            raise Exists("that id is the service's own")
         key = Secret(self._random_key())
         record = self._record(key_id, key, paths, actions)
         try:
-            await self._backend.commit([Put(PREFIX + key_id, msgspec.json.encode(record), ABSENT)])
+            await self._sealed.commit([Put(PREFIX + key_id, msgspec.json.encode(record), ABSENT)])
         except Conflict:
             raise Exists("an API key of that id exists") from None
         return key, record
-
-    async def ensure(self, key_id: str, key: Secret) -> None:
-        """See to it that *key* is valid for *key_id*, everywhere: the key that the configuration gives us ourselves.
-
-        Raises:
-            Invalid: the id is none.
-            Unavailable: the store does not answer.
-        """
-        entry = await self._backend.get(PREFIX + key_id)
-        if entry is not None and hmac.compare_digest(self._read(key_id, entry)[0], _verifier(key.reveal())):
-            return
-        record = self._record(key_id, key, ["/"], list(Action))
-        await self._backend.commit([Put(PREFIX + key_id, msgspec.json.encode(record))])
 
     async def list(self) -> list[tuple[str, ApiKeyRecord]]:
         """Return every key's id and record, by id."""
         found: list[tuple[str, ApiKeyRecord]] = []
         after: str | None = None
         while True:
-            page = await self._backend.list(PREFIX, after)
-            entries = await self._backend.get_many(page.names) if page.names else {}
+            page = await self._store.list(PREFIX, after)
+            entries = await self._sealed.get_many(page.names) if page.names else {}
             found += [(name.removeprefix(PREFIX), _decode(entries[name])) for name in page.names if name in entries]
             if not page.more:
                 return found
@@ -121,10 +124,9 @@ class ApiKeys:
         if _ID.fullmatch(key_id) is None:
             raise NotFound("there is no such API key")
         try:
-            await self._backend.commit([Delete(PREFIX + key_id, PRESENT)])
+            await self._store.commit([Delete(PREFIX + key_id, PRESENT)])
         except Conflict:
             raise NotFound("there is no such API key") from None
-        self._parsed.pop(key_id, None)
 
     def _record(self, key_id: str, key: Secret, paths: Iterable[str], actions: Iterable[str]) -> ApiKeyRecord:
         if _ID.fullmatch(key_id) is None:
@@ -144,13 +146,21 @@ class ApiKeys:
         created = self._now().isoformat(timespec="seconds").replace("+00:00", "Z")
         return ApiKeyRecord(verifier=_verifier(key.reveal()), paths=listed, actions=allowed, created=created)
 
-    def _read(self, key_id: str, entry: Entry) -> tuple[str, Principal]:
-        parsed = self._parsed.get(key_id)
-        if parsed is None or parsed[0] != entry.revision:
-            record = _decode(entry)
+    async def _known(self, key_id: str) -> tuple[int, str, Principal] | None:
+        name = PREFIX + key_id
+        entry = await self._store.get(name)
+        if entry is None:
+            self._opened.pop(key_id, None)
+            return None
+        known = self._opened.get(key_id)
+        if known is None or known[0] != entry.revision:
+            opened = await self._sealed.get(name)
+            if opened is None:
+                return None
+            record = _decode(opened)
             principal = Principal(f"apikey:{key_id}", tuple(record.paths), frozenset(record.actions))
-            parsed = self._parsed[key_id] = (entry.revision, record.verifier, principal)
-        return parsed[1], parsed[2]
+            known = self._opened[key_id] = (opened.revision, record.verifier, principal)
+        return known
 
 
 def _is_path(entry: str) -> bool:
@@ -179,3 +189,4 @@ def _decode(entry: Entry) -> ApiKeyRecord:
 
 
 _NOBODY: Final = _verifier("")
+_NOBODY_ID: Final = "-"  # no legal id, so no record has it

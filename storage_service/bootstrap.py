@@ -56,10 +56,10 @@ async def build(settings: ServiceSettings) -> Parts:
         stack.push_async_callback(store.close)
         await store.open()
         ring = await open_ring(store, settings.root_key, autogen=settings.autogen_root_key)
-        keys = ApiKeys(store)
-        await keys.ensure(settings.api_id, settings.api_key)
+        encrypted = EncryptedBackend(store, ring)
+        keys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key))
         service = Service(
-            secrets=EncryptedBackend(store, ring),
+            secrets=encrypted,
             keys=keys,
             deciders=(Reach(), *map(_decider, settings.authorizers)),
             audit=audit,
