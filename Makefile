@@ -1,0 +1,70 @@
+# Everything there is to do with a source tree. All of it works on a Debian that has nothing but python3 and make,
+# writes nothing outside this folder, and needs no root.
+
+PYTHON ?= python3
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+VENV := .venv/complete
+CUSTODIA := .venv-custodia/complete
+OPENBAO := .venv-openbao/complete
+
+.PHONY: help setup run check format test bench docs lock clean
+
+help: ## say what there is (this list)
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(VENV) ## make .venv with everything Strongroom and its developers need, each wheel checked against its hash
+
+run: $(VENV) ## start Strongroom, store a sample secret through it, show what the store holds; Ctrl-C ends it
+	@.venv/bin/python -m deploy.tools.demo $(if $(ONCE),--once)
+
+check: $(VENV) ## format, lint, types, the floors between the rooms
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: $(VENV) ## format the code and mend what ruff can
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+test: check $(CUSTODIA) test-tools ## check, and run every test against real parts: etcd, Custodia, systemd's own checkers
+	.venv/bin/pytest $(ARGS)
+
+bench: $(VENV) $(CUSTODIA) $(OPENBAO) bench-tools ## measure against OpenBao and Custodia; ROUNDS=1 QUICK=1 for a fast look
+	.venv/bin/python -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
+
+docs: $(VENV) ## check that every link in the documentation leads somewhere and every command in it exists
+	.venv/bin/pytest -q tests/test_docs.py
+
+lock: $(VENV) ## write requirements/*.txt anew from pyproject.toml and requirements/*.in; LOCK=--upgrade for newer versions
+	$(COMPILE) --output-file requirements/run.txt pyproject.toml
+	$(COMPILE) --output-file requirements/build.txt requirements/build.in
+	$(COMPILE) --output-file requirements/dev.txt --extra dev --constraint requirements/run.txt \
+		--constraint requirements/build.txt pyproject.toml
+	$(COMPILE) --output-file requirements/custodia.txt requirements/custodia.in
+	$(COMPILE) --output-file requirements/openbao.txt requirements/openbao.in
+
+COMPILE = CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options $(LOCK)
+
+clean: ## remove all that was made here, and nothing else
+	rm -rf .venv .venv-custodia .venv-openbao .tools .run build *.egg-info
+	rm -rf .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV): requirements/dev.txt requirements/build.txt pyproject.toml
+	$(PYTHON) -m deploy.tools.make_venv $(@D) requirements/dev.txt requirements/build.txt --project .
+
+$(CUSTODIA): requirements/custodia.txt
+	$(PYTHON) -m deploy.tools.make_venv $(@D) $<
+
+$(OPENBAO): requirements/openbao.txt
+	$(PYTHON) -m deploy.tools.make_venv $(@D) $<
+
+.PHONY: test-tools bench-tools
+test-tools:
+	@$(PYTHON) -m deploy.tools.fetch_debian etcd=etcd-server systemd-analyze=systemd
+
+bench-tools:
+	@$(PYTHON) -m deploy.tools.fetch_debian etcd=etcd-server wrk=wrk
