@@ -1,0 +1,328 @@
+"""Models in, models out: the handler keeps records of some models on one backend, as bytes under their names.
+
+    Host        hosts/10.0.0.7            its full form in JSON
+    HostCreds   secrets/hosts/10.0.0.7    the same JSON in base64: the value of the simple message that Custodia's
+                                          octet-stream PUT would store, so that /secrets serves what is saved here
+
+One class serves both kinds; a handler is told which of the two it keeps, and the bootstrap gives the one for secrets
+a backend that encrypts. Whoever asks has been allowed to: nothing here decides.
+"""
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from models import Model, SecretModel, names
+from models.base import DOCUMENT
+from models.errors import Fault, InvalidName, ValidationError
+from storage_service.backends.base import (
+    ABSENT,
+    MAX_BATCH,
+    MAX_PAGE,
+    PRESENT,
+    Backend,
+    Change,
+    Check,
+    Conflict,
+    Delete,
+    Entry,
+    Put,
+    Vacant,
+    not_applied,
+)
+from storage_service.errors import Changed, Exists, Fate, Internal, Invalid, NotFound, TooLarge, Unavailable
+from storage_service.wire import MAX_SECRET
+
+M = TypeVar("M", bound=Model)
+C = TypeVar("C", Put, Delete)
+T = TypeVar("T")
+
+ATTEMPTS: Final = 8  # at one batch, while others make and remove its containers
+
+
+class BadRecord(Internal):
+    """What is stored under a name is no valid record of its model.
+
+    The text names the record, its faulty fields and the reasons, and repeats nothing of what is stored.
+    """
+
+    def __init__(self, name: str, model: str, faults: Sequence[Fault]) -> None:
+        super().__init__(f"{name} holds no valid {model}: " + "; ".join(f"{field} {why}" for field, why in faults))
+        self.name = name
+        self.faults = tuple(faults)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[M]):
+    """A record and the revision that wrote it."""
+
+    record: M
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPage(Generic[M]):
+    """Records in the order of their keys; *more* says that the listing goes on after the last of them."""
+
+    records: tuple[Stored[M], ...]
+    more: bool
+
+
+class Handler:
+    """Keeps records of plain models, or of secret ones, on one backend.
+
+    Every method raises `Unavailable` when the store cannot answer, and `Locked` or `Undecipherable` where an
+    encrypting backend does. A model of the other kind is a mistake of the program: TypeError, before anything is done.
+    """
+
+    def __init__(self, backend: Backend, *, secret: bool) -> None:
+        """Take the backend; with *secret* it must be one that encrypts, which the bootstrap sees to."""
+        self._backend = backend
+        self._secret = secret
+
+    # Many
+
+    async def save_many(
+        self, records: Sequence[M], expected: Sequence[int | None] | None = None
+    ) -> Sequence[Stored[M]]:
+        """Write *records*, and return them with their revisions.
+
+        All are valid, or none is written. Up to `MAX_BATCH` are written at once or not at all (of secrets one fewer
+        for each model among them, for its container); more go in successive batches, and what came before a batch
+        that fails stays.
+
+        Args:
+            records: of any models that this handler keeps, none of them twice.
+            expected: for each record the revision it must be at, `ABSENT`, `PRESENT`, or None: whatever is there.
+
+        Raises:
+            Invalid: with every fault of every record.
+            TooLarge: a record is over `wire.MAX_SECRET` bytes of JSON.
+            Exists: a record that was to be absent is there.
+            Changed: a record is not at the revision expected of it.
+        """
+        for record in records:
+            self._check_kind(type(record))
+        _check_valid(records)
+        writes = [
+            Put(record.record_name, self._encode(record), revision)
+            for record, revision in zip(records, _aligned(expected, records), strict=True)
+        ]
+        _check_distinct(writes)
+        containers = sorted({record.prefix() for record in records}) if self._secret else []
+
+        async def write(batch: Sequence[Put]) -> list[int]:
+            return [await self._write(batch, containers)] * len(batch)
+
+        revisions = await _in_batches(writes, MAX_BATCH - len(containers), write)
+        return [Stored(record, revision) for record, revision in zip(records, revisions, strict=True)]
+
+    async def get_many(self, model: type[M], keys: Sequence[str]) -> Sequence[Stored[M] | None]:
+        """Return for each of *keys* its record, or None where there is none; up to `MAX_PAGE` are as of one moment.
+
+        Raises:
+            Invalid: a key is not one.
+            BadRecord: what is stored is no valid record.
+        """
+        wanted = self._names(model, keys)
+        found = await self._read(model, wanted)
+        return [found.get(name) for name in wanted]
+
+    async def delete_many(
+        self, model: type[Model], keys: Sequence[str], expected: Sequence[int | None] | None = None
+    ) -> Sequence[bool]:
+        """Remove records, valid or not, and return for each of *keys* whether it was there.
+
+        Batches are as in `save_many`.
+
+        Args:
+            model: what the records are.
+            keys: none of them twice.
+            expected: for each key the revision it must be at, `PRESENT`, or None: whatever is there.
+
+        Raises:
+            Invalid: a key is not one.
+            Changed: a record is not at the revision expected of it.
+        """
+        guards = _aligned(expected, keys)
+        if ABSENT in guards:
+            raise Invalid("what is deleted cannot be expected to be absent")
+        removals = [Delete(name, guard) for name, guard in zip(self._names(model, keys), guards, strict=True)]
+        _check_distinct(removals)
+        return await _in_batches(removals, MAX_BATCH, self._remove)
+
+    # One
+
+    async def save(self, record: M, expected: int | None = None) -> Stored[M]:
+        """Write *record*, and return it with its revision; raises what `save_many` does."""
+        return (await self.save_many([record], [expected]))[0]
+
+    async def get(self, model: type[M], key: str) -> Stored[M]:
+        """Return the record of *key*; raises what `get_many` does, and NotFound."""
+        (stored,) = await self.get_many(model, [key])
+        if stored is None:
+            raise NotFound("there is no such record")
+        return stored
+
+    async def delete(self, model: type[Model], key: str, expected: int | None = None) -> None:
+        """Remove the record of *key*; raises what `delete_many` does, and NotFound."""
+        (was_there,) = await self.delete_many(model, [key], [expected])
+        if not was_there:
+            raise NotFound("there is no such record")
+
+    # All
+
+    async def list(self, model: type[M], after: str | None = None, limit: int = MAX_PAGE) -> RecordPage[M]:
+        """Return a page of the records of *model*, in the byte order of their keys.
+
+        Each record is as it was when its page was read; what comes or goes meanwhile may be missed.
+
+        Args:
+            model: what the records are.
+            after: the key after which the page begins.
+            limit: records in the page, 1 to `MAX_PAGE`.
+
+        Raises:
+            Invalid: *after* is no key, or *limit* out of bounds.
+            BadRecord: what is stored is no valid record.
+        """
+        if not 0 < limit <= MAX_PAGE:
+            raise Invalid(f"a page is 1 to {MAX_PAGE} records")
+        self._check_kind(model)
+        prefix = model.prefix()
+        position = None if after is None else self._names(model, [after])[0]
+        found: list[Stored[M]] = []
+        while True:
+            page = await self._backend.list(prefix, position, limit - len(found))
+            # The container itself, and containers in it, are among the names and are no records.
+            records = [n for n in page.names if names.container_of(n) == prefix and not names.is_container(n)]
+            found += (await self._read(model, records)).values()
+            if not page.more or len(found) == limit:
+                return RecordPage(tuple(found), page.more)
+            position = page.names[-1]
+
+    # Bytes
+
+    def _check_kind(self, model: type[Model]) -> None:
+        if issubclass(model, SecretModel) is not self._secret:
+            raise TypeError(f"{model.__name__} is not what this handler keeps")
+
+    def _names(self, model: type[Model], keys: Sequence[str]) -> Sequence[str]:
+        self._check_kind(model)
+        try:
+            return [model.name_of(key) for key in keys]
+        except InvalidName as error:
+            raise Invalid("a primary key is not valid", ((model.primary_key, str(error)),)) from None
+
+    def _encode(self, record: Model) -> bytes:
+        text = record.to_json()
+        if len(text) > MAX_SECRET:
+            raise TooLarge("a record is over its limit")
+        return base64.b64encode(text) if self._secret else text
+
+    def _decode(self, model: type[M], name: str, entry: Entry) -> Stored[M]:
+        try:
+            text = base64.b64decode(entry.value, validate=True) if self._secret else entry.value
+            record = model.from_json(text)
+        except binascii.Error:
+            raise BadRecord(name, model.__name__, [Fault(DOCUMENT, "is not base64")]) from None
+        except ValidationError as error:
+            raise BadRecord(name, model.__name__, error.faults) from None
+        if record.record_name != name:
+            raise BadRecord(name, model.__name__, [Fault(model.primary_key, "is not the one of its name")])
+        return Stored(record, entry.revision)
+
+    async def _read(self, model: type[M], wanted: Sequence[str]) -> Mapping[str, Stored[M]]:
+        found: dict[str, Stored[M]] = {}
+        distinct = list(dict.fromkeys(wanted))
+        for start in range(0, len(distinct), MAX_PAGE):
+            page = distinct[start : start + MAX_PAGE]
+            entries = await self._backend.get_many(page)
+            found |= {name: self._decode(model, name, entries[name]) for name in page if name in entries}
+        return found
+
+    async def _write(self, writes: Sequence[Put], containers: Sequence[str]) -> int:
+        """Write one batch, and with it those of *containers* that do not exist."""
+        missing: set[str] = set()
+        for _ in range(ATTEMPTS):
+            markers = [
+                Put(container, b"", ABSENT) if container in missing else Check(container, PRESENT)
+                for container in containers
+            ]
+            try:
+                return await self._backend.commit([*writes, *markers])
+            except Conflict as conflict:
+                failed = _names_of(conflict.failed)
+            _refuse(writes, failed)
+            # A container that was not there is to be made; one that was to be made is there: another made it.
+            missing ^= failed & set(containers)
+        raise not_applied("others make and remove the containers of this batch without end")
+
+    async def _remove(self, removals: Sequence[Delete]) -> Sequence[bool]:
+        """Remove one batch, and say for each whether it was there: its guard tells, without reading a value."""
+        left = {removal.name: PRESENT if removal.expected is None else removal.expected for removal in removals}
+        for _ in range(ATTEMPTS):
+            try:
+                if left:
+                    await self._backend.commit([Delete(name, expected) for name, expected in left.items()])
+            except Conflict as conflict:
+                failed = _names_of(conflict.failed)
+            else:
+                return [removal.name in left for removal in removals]
+            _refuse([removal for removal in removals if removal.expected is not None], failed)
+            left = {name: expected for name, expected in left.items() if name not in failed}
+        raise not_applied("others remove the records of this batch without end")
+
+
+def _names_of(changes: Sequence[Change]) -> set[str]:
+    return {change.name for change in changes if not isinstance(change, Vacant)}
+
+
+def _aligned(expected: Sequence[int | None] | None, to: Sequence[object]) -> Sequence[int | None]:
+    if expected is None:
+        return [None] * len(to)
+    if len(expected) != len(to):
+        raise Invalid("there is not one expected revision for each record")
+    return expected
+
+
+def _check_valid(records: Sequence[Model]) -> None:
+    faults = [
+        (fault.field if len(records) == 1 else f"[{index}].{fault.field}", fault.reason)
+        for index, record in enumerate(records)
+        for fault in record.faults()
+    ]
+    if faults:
+        raise Invalid("a record is not valid, so none is saved", tuple(faults))
+
+
+def _check_distinct(changes: Sequence[Put] | Sequence[Delete]) -> None:
+    if len({change.name for change in changes}) != len(changes):
+        raise Invalid("a record stands twice in one request")
+
+
+def _refuse(guarded: Sequence[Put] | Sequence[Delete], failed: set[str]) -> None:
+    for change in guarded:
+        if change.name in failed:
+            raise (Exists if change.expected == ABSENT else Changed)("a record is not at the revision expected of it")
+
+
+async def _in_batches(
+    changes: Sequence[C], size: int, act: Callable[[Sequence[C]], Awaitable[Sequence[T]]]
+) -> Sequence[T]:
+    """Return what *act* answers for *changes*, batch by batch.
+
+    Raises:
+        Unavailable: where there are several batches, its fate speaks of them all.
+    """
+    answers: list[T] = []
+    for start in range(0, len(changes), size):
+        try:
+            answers += await act(changes[start : start + size])
+        except Unavailable as error:
+            if len(changes) <= size or (error.fate is Fate.NOT_APPLIED and not answers):
+                raise
+            raise Unavailable(str(error), Fate.UNKNOWN) from error
+    return answers
