@@ -109,7 +109,7 @@ class MemoryBackend:
                 raise Compacted
             changed = self._changed
             news = [event for event in self._events if event.revision > since]
-            since = self._revision
+            since = max(since, self._revision)
             for event in news:
                 if event.name.startswith(prefix):
                     yield event

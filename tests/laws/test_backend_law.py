@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import given, settings
 
 from storage_service.backends.base import Backend, Delete, Put
 from storage_service.backends.faulty import FaultyBackend
-from storage_service.backends.memory import MemoryBackend
+from storage_service.backends.memory import HISTORY, MemoryBackend
+from storage_service.backends.sqlite import SqliteBackend
 from tests.laws.backends import (
     BATCHES,
     LAWS,
@@ -29,7 +32,7 @@ SHORT_HISTORY: Final = 4  # changes kept, so that a test soon outruns them
 
 
 @asynccontextmanager
-async def memory(history: int = 1000) -> AsyncGenerator[WatchableBackend, None]:
+async def memory(history: int = HISTORY) -> AsyncGenerator[WatchableBackend, None]:
     """Give a store in memory."""
     backend = MemoryBackend(history)
     await backend.open()
@@ -50,6 +53,18 @@ async def faulty() -> AsyncGenerator[Backend, None]:
         await backend.close()
 
 
+@asynccontextmanager
+async def sqlite(history: int = HISTORY) -> AsyncGenerator[WatchableBackend, None]:
+    """Give a store in a file of its own."""
+    with TemporaryDirectory() as directory:
+        backend = SqliteBackend(Path(directory) / "store.db", history=history)
+        await backend.open()
+        try:
+            yield backend
+        finally:
+            await backend.close()
+
+
 class Watching(NamedTuple):
     """A backend that can be watched: how to open it, and how with a history of `SHORT_HISTORY`."""
 
@@ -57,8 +72,11 @@ class Watching(NamedTuple):
     opened_with_short_history: Callable[[], AbstractAsyncContextManager[WatchableBackend]]
 
 
-OPENERS: Final[dict[str, Opener]] = {"memory": memory, "faulty": faulty}
-WATCHING: Final = {"memory": Watching(memory, lambda: memory(SHORT_HISTORY))}
+OPENERS: Final[dict[str, Opener]] = {"memory": memory, "sqlite": sqlite, "faulty": faulty}
+WATCHING: Final = {
+    "memory": Watching(memory, lambda: memory(SHORT_HISTORY)),
+    "sqlite": Watching(sqlite, lambda: sqlite(SHORT_HISTORY)),
+}
 
 
 async def outrun_history(backend: WatchableBackend) -> None:

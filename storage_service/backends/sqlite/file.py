@@ -1,0 +1,195 @@
+"""The file of an SQLite store: making it, knowing it from other programs' files, connecting to it, naming its errors.
+
+One table holds what is there, one tells for a while what was deleted; a row's revision is that of the commit that
+wrote it, so the greatest revision anywhere is the store's. The file is 0600, its directory 0700 where it is made here.
+
+    entry(name, revision, value)   tombstone(name, revision)   store(compacted)
+
+Trusted: whoever may write the file's directory. Not for network file systems: WAL needs shared memory and real locks.
+"""
+
+import os
+import sqlite3
+import stat
+import time
+from pathlib import Path
+from typing import Final
+
+from storage_service.errors import ConfigurationError, Fate, Unavailable
+
+APPLICATION_ID: Final = 0x53_74_72_67  # "Strg", in the file's header
+SCHEMA_VERSION: Final = 1
+READ_TIMEOUT: Final = 100  # milliseconds a read may wait, on the event loop, while another process recovers the file
+CACHE_SIZE: Final = -16384  # KiB, negative as SQLite counts kibibytes; each connection's
+BEYOND: Final = "\x7f"  # sorts after every character that a name can have
+STATE: Final = """
+    SELECT compacted, max(compacted, (SELECT ifnull(max(revision), 1) FROM entry),
+                                     (SELECT ifnull(max(revision), 1) FROM tombstone))
+    FROM store
+"""
+"""The revision up to which deletions are forgotten, and the revision of the store."""
+
+_SCHEMA: Final = (
+    "CREATE TABLE entry (name TEXT NOT NULL UNIQUE, revision INTEGER NOT NULL, value BLOB NOT NULL)",
+    "CREATE INDEX entry_revision ON entry (revision, name)",
+    "CREATE TABLE tombstone (name TEXT NOT NULL PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX tombstone_revision ON tombstone (revision, name)",
+    "CREATE TABLE store (compacted INTEGER NOT NULL)",
+    "INSERT INTO store (compacted) VALUES (0)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+_REASONS: Final = {
+    sqlite3.SQLITE_FULL: "the store is full",
+    sqlite3.SQLITE_BUSY: "the store is locked by another process",
+    sqlite3.SQLITE_LOCKED: "the store is locked by another process",
+    sqlite3.SQLITE_IOERR: "the store's disk fails",
+    sqlite3.SQLITE_CORRUPT: "the store's file is damaged; restore it from a backup",
+    sqlite3.SQLITE_NOTADB: "the store's file is not an SQLite database, or is damaged",
+    sqlite3.SQLITE_READONLY: "the store's file, or its directory, may not be written",
+    sqlite3.SQLITE_PERM: "the store's file may not be read",
+    sqlite3.SQLITE_CANTOPEN: "the store's file cannot be opened: see that it is a file, and whose",
+}
+_PASSING: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR}
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """Return the primary result code of *error*, 0 where SQLite itself gave none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def unavailable(error: sqlite3.Error, fate: Fate = Fate.NOT_APPLIED) -> Unavailable:
+    """Return what to answer for *error*: its kind in our words and SQLite's name for it, nothing of the statement."""
+    reason = _REASONS.get(primary_code(error), "the store's file cannot be used")
+    return Unavailable(f"{reason} ({getattr(error, 'sqlite_errorname', type(error).__name__)})", fate)
+
+
+def make(path: Path) -> None:
+    """Make the file (0600), and its directory (0700), where there is none; refuse a file that is not ours, untouched.
+
+    Raises:
+        ConfigurationError: it cannot be made; it is another program's, or written by a later version.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            # Not open(): closing a descriptor of a file drops all locks this process holds on it (fcntl(2)).
+            os.mknod(path, stat.S_IFREG | 0o600)
+        except FileExistsError:
+            _refuse_foreign_file(path)
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+    except OSError as exc:
+        raise ConfigurationError(f"the store {path} cannot be made or kept to its owner: {exc.strerror}") from exc
+
+
+def connect_writer(path: Path, busy_timeout: int) -> sqlite3.Connection:
+    """Return the connection that writes: what it commits is on disk, and what it deletes is overwritten.
+
+    Args:
+        path: a file that :func:`make` has seen.
+        busy_timeout: milliseconds to wait for another process' transaction.
+
+    Raises:
+        ConfigurationError: the file is damaged, not ours, or may not be written.
+        Unavailable: it is locked, or the disk is full or fails.
+    """
+    try:
+        db = sqlite3.connect(path, isolation_level=None, timeout=busy_timeout / 1000)
+        try:
+            for pragma in ("secure_delete = ON", "synchronous = FULL", "cell_size_check = ON", "trusted_schema = OFF"):
+                db.execute(f"PRAGMA {pragma}")
+            db.execute(f"PRAGMA cache_size = {CACHE_SIZE}")
+            _lay_schema(db, path)
+            _use_wal(db, busy_timeout)
+            db.execute("BEGIN IMMEDIATE")  # who may not write learns it now
+            db.execute("ROLLBACK")
+        except BaseException:
+            db.close()
+            raise
+    except sqlite3.Error as exc:
+        raise _startup_error(exc, path) from exc
+    return db
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """Return a connection that only reads, for a file that a writer has opened.
+
+    Raises:
+        ConfigurationError: the file is damaged.
+        Unavailable: it cannot be read now.
+    """
+    try:
+        db = sqlite3.connect(path, isolation_level=None, timeout=READ_TIMEOUT / 1000)
+        try:
+            for pragma in ("query_only = ON", "cell_size_check = ON", "trusted_schema = OFF"):
+                db.execute(f"PRAGMA {pragma}")
+            db.execute(f"PRAGMA cache_size = {CACHE_SIZE}")
+            db.execute("SELECT compacted FROM store").fetchone()
+        except BaseException:
+            db.close()
+            raise
+    except sqlite3.Error as exc:
+        raise _startup_error(exc, path) from exc
+    return db
+
+
+def _startup_error(error: sqlite3.Error, path: Path) -> ConfigurationError | Unavailable:
+    answer = unavailable(error)
+    return answer if primary_code(error) in _PASSING else ConfigurationError(f"{path}: {answer}")
+
+
+def _refuse_foreign_file(path: Path) -> None:
+    """Look at a file without locking, recovering or changing anything of it; what cannot be read so is let pass."""
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    try:
+        db = sqlite3.connect(uri, uri=True, isolation_level=None)
+        try:
+            _is_ours(db, path)
+        finally:
+            db.close()
+    except sqlite3.Error as exc:
+        if primary_code(exc) == sqlite3.SQLITE_NOTADB:
+            raise _startup_error(exc, path) from exc
+
+
+def _is_ours(db: sqlite3.Connection, path: Path) -> bool:
+    """Tell a store of ours (True) from a file that nobody has written yet (False).
+
+    Raises:
+        ConfigurationError: it is neither, or written by a later version.
+    """
+    (application,), (version,) = (db.execute(f"PRAGMA {p}").fetchone() for p in ("application_id", "user_version"))
+    if application == APPLICATION_ID and version == SCHEMA_VERSION:
+        return True
+    if application == APPLICATION_ID and version > SCHEMA_VERSION:
+        raise ConfigurationError(f"{path} was written by a later version of Strongroom: upgrade this one")
+    if application or version or db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        raise ConfigurationError(f"{path} belongs to another program: name another file for the store")
+    return False
+
+
+def _lay_schema(db: sqlite3.Connection, path: Path) -> None:
+    """Give an empty file its tables, in one transaction, whoever else tries the same at the same time."""
+    if _is_ours(db, path):
+        return
+    db.execute("BEGIN EXCLUSIVE")
+    if not _is_ours(db, path):
+        for statement in _SCHEMA:
+            db.execute(statement)
+    db.execute("COMMIT")
+
+
+def _use_wal(db: sqlite3.Connection, busy_timeout: int) -> None:
+    """Switch to write-ahead logging; SQLite does not wait by itself for others who do the same."""
+    deadline = time.monotonic() + busy_timeout / 1000
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as exc:
+            if primary_code(exc) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return

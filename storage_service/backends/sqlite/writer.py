@@ -1,0 +1,267 @@
+"""The one thread of a process that writes to an SQLite store, a group of commits at a time.
+
+Commits that wait while the disk is busy share the next transaction and its one fsync. The group is decided in memory,
+in order, each commit under its own guards and with its own revision; what remains of it is written in few statements,
+for every statement hands the interpreter lock over and has to win it back from a busy event loop.
+"""
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Final, NamedTuple, TypeAlias
+
+from storage_service.backends.base import ABSENT, Change, Conflict, Delete, Put, Vacant, failed_guards, not_applied
+from storage_service.backends.sqlite.file import BEYOND, STATE, connect_writer, unavailable
+from storage_service.errors import Fate, StrongroomError
+
+MAX_GROUP: Final = 64  # commits in one transaction, so that the first does not wait long for the last
+SCRUB_AFTER: Final = 1.0  # seconds from a deletion or replacement until the old value is gone from the log too
+
+_REVISIONS: Final = "SELECT json_group_object(name, revision) FROM entry WHERE name IN (SELECT value FROM json_each(?))"
+_BELOW: Final = "SELECT name FROM entry WHERE name > ? AND name < ? LIMIT ?"
+_PUT: Final = """
+    INSERT INTO entry (name, revision, value) VALUES (?, ?, ?)
+    ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, value = excluded.value
+"""
+_DELETE: Final = "DELETE FROM entry WHERE name IN (SELECT value FROM json_each(?))"
+_BURY: Final = "INSERT INTO tombstone (name, revision) VALUES (?, ?)"
+_UNBURY: Final = "DELETE FROM tombstone WHERE name IN (SELECT value FROM json_each(?))"
+_TOO_OLD: Final = "SELECT revision FROM tombstone ORDER BY revision DESC LIMIT 1 OFFSET ?"
+_FORGET: Final = "DELETE FROM tombstone WHERE revision <= ?"
+_COMPACTED: Final = "UPDATE store SET compacted = ?"
+
+# A COMMIT that failed so has not written its last frame, without which the log's earlier ones count for nothing
+# (https://sqlite.org/fileformat2.html#walformat). Any other failure, above all of fsync, may have left it whole.
+_NOT_COMMITTED: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR_WRITE}
+
+Outcome: TypeAlias = int | Exception
+"""The revision a commit got, or the error it gets."""
+
+
+class _Job(NamedTuple):
+    changes: Sequence[Change]
+    future: "asyncio.Future[int]"
+
+
+class Writer:
+    """Takes commits from the event loop and answers them there, one wake-up a group.
+
+    Args:
+        path: the store's file, made and checked.
+        busy_timeout: milliseconds to wait for another process' transaction.
+        history: tombstones kept for watches.
+        on_change: called on the event loop after every group.
+    """
+
+    def __init__(self, path: Path, busy_timeout: int, history: int, on_change: Callable[[], None]) -> None:
+        self._path = path
+        self._busy_timeout = busy_timeout
+        self._history = history
+        self._on_change = on_change
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._ending = False
+        self._scrub_at: float | None = None  # monotonic seconds
+
+    async def start(self) -> None:
+        """Start the thread, and return when it can write.
+
+        Raises:
+            ConfigurationError, Unavailable: as `file.connect_writer`.
+        """
+        threading.Thread(target=self._run, name="sqlite-writer", daemon=True).start()
+        await self._started
+
+    def submit(self, changes: Sequence[Change]) -> "asyncio.Future[int]":
+        """Queue one commit; cancelling what is returned before its turn withdraws it."""
+        if self._ending:
+            raise not_applied("the store is closed")
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._jobs.put(_Job(changes, future))
+        return future
+
+    async def stop(self) -> None:
+        """Write what is queued, empty the log into the file, and end the thread."""
+        self._ending = True
+        self._jobs.put(None)
+        await asyncio.shield(self._ended)
+
+    # What follows runs in the thread.
+
+    def _run(self) -> None:
+        try:
+            db = connect_writer(self._path, self._busy_timeout)
+        except StrongroomError as exc:
+            self._tell(_fail, self._started, exc)
+            return
+        self._tell(_succeed, self._started)
+        try:
+            while (jobs := self._next_group()) is not None:
+                if jobs:
+                    outcomes = self._apply(db, [job.changes for job in jobs])
+                    self._tell(self._answer, jobs, outcomes)
+                self._scrub_when_due(db)
+            self._scrub(db)
+        finally:
+            db.close()
+            self._tell(_succeed, self._ended)
+
+    def _tell(self, function: Callable[..., None], *args: object) -> None:
+        """Run *function* on the event loop; one that was closed over our head has nobody left to tell."""
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            self._jobs.put(None)
+
+    def _next_group(self) -> list[_Job] | None:
+        """Wait for commits and return all that are there, in order; none when it is time to scrub, None at the end."""
+        wait = None if self._scrub_at is None else max(0.0, self._scrub_at - time.monotonic())
+        jobs: list[_Job] = []
+        try:
+            job = self._jobs.get(timeout=wait)
+            while job is not None:
+                if not job.future.cancelled():
+                    jobs.append(job)
+                if len(jobs) == MAX_GROUP:
+                    return jobs
+                job = self._jobs.get_nowait()
+        except Empty:
+            return jobs
+        if jobs:
+            self._jobs.put(None)  # the end comes after this group
+        return jobs or None
+
+    def _answer(self, jobs: Sequence[_Job], outcomes: Sequence[Outcome]) -> None:
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if job.future.done():  # cancelled meanwhile
+                continue
+            if isinstance(outcome, Exception):
+                job.future.set_exception(outcome)
+            else:
+                job.future.set_result(outcome)
+        self._on_change()
+
+    def _apply(self, db: sqlite3.Connection, batches: Sequence[Sequence[Change]]) -> list[Outcome]:
+        """Write a group in one transaction; where it cannot be written together, each commit by itself."""
+        begun = False
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            begun = True
+            group = _Group(db, batches)
+            group.write(self._history)
+        except sqlite3.Error as exc:
+            _roll_back(db)
+            if begun and len(batches) > 1:
+                return [self._apply(db, [changes])[0] for changes in batches]
+            return [unavailable(exc) for _ in batches]
+        try:
+            db.execute("COMMIT")
+        except sqlite3.Error as exc:
+            _roll_back(db)
+            fate = Fate.NOT_APPLIED if exc.sqlite_errorcode in _NOT_COMMITTED else Fate.UNKNOWN
+            return [unavailable(exc, fate) for _ in batches]
+        if group.destroys and self._scrub_at is None:
+            self._scrub_at = time.monotonic() + SCRUB_AFTER
+        return group.outcomes
+
+    def _scrub_when_due(self, db: sqlite3.Connection) -> None:
+        if self._scrub_at is not None and time.monotonic() >= self._scrub_at:
+            self._scrub(db)
+
+    def _scrub(self, db: sqlite3.Connection) -> None:
+        """Bring the log into the file and cut it to nothing; while others read from it, try again later."""
+        try:
+            db.execute("PRAGMA busy_timeout = 0")
+            try:
+                (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {self._busy_timeout}")
+        except sqlite3.Error:
+            busy = True
+        self._scrub_at = time.monotonic() + SCRUB_AFTER if busy else None
+
+
+class _Group:
+    """What a group of commits makes of the store, decided before any of it is written.
+
+    Only a name's last state in the group is written: nobody could have seen those between.
+    """
+
+    def __init__(self, db: sqlite3.Connection, batches: Sequence[Sequence[Change]]) -> None:
+        self._db = db
+        names = {change.name for changes in batches for change in changes if not isinstance(change, Vacant)}
+        self._revision: int = db.execute(STATE).fetchone()[1]
+        (there,) = db.execute(_REVISIONS, (json.dumps(list(names)),)).fetchone()
+        self._revisions: dict[str, int] = json.loads(there)  # of the names in question, as of the commits decided
+        self._stored = frozenset(self._revisions)
+        self._puts: dict[str, tuple[int, bytes]] = {}
+        self._deletes: dict[str, int] = {}
+        self.outcomes = [self._decide(changes) for changes in batches]
+
+    @property
+    def destroys(self) -> bool:
+        """Whether a value that was stored is stored no longer."""
+        return not self._stored.isdisjoint(self._puts.keys() | self._deletes.keys())
+
+    def write(self, history: int) -> None:
+        """Write what was decided, within the transaction that is open."""
+        if not self._puts and not self._deletes:
+            return
+        db = self._db
+        db.executemany(_PUT, [(name, revision, value) for name, (revision, value) in self._puts.items()])
+        db.execute(_UNBURY, (json.dumps([*self._puts, *self._deletes]),))
+        if self._deletes:
+            db.execute(_DELETE, (json.dumps(list(self._deletes)),))
+            db.executemany(_BURY, self._deletes.items())
+            if (last := db.execute(_TOO_OLD, (history,)).fetchone()) is not None:
+                db.execute(_FORGET, last)
+                db.execute(_COMPACTED, last)
+
+    def _decide(self, changes: Sequence[Change]) -> Outcome:
+        if failed := failed_guards(changes, self._revision_of, self._occupied):
+            return Conflict(failed)
+        revision = self._revision + 1
+        for change in changes:
+            if isinstance(change, Put):
+                self._revisions[change.name] = self._revision = revision
+                self._puts[change.name] = (revision, change.value)
+                self._deletes.pop(change.name, None)
+            elif isinstance(change, Delete) and self._revisions.pop(change.name, None) is not None:
+                self._revision = revision
+                self._puts.pop(change.name, None)
+                self._deletes[change.name] = revision
+        return self._revision
+
+    def _revision_of(self, name: str) -> int:
+        return self._revisions.get(name, ABSENT)
+
+    def _occupied(self, prefix: str) -> bool:
+        """Whether a name lies below *prefix*, what the group put and deleted there taken into account."""
+        if any(name.startswith(prefix) and name != prefix for name in self._puts):
+            return True
+        below = self._db.execute(_BELOW, (prefix, prefix + BEYOND, len(self._deletes) + 1))
+        return any(name not in self._deletes for (name,) in below)
+
+
+def _roll_back(db: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def _succeed(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: "asyncio.Future[None]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
