@@ -154,3 +154,11 @@ class KeyFileMissing(StartupError):
 
 class WrongRootKey(StartupError):
     """The root key file does not open the keys that the store holds."""
+
+
+class KeyFileUnusable(StartupError):
+    """The root key file is there, but it is no key, or others could read or change it."""
+
+
+class KeyringDamaged(StartupError):
+    """The store holds secrets without their data keys, or wrapped keys that its own root key does not open."""

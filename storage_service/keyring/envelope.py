@@ -1,0 +1,225 @@
+"""The one form in which a value is encrypted: a compact JWE (RFC 7516 sec. 7.1) that opens under its own name alone.
+
+    BASE64URL(header) . . BASE64URL(IV, 16 bytes) . BASE64URL(ciphertext) . BASE64URL(tag, 32 bytes)
+
+    {"alg":"dir","enc":"A256CBC-HS512","kid":"default.1","custodia.key":"keys/hosts/10.0.0.7"}
+
+The header is authenticated (RFC 7518 sec. 5.2.5), so a value moved to another name or given another kid does not
+open. ``custodia.key`` is the header that Custodia's EncryptedOverlay pins values with: what is written here opens
+there under the same key, and the reverse, if the ring says which key opens values that name none.
+
+The stored text is not trusted in the least: it is measured before it is decoded, decoded strictly (one spelling for
+one value), and its header may say nothing but the four members above. jwcrypto does the content encryption; only the
+framing is ours, because ``jwcrypto.jwe`` costs about seven times as much.
+"""
+
+from enum import StrEnum
+from typing import Final, Protocol
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from jwcrypto.jwa import JWA
+
+from models import strict_json
+from models.names import SECRETS
+from storage_service.errors import Undecipherable
+from storage_service.keyring import base64url
+from storage_service.keyring.ring import Key
+from storage_service.wire import MAX_STORED
+
+ALG: Final = "dir"
+ENC: Final = "A256CBC-HS512"
+PINNED: Final = "keys/"  # where Custodia keeps what lies under secrets/ here
+
+MAX_HEADER: Final = 1024  # bytes of base64url; the longest name and the longest kid need 866
+_IV_SIZE: Final = 16  # bytes
+_TAG_SIZE: Final = 32  # bytes
+_BLOCK: Final = 16  # bytes; CBC ciphertext is whole blocks, at least one
+MAX_VALUE: Final = (MAX_STORED - MAX_HEADER - 128) // 4 * 3 - _BLOCK  # bytes that fit, encrypted, into a stored value
+
+
+class Reason(StrEnum):
+    """Why a value does not open. For the audit log: outside, all of these are one error."""
+
+    MALFORMED = "it is not a compact JWE of the accepted form"
+    ALGORITHM = "its header asks for an algorithm or an extension that is not accepted"
+    WRONG_NAME = "it was not written under this name"
+    UNKNOWN_KID = "it names no key of the ring"
+    WRONG_TAG = "its tag is wrong: it was changed, or the key is another one"
+
+
+class Keys(Protocol):
+    """Where keys are found by their id; ``None`` asks for the key of values that name none. A dict will do."""
+
+    def get(self, kid: str | None, /) -> Key | None:
+        """Return the key, or None."""
+
+
+class ContentEncryption(Protocol):
+    """An authenticated cipher as RFC 7518 sec. 5.2 has it; jwcrypto's is used, tests bring one with a known IV."""
+
+    def encrypt(self, k: bytes, aad: bytes, m: bytes, /) -> tuple[bytes, bytes, bytes]:
+        """Return IV, ciphertext and tag of *m* under *k*."""
+
+    def decrypt(self, k: bytes, aad: bytes, iv: bytes, e: bytes, t: bytes, /) -> bytes:
+        """Return the plaintext; the tag is checked, in constant time, before anything is decrypted.
+
+        Raises:
+            InvalidSignature: the tag is wrong.
+            ValueError: the tag is right but the padding is not, so a holder of the key wrote nonsense.
+        """
+
+
+A256CBC_HS512: Final[ContentEncryption] = JWA.encryption_alg(ENC)
+
+
+def encrypt(key: Key, name: str, value: bytes, cipher: ContentEncryption = A256CBC_HS512) -> bytes:
+    """Encrypt *value* so that it opens only under *name*.
+
+    Args:
+        key: what to encrypt under; its kid goes into the header.
+        name: the record's name; bound as associated data, so that rows cannot be swapped.
+        value: the plaintext, at most `MAX_VALUE` bytes. An empty one opens here, but not in Custodia.
+        cipher: the content encryption.
+
+    Returns:
+        The compact JWE that the module's docstring draws.
+
+    Raises:
+        ValueError: the value does not fit, or *name* is one that no record can have.
+    """
+    if len(value) > MAX_VALUE:
+        raise ValueError(f"a value to encrypt is at most {MAX_VALUE} bytes")
+    header = _HEAD + msgspec.json.encode(key.kid)[1:] + _tail(name)
+    protected = base64url.encode(header)
+    if len(protected) > MAX_HEADER:
+        raise ValueError("the name is too long to be bound")
+    iv, ciphertext, tag = cipher.encrypt(key.reveal(), protected, value)
+    encode = base64url.encode
+    return b"%b..%b.%b.%b" % (protected, encode(iv), encode(ciphertext), encode(tag))
+
+
+def decrypt(keys: Keys, name: str, token: bytes, cipher: ContentEncryption = A256CBC_HS512) -> bytes:
+    """Return the value that was encrypted under *name*.
+
+    Args:
+        keys: where the kid in the header is looked up; nothing else is ever done with a kid.
+        name: the name the token was found under.
+        token: what was found there; untrusted.
+        cipher: the content encryption.
+
+    Raises:
+        Undecipherable: with the `Reason` for which it does not open, and nothing of what is inside.
+    """
+    try:
+        protected, header, iv, ciphertext, tag = _segments(token)
+        key = _key_for(keys, name, header)
+        return cipher.decrypt(key.reveal(), protected, iv, ciphertext, tag)
+    except _Refused as refused:
+        reason = refused.reason
+    except InvalidSignature:
+        reason = Reason.WRONG_TAG
+    except ValueError:  # base64url, JSON or padding; its text adds nothing
+        reason = Reason.MALFORMED
+    # Raised after the handlers, so that neither a frame nor a text of theirs hangs on this error.
+    raise Undecipherable(name, reason)
+
+
+def kid_of(token: bytes) -> str | None:
+    """Return the kid that *token* claims to be encrypted under, unproven; None if it claims none that can be read."""
+    try:
+        _, header, *_ = _segments(token)
+        return _members(header).get("kid")
+    except (_Refused, ValueError):
+        return None
+
+
+def bound_name(name: str) -> str:
+    """Return what *name* is bound as: Custodia's ``keys/…`` for ``secrets/…``, and every other name as it is.
+
+    Raises:
+        ValueError: *name* itself begins with ``keys/``: it would be bound like the secret of that name.
+    """
+    if name.startswith(SECRETS):
+        return PINNED + name[len(SECRETS) :]
+    if name.startswith(PINNED):
+        raise ValueError(f"no record's name begins with {PINNED}")
+    return name
+
+
+class _Refused(Exception):
+    """The way out of the checks, with the reason."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+_HEAD: Final = f'{{"alg":"{ALG}","enc":"{ENC}","kid":"'.encode()
+
+
+def _tail(name: str) -> bytes:
+    return b',"custodia.key":%b}' % msgspec.json.encode(bound_name(name))
+
+
+def _segments(token: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """Return the protected header as it stands, the header, the IV, the ciphertext and the tag, all of right sizes.
+
+    Raises:
+        _Refused: there are not five segments of the right sizes.
+        ValueError: a segment is not canonical base64url.
+    """
+    if len(token) > MAX_STORED:
+        raise _Refused(Reason.MALFORMED)
+    protected, wrapped, *sealed = token.split(b".", 5)  # a sixth would be one too many, however many more there are
+    if wrapped or len(sealed) != 3 or len(protected) > MAX_HEADER:
+        raise _Refused(Reason.MALFORMED)
+    header = base64url.decode(protected)
+    iv, ciphertext, tag = map(base64url.decode, sealed)
+    if len(iv) != _IV_SIZE or len(tag) != _TAG_SIZE or not ciphertext or len(ciphertext) % _BLOCK:
+        raise _Refused(Reason.MALFORMED)
+    return protected, header, iv, ciphertext, tag
+
+
+def _key_for(keys: Keys, name: str, header: bytes) -> Key:
+    """Return the key that *header* names, if the header is one to accept for *name*."""
+    try:
+        bound = bound_name(name)
+    except ValueError:
+        raise _Refused(Reason.WRONG_NAME) from None
+    # The header we would have written round a kid we know is beyond doubt, and needs no parser.
+    tail = b'"' + _tail(name)
+    if header.startswith(_HEAD) and header.endswith(tail):
+        key = keys.get(header[len(_HEAD) : -len(tail)].decode("ascii", "replace"))
+        if key is not None:
+            return key
+    members = _members(header)
+    if members.get("custodia.key") != bound:
+        raise _Refused(Reason.WRONG_NAME)
+    key = keys.get(members.get("kid"))
+    if key is None:
+        raise _Refused(Reason.UNKNOWN_KID)
+    return key
+
+
+def _members(header: bytes) -> dict[str, str]:
+    """Return the members of *header*, which are those of ours, or of Custodia's, and no others.
+
+    ``zip`` (a bomb, and a side channel), ``crit``, and all that names keys or places (``jwk``, ``jku``, ``x5u`` …)
+    are refused for what they ask, as is every pair of algorithms but one (RFC 8725 sec. 3.1, 3.2).
+
+    Raises:
+        _Refused: it asks for what is not accepted.
+        ValueError: it is not JSON, or has a member twice.
+    """
+    members = strict_json.decode(header)
+    if not isinstance(members, dict):
+        raise _Refused(Reason.MALFORMED)
+    if members.get("alg") != ALG or members.get("enc") != ENC or not members.keys() <= _ACCEPTED:
+        raise _Refused(Reason.ALGORITHM)
+    if not all(isinstance(member, str) for member in members.values()):
+        raise _Refused(Reason.MALFORMED)
+    return members
+
+
+_ACCEPTED: Final = frozenset({"alg", "enc", "kid", "custodia.key"})
