@@ -1,0 +1,15 @@
+"""The store for many machines: an etcd v3 cluster.
+
+    target      where it is and who we are to it: the URL
+    failures    what a failed call says about the request: one table
+    cluster     calls and streams, to whichever member answers, logged in
+    keyspace    names as etcd's keys, changes as one transaction; no I/O
+    receipts    how a write whose answer was lost is settled
+    backend     the five verbs of a backend, and `watch`
+
+Importing this loads gRPC, which must not happen before a fork: whoever forks imports it afterwards.
+"""
+
+from storage_service.backends.etcd.backend import EtcdBackend
+
+__all__ = ["EtcdBackend"]

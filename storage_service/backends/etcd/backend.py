@@ -1,0 +1,280 @@
+"""An etcd v3 cluster as a backend."""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any, Final, Self
+from urllib.parse import SplitResult
+
+from aetcd import rpc
+
+from storage_service.backends.base import (
+    MAX_BATCH,
+    MAX_PAGE,
+    Change,
+    Compacted,
+    Conflict,
+    Entry,
+    Event,
+    Page,
+    check_batch,
+    check_limit,
+    check_names,
+)
+from storage_service.backends.etcd.cluster import FIRST_PAUSE, LONGEST_PAUSE, RANGE, TXN, Cluster, Method
+from storage_service.backends.etcd.failures import CallFailed, Kind
+from storage_service.backends.etcd.keyspace import Batch, Keyspace, never, put, read
+from storage_service.backends.etcd.receipts import Receipt, Receipts, Settled
+from storage_service.backends.etcd.target import Target, parse
+from storage_service.errors import Fate
+
+FAREWELL: Final = 1.0  # seconds for removing our receipts on closing
+RESUMED: Final = frozenset({Kind.LOST, Kind.NOT_DONE, Kind.UNTRUSTED})  # a watch goes on after these
+
+
+class EtcdBackend:
+    """Names under one prefix of an etcd cluster; the cluster is untrusted, as every backend is.
+
+    Reads are linearizable. A write whose answer is lost is settled by its receipt (module ``receipts``): it is then
+    answered as applied, or done again, and only a cluster that cannot be asked leaves a fate unknown. A batch of
+    exactly 128 writes or guards fills etcd's limit and goes without a receipt.
+
+    Each operation ends within the target's timeout, a commit that must be settled within twice that.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._keys = Keyspace(target.prefix)
+        self._cluster = Cluster(target)
+        self._receipts = Receipts(self._keys, self._cluster)
+
+    @classmethod
+    def from_url(cls, url: SplitResult, options: Mapping[str, str]) -> Self:
+        """Make the backend that *url*, without its query, and *options* name; see `target.parse`.
+
+        Raises:
+            ConfigurationError: they cannot be understood.
+        """
+        return cls(parse(url, options))
+
+    def __repr__(self) -> str:
+        return f"<EtcdBackend {','.join(self._target.endpoints)}{self._target.prefix}>"
+
+    async def open(self) -> None:
+        """Connect, log in, and see that all keys under the prefix may be read and written.
+
+        Raises:
+            Unavailable: no member answers.
+            ConfigurationError: one does, but does not accept our certificate, user, password or prefix.
+        """
+        try:
+            await self._cluster.open()
+            with self._cluster.operation():
+                await self._probe()
+        except BaseException as error:
+            await self._cluster.drain()
+            await self._cluster.close()
+            if isinstance(error, CallFailed):
+                raise error.startup_answer() from error
+            raise
+
+    async def close(self) -> None:
+        """Let operations under way end, end watches, remove our receipts where possible, and disconnect."""
+        if await self._cluster.drain():
+            with suppress(CallFailed, TimeoutError):  # what stays behind is small, and harms nobody
+                async with asyncio.timeout(FAREWELL):
+                    await self._receipts.remove()
+            await self._cluster.close()
+
+    async def get(self, name: str) -> Entry | None:
+        """Return what is stored under *name*."""
+        with self._answering():
+            answer = await self._read(RANGE, rpc.RangeRequest(key=self._keys.key(name)))
+            return next((_entry(kv) for kv in answer.kvs), None)
+
+    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
+        """Return those of *names* that exist, all as of one moment."""
+        check_names(names)
+        keys = [self._keys.key(name) for name in dict.fromkeys(names)]
+        with self._answering():
+            try:
+                kvs = await self._get_keys(keys)
+            except CallFailed as failure:
+                if failure.kind is not Kind.COMPACTED:
+                    raise
+                kvs = await self._get_keys(keys)  # etcd forgot the first moment meanwhile; another is as good
+            return {self._keys.name(kv.key): _entry(kv) for kv in kvs}
+
+    async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
+        """Return a page of the names that begin with *prefix*; values stay where they are."""
+        check_limit(limit)
+        first, end = self._keys.range(prefix)
+        if after is not None:
+            first = max(first, self._keys.key(after) + b"\0")
+        with self._answering():
+            if first >= end:
+                return Page((), more=False)
+            answer = await self._read(RANGE, rpc.RangeRequest(key=first, range_end=end, limit=limit, keys_only=True))
+            return Page(tuple(self._keys.name(kv.key) for kv in answer.kvs), more=answer.more)
+
+    async def commit(self, changes: Sequence[Change]) -> int:
+        """Apply all of *changes* or none, in one transaction.
+
+        Raises:
+            Conflict: a guard did not hold; nothing was applied.
+            Unavailable: with its fate.
+            TooLarge: the batch is over etcd's limit for one request (1.5 MiB, unless configured otherwise).
+        """
+        check_batch(changes)
+        batch = Batch(changes, self._keys)
+        with self._answering():
+            if batch.has_vacancies:
+                # Comparing a range makes etcd read every value in it; a look at one key spares it that.
+                _judge(batch, await self._read(TXN, batch.survey()))
+            if batch.only_guards:
+                return _revision(batch, await self._read(TXN, batch.request()))
+            if batch.has_room:
+                with self._receipts.taken() as receipt:
+                    try:
+                        return await self._commit(batch, receipt)
+                    except CallFailed as failure:
+                        # A store without space takes deletes, but no receipt for them.
+                        if failure.kind is not Kind.FULL or failure.fate is not Fate.NOT_APPLIED or batch.has_puts:
+                            raise
+            return _revision(batch, await self._cluster.call(TXN, batch.request(), idempotent=False))
+
+    async def watch(self, prefix: str, since: int) -> AsyncGenerator[Event, None]:
+        """Yield every change under *prefix* after revision *since*, going on at another member where one fails.
+
+        Raises:
+            Compacted: changes since then are no longer kept.
+            Unavailable: no member served the watch for as long as an operation may take.
+        """
+        first, end = self._keys.range(prefix)
+        pause, give_up = FIRST_PAUSE, self._cluster.deadline()
+        while True:
+            request = rpc.WatchCreateRequest(key=first, range_end=end, start_revision=since + 1, progress_notify=True)
+            try:
+                async with aclosing(self._cluster.watch(request)) as answers:
+                    async for answer in answers:
+                        for event in answer.events:
+                            yield self._event(event)
+                        since = max(since, _told(answer))
+                        pause, give_up = FIRST_PAUSE, math.inf
+            except CallFailed as failure:
+                give_up = min(give_up, self._cluster.deadline())
+                if failure.kind is Kind.COMPACTED:
+                    raise Compacted(failure.reason) from failure
+                if failure.kind not in RESUMED or self._cluster.time() + pause >= give_up:
+                    raise failure.with_fate(Fate.NOT_APPLIED).answer() from failure
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Be one operation of the cluster, whose failure is told in the words of the house."""
+        try:
+            with self._cluster.operation():
+                yield
+        except CallFailed as failure:
+            raise failure.answer() from failure
+
+    async def _probe(self) -> None:
+        """Ask for a transaction that never writes, but for which etcd demands all permissions that we need."""
+        first, end = self._keys.all
+        request = rpc.TxnRequest(
+            compare=[never(first)],
+            success=[put(first, b"")],
+            failure=[read(first, range_end=end, keys_only=True, limit=1)],
+        )
+        try:
+            await self._read(TXN, request)
+        except CallFailed as failure:
+            if failure.kind is not Kind.FULL:  # reading and deleting go on
+                raise
+
+    async def _read(self, method: Method, request: Any) -> Any:
+        return await self._cluster.call(method, request, idempotent=True)
+
+    async def _get_keys(self, keys: Sequence[bytes]) -> Sequence[Any]:
+        """Return what is stored under *keys*, in parts of 128, all as of the moment of the first."""
+        kvs: list[Any] = []
+        revision = 0  # the latest
+        for start in range(0, len(keys), MAX_BATCH):
+            part = [read(key, revision=revision) for key in keys[start : start + MAX_BATCH]]
+            answer = await self._read(TXN, rpc.TxnRequest(success=part))
+            revision = revision or answer.header.revision
+            kvs += (kv for response in answer.responses for kv in response.response_range.kvs)
+        return kvs
+
+    async def _commit(self, batch: Batch, receipt: Receipt) -> int:
+        """Commit *batch* with *receipt*; a lost write is settled, and done again if it was not applied.
+
+        Raises:
+            Conflict: a guard did not hold.
+            CallFailed: with the batch's fate.
+        """
+        deadline = self._cluster.deadline()
+        while True:
+            if receipt.open:
+                await self._receipts.settle(receipt, deadline=deadline)
+            receipt.open = True
+            request = batch.request([receipt.compare], [receipt.signature])
+            try:
+                answer = await self._cluster.call(TXN, request, idempotent=False, deadline=deadline)
+            except CallFailed as failure:
+                settled = await self._settle(receipt, failure)
+                if settled.fate is Fate.APPLIED:
+                    return settled.revision
+                done_again = failure.kind is Kind.LOST and settled.fate is Fate.NOT_APPLIED
+                if not done_again or self._cluster.time() >= deadline:
+                    raise failure.with_fate(settled.fate) from failure.__cause__
+                continue
+            receipt.open = False
+            if answer.succeeded:
+                receipt.revision = answer.header.revision
+                return receipt.revision
+            _judge(batch, answer)
+            self._receipts.replace(receipt)  # all guards hold: what did not is our receipt, which somebody removed
+            if self._cluster.time() >= deadline:
+                raise CallFailed(Kind.NOT_DONE, "our receipts in etcd are removed as fast as they are written")
+
+    async def _settle(self, receipt: Receipt, failure: CallFailed) -> Settled:
+        """Return what became of the commit that took *receipt* and ended in *failure*."""
+        if failure.fate is Fate.NOT_APPLIED:
+            receipt.open = False
+            return Settled(Fate.NOT_APPLIED)
+        try:
+            return await self._receipts.settle(receipt, under_way=failure.kind is Kind.LOST)
+        except CallFailed:
+            return Settled(Fate.UNKNOWN)
+
+    def _event(self, event: Any) -> Event:
+        kv = event.kv
+        entry = _entry(kv) if event.type == rpc.Event.PUT else None
+        return Event(self._keys.name(kv.key), entry, kv.mod_revision)
+
+
+def _entry(kv: Any) -> Entry:
+    return Entry(kv.value, kv.mod_revision)
+
+
+def _judge(batch: Batch, answer: Any) -> None:
+    """Raise Conflict if the probes in *answer* show that a guard of *batch* does not hold."""
+    if failed := batch.failed(answer):
+        raise Conflict(failed)
+
+
+def _revision(batch: Batch, answer: Any) -> int:
+    """Return the revision of a transaction without a receipt, or raise Conflict."""
+    if not answer.succeeded:
+        raise Conflict(batch.failed(answer))
+    return int(answer.header.revision)
+
+
+def _told(answer: Any) -> int:
+    """Return the revision up to which a watch has been told everything, once *answer* is (0: it does not say)."""
+    if answer.events:
+        return int(answer.events[-1].kv.mod_revision)
+    return 0 if answer.created else int(answer.header.revision)

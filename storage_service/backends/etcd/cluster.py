@@ -1,0 +1,331 @@
+"""Calls and streams to whichever member of etcd answers, logged in, each with a deadline.
+
+One channel goes to each member. All calls go to one of them until it fails one, and then to the next. What may be
+asked again is asked again within the operation's deadline, elsewhere or a little later; ``failures`` says what may.
+A token that etcd no longer accepts is replaced by one login, however many calls found out at once.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from operator import attrgetter
+from typing import Any, Final, TypeAlias
+
+import grpc
+from aetcd import rpc
+
+from models.secret import Secret
+from storage_service.backends.etcd.failures import CallFailed, Kind, diagnose, diagnose_cancel
+from storage_service.backends.etcd.target import Target
+from storage_service.errors import ConfigurationError, Fate
+
+ATTEMPT: Final = 0.4  # of an operation's timeout, for one of its attempts: time is left to ask elsewhere
+FIRST_PAUSE: Final = 0.05  # seconds, once every member has been asked; doubled each time …
+LONGEST_PAUSE: Final = 0.4  # … up to here
+LOGINS: Final = 5  # in one operation; each follows a token that was good and no longer is
+REFUSAL_KEPT: Final = 10.0  # seconds until a login that etcd refused is tried again
+
+CHANNEL_OPTIONS: Final = (
+    ("grpc.enable_http_proxy", 0),  # secrets take no detour that an environment variable names
+    ("grpc.use_local_subchannel_pool", 1),  # closing a channel closes its connection
+    ("grpc.max_receive_message_length", -1),  # etcd bounds what it stores, pages bound what is asked
+    ("grpc.keepalive_time_ms", 10_000),  # while a watch is open; etcd allows pings every 5 seconds
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.min_reconnect_backoff_ms", 1_000),  # also how long one attempt to connect may take
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),  # a member that is back is found within a second
+)
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+Method: TypeAlias = Callable[["Member"], Any]
+
+ANONYMOUS: Final[Metadata] = (("hasleader", "true"),)  # a member cut off from its leader says so at once
+
+RANGE: Final[Method] = attrgetter("kv.Range")
+TXN: Final[Method] = attrgetter("kv.Txn")
+_AUTHENTICATE: Final[Method] = attrgetter("auth.Authenticate")
+_WATCH: Final[Method] = attrgetter("watch.Watch")
+
+_CLOSED: Final = "the store is closed"
+
+log = logging.getLogger(__name__)
+
+
+class Member:
+    """One member of the cluster, and the channel to it."""
+
+    def __init__(self, endpoint: str, credentials: Any) -> None:
+        self.endpoint = endpoint
+        if credentials is None:
+            self.channel = rpc.insecure_channel(endpoint, CHANNEL_OPTIONS)
+        else:
+            self.channel = rpc.secure_channel(endpoint, credentials, CHANNEL_OPTIONS)
+        self.kv = rpc.KVStub(self.channel)
+        self.auth = rpc.AuthStub(self.channel)
+        self.watch = rpc.WatchStub(self.channel)
+
+
+class Cluster:
+    """The members of one etcd cluster. Every method raises `CallFailed` and nothing else of gRPC's."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._password = target.password
+        self._members: tuple[Member, ...] = ()
+        self._current = 0
+        self._token = ANONYMOUS
+        self._login: asyncio.Task[None] | None = None
+        self._refused_until = 0.0  # on the loop's clock
+        self._vouched: Metadata | None = None  # a fresh token: a watch that is denied with it is denied indeed
+        self._open = False
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._streams: set[Any] = set()
+
+    async def open(self) -> None:
+        """Make the channels and log in. Files are read in a thread.
+
+        Raises:
+            ConfigurationError: a file of ours cannot be read or used.
+            CallFailed: no member can be reached, or it does not accept us.
+        """
+        credentials, self._password = await asyncio.to_thread(_load, self._target)
+        self._members = tuple(Member(endpoint, credentials) for endpoint in self._target.endpoints)
+        self._open = True
+        if self._target.user:
+            await self._log_in(self._token)
+
+    async def drain(self) -> bool:
+        """Take no more operations, end streams, and let operations under way end; return whether it was open."""
+        was_open, self._open = self._open, False
+        for stream in tuple(self._streams):
+            stream.cancel()
+        while self._under_way:
+            self._idle.clear()
+            await self._idle.wait()  # each of them has a deadline
+        return was_open
+
+    async def close(self) -> None:
+        """Close the channels; nothing is to be called any more."""
+        if self._login is not None:
+            self._login.cancel()
+        for member in self._members:
+            await member.channel.close()
+
+    def time(self) -> float:
+        """Return the present on the clock of deadlines (seconds)."""
+        return asyncio.get_running_loop().time()
+
+    def deadline(self) -> float:
+        """Return when an operation that begins now must end."""
+        return self.time() + self._target.timeout
+
+    @contextmanager
+    def operation(self) -> Iterator[None]:
+        """Mark an operation as under way, so that `close` waits for it; all calls belong to one."""
+        if not self._open:
+            raise CallFailed(Kind.REFUSED, _CLOSED)
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def call(
+        self,
+        method: Method,
+        request: Any,
+        *,
+        idempotent: bool,
+        deadline: float | None = None,
+        token: Metadata | None = None,
+    ) -> Any:
+        """Return the answer to *request*.
+
+        Args:
+            method: RANGE or TXN.
+            request: a message for it.
+            idempotent: whether it may be sent again where its first sending may have been applied.
+            deadline: when to give up, of what `deadline` gave for the whole operation (None: from now on).
+            token: what to send instead of ours; such a call never logs in.
+
+        Raises:
+            CallFailed: with the fate of what is not idempotent; of what is, nothing needs to be known.
+        """
+        deadline = deadline or self.deadline()
+        logins = untrusted = 0
+        pauses = self._pauses()
+        while True:
+            member, sent = self._members[self._current], token or self._token
+            try:
+                return await self._attempt(method(member), request, sent, deadline - self.time())
+            except CallFailed as failure:
+                if idempotent:
+                    failure.fate = Fate.NOT_APPLIED
+                pause = 0.0
+                untrusted = untrusted + 1 if failure.kind is Kind.UNTRUSTED else 0
+                if failure.kind is Kind.LOGIN and self._target.user and token is None and logins < LOGINS:
+                    logins += 1
+                    await self._log_in(sent)
+                elif failure.kind is Kind.UNTRUSTED and untrusted < len(self._members):
+                    self._leave(member, failure)
+                elif failure.kind is Kind.NOT_DONE or (failure.kind is Kind.LOST and idempotent):
+                    self._leave(member, failure)
+                    pause = next(pauses)
+                else:
+                    raise
+                if self.time() + pause >= deadline:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def watch(self, request: Any) -> AsyncGenerator[Any, None]:
+        """Yield the answers to one watch, the one that says it was created first, until a member fails it.
+
+        Whoever watches asks again from the last revision seen, and is then served by the next member.
+
+        Raises:
+            CallFailed: LOST or NOT_DONE where asking again may help.
+        """
+        member, token = self._members[self._current], self._token
+        try:
+            async with self._stream(member, token, request) as stream:
+                async with asyncio.timeout(self._target.timeout * ATTEMPT):
+                    answer = await stream.read()
+                while answer is not grpc.aio.EOF:
+                    if answer.canceled:
+                        raise _ended(answer)
+                    self._vouched = None
+                    yield answer
+                    answer = await stream.read()
+                raise CallFailed(Kind.LOST, "etcd ended the watch")
+        except CallFailed as failure:
+            # To a watch with a token it no longer knows, etcd 3.4 says the same as to one without permission.
+            denied = failure.kind is Kind.REFUSED and token is not self._vouched
+            if self._target.user and (failure.kind is Kind.LOGIN or denied):
+                await self._log_in(token)
+                self._vouched = self._token
+                raise CallFailed(Kind.LOST, failure.reason) from failure
+            self._leave(member, failure)
+            raise
+
+    @asynccontextmanager
+    async def _stream(self, member: Member, token: Metadata, request: Any) -> AsyncGenerator[Any, None]:
+        """Hold the stream of one watch open; it is cancelled when the block or the cluster ends."""
+        if not self._open:
+            raise CallFailed(Kind.REFUSED, _CLOSED)
+        stream = _WATCH(member)(_said(request), metadata=token)
+        self._streams.add(stream)
+        try:
+            yield stream
+        except rpc.AioRpcError as error:
+            raise diagnose(error) from error
+        except TimeoutError as error:
+            raise CallFailed(Kind.LOST, "etcd did not begin the watch in time") from error
+        except asyncio.CancelledError:
+            if self._open or _cancelled_from_outside():
+                raise
+            raise CallFailed(Kind.REFUSED, _CLOSED) from None  # by `close`
+        finally:
+            self._streams.discard(stream)
+            stream.cancel()
+
+    async def _attempt(self, call: Any, request: Any, token: Metadata, left: float) -> Any:
+        try:
+            return await call(request, metadata=token, timeout=min(left, self._target.timeout * ATTEMPT))
+        except rpc.AioRpcError as error:
+            raise diagnose(error) from error
+
+    async def _log_in(self, stale: Metadata) -> None:
+        """Replace the token in *stale*, unless that has been done; all who ask meanwhile share one login.
+
+        Raises:
+            CallFailed: etcd does not accept user and password, or cannot be asked. The request was not applied.
+        """
+        if self._token is not stale:
+            return
+        if self.time() < self._refused_until:
+            raise CallFailed(Kind.REFUSED, "etcd refused our login a moment ago")
+        if self._login is None or self._login.done():
+            self._login = asyncio.create_task(self._authenticate())
+            self._login.add_done_callback(_retrieve)
+        await asyncio.shield(self._login)
+
+    async def _authenticate(self) -> None:
+        request = rpc.AuthenticateRequest(name=self._target.user, password=self._password.reveal())
+        try:
+            answer = await self.call(_AUTHENTICATE, request, idempotent=True, token=ANONYMOUS)
+        except CallFailed as failure:
+            if failure.kind is Kind.REFUSED:
+                self._refused_until = self.time() + REFUSAL_KEPT
+            raise
+        self._token = (*ANONYMOUS, ("token", answer.token))
+
+    def _leave(self, member: Member, failure: CallFailed) -> None:
+        """Let the calls to come go to the next member; of all that fail at one at once, the first does it."""
+        if member is self._members[self._current] and len(self._members) > 1:
+            self._current = (self._current + 1) % len(self._members)
+            log.warning("etcd member %s: %s; the next is asked", member.endpoint, failure.reason)
+
+    def _pauses(self) -> Iterator[float]:
+        """Give the pauses between attempts: none until each member has been asked, then ever longer ones."""
+        yield from (0.0 for _ in self._members[1:])
+        pause = FIRST_PAUSE
+        while True:
+            yield pause
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _load(target: Target) -> tuple[Any, Secret]:
+    """Read the files that *target* names, and return gRPC's credentials (None: no TLS) and the password.
+
+    Raises:
+        ConfigurationError: a file cannot be read, or is no such thing as it should be.
+    """
+    try:
+        password = target.password
+        if target.password_file is not None:
+            password = Secret(target.password_file.read_text().strip("\r\n"))
+        if target.cacert is None:
+            return None, password
+        # gRPC would say no more of bad files than that a handshake failed; OpenSSL reads them first.
+        context = ssl.create_default_context(cafile=target.cacert)
+        if target.cert is not None and target.key is not None:
+            context.load_cert_chain(target.cert, target.key, password="")
+        pems = [path.read_bytes() if path else None for path in (target.cacert, target.key, target.cert)]
+    except ssl.SSLError as error:
+        raise ConfigurationError(
+            "the files of etcd's cacert, cert and key are not PEM, or do not belong together"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError("a file named for etcd cannot be read: password_file, cacert, cert or key") from error
+    if target.password_file is not None and not password:
+        raise ConfigurationError("the file of etcd's password is empty")
+    return grpc.ssl_channel_credentials(*pems), password
+
+
+async def _said(request: Any) -> AsyncGenerator[Any, None]:
+    """Give the one thing that a watch says, and keep its stream open."""
+    yield rpc.WatchRequest(create_request=request)
+    await asyncio.Event().wait()
+
+
+def _ended(answer: Any) -> CallFailed:
+    """Return why etcd ended a watch."""
+    if answer.compact_revision:
+        return CallFailed(Kind.COMPACTED, "etcd no longer keeps the changes since that revision")
+    return diagnose_cancel(answer.cancel_reason)
+
+
+def _cancelled_from_outside() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Look at how a login ended: all who waited for it may have ceased to, and asyncio would complain."""
+    if not task.cancelled():
+        task.exception()

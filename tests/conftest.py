@@ -1,0 +1,14 @@
+"""What tests of several rooms share: one real etcd a session, on which each test keeps to a prefix of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.etcd_server import Etcd, running
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    """Run an etcd of one member, without TLS and without users."""
+    with running(tmp_path_factory.mktemp("etcd")) as store:
+        yield store
