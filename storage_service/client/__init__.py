@@ -1,0 +1,16 @@
+"""The client library: typed records and secrets, over the unix socket or through the proxy, blocking or awaiting.
+
+    with StorageClient.from_home("/srv/strongroom") as client:
+        with client.edit(Host, "10.0.0.7") as host:
+            host.status = "active"
+        password = client.get_secret("db", "password").reveal()
+
+Four modules have no I/O: ``operations`` (what is asked), ``dialogue`` (what is asked again), ``address`` (where, and
+who asks) and ``session`` (what an error means); the faces, ``blocking`` and ``awaiting``, add the sending alone.
+"""
+
+from storage_service.client.awaiting import AsyncStorageClient
+from storage_service.client.blocking import StorageClient
+from storage_service.client.operations import IssuedKey, Record, StoredSecret
+
+__all__ = ["AsyncStorageClient", "IssuedKey", "Record", "StorageClient", "StoredSecret"]

@@ -1,0 +1,166 @@
+"""Where the service is and who asks: given, read from a home's ``client.json``, or from the environment.
+
+    {"url": "http://127.0.0.1:8000", "socket": "/srv/strongroom/run/storage.sock", "api_id": "…", "api_key": "…"}
+
+The unix socket is preferred wherever both are known: it serves everything, the URL (the HTTP proxy) secrets alone.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+
+from models.secret import Secret
+from storage_service import wire
+from storage_service.errors import ConfigurationError, NotImplementedHere
+
+CLIENT_FILE: Final = "client.json"
+ENVIRONMENT: Final = "STRONGROOM_"  # what every variable's name begins with
+
+StrPath: TypeAlias = str | os.PathLike[str]
+
+_FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", re.ASCII)  # RFC 9110 sec. 5.5, its ASCII part
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The service's end of the connection: a socket, or a URL."""
+
+    socket: Path | None = None
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be called.
+
+        Raises:
+            ConfigurationError: both or neither are given, or the URL is no ``http(s)://host[:port]``.
+        """
+        if (self.socket is None) is not bool(self.url):
+            raise ConfigurationError("a client needs either the socket or the url of the service")
+        parts = urlsplit(self.url)
+        if self.url and (parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query):
+            raise ConfigurationError("the url is http://host:port or https://host:port, without credentials or query")
+
+    def __str__(self) -> str:
+        return self.url or str(self.socket)
+
+    @property
+    def base_url(self) -> str:
+        """The URL that paths are appended to; over a socket its host is a mere formality."""
+        return self.url.rstrip("/") or "http://strongroom"
+
+    def path_of(self, path: str) -> str:
+        """Return *path*, a path on the socket, as it is called here.
+
+        Raises:
+            NotImplementedHere: the proxy does not offer it.
+        """
+        if self.socket is not None:
+            return path
+        if path.startswith(wire.SECRETS_PATH + "/"):
+            return wire.PROXIED_SECRETS_PATH + path.removeprefix(wire.SECRETS_PATH)
+        raise NotImplementedHere("over a url there are secrets alone; the rest is on the unix socket")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks, and on whose behalf; neither the key nor further header fields stand in the repr."""
+
+    api_id: str
+    api_key: Secret
+    on_behalf_of: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what no header field can carry, before a library quotes it in an error of its own.
+
+        Raises:
+            ConfigurationError: a value is empty, or not printable ASCII.
+        """
+        for what, value in self.fields().items():
+            if _FIELD_VALUE.fullmatch(value) is None:
+                raise ConfigurationError(f"the value for {what} is empty or not printable ASCII")
+
+    def fields(self) -> dict[str, str]:
+        """Return the header fields that say all this; the API key among them."""
+        fields = {**self.headers, wire.ID_HEADER: self.api_id, wire.KEY_HEADER: self.api_key.reveal()}
+        if self.on_behalf_of is not None:
+            fields[wire.ON_BEHALF_HEADER] = self.on_behalf_of
+        return fields
+
+
+class ClientFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``client.json`` as it lies on disk. Its repr would show the key: it lives no longer than one function."""
+
+    api_id: str
+    api_key: str
+    socket: str = ""
+    url: str = ""
+
+
+def read_home(home: StrPath) -> tuple[Address, Caller]:
+    """Return what ``client.json`` in *home* says; a relative socket path counts from *home*.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is no client.json, or others than its owner may read it.
+    """
+    path = Path(home) / CLIENT_FILE
+    problem = ""
+    try:
+        with path.open("rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise ConfigurationError(f"{path} holds a key and is open to others: chmod 600 it, and renew the key")
+            said = msgspec.json.decode(file.read(), type=ClientFile)
+    except OSError as error:
+        problem = f"{path} cannot be read: {error.strerror}"
+    except msgspec.DecodeError as error:
+        problem = f"{path} is no client file: {error}"
+    if problem:
+        raise ConfigurationError(problem)
+    address = Address(socket=Path(home) / said.socket) if said.socket else Address(url=said.url)
+    return address, Caller(api_id=said.api_id, api_key=Secret(said.api_key))
+
+
+def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
+    """Return what the environment says.
+
+    ``STRONGROOM_HOME`` names a home; ``STRONGROOM_SOCKET`` or ``STRONGROOM_URL``, ``STRONGROOM_API_ID`` and
+    ``STRONGROOM_API_KEY`` say it directly, and win over the home. Each may end in ``_FILE`` and name a file instead.
+
+    Raises:
+        ConfigurationError: something is missing, said twice, or in a file that cannot be read.
+    """
+    said = {name: _variable(environ, name) for name in ("HOME", "SOCKET", "URL", "API_ID", "API_KEY")}
+    home = read_home(said["HOME"]) if said["HOME"] else None
+    if said["SOCKET"] or said["URL"]:
+        address = Address(socket=Path(said["SOCKET"])) if said["SOCKET"] else Address(url=said["URL"])
+    elif home is not None:
+        address = home[0]
+    else:
+        raise ConfigurationError(
+            "set STRONGROOM_HOME, or STRONGROOM_SOCKET (or _URL) with STRONGROOM_API_ID and _API_KEY"
+        )
+    if said["API_ID"] and said["API_KEY"]:
+        return address, Caller(api_id=said["API_ID"], api_key=Secret(said["API_KEY"]))
+    if said["API_ID"] or said["API_KEY"] or home is None:
+        raise ConfigurationError("STRONGROOM_API_ID and STRONGROOM_API_KEY go together")
+    return address, home[1]
+
+
+def _variable(environ: Mapping[str, str], name: str) -> str:
+    """Return a variable's value, or the first line of the file that its ``_FILE`` twin names; "" for neither."""
+    value, file = environ.get(ENVIRONMENT + name, ""), environ.get(f"{ENVIRONMENT}{name}_FILE", "")
+    if value and file:
+        raise ConfigurationError(f"{ENVIRONMENT}{name} and {ENVIRONMENT}{name}_FILE contradict each other")
+    if not file:
+        return value
+    try:
+        return Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigurationError(f"the file of {ENVIRONMENT}{name}_FILE cannot be read") from None

@@ -1,0 +1,124 @@
+"""`AsyncStorageClient`: the operations as coroutines."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import httpx
+
+from models.base import ListModel, Model
+from storage_service.client import operations
+from storage_service.client.dialogue import Answer, Operation, Outcome, Pause, Send, converse
+from storage_service.client.operations import Record
+from storage_service.client.session import Session, present_as
+
+M = TypeVar("M", bound=Model)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _method(
+    operation: Callable[P, Operation[T]],
+) -> Callable[Concatenate["AsyncStorageClient", P], Coroutine[Any, Any, T]]:
+    async def method(self: "AsyncStorageClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._carry_out(operation(*args, **kwargs))
+
+    present_as(method, operation)
+    return method
+
+
+class AsyncStorageClient(Session[httpx.AsyncHTTPTransport, Callable[[float], Awaitable[None]]]):
+    """The storage service, for one event loop: ``async with AsyncStorageClient.from_home(DIR) as client: …``.
+
+    Its tasks may share one. Methods, arguments and errors are those of `StorageClient`.
+    """
+
+    _transport_class = httpx.AsyncHTTPTransport
+    _sleep = staticmethod(asyncio.sleep)
+
+    get = _method(operations.get)
+    get_many = _method(operations.get_many)
+    save = _method(operations.save)
+    save_many = _method(operations.save_many)
+    delete = _method(operations.delete)
+    delete_many = _method(operations.delete_many)
+    list_store_handlers = _method(operations.list_store_handlers)
+
+    get_secret = _method(operations.get_secret)
+    get_secrets = _method(operations.get_secrets)
+    set_secret = _method(operations.set_secret)
+    delete_secret = _method(operations.delete_secret)
+    create_container = _method(operations.create_container)
+    list_container = _method(operations.list_container)
+    delete_container = _method(operations.delete_container)
+
+    status = _method(operations.status)
+    whoami = _method(operations.whoami)
+    secrets_endpoint = _method(operations.secrets_endpoint)
+    create_apikey = _method(operations.create_apikey)
+    list_apikeys = _method(operations.list_apikeys)
+    revoke_apikey = _method(operations.revoke_apikey)
+
+    async def list(self, list_model: type[ListModel[M]]) -> AsyncIterator[Record[M]]:
+        """Yield every record of a list model: see `StorageClient.list`."""
+        after: str | None = None
+        while True:
+            records, after = await self._carry_out(operations.page(list_model, after))
+            for record in records:
+                yield record
+            if after is None:
+                return
+
+    @asynccontextmanager
+    async def edit(self, model: type[M], key: str, *, source: str = "") -> AsyncIterator[M]:
+        """Give the record out to be changed, and save it at the end: see `StorageClient.edit`."""
+        record = await self.get(model, key, source=source)
+        yield record.model
+        operations.check_key(record.model, key)
+        await self.save(record.model, etag=record.etag)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._owns_transport:
+            await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _carry_out(self, operation: Operation[T]) -> T:
+        talk = converse(operation, self._patience)
+        outcome: Outcome | None = None
+        try:
+            while True:
+                match talk.send(outcome):
+                    case Send() as send:
+                        outcome = await self._exchange(send)
+                    case Pause(seconds):
+                        outcome = None
+                        await self._sleep(seconds)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def _exchange(self, send: Send) -> Outcome:
+        request, deadline = self._request(send), self._deadline(send)
+        response: httpx.Response | None = None
+        try:
+            response = await self._transport.handle_async_request(request)
+            body = bytearray()
+            async for part in response.aiter_raw():
+                body += part
+                self._check(deadline)
+            return Answer(response.status_code, response.headers, bytes(body))
+        except httpx.TransportError as error:
+            return self._lost(send.call, error, response)
+        finally:
+            if response is not None:
+                await response.aclose()

@@ -1,0 +1,142 @@
+"""`StorageClient`: the operations as methods that block."""
+
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+import httpx
+
+from models.base import ListModel, Model
+from storage_service.client import operations
+from storage_service.client.dialogue import Answer, Operation, Outcome, Pause, Send, converse
+from storage_service.client.operations import Record
+from storage_service.client.session import Session, present_as
+
+M = TypeVar("M", bound=Model)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _method(operation: Callable[P, Operation[T]]) -> Callable[Concatenate["StorageClient", P], T]:
+    def method(self: "StorageClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._carry_out(operation(*args, **kwargs))
+
+    present_as(method, operation)
+    return method
+
+
+class StorageClient(Session[httpx.HTTPTransport, Callable[[float], None]]):
+    """The storage service, for threads: ``with StorageClient.from_home(DIR) as client: …``.
+
+    Threads may share one. Every method raises the `ServiceError` that the service answers, and `Unavailable` when it
+    does not answer; what each does is told in ``storage_service.client.operations``.
+    """
+
+    _transport_class = httpx.HTTPTransport
+    _sleep = staticmethod(time.sleep)
+
+    get = _method(operations.get)
+    get_many = _method(operations.get_many)
+    save = _method(operations.save)
+    save_many = _method(operations.save_many)
+    delete = _method(operations.delete)
+    delete_many = _method(operations.delete_many)
+    list_store_handlers = _method(operations.list_store_handlers)
+
+    get_secret = _method(operations.get_secret)
+    get_secrets = _method(operations.get_secrets)
+    set_secret = _method(operations.set_secret)
+    delete_secret = _method(operations.delete_secret)
+    create_container = _method(operations.create_container)
+    list_container = _method(operations.list_container)
+    delete_container = _method(operations.delete_container)
+
+    status = _method(operations.status)
+    whoami = _method(operations.whoami)
+    secrets_endpoint = _method(operations.secrets_endpoint)
+    create_apikey = _method(operations.create_apikey)
+    list_apikeys = _method(operations.list_apikeys)
+    revoke_apikey = _method(operations.revoke_apikey)
+
+    def list(self, list_model: type[ListModel[M]]) -> Iterator[Record[M]]:
+        """Yield every record of a list model (``Hosts``), by key, asking for a page when the one before is used up."""
+        after: str | None = None
+        while True:
+            records, after = self._carry_out(operations.page(list_model, after))
+            yield from records
+            if after is None:
+                return
+
+    @contextmanager
+    def edit(self, model: type[M], key: str, *, source: str = "") -> Iterator[M]:
+        """Give the record out to be changed, and save it at the end if nobody else has changed it meanwhile.
+
+        Nothing is saved if the block raises.
+
+        Raises:
+            NotFound: there is no such record.
+            Changed: somebody else changed it; read it anew.
+        """
+        record = self.get(model, key, source=source)
+        yield record.model
+        operations.check_key(record.model, key)
+        self.save(record.model, etag=record.etag)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._owns_transport:
+            self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _carry_out(self, operation: Operation[T]) -> T:
+        talk = converse(operation, self._patience)
+        outcome: Outcome | None = None
+        try:
+            while True:
+                match talk.send(outcome):
+                    case Send() as send:
+                        outcome = self._exchange(send)
+                    case Pause(seconds):
+                        outcome = None
+                        self._sleep(seconds)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    def _exchange(self, send: Send) -> Outcome:
+        request, deadline = self._request(send), self._deadline(send)
+        response: httpx.Response | None = None
+        try:
+            response = self._transport.handle_request(request)
+            body = bytearray()
+            for part in response.iter_raw():
+                body += part
+                self._check(deadline)
+            return Answer(response.status_code, response.headers, bytes(body))
+        except httpx.TransportError as error:
+            _close_abandoned(error)
+            return self._lost(send.call, error, response)
+        finally:
+            if response is not None:
+                response.close()
+
+
+def _close_abandoned(error: BaseException | None) -> None:
+    """Close the socket of a failed connect: httpcore 1.0 leaves it to the collector, which warns of it."""
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            abandoned = frame.f_locals.get("sock")
+            if isinstance(abandoned, socket.socket):
+                abandoned.close()
+        error = error.__cause__

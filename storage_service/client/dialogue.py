@@ -1,0 +1,159 @@
+"""How an operation becomes attempts and pauses: the rules of the client, and none of its I/O.
+
+An `Operation` yields each `Call` it needs and is sent the `Answer`. `converse` makes of it a `Talk` of `Send` and
+`Pause`, which a face (blocking or awaiting) carries out, reporting every outcome. What may be sent twice stands here:
+
+============================  =====  ===============  ===========
+the attempt ended in          reads  guarded writes   other writes
+============================  =====  ===============  ===========
+Unavailable, not applied      again  again            again
+Unavailable, fate unknown     again  again            no
+Unavailable, applied          again  no               no
+any other error, or Locked    no     no               no
+============================  =====  ===============  ===========
+
+A guarded write names the very revision that it replaces. Revisions never come back, so it is applied at most once
+however often it is sent. An error that follows an attempt of unknown fate says nothing of that attempt (`Changed` may
+be its own work), so the caller is told what is true: the fate is unknown. Creating, plain saving and plain deleting
+are not sent again, because between two attempts someone else may have written what the second would undo.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, TypeAlias, TypeVar
+
+from storage_service import wire
+from storage_service.errors import Fate, ServiceError, Unavailable
+
+T = TypeVar("T")
+
+FIRST_PAUSE: Final = 0.05  # seconds, at most, before the first repetition; doubled for each further one
+LONGEST_PAUSE: Final = 2.0  # seconds; what the service asks for with Retry-After comes on top
+
+
+class Effect(StrEnum):
+    """What a call does to the store, as far as sending it twice goes."""
+
+    READ = "read"
+    GUARDED = "guarded write"
+    WRITE = "write"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request. Its body and header fields may hold secrets and stay out of the repr."""
+
+    method: str
+    path: str
+    effect: Effect
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Call {self.method} {self.path}: a {self.effect}, {len(self.body)} bytes>"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, whole; header names in lower case. The body may hold secrets and stays out of the repr."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status}, {len(self.body)} bytes>"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the call; this attempt may take *seconds*."""
+
+    call: Call
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait *seconds* before the next attempt."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to go on trying, and by which clock."""
+
+    total: float  # seconds for one call: its attempts and pauses together
+    retries: int  # attempts after the first, at most
+    clock: Callable[[], float]  # monotonic seconds
+    jitter: Callable[[], float]  # 0 to 1: how much of the longest allowed pause to take
+
+
+Operation: TypeAlias = Generator[Call, Answer, T]
+Outcome: TypeAlias = Answer | Unavailable
+Talk: TypeAlias = Generator[Send | Pause, Outcome | None, T]
+
+
+def converse(operation: Operation[T], patience: Patience) -> Talk[T]:
+    """Carry *operation* through to its result.
+
+    Raises:
+        ServiceError: what the service answered, or `Unavailable` where no attempt got an answer.
+    """
+    answer: Answer | None = None
+    while True:
+        try:
+            call = next(operation) if answer is None else operation.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        answer = yield from _attempts(call, patience)
+
+
+def may_repeat(effect: Effect, error: ServiceError) -> bool:
+    """Whether a call that ended in *error* may be sent again: the table above."""
+    if not isinstance(error, Unavailable):
+        return False
+    match effect:
+        case Effect.READ:
+            return True
+        case Effect.GUARDED:
+            return error.fate is not Fate.APPLIED
+        case Effect.WRITE:
+            return error.fate is Fate.NOT_APPLIED
+
+
+def _attempts(call: Call, patience: Patience) -> Talk[Answer]:
+    deadline = patience.clock() + patience.total
+    doubt: Unavailable | None = None  # an attempt that may have been applied
+    attempt = 0
+    while True:
+        outcome = yield Send(call, deadline - patience.clock())
+        if isinstance(outcome, Answer) and 200 <= outcome.status < 300:
+            return outcome
+        error = _error(call, outcome)
+        if isinstance(error, Unavailable) and error.fate is not Fate.NOT_APPLIED:
+            doubt = error
+        pause = _asked_for(outcome) + patience.jitter() * min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
+        too_late = attempt == patience.retries or patience.clock() + pause >= deadline
+        if too_late or not may_repeat(call.effect, error):
+            raise doubt or error
+        yield Pause(pause)
+        attempt += 1
+
+
+def _error(call: Call, outcome: Outcome | None) -> ServiceError:
+    error = wire.error_of(outcome.status, outcome.body) if isinstance(outcome, Answer) else outcome
+    if error is None:
+        raise RuntimeError("a Send is answered with its outcome")
+    if call.effect is Effect.READ and isinstance(error, Unavailable):
+        return Unavailable(str(error))  # what changes nothing was not applied, whatever the answer says
+    return error
+
+
+def _asked_for(outcome: Outcome | None) -> float:
+    """Return the seconds that the service asks to be left alone (RFC 9110 sec. 10.2.3; its form in seconds)."""
+    asked = outcome.headers.get("retry-after", "") if isinstance(outcome, Answer) else ""
+    return float(asked) if asked.isdecimal() and asked.isascii() else 0.0

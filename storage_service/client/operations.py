@@ -1,0 +1,450 @@
+"""Every operation of the client, once: what it sends and how it reads the answer, with no I/O.
+
+The two faces make methods of these functions (``StorageClient.get`` carries out ``operations.get``), so what stands
+here is what both offer. Every operation can raise any `ServiceError`; those named below have a meaning of their own.
+"""
+
+from base64 import b64decode
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar, cast
+
+import msgspec
+
+from models import names
+from models.base import ListModel, Model
+from models.errors import InvalidName, ModelError
+from models.secret import Secret
+from storage_service import wire
+from storage_service.client.dialogue import Answer, Call, Effect, Operation
+from storage_service.errors import Internal, NotFound
+
+M = TypeVar("M", bound=Model)
+A = TypeVar("A")
+
+ANY_REVISION = "*"
+"""In the place of an etag: whatever the record's revision is, it must exist."""
+
+
+class Record(NamedTuple, Generic[M]):
+    """A stored record: the model itself, and the tag of the revision it was read at or written as."""
+
+    model: M
+    etag: str
+
+
+class StoredSecret(NamedTuple):
+    """A stored secret and the tag of its revision. Only the two reveal methods show it."""
+
+    value: Secret
+    etag: str
+
+    def reveal(self) -> str:
+        """Return the secret as text."""
+        return self.value.reveal()
+
+    def reveal_bytes(self) -> bytes:
+        """Return the secret as the bytes that it was stored as.
+
+        Raises:
+            ValueError: it was stored as text.
+        """
+        try:
+            return b64decode(self.value.reveal(), validate=True)
+        except ValueError:
+            raise ValueError("the secret was stored as text") from None
+
+
+class IssuedKey(NamedTuple):
+    """A new API key. The service keeps a verifier alone: whoever loses *api_key* must make another."""
+
+    api_id: str
+    api_key: Secret
+    paths: list[str]
+    actions: list[str]
+
+
+class Page(NamedTuple, Generic[M]):
+    """A part of a listing; *after* is where the next one begins, None at the end."""
+
+    records: list[Record[M]]
+    after: str | None
+
+
+# Models
+
+
+def get(model: type[M], key: str, *, source: str = "") -> Operation[Record[M]]:
+    """Return the record of *model* whose primary key is *key*.
+
+    Args:
+        source: the name of the storage handler that holds it, where that is not the model's own.
+
+    Raises:
+        NotFound: there is none.
+    """
+    (record,) = yield from get_many(model, [key], source=source)
+    if record is None:
+        raise NotFound("there is no such record")
+    return record
+
+
+def get_many(model: type[M], keys: Iterable[str], *, source: str = "") -> Operation[list[Record[M] | None]]:
+    """Return the records with *keys*, in the order asked, None in the place of each that does not exist."""
+    wanted = _references(model, keys, source)
+    if not wanted:
+        return []
+    return _records(model, (yield _storage("get", _body(model, wanted), Effect.READ)), len(wanted))
+
+
+def save(model: M, *, etag: str | None = None) -> Operation[Record[M]]:
+    """Store *model* and return it with its new etag.
+
+    Args:
+        etag: save only if the record is still at this revision, or with ``"*"`` only if it exists. None: whatever is.
+
+    Raises:
+        Changed: it is not.
+        Invalid: the record breaks its model's rules; *faults* says where.
+    """
+    (record,) = yield from save_many([model], etags=[etag])
+    return record
+
+
+def save_many(models: Iterable[M], *, etags: Sequence[str | None] | None = None) -> Operation[list[Record[M]]]:
+    """Store records of one model and return them with their new etags.
+
+    Args:
+        etags: one for each of *models*, as `save` takes it; None: store whatever is there.
+
+    Raises:
+        TypeError: *models* are not all of one class.
+        ValueError: there are not as many etags as models.
+        Changed: a record is not at its revision.
+        Invalid: a record breaks its model's rules; nothing was stored.
+    """
+    given = list(models)
+    if not given:
+        return []
+    model = type(given[0])
+    if any(type(each) is not model for each in given):
+        raise TypeError("records that are saved together are of one model")
+    if etags is not None and len(etags) != len(given):
+        raise ValueError("there is one etag for each record")
+    body = _body(model, [each.to_dict() for each in given], etags)
+    stored = _records(model, (yield _storage("save", body, _guard(etags))), len(given))
+    return [_there(record) for record in stored]
+
+
+def delete(model: type[M], key: str, *, etag: str | None = None, source: str = "") -> Operation[None]:
+    """Remove a record.
+
+    Raises:
+        NotFound: there is none.
+        Changed: it is not at the revision *etag*.
+    """
+    (was_there,) = yield from delete_many(model, [key], etags=[etag], source=source)
+    if not was_there:
+        raise NotFound("there is no such record")
+
+
+def delete_many(
+    model: type[M], keys: Iterable[str], *, etags: Sequence[str | None] | None = None, source: str = ""
+) -> Operation[list[bool]]:
+    """Remove the records with *keys*; return for each whether it was there.
+
+    Raises:
+        ValueError: there are not as many etags as keys.
+        Changed: a record is not at its revision.
+    """
+    wanted = _references(model, keys, source)
+    if not wanted:
+        return []
+    if etags is not None and len(etags) != len(wanted):
+        raise ValueError("there is one etag for each record")
+    answer = yield _storage("delete", _body(model, wanted, etags), _guard(etags))
+    deleted = _decode(answer, wire.DeletedAnswer).deleted
+    if len(deleted) != len(wanted):
+        raise _unreadable()
+    return deleted
+
+
+def page(list_model: type[ListModel[M]], after: str | None) -> Operation[Page[M]]:
+    """Return the records of a list model that come after the key *after*, as many as the service gives at a time."""
+    body = msgspec.json.encode(wire.Listing(model=list_model.__name__, after=after))
+    answer = yield _storage("list", body, Effect.READ)
+    said = _decode(answer, wire.RecordsAnswer)
+    records = [_there(record) for record in _records_of(cast("type[M]", list_model.item), said)]
+    return Page(records, records[-1].model.key if said.more and records else None)
+
+
+def list_store_handlers() -> Operation[list[wire.HandlerInfo]]:
+    """Return the storage handlers of the service and the models that each of them keeps."""
+    return _decode((yield Call("GET", f"{wire.STORAGE_PATH}/handlers", Effect.READ)), list[wire.HandlerInfo])
+
+
+# Secrets, by Custodia's contract. A container is "db" or "db/primary", with or without its trailing slash.
+
+
+def get_secret(container: str, key: str) -> Operation[StoredSecret]:
+    """Return the secret *key* of *container*, and its etag.
+
+    Raises:
+        NotFound: there is no such secret.
+    """
+    answer = yield Call("GET", _secret_path(container, key), Effect.READ, headers={"Accept": wire.JSON})
+    return StoredSecret(Secret(_decode(answer, _Message).value), _etag(answer))
+
+
+def get_secrets(wanted: Iterable[str]) -> Operation[dict[str, Secret | None]]:
+    """Return the secrets with the names *wanted* (``"db/password"``), None for each that does not exist.
+
+    They are asked for by the thousand, so over a thousand names are not read as of one moment.
+    """
+    found: dict[str, Secret | None] = {}
+    distinct = list(dict.fromkeys(_several(wanted)))
+    for start in range(0, len(distinct), wire.MAX_BATCH_NAMES):
+        batch = distinct[start : start + wire.MAX_BATCH_NAMES]
+        body = msgspec.json.encode({"names": batch})
+        answer = yield Call("POST", f"{wire.SECRETS_PATH}/?batch=get", Effect.READ, body, {"Content-Type": wire.JSON})
+        messages = _decode(answer, dict[str, _Message | None])
+        for name in batch:
+            message = messages.get(name)
+            found[name] = None if message is None else Secret(message.value)
+    return found
+
+
+def set_secret(container: str, key: str, value: str | Secret | bytes, *, etag: str | None = None) -> Operation[str]:
+    """Store a secret in an existing container and return its new etag.
+
+    Args:
+        value: text, or bytes, which `StoredSecret.reveal_bytes` gives back.
+        etag: None creates; a tag replaces that revision, and ``"*"`` whatever is there.
+
+    Raises:
+        Exists: it is there already, and *etag* is None.
+        Changed: it is not at the revision *etag*.
+        NoContainer: *container* does not exist.
+        TooLarge: over 512 KiB.
+    """
+    if isinstance(value, bytes):
+        kind, body = wire.OCTET_STREAM, value
+    else:
+        text = value.reveal() if isinstance(value, Secret) else value
+        kind, body = wire.JSON, msgspec.json.encode(_Message(value=text))
+    headers = {"Content-Type": kind, **_if_match(etag)}
+    return _etag((yield Call("PUT", _secret_path(container, key), _guard([etag]), body, headers)))
+
+
+def delete_secret(container: str, key: str, *, etag: str | None = None) -> Operation[None]:
+    """Remove a secret.
+
+    Raises:
+        NotFound: there is none.
+        Changed: it is not at the revision *etag*.
+    """
+    yield Call("DELETE", _secret_path(container, key), _guard([etag]), headers=_if_match(etag))
+
+
+def create_container(container: str) -> Operation[bool]:
+    """See to it that *container* exists; return whether it is new.
+
+    Raises:
+        NoContainer: the container that it would lie in does not exist.
+    """
+    answer = yield Call("POST", _container_path(container), Effect.WRITE)
+    return answer.status == 201
+
+
+def list_container(container: str) -> Operation[list[str]]:
+    """Return the names in *container* and in all containers within, in order; containers end in a slash.
+
+    Raises:
+        NotFound: there is no such container.
+    """
+    return _decode((yield Call("GET", _container_path(container), Effect.READ)), list[str])
+
+
+def delete_container(container: str) -> Operation[None]:
+    """Remove an empty container.
+
+    Raises:
+        NotFound: there is no such container.
+        NotEmpty: it holds something.
+    """
+    yield Call("DELETE", _container_path(container), Effect.WRITE)
+
+
+# Operations of the service
+
+
+def status() -> Operation[wire.Status]:
+    """Return the state of the service."""
+    return _decode((yield Call("GET", "/status", Effect.READ)), wire.Status)
+
+
+def whoami() -> Operation[wire.WhoAmI]:
+    """Return whom the service takes the caller for."""
+    return _decode((yield Call("GET", "/whoami", Effect.READ)), wire.WhoAmI)
+
+
+def secrets_endpoint() -> Operation[str]:
+    """Return the path of the service's secrets, for clients that speak Custodia's protocol themselves (CPD-101)."""
+    return (yield from status()).endpoints["secrets"]
+
+
+def create_apikey(
+    api_id: str,
+    *,
+    paths: Iterable[str] = ("/secrets",),
+    actions: Iterable[str] = ("get", "list", "put", "delete"),
+) -> Operation[IssuedKey]:
+    """Make an API key and return it; nothing can show it again.
+
+    Args:
+        api_id: what the key is known by.
+        paths: what it reaches, as Custodia's SimplePathAuthz reads it: ``/secrets/db`` and all below.
+        actions: what it may do there.
+
+    Raises:
+        Exists: there is a key of that id.
+        Denied: it would reach further than the caller's own.
+    """
+    body = msgspec.json.encode(wire.NewApiKey(id=api_id, paths=_several(paths), actions=_several(actions)))
+    answer = yield Call("POST", wire.APIKEYS_PATH, Effect.WRITE, body, {"Content-Type": wire.JSON})
+    made = _decode(answer, wire.ApiKeyInfo)
+    if not made.key:
+        raise _unreadable()
+    return IssuedKey(made.id, Secret(made.key), made.paths, made.actions)
+
+
+def list_apikeys() -> Operation[list[wire.ApiKeyInfo]]:
+    """Return every API key's id and reach; the keys themselves nobody knows."""
+    return _decode((yield Call("GET", wire.APIKEYS_PATH, Effect.READ)), list[wire.ApiKeyInfo])
+
+
+def revoke_apikey(api_id: str) -> Operation[None]:
+    """End an API key at once.
+
+    Raises:
+        NotFound: there is no such key.
+    """
+    yield Call("DELETE", f"{wire.APIKEYS_PATH}/{_segment(api_id)}", Effect.WRITE)
+
+
+def check_key(model: Model, key: str) -> None:
+    """See that a record edited as *key* still is that record.
+
+    Raises:
+        ValueError: its primary key was changed, so it would be saved as another record.
+    """
+    if model.key != key:
+        raise ValueError("an edit does not change the primary key: save a new record and delete the old one")
+
+
+# Building requests
+
+
+def _storage(verb: str, body: bytes, effect: Effect) -> Call:
+    return Call("POST", f"{wire.STORAGE_PATH}/{verb}", effect, body, {"Content-Type": wire.JSON})
+
+
+def _body(model: type[Model], records: list[dict[str, object]], etags: Sequence[str | None] | None = None) -> bytes:
+    tags = None if etags is None else list(etags)
+    return msgspec.json.encode(wire.Records(model=model.__name__, records=records, etags=tags))
+
+
+def _references(model: type[Model], keys: Iterable[str], source: str) -> list[dict[str, object]]:
+    where: dict[str, object] = {"source": source} if source else {}
+    return [{model.primary_key: key, **where} for key in _several(keys)]
+
+
+def _several(given: Iterable[str]) -> list[str]:
+    """Return *given* as a list; a string alone, which would fall into its letters, is a mistake.
+
+    Raises:
+        TypeError: it is a string.
+    """
+    if isinstance(given, str):
+        raise TypeError("several are asked for: put the one into a list")
+    return list(given)
+
+
+def _guard(etags: Sequence[str | None] | None) -> Effect:
+    """Only a write that names the revision of every record it replaces is guarded (see ``dialogue``)."""
+    return Effect.GUARDED if etags and all(tag not in (None, ANY_REVISION) for tag in etags) else Effect.WRITE
+
+
+def _if_match(etag: str | None) -> Mapping[str, str]:
+    if etag is None:
+        return {}
+    if not (etag.isascii() and etag.isprintable()):
+        raise ValueError('an etag is what an answer gave, or "*"')
+    return {"If-Match": etag}
+
+
+def _container_path(container: str) -> str:
+    # The path of a secret is its name: wire.SECRETS_PATH is names.SECRETS with the slashes moved.
+    return "/" + names.check(f"{names.SECRETS}{container.removesuffix('/')}/")
+
+
+def _secret_path(container: str, key: str) -> str:
+    return "/" + names.check(f"{names.SECRETS}{container.removesuffix('/')}/{_segment(key)}")
+
+
+def _segment(key: str) -> str:
+    if "/" in key:
+        raise InvalidName("a key is one segment; what comes before it is the container")
+    return names.check(key)
+
+
+# Reading answers
+
+
+class _Message(msgspec.Struct):
+    """Custodia's simple message."""
+
+    value: str
+    type: str = "simple"
+
+
+def _decode(answer: Answer, of: type[A]) -> A:
+    try:
+        return msgspec.json.decode(answer.body, type=of)
+    except msgspec.DecodeError:
+        pass
+    raise _unreadable()
+
+
+def _records(model: type[M], answer: Answer, asked: int) -> list[Record[M] | None]:
+    records = _records_of(model, _decode(answer, wire.RecordsAnswer))
+    if len(records) != asked:
+        raise _unreadable()
+    return records
+
+
+def _records_of(model: type[M], said: wire.RecordsAnswer) -> list[Record[M] | None]:
+    if len(said.records) != len(said.etags):
+        raise _unreadable()
+    try:
+        return [
+            None if values is None else Record(model.from_dict(values), etag or "")
+            for values, etag in zip(said.records, said.etags, strict=True)
+        ]
+    except ModelError:
+        pass
+    raise _unreadable()
+
+
+def _there(record: Record[M] | None) -> Record[M]:
+    if record is None:
+        raise _unreadable()
+    return record
+
+
+def _etag(answer: Answer) -> str:
+    return answer.headers.get("etag", "")
+
+
+def _unreadable() -> Internal:
+    # Raised outside of any except block: a parser's error may hold the document, and with it a secret.
+    return Internal("the service's answer is not what was asked for")

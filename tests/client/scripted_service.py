@@ -1,0 +1,161 @@
+"""A unix-socket HTTP server that does as its script says, connection troubles included, and remembers what it heard."""
+
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One request as it arrived; header names in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Answer, and keep the connection."""
+
+    body: bytes = b"{}"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def bytes(self) -> bytes:
+        lines = [f"HTTP/1.1 {self.status} -", f"Content-Length: {len(self.body)}"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        return "\r\n".join([*lines, "", ""]).encode() + self.body
+
+
+@dataclass(frozen=True)
+class CloseUnread:
+    """Close while bytes of the request are unread."""
+
+
+@dataclass(frozen=True)
+class CloseAfterReading:
+    """Read the whole request and close without a word."""
+
+
+@dataclass(frozen=True)
+class CloseWithinAnswer:
+    """Answer with a head of *status* and half of a body."""
+
+    status: int = 200
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Read the whole request and say nothing until the client gives up."""
+
+
+@dataclass(frozen=True)
+class Drip:
+    """Answer with a body that goes on without end, a byte at a time, until the client gives up."""
+
+
+Act: TypeAlias = Reply | CloseUnread | CloseAfterReading | CloseWithinAnswer | Silence | Drip
+
+
+class ScriptedService:
+    """Serves one act for each request (for `CloseUnread`: for each connection), in order."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.heard: list[Heard] = []
+        self.connections = 0
+        self._script: deque[Act] = deque()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._open: set[socket.socket] = set()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def script(self, *acts: Act) -> None:
+        """Say what to do next."""
+        self._script.extend(acts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in list(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._open.add(connection)
+            thread = threading.Thread(target=self._serve, args=(connection,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            while self._serve_one(connection):
+                pass
+        self._open.discard(connection)
+
+    def _serve_one(self, connection: socket.socket) -> bool:
+        if self._script and isinstance(self._script[0], CloseUnread):
+            self._script.popleft()
+            connection.recv(1)
+            return False
+        request = _read(connection)
+        if request is None:
+            return False
+        self.heard.append(request)
+        match self._script.popleft() if self._script else Reply(status=599):
+            case Reply() as reply:
+                connection.sendall(reply.bytes())
+                return True
+            case CloseWithinAnswer(status):
+                connection.sendall(f"HTTP/1.1 {status} -\r\nContent-Length: 10\r\n\r\nhalf".encode())
+            case Silence():
+                connection.recv(1)
+            case Drip():
+                connection.sendall(b"HTTP/1.1 200 -\r\nContent-Length: 1000000\r\n\r\n")
+                for _ in range(1_000_000):
+                    connection.sendall(b" ")
+        return False
+
+
+def _read(connection: socket.socket) -> Heard | None:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        received = connection.recv(65536)
+        if not received:
+            return None
+        data += received
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    while len(body) < int(headers.get("content-length", "0")):
+        body += connection.recv(65536)
+    return Heard(method, path, headers, body)
+
+
+def paths(heard: Iterable[Heard]) -> list[str]:
+    """Return method and path of each request."""
+    return [f"{request.method} {request.path}" for request in heard]

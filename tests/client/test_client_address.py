@@ -1,0 +1,168 @@
+"""Where the service is and who asks, from arguments, a home and the environment."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from models.secret import Secret
+from storage_service.client import AsyncStorageClient, StorageClient
+from storage_service.client.address import Address, Caller, read_environment, read_home
+from storage_service.errors import ConfigurationError, NotImplementedHere
+
+CANARY = "cAnArY-51e7"
+
+
+def home_at(path: Path, mode: int = 0o600, **changes: object) -> Path:
+    """Write a client.json as ``strongroom up`` writes it, with *changes*, and return its directory."""
+    said = {"url": "http://127.0.0.1:8000", "socket": "/run/s.sock", "api_id": "local", "api_key": CANARY} | changes
+    file = path / "client.json"
+    file.write_text(json.dumps({name: value for name, value in said.items() if value is not None}))
+    file.chmod(mode)
+    return path
+
+
+def test_a_home_says_socket_id_and_key(tmp_path: Path) -> None:
+    """The socket is preferred to the url."""
+    address, caller = read_home(home_at(tmp_path))
+
+    assert address == Address(socket=Path("/run/s.sock"))
+    assert (caller.api_id, caller.api_key) == ("local", Secret(CANARY))
+
+
+def test_a_home_without_a_socket_is_called_by_its_url(tmp_path: Path) -> None:
+    """A client.json taken to another machine names the proxy alone."""
+    assert read_home(home_at(tmp_path, socket=None))[0] == Address(url="http://127.0.0.1:8000")
+
+
+def test_a_relative_socket_lies_in_the_home(tmp_path: Path) -> None:
+    """A home can be moved."""
+    assert read_home(home_at(tmp_path, socket="run/s.sock"))[0] == Address(socket=tmp_path / "run/s.sock")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    """Who could read the file has the key; the message says what to do, and not the key."""
+    with pytest.raises(ConfigurationError, match="chmod 600") as caught:
+        read_home(home_at(tmp_path, mode))
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"api_key": None}, {"api_key": 7}, {"colour": "red"}, {"socket": None, "url": None}, {"api_key": "a\nb"}],
+    ids=["no key", "no text", "unknown member", "no address", "line break in the key"],
+)
+def test_a_file_that_is_no_client_file_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    """Missing, wrong and unknown members are errors that quote nothing of the file."""
+    with pytest.raises(ConfigurationError) as caught:
+        read_home(home_at(tmp_path, 0o600, **changes))
+    assert CANARY not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_a_home_that_is_none_is_refused(tmp_path: Path) -> None:
+    """The message names the file that is missing."""
+    with pytest.raises(ConfigurationError, match=r"client\.json cannot be read: No such file"):
+        read_home(tmp_path)
+
+
+SOCKET = {"STRONGROOM_SOCKET": "/run/s.sock"}
+KEY = {"STRONGROOM_API_ID": "ci", "STRONGROOM_API_KEY": "k"}
+
+
+def test_the_environment_names_a_home(tmp_path: Path) -> None:
+    """STRONGROOM_HOME alone is enough."""
+    address, caller = read_environment({"STRONGROOM_HOME": str(home_at(tmp_path))})
+
+    assert (str(address), caller.api_id) == ("/run/s.sock", "local")
+
+
+def test_the_environment_wins_over_the_home(tmp_path: Path) -> None:
+    """What is said directly replaces what the home says, part by part."""
+    home = {"STRONGROOM_HOME": str(home_at(tmp_path))}
+
+    assert read_environment(home | KEY)[1].api_id == "ci"
+    assert str(read_environment(home | {"STRONGROOM_URL": "http://h:1"})[0]) == "http://h:1"
+    assert read_environment(home | {"STRONGROOM_SOCKET": "/x"})[1].api_id == "local"
+
+
+def test_the_environment_names_files(tmp_path: Path) -> None:
+    """A variable that ends in _FILE names a file with the value, as container platforms mount secrets."""
+    (tmp_path / "key").write_text(CANARY + "\n")
+    _, caller = read_environment(SOCKET | {"STRONGROOM_API_ID": "ci", "STRONGROOM_API_KEY_FILE": str(tmp_path / "key")})
+
+    assert caller.api_key == Secret(CANARY)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        SOCKET,
+        KEY,
+        SOCKET | {"STRONGROOM_API_ID": "ci"},
+        SOCKET | {"STRONGROOM_API_KEY": "k"},
+        SOCKET | KEY | {"STRONGROOM_API_KEY_FILE": "/dev/null"},
+        SOCKET | {"STRONGROOM_API_ID": "ci", "STRONGROOM_API_KEY_FILE": "/nowhere"},
+        KEY | {"STRONGROOM_URL": "ftp://h"},
+        KEY | {"STRONGROOM_URL": "http://u:p@h"},
+    ],
+)
+def test_an_environment_that_does_not_say_enough_or_too_much_is_refused(environ: dict[str, str]) -> None:
+    """Half a credential, a value said twice, a file that is not there, a url that is none."""
+    with pytest.raises(ConfigurationError):
+        read_environment(environ)
+
+
+@pytest.mark.parametrize("face", [StorageClient, AsyncStorageClient])
+def test_a_client_is_made_from_a_home_and_from_the_environment(
+    tmp_path: Path, face: type[StorageClient | AsyncStorageClient]
+) -> None:
+    """Both ways take the options of the constructor."""
+    home_at(tmp_path)
+    for client in (
+        face.from_home(tmp_path, timeout=1.0, on_behalf_of="user:alice"),
+        face.from_environment({"STRONGROOM_HOME": str(tmp_path)}, retries=0),
+    ):
+        assert repr(client) == f"<{face.__name__} /run/s.sock, api id local>"
+
+
+@pytest.mark.parametrize("value", ["", " k", "k\r\nX: y", "kä", "k\x00"])
+def test_a_key_no_header_can_carry_is_refused_and_not_quoted(value: str) -> None:
+    """It is found here, because the library below would quote it in its error."""
+    with pytest.raises(ConfigurationError) as caught:
+        StorageClient(socket="/s", api_id="ci", api_key=value)
+    assert not value.strip() or value not in str(caught.value)
+
+
+def test_a_client_needs_a_socket_or_a_url() -> None:
+    """Neither, and both, are refused."""
+    for socket, url in ((None, ""), ("/s", "http://h")):
+        with pytest.raises(ConfigurationError):
+            StorageClient(socket=socket, url=url, api_id="ci", api_key="k")
+
+
+def test_another_caller_needs_id_and_key() -> None:
+    """An id with our key, or a key with our id, is nobody."""
+    client = StorageClient(socket="/s", api_id="ci", api_key="k")
+
+    with pytest.raises(ConfigurationError):
+        client.acting_for(api_id="other")
+    with pytest.raises(ConfigurationError):
+        client.acting_for(api_key="other")
+
+
+def test_over_a_url_secrets_lie_under_the_proxy_and_there_is_nothing_else() -> None:
+    """The proxy's path for secrets stands in the place of the socket's; what it does not offer is not sent to it."""
+    address = Address(url="http://127.0.0.1:8000/")
+
+    assert address.base_url + address.path_of("/secrets/db/p") == "http://127.0.0.1:8000/api/v0/secrets/db/p"
+    for path in ("/storage/get", "/apikeys", "/status", "/secretsX"):
+        with pytest.raises(NotImplementedHere):
+            address.path_of(path)
+
+
+def test_a_caller_shows_no_key() -> None:
+    """Neither the key nor what else is sent stands in the repr."""
+    assert CANARY not in repr(Caller(api_id="ci", api_key=Secret(CANARY), headers={"X-Token": CANARY}))
