@@ -22,7 +22,7 @@ Sleep = TypeVar("Sleep")
 
 # Answers are not to be compressed: a length that depends on a secret is a hint at it.
 _HEADERS: Final = {"Accept-Encoding": "identity", "User-Agent": "strongroom"}
-_KEPT_OPEN: Final = 1.5  # seconds; less than the 2 that gunicorn, as it comes, keeps an idle connection
+_KEPT_OPEN: Final = 30.0  # seconds an idle connection is used again within; the service closes it after 75
 
 _INCOMPLETE: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.WriteError, httpx.WriteTimeout)
 """After these the service cannot have the whole request: it was not, or not all of it, written to the connection."""
