@@ -1,0 +1,81 @@
+"""The ``strongroom`` command: one module a noun, imported only when its noun is said."""
+
+import importlib
+import sys
+from typing import Final, NoReturn
+
+import click
+
+from deploy.cli.common import common_options
+from deploy.cli.exits import report
+
+# noun -> (module, what it is for); the module's attribute of the noun's name is the click command.
+_COMMANDS: Final = {
+    "up": "Run the storage service and the HTTP proxy in the foreground.",
+    "serve": "Run one of the two processes, for systemd.",
+    "config": "Show or check the settings.",
+    "status": "Show how the service is, and whom it takes you for.",
+    "secret": "Read and write secrets.",
+    "host": "Read and write hosts and their credentials.",
+    "apikey": "Make, list and revoke API keys.",
+}
+
+
+class Nouns(click.Group):
+    """The root of the command; help is shown from the table above, without importing a noun."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the nouns in the order of the table."""
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a noun's module and return its command."""
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"deploy.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from storage_service.wire import VERSION
+
+        click.echo(f"strongroom {VERSION}")
+        ctx.exit()
+
+
+@click.group(cls=Nouns, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@common_options
+def strongroom() -> None:
+    """Keep the records of a platform, and its secrets apart and encrypted.
+
+    Where the service is, is said by --home, --socket or the variables STRONGROOM_HOME, _SOCKET, _URL, _API_ID and
+    _API_KEY; without any of them it is looked for in ~/.strongroom.
+
+    Exit codes: 0 done, 1 usage, 2 the service said no or failed, 3 locked, 4 not found, 5 conflict, 6 denied.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command and return its exit code; whatever goes wrong is one line on standard error."""
+    try:
+        result = strongroom.main(arguments, prog_name="strongroom", standalone_mode=False)
+    except Exception as error:  # noqa: BLE001  # the one place where errors become exit codes
+        return report(error)
+    except KeyboardInterrupt:
+        return report(click.Abort())
+    return result if isinstance(result, int) else 0

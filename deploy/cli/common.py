@@ -1,0 +1,90 @@
+"""The options that every command takes, and the service that they lead to."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from storage_service.client import StorageClient
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+DEFAULT_HOME: Final = Path("~/.strongroom")
+_PLACES: Final = ("HOME", "SOCKET", "URL")
+_CREDENTIALS: Final = ("API_ID", "API_KEY")
+
+
+@dataclass(slots=True)
+class Common:
+    """What was said on the command line, before or after the noun; the later word counts."""
+
+    home: Path | None = None
+    socket: Path | None = None
+    as_json: bool = False
+    no_color: bool = False
+
+
+def common_options(command: C) -> C:
+    """Give *command* the options; what they say lands in the context's `Common`."""
+    for name, settings in reversed(
+        (
+            ("--home", {"type": click.Path(path_type=Path), "metavar": "DIR", "help": "The home of the service."}),
+            ("--socket", {"type": click.Path(path_type=Path), "metavar": "PATH", "help": "The service's unix socket."}),
+            ("--json", {"is_flag": True, "help": "Print JSON, also to a terminal."}),
+            ("--no-color", {"is_flag": True, "help": "Print without colour (as NO_COLOR does)."}),
+        )
+    ):
+        command = click.option(name, expose_value=False, callback=_keep, **settings)(command)  # type: ignore[arg-type]
+    return command
+
+
+def _keep(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value:
+        attribute = {"json": "as_json"}.get(str(parameter.name), str(parameter.name))
+        setattr(common(ctx), attribute, value)
+
+
+def common(ctx: click.Context | None = None) -> Common:
+    """Return what was said."""
+    return (ctx or click.get_current_context()).find_root().ensure_object(Common)
+
+
+def home_or_default() -> Path:
+    """Return the home that was said, or the default one."""
+    said = common().home or os.environ.get("STRONGROOM_HOME")
+    return Path(said or DEFAULT_HOME).expanduser().absolute()
+
+
+def client() -> "StorageClient":
+    """Return a client of the service that was said: by flags, by the environment, else in the default home.
+
+    Raises:
+        ConfigurationError: nothing leads to a service.
+    """
+    from storage_service.client import StorageClient
+    from storage_service.errors import ConfigurationError
+
+    said = common()
+    environ = dict(os.environ)
+
+    def set_aside(*names: str) -> None:
+        for name in names:
+            environ.pop(f"STRONGROOM_{name}", None)
+            environ.pop(f"STRONGROOM_{name}_FILE", None)
+
+    if said.home is not None:
+        set_aside(*_PLACES, *_CREDENTIALS)  # a flag comes before variables
+        environ["STRONGROOM_HOME"] = str(said.home)
+    if said.socket is not None:
+        set_aside("SOCKET", "URL")
+        environ["STRONGROOM_SOCKET"] = str(said.socket)
+    elif not any(environ.get(f"STRONGROOM_{name}{suffix}") for name in _PLACES for suffix in ("", "_FILE")):
+        home = DEFAULT_HOME.expanduser()
+        if not (home / "client.json").exists():
+            raise ConfigurationError("say where the service is: --home DIR; or start one: strongroom up --home DIR")
+        environ["STRONGROOM_HOME"] = str(home)
+    return StorageClient.from_environment(environ)

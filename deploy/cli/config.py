@@ -1,0 +1,64 @@
+"""``strongroom config``: what the settings come to, before anything is started on them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deploy.cli import show
+from deploy.cli.common import common, common_options
+from deploy.cli.settings_options import flags_of, settings_options
+
+_FILE = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The TOML file to read.")
+
+
+@click.group()
+def config() -> None:
+    """Show or check the settings."""
+
+
+@config.command("show")
+@_FILE
+@settings_options
+@common_options
+def show_(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
+    """Show every setting, and where it was said. Secrets are masked."""
+    settings = _load(file, sets, options)
+    if show.as_json():
+        show.answer(
+            {
+                "settings": {each.key: each.value for each in settings.shown},
+                "sources": {each.key: each.source for each in settings.shown},
+                "notes": settings.notes,
+            }
+        )
+    else:
+        show.table(("setting", "value", "said by"), ((s.key, s.value, s.source) for s in settings.shown))
+        _notes(settings.notes)
+
+
+@config.command()
+@_FILE
+@settings_options
+@common_options
+def check(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
+    """Check the settings; what is wrong is an error, what has no effect is noted."""
+    settings = _load(file, sets, options)
+    if show.as_json():
+        show.answer({"valid": True, "notes": settings.notes})
+    else:
+        show.line("the settings are valid")
+        _notes(settings.notes)
+
+
+def _load(file: Path | None, sets: dict[str, str], options: dict[str, Any]) -> Any:
+    from deploy.settings import load
+
+    flags = flags_of(options)
+    return load(environ=os.environ, home=common().home, config=file, flags=flags, sets=sets, without_key=True)
+
+
+def _notes(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        show.line(f"note: {note}")

@@ -1,0 +1,95 @@
+"""What each error is to the shell: one table of exit codes, and one line of text that says what to do."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import click
+
+DONE: Final = 0
+USAGE: Final = 1  # the command line, or a name or field in it, is wrong; nothing was asked of the service
+FAILED: Final = 2  # the service said no or failed, or a process did not run
+LOCKED: Final = 3
+NOT_FOUND: Final = 4
+CONFLICT: Final = 5  # it exists, is not empty, or has changed since
+DENIED: Final = 6
+INTERRUPTED: Final = 130  # as shells count an end by SIGINT
+
+
+class Exit(NamedTuple):
+    """One row: the code, and the advice that goes with it."""
+
+    code: int
+    advice: str = ""
+
+
+def _table() -> dict[type[BaseException], Exit]:
+    """Return the table. Made when an error is there: the command itself starts without these imports."""
+    from models.errors import ModelError
+    from storage_service import errors
+
+    return {
+        click.UsageError: Exit(USAGE),
+        click.ClickException: Exit(USAGE),
+        ModelError: Exit(USAGE),
+        errors.StrongroomError: Exit(FAILED),
+        errors.Unavailable: Exit(FAILED, "see that it runs: strongroom up, or systemctl status strongroom-storage"),
+        errors.AuditUnavailable: Exit(FAILED, "see that its audit log can be written"),
+        errors.Internal: Exit(FAILED),
+        errors.Locked: Exit(LOCKED, "unlock it first"),
+        errors.NotFound: Exit(NOT_FOUND),
+        errors.NoContainer: Exit(NOT_FOUND, "make it first: strongroom secret mkdir CONTAINER"),
+        errors.Exists: Exit(CONFLICT),
+        errors.NotEmpty: Exit(CONFLICT, "remove what it holds first"),
+        errors.Changed: Exit(CONFLICT, "read it again and decide anew"),
+        errors.NotAuthenticated: Exit(DENIED, "say whose key to use: --home DIR, or STRONGROOM_API_ID and _API_KEY"),
+        errors.Denied: Exit(DENIED, "strongroom status tells whom the service takes you for"),
+    }
+
+
+def exit_of(error: BaseException) -> Exit | None:
+    """Return the row for *error*: that of its nearest class; None for what nobody foresaw."""
+    table = _table()
+    return next((table[kind] for kind in type(error).__mro__ if kind in table), None)
+
+
+def report(error: BaseException, write: Callable[[str], object] | None = None) -> int:
+    """Write one line about *error* to standard error, and return the exit code.
+
+    Raises:
+        BaseException: *error* itself, where nobody foresaw it and STRONGROOM_DEBUG asks for the traceback.
+    """
+    write = write or (lambda line: click.echo(line, err=True))
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.Abort):
+        write("strongroom: interrupted")
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        # Who read the output has gone; so that the interpreter does not complain when it flushes at the end:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    found = exit_of(error)
+    if found is None:
+        if os.environ.get("STRONGROOM_DEBUG"):
+            raise error
+        # The text of an unforeseen error may hold anything; its kind does not.
+        write(f"strongroom: unexpected {type(error).__name__}; STRONGROOM_DEBUG=1 shows where")
+        return FAILED
+    write(f"strongroom: {_text(error)}" + (f"; {found.advice}" if found.advice else ""))
+    return found.code
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, click.ClickException):
+        text = error.format_message()
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            text = f"{text.rstrip('.')}; see {error.ctx.command_path} --help"
+    else:
+        text = str(error)
+        faults = getattr(error, "faults", ())
+        if faults and not any(field in text for field, _ in faults):
+            text += ": " + "; ".join(f"{field} {reason}" for field, reason in faults)
+    text = " ".join(text.split())
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text

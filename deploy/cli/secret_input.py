@@ -1,0 +1,62 @@
+"""Where the command takes secrets from: standard input, a file, a terminal without echo, or an editor; never argv."""
+
+import getpass
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from storage_service.wire import MAX_SECRET
+
+
+def read(file: str | None, what: str) -> bytes:
+    """Return the secret from *file*, or from standard input for None and "-".
+
+    A terminal is asked without echo; anything else is read to its end, and kept to the byte.
+
+    Raises:
+        UsageError: the file cannot be read, or it is more than a secret may be.
+    """
+    if file is None and sys.stdin.isatty():
+        return getpass.getpass(f"{what}: ").encode()
+    try:
+        if file is None or file == "-":
+            content = sys.stdin.buffer.read(MAX_SECRET + 1)
+        else:
+            with Path(file).open("rb") as opened:
+                content = opened.read(MAX_SECRET + 1)
+    except OSError as error:
+        raise click.UsageError(f"{file}: {error.strerror}") from error
+    if len(content) > MAX_SECRET:
+        raise click.UsageError(f"{what}: over {MAX_SECRET // 1024} KiB")
+    return content
+
+
+def edit(content: bytes) -> bytes | None:
+    """Return *content* as the user's editor leaves it, None if it was left as it is.
+
+    The editor gets a file of mode 0600 in memory (/dev/shm) where there is one, which is emptied and removed after.
+
+    Raises:
+        UsageError: the editor cannot be run or failed.
+    """
+    command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+    shared = Path("/dev/shm")  # noqa: S108  # a directory of mode 0700 of our own is made in it
+    with tempfile.TemporaryDirectory(prefix="strongroom-", dir=shared if os.access(shared, os.W_OK) else None) as name:
+        path = Path(name) / "secret"
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+        try:
+            subprocess.run([*command, str(path)], check=True)  # noqa: S603  # the user's own editor
+            edited = path.read_bytes()
+        except OSError as error:
+            raise click.UsageError(f"the editor: {error.strerror}; set EDITOR") from error
+        except subprocess.CalledProcessError as error:
+            raise click.UsageError(f"the editor ended with code {error.returncode}; nothing was changed") from error
+        finally:
+            path.write_bytes(b"")
+    return None if edited == content else edited

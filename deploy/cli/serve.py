@@ -1,0 +1,29 @@
+"""``strongroom serve``: one process in the foreground, as a systemd unit runs it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deploy.cli.common import common, common_options
+from deploy.cli.settings_options import flags_of, settings_options
+
+
+@click.command()
+@click.argument("role", type=click.Choice(["storage", "proxy"]))
+@click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The TOML file to read.")
+@settings_options
+@common_options
+def serve(*, role: str, file: Path | None, sets: dict[str, str], **options: Any) -> None:
+    """Run the storage service, or the HTTP proxy, until told to end.
+
+    It tells systemd when it is up (Type=notify) and takes the sockets of a .socket unit.
+    """
+    from deploy import server
+    from deploy.settings import load
+
+    settings = load(environ=os.environ, home=common().home, config=file, flags=flags_of(options), sets=sets)
+    if role == server.Role.STORAGE:
+        server.make_directories(settings)
+    server.serve(server.Role(role), settings)

@@ -1,0 +1,67 @@
+"""How answers are printed: tables for people at a terminal, JSON for everything else."""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from deploy.cli.common import common
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def as_json() -> bool:
+    """Whether this answer is for a program: --json was said, or nobody is at the other end."""
+    return common().as_json or not sys.stdout.isatty()
+
+
+def answer(data: Any) -> None:
+    """Print *data* as JSON, one document on one line."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under headings."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    grid = Table(*columns, box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for row in rows:
+        grid.add_row(*map(_cell, row))
+    _console().print(grid)
+
+
+def fields(values: Mapping[str, object]) -> None:
+    """Print one record, a field a line."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column()
+    for name, value in values.items():
+        grid.add_row(name, _cell(value))
+    _console().print(grid)
+
+
+def line(text: str) -> None:
+    """Print one line for people."""
+    _console().print(_cell(text), soft_wrap=True)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # Width and colour are the terminal's affair, NO_COLOR rich's own; highlighting would colour parts of names.
+    return Console(highlight=False, no_color=True if common().no_color else None)
+
+
+def _cell(value: object) -> Any:
+    """Return *value* as text that a terminal takes for text, whatever is in it."""
+    from rich.text import Text
+
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    elif isinstance(value, list | tuple):
+        value = ", ".join(map(str, value))
+    return Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", "" if value is None else str(value)))

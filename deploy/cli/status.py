@@ -1,0 +1,31 @@
+"""``strongroom status``: how the service is, and whom it takes the caller for."""
+
+import click
+import msgspec
+
+from deploy.cli import show
+from deploy.cli.common import client, common_options
+
+
+@click.command()
+@common_options
+def status() -> None:
+    """Show how the service is, and whom it takes you for."""
+    with client() as service:
+        said, me = service.status(), service.whoami()
+    if show.as_json():
+        show.answer(msgspec.to_builtins(said) | {"whoami": msgspec.to_builtins(me)})
+        return
+    show.fields(
+        {
+            "version": said.version,
+            "state": said.state,
+            "store": said.store,
+            "active key": said.active_key,
+            "keys": said.keys,
+            "secrets at": said.endpoints.get("secrets"),
+            "you are": me.principal,
+            "you reach": me.paths,
+            "you may": me.actions,
+        }
+    )

@@ -1,0 +1,18 @@
+"""Settings for a gunicorn of one's own: ``gunicorn -c python:deploy.gunicorn.storage_service``.
+
+Where the settings are is said by STRONGROOM_HOME or STRONGROOM_CONFIG, as to ``strongroom serve``.
+"""
+
+from typing import Any
+
+from deploy.gunicorn import configure
+from deploy.server import Role, make_app
+
+_settings, _options = configure(Role.STORAGE)
+globals().update(_options)  # gunicorn reads a module's names
+wsgi_app = f"{__name__}:application()"
+
+
+def application() -> Any:
+    """Return the application; gunicorn calls this in each worker."""
+    return make_app(Role.STORAGE, _settings)

@@ -1,0 +1,219 @@
+"""The directory that ``strongroom up`` lives in, and the lock that one of them at a time holds on it.
+
+DIR/                 0700
+    strongroom.toml  0600  the settings, for people to edit
+    client.json      0600  url, socket, api_id, api_key: how the command and local programs reach the service
+    secrets.key      0600  made by the service
+    run/             storage.sock, and up.pid while something runs
+    data/  log/      the store; the audit log
+"""
+
+import fcntl
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from deploy.layer import read_text
+from models.secret import Secret
+from storage_service.errors import ConfigurationError
+
+CONFIG: Final = "strongroom.toml"
+CLIENT: Final = "client.json"
+API_KEY_BYTES: Final = 32  # 256 bits, from the kernel's generator
+API_ID: Final = "storage_service"  # CPD-101's name for the platform's own key
+STALE_WAIT: Final = 5.0  # seconds that the processes of a killed `up` may take to follow it
+
+_TEMPLATE: Final = """\
+# Settings of this strongroom. Every line may be left out; docs/configuration.md tells of them all.
+# A flag of the command comes before a variable STRONGROOM_<NAME>, and that before this file.
+
+# Where secrets and records are kept: "sqlite" (a file in data/), or etcd://HOST:PORT,HOST:PORT/PREFIX
+# store = "sqlite"
+
+# Where the HTTP proxy listens.
+# listen = "127.0.0.1:8000"
+"""
+
+
+class AlreadyRunning(ConfigurationError):
+    """Another ``strongroom up`` holds this home."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFile:
+    """What ``client.json`` holds: where the service is, and the API id and key to ask it with."""
+
+    url: str
+    socket: Path
+    api_id: str
+    api_key: Secret
+
+    @classmethod
+    def read(cls, path: Path) -> "ClientFile":
+        """Read *path*, refusing a file that others can read: its key would be theirs.
+
+        systemd hands credentials over in files of its own, readable by the unit's user alone whatever their mode says
+        (systemd.exec(5), CREDENTIALS_DIRECTORY); those are taken as they are.
+
+        Raises:
+            ConfigurationError: it is missing, open to others, or not such a file. The text holds no value.
+        """
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            raise ConfigurationError(f"{path}: {error.strerror}") from error
+        if mode & 0o077 and not (credentials and path.is_relative_to(credentials)):
+            raise ConfigurationError(
+                f"{path}: others than its owner can read this API key; run: chmod 600 {path}"
+                " - and replace the key if they may have read it"
+            )
+        try:
+            fields = msgspec.json.decode(read_text(path), type=dict[str, str])
+            return cls(fields["url"], Path(fields["socket"]), fields["api_id"], Secret(fields["api_key"]))
+        except (msgspec.DecodeError, KeyError):
+            raise ConfigurationError(
+                f"{path}: a JSON object with url, socket, api_id and api_key is expected; delete the file for a new one"
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Write *path* whole or not at all, mode 0600."""
+        fields = {
+            "url": self.url,
+            "socket": str(self.socket),
+            "api_id": self.api_id,
+            "api_key": self.api_key.reveal(),
+        }
+        write_private(path, msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n")
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file of mode 0600 that is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A home directory, existing or to be made."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings file."""
+        return self.path / CONFIG
+
+    @property
+    def client(self) -> Path:
+        """The file with the API key."""
+        return self.path / CLIENT
+
+    def prepare(self) -> ClientFile:
+        """Make what is missing, check what is there, and return how to reach the service.
+
+        Raises:
+            ConfigurationError: the home is another user's, is open to others, or cannot be made.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check()
+            for name in ("run", "data", "log"):
+                (self.path / name).mkdir(mode=0o700, exist_ok=True)
+            if not self.config.exists():
+                write_private(self.config, _TEMPLATE.encode())
+            if not self.client.exists():
+                key = Secret(secrets.token_urlsafe(API_KEY_BYTES))
+                ClientFile("", self.path / "run" / "storage.sock", API_ID, key).write(self.client)
+        except OSError as error:
+            raise ConfigurationError(f"{error.filename or self.path}: {error.strerror}") from error
+        return ClientFile.read(self.client)
+
+    def _check(self) -> None:
+        state = self.path.stat()
+        if not stat.S_ISDIR(state.st_mode):
+            raise ConfigurationError(f"{self.path} is not a directory")
+        if state.st_uid != os.geteuid():
+            raise ConfigurationError(f"{self.path} belongs to another user; choose another --home")
+        if state.st_mode & 0o077:
+            raise ConfigurationError(f"{self.path} is open to others than its owner; run: chmod 700 {self.path}")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the home for this process and the ones it forks; `up.pid` tells others who that is.
+
+        The lock is on the open directory ``run`` (flock(2)): it needs no file of its own, ends with the last process
+        that shares it, and cannot be left behind.
+
+        Raises:
+            AlreadyRunning: another process holds it.
+        """
+        run = self.path / "run"
+        pid_file = run / "up.pid"
+        descriptor = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            deadline = time.monotonic() + STALE_WAIT
+            while not _try_lock(descriptor):
+                pid = _pid_in(pid_file)
+                # A killed `up` leaves processes that are about to end; a living one is not waited for.
+                if _alive(pid) or time.monotonic() > deadline:
+                    who = f"process {pid}" if pid else "another process"
+                    raise AlreadyRunning(f"{self.path} is in use by {who}; stop that first, or choose another --home")
+                time.sleep(0.05)
+            write_private(pid_file, f"{os.getpid()}\n".encode())
+            try:
+                yield
+            finally:
+                pid_file.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _pid_in(path: Path) -> int:
+    """Return the process id in *path*; 0 where there is none."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _alive(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

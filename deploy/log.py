@@ -1,0 +1,76 @@
+"""How the processes log: one line a record to standard error, for people or as JSON.
+
+    2026-11-22 09:30:00.123 WARNING storage_service.app[812] request 9f2c…: unexpected error
+    {"time":"2026-11-22T09:30:00.123Z","level":"warning","logger":"storage_service.app","pid":812,"message":"…"}
+
+What may be logged is the business of who logs: values of this project's types show no secret, and no line here adds
+a request's body or header fields. There is no access log; the audit log is apart (``storage_service.audit``).
+"""
+
+import logging
+import re
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+_BREAK = re.compile(r"\s*\n\s*")
+# What gunicorn puts before the reason why an application did not start.
+_STARTUP: Final = re.compile(r"^ASGI lifespan startup failed: Lifespan startup failed: ")
+
+
+def message_of(record: logging.LogRecord) -> str:
+    """Return the record's text on one line: a line break in it would be another line of the log."""
+    return _BREAK.sub(" | ", _STARTUP.sub("", record.getMessage()).strip())
+
+
+class Plain(logging.Formatter):
+    """A line for people; the traceback of an unexpected error follows it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        when = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        line = f"{when}.{record.msecs:03.0f} {record.levelname} {record.name}[{record.process}] {message_of(record)}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class Json(logging.Formatter):
+    """A line for machines; an unexpected error's traceback is a field of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {
+            "time": when.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            "message": message_of(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+def configuration(log_format: str, level: str) -> dict[str, Any]:
+    """Return what ``logging.config.dictConfig`` (gunicorn's ``logconfig_dict``) is told.
+
+    Args:
+        log_format: "plain" or "json".
+        level: the lowest level that is logged, e.g. "INFO".
+    """
+    formatter = Json if log_format == "json" else Plain
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": f"{formatter.__module__}.{formatter.__qualname__}"}},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"},
+        },
+        "root": {"level": level, "handlers": ["stderr"]},
+        # gunicorn gives these two handlers of its own; here they are records like any other.
+        "loggers": {
+            "gunicorn.error": {"level": level, "handlers": [], "propagate": True, "qualname": "gunicorn.error"},
+            "gunicorn.access": {"level": level, "handlers": [], "propagate": True, "qualname": "gunicorn.access"},
+        },
+    }

@@ -1,0 +1,225 @@
+"""gunicorn, told once how to serve each of the two processes: in one command, under systemd, or started by itself.
+
+`options` is the whole of its configuration; ``deploy.gunicorn`` offers the same to a plain ``gunicorn -c``.
+"""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+
+from deploy import log
+from deploy.settings import Settings
+from storage_service import wire
+from storage_service.errors import ConfigurationError
+
+KEEPALIVE: Final = (
+    75  # seconds that an idle connection is kept, so that the pools of proxy and clients are worth having
+)
+GRACE: Final = 12  # seconds for requests under way when the server is told to end; over ProxySettings.timeout's default
+HEARTBEAT: Final = 30  # seconds without a sign of life after which gunicorn replaces a worker
+MAX_REQUEST_LINE: Final = 4094  # bytes: a name of 512 bytes, percent-encoded throughout, and room for a query
+MAX_HEADER_FIELDS: Final = 64
+MAX_HEADER_FIELD: Final = 8190  # bytes
+
+
+class Role(StrEnum):
+    """Which of the two processes."""
+
+    STORAGE = "storage"
+    PROXY = "proxy"
+
+
+def make_app(role: Role, settings: Settings) -> Any:
+    """Return the ASGI application of *role*; it opens nothing before its worker's lifespan starts."""
+    if role is Role.STORAGE:
+        from storage_service.app import create_app
+
+        return create_app(settings.service)
+    from http_proxy.app import create_app as create_proxy
+
+    return create_proxy(settings.proxy)
+
+
+def options(role: Role, settings: Settings, *, bind: str | None = None, level: str = "INFO") -> dict[str, Any]:
+    """Return gunicorn's settings for *role*.
+
+    Args:
+        role: which process.
+        settings: what the operator said.
+        bind: an inherited listener, ``fd://N``; None: bind what the settings name.
+        level: the lowest level that is logged; debugging, when switched on, overrules it.
+    """
+    names = {header.decode().upper() for header in (*wire.AUTH_ID_HEADERS, *wire.AUTH_KEY_HEADERS) if b"_" in header}
+    for authenticator in settings.service.authenticators:
+        names |= {value.upper() for option, value in authenticator.options.items() if option.endswith("_header")}
+    level = "DEBUG" if settings.debug else level
+    common = {
+        "proc_name": f"strongroom-{role}",
+        "workers": settings.workers,
+        "asgi_loop": "uvloop",
+        "asgi_lifespan": "on",
+        "http_parser": "auto",  # in C where the extra `fast` is installed
+        "http_protocols": "h1",
+        "keepalive": KEEPALIVE,
+        "timeout": HEARTBEAT,
+        "graceful_timeout": settings.grace,
+        "limit_request_line": MAX_REQUEST_LINE,
+        "limit_request_fields": MAX_HEADER_FIELDS,
+        "limit_request_field_size": MAX_HEADER_FIELD,
+        # Custodia's header names have underscores, which gunicorn drops from all but trusted peers. Every peer is
+        # "trusted" to send these few, and nothing else: no peer is believed about its address or its scheme.
+        "header_map": "drop",
+        "forwarder_headers": ",".join(sorted(names)),
+        "forwarded_allow_ips": "*",
+        "secure_scheme_headers": {},
+        "umask": settings.umask,
+        "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108  # unlinked at once
+        "control_socket_disable": True,  # a way in that nobody here uses, and a thread before the fork
+        "accesslog": None,
+        "errorlog": None,
+        "loglevel": level.lower(),
+        "logconfig_dict": log.configuration(settings.log_format, level),
+    }
+    if role is Role.PROXY:
+        proxy = settings.proxy
+        return common | {
+            "bind": bind or proxy.listen,
+            "worker_class": "deploy.workers.ProxyWorker",
+            "certfile": str(proxy.tls_certificate) if proxy.tls_certificate else None,
+            "keyfile": str(proxy.tls_key) if proxy.tls_key else None,
+        }
+    return common | {
+        "bind": bind or f"unix:{settings.service.socket}",
+        "worker_class": "deploy.workers.StorageWorker",
+        "when_ready": _set_socket_mode(settings),
+    }
+
+
+def _set_socket_mode(settings: Settings) -> Callable[[Any], None]:
+    """Return a hook that opens the socket to its group: it was bound under the umask, open to its owner alone."""
+
+    def when_ready(arbiter: Any) -> None:
+        if not arbiter.systemd and settings.service.socket.exists():
+            settings.service.socket.chmod(settings.service.socket_mode)
+
+    return when_ready
+
+
+class Server(BaseApplication):
+    """One gunicorn, configured by us alone: no file of the working directory and no GUNICORN_CMD_ARGS has a say."""
+
+    def __init__(self, role: Role, settings: Settings, configured: Mapping[str, Any]) -> None:
+        self._role = role
+        self._settings = settings
+        self._configured = configured
+        super().__init__(prog=f"strongroom serve {role}")
+
+    def load_config(self) -> None:
+        """Give gunicorn its settings."""
+        for name, value in self._configured.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """Return the application; called in each worker."""
+        return make_app(self._role, self._settings)
+
+    def run(self) -> NoReturn:
+        """Serve until told to end.
+
+        Raises:
+            SystemExit: always; code 0 after an orderly end.
+        """
+        Arbiter(self).run()
+        raise SystemExit(0)
+
+
+def serve(role: Role, settings: Settings) -> NoReturn:
+    """Run one process in the foreground, on the sockets that systemd hands over, or on its own.
+
+    Raises:
+        ConfigurationError: it cannot listen where the settings say.
+        SystemExit: when it has ended.
+    """
+    inherited = os.environ.get("LISTEN_PID") == str(os.getpid()) or "GUNICORN_FD" in os.environ
+    bind = None if inherited else f"fd://{listener(role, settings).detach()}"
+    Server(role, settings, options(role, settings, bind=bind)).run()
+
+
+def listener(role: Role, settings: Settings) -> socket.socket:
+    """Return the bound socket of *role*; gunicorn makes it listen.
+
+    Raises:
+        ConfigurationError: the address is taken, or is none of this machine.
+    """
+    if role is Role.STORAGE:
+        return _bind_unix(settings.service.socket, settings.service.socket_mode)
+    return _bind_tcp(settings.proxy.listen)
+
+
+def _bind_tcp(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, int(port)))
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(f"something listens at {address} already; choose another with --listen") from None
+        raise ConfigurationError(f"cannot listen at {address}: {error.strerror}") from None
+    return bound
+
+
+def _bind_unix(path: Path, mode: int) -> socket.socket:
+    """Return a socket bound to *path*; what a killed process left there goes, what still listens there stays."""
+    if path.exists():
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise ConfigurationError(f"{path} is in the way, and is no socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+            except OSError as error:
+                raise ConfigurationError(f"{path}: {error.strerror}") from None
+            else:
+                raise ConfigurationError(f"something listens at {path} already; stop that first")
+    bound = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)  # nobody else gets in before the mode is set
+    try:
+        bound.bind(str(path))
+        path.chmod(mode)
+    except OSError as error:
+        bound.close()
+        raise ConfigurationError(f"cannot listen at {path}: {error.strerror}") from None
+    finally:
+        os.umask(before)
+    return bound
+
+
+def make_directories(settings: Settings) -> None:
+    """Make the directories of the service's files, if the settings say so (Custodia's ``makedirs``).
+
+    Raises:
+        ConfigurationError: one is missing and not to be made, or cannot be made.
+    """
+    for directory in settings.directories():
+        if directory.is_dir():
+            continue
+        if not settings.makedirs:
+            raise ConfigurationError(f"{directory} does not exist; make it, or say makedirs = true")
+        try:
+            directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"{directory}: {error.strerror}") from None

@@ -1,0 +1,463 @@
+"""What the operator says, from all the places it is said in, made into what the two processes are told.
+
+Flags over ``STRONGROOM_*`` over ``strongroom.toml`` over the proposal's two files (``storage.conf``,
+``custodia.conf``) over the defaults. Each place is a `Layer`; the first that speaks of a setting decides it. An unknown
+name is an error, and every error names the place and the setting, never the value.
+"""
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+
+from deploy import custodia_conf, storage_conf
+from deploy.home import CLIENT, CONFIG, ClientFile
+from deploy.layer import Layer, Placeholders, read_text, unknown
+from models.secret import REDACTED, Secret
+from storage_service.backends import BACKENDS
+from storage_service.config import (
+    AuthenticatorSettings,
+    AuthorizerSettings,
+    HandlerSettings,
+    ProxySettings,
+    ServiceSettings,
+)
+from storage_service.errors import ConfigurationError
+
+PREFIX: Final = "STRONGROOM_"
+DEFAULT_HOME: Final = "~/.strongroom"
+MAX_SOCKET_PATH: Final = 100  # bytes; the kernel's limit is 107 (unix(7)), and nobody should have to count that close
+
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Tables = list[dict[str, str | list[str]]]
+
+
+class Keys(msgspec.Struct, kw_only=True):
+    """Every setting with its type and default. Relative paths lie in *home*.
+
+    ``docs/configuration.md`` has the same list for people.
+    """
+
+    home: _Text = DEFAULT_HOME
+    storage_conf: _Text | None = None
+    custodia_conf: _Text | None = None
+
+    store: _Text = "sqlite"  # "sqlite", "memory", or a URL of storage_service.backends
+    socket: _Text = "run/storage.sock"
+    socket_mode: _Text = "0660"  # octal
+    audit_log: _Text = "log/audit.log"
+    root_key: _Text = "secrets.key"
+    autogen_root_key: bool = True
+    storage_handlers: _Tables = []
+    authenticators: _Tables = msgspec.field(default_factory=lambda: [{"handler": "SimpleAuthKeys"}])
+    authorizers: _Tables = msgspec.field(default_factory=lambda: [{"handler": "SimplePathAuthz", "paths": "/"}])
+    client: _Text = CLIENT
+    api_id: _Text | None = None  # None: what client.json says
+    api_key: _Text | None = None  # likewise; never in a flag or the TOML file
+
+    listen: _Text = "127.0.0.1:8000"
+    self_auths: list[_Text] = msgspec.field(default_factory=lambda: ["/api/v0/secrets"])
+    proxy_authenticators: _Tables = msgspec.field(default_factory=lambda: [{"name": "apikey"}])
+    tls_certificate: _Text | None = None
+    tls_key: _Text | None = None
+    connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0  # seconds
+
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1  # of each of the two processes
+    umask: _Text = "0077"  # octal
+    makedirs: bool = False
+    log_format: Annotated[str, msgspec.Meta(pattern="^(plain|json)$")] = "plain"
+    debug: bool = False
+
+
+_FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Keys)}
+_OTHER_VARIABLES: Final = frozenset({"config", "url", "etcd_password", *Placeholders.DEFAULTS})  # read elsewhere
+_FILE: Final = "_file"  # STRONGROOM_<NAME>_FILE names a file that holds the value, as containers hand secrets over
+
+# What each handler of the service takes besides its name.
+_AUTHENTICATORS: Final = {"SimpleAuthKeys": ("id_header", "key_header"), "SimpleCredsAuth": ("uid", "gid")}
+_AUTHORIZERS: Final = {"SimplePathAuthz": ("paths",), "UserNameSpace": ("path",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One line of ``strongroom config show``: the value is redacted already."""
+
+    key: str
+    value: object
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All that was said, resolved."""
+
+    home: Path
+    client: Path
+    service: ServiceSettings
+    proxy: ProxySettings
+    workers: int
+    umask: int
+    makedirs: bool
+    log_format: str  # "plain" | "json"
+    debug: bool
+    shown: tuple[Shown, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def grace(self) -> int:
+        """Seconds that requests under way have when a process is told to end: a request's own timeout, and two."""
+        return math.ceil(self.proxy.timeout) + 2
+
+    def directories(self) -> tuple[Path, ...]:
+        """The directories that the service's files lie in."""
+        files = [self.service.socket, self.service.audit_log, self.service.root_key]
+        if self.service.store.startswith("sqlite:"):
+            files.append(Path(self.service.store.removeprefix("sqlite:")))
+        return tuple(dict.fromkeys(file.parent for file in files))
+
+
+def load(
+    *,
+    environ: Mapping[str, str],
+    home: Path | None = None,
+    config: Path | None = None,
+    flags: Mapping[str, object] | None = None,
+    sets: Mapping[str, str] | None = None,
+    without_key: bool = False,
+) -> Settings:
+    """Resolve what flags, environment and files say.
+
+    Args:
+        environ: the environment; ``os.environ`` but in tests.
+        home: where relative paths lie; None: STRONGROOM_HOME, then ``home`` of the file, then the file's directory.
+        config: the TOML file; None: STRONGROOM_CONFIG, then ``strongroom.toml`` in the home if there is one.
+        flags: settings given on the command line; those that are None are not given.
+        sets: ``--set NAME=VALUE``: placeholders and directories of the proposal's two files.
+        without_key: let the API key be missing (to look at a configuration before the first start).
+
+    Raises:
+        ConfigurationError: a file cannot be read or understood, a name is unknown, or two things contradict.
+    """
+    layers = [_flag(name, value) for name, value in (flags or {}).items() if value is not None]
+    layers += _environment(environ)
+    home, file = _home_and_file(environ, home, config)
+    if file is not None:
+        layers.append(file)
+    layers += _proposal(home, _merge(layers), Placeholders(sets or {}, environ), environ)
+    return _Resolver(home, layers).settings(without_key=without_key)
+
+
+def _flag(name: str, value: object) -> Layer:
+    flag = "--" + name.replace("_", "-")
+    if redact(value) != value:
+        raise ConfigurationError(
+            f"{flag}: a command line is no place for a password; name the user alone, and say STRONGROOM_ETCD_PASSWORD"
+        )
+    return _checked(Layer(flag, {name: value}))
+
+
+def _environment(environ: Mapping[str, str]) -> list[Layer]:
+    """Return a layer for each variable; one that means nothing is noted, for it may be another program's."""
+    layers = []
+    for name in sorted(environ):
+        key, value = name.removeprefix(PREFIX).lower(), environ[name]
+        if not name.startswith(PREFIX) or not value or key == "home":
+            continue
+        plain = key.removesuffix(_FILE)
+        if plain != key and plain in {*_FIELDS, *_OTHER_VARIABLES}:
+            if environ.get(name[: -len(_FILE)]):
+                raise ConfigurationError(f"{name} and {name[: -len(_FILE)]} say the same thing; keep one of them")
+            key, value = plain, read_text(Path(value)).strip()
+        if key in _FIELDS:
+            layers.append(_checked(Layer(name, {key: _from_text(key, value)})))
+        elif key not in _OTHER_VARIABLES:
+            layers.append(Layer(name, {}, (f"{name}: there is no such setting",)))
+    return layers
+
+
+def _home_and_file(environ: Mapping[str, str], home: Path | None, config: Path | None) -> tuple[Path, Layer | None]:
+    home = home or _path(environ.get(PREFIX + "HOME"))
+    config = config or _path(environ.get(PREFIX + "CONFIG"))
+    if config is None:
+        usual = (home or Path(DEFAULT_HOME)).expanduser() / CONFIG
+        config = usual if usual.exists() else None
+    file = _toml(config) if config is not None else None
+    if home is None and file is not None:
+        home = _path(str(file.values.get("home", ""))) or (config.parent if config is not None else None)
+    return (home or Path(DEFAULT_HOME)).expanduser().absolute(), file
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+def _toml(path: Path) -> Layer:
+    try:
+        data = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r"\(at .*\)$", str(error))  # what stands before it may quote the file
+        raise ConfigurationError(f"{path.name}: not TOML {place[0] if place else ''}".rstrip()) from None
+    if "api_key" in data:
+        raise ConfigurationError(f"{path.name}: 'api_key' has no place here; it is kept in {CLIENT}, mode 0600")
+    return _checked(Layer(path.name, data))
+
+
+def _proposal(
+    home: Path, stated: Mapping[str, tuple[object, str]], placeholders: Placeholders, environ: Mapping[str, str]
+) -> list[Layer]:
+    """Return the layers of the proposal's two files, where settings name them."""
+    layers = []
+    if "storage_conf" in stated:
+        layers.append(_checked(storage_conf.read(_below(home, stated["storage_conf"][0]), placeholders)))
+    if "custodia_conf" in stated:
+        layers.append(_checked(custodia_conf.read(_below(home, stated["custodia_conf"][0]), placeholders, environ)))
+    placeholders.check_used()
+    if len({os.path.normpath(str(layer.values["socket"])) for layer in layers if "socket" in layer.values}) > 1:
+        raise ConfigurationError(
+            f"{layers[0].source}: 'custodia_socket_path' is not the server_socket of {layers[1].source};"
+            " here one process is both"
+        )
+    return layers
+
+
+def _checked(layer: Layer) -> Layer:
+    """Return *layer* with its values in the types of `Keys`."""
+    values = {}
+    for key, value in layer.values.items():
+        if key not in _FIELDS:
+            raise unknown(layer.source, key, _FIELDS)
+        try:
+            values[key] = msgspec.convert(value, _FIELDS[key].type)
+        except msgspec.ValidationError as error:
+            named = layer.source.lstrip("-").lower().replace("-", "_").removeprefix(PREFIX.lower()) == key
+            where = layer.source if named else f"{layer.source}: '{key}'"
+            raise ConfigurationError(f"{where}: {str(error)[0].lower()}{str(error)[1:]}") from None
+    return Layer(layer.source, values, layer.notes)
+
+
+def _from_text(key: str, text: str) -> object:
+    """Return what a variable's text says: numbers and truth in their usual spellings, lists with commas."""
+    if key == "self_auths":
+        return [part.strip() for part in text.split(",")]
+    try:
+        return msgspec.convert(text, _FIELDS[key].type, strict=False)
+    except msgspec.ValidationError:
+        return text  # `_checked` says what is wrong with it
+
+
+def _merge(layers: Iterable[Layer]) -> dict[str, tuple[object, str]]:
+    """Return each setting's value and source: the first layer that speaks of it decides."""
+    merged: dict[str, tuple[object, str]] = {}
+    for layer in layers:
+        for key, value in layer.values.items():
+            merged.setdefault(key, (value, layer.source))
+    return merged
+
+
+def _below(home: Path, text: object) -> Path:
+    """Return a path as it was written, or in *home* if it was written relative."""
+    return Path(os.path.normpath(home / Path(str(text)).expanduser()))
+
+
+class _Resolver:
+    """Makes typed settings of what the layers say, and says which layer a faulty one came from."""
+
+    def __init__(self, home: Path, layers: list[Layer]) -> None:
+        self._home = home
+        self._stated = _merge(layers)
+        self._notes = tuple(note for layer in layers for note in layer.notes)
+        self._keys = Keys(**{key: value for key, (value, _) in self._stated.items() if key != "home"})  # type: ignore[arg-type]
+
+    def settings(self, *, without_key: bool) -> Settings:
+        keys = self._keys
+        client = _below(self._home, keys.client)
+        api_id, api_key = self._credentials(client, without_key=without_key)
+        socket = self._socket()
+        certificate, key = self._optional_path("tls_certificate"), self._optional_path("tls_key")
+        if (certificate is None) != (key is None):
+            raise ConfigurationError("'tls_certificate' and 'tls_key' go together")
+        service = ServiceSettings(
+            socket=socket,
+            audit_log=_below(self._home, keys.audit_log),
+            root_key=_below(self._home, keys.root_key),
+            store=self._store("store", keys.store),
+            storage_handlers=tuple(self._handler(i, entry) for i, entry in enumerate(keys.storage_handlers)),
+            authenticators=tuple(
+                AuthenticatorSettings(handler=name, options=options)
+                for name, options in self._tables("authenticators", keys.authenticators, _AUTHENTICATORS)
+            ),
+            authorizers=tuple(
+                AuthorizerSettings(handler=name, options=options)
+                for name, options in self._tables("authorizers", keys.authorizers, _AUTHORIZERS)
+            ),
+            api_id=api_id,
+            api_key=api_key,
+            socket_mode=self._octal("socket_mode", keys.socket_mode),
+            autogen_root_key=keys.autogen_root_key,
+            debug=keys.debug,
+        )
+        proxy = ProxySettings(
+            socket=socket,
+            api_id=api_id,
+            api_key=api_key,
+            listen=self._listen(),
+            self_auths=tuple(keys.self_auths),
+            authenticators=tuple(
+                (_text(entry.pop("name", "")), {name: _text(value) for name, value in entry.items()})
+                for entry in map(dict, keys.proxy_authenticators)
+            ),
+            tls_certificate=certificate,
+            tls_key=key,
+            connections=keys.connections,
+            timeout=keys.timeout,
+            debug=keys.debug,
+        )
+        return Settings(
+            home=self._home,
+            client=client,
+            service=service,
+            proxy=proxy,
+            workers=keys.workers,
+            umask=self._octal("umask", keys.umask),
+            makedirs=keys.makedirs,
+            log_format=keys.log_format,
+            debug=keys.debug,
+            shown=tuple(self._shown(service)),
+            notes=self._notes,
+        )
+
+    def _error(self, key: str, reason: str) -> ConfigurationError:
+        _, source = self._stated.get(key, (None, "default"))
+        return ConfigurationError(f"{source}: '{key}' {reason}")
+
+    def _credentials(self, client: Path, *, without_key: bool) -> tuple[str, Secret]:
+        """Return the API id and key: those that were said, else client.json's."""
+        api_id, api_key = self._keys.api_id, self._keys.api_key
+        if api_id is not None and api_key is not None:
+            return api_id, Secret(api_key)
+        if client.exists():
+            kept = ClientFile.read(client)
+            return api_id or kept.api_id, Secret(api_key) if api_key is not None else kept.api_key
+        if without_key:
+            return api_id or "storage_service", Secret(api_key or "")
+        raise ConfigurationError(
+            f"{client} does not exist: 'strongroom up' makes it, or say {PREFIX}API_ID and {PREFIX}API_KEY"
+        )
+
+    def _socket(self) -> Path:
+        socket = _below(self._home, self._keys.socket)
+        if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
+            raise self._error(
+                "socket",
+                f"makes a path of {len(os.fsencode(socket))} bytes; the kernel takes no socket path over"
+                f' {MAX_SOCKET_PATH}: choose a shorter home, or say socket = "/run/…"',
+            )
+        return socket
+
+    def _optional_path(self, key: str) -> Path | None:
+        text = getattr(self._keys, key)
+        return None if text is None else _below(self._home, text)
+
+    def _octal(self, key: str, text: str) -> int:
+        if re.fullmatch(r"(0o)?[0-7]{3,4}", text) is None or int(text, 8) > 0o777:
+            raise self._error(key, 'is an octal mode in quotes, such as "0660"')
+        return int(text, 8)
+
+    def _listen(self) -> str:
+        listen = self._keys.listen
+        host, _, port = listen.rpartition(":")
+        if not host or not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or int(port) > 65535:
+            raise self._error("listen", "is HOST:PORT, such as 127.0.0.1:8000 or [::1]:8000")
+        return listen
+
+    def _store(self, key: str, store: str) -> str:
+        """Return *store* as a URL: the short names in full, a relative file in the home."""
+        if store == "sqlite":
+            store = "sqlite:data/strongroom.db"
+        elif store == "memory":
+            store = "memory:"
+        scheme, _, rest = store.partition(":")
+        if scheme not in BACKENDS:
+            raise self._error(key, "is sqlite, memory, sqlite:FILE or etcd://HOST:PORT,…/PREFIX")
+        if scheme == "sqlite":
+            return f"sqlite:{_below(self._home, rest)}"
+        if scheme == "etcd" and re.match(r"//[^/?]", rest) is None:
+            raise self._error(key, "names no server: etcd://HOST:PORT")
+        return store
+
+    def _handler(self, index: int, given: Mapping[str, str | list[str]]) -> HandlerSettings:
+        where = f"storage_handlers[{index}]"
+        entry = dict(given)
+        models = entry.pop("models", ["*"])
+        name = entry.pop("name", None)
+        kind = entry.pop("type", name)
+        if kind is None:
+            raise self._error("storage_handlers", f"entry {index + 1} has neither type nor name")
+        if kind not in BACKENDS:
+            raise self._error("storage_handlers", f"entry {index + 1}: its type is none of {', '.join(BACKENDS)}")
+        for option in entry:
+            if option != "url":
+                raise unknown(where, option, ("type", "name", "models", "url"))
+        url = self._store("storage_handlers", _text(entry.get("url", _text(kind))))
+        if url.partition(":")[0] != kind:
+            raise self._error("storage_handlers", f"entry {index + 1}: its url is of another type")
+        return HandlerSettings(
+            type=_text(kind),
+            name=None if name is None else _text(name),
+            models=(models,) if isinstance(models, str) else tuple(models),
+            options={"url": url},
+        )
+
+    def _tables(
+        self, key: str, tables: _Tables, known: Mapping[str, tuple[str, ...]]
+    ) -> Iterable[tuple[str, dict[str, str]]]:
+        for given in tables:
+            entry = dict(given)
+            handler = _text(entry.pop("handler", ""))
+            if handler not in known:
+                raise self._error(key, f"has a handler that is none of {', '.join(sorted(known))}")
+            for option in entry:
+                if option not in known[handler]:
+                    raise unknown(f"{key}: {handler}", option, known[handler])
+            yield handler, {option: _text(value) for option, value in entry.items()}
+
+    def _shown(self, service: ServiceSettings) -> Iterable[Shown]:
+        resolved: dict[str, object] = {
+            "home": str(self._home),
+            "store": service.store,
+            "socket": str(service.socket),
+            "audit_log": str(service.audit_log),
+            "root_key": str(service.root_key),
+            "client": str(_below(self._home, self._keys.client)),
+            "api_id": service.api_id,
+            "api_key": REDACTED if service.api_key else None,
+            "storage_handlers": [
+                {"type": h.type, "name": h.name, "models": list(h.models)} | dict(h.options)
+                for h in service.storage_handlers
+            ],
+        }
+        for key in _FIELDS:
+            _, source = self._stated.get(key, (None, "default"))
+            yield Shown(key, redact(resolved.get(key, getattr(self._keys, key))), source)
+
+
+def _text(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else " ".join(value)
+
+
+def redact(value: object) -> object:
+    """Return *value* with the password of every URL in it replaced."""
+    if isinstance(value, str):
+        return re.sub(r"(://[^/?@:]*:)[^/?@]*@", rf"\1{REDACTED}@", value)
+    if isinstance(value, list):
+        return [redact(item) for item in value]
+    if isinstance(value, dict):
+        return {key: redact(item) for key, item in value.items()}
+    return value

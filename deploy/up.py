@@ -1,0 +1,318 @@
+"""``strongroom up``: both processes in the foreground, from one command, on a home that it makes if there is none.
+
+The parent imports what both need, then forks one gunicorn each, so that they share those pages; it opens no store,
+loads no key and starts no thread. It binds both addresses itself, asks both processes whether they are ready, and
+from then on only waits: for a signal, upon which it drains the proxy and then the service, or for a child that ends
+unbidden, upon which it ends the other. Each child leads a process group of its own, so that a terminal's Ctrl-C
+reaches the parent alone; the kernel tells the children if the parent dies (PR_SET_PDEATHSIG).
+"""
+
+import ctypes
+import gc
+import importlib
+import os
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+from deploy.home import ClientFile, Home
+from deploy.server import Role, Server, listener, make_directories, options
+from deploy.settings import Settings, load
+from storage_service.errors import StartupError
+
+READY_WITHIN: Final = 30.0  # seconds for both to become ready; gunicorn gives an application as long to start
+POLL: Final = 0.02  # seconds between two questions for readiness
+ORPHANS: Final = 2.0  # seconds for the workers of a killed child to follow it
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_ENDING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
+_WAITED_FOR: Final = _ENDING | {signal.SIGCHLD}
+_SHARED: Final = ("storage_service.app", "http_proxy.app", "deploy.workers", "uvloop", "gunicorn_h1c")
+
+
+class Failed(StartupError):
+    """A process did not start, or ended unbidden; what it said itself is in the log above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What runs, and where; shown when it is ready."""
+
+    home: Path
+    settings: Settings
+    client: ClientFile
+
+
+def up(
+    home: Path,
+    *,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    sets: Mapping[str, str],
+    ready: Callable[[Running], None],
+    level: str = "WARNING",
+) -> None:
+    """Run both processes until a signal ends them.
+
+    Args:
+        home: the directory to live in; made if it is not there.
+        environ: the environment.
+        flags: settings given on the command line.
+        sets: what ``--set`` said.
+        ready: called once, when both are ready.
+        level: the lowest level that is logged.
+
+    Raises:
+        ConfigurationError: the settings are wrong, the home is in use or not private, or an address is taken.
+        Failed: a process did not start, or ended unbidden; the other was ended.
+    """
+    place = Home(home)
+    place.prepare()
+    with place.lock():
+        settings = load(environ=environ, home=home, flags=flags, sets=sets)
+        make_directories(settings)
+        with _Sockets(settings) as sockets:
+            client = ClientFile(sockets.url, settings.service.socket, settings.service.api_id, settings.service.api_key)
+            client.write(place.client)
+            with _Family(settings.grace) as family:
+                storage = family.start(Role.STORAGE, settings, sockets, level)
+                proxy = family.start(Role.PROXY, settings, sockets, level)
+                sockets.let_go()
+                if family.wait_until_ready(sockets.storage_ready) and family.wait_until_ready(sockets.proxy_ready):
+                    ready(Running(home, settings, client))
+                    family.wait_for_the_end()
+                family.stop(proxy)
+                family.stop(storage)
+
+
+class _Sockets:
+    """The two bound sockets, and how to ask behind them. Leaving removes the unix socket's file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.service.socket
+        self._tls = settings.proxy.tls_certificate is not None
+        self._bound = {Role.STORAGE: listener(Role.STORAGE, settings)}
+        try:
+            self._bound[Role.PROXY] = listener(Role.PROXY, settings)
+        except BaseException:
+            self.__exit__()
+            raise
+        host, port = self._bound[Role.PROXY].getsockname()[:2]
+        wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where to reach what listens everywhere
+        self._address = (wildcard.get(host, host), port)
+        named = f"[{self._address[0]}]" if ":" in self._address[0] else self._address[0]
+        self.url = f"{'https' if self._tls else 'http'}://{named}:{port}"
+
+    def __enter__(self) -> "_Sockets":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go()
+        self._path.unlink(missing_ok=True)
+
+    def take(self, role: Role) -> str:
+        """Return gunicorn's name for the socket of *role*, and close the other; called in the child."""
+        descriptor = self._bound.pop(role).detach()
+        self.let_go()
+        return f"fd://{descriptor}"
+
+    def let_go(self) -> None:
+        """Close this process' ends."""
+        for bound in self._bound.values():
+            bound.close()
+
+    def storage_ready(self) -> bool:
+        """Whether the service says that it is ready."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1.0)
+            connection.connect(str(self._path))
+            return _says_ready(connection)
+
+    def proxy_ready(self) -> bool:
+        """Whether the proxy does."""
+        with socket.create_connection(self._address, timeout=1.0) as connection:
+            if not self._tls:
+                return _says_ready(connection)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False  # this asks whether it is up, not who it is; nothing is sent that matters
+            context.verify_mode = ssl.CERT_NONE
+            with context.wrap_socket(connection) as wrapped:
+                return _says_ready(wrapped)
+
+
+def _says_ready(connection: socket.socket) -> bool:
+    connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: strongroom\r\nConnection: close\r\n\r\n")
+    return connection.recv(64).split(b" ", 2)[1:2] == [b"200"]
+
+
+@dataclass(slots=True)
+class _Child:
+    """One forked gunicorn, leader of its process group."""
+
+    role: Role
+    pid: int
+    status: int | None = None  # as waitpid(2) gives it, once it has ended
+
+    @property
+    def end(self) -> str:
+        """How it ended, in words."""
+        code = os.waitstatus_to_exitcode(self.status or 0)
+        how = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        return f"the {'storage service' if self.role is Role.STORAGE else 'HTTP proxy'} {how}"
+
+
+class _Family:
+    """The children. Signals are blocked in here and waited for, so that nothing happens between two lines.
+
+    Leaving ends every child that is left, and everything that descends from one.
+    """
+
+    def __init__(self, grace: int) -> None:
+        self._grace = grace
+        self._children: list[_Child] = []
+
+    def __enter__(self) -> "_Family":
+        for name in _SHARED:
+            with suppress(ModuleNotFoundError):  # the last is an extra
+                importlib.import_module(name)
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans come to this process, which can then wait for them
+        gc.collect()
+        gc.freeze()  # what is here stays out of the collections of the children, and its pages stay shared
+        self._unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._children:
+            _end_group(child.pid)
+        while signal.sigtimedwait(_WAITED_FOR, 0) is not None:
+            pass  # what came during the end asked for the end
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._unblocked)
+
+    def start(self, role: Role, settings: Settings, sockets: _Sockets, level: str) -> _Child:
+        """Fork *role*."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._be(role, settings, sockets, level, parent)
+        with suppress(ProcessLookupError, PermissionError):
+            os.setpgid(pid, pid)  # in both processes, so that it is done whichever comes first
+        child = _Child(role, pid)
+        self._children.append(child)
+        return child
+
+    def _be(self, role: Role, settings: Settings, sockets: _Sockets, level: str, parent: int) -> NoReturn:
+        """Be the child; never return into what the parent was doing."""
+        code: int | str | None = 1
+        try:
+            os.setpgid(0, 0)
+            _follow(parent)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._unblocked)
+            configured = options(role, settings, bind=sockets.take(role), level=level)
+            configured["post_fork"] = lambda arbiter, _: _follow(arbiter.pid)
+            Server(role, settings, configured).run()
+        except SystemExit as end:
+            code = end.code
+        except BaseException:  # noqa: BLE001  # whatever it is, it is told, and the child ends
+            sys.excepthook(*sys.exc_info())
+        finally:
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+    def wait_until_ready(self, asked: Callable[[], bool]) -> bool:
+        """Return True when *asked* says so, False when a signal asks for the end meanwhile.
+
+        Raises:
+            Failed: a child ended, or it takes too long.
+        """
+        deadline = time.monotonic() + READY_WITHIN
+        while time.monotonic() < deadline:
+            with suppress(OSError):
+                if asked():
+                    return True
+            if self._ended(POLL):
+                return False
+        raise Failed(f"not ready after {READY_WITHIN:.0f} seconds; what the processes said is above")
+
+    def wait_for_the_end(self) -> None:
+        """Return when a signal asks for the end.
+
+        Raises:
+            Failed: a child ended unbidden.
+        """
+        while not self._ended(None):
+            pass
+
+    def _ended(self, seconds: float | None) -> bool:
+        """Wait for one signal; return whether it asks for the end."""
+        got = signal.sigwaitinfo(_WAITED_FOR) if seconds is None else signal.sigtimedwait(_WAITED_FOR, seconds)
+        if got is None:
+            return False
+        if got.si_signo in _ENDING:
+            return True
+        for child in self._children:
+            if self._reap(child):
+                raise Failed(f"{child.end}; what it said is above")
+        return False
+
+    def _reap(self, child: _Child) -> bool:
+        """Return whether *child* has ended; other descendants that ended are buried on the way."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                pid, status = 0, 0
+            if pid == 0:
+                return child.status is not None
+            for each in self._children:
+                if each.pid == pid:
+                    each.status = status
+
+    def stop(self, child: _Child) -> None:
+        """Let *child* finish what is under way and end; a second signal, or too long, and it is not asked again."""
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGTERM)
+        deadline = time.monotonic() + self._grace + ORPHANS
+        while not self._reap(child) and time.monotonic() < deadline:
+            got = signal.sigtimedwait(_WAITED_FOR, 1.0)
+            if got is not None and got.si_signo in _ENDING:
+                break
+        _end_group(child.pid)
+
+
+def _end_group(group: int) -> None:
+    """End whatever is left of a process group, and wait until it is gone."""
+    deadline = time.monotonic() + ORPHANS
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+        while True:
+            try:
+                pid, _ = os.waitpid(-group, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                if number is signal.SIGTERM and time.monotonic() > deadline:
+                    break
+                signal.sigtimedwait({signal.SIGCHLD}, POLL)
+
+
+def _follow(parent: int) -> None:
+    """Let this process be told to end when *parent* dies."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the line above
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, ctypes.c_ulong(value), 0, 0, 0)
