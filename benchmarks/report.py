@@ -1,0 +1,196 @@
+"""What was measured, and the page that says it: medians, ratios, and the facts of the machine that matter."""
+
+import os
+import platform
+import statistics
+import subprocess
+from collections import defaultdict
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.load import Outcome
+from benchmarks.targets import BAO, SECRET
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+BATCH = 100  # names in one batch get
+COLUMNS = ("Strongroom, SQLite", "Strongroom, etcd", "OpenBao", "Custodia")
+
+
+class Cell(NamedTuple):
+    """One thing that is measured once a round."""
+
+    way: str  # "network", "socket", "own generator"
+    act: str  # "get", "put", "batch"
+    connections: int
+    target: str
+
+
+@dataclass
+class Measured:
+    """Everything a run found out."""
+
+    outcomes: dict[Cell, list[Outcome]] = field(default_factory=lambda: defaultdict(list))
+    memory: dict[str, float] = field(default_factory=dict)  # MiB
+    starts: dict[tuple[str, int], float] = field(default_factory=dict)  # seconds, by target and records
+    floors: dict[str, dict[str, float]] = field(default_factory=dict)  # acts a second
+    versions: str = ""
+
+    def add(self, cell: Cell, outcome: Outcome) -> None:
+        """Keep one outcome."""
+        self.outcomes[cell].append(outcome)
+
+    def rate(self, cell: Cell) -> float | None:
+        """Return the median of the requests a second, if the cell was measured."""
+        outcomes = self.outcomes.get(cell)
+        return statistics.median(outcome.rate for outcome in outcomes) if outcomes else None
+
+    def latency(self, cell: Cell) -> tuple[float, float] | None:
+        """Return the medians of the rounds' 50th and 99th percentiles, in milliseconds."""
+        outcomes = self.outcomes.get(cell)
+        if not outcomes:
+            return None
+        return statistics.median(o.p50 for o in outcomes), statistics.median(o.p99 for o in outcomes)
+
+    def spread(self) -> float:
+        """Return how far the rounds of one cell lay apart, as the median over cells of (highest - lowest) / median."""
+        spreads = []
+        for outcomes in self.outcomes.values():
+            rates = [outcome.rate for outcome in outcomes]
+            spreads.append((max(rates) - min(rates)) / statistics.median(rates))
+        return statistics.median(spreads)
+
+
+def versions() -> str:
+    """Return what ran, and on what: nothing that says where."""
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    bao = subprocess.run([BAO, "version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    etcd = subprocess.run(["etcd", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
+    return (
+        f"{os.cpu_count()} cores ({cpu}), {memory:.0f} GiB of memory, Linux {platform.release().partition('-')[0]}; "
+        f"Python {platform.python_version()}, Strongroom {version('strongroom')}, falcon {version('falcon')}, "
+        f"gunicorn {version('gunicorn')}, etcd {etcd}, OpenBao {bao.removeprefix('v')}, Custodia 0.6.0."
+    )
+
+
+def page(measured: Measured, *, rounds: int, seconds: float, records: int) -> str:
+    """Return the whole page in Markdown."""
+    parts = [
+        "# Measurements",
+        f"Made by `make bench`, in one run, on one machine: {measured.versions}",
+        f"""\
+Each number is the median of {rounds} rounds of {seconds:.0f} s each, the systems taking turns within a round while the
+others stand idle; the rounds of one number lay {measured.spread():.0%} apart (the median over all numbers). The load
+comes from the same cores: wrk on the network side, a generator of our own on the sockets, which wrk does not speak.
+Secrets are {len(SECRET):,} bytes, about an RSA-2048 key; gets go over {records:,} of them, every put creates one that
+was not there. All systems encrypt, write an audit log, and put a write on disk before they answer. OpenBao runs on one
+node with raft storage and the key-value engine version 1, Custodia with its encrypted overlay on SQLite. A ratio above
+1 means that Strongroom is faster.""",
+        "## Requests a second",
+        _rates(measured),
+        "## Latency, 50th / 99th percentile, in milliseconds",
+        _latencies(measured),
+        "## From the start of the program to the first answer, in seconds",
+        _starts(measured),
+        """\
+OpenBao's includes the call that unseals it. Custodia is left out: it would take a quarter of an hour to fill, and its
+start does not read its store.""",
+        "## Memory of all processes, in MiB (proportional set size, after the load)",
+        _table(["", *measured.memory], [["", *(f"{mib:,.0f}" for mib in measured.memory.values())]]),
+        "## What nothing above can beat",
+        _floors(measured),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cells(measured: Measured) -> list[tuple[str, str, int]]:
+    return [
+        (way, act, connections)
+        for way in ("network", "socket")
+        for act in ("get", "put")
+        for connections in sorted({cell.connections for cell in measured.outcomes})
+    ]
+
+
+def _named(way: str, target: str) -> str:
+    """Return the name of the target that stands for *target* on that way."""
+    return "Custodia, socket" if (way, target) == ("socket", "Custodia") else target
+
+
+def _label(way: str, act: str, connections: int) -> str:
+    where = "through the proxy" if way == "network" else "on the socket"
+    return f"{act}, {where}, {connections} connection{'s' if connections > 1 else ''}"
+
+
+def _rates(measured: Measured) -> str:
+    header = ["", *COLUMNS, "SQLite ÷ OpenBao", "etcd ÷ OpenBao", "SQLite ÷ Custodia"]
+    rows = []
+    for way, act, connections in _cells(measured):
+        rates = [measured.rate(Cell(way, act, connections, _named(way, name))) for name in COLUMNS]
+        sqlite, etcd, bao, custodia = rates
+        ratios = [_ratio(sqlite, bao), _ratio(etcd, bao), _ratio(sqlite, custodia)]
+        rows.append([_label(way, act, connections), *map(_number, rates), *ratios])
+    for connections in sorted({cell.connections for cell in measured.outcomes if cell.act == "batch"}):
+        rates = [measured.rate(Cell("network", "batch", connections, name)) for name in COLUMNS]
+        names = [rate * BATCH if rate else None for rate in rates]
+        single = measured.rate(Cell("network", "get", connections, "OpenBao"))
+        label = f"secrets a second in batches of {BATCH}, {connections} connection{'s' if connections > 1 else ''}"
+        rows.append([label, *map(_number, names), _ratio(names[0], single), _ratio(names[1], single), ""])
+    note = "The ratios of the batches are against OpenBao's single gets: it has no batch, nor has Custodia."
+    return f"{_table(header, rows)}\n\n{note}"
+
+
+def _latencies(measured: Measured) -> str:
+    rows = []
+    for way, act, connections in _cells(measured):
+        found = [measured.latency(Cell(way, act, connections, _named(way, name))) for name in COLUMNS]
+        rows.append(
+            [_label(way, act, connections), *(f"{pair[0]:.2f} / {pair[1]:.2f}" if pair else "" for pair in found)]
+        )
+    return _table(["", *COLUMNS], rows)
+
+
+def _starts(measured: Measured) -> str:
+    targets = dict.fromkeys(target for target, _ in measured.starts)
+    rows = [
+        [f"with {records:,} secrets", *(f"{measured.starts[target, records]:.2f}" for target in targets)]
+        for records in sorted({records for _, records in measured.starts})
+    ]
+    return _table(["", *targets], rows)
+
+
+def _floors(measured: Measured) -> str:
+    rows = [
+        [f"{store} alone, {act.partition(' ')[0]}, {act.partition(' ')[2]} at a time", _number(rate)]
+        for store, acts in measured.floors.items()
+        for act, rate in acts.items()
+    ]
+    for way, what in (("network", "wrk"), ("own generator", "our generator")):
+        for connections in sorted({cell.connections for cell in measured.outcomes}):
+            rate = measured.rate(Cell(way, "get", connections, "a constant"))
+            rows.append(
+                [f"a constant from falcon on one gunicorn worker, {connections} at a time ({what})", _number(rate)]
+            )
+    return _table(["a second", ""], rows)
+
+
+def _number(value: float | None) -> str:
+    return f"{value:,.0f}" if value else ""
+
+
+def _ratio(ours: float | None, theirs: float | None) -> str:
+    return f"{ours / theirs:.2f}" if ours and theirs else ""
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
