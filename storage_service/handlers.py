@@ -99,7 +99,7 @@ class Handler:
 
         Raises:
             Invalid: with every fault of every record.
-            TooLarge: a record is over `wire.MAX_SECRET` bytes of JSON.
+            TooLarge: a record is over `wire.MAX_SECRET` bytes of JSON, or a batch over what the store takes at once.
             Exists: a record that was to be absent is there.
             Changed: a record is not at the revision expected of it.
         """
