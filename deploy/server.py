@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -17,6 +18,7 @@ from gunicorn.arbiter import Arbiter
 
 from deploy import log
 from deploy.settings import Settings
+from models.secret import Secret
 from storage_service import wire
 from storage_service.errors import ConfigurationError
 
@@ -46,6 +48,23 @@ def make_app(role: Role, settings: Settings) -> Any:
     from http_proxy.app import create_app as create_proxy
 
     return create_proxy(settings.proxy)
+
+
+def rehearse(settings: Settings) -> None:
+    """Make of the settings what can be made without opening anything, so that what is wrong with them shows.
+
+    Raises:
+        ConfigurationError: the store, a handler, an authenticator or a path cannot be as it is said.
+    """
+    from storage_service.backends import open_backend
+    from storage_service.routing import plan
+
+    open_backend(settings.service.store)
+    for assignment in plan(settings.service.storage_handlers, settings.service.store):
+        open_backend(assignment.store.url, **dict(assignment.store.options))
+    from http_proxy.app import create_app
+
+    create_app(settings.proxy if settings.proxy.api_key else replace(settings.proxy, api_key=Secret("not made yet")))
 
 
 def options(role: Role, settings: Settings, *, bind: str | None = None, level: str = "INFO") -> dict[str, Any]:

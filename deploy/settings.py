@@ -147,7 +147,8 @@ def load(
     """
     layers = [_flag(name, value) for name, value in (flags or {}).items() if value is not None]
     layers += _environment(environ)
-    home, file = _home_and_file(environ, home, config)
+    home, said_by, file = _home_and_file(environ, home, config)
+    layers.append(Layer(said_by, {"home": str(home)}))
     if file is not None:
         layers.append(file)
     layers += _proposal(home, _merge(layers), Placeholders(sets or {}, environ), environ)
@@ -182,16 +183,23 @@ def _environment(environ: Mapping[str, str]) -> list[Layer]:
     return layers
 
 
-def _home_and_file(environ: Mapping[str, str], home: Path | None, config: Path | None) -> tuple[Path, Layer | None]:
-    home = home or _path(environ.get(PREFIX + "HOME"))
+def _home_and_file(
+    environ: Mapping[str, str], home: Path | None, config: Path | None
+) -> tuple[Path, str, Layer | None]:
+    """Return the home, what said so, and the TOML file if there is one."""
+    said_by = "--home"
+    if home is None and (home := _path(environ.get(PREFIX + "HOME"))) is not None:
+        said_by = PREFIX + "HOME"
     config = config or _path(environ.get(PREFIX + "CONFIG"))
     if config is None:
         usual = (home or Path(DEFAULT_HOME)).expanduser() / CONFIG
         config = usual if usual.exists() else None
     file = _toml(config) if config is not None else None
-    if home is None and file is not None:
-        home = _path(str(file.values.get("home", ""))) or (config.parent if config is not None else None)
-    return (home or Path(DEFAULT_HOME)).expanduser().absolute(), file
+    if home is None and config is not None and file is not None:
+        home, said_by = _path(str(file.values.get("home", ""))) or config.parent, file.source
+    if home is None:
+        home, said_by = Path(DEFAULT_HOME), "default"
+    return home.expanduser().absolute(), said_by, file
 
 
 def _path(text: str | None) -> Path | None:
@@ -273,7 +281,7 @@ class _Resolver:
         self._home = home
         self._stated = _merge(layers)
         self._notes = tuple(note for layer in layers for note in layer.notes)
-        self._keys = Keys(**{key: value for key, (value, _) in self._stated.items() if key != "home"})  # type: ignore[arg-type]
+        self._keys = Keys(**{key: value for key, (value, _) in self._stated.items()})  # type: ignore[arg-type]
 
     def settings(self, *, without_key: bool) -> Settings:
         keys = self._keys
@@ -288,7 +296,7 @@ class _Resolver:
             audit_log=_below(self._home, keys.audit_log),
             root_key=_below(self._home, keys.root_key),
             store=self._store("store", keys.store),
-            storage_handlers=tuple(self._handler(i, entry) for i, entry in enumerate(keys.storage_handlers)),
+            storage_handlers=tuple(map(self._handler, keys.storage_handlers)),
             authenticators=tuple(
                 AuthenticatorSettings(handler=name, options=options)
                 for name, options in self._tables("authenticators", keys.authenticators, _AUTHENTICATORS)
@@ -392,27 +400,18 @@ class _Resolver:
             raise self._error(key, "names no server: etcd://HOST:PORT")
         return store
 
-    def _handler(self, index: int, given: Mapping[str, str | list[str]]) -> HandlerSettings:
-        where = f"storage_handlers[{index}]"
+    def _handler(self, given: Mapping[str, str | list[str]]) -> HandlerSettings:
+        """Return one storage handler; ``storage_service.routing`` has the rules of types, names and models."""
         entry = dict(given)
-        models = entry.pop("models", ["*"])
-        name = entry.pop("name", None)
-        kind = entry.pop("type", name)
-        if kind is None:
-            raise self._error("storage_handlers", f"entry {index + 1} has neither type nor name")
-        if kind not in BACKENDS:
-            raise self._error("storage_handlers", f"entry {index + 1}: its type is none of {', '.join(BACKENDS)}")
-        for option in entry:
-            if option != "url":
-                raise unknown(where, option, ("type", "name", "models", "url"))
-        url = self._store("storage_handlers", _text(entry.get("url", _text(kind))))
-        if url.partition(":")[0] != kind:
-            raise self._error("storage_handlers", f"entry {index + 1}: its url is of another type")
+        kind, name, models = entry.pop("type", None), entry.pop("name", None), entry.pop("models", ["*"])
+        options = {option: _text(value) for option, value in entry.items()}
+        if "url" in options:
+            options["url"] = self._store("storage_handlers", options["url"])
         return HandlerSettings(
-            type=_text(kind),
+            type=None if kind is None else _text(kind),
             name=None if name is None else _text(name),
             models=(models,) if isinstance(models, str) else tuple(models),
-            options={"url": url},
+            options=options,
         )
 
     def _tables(
@@ -430,7 +429,6 @@ class _Resolver:
 
     def _shown(self, service: ServiceSettings) -> Iterable[Shown]:
         resolved: dict[str, object] = {
-            "home": str(self._home),
             "store": service.store,
             "socket": str(service.socket),
             "audit_log": str(service.audit_log),
@@ -439,7 +437,7 @@ class _Resolver:
             "api_id": service.api_id,
             "api_key": REDACTED if service.api_key else None,
             "storage_handlers": [
-                {"type": h.type, "name": h.name, "models": list(h.models)} | dict(h.options)
+                {"name": h.name, "type": h.type, "models": list(h.models)} | dict(h.options)
                 for h in service.storage_handlers
             ],
         }

@@ -105,19 +105,16 @@ def _handlers(where: str, value: object) -> list[dict[str, object]]:
 
 
 def _handler(where: str, entry: object) -> dict[str, object]:
+    """Return one handler; whether its type, name and models make sense is for ``storage_service.routing`` to say."""
     if not isinstance(entry, dict):
         raise ConfigurationError(f"{where} is an object")
-    handler: dict[str, object] = {"name": entry["name"]} if "name" in entry else {}
-    kind = entry.get("type", entry.get("name"))
-    if not isinstance(kind, str):
-        raise ConfigurationError(f"{where}: 'type' is missing, and there is no 'name' to infer it from")
-    kind = kind.removeprefix(_TYPE_PREFIX)
-    options = {name: text for name, text in entry.items() if name not in {"type", "name", "models"}}
-    if kind == "etcd":
+    handler = {name: value for name, value in entry.items() if name in {"type", "name", "models"}}
+    options = {name: value for name, value in entry.items() if name not in handler}
+    if "type" in handler:
+        handler["type"] = str(handler["type"]).removeprefix(_TYPE_PREFIX)
+    if handler.get("type", handler.get("name")) == "etcd":
         options = {"url": _etcd_url(where, options)}
-    elif "type" not in entry and kind not in {"sqlite", "memory"}:
-        raise ConfigurationError(f"{where}: no 'type', and the name is none of the types: etcd, memory, sqlite")
-    return handler | {"type": kind, "models": entry.get("models", ["*"])} | options
+    return handler | options
 
 
 def _etcd_url(where: str, options: Mapping[str, object]) -> str:

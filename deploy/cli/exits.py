@@ -63,6 +63,9 @@ def report(error: BaseException, write: Callable[[str], object] | None = None) -
     write = write or (lambda line: click.echo(line, err=True))
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        write(error.format_message())
+        return USAGE
     if isinstance(error, click.Abort):
         write("strongroom: interrupted")
         return INTERRUPTED
@@ -85,7 +88,7 @@ def _text(error: BaseException) -> str:
     if isinstance(error, click.ClickException):
         text = error.format_message()
         if isinstance(error, click.UsageError) and error.ctx is not None:
-            text = f"{text.rstrip('.')}; see {error.ctx.command_path} --help"
+            text = f"{text.rstrip('.')} ({error.ctx.command_path} --help)"
     else:
         text = str(error)
         faults = getattr(error, "faults", ())

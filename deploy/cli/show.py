@@ -26,7 +26,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    grid = Table(*columns, box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold")  # a value is never cut short
     for row in rows:
         grid.add_row(*map(_cell, row))
     _console().print(grid)
@@ -38,7 +40,7 @@ def fields(values: Mapping[str, object]) -> None:
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
-    grid.add_column()
+    grid.add_column(overflow="fold")
     for name, value in values.items():
         grid.add_row(name, _cell(value))
     _console().print(grid)
@@ -60,8 +62,17 @@ def _cell(value: object) -> Any:
     """Return *value* as text that a terminal takes for text, whatever is in it."""
     from rich.text import Text
 
-    if isinstance(value, bool):
-        value = "yes" if value else "no"
-    elif isinstance(value, list | tuple):
-        value = ", ".join(map(str, value))
-    return Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", "" if value is None else str(value)))
+    return Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", _plain(value)))
+
+
+def _plain(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case dict():
+            return " ".join(f"{name}={_plain(each)}" for name, each in value.items() if each is not None)
+        case list() | tuple():
+            return ", ".join(map(_plain, value))
+    return str(value)
