@@ -83,11 +83,20 @@ def expected_revision(head: Head) -> int:
         return ABSENT
     if head.if_none_match is not None:
         raise Invalid("If-Match and If-None-Match contradict each other")
-    if head.if_match == "*":
+    return revision_of(head.if_match)
+
+
+def revision_of(etag: str) -> int:
+    """Return the revision that *etag* stands for: PRESENT for ``*``.
+
+    Raises:
+        Invalid: it is no tag of ours.
+    """
+    if etag == "*":
         return PRESENT
-    tag = _ETAG.fullmatch(head.if_match)
+    tag = _ETAG.fullmatch(etag)
     if tag is None:
-        raise Invalid("If-Match is an entity tag of ours, or *")
+        raise Invalid("what a record is expected at is an entity tag of ours, or *")
     return int(tag[1])
 
 

@@ -16,9 +16,11 @@ from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
 from storage_service.config import AuthenticatorSettings, AuthorizerSettings, ServiceSettings
 from storage_service.errors import ConfigurationError
+from storage_service.handlers import Handler
 from storage_service.keyring.ring import Ring
 from storage_service.keyring.vault import open_ring
 from storage_service.overlay import EncryptedBackend
+from storage_service.routing import build as build_routing
 from storage_service.service import Service
 
 
@@ -58,8 +60,18 @@ async def build(settings: ServiceSettings) -> Parts:
         ring = await open_ring(store, settings.root_key, autogen=settings.autogen_root_key)
         encrypted = EncryptedBackend(store, ring)
         keys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key))
+        routing = build_routing(
+            settings.storage_handlers,
+            secrets=Handler(encrypted, secret=True),
+            store=settings.store,
+            backend=store,
+        )
+        for backend in routing.backends:
+            stack.push_async_callback(backend.close)
+            await backend.open()
         service = Service(
             secrets=encrypted,
+            routing=routing,
             keys=keys,
             deciders=(Reach(), *map(_decider, settings.authorizers)),
             audit=audit,

@@ -1,18 +1,21 @@
 """All that the socket serves beside ``/secrets``: model verbs, API keys, who am I, status, health."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import falcon
 import falcon.asgi
 import msgspec
 
-from models import strict_json
-from storage_service import wire
+from models import LIST_MODELS, MODELS, Model, strict_json
+from models.errors import ValidationError
+from storage_service import asgi, wire
 from storage_service.apikeys import ApiKeyRecord
 from storage_service.authz.base import Action
 from storage_service.bootstrap import Parts
 from storage_service.errors import Invalid, TooLarge
-from storage_service.service import Caller, Service
+from storage_service.handlers import Stored
+from storage_service.service import Caller, Reference, Service
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -29,6 +32,11 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
         ("/readyz", Ready(parts)),
         ("/whoami", Self()),
         ("/status", StatusPage(parts)),
+        (wire.STORAGE_PATH + "/save", Save(service)),
+        (wire.STORAGE_PATH + "/get", Get(service)),
+        (wire.STORAGE_PATH + "/delete", Delete(service)),
+        (wire.STORAGE_PATH + "/list", List(service)),
+        (wire.STORAGE_PATH + "/handlers", Handlers(service)),
         (wire.APIKEYS_PATH, ApiKeyCollection(service)),
         (wire.APIKEYS_PATH + "/{key_id}", ApiKeyItem(service)),
     ):
@@ -109,6 +117,78 @@ class StatusPage:
         )
 
 
+class Save:
+    """The verb that writes records."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Build all records, and only then write them; answer them as they are stored."""
+        said = await _body(req, wire.Records)
+        model = _model(said.model)
+        records = _built(model, said.records)
+        stored = await self._service.save(_caller(req), records, _expected(said))
+        _answer(req, resp, _records_answer(stored))
+
+
+class Get:
+    """The verb that reads records."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Answer the records in the order asked."""
+        said = await _body(req, wire.Records)
+        model = _model(said.model)
+        stored = await self._service.fetch(_caller(req), model, _references(model, said.records))
+        _answer(req, resp, _records_answer(stored))
+
+
+class Delete:
+    """The verb that removes records."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Answer for each record whether it was there."""
+        said = await _body(req, wire.Records)
+        model = _model(said.model)
+        removed = await self._service.remove(_caller(req), model, _references(model, said.records), _expected(said))
+        _answer(req, resp, wire.DeletedAnswer(deleted=removed))
+
+
+class List:
+    """The verb that lists records."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Answer a page of a list model."""
+        said = await _body(req, wire.Listing)
+        list_model = LIST_MODELS.get(said.model)
+        if list_model is None:
+            raise Invalid("there is no such list model", (("model", "is not the name of a list model"),))
+        page = await self._service.list_records(_caller(req), list_model.item, said.after, said.limit)
+        answer = _records_answer(page.records)
+        answer.more = page.more
+        _answer(req, resp, answer)
+
+
+class Handlers:
+    """Which models are kept where."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """List the handlers, without their configuration."""
+        _answer(req, resp, self._service.handlers())
+
+
 class ApiKeyCollection:
     """All API keys."""
 
@@ -168,6 +248,51 @@ def _answer(req: Request, resp: Response, body: object) -> None:
     if body is not None:
         resp.content_type = wire.JSON
         resp.data = msgspec.json.encode(body)
+
+
+def _model(name: str) -> type[Model]:
+    model = MODELS.get(name)
+    if model is None:
+        raise Invalid("there is no such model", (("model", "is not the name of a model that is stored"),))
+    return model
+
+
+def _built(model: type[Model], given: Sequence[dict[str, object]]) -> list[Model]:
+    records: list[Model] = []
+    faults: list[tuple[str, str]] = []
+    for index, values in enumerate(given):
+        try:
+            records.append(model.from_dict(values))
+        except ValidationError as error:
+            where = "" if len(given) == 1 else f"[{index}]."
+            faults += [(where + fault.field, fault.reason) for fault in error.faults]
+    if faults:
+        raise Invalid("a record is not valid, so none is saved", tuple(faults))
+    return records
+
+
+def _references(model: type[Model], given: Sequence[dict[str, object]]) -> list[Reference]:
+    references = []
+    for values in given:
+        key, source = values.get(model.primary_key), values.get("source", "")
+        if not isinstance(key, str) or not isinstance(source, str):
+            raise Invalid("a record is meant by its primary key", ((model.primary_key, "is not a text"),))
+        references.append(Reference(key, source))
+    return references
+
+
+def _expected(said: wire.Records) -> list[int | None]:
+    etags: Sequence[str | None] = said.etags if said.etags is not None else [None] * len(said.records)
+    if len(etags) != len(said.records):
+        raise Invalid("there is not one etag for each record", (("etags", "are not as many as records"),))
+    return [None if etag is None else asgi.revision_of(etag) for etag in etags]
+
+
+def _records_answer(stored: Sequence[Stored[Model] | None]) -> wire.RecordsAnswer:
+    return wire.RecordsAnswer(
+        records=[None if each is None else each.record.to_dict() for each in stored],
+        etags=[None if each is None else wire.etag_of(each.revision) for each in stored],
+    )
 
 
 def _info(key_id: str, record: ApiKeyRecord) -> wire.ApiKeyInfo:

@@ -7,9 +7,9 @@ a second line, ``failed``, with the reason that no caller is told.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
-from models import names
+from models import Model, names
 from models.errors import InvalidName
 from models.secret import Secret
 from storage_service.apikeys import PREFIX as APIKEYS
@@ -29,6 +29,9 @@ from storage_service.errors import (
     NotFound,
     Undecipherable,
 )
+from storage_service.handlers import Handler, RecordPage, Stored
+from storage_service.routing import Routing
+from storage_service.wire import HandlerInfo
 
 T = TypeVar("T")
 
@@ -45,6 +48,13 @@ class Caller:
     on_behalf_of: str | None = None
 
 
+class Reference(NamedTuple):
+    """A record that is meant: its primary key, and for a host the handler that its *source* names."""
+
+    key: str
+    source: str = ""
+
+
 class Service:
     """All that can be done to records, whoever asks and however."""
 
@@ -52,12 +62,14 @@ class Service:
         self,
         *,
         secrets: Backend,
+        routing: Routing,
         keys: ApiKeys,
         deciders: Sequence[Decider],
         audit: AuditLog,
     ) -> None:
         """Take the parts; *secrets* must be an encrypting backend, which the bootstrap sees to."""
         self._secrets = secrets
+        self._routing = routing
         self._keys = keys
         self._deciders = tuple(deciders)
         self._audit = audit
@@ -168,6 +180,80 @@ class Service:
                 raise NotFound("there is no such container") from None
             raise NotEmpty("the container is not empty") from None
 
+    # Records of models
+
+    async def save(
+        self, caller: Caller, records: Sequence[Model], expected: Sequence[int | None]
+    ) -> list[Stored[Model]]:
+        """Write *records* by the handlers that keep them, and return them with their revisions.
+
+        What one handler keeps is written as `Handler.save_many` says; one handler comes after another.
+
+        Raises:
+            Denied, Invalid, TooLarge, Changed, Locked, Unavailable, AuditUnavailable
+        """
+        handlers = [self._routing.handler_for(record) for record in records]
+        await self._permit(caller, Action.PUT, [record.record_name for record in records])
+        saved: dict[int, Stored[Model]] = {}
+        for handler, places in _by_handler(handlers):
+            stored = await handler.save_many(
+                [records[place] for place in places], [expected[place] for place in places]
+            )
+            saved.update(zip(places, stored, strict=True))
+        return [saved[place] for place in range(len(records))]
+
+    async def fetch(
+        self, caller: Caller, model: type[Model], wanted: Sequence[Reference]
+    ) -> list[Stored[Model] | None]:
+        """Return the records of *model* that *wanted* refers to, None for each that does not exist.
+
+        Raises:
+            Denied, Invalid, Undecipherable, Internal, Locked, Unavailable, AuditUnavailable
+        """
+        handlers = [self._routing.handler_of(model, reference.source) for reference in wanted]
+
+        async def read() -> list[Stored[Model] | None]:
+            found: dict[int, Stored[Model] | None] = {}
+            for handler, places in _by_handler(handlers):
+                stored = await handler.get_many(model, [wanted[place].key for place in places])
+                found.update(zip(places, stored, strict=True))
+            return [found[place] for place in range(len(wanted))]
+
+        return await self._read(caller, Action.GET, [_name_of(model, reference) for reference in wanted], read)
+
+    async def remove(
+        self, caller: Caller, model: type[Model], wanted: Sequence[Reference], expected: Sequence[int | None]
+    ) -> list[bool]:
+        """Remove records of *model*, and return for each whether it was there.
+
+        Raises:
+            Denied, Invalid, Changed, Unavailable, AuditUnavailable
+        """
+        handlers = [self._routing.handler_of(model, reference.source) for reference in wanted]
+        await self._permit(caller, Action.DELETE, [_name_of(model, reference) for reference in wanted])
+        removed: dict[int, bool] = {}
+        for handler, places in _by_handler(handlers):
+            were_there = await handler.delete_many(
+                model, [wanted[place].key for place in places], [expected[place] for place in places]
+            )
+            removed.update(zip(places, were_there, strict=True))
+        return [removed[place] for place in range(len(wanted))]
+
+    async def list_records(
+        self, caller: Caller, model: type[Model], after: str | None, limit: int
+    ) -> RecordPage[Model]:
+        """Return a page of the records of *model* that its own handler keeps, in the order of their keys.
+
+        Raises:
+            Denied, Invalid, Undecipherable, Internal, Locked, Unavailable, AuditUnavailable
+        """
+        handler = self._routing.handler_of(model)
+        return await self._read(caller, Action.LIST, [model.prefix()], lambda: handler.list(model, after, limit))
+
+    def handlers(self) -> Sequence[HandlerInfo]:
+        """Return which models are kept where."""
+        return self._routing.handlers()
+
     # API keys
 
     async def create_key(
@@ -262,6 +348,21 @@ class Service:
         if not listed or listed[0] != container:
             raise NotFound("there is no such container")
         return [name.removeprefix(container) for name in listed[1:]]
+
+
+def _by_handler(handlers: Sequence[Handler]) -> list[tuple[Handler, list[int]]]:
+    """Return the handlers among *handlers*, each with the places it stands at."""
+    places: dict[int, tuple[Handler, list[int]]] = {}
+    for place, handler in enumerate(handlers):
+        places.setdefault(id(handler), (handler, []))[1].append(place)
+    return list(places.values())
+
+
+def _name_of(model: type[Model], reference: Reference) -> str:
+    try:
+        return model.name_of(reference.key)
+    except InvalidName as error:
+        raise Invalid("a primary key is not valid", ((model.primary_key, str(error)),)) from None
 
 
 def _record(caller: Caller, action: Action, name: str, decision: str, reason: str | None = None) -> AuditRecord:

@@ -41,5 +41,7 @@ class StrongroomWorker(gasgi.ASGIWorker):
 
     def init_process(self) -> None:
         """Serve with our protocol class; this runs in the worker's own process, after the fork."""
+        # gunicorn looks for its C parser once, and looks for the answer on its own class, not on ours.
+        ASGIProtocol._check_h1c_protocol_available()
         gasgi.ASGIProtocol = PeerProtocol
         super().init_process()

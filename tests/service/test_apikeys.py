@@ -1,5 +1,6 @@
 """API keys: what the store holds of them, who they make of a caller, and that revoking ends them."""
 
+import hashlib
 from datetime import UTC, datetime
 
 import pytest
@@ -9,7 +10,16 @@ from storage_service.apikeys import PREFIX, ApiKeys
 from storage_service.authz.base import Action
 from storage_service.backends.base import Put
 from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Exists, Internal, Invalid, NotFound
+from storage_service.errors import Exists, Internal, Invalid, NotFound, Undecipherable
+from storage_service.keyring.ring import DataKey, Ring
+from storage_service.overlay import EncryptedBackend
+
+
+OWN = ("storage_service", Secret("own-key"))
+
+
+def sealed(backend: MemoryBackend) -> EncryptedBackend:
+    return EncryptedBackend(backend, Ring([DataKey("default.1", bytes(64))]))
 
 
 @pytest.fixture
@@ -21,7 +31,7 @@ async def backend() -> MemoryBackend:
 
 @pytest.fixture
 def keys(backend: MemoryBackend) -> ApiKeys:
-    return ApiKeys(backend, now=lambda: datetime(2026, 11, 22, 9, 30, tzinfo=UTC))
+    return ApiKeys(backend, sealed(backend), OWN, now=lambda: datetime(2026, 11, 22, 9, 30, tzinfo=UTC))
 
 
 async def test_a_key_makes_its_principal(keys: ApiKeys) -> None:
@@ -53,7 +63,6 @@ async def test_the_store_holds_a_verifier_alone(keys: ApiKeys, backend: MemoryBa
 
     assert entry is not None
     assert key.reveal().encode() not in entry.value
-    assert b'"verifier"' in entry.value
 
 
 async def test_keys_are_256_random_bits(keys: ApiKeys) -> None:
@@ -68,7 +77,7 @@ async def test_keys_are_256_random_bits(keys: ApiKeys) -> None:
 async def test_a_revoked_key_ends_at_once_for_every_worker(keys: ApiKeys, backend: MemoryBackend) -> None:
     """Another worker, which has the key's record parsed already, refuses it after the revocation."""
     key, _ = await keys.create("ci", ["/secrets"], ["get"])
-    elsewhere = ApiKeys(backend)
+    elsewhere = ApiKeys(backend, sealed(backend), OWN)
     assert await elsewhere.authenticate("ci", key.reveal()) is not None
 
     await keys.revoke("ci")
@@ -126,25 +135,51 @@ async def test_listing_pages_through_all(keys: ApiKeys) -> None:
     ]
 
 
-async def test_our_own_key_follows_the_configuration(keys: ApiKeys, backend: MemoryBackend) -> None:
-    """The configured key is valid after a start; a changed one replaces it; the same one writes nothing."""
-    await keys.ensure("storage_service", Secret("first"))
-    entry = await backend.get(PREFIX + "storage_service")
-    await keys.ensure("storage_service", Secret("first"))
-    assert await backend.get(PREFIX + "storage_service") == entry
+async def test_our_own_key_is_the_configured_one(keys: ApiKeys, backend: MemoryBackend) -> None:
+    """The configured key reaches everything, lies in no record, and its id cannot be taken."""
+    principal = await keys.authenticate("storage_service", "own-key")
 
-    await keys.ensure("storage_service", Secret("second"))
+    assert principal is not None
+    assert principal.paths == ("/",)
+    assert await keys.authenticate("storage_service", "other") is None
+    with pytest.raises(Exists):
+        await keys.create("storage_service", ["/"], ["get"])
+    assert (await backend.list("")).names == ()
 
-    assert await keys.authenticate("storage_service", "first") is None
-    assert await keys.authenticate("storage_service", "second") is not None
+
+async def test_a_known_record_is_not_opened_twice(backend: MemoryBackend) -> None:
+    """The second request of a key costs one read of the store."""
+    keys = ApiKeys(backend, sealed(backend), OWN)
+    key, _ = await keys.create("ci", ["/secrets"], ["get"])
+    await keys.authenticate("ci", key.reveal())
+    before = backend.calls.total()
+
+    await keys.authenticate("ci", key.reveal())
+
+    assert backend.calls.total() - before == 1
 
 
-@pytest.mark.parametrize(
-    "value", [b"", b"{}", b"garbage", b'{"format":2,"verifier":"x","paths":[],"actions":[],"created":""}']
+async def test_a_record_of_another_id_opens_nothing(keys: ApiKeys, backend: MemoryBackend) -> None:
+    """A record copied to another id, by whoever may write the store, is no key of that id."""
+    key, _ = await keys.create("ci", ["/secrets"], ["get"])
+    entry = await backend.get(PREFIX + "ci")
+    assert entry is not None
+    await backend.commit([Put(PREFIX + "root", entry.value)])
+
+    with pytest.raises(Undecipherable):
+        await keys.authenticate("root", key.reveal())
+
+
+PLANTED = (
+    b'{"format":1,"verifier":"%s","paths":["/"],"actions":["get"],"created":""}'
+    % hashlib.sha256(b"k").hexdigest().encode()
 )
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"garbage", PLANTED])
 async def test_a_damaged_record_opens_nothing(keys: ApiKeys, backend: MemoryBackend, value: bytes) -> None:
-    """A record edited in the store, or of a later format, is an error and never a principal."""
+    """A record planted or edited in the store is an error and never a principal."""
     await backend.commit([Put(PREFIX + "ci", value)])
 
     with pytest.raises(Internal):
-        await keys.authenticate("ci", "")
+        await keys.authenticate("ci", "k")
