@@ -1,1 +1,33 @@
-"""Ways of knowing a caller, one file each."""
+"""The ways of knowing a caller, by the names that a configuration gives them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+from http_proxy.authn.apikey import ApiKeyAuthenticator
+from http_proxy.authn.base import Authenticator
+from http_proxy.authn.basic import BasicAuthenticator
+from http_proxy.upstream import Upstream
+from storage_service.errors import ConfigurationError
+
+
+class _Configurable(Protocol):
+    def from_options(self, options: Mapping[str, str], upstream: Upstream) -> Authenticator:
+        """Return the authenticator that *options* describe."""
+
+
+AUTHENTICATORS: Final[Mapping[str, _Configurable]] = {
+    "apikey": ApiKeyAuthenticator,
+    "basic": BasicAuthenticator,
+}
+
+
+def make(wanted: Sequence[tuple[str, Mapping[str, str]]], upstream: Upstream) -> tuple[Authenticator, ...]:
+    """Return the authenticators that (name, options) pairs describe, in their order. Does no I/O.
+
+    Raises:
+        ConfigurationError: a name is unknown, or its options are not its own.
+    """
+    for name, _ in wanted:
+        if name not in AUTHENTICATORS:
+            raise ConfigurationError(f"no authenticator {name!r}; there are {', '.join(AUTHENTICATORS)}")
+    return tuple(AUTHENTICATORS[name].from_options(options, upstream) for name, options in wanted)

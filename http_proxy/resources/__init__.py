@@ -1,0 +1,60 @@
+"""The model routes: Commissaire's REST paths, over the records that the storage service keeps."""
+
+from typing import Final
+
+from http_proxy.errors import FalconApp, Request, Response
+from http_proxy.resources.base import Resource, Storage, respond
+from http_proxy.resources.clusters import (
+    ClusterCollection,
+    ClusterItem,
+    ClusterMember,
+    ClusterMembers,
+    ClusterOperation,
+)
+from http_proxy.resources.container_managers import ContainerManagerCollection, ContainerManagerItem
+from http_proxy.resources.hosts import HostCollection, HostCredentials, HostItem, HostStatusItem
+from http_proxy.resources.networks import NetworkCollection, NetworkItem
+from models import ClusterDeploy, ClusterRestart, ClusterUpgrade
+from storage_service import wire
+
+ENDPOINTS: Final = {
+    "secrets": f"{wire.PROXIED_SECRETS_PATH}/",
+    "hosts": f"{wire.API_PATH}/hosts/",
+    "clusters": f"{wire.API_PATH}/clusters/",
+    "networks": f"{wire.API_PATH}/networks/",
+    "containermanagers": f"{wire.API_PATH}/containermanagers/",
+}
+"""Where things are; CPD-101 asks that the secrets endpoint can be found out."""
+
+
+class Index:
+    """The root of the API."""
+
+    async def on_get(self, _: Request, resp: Response) -> None:
+        """Tell where things are."""
+        respond(resp, {"endpoints": ENDPOINTS})
+
+
+def add_routes(app: FalconApp, storage: Storage) -> None:
+    """Give *app* every resource of this package."""
+    routes: dict[str, Resource | Index] = {
+        "/": Index(),
+        "/hosts": HostCollection(storage),
+        "/host": HostItem(storage),
+        "/host/{address}": HostItem(storage),
+        "/host/{address}/creds": HostCredentials(storage),
+        "/host/{address}/status": HostStatusItem(storage),
+        "/clusters": ClusterCollection(storage),
+        "/cluster/{name}": ClusterItem(storage),
+        "/cluster/{name}/hosts": ClusterMembers(storage),
+        "/cluster/{name}/hosts/{address}": ClusterMember(storage),
+        "/cluster/{name}/deploy": ClusterOperation(storage, ClusterDeploy),
+        "/cluster/{name}/restart": ClusterOperation(storage, ClusterRestart),
+        "/cluster/{name}/upgrade": ClusterOperation(storage, ClusterUpgrade),
+        "/networks": NetworkCollection(storage),
+        "/network/{name}": NetworkItem(storage),
+        "/containermanagers": ContainerManagerCollection(storage),
+        "/containermanager/{name}": ContainerManagerItem(storage),
+    }
+    for path, resource in routes.items():
+        app.add_route(wire.API_PATH + path.rstrip("/"), resource)

@@ -1,0 +1,177 @@
+"""What the resources share: who asks the service for them, bodies in and out, and changes that lose nothing."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, TypeVar
+
+import msgspec
+
+from http_proxy.asgi import forwarded
+from http_proxy.authn.base import Identity
+from http_proxy.errors import Request, Response
+from models import Model, strict_json
+from storage_service import wire
+from storage_service.client import AsyncStorageClient
+from storage_service.config import ProxySettings
+from storage_service.errors import Changed, Denied, Invalid, NotAuthenticated, NotFound, TooLarge, Unavailable
+
+M = TypeVar("M", bound=Model)
+
+ATTEMPTS: Final = 16  # at one change, while other workers change the same record
+
+
+class Storage:
+    """The storage service, as each caller may use it; all callers share its connections."""
+
+    def __init__(self, settings: ProxySettings) -> None:
+        self._client = AsyncStorageClient(
+            socket=settings.socket,
+            api_id=settings.api_id,
+            api_key=settings.api_key,
+            timeout=settings.timeout,
+            connections=settings.connections,
+        )
+        self._changing = asyncio.Lock()
+
+    def for_caller(self, req: Request) -> AsyncStorageClient:
+        """Return a client that asks as the caller of *req* may.
+
+        Callers with an API key of the service are taken at its word: their own key goes along, and the service
+        decides. For all others the proxy asks with its own key, and says on whose behalf.
+
+        Raises:
+            NotAuthenticated: nobody was recognised: the path is among the self-authenticated and this is no such.
+        """
+        identity = identity_of(req)
+        headers = {
+            wire.FORWARDED_HEADER: forwarded(req.scope),
+            wire.REQUEST_ID_HEADER: req.scope["state"]["request_id"],
+        }
+        if identity.api_id is not None and identity.api_key is not None:
+            return self._client.acting_for(api_id=identity.api_id, api_key=identity.api_key, headers=headers)
+        return self._client.acting_for(identity.name, headers=headers)
+
+    async def change(self, client: AsyncStorageClient, model: type[M], key: str, edit: Callable[[M], bool]) -> M:
+        """Return the record of *key* after *edit* changed it; nothing that others change meanwhile is lost.
+
+        Args:
+            client: whose rights count.
+            model: what the record is.
+            key: its primary key.
+            edit: changes the record it is given and says whether it did; called again when others were faster.
+
+        Raises:
+            NotFound: there is no such record.
+            Unavailable: others changed it every time.
+        """
+        # One change at a time in this process: what is left to race with are the other workers.
+        async with self._changing:
+            for _ in range(ATTEMPTS):
+                record = await client.get(model, key)
+                if not edit(record.model):
+                    return record.model
+                try:
+                    return (await client.save(record.model, etag=record.etag)).model
+                except Changed:
+                    continue
+        raise Unavailable("others change this record without end")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+class Resource:
+    """A resource over the storage service."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+
+def identity_of(req: Request) -> Identity:
+    """Return who calls.
+
+    Raises:
+        NotAuthenticated: nobody was recognised.
+    """
+    identity = req.scope["state"].get("identity")
+    if not isinstance(identity, Identity):
+        raise NotAuthenticated("nobody was recognised")
+    return identity
+
+
+def check_may_reveal(req: Request) -> None:
+    """Return if the caller may see credentials, as far as the proxy decides that.
+
+    Raises:
+        Denied: it is a user who may not. Of API keys the service knows what they reach.
+    """
+    identity = identity_of(req)
+    if identity.api_id is None and not identity.reveal_credentials:
+        raise Denied("the caller may not see credentials")
+
+
+async def read_object(req: Request) -> dict[str, object]:
+    """Return the JSON object that is the request's body; an empty body is an empty object.
+
+    Raises:
+        Invalid: it is no such thing.
+        TooLarge: it is over the limit.
+    """
+    if (req.content_length or 0) > wire.MAX_BODY:
+        raise TooLarge("the body is over its limit")
+    body = await req.stream.read(wire.MAX_BODY + 1)
+    if len(body) > wire.MAX_BODY:
+        raise TooLarge("the body is over its limit")
+    try:
+        value = strict_json.decode(body) if body else {}
+    except strict_json.MalformedJSON as exc:
+        raise Invalid(f"the body is not JSON as it is read here: {exc}") from None
+    if not isinstance(value, dict):
+        raise Invalid("the body is not a JSON object")
+    return value
+
+
+def settle(body: dict[str, object], field: str, from_path: str) -> None:
+    """See to it that *body* says of *field* what the path says.
+
+    Raises:
+        Invalid: it says something else.
+    """
+    if body.setdefault(field, from_path) != from_path:
+        raise Invalid("path and body contradict each other", ((field, "is not what the path says"),))
+
+
+def texts(body: dict[str, object], field: str) -> list[str]:
+    """Return the list of texts that *field* holds.
+
+    Raises:
+        Invalid: it is missing, or something else.
+    """
+    value = body.get(field)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise Invalid("the body is not valid", ((field, "must be a list of texts"),))
+    return value
+
+
+def respond(resp: Response, body: object, status: int = 200) -> None:
+    """Answer with *body* as JSON."""
+    resp.status = status
+    resp.content_type = wire.JSON
+    resp.set_header("Cache-Control", "no-store")
+    resp.data = msgspec.json.encode(body)
+
+
+async def find(client: AsyncStorageClient, model: type[M], key: str) -> M | None:
+    """Return the record of *key*, or None."""
+    try:
+        return (await client.get(model, key)).model
+    except NotFound:
+        return None
+
+
+async def remove_if_there(client: AsyncStorageClient, model: type[Model], key: str) -> None:
+    """Delete the record of *key*; that there is none is no error, any other failure is."""
+    with suppress(NotFound):
+        await client.delete(model, key)

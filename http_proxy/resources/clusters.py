@@ -1,0 +1,184 @@
+"""``/clusters`` and ``/cluster/{name}``: sets of hosts, their members, and the operations over all of them."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from http_proxy.errors import Rejected, Request, Response
+from http_proxy.resources.base import Resource, Storage, find, read_object, remove_if_there, respond, settle, texts
+from models import (
+    DEFAULT_NETWORK,
+    Cluster,
+    ClusterDeploy,
+    ClusterRestart,
+    Clusters,
+    ClusterState,
+    ClusterUpgrade,
+    Host,
+    HostState,
+    Model,
+    Network,
+    OperationState,
+)
+from storage_service.client import AsyncStorageClient
+from storage_service.errors import NotFound
+
+_MAY_JOIN: Final = frozenset((HostState.ACTIVE, HostState.DISASSOCIATED))
+_OPERATIONS: Final = (ClusterDeploy, ClusterRestart, ClusterUpgrade)
+
+
+class ClusterCollection(Resource):
+    """All clusters."""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """List their names."""
+        respond(resp, [record.model.name async for record in self.storage.for_caller(req).list(Clusters)])
+
+
+class ClusterItem(Resource):
+    """One cluster."""
+
+    async def on_get(self, req: Request, resp: Response, name: str) -> None:
+        """Show its record, with how many of its hosts are available and what that makes of its status."""
+        client = self.storage.for_caller(req)
+        cluster = (await client.get(Cluster, name)).model
+        hosts = await client.get_many(Host, cluster.hostset)
+        total = len(cluster.hostset)
+        available = sum(host is not None and host.model.status is HostState.ACTIVE for host in hosts)
+        cluster.status = _state(total, available)
+        counts = {"total": total, "available": available, "unavailable": total - available}
+        respond(resp, {**cluster.to_dict_safe(), "hosts": counts})
+
+    async def on_put(self, req: Request, resp: Response, name: str) -> None:
+        """Make the cluster, or change what the body says of it and nothing else: its hosts stay unless given.
+
+        A network that does not exist becomes the default one.
+        """
+        body = await read_object(req)
+        settle(body, "name", name)
+        wanted = Cluster.from_dict(body)
+        client = self.storage.for_caller(req)
+        if "network" in body and await find(client, Network, wanted.network) is None:
+            wanted.network = DEFAULT_NETWORK
+
+        def overlay(cluster: Cluster) -> bool:
+            for field in body:
+                setattr(cluster, field, getattr(wanted, field))
+            return True
+
+        try:
+            cluster, status = await self.storage.change(client, Cluster, name, overlay), 200
+        except NotFound:
+            cluster, status = (await client.save(wanted)).model, 201
+            resp.location = f"/api/v0/cluster/{name}"
+        respond(resp, cluster.to_dict_safe(), status)
+
+    async def on_delete(self, req: Request, resp: Response, name: str) -> None:
+        """Remove the cluster and the records of operations over it; its hosts stay."""
+        client = self.storage.for_caller(req)
+        for operation in _OPERATIONS:
+            await remove_if_there(client, operation, name)
+        await client.delete(Cluster, name)
+        respond(resp, [])
+
+
+class ClusterMembers(Resource):
+    """The hosts of a cluster."""
+
+    async def on_get(self, req: Request, resp: Response, name: str) -> None:
+        """List their addresses."""
+        respond(resp, (await self.storage.for_caller(req).get(Cluster, name)).model.hostset)
+
+    async def on_put(self, req: Request, resp: Response, name: str) -> None:
+        """Put the hosts *new* in the place of *old*, provided that *old* is what they are."""
+        body = await read_object(req)
+        old, new = texts(body, "old"), list(dict.fromkeys(texts(body, "new")))
+        client = self.storage.for_caller(req)
+
+        def replace(cluster: Cluster) -> bool:
+            if set(old) != set(cluster.hostset):
+                raise Rejected(409, "The cluster has other hosts than the body says")
+            cluster.hostset = new
+            return True
+
+        await client.get(Cluster, name)
+        await _check_may_join(client, [address for address in new if address not in old])
+        respond(resp, (await self.storage.change(client, Cluster, name, replace)).hostset)
+
+
+class ClusterMember(Resource):
+    """One host of a cluster."""
+
+    async def on_get(self, req: Request, resp: Response, name: str, address: str) -> None:
+        """Show that it is one."""
+        cluster = (await self.storage.for_caller(req).get(Cluster, name)).model
+        if address not in cluster.hostset:
+            raise NotFound("no host of this cluster")
+        respond(resp, [address])
+
+    async def on_put(self, req: Request, resp: Response, name: str, address: str) -> None:
+        """Add it; that it is there already is no error."""
+        client = self.storage.for_caller(req)
+        await client.get(Host, address)
+
+        def join(cluster: Cluster) -> bool:
+            joins = address not in cluster.hostset
+            if joins:
+                cluster.hostset = [*cluster.hostset, address]
+            return joins
+
+        respond(resp, (await self.storage.change(client, Cluster, name, join)).hostset)
+
+    async def on_delete(self, req: Request, resp: Response, name: str, address: str) -> None:
+        """Remove it; that it is not there is no error."""
+
+        def leave(cluster: Cluster) -> bool:
+            leaves = address in cluster.hostset
+            cluster.hostset = [member for member in cluster.hostset if member != address]
+            return leaves
+
+        await self.storage.change(self.storage.for_caller(req), Cluster, name, leave)
+        respond(resp, [])
+
+
+class ClusterOperation(Resource):
+    """One kind of operation over all hosts of a cluster.
+
+    Only its record is kept here. Starting the work, and writing down how far it is, is the platform's part.
+    """
+
+    def __init__(self, storage: Storage, model: type[Model], now: Callable[[], datetime] | None = None) -> None:
+        super().__init__(storage)
+        self._model = model
+        self._now = now or (lambda: datetime.now(UTC))
+
+    async def on_get(self, req: Request, resp: Response, name: str) -> None:
+        """Show how far it is."""
+        respond(resp, (await self.storage.for_caller(req).get(self._model, name)).model.to_dict_safe())
+
+    async def on_put(self, req: Request, resp: Response, name: str) -> None:
+        """Ask for it; a deployment needs the ``version``."""
+        body = await read_object(req)
+        settle(body, "name", name)
+        told = {
+            "status": OperationState.IN_PROCESS.value,
+            "started_at": self._now().replace(tzinfo=None).isoformat(timespec="microseconds"),
+        }
+        operation = self._model.from_dict({**body, **told})
+        client = self.storage.for_caller(req)
+        await client.get(Cluster, name)
+        respond(resp, (await client.save(operation)).model.to_dict_safe(), status=201)
+
+
+def _state(total: int, available: int) -> ClusterState:
+    if available == total:
+        return ClusterState.OK
+    return ClusterState.DEGRADED if available else ClusterState.FAILED
+
+
+async def _check_may_join(client: AsyncStorageClient, addresses: list[str]) -> None:
+    for record in await client.get_many(Host, addresses):
+        if record is None:
+            raise NotFound("there is no such host")
+        if record.model.status not in _MAY_JOIN:
+            raise Rejected(405, "A host joins a cluster when it is active or disassociated")

@@ -1,0 +1,68 @@
+"""``/containermanagers`` and ``/containermanager/{name}``: how to reach them, and apart from that what opens them."""
+
+from typing import Final
+
+import msgspec
+
+from http_proxy.errors import Rejected, Request, Response
+from http_proxy.resources.base import Resource, find, read_object, remove_if_there, respond, settle
+from models import ContainerManagerConfig, ContainerManagerConfigs, ContainerManagerCreds
+from storage_service.errors import Invalid
+
+_CREDENTIALS: Final = frozenset(field.name for field in msgspec.structs.fields(ContainerManagerCreds)) - {
+    ContainerManagerCreds.primary_key
+}
+
+
+class ContainerManagerCollection(Resource):
+    """All container managers."""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """List their names."""
+        client = self.storage.for_caller(req)
+        respond(resp, [record.model.name async for record in client.list(ContainerManagerConfigs)])
+
+
+class ContainerManagerItem(Resource):
+    """One container manager."""
+
+    async def on_get(self, req: Request, resp: Response, name: str) -> None:
+        """Show how to reach it; what opens it lies elsewhere and is not shown."""
+        respond(resp, (await self.storage.for_caller(req).get(ContainerManagerConfig, name)).model.to_dict_safe())
+
+    async def on_put(self, req: Request, resp: Response, name: str) -> None:
+        """Make it; one that is there already must be the same.
+
+        Options that open it (``token``, ``password`` and the other fields of its credentials) are taken out and kept
+        as a secret; the plain record is written last, so that a PUT that failed half-way can be sent again.
+        """
+        body = await read_object(req)
+        settle(body, "name", name)
+        options = body.get("options", {})
+        if not isinstance(options, dict):
+            raise Invalid("the body is not valid", (("options", "must be an object"),))
+        body["options"] = {option: value for option, value in options.items() if option not in _CREDENTIALS}
+        taken = {option: value for option, value in options.items() if option in _CREDENTIALS}
+        config = ContainerManagerConfig.from_dict(body)
+        creds = ContainerManagerCreds.from_dict({"name": name, **taken})
+        client = self.storage.for_caller(req)
+        existing = await find(client, ContainerManagerConfig, name)
+        if existing is None:
+            if taken:
+                await client.save(creds)
+            else:  # what an earlier one of the name may have left must not open this one
+                await remove_if_there(client, ContainerManagerCreds, name)
+            resp.location = f"/api/v0/containermanager/{name}"
+            respond(resp, (await client.save(config)).model.to_dict_safe(), status=201)
+            return
+        stored = await find(client, ContainerManagerCreds, name) or ContainerManagerCreds(name=name)
+        if existing != config or stored != creds:
+            raise Rejected(409, "There is another container manager of that name")
+        respond(resp, existing.to_dict_safe())
+
+    async def on_delete(self, req: Request, resp: Response, name: str) -> None:
+        """Remove it, what opens it first: a deletion that fails is told, and can be asked for again."""
+        client = self.storage.for_caller(req)
+        await remove_if_there(client, ContainerManagerCreds, name)
+        await client.delete(ContainerManagerConfig, name)
+        respond(resp, [])

@@ -1,0 +1,132 @@
+"""``/hosts`` and ``/host/{address}``: machines, and apart from them what opens them."""
+
+from typing import Final
+
+import falcon
+
+from http_proxy.errors import Rejected, Request, Response
+from http_proxy.resources.base import (
+    Resource,
+    check_may_reveal,
+    find,
+    read_object,
+    remove_if_there,
+    respond,
+    settle,
+)
+from models import Cluster, Clusters, Host, HostCreds, Hosts, HostStatus
+from storage_service.errors import Invalid, NotFound
+
+_CREDENTIALS: Final = ("ssh_priv_key", "remote_user")  # members of a PUT that belong to HostCreds
+
+
+class HostCollection(Resource):
+    """All hosts."""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """List their records, without credentials."""
+        hosts = [record.model.to_dict_safe() async for record in self.storage.for_caller(req).list(Hosts)]
+        respond(resp, hosts)
+
+
+class HostItem(Resource):
+    """One host. Investigating a new one and joining it to its cluster's software is the platform's part."""
+
+    async def on_get(self, req: Request, resp: Response, address: str) -> None:
+        """Show its record, without credentials."""
+        respond(resp, (await self.storage.for_caller(req).get(Host, address)).model.to_dict_safe())
+
+    async def on_put(self, req: Request, resp: Response, address: str | None = None) -> None:
+        """Add a host: ``ssh_priv_key``, ``remote_user`` and, if it is to join one, ``cluster``.
+
+        The host's own record is written last, so that a PUT that failed half-way can be sent again. A host that is
+        there already is only shown, provided that key and cluster are the same.
+        """
+        body = await read_object(req)
+        if address is not None:
+            settle(body, "address", address)
+        cluster = body.pop("cluster", "")
+        if not isinstance(cluster, str):
+            raise Invalid("the body is not valid", (("cluster", "must be a text"),))
+        given: dict[str, object] = {name: body.pop(name) for name in _CREDENTIALS if name in body}
+        host = Host.from_dict(body)
+        creds = HostCreds.from_dict({"address": host.address, **given})
+        client = self.storage.for_caller(req)
+
+        existing = await find(client, Host, host.address)
+        if existing is not None:
+            stored = await find(client, HostCreds, host.address) or HostCreds(address=host.address)
+            if stored.ssh_priv_key != creds.ssh_priv_key:
+                raise Rejected(409, "The host is known with another key")
+            if cluster:
+                joined = await find(client, Cluster, cluster)
+                if joined is None or host.address not in joined.hostset:
+                    raise Rejected(409, "The host is known and not in that cluster")
+            respond(resp, existing.to_dict_safe())
+            return
+        if cluster and await find(client, Cluster, cluster) is None:
+            raise Rejected(409, "There is no such cluster to join")
+        await client.save(creds)
+        if cluster:
+            await self.storage.change(client, Cluster, cluster, lambda record: _join(record, host.address))
+        saved = await client.save(host)
+        resp.location = f"/api/v0/host/{host.address}"
+        respond(resp, saved.model.to_dict_safe(), status=201)
+
+    async def on_delete(self, req: Request, resp: Response, address: str) -> None:
+        """Remove the host, its credentials first: a deletion that fails is told, and can be asked for again."""
+        client = self.storage.for_caller(req)
+        await remove_if_there(client, HostCreds, address)
+        async for record in client.list(Clusters):
+            if address in record.model.hostset:
+                await self.storage.change(client, Cluster, record.model.name, lambda cluster: _leave(cluster, address))
+        await client.delete(Host, address)
+        respond(resp, [])
+
+
+class HostCredentials(Resource):
+    """What opens a host; for those alone who may see credentials."""
+
+    async def on_get(self, req: Request, resp: Response, address: str) -> None:
+        """Show it in the clear."""
+        check_may_reveal(req)
+        record = await self.storage.for_caller(req).get(HostCreds, address)
+        resp.set_header("ETag", record.etag)
+        respond(resp, record.model.to_dict())
+
+    async def on_put(self, req: Request, resp: Response, address: str) -> None:
+        """Replace it, for a key that was changed; with ``If-Match``, only if it is still the one that was read."""
+        check_may_reveal(req)
+        body = await read_object(req)
+        settle(body, "address", address)
+        creds = HostCreds.from_dict(body)
+        client = self.storage.for_caller(req)
+        if await find(client, Host, address) is None:
+            raise NotFound("there is no such host")
+        saved = await client.save(creds, etag=req.get_header("If-Match"))
+        resp.set_header("ETag", saved.etag)
+        resp.status = falcon.HTTP_204
+
+
+class HostStatusItem(Resource):
+    """How a host is."""
+
+    async def on_get(self, req: Request, resp: Response, address: str) -> None:
+        """Show what its record says; what a container manager knows of it, the platform adds."""
+        host = (await self.storage.for_caller(req).get(Host, address)).model
+        status = HostStatus(type="host_only", host={"last_check": host.last_check, "status": host.status})
+        respond(resp, status.to_dict_safe())
+
+
+def _join(cluster: Cluster, address: str) -> bool:
+    if address in cluster.hostset:
+        return False
+    cluster.hostset = [*cluster.hostset, address]
+    return True
+
+
+def _leave(cluster: Cluster, address: str) -> bool:
+    if address not in cluster.hostset:
+        return False
+    cluster.hostset = [member for member in cluster.hostset if member != address]
+    return True

@@ -1,0 +1,75 @@
+"""What the tests of the proxy share: a scripted service on a unix socket, and the real proxy before it."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import argon2
+import pytest
+from raw_http import ScriptedService
+from served import gunicorn, tcp_listener
+
+CONNECTIONS = 8
+TIMEOUT = 2.0  # seconds
+PASSWORD = "correct:horse:battery"
+
+APPLICATION = """
+from pathlib import Path
+from http_proxy.app import create_app
+from models.secret import Secret
+from storage_service.config import ProxySettings
+
+app = create_app(ProxySettings(
+    socket=Path({socket!r}), api_id="proxy", api_key=Secret({key!r}), connections={connections}, timeout={timeout},
+    authenticators=(("apikey", {{}}), ("basic", {{"filepath": {users!r}}})),
+))
+"""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy that runs, and the socket that it expects its service on."""
+
+    port: int
+    socket: Path
+    log: Path
+
+
+@pytest.fixture(scope="session")
+def short_dir() -> Iterator[Path]:
+    """A directory for sockets: the kernel takes 107 bytes of a socket's path, and pytest's are longer than that."""
+    path = Path(tempfile.mkdtemp(prefix="sr-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def users_file(short_dir: Path) -> Path:
+    """Two users, of whom alice may see credentials."""
+    path = short_dir / "users.json"
+    hashed = argon2.PasswordHasher.from_parameters(argon2.profiles.CHEAPEST).hash(PASSWORD)
+    path.write_text(json.dumps({"alice": {"hash": hashed, "reveal_credentials": True}, "bob": {"hash": hashed}}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def proxy(short_dir: Path, users_file: Path) -> Iterator[Proxy]:
+    """The proxy, in a process of its own."""
+    home = short_dir / "proxy"
+    home.mkdir()
+    socket = short_dir / "s"
+    text = APPLICATION.format(
+        socket=str(socket), key="proxy-key", connections=CONNECTIONS, timeout=TIMEOUT, users=str(users_file)
+    )
+    with tcp_listener() as listener, gunicorn(home, text, listener=listener) as log:
+        yield Proxy(listener.getsockname()[1], socket, log)
+
+
+@pytest.fixture
+async def service(proxy: Proxy) -> AsyncIterator[ScriptedService]:
+    """The service that the proxy expects, following the test's script."""
+    async with ScriptedService(proxy.socket) as service:
+        yield service
