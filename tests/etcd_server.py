@@ -87,7 +87,10 @@ class Member:
         return f"{self.name}=http://{LOOPBACK}:{self.peer_port}"
 
     def start(self) -> None:
-        """Start it, on the data it has; `wait` says when it serves."""
+        """Start it, on the data it has; `wait` says when it serves.
+
+        Called from the main thread only: the signal comes when the thread that started it ends (prctl(2)).
+        """
         client, peer = f"{self.scheme}://{self.endpoint}", f"http://{LOOPBACK}:{self.peer_port}"
         command = [
             *("setpriv", "--pdeathsig", "KILL", binary()),
@@ -156,6 +159,25 @@ class Etcd:
     def url(self, prefix: str = "", user: str = "") -> str:
         """Return the backend URL for a *prefix* of its own."""
         return f"etcd://{user + '@' if user else ''}{self.endpoints}{'/' + prefix if prefix else ''}"
+
+    def logins(self) -> int:
+        """Return how many logins the first member has answered since it started."""
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{self.members[0].metrics_port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(
+            int(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith("grpc_server_handled_total") and 'grpc_method="Authenticate"' in line
+        )
+
+    def leader(self) -> Member:
+        """Return the member that leads at this moment."""
+        for member in self.members:
+            with grpc.insecure_channel(member.endpoint) as channel:
+                status = rpc.MaintenanceStub(channel).Status(rpc.StatusRequest())
+            if status.leader == status.header.member_id:
+                return member
+        raise RuntimeError("the cluster has no leader")
 
     @contextlib.contextmanager
     def admin(self, user: str = "", password: str = "") -> Iterator["Admin"]:

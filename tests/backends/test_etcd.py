@@ -1,0 +1,355 @@
+"""What a backend on etcd does with its own keys, and what it does when etcd is away, slow, full, or loses a member."""
+
+import asyncio
+import itertools
+import signal
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import pytest
+import uvloop
+
+from storage_service.backends import open_backend
+from storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Conflict, Delete, Event, Put, Vacant, Watchable
+from storage_service.errors import Fate, TooLarge, Unavailable
+from tests.etcd_server import Etcd, Member, running
+from tests.tcp_fault import Fault, TcpFault
+
+SHORT: Final = "1.0"  # seconds of an operation's timeout where a test waits for it to pass
+_NUMBERS: Final = itertools.count()
+
+
+@asynccontextmanager
+async def opened(etcd: Etcd, timeout: str = "4.0", prefix: str | None = None) -> AsyncGenerator[Backend, None]:
+    """Give a backend on a prefix of its own."""
+    backend = open_backend(etcd.url(prefix or f"t-{next(_NUMBERS)}"), timeout=timeout)
+    await backend.open()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    """Run an etcd of one member that tests may stop and start."""
+    with running(tmp_path_factory.mktemp("mortal")) as store:
+        yield store
+
+
+# Keys.
+
+
+async def test_no_key_outside_the_prefix_is_touched(etcd: Etcd) -> None:
+    """Neither reading nor emptying a store sees or changes keys beside its prefix, however alike."""
+    beside = {"/k": b"1", "/k/": b"1", "/k0": b"1", "/k/own0": b"1", "/k/ow": b"1", "/zzz": b"1"}
+    with etcd.admin() as admin:
+        for key, value in beside.items():
+            admin.put(key, value)
+        async with opened(etcd, prefix="k/own") as backend:
+            await backend.commit([Vacant("")])
+            await backend.commit([Put("a", b"one"), Put("z", b"one")])
+            assert (await backend.list("")).names == ("a", "z")
+            await backend.commit([Delete("a"), Delete("z")])
+            await backend.commit([Vacant("")])
+        assert {key: kv.value for key, kv in admin.keys("/k").items()} == {k: v for k, v in beside.items() if "k" in k}
+
+
+async def test_receipts_are_not_records(etcd: Etcd) -> None:
+    """What settles lost writes is neither listed, nor watched, nor in the way of vacancy, and is gone after closing."""
+    async with opened(etcd, prefix="receipts") as backend:
+        assert isinstance(backend, Watchable)
+        since = await backend.commit([Put("a", b"one")])
+        with etcd.admin() as admin:
+            assert any("~" in key for key in admin.keys("/receipts/"))
+        assert (await backend.list("")).names == ("a",)
+        async with aclosing(backend.watch("", since)) as events:
+            end = await backend.commit([Delete("a")])
+            assert await anext(events) == Event("a", None, end)
+        await backend.commit([Vacant("")])
+
+    with etcd.admin() as admin:
+        assert admin.keys("/receipts/") == {}
+
+
+async def test_removed_receipts_are_made_anew(etcd: Etcd) -> None:
+    """When somebody removes the receipts of a running service, its commits go on."""
+    async with opened(etcd, prefix="swept") as backend:
+        await backend.commit([Put("a", b"one")])
+        with etcd.admin() as admin:
+            admin.delete_all("/swept/~receipts/")
+        revision = await backend.commit([Put("a", b"two")])
+
+        entry = await backend.get("a")
+        assert entry is not None
+        assert (entry.value, entry.revision) == (b"two", revision)
+
+
+async def test_a_key_that_is_no_name_is_said(etcd: Etcd) -> None:
+    """A key that somebody else put under the prefix, and that cannot be a name, is an error that names the remedy."""
+    async with opened(etcd, prefix="foreign") as backend:
+        with etcd.admin() as admin:
+            admin.put("/foreign/hü", b"")
+        with pytest.raises(Unavailable, match="no name"):
+            await backend.list("")
+
+
+async def test_listings_leave_values_where_they_are(etcd: Etcd) -> None:
+    """Five thousand names are listed in five pages, and what crosses the wire is a small part of their values."""
+    names = [f"n/{number:05}" for number in range(5 * MAX_PAGE)]
+    value = bytes(2048)
+    async with TcpFault(etcd.members[0].endpoint).running() as network:
+        backend = open_backend(f"etcd://{network.endpoint}/big")
+        await backend.open()
+        for start in range(0, len(names), 100):
+            await backend.commit([Put(name, value) for name in names[start : start + 100]])
+        requests, replied = network.requests, network.replied_bytes
+        listed: list[str] = []
+        more = True
+        while more:
+            page = await backend.list("n/", listed[-1] if listed else None)
+            listed += page.names
+            more = page.more
+
+        assert listed == names
+        assert network.requests - requests == 5
+        assert network.replied_bytes - replied < len(names) * len(value) / 10
+        await backend.close()
+
+
+async def test_a_batch_over_etcds_size_is_too_large(etcd: Etcd) -> None:
+    """Lawful values that together are over etcd's limit for a request are TooLarge, and none of them is written."""
+    async with opened(etcd) as backend:
+        for size in (1_000_000, 400_000):  # refused by gRPC in etcd, and by etcd itself
+            with pytest.raises(TooLarge):
+                await backend.commit([Put(f"a/{number}", bytes(size)) for number in range(4)])
+        assert (await backend.list("")).names == ()
+
+
+def test_it_works_under_uvloop(etcd: Etcd) -> None:
+    """On the event loop of the service's workers, the backend reads, writes, refuses and watches."""
+
+    async def work() -> None:
+        async with opened(etcd) as backend:
+            assert isinstance(backend, Watchable)
+            revision = await backend.commit([Put("a", b"one")])
+            async with aclosing(backend.watch("", revision)) as events:
+                answers = await asyncio.gather(
+                    *(backend.commit([Put("a", b"two", revision)]) for _ in range(8)), return_exceptions=True
+                )
+                assert sum(isinstance(answer, Conflict) for answer in answers) == 7
+                event = await anext(events)
+            assert await backend.get("a") == event.entry
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work())
+
+
+# etcd is away, or slow.
+
+
+async def test_a_stopped_etcd_is_unavailable_until_it_is_back(mortal: Etcd) -> None:
+    """While etcd is down every operation is Unavailable in time, nothing applied; when it is back, all goes on."""
+    (member,) = mortal.members
+    async with opened(mortal, SHORT) as backend:
+        await backend.commit([Put("a", b"one")])
+        member.kill()
+        with pytest.raises(Unavailable):
+            await backend.get("a")
+        async with asyncio.timeout(10):  # a hanging operation would never end
+            answers = await asyncio.gather(
+                *(backend.list(""), backend.get_many(["a"]), backend.commit([Put("a", b"two")])),
+                return_exceptions=True,
+            )
+        assert [isinstance(answer, Unavailable) and answer.fate for answer in answers] == [Fate.NOT_APPLIED] * 3
+        member.restart()
+
+        entry = await backend.get("a")
+        assert entry is not None
+        assert entry.value == b"one"
+        assert await backend.commit([Put("a", b"three", entry.revision)]) > entry.revision
+
+
+async def test_a_restart_within_the_timeout_goes_unseen(mortal: Etcd) -> None:
+    """Reads and writes that meet a restart which is over in time are answered as if nothing had been."""
+    (member,) = mortal.members
+    async with opened(mortal, "20") as backend:
+        await backend.commit([Put("a", b"0")])
+        member.kill()
+        operations = asyncio.gather(backend.get("a"), backend.commit([Put("b", b"one", ABSENT)]))
+        await asyncio.sleep(0)
+        member.start()
+
+        entry, revision = await operations
+        assert entry is not None
+        assert revision > entry.revision
+
+
+async def test_opening_without_etcd_is_unavailable(tmp_path: Path) -> None:
+    """A backend whose cluster does not answer cannot be opened, and says so in time."""
+    nowhere = Etcd([Member("none", tmp_path, "http")])
+    backend = open_backend(nowhere.url(), timeout="0.3")
+    with pytest.raises(Unavailable):
+        await backend.open()
+    with pytest.raises(Unavailable):
+        await backend.get("a")
+    await backend.close()
+
+
+async def test_a_slow_etcd_is_unavailable_and_says_the_fate(mortal: Etcd) -> None:
+    """Where etcd hangs, reads and writes end in time; a write may yet be applied, and says that; then all goes on."""
+    (member,) = mortal.members
+    async with opened(mortal, SHORT) as backend:
+        await backend.commit([Put("a", b"old")])
+        member.signal(signal.SIGSTOP)
+        answers = await asyncio.gather(backend.get("a"), backend.commit([Put("a", b"new")]), return_exceptions=True)
+        member.signal(signal.SIGCONT)
+
+        assert [answer.fate for answer in answers if isinstance(answer, Unavailable)] == [
+            Fate.NOT_APPLIED,
+            Fate.UNKNOWN,
+        ]
+        revision = await backend.commit([Put("b", b"after")])
+        entry = await backend.get("a")
+        assert entry is not None
+        assert entry.value in {b"old", b"new"}
+        assert entry.revision < revision
+
+
+# etcd is full.
+
+
+async def test_a_full_etcd_tells_the_truth(tmp_path: Path) -> None:
+    """Out of space, each write says rightly whether it was applied; reads and deletes go on; freed, writes do too."""
+    with running(tmp_path, flags=["--quota-backend-bytes=4194304"]) as store:
+        async with opened(store) as backend:
+            names: list[str] = []
+            refused: dict[str, BaseException] = {}
+            while not refused:
+                news = [f"n/{len(names) + number}" for number in range(16)]
+                writes = (backend.commit([Put(name, bytes(200_000), ABSENT)]) for name in news)
+                answers = await asyncio.gather(*writes, return_exceptions=True)
+                refused = {name: a for name, a in zip(news, answers, strict=True) if isinstance(a, BaseException)}
+                names += news
+            written = set(names) - refused.keys()
+
+            assert written
+            assert refused
+            assert all(isinstance(a, Unavailable) and a.fate is Fate.NOT_APPLIED for a in refused.values())
+            assert "disarm" in str(next(iter(refused.values())))
+            assert set((await backend.list("n/")).names) == written
+            assert set(await backend.get_many(names)) == written
+
+            await backend.commit([Delete(name) for name in written])
+            assert (await backend.list("")).names == ()
+            async with opened(store) as late:
+                assert await late.get(names[0]) is None
+            with store.admin() as admin:
+                admin.free_space()
+            assert await backend.commit([Put("n/again", b"")]) > 0
+
+
+# etcd loses a member.
+
+
+async def test_a_cluster_loses_a_member_and_no_write(tmp_path: Path) -> None:
+    """While the leader of three is killed, writers and a watcher see no error, and every write answered is there."""
+    with running(tmp_path, members=3) as cluster:
+        leader = cluster.leader()
+        endpoints = ",".join(m.endpoint for m in (leader, *(m for m in cluster.members if m is not leader)))
+        backend = open_backend(f"etcd://{endpoints}", timeout="15")
+        await backend.open()
+        assert isinstance(backend, Watchable)
+        since = await backend.commit([Put("begin", b"")])
+        dead = asyncio.Event()
+        written: dict[str, int] = {}
+
+        async def write(writer: int) -> None:
+            after = 0
+            for number in itertools.count():
+                name = f"w/{writer}/{number:04}"
+                written[name] = await backend.commit([Put(name, b"x" * 500, ABSENT)])
+                after += dead.is_set()
+                if after == 20:
+                    return
+
+        async def watch() -> list[Event]:
+            told: list[Event] = []
+            async with aclosing(backend.watch("", since)) as events:
+                async for event in events:
+                    told.append(event)
+                    if event.name == "end":
+                        break
+            return told
+
+        watching = asyncio.create_task(watch())
+        writing = [asyncio.create_task(write(number)) for number in range(8)]
+        while len(written) < 200:
+            await asyncio.sleep(0.01)
+        leader.kill()
+        dead.set()
+        await asyncio.gather(*writing)
+        end = await backend.commit([Put("end", b"")])
+        told = await watching
+
+        listed: list[str] = []
+        while (page := await backend.list("w/", listed[-1] if listed else None)).names:
+            listed += page.names
+        assert set(listed) == written.keys()
+        assert {event.name: event.revision for event in told} == {**written, "end": end}
+        assert [event.revision for event in told] == [*sorted(written.values()), end]
+        await backend.close()
+
+
+async def test_a_watch_goes_on_after_a_break(etcd: Etcd) -> None:
+    """A watch whose connection breaks tells each change once, those made meanwhile too."""
+    async with TcpFault(etcd.members[0].endpoint).running() as network, opened(etcd, prefix="broken") as writer:
+        backend = open_backend(f"etcd://{network.endpoint}/broken")
+        await backend.open()
+        assert isinstance(backend, Watchable)
+        since = await writer.commit([Put("begin", b"")])
+        async with aclosing(backend.watch("", since)) as events:
+            revisions = []
+            for fault in (Fault.NONE, Fault.LOSE_REQUEST, Fault.LOSE_REPLY):
+                revisions += [await writer.commit([Put("a", b"one")]), await writer.commit([Put("a", b"two")])]
+                assert [(await anext(events)).revision for _ in range(2)] == revisions[-2:]
+                network.say([fault])
+                network.cut()
+        await backend.close()
+
+
+async def test_a_watch_without_etcd_is_unavailable(mortal: Etcd) -> None:
+    """A watch whose cluster is away for longer than the timeout ends with Unavailable."""
+    (member,) = mortal.members
+    async with opened(mortal, "0.5") as backend:
+        assert isinstance(backend, Watchable)
+        since = await backend.commit([Put("a", b"")])
+        async with aclosing(backend.watch("", since)) as events:
+            waiting = asyncio.ensure_future(anext(events))
+            await backend.commit([Put("a", b"seen")])
+            await waiting
+            member.kill()
+            with pytest.raises(Unavailable):
+                await anext(events)
+        member.restart()
+
+
+async def test_a_cancelled_watch_lets_go(etcd: Etcd) -> None:
+    """A watcher that is cancelled while it waits ends at once, and the backend goes on."""
+    async with opened(etcd) as backend:
+        assert isinstance(backend, Watchable)
+        since = await backend.commit([Put("a", b"")])
+
+        async def wait() -> None:
+            async for _ in backend.watch("", since):
+                pass
+
+        waiting = asyncio.create_task(wait())
+        await backend.get("a")
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+        assert waiting.cancelled()
+        assert await backend.get("a") is not None
