@@ -19,6 +19,11 @@ DEFAULT_KEYSET: Final = "default"
 _KID: Final = re.compile(r"(?P<keyset>[a-z0-9][a-z0-9-]{0,62})\.(?P<version>[1-9][0-9]{0,8})", re.ASCII)
 
 
+def is_kid(text: str) -> bool:
+    """Whether *text* has the form of a data key's id."""
+    return _KID.fullmatch(text) is not None
+
+
 class Key:
     """512 secret bits and the id they are known by.
 

@@ -62,11 +62,13 @@ def read(path: Path) -> RootKey:
             raise KeyFileUnusable(f"{path} is a symbolic link; give the path of the root key file itself") from None
         raise _unusable(path, "opened", error) from None
     try:
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            _check(path, os.fstat(descriptor))
+        check(path, os.fstat(descriptor), os.geteuid())
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             text = file.read(jwk.MAX_JWK + 1)
     except OSError as error:
         raise _unusable(path, "read", error) from None
+    finally:
+        os.close(descriptor)
     try:
         return RootKey(jwk.octets_of(jwk.decode(text)))
     except ValueError as error:
@@ -97,6 +99,24 @@ def make(path: Path, random: Callable[[int], bytes] = secrets.token_bytes) -> Ro
     return read(path)
 
 
+def check(path: Path, status: os.stat_result, uid: int) -> None:
+    """Accept a file with this *status* as the root key file of a process that runs as *uid*.
+
+    Raises:
+        KeyFileUnusable: it is no plain file, another user's, or open to others; the text says what to run.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        raise KeyFileUnusable(f"{path} is not a plain file; give the path of the root key file itself")
+    if status.st_uid not in (uid, 0):
+        raise KeyFileUnusable(f"{path} belongs to another user; run: chown {uid} {path}")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077 and not (status.st_uid == 0 and mode == _CREDENTIAL_MODE):
+        raise KeyFileUnusable(
+            f"{path} is open to others (mode {mode:04o}); run: chmod 600 {path}; "
+            "if others could really have read it, the keys it wraps are to be rotated"
+        )
+
+
 def _link(path: Path, text: bytes) -> None:
     """Write *text* to a new file and give it the name *path*, unless something has that name already."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -120,19 +140,6 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _check(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise KeyFileUnusable(f"{path} is not a plain file; give the path of the root key file itself")
-    if status.st_uid not in (os.geteuid(), 0):
-        raise KeyFileUnusable(f"{path} belongs to another user; run: chown {os.geteuid()} {path}")
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o077 and not (status.st_uid == 0 and mode == _CREDENTIAL_MODE):
-        raise KeyFileUnusable(
-            f"{path} is open to others (mode {mode:04o}); run: chmod 600 {path}; "
-            "if others could really have read it, the keys it wraps are to be rotated"
-        )
 
 
 def _unusable(path: Path, done: str, error: OSError) -> KeyFileUnusable:

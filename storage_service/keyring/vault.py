@@ -31,10 +31,11 @@ from storage_service.errors import (
     WrongRootKey,
 )
 from storage_service.keyring import envelope, jwk, rootkey
-from storage_service.keyring.ring import DEFAULT_KEYSET, KEY_SIZE, DataKey, Ring
+from storage_service.keyring.ring import DEFAULT_KEYSET, KEY_SIZE, DataKey, Ring, is_kid
 from storage_service.keyring.rootkey import RootKey
 
 KEYRING: Final = SYSTEM + "keyring/"  # where the wrapped data keys lie
+_SEALED: Final = (SECRETS, SYSTEM + "access/")  # where values are that only these keys open
 FORMAT: Final = 1  # of a wrapped data key; a later one is refused, not guessed at
 
 
@@ -62,11 +63,11 @@ async def open_ring(
     """
     # Secrets first, keys second, the file last: each is written only after the next in this order, so whatever we
     # see of another process' first start, we see what must be there for it, too.
-    has_secrets = bool((await backend.list(SECRETS, limit=1)).names)
+    sealed = [prefix for prefix in _SEALED if (await backend.list(prefix, limit=1)).names]
     names = await _names(backend)
-    root = await asyncio.to_thread(_root_key, root_key_path, autogen, bool(names) or has_secrets)
+    root = await asyncio.to_thread(_root_key, root_key_path, autogen, bool(names or sealed))
     if not names:
-        if has_secrets:
+        if sealed:
             raise KeyringDamaged(
                 f"the store holds secrets, but no keys under {KEYRING}: restore those from the backup that the secrets "
                 "come from; no new key will be made"
@@ -117,22 +118,23 @@ def _wrap(root: RootKey, key: DataKey) -> bytes:
 
 def _unwrap(root: RootKey, path: Path, name: str, token: bytes) -> DataKey:
     """Return the data key that *token*, found under *name*, wraps."""
-    other = envelope.kid_of(token)
-    if other is not None and other != root.kid and rootkey.is_root_kid(other):
+    kid = name.removeprefix(KEYRING)
+    claimed = envelope.kid_of(token)
+    if claimed is not None and claimed != root.kid and rootkey.is_root_kid(claimed):
         raise WrongRootKey(
-            f"the store's {name} is wrapped under the root key {other}, but {path} holds {root.kid}: "
+            f"the store's {name} is wrapped under the root key {claimed}, but {path} holds {root.kid}: "
             "put the secrets.key that was made with this store in its place"
         )
     try:
         members = jwk.decode(envelope.decrypt({root.kid: root}, name, token))
-        if members.get("format") == FORMAT:
-            if members.get("kid") != name.removeprefix(KEYRING):
-                raise ValueError("it is another key")
-            return DataKey(name.removeprefix(KEYRING), jwk.octets_of(members))
+        if members.get("format") == FORMAT and is_kid(kid):
+            if members.get("kid") != kid:
+                raise ValueError("it says that it is another key")
+            return DataKey(kid, jwk.octets_of(members))
     except Undecipherable as error:
         raise KeyringDamaged(f"the store's {name} does not open: {error.reason}; restore it from a backup") from None
     except ValueError as error:
         raise KeyringDamaged(f"the store's {name} opens, but {error}; restore it from a backup") from None
     raise ConfigurationError(
-        f"the store's {name} has a format that this version does not know: a later version wrote it; run that one"
+        f"the store's {name} is of a kind that this version does not know: a later version wrote it; run that one"
     )

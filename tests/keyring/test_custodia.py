@@ -1,0 +1,120 @@
+"""Custodia 0.6.0's own EncryptedOverlay, in its own Python, reads what is written here, and the reverse."""
+
+import base64
+import json
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from storage_service.errors import Undecipherable
+from storage_service.keyring import jwk, rootkey
+from storage_service.keyring.envelope import Reason, bound_name, decrypt, encrypt
+from storage_service.keyring.ring import DataKey, Ring
+
+HERE: Final = Path(__file__).parent
+PYTHON: Final = HERE.parents[1] / ".venv-custodia/bin/python"  # made by `make test`
+KEY: Final = DataKey("default.1", bytes(range(64)))
+RING: Final = Ring([KEY], unnamed="default.1")
+
+MESSAGES: Final = {
+    f"secrets/{name}": json.dumps({"type": "simple", "value": value})
+    for name, value in {
+        "hosts/10.0.0.7": base64.b64encode(b"ssh_priv_key" * 100).decode(),
+        "hosts/fe80::1": "a plain text",
+        "a/b/c/d@e+f_g-h": "Grüße, 秘密, \U0001f511",
+        "hosts/empty": "",
+        "hosts/large": "x" * 100_000,
+    }.items()
+}
+
+
+class Custodia:
+    """One store of Custodia's in *folder*, under the master key file *key*."""
+
+    def __init__(self, folder: Path, key: Path) -> None:
+        self._arguments = [str(PYTHON), str(HERE / "custodia_overlay.py"), str(folder / "custodia.db"), str(key)]
+
+    def ask(self, *acts: tuple[str, ...], protection: str = "pinning") -> list[object]:
+        """Return Custodia's answers; *protection* "" is what it does by default."""
+        assert PYTHON.exists(), "Custodia is missing: make .venv-custodia/complete"
+        done = subprocess.run(
+            [*self._arguments, protection], input=json.dumps(acts), capture_output=True, text=True, check=True
+        )
+        answers = json.loads(done.stdout)
+        assert isinstance(answers, list)
+        return answers
+
+
+@pytest.fixture
+def custodia(tmp_path: Path) -> Custodia:
+    path = tmp_path / "master.key"
+    path.write_bytes(jwk.encode(KEY.reveal()))
+    return Custodia(tmp_path, path)
+
+
+@pytest.mark.parametrize("protection", ["", "pinning"])
+def test_custodia_reads_what_we_write(custodia: Custodia, protection: str) -> None:
+    """Values of ours, laid into Custodia's store under its names, come out of its overlay, pinned or by default."""
+    laid = [("put", bound_name(name), encrypt(KEY, name, text.encode()).decode()) for name, text in MESSAGES.items()]
+    asked = [("get", bound_name(name)) for name in MESSAGES]
+
+    answers = custodia.ask(*laid, *asked, protection=protection)
+
+    assert answers == [None] * len(laid) + list(MESSAGES.values())
+
+
+@pytest.mark.parametrize("protection", ["", "pinning", "migrate"])
+def test_we_read_what_custodia_writes(custodia: Custodia, protection: str) -> None:
+    """Values that Custodia pinned open here, under the key designated for values without a kid."""
+    written = [("set", bound_name(name), text) for name, text in MESSAGES.items()]
+    asked = [("raw", bound_name(name)) for name in MESSAGES]
+
+    answers = custodia.ask(*written, *asked, protection=protection)[len(written) :]
+
+    stored = zip(MESSAGES, answers, strict=True)
+    assert {name: decrypt(RING, name, str(raw).encode()).decode() for name, raw in stored} == MESSAGES
+
+
+def test_custodia_keeps_our_names(custodia: Custodia) -> None:
+    """A value of ours under another name is refused by Custodia as well: both bind the same header."""
+    name, other = "secrets/hosts/a", "secrets/hosts/b"
+    moved = encrypt(KEY, name, b'{"type":"simple","value":"x"}').decode()
+
+    _, answer = custodia.ask(("put", bound_name(other), moved), ("get", bound_name(other)))
+
+    assert answer == {"error": f"Secret Pinning check failed! Expected {bound_name(other)} got {bound_name(name)}"}
+
+
+def test_we_keep_custodias_names(custodia: Custodia) -> None:
+    """What Custodia wrote unpinned (secret_protection = encrypt), or under another name, does not open here."""
+    name = "secrets/hosts/a"
+    _, unpinned = custodia.ask(("set", bound_name(name), "x"), ("raw", bound_name(name)), protection="encrypt")
+    _, pinned = custodia.ask(("set", "keys/hosts/b", "x"), ("raw", "keys/hosts/b"))
+
+    for raw in (unpinned, pinned):
+        with pytest.raises(Undecipherable) as caught:
+            decrypt(RING, name, str(raw).encode())
+        assert caught.value.reason == Reason.WRONG_NAME
+
+
+def test_a_key_file_of_custodias_making_is_a_root_key(tmp_path: Path) -> None:
+    """The master key file that Custodia generates is read as a root key, mode and all."""
+    path = tmp_path / "master.key"
+    Custodia(tmp_path, path).ask()
+
+    key = rootkey.read(path)
+
+    assert path.read_bytes() == jwk.encode(key.reveal())
+
+
+def test_a_root_key_file_of_ours_is_custodias(tmp_path: Path) -> None:
+    """The root key file made here is a master key to Custodia."""
+    path = tmp_path / "secrets.key"
+    key = rootkey.make(path)
+
+    *_, raw = Custodia(tmp_path, path).ask(("set", "keys/a", "x"), ("raw", "keys/a"))
+
+    ring = Ring([DataKey("default.1", key.reveal())], unnamed="default.1")
+    assert decrypt(ring, "secrets/a", str(raw).encode()) == b"x"
