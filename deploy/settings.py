@@ -17,7 +17,7 @@ from typing import Annotated, Final
 import msgspec
 
 from deploy import custodia_conf, storage_conf
-from deploy.home import CLIENT, CONFIG, ClientFile
+from deploy.home import API_ID, CLIENT, CONFIG, ClientFile
 from deploy.layer import Layer, Placeholders, read_text, unknown
 from models.secret import REDACTED, Secret
 from storage_service.backends import BACKENDS
@@ -291,11 +291,14 @@ class _Resolver:
         certificate, key = self._optional_path("tls_certificate"), self._optional_path("tls_key")
         if (certificate is None) != (key is None):
             raise ConfigurationError("'tls_certificate' and 'tls_key' go together")
+        store = self._store("store", keys.store)
+        if store.startswith("memory:") and keys.workers > 1:
+            raise self._error("store", "is memory, which several workers would each have of their own")
         service = ServiceSettings(
             socket=socket,
             audit_log=_below(self._home, keys.audit_log),
             root_key=_below(self._home, keys.root_key),
-            store=self._store("store", keys.store),
+            store=store,
             storage_handlers=tuple(map(self._handler, keys.storage_handlers)),
             authenticators=tuple(
                 AuthenticatorSettings(handler=name, options=options)
@@ -348,16 +351,14 @@ class _Resolver:
     def _credentials(self, client: Path, *, without_key: bool) -> tuple[str, Secret]:
         """Return the API id and key: those that were said, else client.json's."""
         api_id, api_key = self._keys.api_id, self._keys.api_key
-        if api_id is not None and api_key is not None:
-            return api_id, Secret(api_key)
-        if client.exists():
+        if (api_id is None or api_key is None) and client.exists():
             kept = ClientFile.read(client)
-            return api_id or kept.api_id, Secret(api_key) if api_key is not None else kept.api_key
-        if without_key:
-            return api_id or "storage_service", Secret(api_key or "")
-        raise ConfigurationError(
-            f"{client} does not exist: 'strongroom up' makes it, or say {PREFIX}API_ID and {PREFIX}API_KEY"
-        )
+            for name in ("api_id", "api_key"):
+                self._stated.setdefault(name, (None, client.name))
+            return api_id or kept.api_id, kept.api_key if api_key is None else Secret(api_key)
+        if api_key is None and not without_key:
+            raise ConfigurationError(f"{client} does not exist: 'strongroom up' makes it, or say {PREFIX}API_KEY")
+        return api_id or API_ID, Secret(api_key or "")
 
     def _socket(self) -> Path:
         socket = _below(self._home, self._keys.socket)

@@ -1,0 +1,72 @@
+"""What the shell is told: one exit code for each error, and one line that says what to do."""
+
+import click
+import pytest
+
+from deploy.cli import exits
+from models.errors import Fault, InvalidName, ValidationError
+from storage_service import errors, wire
+from storage_service.errors import StrongroomError
+
+
+def leaves(kind: type[BaseException]) -> list[type[BaseException]]:
+    """Return *kind* and every class that derives from it."""
+    return [kind, *(each for child in kind.__subclasses__() for each in leaves(child))]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (click.UsageError("No such option: --x"), 1, "strongroom: no such option: --x"),
+        (InvalidName("a name is segments"), 1, "strongroom: a name is segments"),
+        (ValidationError("Host", [Fault("cpus", "must not be negative")]), 1, "strongroom: host is invalid: cpus must"),
+        (errors.Invalid("the record is not valid", (("cpus", "is no number"),)), 2, "valid: cpus is no number"),
+        (errors.ConfigurationError("strongroom.toml: no"), 2, "strongroom: strongroom.toml: no"),
+        (
+            errors.Unavailable("the service at /s does not listen"),
+            2,
+            "see that it runs: strongroom up",
+        ),
+        (errors.AuditUnavailable("the log is full"), 2, "the log is full; see that its audit log can be written"),
+        (errors.Internal("oh"), 2, "strongroom: oh"),
+        (errors.Locked("the service is locked"), 3, "the service is locked; unlock it first"),
+        (errors.NotFound("there is no such record"), 4, "strongroom: there is no such record"),
+        (errors.NoContainer("no container"), 4, "make it first: strongroom secret mkdir CONTAINER"),
+        (errors.Exists("it exists"), 5, "strongroom: it exists"),
+        (errors.NotEmpty("it is not empty"), 5, "remove what it holds first"),
+        (errors.Changed("it has changed"), 5, "read it again and decide anew"),
+        (errors.NotAuthenticated("no credentials"), 6, "say whose key to use: --home DIR"),
+        (errors.Denied("not allowed"), 6, "strongroom status tells whom the service takes you for"),
+        (click.Abort(), 130, "strongroom: interrupted"),
+    ],
+)
+def test_each_error_has_its_code(error: BaseException, code: int, line: str) -> None:
+    """The code follows the kind of error; the line is one, and says what is wrong and what to do."""
+    written: list[str] = []
+
+    assert exits.report(error, written.append) == code
+    assert len(written) == 1
+    assert line in written[0]
+    assert "\n" not in written[0]
+
+
+def test_every_error_of_the_service_has_a_code() -> None:
+    """No error of the service is unforeseen, neither those that cross the wire nor those of a start."""
+    assert set(leaves(StrongroomError)) >= {row.error for row in wire.PROBLEMS.values()}
+    for kind in leaves(StrongroomError):
+        found = exits.exit_of(kind.__new__(kind))
+        assert found is not None
+        assert found.code in {2, 3, 4, 5, 6}
+
+
+def test_an_unforeseen_error_shows_its_kind_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text may hold anything, so it stays where it is; the traceback comes only when it is asked for."""
+    monkeypatch.delenv("STRONGROOM_DEBUG", raising=False)
+    written: list[str] = []
+
+    assert exits.report(ValueError("c4nary"), written.append) == 2
+    assert written == ["strongroom: unexpected ValueError; STRONGROOM_DEBUG=1 shows where"]
+
+    monkeypatch.setenv("STRONGROOM_DEBUG", "1")
+    with pytest.raises(ValueError, match="c4nary"):
+        exits.report(ValueError("c4nary"), written.append)

@@ -1,0 +1,166 @@
+"""The home directory: what is made in it, who may use it, and that one at a time does."""
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from deploy.home import AlreadyRunning, ClientFile, Home, write_private
+from models.secret import Secret
+from storage_service.errors import ConfigurationError
+from tests.deploy.running import ROOT
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_first_start_makes_the_home(home: Path) -> None:
+    """Directories are 0700, files 0600, the settings are all comments, and the key has 256 bits."""
+    client = Home(home).prepare()
+
+    made = {path.name: mode(path) for path in (home, *home.iterdir())}
+    assert made == {
+        "home": 0o700,
+        "run": 0o700,
+        "data": 0o700,
+        "log": 0o700,
+        "strongroom.toml": 0o600,
+        "client.json": 0o600,
+    }
+    assert all(line.startswith("#") or not line for line in (home / "strongroom.toml").read_text().splitlines())
+    assert client.api_id == "storage_service"
+    assert len(client.api_key) == 43  # 32 bytes in base64url, without padding
+
+
+def test_a_second_start_changes_nothing(home: Path) -> None:
+    """Key and settings are made once."""
+    first = Home(home).prepare()
+    (home / "strongroom.toml").write_text("debug = true\n")
+
+    assert Home(home).prepare() == first
+    assert (home / "strongroom.toml").read_text() == "debug = true\n"
+
+
+def test_two_homes_have_two_keys(short: Path) -> None:
+    """Each key is made for its home."""
+    assert Home(short / "a").prepare().api_key != Home(short / "b").prepare().api_key
+
+
+@pytest.mark.parametrize("open_to_others", [0o750, 0o701, 0o704])
+def test_a_home_that_others_can_enter_is_refused(home: Path, open_to_others: int) -> None:
+    """The text says what to do about it."""
+    home.mkdir()
+    home.chmod(open_to_others)
+
+    with pytest.raises(ConfigurationError, match="is open to others than its owner; run: chmod 700"):
+        Home(home).prepare()
+
+
+def test_a_client_file_that_others_can_read_is_refused(home: Path) -> None:
+    """A key that was open may be known; the text says to close it, and to replace the key."""
+    Home(home).prepare()
+    (home / "client.json").chmod(0o604)
+
+    with pytest.raises(ConfigurationError, match=r"run: chmod 600 .* - and replace the key if they may have read it"):
+        Home(home).prepare()
+
+
+def test_a_home_of_another_user_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody else owns they can change at any time."""
+    home.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+    with pytest.raises(ConfigurationError, match="belongs to another user; choose another --home"):
+        Home(home).prepare()
+
+
+def test_a_file_in_its_place_is_refused(home: Path) -> None:
+    """A home is a directory."""
+    home.write_text("")
+
+    with pytest.raises(ConfigurationError, match="File exists"):
+        Home(home).prepare()
+
+
+def test_the_client_file_comes_back_as_written(short: Path) -> None:
+    """What one process writes another reads, and the key is in no repr."""
+    written = ClientFile("http://[::1]:1", Path("/run/s"), "id", Secret("c4nary"))
+    written.write(short / "client.json")
+
+    assert ClientFile.read(short / "client.json") == written
+    assert "c4nary" not in repr(written)
+
+
+def test_a_file_is_written_whole_or_not_at_all(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the disk fails, the file that was there is still there, and nothing beside it."""
+    file = short / "file"
+    write_private(file, b"before")
+
+    def failing(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="No space left"):
+        write_private(file, b"after")
+
+    assert file.read_bytes() == b"before"
+    assert list(short.iterdir()) == [file]
+
+
+def test_one_process_at_a_time_has_the_home(home: Path) -> None:
+    """The second is told which process has it; the pid file goes when the lock does."""
+    Home(home).prepare()
+    pid_file = home / "run/up.pid"
+
+    with Home(home).lock():
+        assert pid_file.read_text() == f"{os.getpid()}\n"
+        with (
+            pytest.raises(AlreadyRunning, match=f"in use by process {os.getpid()}; stop"),
+            Home(home).lock(),
+        ):
+            pass
+        assert pid_file.exists()
+    assert not pid_file.exists()
+    with Home(home).lock():
+        pass
+
+
+def test_a_pid_file_left_behind_stops_nobody(home: Path) -> None:
+    """The lock is the kernel's; a file that a killed process left says nothing."""
+    Home(home).prepare()
+    (home / "run/up.pid").write_text("1\n")
+
+    with Home(home).lock():
+        assert (home / "run/up.pid").read_text() == f"{os.getpid()}\n"
+
+
+def test_what_a_killed_process_leaves_is_waited_for(home: Path) -> None:
+    """Children of a process that was killed share its lock while they end; the next one lets them."""
+    Home(home).prepare()
+    code = f"""
+import os, sys
+from pathlib import Path
+from deploy.home import Home
+with Home(Path({str(home)!r})).lock():
+    if os.fork() == 0:
+        print("held", flush=True)
+        sys.stdin.read()  # until its end of the pipe closes
+    os._exit(0)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "held\n"
+        process.wait()  # the one that locked is dead, its child lives
+        waiting = threading.Timer(0.2, process.stdin.close)
+        waiting.start()
+        with Home(home).lock():
+            assert process.stdin.closed
+        waiting.join()

@@ -1,0 +1,50 @@
+"""How the processes log: a record a line."""
+
+import json
+import logging
+import sys
+from typing import Any
+
+import pytest
+
+from deploy import log
+
+
+def record(message: str, *arguments: object, **more: Any) -> logging.LogRecord:
+    return logging.LogRecord("storage_service.app", logging.WARNING, __file__, 1, message, arguments, **more)
+
+
+def test_a_json_line_has_the_fields_of_the_schema() -> None:
+    """Machines find time, level, logger, process and message."""
+    line = json.loads(log.Json().format(record("request %s", "9f", exc_info=None)))
+
+    assert set(line) == {"time", "level", "logger", "pid", "message"}
+    assert (line["level"], line["logger"], line["message"]) == ("warning", "storage_service.app", "request 9f")
+    assert line["time"].endswith("Z")
+
+
+@pytest.mark.parametrize("formatter", [log.Plain(), log.Json()])
+def test_a_message_is_one_line(formatter: logging.Formatter) -> None:
+    """A line break in a message would be a forged line of the log."""
+    line = formatter.format(record("harmless\n2026-11-22 CRITICAL forged", exc_info=None))
+
+    assert "\n" not in line
+    assert "harmless | 2026-11-22 CRITICAL forged" in line
+
+
+def test_an_error_keeps_its_traceback() -> None:
+    """Where something unexpected broke is told: after the line for people, within it for machines."""
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        broken = record("broken", exc_info=sys.exc_info())
+
+    assert "ZeroDivisionError" in json.loads(log.Json().format(broken))["traceback"]
+    assert log.Plain().format(broken).splitlines()[-1] == "ZeroDivisionError"
+
+
+def test_why_an_application_did_not_start_stands_alone() -> None:
+    """What gunicorn puts before the reason is left out."""
+    started = record("ASGI lifespan startup failed: %s", "Lifespan startup failed: the key is gone", exc_info=None)
+
+    assert log.message_of(started) == "the key is gone"

@@ -1,0 +1,289 @@
+"""What the operator says, from the places it can be said in."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from deploy import settings
+from deploy.settings import Settings
+from models.secret import REDACTED
+from storage_service.errors import ConfigurationError
+
+CANARY = "c4nary-h0rse-battery"
+KEY = {"STRONGROOM_API_KEY": "k", "STRONGROOM_API_ID": "i"}
+
+
+def load(home: Path, toml: str = "", environ: Mapping[str, str] = KEY, **said: Any) -> Settings:
+    """Load settings from a home whose strongroom.toml holds *toml*."""
+    home.mkdir(exist_ok=True)
+    (home / "strongroom.toml").write_text(toml)
+    return settings.load(environ=environ, home=home, **said)
+
+
+def source_of(loaded: Settings, key: str) -> str:
+    return next(shown.source for shown in loaded.shown if shown.key == key)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "toml", "port", "source"),
+    [
+        ({}, {}, "", "8000", "default"),
+        ({}, {}, 'listen = "127.0.0.1:1"', "1", "strongroom.toml"),
+        ({}, {"STRONGROOM_LISTEN": "127.0.0.1:2"}, 'listen = "127.0.0.1:1"', "2", "STRONGROOM_LISTEN"),
+        ({"listen": "127.0.0.1:3"}, {"STRONGROOM_LISTEN": "127.0.0.1:2"}, 'listen = "127.0.0.1:1"', "3", "--listen"),
+        ({"listen": None}, {"STRONGROOM_LISTEN": "127.0.0.1:2"}, "", "2", "STRONGROOM_LISTEN"),
+        ({}, {"STRONGROOM_LISTEN": ""}, 'listen = "127.0.0.1:1"', "1", "strongroom.toml"),
+    ],
+)
+def test_the_strongest_place_decides(
+    home: Path, flags: dict[str, Any], environ: dict[str, str], toml: str, port: str, source: str
+) -> None:
+    """Flags come before variables, those before the file, and that before the default; an empty one says nothing."""
+    loaded = load(home, toml, KEY | environ, flags=flags)
+
+    assert loaded.proxy.listen == f"127.0.0.1:{port}"
+    assert source_of(loaded, "listen") == source
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "field", "value"),
+    [
+        ("WORKERS", "3", "workers", 3),
+        ("DEBUG", "true", "debug", True),
+        ("DEBUG", "0", "debug", False),
+        ("TIMEOUT", "2.5", "proxy.timeout", 2.5),
+        ("SELF_AUTHS", "/api/v0/secrets, /x", "proxy.self_auths", ("/api/v0/secrets", "/x")),
+        ("SOCKET_MODE", "0600", "service.socket_mode", 0o600),
+        ("UMASK", "027", "umask", 0o027),
+        ("STORE", "memory", "service.store", "memory:"),
+        ("AUTOGEN_ROOT_KEY", "false", "service.autogen_root_key", False),
+    ],
+)
+def test_variables_say_what_the_file_can(home: Path, variable: str, text: str, field: str, value: object) -> None:
+    """A variable's text is read as the type of its setting."""
+    loaded: Any = load(home, "", KEY | {f"STRONGROOM_{variable}": text})
+    for name in field.split("."):
+        loaded = getattr(loaded, name)
+
+    assert loaded == value
+
+
+def test_relative_paths_lie_in_the_home(home: Path) -> None:
+    """A path of the settings counts from the home unless it is absolute."""
+    loaded = load(home, 'audit_log = "elsewhere/a.log"\nroot_key = "/etc/key"\nstore = "sqlite:a/../b.db"')
+
+    assert loaded.service.socket == home / "run/storage.sock"
+    assert loaded.service.audit_log == home / "elsewhere/a.log"
+    assert loaded.service.root_key == Path("/etc/key")
+    assert loaded.service.store == f"sqlite:{home}/b.db"
+    assert loaded.directories() == (home / "run", home / "elsewhere", Path("/etc"), home)
+
+
+def test_the_file_may_name_the_home(short: Path) -> None:
+    """A settings file in /etc names the directory that relative paths count from; else that is its own."""
+    file = short / "strongroom.toml"
+    file.write_text("")
+    assert settings.load(environ=KEY, config=file).home == short
+
+    file.write_text(f'home = "{short}/var"')
+    assert settings.load(environ=KEY, config=file).home == short / "var"
+    assert settings.load(environ=KEY | {"STRONGROOM_CONFIG": str(file)}).home == short / "var"
+    assert settings.load(environ=KEY | {"STRONGROOM_HOME": str(short / "x")}, config=file).home == short / "x"
+
+
+def test_handlers_and_plugins_are_tables(home: Path) -> None:
+    """Arrays of tables become the handlers, authenticators and authorizers of the service."""
+    loaded = load(
+        home,
+        """
+        [[storage_handlers]]
+        type = "sqlite"
+        name = "rack"
+        models = ["Host", "Host*"]
+        url = "sqlite:rack.db"
+        [[authenticators]]
+        handler = "SimpleCredsAuth"
+        uid = "12"
+        [[authorizers]]
+        handler = "SimplePathAuthz"
+        paths = ["/.", "/secrets"]
+        [[proxy_authenticators]]
+        name = "basic"
+        file = "/etc/users"
+        """,
+    )
+
+    (handler,) = loaded.service.storage_handlers
+    assert (handler.type, handler.name, handler.models) == ("sqlite", "rack", ("Host", "Host*"))
+    assert handler.options == {"url": f"sqlite:{home}/rack.db"}
+    (authenticator,) = loaded.service.authenticators
+    assert (authenticator.handler, authenticator.options) == ("SimpleCredsAuth", {"uid": "12"})
+    (authorizer,) = loaded.service.authorizers
+    assert authorizer.options == {"paths": "/. /secrets"}
+    assert loaded.proxy.authenticators == (("basic", {"file": "/etc/users"}),)
+
+
+@pytest.mark.parametrize(
+    ("toml", "text"),
+    [
+        (f"stroe = '{CANARY}'", "strongroom.toml: there is no 'stroe' here; did you mean 'store'?"),
+        (f"zzzzzz = '{CANARY}'", "strongroom.toml: there is no 'zzzzzz' here; known are api_id,"),
+        (f"workers = '{CANARY}'", "strongroom.toml: 'workers': expected `int`, got `str`"),
+        ("workers = 0", "strongroom.toml: 'workers': expected `int` >= 1"),
+        ("debug = 'yes'", "strongroom.toml: 'debug': expected `bool`, got `str`"),
+        (f"x = {CANARY}", "strongroom.toml: not TOML (at line 1, column 5)"),
+        (f"api_key = '{CANARY}'", "strongroom.toml: 'api_key' has no place here; it is kept in client.json, mode 0600"),
+        (f"store = 'redis://{CANARY}'", "strongroom.toml: 'store' is sqlite, memory, sqlite:FILE or etcd://HOST:PORT"),
+        ("store = 'etcd:'", "strongroom.toml: 'store' names no server: etcd://HOST:PORT"),
+        (f"listen = '{CANARY}'", "strongroom.toml: 'listen' is HOST:PORT"),
+        ("listen = 'x:99999'", "strongroom.toml: 'listen' is HOST:PORT"),
+        ("socket_mode = '0999'", "strongroom.toml: 'socket_mode' is an octal mode in quotes"),
+        ("log_format = 'xml'", "strongroom.toml: 'log_format': expected `str` matching regex"),
+        ("tls_certificate = 'c.pem'", "'tls_certificate' and 'tls_key' go together"),
+        (f"socket = '/run/{'x' * 120}'", "strongroom.toml: 'socket' makes a path of 125 bytes"),
+        (
+            "[[authenticators]]\nhandler = 'SimpleHeaderAuth'",
+            "'authenticators' has a handler that is none of SimpleAuth",
+        ),
+        ("[[authenticators]]\nuid = '1'", "'authenticators' has a handler that is none of SimpleAuthKeys, SimpleCreds"),
+        ("[[authorizers]]\nhandler = 'SimplePathAuthz'\npath = '/'", "no 'path' here; did you mean 'paths'?"),
+        ("[[storage_handlers]]\nurl = 3", "strongroom.toml: 'storage_handlers': expected `str | array`, got `int`"),
+        ("workers = 2\nstore = 'memory'", "'store' is memory, which several workers would each have of their own"),
+    ],
+)
+def test_what_is_wrong_is_named(home: Path, toml: str, text: str) -> None:
+    """A setting that cannot be is refused by place and name, with its rule or the nearest name, without its value."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(home, toml)
+
+    assert text in str(caught.value)
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "text"),
+    [
+        ({"STRONGROOM_WORKERS": CANARY}, {}, "STRONGROOM_WORKERS: expected `int`, got `str`"),
+        ({"STRONGROOM_LISTEN": CANARY}, {}, "STRONGROOM_LISTEN: 'listen' is HOST:PORT"),
+        ({"STRONGROOM_STORE": "memory", "STRONGROOM_STORE_FILE": "/f"}, {}, "say the same thing; keep one of them"),
+        ({}, {"workers": 99}, "--workers: expected `int` <= 64"),
+        ({}, {"store": f"etcd://u:{CANARY}@h"}, "--store: a command line is no place for a password"),
+    ],
+)
+def test_flags_and_variables_are_named_too(
+    home: Path, environ: dict[str, str], flags: dict[str, Any], text: str
+) -> None:
+    """A wrong flag or variable is named as it was written."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(home, "", KEY | environ, flags=flags)
+
+    assert text in str(caught.value)
+    assert CANARY not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_refused(home: Path) -> None:
+    """Bytes that are not UTF-8 are told by their place."""
+    home.mkdir()
+    (home / "strongroom.toml").write_bytes(b"listen = '\xff'")
+
+    with pytest.raises(ConfigurationError, match=r"strongroom\.toml: byte 10 is not UTF-8 text"):
+        settings.load(environ=KEY, home=home)
+
+
+def test_a_settings_file_that_was_named_must_be_there(short: Path) -> None:
+    """Only the usual place may be empty."""
+    with pytest.raises(ConfigurationError, match="No such file or directory"):
+        settings.load(environ=KEY, config=short / "gone.toml")
+
+
+def test_a_variable_that_means_nothing_is_noted(home: Path) -> None:
+    """It may belong to another program, so it is no error; a typing mistake is still told."""
+    loaded = load(
+        home, "", KEY | {"STRONGROOM_STROE": "sqlite", "STRONGROOM_ETCD_PASSWORD": "x", "STRONGROOM_URL": "y"}
+    )
+
+    assert loaded.notes == ("STRONGROOM_STROE: there is no such setting",)
+
+
+class TestApiKey:
+    """Where the API key comes from."""
+
+    def test_the_environment_may_hold_it(self, home: Path) -> None:
+        """Two variables are enough."""
+        service = load(home, "", KEY).service
+        assert (service.api_id, service.api_key.reveal()) == ("i", "k")
+
+    def test_a_variable_may_name_its_file(self, home: Path, short: Path) -> None:
+        """Containers hand secrets over as files; STRONGROOM_<NAME>_FILE names one."""
+        (short / "key").write_text("from-file\n")
+        loaded = load(home, "", {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY_FILE": str(short / "key")})
+        assert loaded.service.api_key.reveal() == "from-file"
+
+    def test_else_client_json_holds_it(self, home: Path) -> None:
+        """The home's own file is the usual place."""
+        write_client(home)
+        loaded = load(home, "", {})
+        assert (loaded.service.api_id, loaded.proxy.api_key.reveal()) == ("me", CANARY)
+        assert source_of(loaded, "api_key") == "client.json"
+
+    def test_without_one_nothing_starts(self, home: Path) -> None:
+        """A missing key is an error that says how to have one, except where a configuration is only looked at."""
+        with pytest.raises(ConfigurationError, match=r"client\.json does not exist: 'strongroom up' makes it, or say"):
+            load(home, "", {})
+        assert not load(home, "", {}, without_key=True).service.api_key
+
+    def test_a_file_that_others_can_read_is_refused(self, home: Path) -> None:
+        """A key that others could have read is no key; the text says what to do."""
+        write_client(home).chmod(0o640)
+        with pytest.raises(ConfigurationError, match=r"others than its owner can read this API key; run: chmod 600"):
+            load(home, "", {})
+
+    def test_systemds_credentials_are_taken_as_they_are(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Credential files of systemd are the unit's alone, whatever their mode says."""
+        write_client(home).chmod(0o440)
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(home))
+        assert load(home, "", {}).service.api_id == "me"
+
+    @pytest.mark.parametrize("content", ["{", '{"url": ""}', '{"url": "", "socket": "", "api_id": "", "api_key": 7}'])
+    def test_a_damaged_file_is_refused(self, home: Path, content: str) -> None:
+        """What is no client.json is told so, without its content."""
+        write_client(home).write_text(content)
+        with pytest.raises(ConfigurationError, match="a JSON object with url, socket, api_id and api_key is expected"):
+            load(home, "", {})
+
+
+def write_client(home: Path) -> Path:
+    """Write a client.json with the canary for a key."""
+    home.mkdir()
+    file = home / "client.json"
+    file.write_text(json.dumps({"url": "u", "socket": "s", "api_id": "me", "api_key": CANARY}))
+    file.chmod(0o600)
+    return file
+
+
+def test_what_is_shown_holds_no_secret(home: Path) -> None:
+    """The API key and passwords in URLs are masked in what is shown, and in every repr."""
+    loaded = load(
+        home,
+        f'store = "etcd://root:{CANARY}@h:2379/x"\n[[storage_handlers]]\ntype = "etcd"\nurl = "etcd://u:{CANARY}@h"',
+        {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY": CANARY},
+    )
+
+    shown = {line.key: line.value for line in loaded.shown}
+    assert shown["store"] == f"etcd://root:{REDACTED}@h:2379/x"
+    assert shown["api_key"] == REDACTED
+    assert CANARY not in str(shown)
+    assert CANARY not in repr(loaded.service.api_key)
+
+
+def test_every_setting_is_documented() -> None:
+    """docs/configuration.md has a row for each setting, and none for what there is not."""
+    text = (Path(__file__).resolve().parents[2] / "docs/configuration.md").read_text()
+    documented = set(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE))
+
+    assert documented == {field.name for field in msgspec.structs.fields(settings.Keys)}
