@@ -1,4 +1,4 @@
-"""Custodia's contract for secrets, on the socket and through the proxy (Custodia 0.6.0, each row seen running there)."""
+"""Custodia's contract for secrets, on the socket and through the proxy (each row seen running on 0.6.0)."""
 
 import base64
 import json
