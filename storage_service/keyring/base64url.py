@@ -17,7 +17,7 @@ _INWARDS: Final = bytes(
 )
 # What a text may end in, by its length modulo 4: the bits of the last character that spell nothing are zero.
 _LAST: Final = (None, frozenset[int](), frozenset(b"AQgw"), frozenset(b"AEIMQUYcgkosw048"))
-_PADDING: Final = (b"", b"", b"==", b"=")
+_PADDING: Final = (b'"', b'"', b'=="', b'="')
 _decode: Final = msgspec.json.Decoder(bytes).decode  # as strict as binascii's strict mode, in a third of its time
 
 
@@ -37,6 +37,6 @@ def decode(text: bytes) -> bytes:
     if last is not None and text[-1] not in last:
         raise ValueError("not canonical base64url")
     try:
-        return _decode(b'"%b%b"' % (text.translate(_INWARDS), _PADDING[spare]))
+        return _decode(b'"' + text.translate(_INWARDS) + _PADDING[spare])
     except msgspec.DecodeError:
         raise ValueError("not base64url") from None

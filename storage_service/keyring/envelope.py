@@ -10,7 +10,7 @@ there under the same key, and the reverse, if the ring says which key opens valu
 
 The stored text is not trusted in the least: it is measured before it is decoded, decoded strictly (one spelling for
 one value), and its header may say nothing but the four members above. jwcrypto does the content encryption; only the
-framing is ours, because ``jwcrypto.jwe`` costs about seven times as much.
+framing is ours, because ``jwcrypto.jwe`` costs about five times as much.
 """
 
 from enum import StrEnum
@@ -90,7 +90,7 @@ def encrypt(key: Key, name: str, value: bytes, cipher: ContentEncryption = A256C
     """
     if len(value) > MAX_VALUE:
         raise ValueError(f"a value to encrypt is at most {MAX_VALUE} bytes")
-    header = _HEAD + msgspec.json.encode(key.kid)[1:] + _tail(name)
+    header = _HEAD + key.kid.encode() + _tail(bound_name(name))  # a kid needs no escapes
     protected = base64url.encode(header)
     if len(protected) > MAX_HEADER:
         raise ValueError("the name is too long to be bound")
@@ -158,8 +158,8 @@ class _Refused(Exception):
 _HEAD: Final = f'{{"alg":"{ALG}","enc":"{ENC}","kid":"'.encode()
 
 
-def _tail(name: str) -> bytes:
-    return b',"custodia.key":%b}' % msgspec.json.encode(bound_name(name))
+def _tail(bound: str) -> bytes:
+    return b'","custodia.key":%b}' % msgspec.json.encode(bound)
 
 
 def _segments(token: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
@@ -188,7 +188,7 @@ def _key_for(keys: Keys, name: str, header: bytes) -> Key:
     except ValueError:
         raise _Refused(Reason.WRONG_NAME) from None
     # The header we would have written round a kid we know is beyond doubt, and needs no parser.
-    tail = b'"' + _tail(name)
+    tail = _tail(bound)
     if header.startswith(_HEAD) and header.endswith(tail):
         key = keys.get(header[len(_HEAD) : -len(tail)].decode("ascii", "replace"))
         if key is not None:

@@ -16,6 +16,7 @@ from typing import Final, NoReturn, Self
 KEY_SIZE: Final = 64  # bytes of one A256CBC-HS512 key: 32 for HMAC, then 32 for AES (RFC 7518 sec. 5.2.5)
 DEFAULT_KEYSET: Final = "default"
 
+_ID: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 _KID: Final = re.compile(r"(?P<keyset>[a-z0-9][a-z0-9-]{0,62})\.(?P<version>[1-9][0-9]{0,8})", re.ASCII)
 
 
@@ -32,12 +33,14 @@ class Key:
     the last reference leaves them there until the allocator uses the place again, and this class claims no more.
 
     Raises:
-        ValueError: not 64 bytes.
+        ValueError: not 64 bytes, or an id with other characters than ``A-Z a-z 0-9 . _ -``.
     """
 
     __slots__ = ("_kid", "_octets")
 
     def __init__(self, kid: str, octets: bytes) -> None:
+        if _ID.fullmatch(kid) is None:
+            raise ValueError("a key's id is of letters, digits, dots, dashes and underscores")
         if len(octets) != KEY_SIZE:
             raise ValueError(f"a key is {KEY_SIZE} bytes")
         self._kid = kid

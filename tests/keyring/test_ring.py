@@ -58,6 +58,13 @@ def test_what_is_no_kid(kid: str) -> None:
         DataKey(kid, BITS)
 
 
+@pytest.mark.parametrize("kid", ["", 'a"b', "a\\b", "a/b", "a b", "a\n", "\xe4"], ids=ascii)
+def test_no_id_needs_escapes(kid: str) -> None:
+    """The id of a key of any kind can stand in a header as it is."""
+    with pytest.raises(ValueError, match="a key's id"):
+        Key(kid, BITS)
+
+
 @pytest.mark.parametrize("size", [0, 16, 32, 63, 65, 128])
 def test_a_key_is_512_bits(size: int) -> None:
     """No other size is a key."""
