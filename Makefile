@@ -54,7 +54,7 @@ clean: ## remove all that was made here, and nothing else
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV): requirements/dev.txt requirements/build.txt pyproject.toml
-	$(PYTHON) -m deploy.tools.make_venv $(@D) requirements/dev.txt requirements/build.txt --project .
+	$(PYTHON) -m deploy.tools.make_venv $(@D) requirements/build.txt requirements/dev.txt --project .
 
 $(CUSTODIA): requirements/custodia.txt
 	$(PYTHON) -m deploy.tools.make_venv $(@D) $<

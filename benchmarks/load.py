@@ -249,7 +249,12 @@ class _Generator:
     async def _dial(self) -> None:
         loop = asyncio.get_running_loop()
         if self._plan.address.startswith("/"):
-            await loop.create_unix_connection(lambda: _Connection(self), self._plan.address)
+            while not self.over:
+                try:
+                    await loop.create_unix_connection(lambda: _Connection(self), self._plan.address)
+                    return
+                except BlockingIOError:  # its queue is full: where TCP would wait, a unix socket says so
+                    await asyncio.sleep(0.0005)
         else:
             host, _, port = self._plan.address.partition(":")
             await loop.create_connection(lambda: _Connection(self), host, int(port))

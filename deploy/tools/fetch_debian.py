@@ -41,10 +41,9 @@ def command(name: str, package: str) -> None:
     program = next(filter(Path.exists, programs), None)
     if program is None:
         raise NotFetchedError(f"Debian's package {package} holds no command {name}")
-    libraries = ":".join(str(path) for pattern in _LIBRARIES for path in sorted(UNPACKED.glob(pattern)))
     BIN.mkdir(parents=True, exist_ok=True)
     draft = starter.with_name(f".{name}")
-    draft.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH="{libraries}" exec "{program}" "$@"\n', encoding="utf-8")
+    draft.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH="{_libraries()}" exec "{program}" "$@"\n', encoding="utf-8")
     draft.chmod(0o755)
     draft.rename(starter)
 
@@ -65,6 +64,36 @@ def unpack(package: str) -> None:
         UNPACKED.mkdir(parents=True, exist_ok=True)
         for archive in sorted(Path(scratch).glob("*.deb")):
             _run(["dpkg-deb", "--extract", str(archive), str(UNPACKED)])
+
+
+def compiler(package: str, headers: Path) -> dict[str, str]:
+    """Return the environment in which C is compiled with Debian's gcc, unpacked below ``.tools/debian``.
+
+    It makes modules that a running Python loads: the C library is in that process already, so they are not linked with
+    it, and none of its start files are needed.
+
+    Args:
+        package: Debian's package of Python's headers.
+        headers: where it would have them, were it installed.
+
+    Raises:
+        NotFetchedError: gcc or the headers could not be had.
+    """
+    unpack("gcc")
+    unpack(package)
+    include = UNPACKED / "usr/include"
+    places = [UNPACKED / headers.relative_to("/"), *include.glob("*-linux-gnu*"), include]
+    return {
+        "PATH": f"{UNPACKED / 'usr/bin'}:{os.environ['PATH']}",
+        "LD_LIBRARY_PATH": _libraries(),
+        "CC": "gcc",
+        "LDSHARED": "gcc -shared -nostdlib",
+        "CPPFLAGS": " ".join(f"-isystem {place}" for place in places),
+    }
+
+
+def _libraries() -> str:
+    return ":".join(str(path) for pattern in _LIBRARIES for path in sorted(UNPACKED.glob(pattern)))
 
 
 def _own_lists() -> list[str]:

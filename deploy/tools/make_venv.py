@@ -2,24 +2,27 @@
 
     python3 -m deploy.tools.make_venv DIRECTORY LOCK... [--project FOLDER]
 
-Every wheel is checked against the hashes in the lock files, and none is built here, so no code of a package runs
-while it is installed. ``DIRECTORY/complete`` is written last: what lacks it is made anew, and what fails is removed, so
-that a half-made environment is never taken for a whole one.
+Every file is checked against the hashes in the lock files. All are wheels, so that no code of a package runs while it
+is installed, but for those in `SOURCES`, which publish none. ``DIRECTORY/complete`` is written last: what lacks it is
+made anew, and what fails is removed, so that a half-made environment is never taken for a whole one.
 """
 
 import argparse
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from deploy.tools import fetch_debian
 
 OLDEST = (3, 11)
+SOURCES = ("gunicorn-h1c",)  # built here, in C, with the build backend that the first lock file brings
 
 
-def make(directory: Path, locks: list[str], project: str | None) -> None:
+def make(directory: Path, locks: list[Path], project: str | None) -> None:
     """Bring *directory* to what *locks* say, and put the source tree *project* into it.
 
     Raises:
@@ -32,9 +35,9 @@ def make(directory: Path, locks: list[str], project: str | None) -> None:
             shutil.rmtree(directory, ignore_errors=True)
             _create(directory)
         mark.unlink(missing_ok=True)
-        pip = [str(directory / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        requirements = [argument for lock in locks for argument in ("--requirement", lock)]
-        subprocess.run([*pip, "install", "--require-hashes", "--only-binary", ":all:", *requirements], check=True)
+        pip = [str(directory / "bin/python"), "-m", "pip", "--disable-pip-version-check", "-qq"]
+        for lock in locks:
+            _install(pip, lock)
         if project is not None:
             _install_project(pip, project)
         subprocess.run([*pip, "check"], check=True)
@@ -42,6 +45,28 @@ def make(directory: Path, locks: list[str], project: str | None) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         raise
     mark.touch()
+
+
+def _install(pip: list[str], lock: Path) -> None:
+    """Install what *lock* says and nothing else."""
+    options = ["--require-hashes", "--no-build-isolation", "--only-binary", ":all:"]
+    environ = os.environ.copy()
+    for package in SOURCES:
+        if f"\n{package}==" in lock.read_text(encoding="utf-8"):
+            options += ["--no-binary", package]
+            environ |= _compiler()
+    subprocess.run([*pip, "install", *options, "--requirement", str(lock)], env=environ, check=True)
+
+
+def _compiler() -> dict[str, str]:
+    """Return what the environment must say for C to be compiled against this Python."""
+    headers = Path(sysconfig.get_path("include"))
+    if shutil.which("cc") is not None and (headers / "Python.h").exists():
+        return {}
+    try:
+        return fetch_debian.compiler(f"libpython{headers.name.removeprefix('python')}-dev", headers)
+    except fetch_debian.NotFetchedError as exc:
+        raise SystemExit(f"install gcc and python3-dev, and try again ({exc})") from exc
 
 
 def _install_project(pip: list[str], project: str) -> None:
@@ -80,7 +105,7 @@ def main() -> None:
         raise SystemExit(f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed; say which with: make PYTHON=python3.x …")
     parser = argparse.ArgumentParser(description="Make a virtual environment from lock files.")
     parser.add_argument("directory", type=Path)
-    parser.add_argument("locks", nargs="+")
+    parser.add_argument("locks", nargs="+", type=Path)
     parser.add_argument("--project", help="a source tree to install into it, as it stands")
     arguments = parser.parse_args()
     try:
