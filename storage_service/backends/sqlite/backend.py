@@ -55,12 +55,21 @@ class SqliteBackend:
         path: the file; it is made, 0600, where it does not exist, and its directory, 0700.
         busy_timeout: seconds a commit waits for another process' transaction before it is `Unavailable`.
         history: how many deleted names a watch can still be told of.
+        factory: the class of the connection that writes; tests give one that fails.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT, history: int = HISTORY) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        busy_timeout: float = BUSY_TIMEOUT,
+        history: int = HISTORY,
+        factory: type[sqlite3.Connection] = sqlite3.Connection,
+    ) -> None:
         self._path = path
         self._busy_timeout = round(busy_timeout * 1000)
         self._history = history
+        self._factory = factory
         self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
         self._changed = asyncio.Event()  # set, and replaced, whenever this process has written
@@ -96,9 +105,15 @@ class SqliteBackend:
             Unavailable: it is locked, or the disk is full or fails.
         """
         make(self._path)
-        writer = Writer(self._path, self._busy_timeout, self._history, self._wake)
-        await writer.start()
+        writer = Writer(
+            self._path,
+            busy_timeout=self._busy_timeout,
+            history=self._history,
+            on_change=self._wake,
+            factory=self._factory,
+        )
         try:
+            await writer.start()
             self._reader = connect_reader(self._path)
         except BaseException:
             await writer.stop()

@@ -84,19 +84,20 @@ def make(path: Path) -> None:
         raise ConfigurationError(f"the store {path} cannot be made or kept to its owner: {exc.strerror}") from exc
 
 
-def connect_writer(path: Path, busy_timeout: int) -> sqlite3.Connection:
+def connect_writer(path: Path, busy_timeout: int, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
     """Return the connection that writes: what it commits is on disk, and what it deletes is overwritten.
 
     Args:
         path: a file that :func:`make` has seen.
         busy_timeout: milliseconds to wait for another process' transaction.
+        factory: the class of the connection; tests give one that fails.
 
     Raises:
         ConfigurationError: the file is damaged, not ours, or may not be written.
         Unavailable: it is locked, or the disk is full or fails.
     """
     try:
-        db = sqlite3.connect(path, isolation_level=None, timeout=busy_timeout / 1000)
+        db = sqlite3.connect(path, isolation_level=None, timeout=busy_timeout / 1000, factory=factory)
         try:
             for pragma in ("secure_delete = ON", "synchronous = FULL", "cell_size_check = ON", "trusted_schema = OFF"):
                 db.execute(f"PRAGMA {pragma}")

@@ -8,6 +8,7 @@ for every statement hands the interpreter lock over and has to win it back from 
 import asyncio
 import contextlib
 import json
+import logging
 import sqlite3
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from storage_service.backends.base import ABSENT, Change, Conflict, Delete, Put, Vacant, failed_guards, not_applied
 from storage_service.backends.sqlite.file import BEYOND, STATE, connect_writer, unavailable
-from storage_service.errors import Fate, StrongroomError
+from storage_service.errors import Fate, StrongroomError, Unavailable
 
 MAX_GROUP: Final = 64  # commits in one transaction, so that the first does not wait long for the last
 SCRUB_AFTER: Final = 1.0  # seconds from a deletion or replacement until the old value is gone from the log too
@@ -40,6 +41,8 @@ _COMPACTED: Final = "UPDATE store SET compacted = ?"
 # (https://sqlite.org/fileformat2.html#walformat). Any other failure, above all of fsync, may have left it whole.
 _NOT_COMMITTED: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR_WRITE}
 
+log = logging.getLogger(__name__)
+
 Outcome: TypeAlias = int | Exception
 """The revision a commit got, or the error it gets."""
 
@@ -57,17 +60,28 @@ class Writer:
         busy_timeout: milliseconds to wait for another process' transaction.
         history: tombstones kept for watches.
         on_change: called on the event loop after every group.
+        factory: the class of the connection.
     """
 
-    def __init__(self, path: Path, busy_timeout: int, history: int, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        busy_timeout: int,
+        history: int,
+        on_change: Callable[[], None],
+        factory: type[sqlite3.Connection],
+    ) -> None:
         self._path = path
         self._busy_timeout = busy_timeout
         self._history = history
         self._on_change = on_change
+        self._factory = factory
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._waiting: set[asyncio.Future[int]] = set()
         self._ending = False
         self._scrub_at: float | None = None  # monotonic seconds
 
@@ -85,6 +99,8 @@ class Writer:
         if self._ending:
             raise not_applied("the store is closed")
         future: asyncio.Future[int] = self._loop.create_future()
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
         self._jobs.put(_Job(changes, future))
         return future
 
@@ -94,25 +110,45 @@ class Writer:
         self._jobs.put(None)
         await asyncio.shield(self._ended)
 
+    def _answer(self, jobs: Sequence[_Job], outcomes: Sequence[Outcome]) -> None:
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if job.future.done():  # cancelled meanwhile
+                continue
+            if isinstance(outcome, Exception):
+                job.future.set_exception(outcome)
+            else:
+                job.future.set_result(outcome)
+        self._on_change()
+
+    def _end(self, error: Exception | None) -> None:
+        """Tell everyone who waits that the thread is gone; it should have left nobody waiting."""
+        self._ending = True
+        if not self._started.done():
+            self._started.set_exception(error or not_applied("the store is closed"))
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(Unavailable("the store's writer has stopped", Fate.UNKNOWN))
+        self._ended.set_result(None)
+
     # What follows runs in the thread.
 
     def _run(self) -> None:
         try:
-            db = connect_writer(self._path, self._busy_timeout)
+            with contextlib.closing(connect_writer(self._path, self._busy_timeout, self._factory)) as db:
+                self._tell(_succeed, self._started)
+                while (jobs := self._next_group()) is not None:
+                    if jobs:
+                        outcomes = self._apply(db, [job.changes for job in jobs])
+                        self._tell(self._answer, jobs, outcomes)
+                    self._scrub_when_due(db)
+                self._scrub(db)
         except StrongroomError as exc:
-            self._tell(_fail, self._started, exc)
-            return
-        self._tell(_succeed, self._started)
-        try:
-            while (jobs := self._next_group()) is not None:
-                if jobs:
-                    outcomes = self._apply(db, [job.changes for job in jobs])
-                    self._tell(self._answer, jobs, outcomes)
-                self._scrub_when_due(db)
-            self._scrub(db)
-        finally:
-            db.close()
-            self._tell(_succeed, self._ended)
+            self._tell(self._end, exc)
+        except Exception as exc:
+            log.exception("the writer of the SQLite store has stopped")
+            self._tell(self._end, exc)
+        else:
+            self._tell(self._end, None)
 
     def _tell(self, function: Callable[..., None], *args: object) -> None:
         """Run *function* on the event loop; one that was closed over our head has nobody left to tell."""
@@ -138,16 +174,6 @@ class Writer:
         if jobs:
             self._jobs.put(None)  # the end comes after this group
         return jobs or None
-
-    def _answer(self, jobs: Sequence[_Job], outcomes: Sequence[Outcome]) -> None:
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if job.future.done():  # cancelled meanwhile
-                continue
-            if isinstance(outcome, Exception):
-                job.future.set_exception(outcome)
-            else:
-                job.future.set_result(outcome)
-        self._on_change()
 
     def _apply(self, db: sqlite3.Connection, batches: Sequence[Sequence[Change]]) -> list[Outcome]:
         """Write a group in one transaction; where it cannot be written together, each commit by itself."""
@@ -260,8 +286,3 @@ def _roll_back(db: sqlite3.Connection) -> None:
 def _succeed(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _fail(future: "asyncio.Future[None]", error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
