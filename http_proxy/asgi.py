@@ -3,11 +3,12 @@
 import ipaddress
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from storage_service import wire
+from storage_service.errors import Invalid, TooLarge
 
 Scope: TypeAlias = dict[str, Any]
 Message: TypeAlias = dict[str, Any]
@@ -16,6 +17,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID: Final = wire.REQUEST_ID_HEADER.lower().encode()
+UNFRAMED: Final = -1  # the length of a body that comes in chunks
+_LENGTH_DIGITS: Final = 15
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 
@@ -29,6 +32,27 @@ def request_id(given: bytes | None) -> bytes:
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the id of the request with *headers*: its own, or a new one."""
     return request_id(next((value for name, value in headers if name == REQUEST_ID), None))
+
+
+def body_length(lengths: Sequence[bytes], coded: bool) -> int:
+    """Return how many bytes of body a request announces, or `UNFRAMED` (RFC 9112 sec. 6.2 and 6.3).
+
+    Args:
+        lengths: the values of its ``Content-Length`` fields.
+        coded: whether it has a ``Transfer-Encoding``.
+
+    Raises:
+        Invalid: the length can be read in two ways.
+        TooLarge: it is over the limit.
+    """
+    if not lengths:
+        return UNFRAMED if coded else 0
+    if coded or len(lengths) > 1 or not lengths[0].isdigit():
+        raise Invalid("the body's length can be read in two ways")
+    length = int(lengths[0]) if len(lengths[0]) <= _LENGTH_DIGITS else wire.MAX_BODY + 1
+    if length > wire.MAX_BODY:
+        raise TooLarge("the body is longer than it may be")
+    return length
 
 
 def forwarded(scope: Scope) -> str:

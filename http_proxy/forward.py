@@ -9,7 +9,7 @@ import asyncio
 import logging
 from typing import Final
 
-from http_proxy.asgi import REQUEST_ID, Message, Receive, Scope, Send, forwarded, request_id
+from http_proxy.asgi import REQUEST_ID, UNFRAMED, Message, Receive, Scope, Send, body_length, forwarded, request_id
 from http_proxy.errors import send_problem
 from http_proxy.upstream import INLINE_BODY, Connection, Upstream, UpstreamError
 from storage_service import wire
@@ -33,9 +33,7 @@ _PASSED_ON: Final[dict[bytes, bytes]] = {
 """Fields that reach the service, with the beginnings of their lines; those with none are read here and written anew."""
 _BATCH_GET: Final = b"batch=get"
 _UPLOADS_SHARE: Final = 4  # long uploads hold at most one in so many connections, so that slow ones starve nobody
-_UNFRAMED: Final = -1  # the length of a body that comes in chunks
 _LAST_CHUNK: Final = b"0\r\n\r\n"
-_LENGTH_DIGITS: Final = 15
 
 
 class _ClientGone(Exception):
@@ -80,7 +78,7 @@ class Forwarder:
                 coded = True
         identifier = request_id(identifier)
         try:
-            length = _UNFRAMED if coded and not lengths else _length(lengths, coded) if lengths else 0
+            length = body_length(lengths, coded) if lengths or coded else 0
             head = self._head(scope, lines, identifier)
             connection = await self._send(scope, receive, head, length)
         except ServiceError as exc:
@@ -159,7 +157,7 @@ class Forwarder:
         try:
             async with asyncio.timeout_at(deadline), self._uploads:
                 connection = await self._upstream.take(deadline)
-                chunked = length == _UNFRAMED
+                chunked = length == UNFRAMED
                 framing = b"transfer-encoding: chunked\r\n\r\n" if chunked else b"content-length: %d\r\n\r\n" % length
                 answer = connection.ask(head + framing + (_chunk(body) if chunked else body), deadline)
                 size, more = len(body), True
@@ -196,21 +194,6 @@ class Forwarder:
             _log.warning("an answer broke off: %s", exc)
         finally:
             self._upstream.finish(connection)
-
-
-def _length(lengths: list[bytes], coded: bool) -> int:
-    """Return the length of a body that a content length frames (RFC 9112 sec. 6.2, 6.3).
-
-    Raises:
-        Invalid: it can be read in two ways.
-        TooLarge: it is over the limit.
-    """
-    if coded or len(lengths) > 1 or not lengths[0].isdigit():
-        raise Invalid("the body's length can be read in two ways")
-    length = int(lengths[0]) if len(lengths[0]) <= _LENGTH_DIGITS else wire.MAX_BODY + 1
-    if length > wire.MAX_BODY:
-        raise TooLarge("the body is longer than it may be")
-    return length
 
 
 async def _next(receive: Receive) -> tuple[bytes, bool]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final
 
-from http_proxy.asgi import App, Receive, Scope, Send, request_id_of
+from http_proxy.asgi import App, Receive, Scope, Send, body_length, request_id_of
 from http_proxy.authn.base import Authenticator, Identity, Refused
 from http_proxy.errors import send_problem
 from models import names
@@ -92,6 +92,8 @@ class AuthenticationManager:
 
     async def _identify(self, headers: Sequence[tuple[bytes, bytes]]) -> Identity:
         fields = _single(headers)
+        # Here and not behind: falcon awaits the beginning of a body before it looks at anything.
+        body_length([value for name, value in headers if name == b"content-length"], b"transfer-encoding" in fields)
         try:
             for authenticator in self._authenticators:
                 identity = await authenticator.authenticate(fields)

@@ -43,6 +43,16 @@ _ARGON2: Final = "$argon2"
 _BCRYPT: Final = ("$2a$", "$2b$", "$2y$")
 
 
+def verify(stored: str, password: bytes) -> bool:
+    """Return whether *password* is the one that was hashed as *stored*. Takes tens of milliseconds, on purpose."""
+    try:
+        if stored.startswith(_ARGON2):
+            return argon2.PasswordHasher().verify(stored, password)
+        return bcrypt.checkpw(password[:_BCRYPT_BYTES], stored.encode())
+    except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError, ValueError):
+        return False
+
+
 class _User(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """One user of the file. Its hash stays out of the repr."""
 
@@ -74,9 +84,15 @@ class BasicAuthenticator:
 
     challenge: str | None = 'Basic realm="strongroom", charset="UTF-8"'
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.monotonic,
+        verify: Callable[[str, bytes], bool] = verify,
+    ) -> None:
         self._path = path
         self._clock = clock
+        self._verify = verify
         self._mark: tuple[int, ...] | None = None  # of the file that was read last
         self._users = _Users({})
         self._digest_key = os.urandom(32)
@@ -126,7 +142,7 @@ class BasicAuthenticator:
                 raise Unavailable("too many sign-ins at once")
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="sign-in")
-            check = asyncio.get_running_loop().run_in_executor(self._executor, verify, stored, password)
+            check = asyncio.get_running_loop().run_in_executor(self._executor, self._verify, stored, password)
             self._checks[digest] = check
             check.add_done_callback(functools.partial(self._forget, digest))
         return await asyncio.shield(check)
@@ -145,16 +161,6 @@ class BasicAuthenticator:
             self._mark = mark
             self._users = _Users(_load(self._path))
         return self._users
-
-
-def verify(stored: str, password: bytes) -> bool:
-    """Return whether *password* is the one that was hashed as *stored*. Takes tens of milliseconds, on purpose."""
-    try:
-        if stored.startswith(_ARGON2):
-            return argon2.PasswordHasher().verify(stored, password)
-        return bcrypt.checkpw(password[:_BCRYPT_BYTES], stored.encode())
-    except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError, ValueError):
-        return False
 
 
 def _read(encoded: bytes) -> tuple[str, bytes]:

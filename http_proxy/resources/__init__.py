@@ -12,7 +12,7 @@ from http_proxy.resources.clusters import (
     ClusterOperation,
 )
 from http_proxy.resources.container_managers import ContainerManagerCollection, ContainerManagerItem
-from http_proxy.resources.hosts import HostCollection, HostCredentials, HostItem, HostStatusItem
+from http_proxy.resources.hosts import HostCollection, HostCredentials, HostItem, HostStatusItem, NewHost
 from http_proxy.resources.networks import NetworkCollection, NetworkItem
 from models import ClusterDeploy, ClusterRestart, ClusterUpgrade
 from storage_service import wire
@@ -40,7 +40,7 @@ def add_routes(app: FalconApp, storage: Storage) -> None:
     routes: dict[str, Resource | Index] = {
         "/": Index(),
         "/hosts": HostCollection(storage),
-        "/host": HostItem(storage),
+        "/host": NewHost(storage),
         "/host/{address}": HostItem(storage),
         "/host/{address}/creds": HostCredentials(storage),
         "/host/{address}/status": HostStatusItem(storage),

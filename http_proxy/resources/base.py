@@ -119,8 +119,6 @@ async def read_object(req: Request) -> dict[str, object]:
         Invalid: it is no such thing.
         TooLarge: it is over the limit.
     """
-    if (req.content_length or 0) > wire.MAX_BODY:
-        raise TooLarge("the body is over its limit")
     body = await req.stream.read(wire.MAX_BODY + 1)
     if len(body) > wire.MAX_BODY:
         raise TooLarge("the body is over its limit")

@@ -120,24 +120,11 @@ class ClusterMember(Resource):
         """Add it; that it is there already is no error."""
         client = self.storage.for_caller(req)
         await client.get(Host, address)
-
-        def join(cluster: Cluster) -> bool:
-            joins = address not in cluster.hostset
-            if joins:
-                cluster.hostset = [*cluster.hostset, address]
-            return joins
-
-        respond(resp, (await self.storage.change(client, Cluster, name, join)).hostset)
+        respond(resp, (await self.storage.change(client, Cluster, name, joining(address))).hostset)
 
     async def on_delete(self, req: Request, resp: Response, name: str, address: str) -> None:
         """Remove it; that it is not there is no error."""
-
-        def leave(cluster: Cluster) -> bool:
-            leaves = address in cluster.hostset
-            cluster.hostset = [member for member in cluster.hostset if member != address]
-            return leaves
-
-        await self.storage.change(self.storage.for_caller(req), Cluster, name, leave)
+        await self.storage.change(self.storage.for_caller(req), Cluster, name, leaving(address))
         respond(resp, [])
 
 
@@ -168,6 +155,29 @@ class ClusterOperation(Resource):
         client = self.storage.for_caller(req)
         await client.get(Cluster, name)
         respond(resp, (await client.save(operation)).model.to_dict_safe(), status=201)
+
+
+def joining(address: str) -> Callable[[Cluster], bool]:
+    """Return the change that adds a host to a cluster."""
+
+    def edit(cluster: Cluster) -> bool:
+        joins = address not in cluster.hostset
+        if joins:
+            cluster.hostset = [*cluster.hostset, address]
+        return joins
+
+    return edit
+
+
+def leaving(address: str) -> Callable[[Cluster], bool]:
+    """Return the change that takes a host out of a cluster."""
+
+    def edit(cluster: Cluster) -> bool:
+        leaves = address in cluster.hostset
+        cluster.hostset = [member for member in cluster.hostset if member != address]
+        return leaves
+
+    return edit
 
 
 def _state(total: int, available: int) -> ClusterState:

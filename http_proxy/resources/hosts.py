@@ -7,6 +7,7 @@ import falcon
 from http_proxy.errors import Rejected, Request, Response
 from http_proxy.resources.base import (
     Resource,
+    Storage,
     check_may_reveal,
     find,
     read_object,
@@ -14,6 +15,7 @@ from http_proxy.resources.base import (
     respond,
     settle,
 )
+from http_proxy.resources.clusters import joining, leaving
 from models import Cluster, Clusters, Host, HostCreds, Hosts, HostStatus
 from storage_service.errors import Invalid, NotFound
 
@@ -29,6 +31,14 @@ class HostCollection(Resource):
         respond(resp, hosts)
 
 
+class NewHost(Resource):
+    """A host whose address stands in the body."""
+
+    async def on_put(self, req: Request, resp: Response) -> None:
+        """Add it, as `HostItem` does."""
+        await _add(self.storage, req, resp, await read_object(req))
+
+
 class HostItem(Resource):
     """One host. Investigating a new one and joining it to its cluster's software is the platform's part."""
 
@@ -36,42 +46,11 @@ class HostItem(Resource):
         """Show its record, without credentials."""
         respond(resp, (await self.storage.for_caller(req).get(Host, address)).model.to_dict_safe())
 
-    async def on_put(self, req: Request, resp: Response, address: str | None = None) -> None:
-        """Add a host: ``ssh_priv_key``, ``remote_user`` and, if it is to join one, ``cluster``.
-
-        The host's own record is written last, so that a PUT that failed half-way can be sent again. A host that is
-        there already is only shown, provided that key and cluster are the same.
-        """
+    async def on_put(self, req: Request, resp: Response, address: str) -> None:
+        """Add it: ``ssh_priv_key``, ``remote_user`` and, if it is to join one, ``cluster``."""
         body = await read_object(req)
-        if address is not None:
-            settle(body, "address", address)
-        cluster = body.pop("cluster", "")
-        if not isinstance(cluster, str):
-            raise Invalid("the body is not valid", (("cluster", "must be a text"),))
-        given: dict[str, object] = {name: body.pop(name) for name in _CREDENTIALS if name in body}
-        host = Host.from_dict(body)
-        creds = HostCreds.from_dict({"address": host.address, **given})
-        client = self.storage.for_caller(req)
-
-        existing = await find(client, Host, host.address)
-        if existing is not None:
-            stored = await find(client, HostCreds, host.address) or HostCreds(address=host.address)
-            if stored.ssh_priv_key != creds.ssh_priv_key:
-                raise Rejected(409, "The host is known with another key")
-            if cluster:
-                joined = await find(client, Cluster, cluster)
-                if joined is None or host.address not in joined.hostset:
-                    raise Rejected(409, "The host is known and not in that cluster")
-            respond(resp, existing.to_dict_safe())
-            return
-        if cluster and await find(client, Cluster, cluster) is None:
-            raise Rejected(409, "There is no such cluster to join")
-        await client.save(creds)
-        if cluster:
-            await self.storage.change(client, Cluster, cluster, lambda record: _join(record, host.address))
-        saved = await client.save(host)
-        resp.location = f"/api/v0/host/{host.address}"
-        respond(resp, saved.model.to_dict_safe(), status=201)
+        settle(body, "address", address)
+        await _add(self.storage, req, resp, body)
 
     async def on_delete(self, req: Request, resp: Response, address: str) -> None:
         """Remove the host, its credentials first: a deletion that fails is told, and can be asked for again."""
@@ -79,7 +58,7 @@ class HostItem(Resource):
         await remove_if_there(client, HostCreds, address)
         async for record in client.list(Clusters):
             if address in record.model.hostset:
-                await self.storage.change(client, Cluster, record.model.name, lambda cluster: _leave(cluster, address))
+                await self.storage.change(client, Cluster, record.model.name, leaving(address))
         await client.delete(Host, address)
         respond(resp, [])
 
@@ -118,15 +97,36 @@ class HostStatusItem(Resource):
         respond(resp, status.to_dict_safe())
 
 
-def _join(cluster: Cluster, address: str) -> bool:
-    if address in cluster.hostset:
-        return False
-    cluster.hostset = [*cluster.hostset, address]
-    return True
+async def _add(storage: Storage, req: Request, resp: Response, body: dict[str, object]) -> None:
+    """Add a host and what opens it.
 
+    The host's own record is written last, so that a PUT that failed half-way can be sent again. A host that is there
+    already is only shown, provided that key and cluster are the same.
+    """
+    cluster = body.pop("cluster", "")
+    if not isinstance(cluster, str):
+        raise Invalid("the body is not valid", (("cluster", "must be a text"),))
+    given: dict[str, object] = {name: body.pop(name) for name in _CREDENTIALS if name in body}
+    host = Host.from_dict(body)
+    creds = HostCreds.from_dict({"address": host.address, **given})
+    client = storage.for_caller(req)
 
-def _leave(cluster: Cluster, address: str) -> bool:
-    if address not in cluster.hostset:
-        return False
-    cluster.hostset = [member for member in cluster.hostset if member != address]
-    return True
+    existing = await find(client, Host, host.address)
+    if existing is not None:
+        stored = await find(client, HostCreds, host.address) or HostCreds(address=host.address)
+        if stored.ssh_priv_key != creds.ssh_priv_key:
+            raise Rejected(409, "The host is known with another key")
+        if cluster:
+            joined = await find(client, Cluster, cluster)
+            if joined is None or host.address not in joined.hostset:
+                raise Rejected(409, "The host is known and not in that cluster")
+        respond(resp, existing.to_dict_safe())
+        return
+    if cluster and await find(client, Cluster, cluster) is None:
+        raise Rejected(409, "There is no such cluster to join")
+    await client.save(creds)
+    if cluster:
+        await storage.change(client, Cluster, cluster, joining(host.address))
+    saved = await client.save(host)
+    resp.location = f"/api/v0/host/{host.address}"
+    respond(resp, saved.model.to_dict_safe(), status=201)

@@ -1,6 +1,7 @@
 """What the tests of the proxy share: a scripted service on a unix socket, and the real proxy before it."""
 
 import json
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 import argon2
 import pytest
 from raw_http import ScriptedService
-from served import gunicorn, tcp_listener
+from served import gunicorn, tcp_listener, unix_listener
+
+from storage_service.client import AsyncStorageClient
 
 CONNECTIONS = 8
 TIMEOUT = 2.0  # seconds
@@ -25,6 +28,20 @@ from storage_service.config import ProxySettings
 app = create_app(ProxySettings(
     socket=Path({socket!r}), api_id="proxy", api_key=Secret({key!r}), connections={connections}, timeout={timeout},
     authenticators=(("apikey", {{}}), ("basic", {{"filepath": {users!r}}})),
+))
+"""
+
+
+SERVICE = """
+from pathlib import Path
+from models.secret import Secret
+from storage_service.app import create_app
+from storage_service.config import ServiceSettings
+
+home = Path({home!r})
+app = create_app(ServiceSettings(
+    socket=home / "s", audit_log=home / "audit.log", root_key=home / "secrets.key", store=f"sqlite:{{home}}/store.db",
+    api_id="proxy", api_key=Secret({key!r}),
 ))
 """
 
@@ -73,3 +90,42 @@ async def service(proxy: Proxy) -> AsyncIterator[ScriptedService]:
     """The service that the proxy expects, following the test's script."""
     async with ScriptedService(proxy.socket) as service:
         yield service
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The real service, and the proxy before it."""
+
+    home: Path
+    port: int
+    log: Path
+    inside: AsyncStorageClient
+
+
+@pytest.fixture(scope="session")
+def platform_processes(short_dir: Path, users_file: Path) -> Iterator[tuple[Path, int, Path]]:
+    """Both processes, as they run in earnest."""
+    home, key = short_dir / "service", secrets.token_hex(32)
+    home.mkdir(mode=0o700)
+    (home / "key").write_text(key)
+    front = short_dir / "front"
+    front.mkdir()
+    application = APPLICATION.format(
+        socket=str(home / "s"), key=key, connections=CONNECTIONS, timeout=10.0, users=str(users_file)
+    )
+    worker = "storage_service.worker.StrongroomWorker"
+    with (
+        unix_listener(home / "s") as inner,
+        tcp_listener() as outer,
+        gunicorn(home, SERVICE.format(home=str(home), key=key), listener=inner, worker=worker),
+        gunicorn(front, application, listener=outer) as log,
+    ):
+        yield home, outer.getsockname()[1], log
+
+
+@pytest.fixture
+async def platform(platform_processes: tuple[Path, int, Path]) -> AsyncIterator[Platform]:
+    """The whole, with a client on the socket that has every right."""
+    home, port, log = platform_processes
+    async with AsyncStorageClient(socket=home / "s", api_id="proxy", api_key=(home / "key").read_text()) as client:
+        yield Platform(home, port, log, client)

@@ -69,3 +69,11 @@ def tcp_listener() -> socket.socket:
     listener.bind(("127.0.0.1", 0))
     listener.listen(1024)
     return listener
+
+
+def unix_listener(path: Path) -> socket.socket:
+    """Return a listener on a unix socket."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(1024)
+    return listener

@@ -1,0 +1,272 @@
+"""Users and passwords: what the file may hold, what is checked how often, and what is told."""
+
+import asyncio
+import base64
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import argon2
+import bcrypt
+import pytest
+
+from http_proxy import authn
+from http_proxy.authn.base import Identity, Refused
+from http_proxy.authn.basic import MAX_REMEMBERED, MAX_WAITING, REMEMBERED, BasicAuthenticator, verify
+from http_proxy.upstream import Upstream
+from storage_service.errors import ConfigurationError, Unavailable
+
+CHEAP = argon2.PasswordHasher.from_parameters(argon2.profiles.CHEAPEST)
+PASSWORD = "tr0ub4dor:&3 π"
+
+
+class Checks:
+    """Counts the verifications that were really made, and can hold them up."""
+
+    def __init__(self) -> None:
+        self.stored: list[str] = []
+        self.go = threading.Event()
+        self.go.set()
+
+    def __call__(self, stored: str, password: bytes) -> bool:
+        self.go.wait(10)
+        self.stored.append(stored)
+        return verify(stored, password)
+
+
+class Clock:
+    """A clock that moves when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def header(name: str, password: str) -> dict[bytes, bytes]:
+    return {b"authorization": b"Basic " + base64.b64encode(f"{name}:{password}".encode())}
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    """A file of two users with different hashes."""
+    path = tmp_path / "users.json"
+    path.write_text(
+        json.dumps(
+            {
+                "alice": {"hash": CHEAP.hash(PASSWORD), "reveal_credentials": True},
+                "bob": {"hash": bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()},
+            }
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def checks() -> Iterator[Checks]:
+    checks = Checks()
+    yield checks
+    checks.go.set()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def basic(users: Path, checks: Checks, clock: Clock) -> BasicAuthenticator:
+    return BasicAuthenticator(users, clock, checks)
+
+
+async def test_both_kinds_of_hash_open(basic: BasicAuthenticator) -> None:
+    """Argon2 and old bcrypt hashes are both verified; what a user may see is the file's word."""
+    assert await basic.authenticate(header("alice", PASSWORD)) == Identity("user:alice", reveal_credentials=True)
+    assert await basic.authenticate(header("bob", PASSWORD)) == Identity("user:bob", reveal_credentials=False)
+
+
+@pytest.mark.parametrize("headers", [{}, {b"authorization": b"Bearer x"}, {b"authorization": b"Basically x"}])
+async def test_what_is_not_basic_is_left_to_others(basic: BasicAuthenticator, headers: dict[bytes, bytes]) -> None:
+    """Other credentials are not this authenticator's to refuse."""
+    assert await basic.authenticate(headers) is None
+
+
+async def test_an_unknown_user_costs_what_a_wrong_password_does(basic: BasicAuthenticator, checks: Checks) -> None:
+    """One verification each, of a hash of the same file; repeated, of the same hash again."""
+    for name in ("alice", "mallory", "mallory"):
+        with pytest.raises(Refused):
+            await basic.authenticate(header(name, "wrong"))
+
+    assert len(checks.stored) == 3
+    assert checks.stored[1] == checks.stored[2]
+
+
+async def test_an_unknown_user_with_the_right_password_of_another_is_refused(
+    basic: BasicAuthenticator, checks: Checks
+) -> None:
+    """The hash that stands in for the unknown never lets them in, even where it matches."""
+    for name in ("mallory", "trent", "eve", "oscar"):
+        for _ in range(2):
+            with pytest.raises(Refused):
+                await basic.authenticate(header(name, PASSWORD))
+    assert len(checks.stored) == 8
+
+
+async def test_a_right_password_is_not_hashed_each_time(
+    basic: BasicAuthenticator, checks: Checks, clock: Clock
+) -> None:
+    """For a minute, and not longer; a wrong one is hashed every time."""
+    for _ in range(5):
+        await basic.authenticate(header("alice", PASSWORD))
+    assert len(checks.stored) == 1
+    with pytest.raises(Refused):
+        await basic.authenticate(header("alice", PASSWORD + "x"))
+    assert len(checks.stored) == 2
+    clock.now += REMEMBERED + 1
+    await basic.authenticate(header("alice", PASSWORD))
+    assert len(checks.stored) == 3
+
+
+async def test_a_changed_file_counts_at_once(basic: BasicAuthenticator, users: Path) -> None:
+    """A user who was taken out, or whose password changed, is out, however recently they were in."""
+    await basic.authenticate(header("alice", PASSWORD))
+    await basic.authenticate(header("bob", PASSWORD))
+    users.write_text(json.dumps({"alice": {"hash": CHEAP.hash("new")}}))
+
+    for name in ("alice", "bob"):
+        with pytest.raises(Refused):
+            await basic.authenticate(header(name, PASSWORD))
+    assert await basic.authenticate(header("alice", "new")) == Identity("user:alice")
+
+
+async def test_callers_with_one_password_wait_for_one_check(basic: BasicAuthenticator, checks: Checks) -> None:
+    """A burst of requests of one user is one verification, and one that leaves does not take it along."""
+    checks.go.clear()
+    callers = [asyncio.create_task(basic.authenticate(header("alice", PASSWORD))) for _ in range(20)]
+    await asyncio.sleep(0)
+    callers[0].cancel()
+    await asyncio.sleep(0)
+    checks.go.set()
+    told = await asyncio.gather(*callers[1:])
+
+    assert [identity.name for identity in told if identity] == ["user:alice"] * 19
+    assert len(checks.stored) == 1
+
+
+async def test_a_flood_of_sign_ins_is_bounded(basic: BasicAuthenticator, checks: Checks) -> None:
+    """Beyond the bound callers are told to come back, and nobody was hashed for."""
+    checks.go.clear()
+    callers = [asyncio.create_task(basic.authenticate(header("alice", str(n)))) for n in range(MAX_WAITING + 5)]
+    done, _ = await asyncio.wait(callers, return_when=asyncio.FIRST_COMPLETED)
+    assert all(isinstance(caller.exception(), Unavailable) for caller in done)
+    checks.go.set()
+    told = await asyncio.gather(*callers, return_exceptions=True)
+
+    assert sum(isinstance(one, Unavailable) for one in told) == 5
+    assert sum(isinstance(one, Refused) for one in told) == MAX_WAITING
+    assert len(checks.stored) == MAX_WAITING
+
+
+async def test_what_is_remembered_is_bounded(users: Path, clock: Clock) -> None:
+    """However many users sign in, the memory of it has an end."""
+    names = [f"u{number}" for number in range(MAX_REMEMBERED + 10)]
+    users.write_text(json.dumps({name: {"hash": "$argon2"} for name in names}))
+    basic = BasicAuthenticator(users, clock, lambda stored, password: True)
+    for name in names:
+        await basic.authenticate(header(name, "x"))
+
+    assert len(basic._users.remembered) <= MAX_REMEMBERED
+
+
+GARBAGE = {
+    "no JSON": "{",
+    "a list": "[]",
+    "no hash": '{"alice": {}}',
+    "a password in the clear": '{"alice": {"hash": "sesame"}}',
+    "an unknown member": '{"alice": {"hash": "$argon2id$x", "admin": true}}',
+    "a flag that is none": '{"alice": {"hash": "$argon2id$x", "reveal_credentials": "yes"}}',
+    "a name with a line break": '{"al\\nice": {"hash": "$argon2id$x"}}',
+    "a name with a slash": '{"al/ice": {"hash": "$argon2id$x"}}',
+    "a name beyond ASCII": '{"al\u00efce": {"hash": "$argon2id$x"}}',
+    "endless": '{"alice": {"hash": "$argon2' + "x" * 1024 * 1024 + '"}}',
+}
+
+
+@pytest.mark.parametrize("story", GARBAGE)
+async def test_a_file_with_anything_wrong_lets_nobody_in(
+    basic: BasicAuthenticator, users: Path, caplog: pytest.LogCaptureFixture, story: str
+) -> None:
+    """One bad entry closes the door for all, the log says so, and quotes nothing."""
+    users.write_text(GARBAGE[story])
+    with caplog.at_level(logging.DEBUG), pytest.raises(Refused):
+        await basic.authenticate(header("alice", PASSWORD))
+
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "nobody can sign in" in record.getMessage()
+    assert "sesame" not in caplog.text
+
+
+async def test_a_file_that_is_gone_lets_nobody_in_until_it_is_back(
+    basic: BasicAuthenticator, users: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said once, not with every request."""
+    text = users.read_text()
+    await basic.authenticate(header("alice", PASSWORD))
+    users.unlink()
+    for _ in range(3):
+        with pytest.raises(Refused):
+            await basic.authenticate(header("alice", PASSWORD))
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
+    users.write_text(text)
+    assert await basic.authenticate(header("alice", PASSWORD)) is not None
+
+
+async def test_no_credential_is_ever_logged(basic: BasicAuthenticator, caplog: pytest.LogCaptureFixture) -> None:
+    """Not the password, not the field it came in, not the hash, right or wrong, at any level."""
+    with caplog.at_level(logging.DEBUG):
+        await basic.authenticate(header("alice", PASSWORD))
+        for name, password in (("alice", "wr0ng-pass"), ("mallory", "wr0ng-pass")):
+            with pytest.raises(Refused):
+                await basic.authenticate(header(name, password))
+
+    for secret in (PASSWORD, "wr0ng-pass", header("alice", PASSWORD)[b"authorization"].decode(), "$argon2", "$2b$"):
+        assert secret not in caplog.text
+    assert "$argon2" not in repr(vars(basic._users)) + repr(basic)
+
+
+@pytest.mark.parametrize("stored", ["$argon2id$garbage", "$2b$12$short", "$2b$", "$argon2"])
+def test_a_hash_that_is_none_matches_nothing(stored: str) -> None:
+    """Half a hash in the file is a user who cannot sign in, not an error."""
+    assert not verify(stored, b"")
+    assert not verify(stored, b"x")
+
+
+def test_a_long_password_means_to_bcrypt_what_it_always_did() -> None:
+    """Bcrypt looks at 72 bytes; hashes made when its libraries cut silently go on working."""
+    stored = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode()
+    assert verify(stored, b"x" * 100)
+    assert not verify(stored, b"x" * 71)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ([("kerberos", {})], "no authenticator 'kerberos'"),
+        ([("basic", {})], "takes one option"),
+        ([("basic", {"filepath": "/x", "users": "y"})], "takes one option"),
+        ([("apikey", {"x": "y"})], "takes no options"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused(wanted: list[tuple[str, dict[str, str]]], words: str) -> None:
+    """At the start, with words for the operator."""
+    with pytest.raises(ConfigurationError, match=words):
+        authn.make(wanted, Upstream("/nowhere", 1))
+
+
+def test_authenticators_keep_their_order() -> None:
+    """They are asked as they are listed."""
+    made = authn.make([("basic", {"filepath": "/x"}), ("apikey", {})], Upstream("/nowhere", 1))
+    assert [type(one).__name__ for one in made] == ["BasicAuthenticator", "ApiKeyAuthenticator"]

@@ -1,0 +1,75 @@
+"""The description of what is served, held to what is served."""
+
+import json
+from pathlib import Path
+
+import falcon.inspect
+import pytest
+from conftest import Proxy
+from openapi_spec_validator import validate
+from raw_http import ScriptedService, ask, request
+
+from http_proxy.app import _falcon_app
+from http_proxy.openapi import DOCUMENT
+from http_proxy.resources import ENDPOINTS
+from http_proxy.resources.base import Storage
+from http_proxy.upstream import Upstream
+from models import MODELS, Cluster, ContainerManagerConfig, Host, HostCreds, Model, Network
+from models.secret import Secret
+from storage_service import wire
+from storage_service.config import ProxySettings
+
+
+def test_the_document_is_valid() -> None:
+    """It is OpenAPI 3.1 to those who read such."""
+    validate(DOCUMENT)
+
+
+async def test_the_document_is_served_to_anyone(proxy: Proxy, service: ScriptedService) -> None:
+    """Without credentials, and without asking the service."""
+    answer = await ask(proxy.port, request("GET", "/openapi.json"))
+
+    assert (answer.status, answer.get("content-type")) == (200, "application/json")
+    assert json.loads(answer.body) == json.loads(json.dumps(DOCUMENT))
+    assert service.heard == []
+
+
+def test_every_route_is_in_the_document_and_the_reverse() -> None:
+    """Paths and methods are the same on both sides; the secrets are forwarded, and are no route of falcon's."""
+    settings = ProxySettings(socket=Path("/nowhere"), api_id="a", api_key=Secret("b"))
+    app = _falcon_app(Upstream("/nowhere", 1), Storage(settings))
+    served = {
+        (route.path.rstrip("/"), method.method.lower())
+        for route in falcon.inspect.inspect_routes(app)
+        for method in route.methods
+        if not method.internal
+    }
+    described = {
+        (path.rstrip("/"), method)
+        for path, operations in DOCUMENT["paths"].items()
+        for method in operations
+        if method != "parameters" and not path.startswith(wire.PROXIED_SECRETS_PATH)
+    }
+    assert served == described
+
+
+def test_every_endpoint_of_the_index_is_in_the_document() -> None:
+    """What the index points to exists."""
+    assert set(ENDPOINTS.values()) <= set(DOCUMENT["paths"])
+
+
+@pytest.mark.parametrize(
+    ("model", "schema"),
+    [
+        *((MODELS[name], name) for name in ("ClusterDeploy", "ClusterRestart", "ClusterUpgrade")),
+        (Host, "Host"),
+        (HostCreds, "HostCreds"),
+        (Cluster, "Cluster"),
+        (Network, "Network"),
+        (ContainerManagerConfig, "ContainerManager"),
+    ],
+)
+def test_records_are_described_as_they_are(model: type[Model], schema: str) -> None:
+    """A schema has the fields of its model, all but the hidden."""
+    described = DOCUMENT["components"]["schemas"][schema]["properties"]
+    assert set(described) == set(model.__struct_fields__) - set(model.hidden)
