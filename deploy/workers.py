@@ -12,7 +12,7 @@ from typing import Any
 
 from gunicorn.workers import gasgi
 
-from storage_service.worker import StrongroomWorker
+from storage_service.worker import PatientProtocol, StrongroomWorker, serve_with
 
 
 class DrainingWorker(gasgi.ASGIWorker):
@@ -49,6 +49,11 @@ class DrainingWorker(gasgi.ASGIWorker):
 
 class ProxyWorker(DrainingWorker):
     """The worker of the HTTP proxy."""
+
+    def init_process(self) -> None:
+        """Serve with our protocol class; this runs in the worker's own process, after the fork."""
+        serve_with(PatientProtocol)
+        super().init_process()
 
 
 class StorageWorker(StrongroomWorker, DrainingWorker):

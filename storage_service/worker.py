@@ -1,8 +1,9 @@
-"""gunicorn's asgi worker, with the credentials of the peer in the scope.
+"""gunicorn's asgi worker, with the credentials of the peer in the scope, and no large request lost to haste.
 
 gunicorn's own scope names neither the socket nor who is at its other end, and Custodia's SimpleCredsAuth needs that.
-The protocol class asks the kernel once per connection. It leans on two private places of gunicorn 27.0.1 (the name
-``ASGIProtocol`` in the worker's module, and ``_build_http_scope``), which is why that version is pinned.
+The protocol class asks the kernel once per connection. It leans on private places of gunicorn 27.0.1 (the name
+``ASGIProtocol`` in the worker's module, ``_build_http_scope``, and how a connection waits for its next request),
+which is why that version is pinned.
 """
 
 import socket
@@ -17,7 +18,42 @@ from storage_service.authn import PEER_EXTENSION, Peer
 _UCRED: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
 
-class PeerProtocol(ASGIProtocol):
+class PatientProtocol(ASGIProtocol):
+    """An HTTP/1.1 connection that sets aside what arrives between a request and the end of its answering.
+
+    A client that has its answer may send the next request before gunicorn's loop has come round to expecting one.
+    gunicorn_h1c keeps 64 KiB of such early bytes and gunicorn closes the connection, unanswered, when there were
+    more: on a unix socket, every third secret of 512 KiB on one connection. Here they wait, and reading with them.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        super().__init__(worker)
+        self._early = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the socket, in the order they came."""
+        if self._early or self._is_answering():
+            self._early += data
+            self._pause_reading()
+        else:
+            super().data_received(data)
+
+    def _resume_reading(self) -> None:
+        if self._early:  # gunicorn's loop resets its parser after this, and before it lets anyone else run
+            self.worker.loop.call_soon(self._take_early)
+        super()._resume_reading()
+
+    def _take_early(self) -> None:
+        if self._early and not self._is_answering():
+            early, self._early = bytes(self._early), bytearray()
+            super().data_received(early)
+
+    def _is_answering(self) -> bool:
+        receiver = self._body_receiver
+        return receiver is not None and receiver._complete
+
+
+class PeerProtocol(PatientProtocol):
     """An HTTP connection that knows the process at its other end, if it is on this machine."""
 
     _peer: Peer | None = None
@@ -41,7 +77,12 @@ class StrongroomWorker(gasgi.ASGIWorker):
 
     def init_process(self) -> None:
         """Serve with our protocol class; this runs in the worker's own process, after the fork."""
-        # gunicorn looks for its C parser once, and looks for the answer on its own class, not on ours.
-        ASGIProtocol._check_h1c_protocol_available()
-        gasgi.ASGIProtocol = PeerProtocol
+        serve_with(PeerProtocol)
         super().init_process()
+
+
+def serve_with(protocol: type[ASGIProtocol]) -> None:
+    """Let the worker of this process serve connections with *protocol*."""
+    # gunicorn looks for its C parser once, and looks for the answer on its own class, not on ours.
+    ASGIProtocol._check_h1c_protocol_available()
+    gasgi.ASGIProtocol = protocol

@@ -12,7 +12,7 @@ from models.base import ListModel, Model
 from storage_service.client import operations
 from storage_service.client.dialogue import Answer, Operation, Outcome, Pause, Send, converse
 from storage_service.client.operations import Record
-from storage_service.client.session import Session, present_as
+from storage_service.client.session import Sending, Session, present_as
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
@@ -108,7 +108,8 @@ class AsyncStorageClient(Session[httpx.AsyncHTTPTransport, Callable[[float], Awa
             return result
 
     async def _exchange(self, send: Send) -> Outcome:
-        request, deadline = self._request(send), self._deadline(send)
+        sending = Sending()
+        request, deadline = self._request(send, sending.atrace), self._deadline(send)
         response: httpx.Response | None = None
         try:
             response = await self._transport.handle_async_request(request)
@@ -118,7 +119,7 @@ class AsyncStorageClient(Session[httpx.AsyncHTTPTransport, Callable[[float], Awa
                 self._check(deadline)
             return Answer(response.status_code, response.headers, bytes(body))
         except httpx.TransportError as error:
-            return self._lost(send.call, error, response)
+            return self._lost(send.call, error, sending, response)
         finally:
             if response is not None:
                 await response.aclose()

@@ -14,7 +14,7 @@ from models.base import ListModel, Model
 from storage_service.client import operations
 from storage_service.client.dialogue import Answer, Operation, Outcome, Pause, Send, converse
 from storage_service.client.operations import Record
-from storage_service.client.session import Session, present_as
+from storage_service.client.session import Sending, Session, present_as
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
@@ -115,7 +115,8 @@ class StorageClient(Session[httpx.HTTPTransport, Callable[[float], None]]):
             return result
 
     def _exchange(self, send: Send) -> Outcome:
-        request, deadline = self._request(send), self._deadline(send)
+        sending = Sending()
+        request, deadline = self._request(send, sending.trace), self._deadline(send)
         response: httpx.Response | None = None
         try:
             response = self._transport.handle_request(request)
@@ -126,7 +127,7 @@ class StorageClient(Session[httpx.HTTPTransport, Callable[[float], None]]):
             return Answer(response.status_code, response.headers, bytes(body))
         except httpx.TransportError as error:
             _close_abandoned(error)
-            return self._lost(send.call, error, response)
+            return self._lost(send.call, error, sending, response)
         finally:
             if response is not None:
                 response.close()

@@ -113,6 +113,8 @@ def save(model: M, *, etag: str | None = None) -> Operation[Record[M]]:
 def save_many(models: Iterable[M], *, etags: Sequence[str | None] | None = None) -> Operation[list[Record[M]]]:
     """Store records of one model and return them with their new etags.
 
+    Up to 128 are stored at once or not at all; of more, those before the hundred or so that failed stay stored.
+
     Args:
         etags: one for each of *models*, as `save` takes it; None: store whatever is there.
 
@@ -120,7 +122,7 @@ def save_many(models: Iterable[M], *, etags: Sequence[str | None] | None = None)
         TypeError: *models* are not all of one class.
         ValueError: there are not as many etags as models.
         Changed: a record is not at its revision.
-        Invalid: a record breaks its model's rules; nothing was stored.
+        Invalid: a record breaks its model's rules; none was stored.
     """
     given = list(models)
     if not given:
@@ -150,7 +152,7 @@ def delete(model: type[M], key: str, *, etag: str | None = None, source: str = "
 def delete_many(
     model: type[M], keys: Iterable[str], *, etags: Sequence[str | None] | None = None, source: str = ""
 ) -> Operation[list[bool]]:
-    """Remove the records with *keys*; return for each whether it was there.
+    """Remove the records with *keys*, as many at once as `save_many` stores; return for each whether it was there.
 
     Raises:
         ValueError: there are not as many etags as keys.

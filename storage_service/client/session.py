@@ -24,9 +24,6 @@ Sleep = TypeVar("Sleep")
 _HEADERS: Final = {"Accept-Encoding": "identity", "User-Agent": "strongroom"}
 _KEPT_OPEN: Final = 30.0  # seconds an idle connection is used again within; the service closes it after 75
 
-_INCOMPLETE: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.WriteError, httpx.WriteTimeout)
-"""After these the service cannot have the whole request: it was not, or not all of it, written to the connection."""
-
 
 class Options(TypedDict, total=False):
     """The arguments of a client beside address and credentials, as `Session` explains them."""
@@ -37,6 +34,33 @@ class Options(TypedDict, total=False):
     on_behalf_of: str | None
     connections: int
     ssl_context: ssl.SSLContext | None
+
+
+class Sending:
+    """How far a request got: nobody acts on one of which a part was never written to the connection."""
+
+    _NOT_WRITTEN: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.WriteTimeout)
+    _BROKEN_OFF: Final = frozenset({"http11.send_request_headers.failed", "http11.send_request_body.failed"})
+
+    def __init__(self) -> None:
+        self._broken_off = False
+
+    def trace(self, event: str, _: object) -> None:
+        """Be told of an event (httpcore's ``trace`` extension).
+
+        httpcore forgives an error of writing, because an answer may have come early, and reports the missing answer
+        instead; here it is remembered.
+        """
+        if event in self._BROKEN_OFF:
+            self._broken_off = True
+
+    async def atrace(self, event: str, info: object) -> None:
+        """Be told of an event by httpcore's other half."""
+        self.trace(event, info)
+
+    def reached_its_end(self, error: httpx.TransportError) -> bool:
+        """Whether all of a request that ended in *error* was written."""
+        return not self._broken_off and not isinstance(error, self._NOT_WRITTEN)
 
 
 class Session(Generic[Transport, Sleep]):
@@ -159,8 +183,8 @@ class Session(Generic[Transport, Sleep]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._address}, api id {self._caller.api_id}>"
 
-    def _request(self, send: Send) -> httpx.Request:
-        """Return the request for one attempt.
+    def _request(self, send: Send, trace: Callable[[str, Any], object]) -> httpx.Request:
+        """Return the request for one attempt; *trace* is told how far it gets.
 
         Raises:
             NotImplementedHere: it is not offered at this address.
@@ -172,7 +196,7 @@ class Session(Generic[Transport, Sleep]):
             self._address.base_url + self._address.path_of(call.path),
             headers={**_HEADERS, **self._caller.fields(), **call.headers},
             content=call.body,
-            extensions={"timeout": limits.as_dict()},
+            extensions={"timeout": limits.as_dict(), "trace": trace},
         )
 
     def _deadline(self, send: Send) -> float:
@@ -183,7 +207,9 @@ class Session(Generic[Transport, Sleep]):
         if self._patience.clock() > deadline:
             raise httpx.ReadTimeout("the answer goes on for too long")
 
-    def _lost(self, call: Call, error: httpx.TransportError, response: httpx.Response | None) -> Unavailable:
+    def _lost(
+        self, call: Call, error: httpx.TransportError, sending: Sending, response: httpx.Response | None
+    ) -> Unavailable:
         """Return what an attempt that brought no whole answer is to the caller. No text of httpx's is passed on."""
         match error:
             case httpx.PoolTimeout():
@@ -194,7 +220,7 @@ class Session(Generic[Transport, Sleep]):
                 reason = "the service did not answer in time"
             case _:
                 reason = "the service closed the connection before its answer was whole"
-        if call.effect is Effect.READ or isinstance(error, _INCOMPLETE) or self._was_unread(error):
+        if call.effect is Effect.READ or not sending.reached_its_end(error) or self._was_unread(error):
             return Unavailable(reason, Fate.NOT_APPLIED)
         succeeded = response is not None and response.is_success
         return Unavailable(reason, Fate.APPLIED if succeeded else Fate.UNKNOWN)

@@ -1,5 +1,6 @@
 """What the tests of the client share."""
 
+import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -9,6 +10,18 @@ from typing import Any
 import pytest
 from faces import FACES
 from scripted_service import ScriptedService
+
+from deploy.pytest_plugin import (  # the fixtures, whether or not the product is installed beside these tests
+    Server,
+    strongroom,
+    strongroom_async,
+    strongroom_home,
+    strongroom_proxy_url,
+    strongroom_server,
+)
+from storage_service.client.address import read_home
+
+__all__ = ["strongroom", "strongroom_async", "strongroom_home", "strongroom_proxy_url", "strongroom_server"]
 
 
 @pytest.fixture
@@ -39,3 +52,28 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     yield connect
     for client in made:
         client.close()
+
+
+@pytest.fixture
+def client(connect: Callable[..., Any], strongroom_server: Server) -> Any:
+    """A client of the real service, on its socket and with all rights."""
+    address, caller = read_home(strongroom_server.home)
+    return connect(socket=address.socket, api_id=caller.api_id, api_key=caller.api_key)
+
+
+@pytest.fixture(params=["socket", "url"])
+def keeper(request: pytest.FixtureRequest, client: Any, connect: Callable[..., Any], strongroom_server: Server) -> Any:
+    """A client of the real service for its secrets: on the socket, and through the proxy."""
+    if request.param == "socket":
+        return client
+    _, caller = read_home(strongroom_server.home)
+    return connect(url=strongroom_server.url, api_id=caller.api_id, api_key=caller.api_key)
+
+
+_containers = itertools.count()
+
+
+@pytest.fixture
+def container() -> str:
+    """The name of a container that no other test uses."""
+    return f"tests-{next(_containers)}"

@@ -94,6 +94,15 @@ def test_a_broken_connection_is_unavailable_with_the_fate_of_the_write(
     assert caught.value.fate is (Fate.NOT_APPLIED if act is read else fate)
 
 
+def test_a_write_that_could_not_be_sent_to_its_end_is_sent_again(service: ScriptedService, connect: Connect) -> None:
+    """Nobody acts on half a request, so even a plain write goes once more when the service left in its middle."""
+    service.script(CloseUnread(), CloseUnread(), Reply(b"", 201, {"ETag": '"7"'}))
+    client = connect(socket=service.path)
+
+    assert client.set_secret("db", "key.pem", b"x" * 500_000) == '"7"'
+    assert service.connections == 3
+
+
 @pytest.mark.parametrize("act", [read, write, guarded])
 def test_no_listener_is_unavailable_and_nothing_was_applied(
     short_path: Path, connect: Connect, act: Callable[[Any], object]

@@ -1,0 +1,63 @@
+"""What a type checker makes of the client: checked by mypy in ``test_client_types``, never run.
+
+``type: ignore`` marks what must be refused; mypy's strict mode complains of one that is not needed.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import assert_type
+
+from models.hosts import Host, HostCreds, Hosts
+from models.networks import Network, Networks
+from models.secret import Secret
+from storage_service import wire
+from storage_service.client import AsyncStorageClient, IssuedKey, Record, StorageClient, StoredSecret
+
+
+def blocking(client: StorageClient) -> None:
+    """The types of the blocking face."""
+    assert_type(client.get(Host, "10.0.0.7"), Record[Host])
+    assert_type(client.get(Host, "10.0.0.7").model, Host)
+    host, etag = client.get(Host, "10.0.0.7", source="attic")
+    assert_type(host, Host)
+    assert_type(etag, str)
+    assert_type(client.get_many(HostCreds, ["10.0.0.7"]), list[Record[HostCreds] | None])
+    assert_type(client.save(host, etag=etag), Record[Host])
+    assert_type(client.save_many([Network(name="a")]), list[Record[Network]])
+    assert_type(client.delete_many(Host, ["10.0.0.7"]), list[bool])
+    assert_type(client.list(Hosts), Iterator[Record[Host]])
+    with client.edit(HostCreds, "10.0.0.7") as creds:
+        assert_type(creds, HostCreds)
+    assert_type(client.get_secret("db", "password"), StoredSecret)
+    assert_type(client.get_secrets(["db/password"]), dict[str, Secret | None])
+    assert_type(client.set_secret("db", "password", b"bytes", etag="*"), str)
+    assert_type(client.create_container("db"), bool)
+    assert_type(client.status(), wire.Status)
+    assert_type(client.create_apikey("ci", paths=["/secrets/db"]), IssuedKey)
+    assert_type(client.acting_for("user:alice"), StorageClient)
+
+    client.get(Host, 7)  # type: ignore[arg-type]
+    client.get(str, "10.0.0.7")  # type: ignore[type-var]
+    client.list(Host)  # type: ignore[arg-type]
+    client.save(Hosts())  # type: ignore[type-var]
+    client.set_secret("db", "password", 7)  # type: ignore[arg-type]
+    client.get_secret("db")  # type: ignore[call-arg]
+    client.save(host, tag=etag)  # type: ignore[call-arg]
+    StorageClient(socket="/s", api_id="ci")  # type: ignore[call-arg]
+    StorageClient.from_home("/srv", timeuot=1.0)  # type: ignore[call-arg]
+
+
+async def awaiting(client: AsyncStorageClient) -> None:
+    """The types of the awaiting face."""
+    assert_type(await client.get(Host, "10.0.0.7"), Record[Host])
+    assert_type(await client.save_many([Network(name="a")]), list[Record[Network]])
+    assert_type(client.list(Networks), AsyncIterator[Record[Network]])
+    async for network, etag in client.list(Networks):
+        assert_type(network, Network)
+        assert_type(etag, str)
+    async with client.edit(Host, "10.0.0.7") as host:
+        assert_type(host, Host)
+    assert_type((await client.get_secret("db", "password")).reveal(), str)
+    assert_type(client.acting_for("user:alice"), AsyncStorageClient)
+
+    host = client.get(Host, "10.0.0.7").model  # type: ignore[attr-defined]
+    await client.get(Host, 7)  # type: ignore[arg-type]
