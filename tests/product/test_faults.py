@@ -1,0 +1,218 @@
+"""What becomes of acknowledged writes, and of callers, when parts of the product die or are tampered with."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from storage_service import wire
+from tests.deploy.running import Up, descendants, eventually, spawn, up
+
+WRITES = 1000
+
+
+def credentials(home: Path) -> dict[str, str]:
+    """Return the headers of the service's own key."""
+    known = json.loads((home / "client.json").read_text())
+    return {wire.ID_HEADER: known["api_id"], wire.KEY_HEADER: known["api_key"]}
+
+
+def through_proxy(running: Up) -> httpx.Client:
+    """Return a client of the secrets path of the proxy."""
+    return httpx.Client(base_url=running.url + wire.PROXIED_SECRETS_PATH, headers=credentials(running.home), timeout=10)
+
+
+def put(client: httpx.Client, name: str, value: str) -> httpx.Response:
+    """Put *value* under *name*."""
+    return client.put(f"/{name}", headers={"Content-Type": wire.OCTET_STREAM}, content=value.encode())
+
+
+def worker(role: str) -> Callable[[Up], int]:
+    """Return what finds the one worker of the service or of the proxy."""
+    return lambda running: descendants(running.gunicorn(role))[0]
+
+
+@pytest.mark.parametrize(
+    ("who", "at"),
+    [
+        ("worker of the service", 250),
+        ("worker of the proxy", 250),
+        ("gunicorn of the service", 500),
+        ("gunicorn of the proxy", 500),
+        ("up itself", 750),
+    ],
+)
+def test_kill_9_during_a_thousand_writes(tmp_path: Path, who: str, at: int) -> None:
+    """Whichever process is killed, every write that was acknowledged is there afterwards, whole."""
+    victims: dict[str, Callable[[Up], int]] = {
+        "worker of the service": worker("storage"),
+        "worker of the proxy": worker("proxy"),
+        "gunicorn of the service": lambda running: running.gunicorn("storage"),
+        "gunicorn of the proxy": lambda running: running.gunicorn("proxy"),
+        "up itself": lambda running: running.process.pid,
+    }
+    acknowledged: list[int] = []
+    numbers = iter(range(WRITES))
+    lock = threading.Lock()
+    with up(tmp_path / "home") as running:
+
+        def write() -> None:
+            with through_proxy(running) as client:
+                while True:
+                    with lock:
+                        number = next(numbers, None)
+                        if number == at:
+                            os.kill(victims[who](running), signal.SIGKILL)
+                    if number is None:
+                        return
+                    try:
+                        answer = put(client, f"box/{number}", f"value {number} " * 40)
+                    except httpx.TransportError:
+                        if who not in ("worker of the service", "worker of the proxy"):
+                            return  # the whole product ends with them
+                        continue
+                    if answer.status_code == 201:
+                        acknowledged.append(number)
+                    else:
+                        assert answer.status_code == 503
+
+        with through_proxy(running) as client:
+            assert client.post("/box/").status_code == 201
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    with up(tmp_path / "home") as again, through_proxy(again) as client:
+        listed = {int(name) for name in client.get("/box/").json()}
+        assert set(acknowledged) <= listed
+        assert len(acknowledged) >= at - 4
+        for number in sorted(listed):
+            assert client.get(f"/box/{number}", headers={"Accept": wire.OCTET_STREAM}).text == f"value {number} " * 40
+
+
+def test_the_service_restarts_under_the_proxy(tmp_path: Path) -> None:
+    """While the service's worker is gone the proxy answers 503 with Retry-After, and afterwards 200 by itself."""
+    with up(tmp_path / "home") as running, through_proxy(running) as client:
+        client.post("/box/")
+        put(client, "box/a", "here")
+        os.kill(running.gunicorn("storage"), signal.SIGSTOP)  # so that no new worker comes at once
+        gone = worker("storage")(running)
+        os.kill(gone, signal.SIGKILL)
+        eventually(lambda: not Path(f"/proc/{gone}/cmdline").read_bytes())
+
+        away = client.get("/box/a", timeout=30)
+        os.kill(running.gunicorn("storage"), signal.SIGCONT)
+
+        eventually(lambda: client.get("/box/a").status_code == 200)
+        assert away.status_code == 503
+        assert away.headers["retry-after"] == "1"
+        assert away.json()["type"] == "urn:strongroom:problem:unavailable"
+
+
+TAMPERINGS: dict[str, Callable[[bytes, bytes], bytes]] = {
+    "edited": lambda token, _: token[:-1] + (b"A" if token[-1:] != b"A" else b"B"),
+    "cut": lambda token, _: token[: len(token) // 2],
+    "emptied": lambda _, __: b"",
+    "swapped": lambda _, other: other,
+    "in the clear": lambda _, __: b'{"type":"simple","value":"planted"}',
+}
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+def test_a_tampered_row_fails_closed(tmp_path: Path, tampering: str) -> None:
+    """A row changed in the store is a 500 that reveals nothing, an audit line that says why, and harms no other."""
+    with up(tmp_path / "home") as running, through_proxy(running) as client:
+        client.post("/box/")
+        put(client, "box/a", "aaa")
+        put(client, "box/b", "bbb")
+        with closing(sqlite3.connect(running.home / "data" / "strongroom.db")) as store, store:
+            ((a,), (b,)) = store.execute(
+                "select value from entry where name in ('secrets/box/a', 'secrets/box/b') order by name"
+            )
+            store.execute("update entry set value = ? where name = 'secrets/box/a'", (TAMPERINGS[tampering](a, b),))
+
+        answer = client.get("/box/a")
+        batch = client.post("/?batch=get", json={"names": ["box/a", "box/b"]})
+        other = client.get("/box/b")
+
+        assert [answer.status_code, batch.status_code, other.status_code] == [500, 500, 200]
+        assert set(answer.json()) == {"type", "title", "status", "request_id"}
+        assert "bbb" not in batch.text
+        lines = [json.loads(line) for line in (running.home / "log" / "audit.log").read_text().splitlines()]
+        failed = [line for line in lines if line["decision"] == "failed"]
+        assert [(line["request"], line["name"]) for line in failed] == [
+            (answer.headers["x-request-id"], "secrets/box/a"),
+            (batch.headers["x-request-id"], "secrets/box/a"),
+        ]
+        assert all(line["reason"] for line in failed)
+
+
+def refused(home: Path) -> str:
+    """Start on *home*, which must be refused, and return what is said to the operator."""
+    process = spawn("up", "--home", home, "--listen", "127.0.0.1:0")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    return err
+
+
+def test_a_lost_root_key_is_never_replaced(tmp_path: Path) -> None:
+    """When the store holds secrets and secrets.key is gone, the service says what to restore and makes no new one."""
+    home = tmp_path / "home"
+    with up(home) as running, through_proxy(running) as client:
+        client.post("/box/")
+        put(client, "box/a", "aaa")
+    (home / "secrets.key").rename(tmp_path / "kept")
+
+    said = refused(home)
+
+    assert "restore" in said
+    assert not (home / "secrets.key").exists()
+    (tmp_path / "kept").rename(home / "secrets.key")
+    with up(home) as running, through_proxy(running) as client:
+        assert client.get("/box/a", headers={"Accept": wire.OCTET_STREAM}).text == "aaa"
+
+
+def test_a_wrong_root_key_is_refused(tmp_path: Path) -> None:
+    """A root key of another store stops the start, says so, and changes nothing."""
+    with up(tmp_path / "one"), up(tmp_path / "two"):
+        pass
+    before = (tmp_path / "one" / "data" / "strongroom.db").read_bytes()
+    shutil.copy(tmp_path / "two" / "secrets.key", tmp_path / "one" / "secrets.key")
+
+    said = refused(tmp_path / "one")
+
+    assert "another" in said or "under the root key" in said
+    assert (tmp_path / "one" / "data" / "strongroom.db").read_bytes() == before
+
+
+def test_an_audit_log_that_cannot_be_written_refuses_everything(tmp_path: Path) -> None:
+    """Without its audit log the service reveals and changes nothing, says 503, and recovers with the log."""
+    with up(tmp_path / "home") as running, through_proxy(running) as client:
+        client.post("/box/")
+        put(client, "box/a", "aaa")
+        log = running.home / "log"
+        log.rename(tmp_path / "away")
+
+        answers = [
+            client.get("/box/a"),
+            put(client, "box/b", "bbb"),
+            client.delete("/box/a"),
+            httpx.get(client.base_url),
+        ]
+        (tmp_path / "away").rename(log)
+
+        assert {(a.status_code, a.json()["type"]) for a in answers} == {
+            (503, "urn:strongroom:problem:audit-unavailable")
+        }
+        assert all("aaa" not in answer.text for answer in answers)
+        assert client.get("/box/").json() == ["a"]
