@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
 import sys
 import threading
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -651,16 +652,50 @@ async def test_no_trace_of_replaced_or_deleted_values(path: Path) -> None:
     assert [n for n in range(1, number + 1) if n not in kept and b"<mk%04d>" % n in content] == []
 
 
+@contextmanager
+def reading(path: Path) -> Generator[None, None, None]:
+    """Read from the store as another program might, for as long as the body runs: the log cannot be cut meanwhile."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM entry").fetchone()
+        yield
+
+
+async def until_gone(trace: bytes, path: Path) -> None:
+    """Return when no file of the store holds *trace*."""
+    async with asyncio.timeout(PATIENCE):
+        while trace in bytes_on_disk(path):
+            await asyncio.sleep(0.05)
+
+
 async def test_the_log_is_scrubbed_while_the_store_is_open(path: Path) -> None:
-    """A replaced value is gone from all files, the log too, soon after, without closing."""
+    """A replaced value is soon gone from all files, the log too, once nobody reads from the log any more."""
     async with opened(path) as backend:
         await backend.commit([Put("a", marked(1, 5000))])
-        await backend.commit([Put("a", marked(2, 5000))])
-        assert b"<mk0001>" in bytes_on_disk(path)
+        with reading(path):
+            await backend.commit([Put("a", marked(2, 5000))])
+            assert b"<mk0001>" in bytes_on_disk(path)
+        await until_gone(b"<mk0001>", path)
 
-        async with asyncio.timeout(PATIENCE):
-            while b"<mk0001>" in bytes_on_disk(path):
-                await asyncio.sleep(0.05)
+        entry = await backend.get("a")
+        assert entry is not None
+        assert entry.value == marked(2, 5000)
+
+
+async def test_the_log_of_a_killed_process_is_scrubbed(path: Path, tmp_path: Path) -> None:
+    """What a process that was killed left in the log goes when the store is next opened, without any writing."""
+    copy = tmp_path / "copy" / "store.db"
+    copy.parent.mkdir()
+    async with opened(path) as backend:
+        await backend.commit([Put("a", marked(1, 5000))])
+        with reading(path):
+            await backend.commit([Put("a", marked(2, 5000))])
+            for suffix in ("", "-wal"):  # as they would lie there after a kill
+                shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    assert b"<mk0001>" in bytes_on_disk(copy)
+
+    async with opened(copy) as backend:
+        await until_gone(b"<mk0001>", copy)
         entry = await backend.get("a")
         assert entry is not None
         assert entry.value == marked(2, 5000)

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 import pytest
@@ -783,6 +784,23 @@ async def a_watch_resumes(backend: WatchableBackend) -> None:
         assert await _take(events, 1) == [Event("w/d", Entry(b"d", fourth), fourth)]
     async with aclosing(backend.watch("w/", second)) as events:
         assert [event.name for event in await _take(events, 2)] == ["w/c", "w/d"]
+
+
+@_watch_law
+async def a_watch_leaves_nothing_out(backend: WatchableBackend) -> None:
+    """However much there is to tell, in however large commits, every name is told, and whole commits in order."""
+    since = await backend.commit([Put("start", b"")])
+    names = [f"w/{i:04}" for i in range(MAX_BATCH * 2 + 60)]
+    cuts = [0, 1, 1 + MAX_BATCH, 3 + MAX_BATCH, 3 + MAX_BATCH * 2, len(names)]
+    batches = [names[start:end] for start, end in pairwise(cuts)]
+    revisions = [await backend.commit([Put(name, b"") for name in reversed(batch)]) for batch in batches]
+
+    async with aclosing(backend.watch("w/", since)) as events:
+        told = await _take(events, len(names))
+    assert [event.revision for event in told] == [
+        revision for revision, batch in zip(revisions, batches, strict=True) for _ in batch
+    ]
+    assert sorted(event.name for event in told) == names
 
 
 @_watch_law

@@ -145,7 +145,7 @@ class SqliteBackend:
         """Return those of *names* that exist; one statement sees one moment."""
         check_names(names)
         try:
-            rows = self._db.execute(_GET_MANY, (json.dumps(names),)).fetchall()
+            rows = self._db.execute(_GET_MANY, (json.dumps(list(names)),)).fetchall()
         except sqlite3.Error as exc:
             raise unavailable(exc) from exc
         return {name: Entry(value, revision) for name, value, revision in rows}

@@ -136,6 +136,7 @@ class Writer:
         try:
             with contextlib.closing(connect_writer(self._path, self._busy_timeout, self._factory)) as db:
                 self._tell(_succeed, self._started)
+                self._scrub(db)  # of what a process that was killed left in the log
                 while (jobs := self._next_group()) is not None:
                     if jobs:
                         outcomes = self._apply(db, [job.changes for job in jobs])
@@ -192,7 +193,8 @@ class Writer:
             db.execute("COMMIT")
         except sqlite3.Error as exc:
             _roll_back(db)
-            fate = Fate.NOT_APPLIED if exc.sqlite_errorcode in _NOT_COMMITTED else Fate.UNKNOWN
+            code = getattr(exc, "sqlite_errorcode", None)
+            fate = Fate.NOT_APPLIED if code in _NOT_COMMITTED else Fate.UNKNOWN
             return [unavailable(exc, fate) for _ in batches]
         if group.destroys and self._scrub_at is None:
             self._scrub_at = time.monotonic() + SCRUB_AFTER
