@@ -102,6 +102,7 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
         "umask": settings.umask,
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108  # unlinked at once
         "control_socket_disable": True,  # a way in that nobody here uses, and a thread before the fork
+        "logger_class": "deploy.log.NoAccessLog",
         "accesslog": None,
         "errorlog": None,
         "loglevel": level.lower(),
