@@ -126,8 +126,10 @@ class TcpFault:
                 if frame.type == _HEADERS:
                     self.requests += 1
                     fault = self.script.popleft() if self.script else Fault.NONE
+                if fault is Fault.LOSE_REQUEST:
+                    break
                 self._strike(connection, fault, frame)
-                if fault is Fault.LOSE_REQUEST or connection.swallowing:
+                if connection.swallowing:
                     continue
                 if connection.held is None:
                     connection.to_server.write(frame.data)
@@ -136,17 +138,13 @@ class TcpFault:
         connection.cut()
 
     def _strike(self, connection: _Connection, fault: Fault, frame: _Frame) -> None:
-        if fault is Fault.NONE:
-            return
-        if fault is Fault.LOSE_REQUEST:
-            connection.cut()
-        elif fault is Fault.LOSE_REPLY:
+        if fault is Fault.LOSE_REPLY:
             connection.doomed.add(frame.stream)
         elif fault is Fault.HOLD:
             connection.held = connection.held or []
             connection.held_streams.add(frame.stream)
             self.held.set()
-        else:
+        elif fault is Fault.SWALLOW:
             connection.swallowing = True
 
     async def _replies(self, connection: _Connection, reader: asyncio.StreamReader) -> None:

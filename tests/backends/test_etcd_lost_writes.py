@@ -1,6 +1,7 @@
 """Writes to etcd whose answer is lost are settled: applied once, or not at all, or said to be unknown."""
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -38,12 +39,12 @@ class Scene(NamedTuple):
 
 
 @asynccontextmanager
-async def scene(etcd: Etcd, also_direct: bool = False) -> AsyncGenerator[Scene, None]:
+async def scene(etcd: Etcd, also_direct: bool = False, timeout: float = TIMEOUT) -> AsyncGenerator[Scene, None]:
     """Open both backends; *also_direct* gives the first a second member to go to, past the network."""
     prefix = f"lost-{next(_NUMBERS)}"
     async with TcpFault(etcd.members[0].endpoint).running() as network:
         endpoints = f"{network.endpoint},{etcd.endpoints}" if also_direct else network.endpoint
-        backend = open_backend(f"etcd://{endpoints}/{prefix}", timeout=str(TIMEOUT))
+        backend = open_backend(f"etcd://{endpoints}/{prefix}", timeout=str(timeout))
         other = open_backend(etcd.url(prefix))
         await backend.open()
         await other.open()
@@ -93,6 +94,25 @@ async def test_a_lost_write_is_applied_once(etcd: Etcd, story: Story) -> None:
 
         after = await at.backend.commit([Put("a", b"two", revision)])
         assert after > revision
+
+
+async def test_many_writers_on_a_bad_network_lose_and_double_nothing(etcd: Etcd) -> None:
+    """Where every twentieth message breaks the connection of all, each write is applied once, as it was answered."""
+    dice = random.Random(7)
+    async with scene(etcd, timeout=20) as at:
+        at.network.say(dice.choice([LOSE_REQUEST, LOSE_REPLY, *[NONE] * 38]) for _ in range(10_000))
+        names = [[f"w/{writer}/{number}" for number in range(25)] for writer in range(8)]
+
+        async def write(writer: int) -> dict[str, int]:
+            return {name: await at.backend.commit([Put(name, b"", ABSENT)]) for name in names[writer]}
+
+        answered = await asyncio.gather(*(write(writer) for writer in range(8)))
+        at.network.say(())
+
+        assert set(at.versions().values()) == {1}
+        for revisions in answered:
+            stored = await at.other.get_many(list(revisions))
+            assert {name: entry.revision for name, entry in stored.items()} == revisions
 
 
 async def test_a_lost_delete_is_applied_once(etcd: Etcd) -> None:

@@ -105,6 +105,8 @@ def test_a_repr_names_the_place_and_no_credentials() -> None:
     ("code", "text", "kind"),
     [
         (StatusCode.UNAVAILABLE, "failed to connect to all addresses; last error: refused", Kind.NOT_DONE),
+        (StatusCode.UNAVAILABLE, "failed to connect to all addresses; CERTIFICATE_VERIFY_FAILED", Kind.UNTRUSTED),
+        (StatusCode.UNAVAILABLE, "Stream removed (Unwrap failed (TSI_DATA_CORRUPTED))", Kind.LOST),
         (StatusCode.UNAVAILABLE, "etcdserver: no leader", Kind.NOT_DONE),
         (StatusCode.UNAVAILABLE, "etcdserver: leader changed", Kind.LOST),
         (StatusCode.UNAVAILABLE, "etcdserver: request timed out", Kind.LOST),

@@ -129,20 +129,22 @@ class EtcdBackend:
         check_batch(changes)
         batch = Batch(changes, self._keys)
         with self._answering():
+            deadline = self._cluster.deadline()
             if batch.has_vacancies:
                 # Comparing a range makes etcd read every value in it; a look at one key spares it that.
-                _judge(batch, await self._read(TXN, batch.survey()))
+                _judge(batch, await self._read(TXN, batch.survey(), deadline))
             if batch.only_guards:
-                return _revision(batch, await self._read(TXN, batch.request()))
+                return _revision(batch, await self._read(TXN, batch.request(), deadline))
             if batch.has_room:
                 with self._receipts.taken() as receipt:
                     try:
-                        return await self._commit(batch, receipt)
+                        return await self._commit(batch, receipt, deadline)
                     except CallFailed as failure:
                         # A store without space takes deletes, but no receipt for them.
                         if failure.kind is not Kind.FULL or failure.fate is not Fate.NOT_APPLIED or batch.has_puts:
                             raise
-            return _revision(batch, await self._cluster.call(TXN, batch.request(), idempotent=False))
+            answer = await self._cluster.call(TXN, batch.request(), idempotent=False, deadline=deadline)
+            return _revision(batch, answer)
 
     async def watch(self, prefix: str, since: int) -> AsyncGenerator[Event, None]:
         """Yield every change under *prefix* after revision *since*, going on at another member where one fails.
@@ -154,6 +156,7 @@ class EtcdBackend:
         first, end = self._keys.range(prefix)
         pause, give_up = FIRST_PAUSE, self._cluster.deadline()
         while True:
+            # Progress is told every ten minutes, so that quiet names do not leave us behind a compaction.
             request = rpc.WatchCreateRequest(key=first, range_end=end, start_revision=since + 1, progress_notify=True)
             try:
                 async with aclosing(self._cluster.watch(request)) as answers:
@@ -167,7 +170,8 @@ class EtcdBackend:
                 if failure.kind is Kind.COMPACTED:
                     raise Compacted(failure.reason) from failure
                 if failure.kind not in RESUMED or self._cluster.time() + pause >= give_up:
-                    raise failure.with_fate(Fate.NOT_APPLIED).answer() from failure
+                    failure.fate = Fate.NOT_APPLIED
+                    raise failure.answer() from failure
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -194,8 +198,8 @@ class EtcdBackend:
             if failure.kind is not Kind.FULL:  # reading and deleting go on
                 raise
 
-    async def _read(self, method: Method, request: Any) -> Any:
-        return await self._cluster.call(method, request, idempotent=True)
+    async def _read(self, method: Method, request: Any, deadline: float | None = None) -> Any:
+        return await self._cluster.call(method, request, idempotent=True, deadline=deadline)
 
     async def _get_keys(self, keys: Sequence[bytes]) -> Sequence[Any]:
         """Return what is stored under *keys*, in parts of 128, all as of the moment of the first."""
@@ -208,14 +212,13 @@ class EtcdBackend:
             kvs += (kv for response in answer.responses for kv in response.response_range.kvs)
         return kvs
 
-    async def _commit(self, batch: Batch, receipt: Receipt) -> int:
+    async def _commit(self, batch: Batch, receipt: Receipt, deadline: float) -> int:
         """Commit *batch* with *receipt*; a lost write is settled, and done again if it was not applied.
 
         Raises:
             Conflict: a guard did not hold.
             CallFailed: with the batch's fate.
         """
-        deadline = self._cluster.deadline()
         while True:
             if receipt.open:
                 await self._receipts.settle(receipt, deadline=deadline)
@@ -229,7 +232,8 @@ class EtcdBackend:
                     return settled.revision
                 done_again = failure.kind is Kind.LOST and settled.fate is Fate.NOT_APPLIED
                 if not done_again or self._cluster.time() >= deadline:
-                    raise failure.with_fate(settled.fate) from failure.__cause__
+                    failure.fate = settled.fate
+                    raise
                 continue
             receipt.open = False
             if answer.succeeded:

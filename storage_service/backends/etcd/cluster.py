@@ -95,7 +95,7 @@ class Cluster:
         self._members = tuple(Member(endpoint, credentials) for endpoint in self._target.endpoints)
         self._open = True
         if self._target.user:
-            await self._log_in(self._token)
+            await self._log_in(self._token, self.deadline())
 
     async def drain(self) -> bool:
         """Take no more operations, end streams, and let operations under way end; return whether it was open."""
@@ -168,15 +168,14 @@ class Cluster:
                     failure.fate = Fate.NOT_APPLIED
                 pause = 0.0
                 untrusted = untrusted + 1 if failure.kind is Kind.UNTRUSTED else 0
+                if failure.kind in {Kind.NOT_DONE, Kind.LOST, Kind.UNTRUSTED}:
+                    self._leave(member, failure)
                 if failure.kind is Kind.LOGIN and self._target.user and token is None and logins < LOGINS:
                     logins += 1
-                    await self._log_in(sent)
-                elif failure.kind is Kind.UNTRUSTED and untrusted < len(self._members):
-                    self._leave(member, failure)
+                    await self._log_in(sent, deadline)
                 elif failure.kind is Kind.NOT_DONE or (failure.kind is Kind.LOST and idempotent):
-                    self._leave(member, failure)
                     pause = next(pauses)
-                else:
+                elif failure.kind is not Kind.UNTRUSTED or untrusted == len(self._members):
                     raise
                 if self.time() + pause >= deadline:
                     raise
@@ -205,8 +204,8 @@ class Cluster:
         except CallFailed as failure:
             # To a watch with a token it no longer knows, etcd 3.4 says the same as to one without permission.
             denied = failure.kind is Kind.REFUSED and token is not self._vouched
-            if self._target.user and (failure.kind is Kind.LOGIN or denied):
-                await self._log_in(token)
+            if self._open and self._target.user and (failure.kind is Kind.LOGIN or denied):
+                await self._log_in(token, self.deadline())
                 self._vouched = self._token
                 raise CallFailed(Kind.LOST, failure.reason) from failure
             self._leave(member, failure)
@@ -226,9 +225,8 @@ class Cluster:
         except TimeoutError as error:
             raise CallFailed(Kind.LOST, "etcd did not begin the watch in time") from error
         except asyncio.CancelledError:
-            if self._open or _cancelled_from_outside():
-                raise
-            raise CallFailed(Kind.REFUSED, _CLOSED) from None  # by `close`
+            self._raise_if_closed()
+            raise
         finally:
             self._streams.discard(stream)
             stream.cancel()
@@ -239,7 +237,7 @@ class Cluster:
         except rpc.AioRpcError as error:
             raise diagnose(error) from error
 
-    async def _log_in(self, stale: Metadata) -> None:
+    async def _log_in(self, stale: Metadata, deadline: float) -> None:
         """Replace the token in *stale*, unless that has been done; all who ask meanwhile share one login.
 
         Raises:
@@ -252,7 +250,14 @@ class Cluster:
         if self._login is None or self._login.done():
             self._login = asyncio.create_task(self._authenticate())
             self._login.add_done_callback(_retrieve)
-        await asyncio.shield(self._login)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.shield(self._login)
+        except TimeoutError:
+            raise CallFailed(Kind.NOT_DONE, "etcd did not log us in in time") from None
+        except asyncio.CancelledError:
+            self._raise_if_closed()
+            raise
 
     async def _authenticate(self) -> None:
         request = rpc.AuthenticateRequest(name=self._target.user, password=self._password.reveal())
@@ -263,6 +268,12 @@ class Cluster:
                 self._refused_until = self.time() + REFUSAL_KEPT
             raise
         self._token = (*ANONYMOUS, ("token", answer.token))
+
+    def _raise_if_closed(self) -> None:
+        """Tell a cancelling of ours, on closing, from one of whoever waits."""
+        task = asyncio.current_task()
+        if not self._open and not (task and task.cancelling()):
+            raise CallFailed(Kind.REFUSED, _CLOSED) from None
 
     def _leave(self, member: Member, failure: CallFailed) -> None:
         """Let the calls to come go to the next member; of all that fail at one at once, the first does it."""
@@ -318,11 +329,6 @@ def _ended(answer: Any) -> CallFailed:
     if answer.compact_revision:
         return CallFailed(Kind.COMPACTED, "etcd no longer keeps the changes since that revision")
     return diagnose_cancel(answer.cancel_reason)
-
-
-def _cancelled_from_outside() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -29,17 +29,11 @@ class Kind(Enum):
 class CallFailed(Exception):
     """A call to etcd failed; stays inside this package, where `answer` turns it into an error of the house."""
 
-    def __init__(self, kind: Kind, reason: str, fate: Fate | None = None) -> None:
+    def __init__(self, kind: Kind, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
-        self.fate = fate or (Fate.UNKNOWN if kind in {Kind.LOST, Kind.FULL} else Fate.NOT_APPLIED)
-
-    def with_fate(self, fate: Fate) -> "CallFailed":
-        """Return the same failure, now that it is known what became of the request."""
-        settled = CallFailed(self.kind, self.reason, fate)
-        settled.__cause__ = self.__cause__
-        return settled
+        self.fate = Fate.UNKNOWN if kind in {Kind.LOST, Kind.FULL} else Fate.NOT_APPLIED  # until more is known
 
     def answer(self) -> StrongroomError:
         """Return what a caller of the backend is told."""
@@ -60,13 +54,17 @@ class _Row(NamedTuple):
     reason: str
 
 
-_TEXTS: Final = (
-    # gRPC, before a connection stands; nothing was sent.
+_NO_CONNECTION: Final = "failed to connect to all addresses"  # gRPC's word that nothing was sent
+
+_CONNECTING: Final = (  # the same words about a connection that stood would leave open what was sent over it
     _Row("CERTIFICATE_VERIFY_FAILED", Kind.UNTRUSTED, "etcd's certificate is not from the CA that cacert names"),
     _Row("Hostname Verification", Kind.UNTRUSTED, "etcd's certificate is for another host"),
     _Row("TSI_DATA_CORRUPTED", Kind.UNTRUSTED, "etcd does not accept our client certificate, or misses one"),
     _Row("security handshaker", Kind.UNTRUSTED, "the certificates for etcd cannot be used"),
-    _Row("failed to connect to all addresses", Kind.NOT_DONE, "no member of etcd accepts a connection"),
+    _Row(_NO_CONNECTION, Kind.NOT_DONE, "no member of etcd accepts a connection"),
+)
+
+_TEXTS: Final = (
     _Row("DNS resolution failed", Kind.NOT_DONE, "the host name of an etcd member is not known"),
     # etcd, before it proposes anything to its log.
     _Row("etcdserver: no leader", Kind.NOT_DONE, "etcd has no leader"),
@@ -107,7 +105,9 @@ def diagnose_cancel(reason: str) -> CallFailed:
 
 
 def _named(text: str | None) -> CallFailed | None:
-    return next((CallFailed(row.kind, row.reason) for row in _TEXTS if row.text in (text or "")), None)
+    text = text or ""
+    rows = _CONNECTING if _NO_CONNECTION in text else _TEXTS
+    return next((CallFailed(row.kind, row.reason) for row in rows if row.text in text), None)
 
 
 def _unknown(code: str) -> _Row:

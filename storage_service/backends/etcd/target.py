@@ -24,7 +24,10 @@ _OPTIONS: Final = frozenset({"cacert", "cert", "key", "timeout", "password", "pa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """An etcd cluster, the part of its keys that is ours, and our credentials there."""
+    """An etcd cluster, the part of its keys that is ours, and our credentials there.
+
+    Without *cacert* all of it crosses the network in the clear, the password too: for loopback and tunnels only.
+    """
 
     endpoints: tuple[str, ...]  # host:port, one or more members of one cluster
     prefix: str = f"/{DEFAULT_PREFIX}/"  # every key of ours begins with it; no other key is ever touched
