@@ -185,7 +185,7 @@ class Forwarder:
     async def _stream(self, connection: Connection, start_of_answer: Message, send: Send) -> None:
         """Pass on a long answer, as fast as the client takes it; one that breaks off is left visibly short."""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout_at(connection.deadline):
                 await send(start_of_answer)
                 while piece := await connection.read():
                     await send({"type": "http.response.body", "body": piece, "more_body": True})

@@ -35,8 +35,12 @@ PASSED_BACK: Final = frozenset(
 )
 """Fields of an answer that reach the client; all others stop here."""
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2})(?: [^\x00-\x1f\x7f]*)?")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+# One match says that a whole head is well-formed, so that finding its fields afterwards may be simple, and is quick.
+_HEAD = re.compile(
+    rb"HTTP/1\.1 ([1-5][0-9]{2})(?: [^\x00-\x1f\x7f]*)?"
+    rb"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*)*"
+)
+_FIELD = re.compile(rb"\r\n([^:]+):[ \t]*([^\r]*)")
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
 _CHUNKED: Final = -1  # the length of a body in chunks
 _NEXT: Final = -2  # the length of an interim answer: there is none, the real head follows
@@ -71,19 +75,15 @@ def read_head(head: bytes) -> Head:
     Raises:
         ValueError: it is no HTTP/1.1, or its framing can be read in two ways, or not at all.
     """
-    first, *lines = head.split(b"\r\n")
-    matched = _STATUS_LINE.fullmatch(first)
+    matched = _HEAD.fullmatch(head)
     if matched is None:
-        raise ValueError("no status line of HTTP/1.1")
+        raise ValueError("no head of HTTP/1.1")
     status = int(matched[1])
     headers: list[tuple[bytes, bytes]] = []
     length: int | None = None
     chunked, keep = False, True
-    for line in lines:
-        field = _FIELD.fullmatch(line)
-        if field is None:
-            raise ValueError("a header field is malformed")
-        name, value = field[1].lower(), field[2].rstrip(b" \t")
+    for given, padded in _FIELD.findall(head):
+        name, value = given.lower(), padded.rstrip(b" \t")
         if name == b"content-length":
             if length is not None or len(value) > 15 or not value.isdigit():
                 raise ValueError("the content length is doubled or no number")
@@ -169,7 +169,7 @@ class Connection(asyncio.Protocol):
 
     ``ask`` begins an exchange and gives a future; when it is done, *status* and *headers* hold the answer's head, and
     *body* its body, unless the answer is *streamed*: then its body comes from ``read``. It is *complete* when it has
-    come to its end, read or not.
+    come to its end, read or not. *deadline* is when, by the loop's clock, the exchange must be over.
     """
 
     __slots__ = (
@@ -178,7 +178,6 @@ class Connection(asyncio.Protocol):
         "_buffer",
         "_buffered",
         "_chunks",
-        "_deadline",
         "_dechunker",
         "_heard",
         "_in_head",
@@ -193,6 +192,7 @@ class Connection(asyncio.Protocol):
         "_writable",
         "body",
         "complete",
+        "deadline",
         "headers",
         "status",
         "streamed",
@@ -207,7 +207,7 @@ class Connection(asyncio.Protocol):
         self._more: asyncio.Future[None] | None = None  # while a reader waits
         self._writable: asyncio.Future[None] | None = None  # while the socket takes no more
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline = 0.0
+        self.deadline = 0.0
         self._broken: UpstreamError | None = None
         self._buffer = b""  # of a head that is not whole
         self._chunks: deque[bytes] = deque()  # of a body that is not whole, or not yet read
@@ -260,7 +260,7 @@ class Connection(asyncio.Protocol):
             return answer
         self._answer = answer
         # One timer serves many exchanges: it is set again only when it fires and finds a later deadline.
-        self._deadline = deadline
+        self.deadline = deadline
         if self._timer is not None and self._timer.when() > deadline:
             self._timer.cancel()
             self._timer = None
@@ -443,8 +443,8 @@ class Connection(asyncio.Protocol):
         self._timer = None
         if self.complete:
             return
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._expire)
+        if self._loop.time() < self.deadline:
+            self._timer = self._loop.call_at(self.deadline, self._expire)
         else:
             self._break(UpstreamError("the service did not answer in time", answered=self._heard))
 

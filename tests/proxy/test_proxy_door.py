@@ -3,13 +3,17 @@
 import base64
 import json
 import os
+from pathlib import Path
 
 import pytest
 from conftest import PASSWORD, Proxy
 from raw_http import Client, Exchange, ScriptedService, ask, request
 
-from http_proxy.asgi import forwarded, request_id
+from http_proxy.app import create_app
+from http_proxy.asgi import Scope, forwarded, request_id
 from http_proxy.middleware import AuthenticationManager, check_path
+from models.secret import Secret
+from storage_service.config import ProxySettings
 from storage_service.errors import ConfigurationError, Invalid
 
 S = "/api/v0/secrets"
@@ -379,6 +383,31 @@ async def test_nobody_passes_where_nothing_is_configured() -> None:
 
     assert passed == ["/api/v0/secrets/a", "/livez"]
     assert [message["status"] for message in sent if "status" in message] == [401, 401]
+
+
+async def test_a_self_authenticated_path_that_cannot_authenticate_lets_nobody_in() -> None:
+    """A model route that is configured to bypass the authenticators knows no caller, and refuses."""
+    prefixes = ("/api/v0/secrets", "/api/v0/hosts")
+    app = create_app(ProxySettings(socket=Path("/nowhere"), api_id="a", api_key=Secret("b"), self_auths=prefixes))
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+    }
+    scope |= {"path": "/api/v0/hosts", "raw_path": b"/api/v0/hosts", "query_string": b"", "root_path": ""}
+    await app(scope | {"headers": [], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}, receive, send)
+
+    assert sent[0]["status"] == 401
 
 
 @pytest.mark.parametrize("prefix", ["/", "", "api/v0/secrets"])

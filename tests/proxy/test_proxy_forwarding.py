@@ -537,6 +537,24 @@ async def test_a_client_that_leaves_takes_its_connection_along(proxy: Proxy, ser
     assert service.connections == 2
 
 
+async def test_an_answer_may_come_before_the_body_ends(proxy: Proxy, service: ScriptedService) -> None:
+    """A service that refuses on the head alone is heard, and the half-sent request spoils its connection only."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.answer(403 if exchange.head.method == "PUT" else 200)
+        if exchange.head.method == "PUT":
+            await exchange.writer.drain()
+            await exchange.reader.read()
+
+    service.script = script
+    async with await Client.to(proxy.port) as client:
+        client.writer.write(request("PUT", SECRET, "content-length: 9000000"))
+        client.writer.write(b"x" * 9_000_000)
+        assert (await asyncio.wait_for(read_message(client.reader), 10)).status == 403
+    assert (await get(proxy)).status == 200
+    assert service.connections == 2
+
+
 async def test_pipelined_requests_are_answered_in_their_order(proxy: Proxy, service: ScriptedService) -> None:
     """Requests that a client sends at once are answered one after another, each with its own answer."""
 
