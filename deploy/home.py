@@ -22,11 +22,10 @@ from typing import Final
 import msgspec
 
 from deploy.layer import read_text
+from deploy.places import CLIENT, CONFIG, SOCKET
 from models.secret import Secret
 from storage_service.errors import ConfigurationError
 
-CONFIG: Final = "strongroom.toml"
-CLIENT: Final = "client.json"
 API_KEY_BYTES: Final = 32  # 256 bits, from the kernel's generator
 API_ID: Final = "storage_service"  # CPD-101's name for the platform's own key
 STALE_WAIT: Final = 5.0  # seconds that the processes of a killed `up` may take to follow it
@@ -146,7 +145,7 @@ class Home:
                 write_private(self.config, _TEMPLATE.encode())
             if not self.client.exists():
                 key = Secret(secrets.token_urlsafe(API_KEY_BYTES))
-                ClientFile("", self.path / "run" / "storage.sock", API_ID, key).write(self.client)
+                ClientFile("", self.path / SOCKET, API_ID, key).write(self.client)
         except OSError as error:
             raise ConfigurationError(f"{error.filename or self.path}: {error.strerror}") from error
         return ClientFile.read(self.client)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
+from deploy.places import PREFIX
 from storage_service.errors import ConfigurationError
 
 
@@ -66,7 +67,7 @@ class Placeholders:
         for name, value in self._given.items():
             if name.endswith(("key", "password", "secret", "token")):
                 raise ConfigurationError(
-                    f"--set {name}: a command line is no place for a secret; use the variable STRONGROOM_{name.upper()}"
+                    f"--set {name}: a command line is no place for a secret; use the variable {PREFIX}{name.upper()}"
                 )
             if _CONTROL.search(value):
                 raise ConfigurationError(f"--set {name}: the value holds a control character")
@@ -77,7 +78,7 @@ class Placeholders:
         self._used.add(low)
         for value in (
             self._given.get(low),
-            self._environ.get("STRONGROOM_" + name.upper()),
+            self._environ.get(PREFIX + name.upper()),
             self._environ.get(name.upper()),
             self.DEFAULTS.get(low),
         ):

@@ -26,8 +26,11 @@ def message_of(record: logging.LogRecord) -> str:
 
 
 class NoAccessLog(Logger):
-    """gunicorn's logger, told that there is no access log: with a ``logconfig_dict`` it believes that there may be
-    one, and then puts together for every request, at a third of its cost, a line that nobody writes."""
+    """The logger of gunicorn, told that there is no access log.
+
+    With a ``logconfig_dict`` it believes that there may be one, and then puts together for every request, at a third
+    of its cost, a line that nobody writes.
+    """
 
     def _compute_access_log_enabled(self) -> bool:
         return False

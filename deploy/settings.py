@@ -17,8 +17,9 @@ from typing import Annotated, Final
 import msgspec
 
 from deploy import custodia_conf, storage_conf
-from deploy.home import API_ID, CLIENT, CONFIG, ClientFile
+from deploy.home import API_ID, ClientFile
 from deploy.layer import Layer, Placeholders, read_text, unknown
+from deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, SOCKET
 from models.secret import REDACTED, Secret
 from storage_service.backends import BACKENDS
 from storage_service.config import (
@@ -30,8 +31,6 @@ from storage_service.config import (
 )
 from storage_service.errors import ConfigurationError
 
-PREFIX: Final = "STRONGROOM_"
-DEFAULT_HOME: Final = "~/.strongroom"
 MAX_SOCKET_PATH: Final = 100  # bytes; the kernel's limit is 107 (unix(7)), and nobody should have to count that close
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -44,12 +43,12 @@ class Keys(msgspec.Struct, kw_only=True):
     ``docs/configuration.md`` has the same list for people.
     """
 
-    home: _Text = DEFAULT_HOME
+    home: _Text = str(DEFAULT_HOME)
     storage_conf: _Text | None = None
     custodia_conf: _Text | None = None
 
     store: _Text = "sqlite"  # "sqlite", "memory", or a URL of storage_service.backends
-    socket: _Text = "run/storage.sock"
+    socket: _Text = SOCKET
     socket_mode: _Text = "0660"  # octal
     audit_log: _Text = "log/audit.log"
     root_key: _Text = "secrets.key"
@@ -192,13 +191,13 @@ def _home_and_file(
         said_by = PREFIX + "HOME"
     config = config or _path(environ.get(PREFIX + "CONFIG"))
     if config is None:
-        usual = (home or Path(DEFAULT_HOME)).expanduser() / CONFIG
+        usual = (home or DEFAULT_HOME).expanduser() / CONFIG
         config = usual if usual.exists() else None
     file = _toml(config) if config is not None else None
     if home is None and config is not None and file is not None:
         home, said_by = _path(str(file.values.get("home", ""))) or config.parent, file.source
     if home is None:
-        home, said_by = Path(DEFAULT_HOME), "default"
+        home, said_by = DEFAULT_HOME, "default"
     return home.expanduser().absolute(), said_by, file
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from deploy.places import CLIENT, DEFAULT_HOME, PREFIX
+
 if TYPE_CHECKING:
     from storage_service.client import StorageClient
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-DEFAULT_HOME: Final = Path("~/.strongroom")
 _PLACES: Final = ("HOME", "SOCKET", "URL")
 _CREDENTIALS: Final = ("API_ID", "API_KEY")
 
@@ -55,7 +56,7 @@ def common(ctx: click.Context | None = None) -> Common:
 
 def home_or_default() -> Path:
     """Return the home that was said, or the default one."""
-    said = common().home or os.environ.get("STRONGROOM_HOME")
+    said = common().home or os.environ.get(f"{PREFIX}HOME")
     return Path(said or DEFAULT_HOME).expanduser().absolute()
 
 
@@ -73,18 +74,18 @@ def client() -> "StorageClient":
 
     def set_aside(*names: str) -> None:
         for name in names:
-            environ.pop(f"STRONGROOM_{name}", None)
-            environ.pop(f"STRONGROOM_{name}_FILE", None)
+            environ.pop(f"{PREFIX}{name}", None)
+            environ.pop(f"{PREFIX}{name}_FILE", None)
 
     if said.home is not None:
         set_aside(*_PLACES, *_CREDENTIALS)  # a flag comes before variables
-        environ["STRONGROOM_HOME"] = str(said.home)
+        environ[f"{PREFIX}HOME"] = str(said.home)
     if said.socket is not None:
         set_aside("SOCKET", "URL")
-        environ["STRONGROOM_SOCKET"] = str(said.socket)
-    elif not any(environ.get(f"STRONGROOM_{name}{suffix}") for name in _PLACES for suffix in ("", "_FILE")):
+        environ[f"{PREFIX}SOCKET"] = str(said.socket)
+    elif not any(environ.get(f"{PREFIX}{name}{suffix}") for name in _PLACES for suffix in ("", "_FILE")):
         home = DEFAULT_HOME.expanduser()
-        if not (home / "client.json").exists():
+        if not (home / CLIENT).exists():
             raise ConfigurationError("say where the service is: --home DIR; or start one: strongroom up --home DIR")
-        environ["STRONGROOM_HOME"] = str(home)
+        environ[f"{PREFIX}HOME"] = str(home)
     return StorageClient.from_environment(environ)

@@ -1,6 +1,7 @@
 """``strongroom host``: hosts, and apart from them the credentials that open them."""
 
 import base64
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,15 +56,12 @@ def _update(service: "StorageClient", model: type[M], key: str, values: dict[str
     """Save the record with those of *values* that are not None; over a record that nobody changed meanwhile."""
     from storage_service.errors import NotFound
 
-    said = {name: value for name, value in values.items() if value is not None}
-    try:
+    said = {model.primary_key: key} | {name: value for name, value in values.items() if value is not None}
+    record, etag = model.from_dict(said), None  # checked before anything is asked
+    with suppress(NotFound):
         stored = service.get(model, key)
-    except NotFound:
-        before: dict[str, object] = {model.primary_key: key}
-        etag = None
-    else:
-        before, etag = stored.model.to_dict(), stored.etag
-    service.save(model.from_dict(before | said), etag=etag)
+        record, etag = model.from_dict(stored.model.to_dict() | said), stored.etag
+    service.save(record, etag=etag)
 
 
 @host.command()

@@ -1,0 +1,10 @@
+"""Where things lie when nobody says otherwise; the names that the command and the processes agree on."""
+
+from pathlib import Path
+from typing import Final
+
+DEFAULT_HOME: Final = Path("~/.strongroom")
+CONFIG: Final = "strongroom.toml"
+CLIENT: Final = "client.json"
+SOCKET: Final = "run/storage.sock"
+PREFIX: Final = "STRONGROOM_"  # what every variable's name begins with

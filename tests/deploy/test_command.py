@@ -1,0 +1,532 @@
+"""The command against a running service: transcripts of what people and programs see."""
+
+import base64
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from deploy import cli
+from tests.deploy.running import ROOT, Done, Up, clean_environment, strongroom
+
+Run = Callable[..., Done]
+ESCAPE = "\x1b"
+
+
+@pytest.fixture
+def run(service: Up) -> Run:
+    """The command, told where the service lives."""
+
+    def with_home(*arguments: object, **options: object) -> Done:
+        return strongroom("--home", service.home, *arguments, **options)  # type: ignore[arg-type]
+
+    return with_home
+
+
+@pytest.fixture
+def box(run: Run, request: pytest.FixtureRequest) -> str:
+    """A container of this test's own."""
+    name = f"box{abs(hash(request.node.nodeid))}"
+    assert run("secret", "mkdir", name).code == 0
+    return name
+
+
+class TestSecrets:
+    """``strongroom secret``."""
+
+    def test_a_secret_goes_in_and_comes_out(self, run: Run, box: str) -> None:
+        """What standard input gave comes back to the byte, with nothing after it."""
+        stored = run("secret", "put", f"{box}/password", stdin=b"s3cret\n")
+        assert (stored.code, stored.err) == (0, "")
+        assert stored.json["name"] == f"{box}/password"
+
+        assert run("secret", "get", f"{box}/password") == Done(0, "s3cret\n", "")
+
+    def test_a_terminal_gets_a_line_break(self, run: Run, box: str) -> None:
+        """The prompt of a shell stands on a line of its own; a pipe gets the secret alone."""
+        run("secret", "put", f"{box}/p", stdin=b"s3cret")
+
+        assert run("secret", "get", f"{box}/p", terminal=True).out == "s3cret\n"
+        assert run("secret", "get", f"{box}/p").out == "s3cret"
+
+    def test_one_line_break_can_be_left_out(self, run: Run, box: str) -> None:
+        """What ``echo`` adds, --chomp takes away: one line break, not two."""
+        run("secret", "put", "--chomp", f"{box}/p", stdin=b"s3cret\r\n\r\n")
+
+        assert run("secret", "get", f"{box}/p").out == "s3cret\r\n"
+
+    def test_putting_twice_is_a_conflict(self, run: Run, box: str) -> None:
+        """A secret is replaced only by who says so; the text says how."""
+        run("secret", "put", f"{box}/p", stdin=b"one")
+
+        again = run("secret", "put", f"{box}/p", stdin=b"two")
+        assert again == Done(5, "", f"strongroom: {box}/p exists already; say --replace to replace it\n")
+        assert run("secret", "get", f"{box}/p").out == "one"
+
+        assert run("secret", "put", "--replace", f"{box}/p", stdin=b"two").code == 0
+        assert run("secret", "get", f"{box}/p").out == "two"
+
+    def test_replacing_what_is_not_there_stores_it(self, run: Run, box: str) -> None:
+        """--replace is for whatever is there, nothing included."""
+        assert run("secret", "put", "--replace", f"{box}/p", stdin=b"one").code == 0
+
+    def test_a_stale_tag_is_a_conflict(self, run: Run, box: str) -> None:
+        """--if-match writes and removes only the revision it names."""
+        first = run("secret", "put", f"{box}/p", stdin=b"one").json["etag"]
+        second = run("secret", "put", "--if-match", first, f"{box}/p", stdin=b"two")
+        assert second.code == 0
+
+        for late in (
+            run("secret", "put", "--if-match", first, f"{box}/p", stdin=b"three"),
+            run("secret", "rm", "--if-match", first, f"{box}/p"),
+        ):
+            assert (late.code, late.out) == (5, "")
+            assert "read it again and decide anew" in late.err
+        assert run("secret", "get", f"{box}/p").out == "two"
+
+    def test_bytes_are_kept_as_they_are(self, run: Run, box: str, short: Path) -> None:
+        """--binary stores and gives back what is no text; without it such input is refused."""
+        content = bytes(range(256))
+        (short / "in").write_bytes(content)
+
+        refused = run("secret", "put", "--file", short / "in", f"{box}/b")
+        assert (refused.code, "say --binary" in refused.err) == (1, True)
+        assert run("secret", "put", "--binary", "--file", short / "in", f"{box}/b").code == 0
+        assert run("secret", "get", "--binary", "--output", short / "out", f"{box}/b") == Done(0, "", "")
+
+        assert (short / "out").read_bytes() == content
+        assert stat.S_IMODE((short / "out").stat().st_mode) == 0o600
+
+    def test_text_is_not_taken_for_bytes(self, run: Run, box: str) -> None:
+        """--binary of a secret that was stored as text is a mistake of the caller."""
+        run("secret", "put", f"{box}/p", stdin=b"no base64!")
+
+        got = run("secret", "get", "--binary", f"{box}/p")
+        assert got.code == 1
+        assert "it was stored as text; leave out --binary" in got.err
+
+    def test_containers_are_made_listed_and_removed(self, run: Run, box: str) -> None:
+        """A container shows what it and the ones within hold, and goes only when it is empty."""
+        assert run("secret", "put", "-p", f"{box}/deep/er/key", stdin=b"x").code == 0
+        assert run("secret", "mkdir", box).json == {"container": box, "created": False}
+
+        assert run("secret", "ls", box).json == {"container": box, "names": ["deep/", "deep/er/", "deep/er/key"]}
+        assert run("secret", "ls", box, terminal=True).out == "deep/\ndeep/er/\ndeep/er/key\n"
+        full = run("secret", "rmdir", f"{box}/deep/er")
+        assert (full.code, "remove what it holds first" in full.err) == (5, True)
+
+        assert run("secret", "rm", f"{box}/deep/er/key").code == 0
+        for container in (f"{box}/deep/er", f"{box}/deep", box):
+            assert run("secret", "rmdir", container, terminal=True) == Done(0, f"removed {container}\n", "")
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "text"),
+        [
+            (("get", "BOX/none"), 4, "strongroom: there is no such record"),
+            (("rm", "BOX/none"), 4, "strongroom: there is no such record"),
+            (("put", "none/p"), 4, "make it first: strongroom secret mkdir CONTAINER"),
+            (("mkdir", "none/sub"), 4, "make it first: strongroom secret mkdir CONTAINER"),
+            (("rmdir", "none"), 4, "strongroom: there is no such record"),
+            (("ls", "none"), 4, "strongroom: there is no such record"),
+            (("get", "alone"), 1, "a secret's name is CONTAINER/KEY"),
+            (("get", "BOX/../x"), 1, "a name is segments of"),
+            (("get", "BOX/a b"), 1, "a name is segments of"),
+            (("put", "BOX/p", "--file", "/none"), 1, "strongroom: /none: No such file or directory"),
+            (("put", "--replace", "--if-match", "1", "BOX/p"), 1, "--replace and --if-match exclude each other"),
+            (("put", "--edit", "--binary", "BOX/p"), 1, "--edit goes without --file, --binary and --replace"),
+            (("put",), 1, "strongroom: missing argument 'CONTAINER/KEY' (strongroom secret put --help)"),
+            (("put", "BOX/p", "s3cret"), 1, "unexpected extra argument"),
+            (("get", "--bogus", "BOX/p"), 1, "no such option '--bogus'"),
+            (("gett",), 1, "no such command 'gett'"),
+        ],
+    )
+    def test_what_goes_wrong_has_a_code_and_a_line(
+        self, run: Run, box: str, arguments: tuple[str, ...], code: int, text: str
+    ) -> None:
+        """Nothing goes to standard output, one line goes to standard error, and the code says what kind it is."""
+        done = run("secret", *(each.replace("BOX", box) for each in arguments), stdin=b"x")
+
+        assert (done.code, done.out) == (code, "")
+        assert text in done.err
+        assert done.err.count("\n") == 1
+
+    def test_a_secret_over_the_limit_is_refused(self, run: Run, box: str) -> None:
+        """Over 512 KiB nothing is sent."""
+        done = run("secret", "put", f"{box}/p", stdin=b"x" * (512 * 1024 + 1))
+        assert (done.code, "over 512 KiB" in done.err) == (1, True)
+
+    def test_no_command_takes_a_secret_from_its_command_line(self) -> None:
+        """There is no argument or option for a value, a key or a password in any command."""
+        suspicious = re.compile(r"value|secret|password|api.?key|token|private", re.IGNORECASE)
+        root = cli.strongroom
+        context = click.Context(root)
+        seen = 0
+        for noun in root.list_commands(context):
+            command = root.get_command(context, noun)
+            verbs = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+            for verb in verbs:
+                assert verb is not None
+                seen += 1
+                for parameter in verb.params:
+                    assert not suspicious.search(" ".join([parameter.name or "", *parameter.opts])), (verb, parameter)
+        assert seen > 15
+
+
+class TestEditing:
+    """``strongroom secret put --edit``."""
+
+    def editor(self, short: Path, body: str) -> dict[str, str]:
+        """Return an environment whose editor does *body* to its file."""
+        script = short / "editor"
+        script.write_text(f"#!/bin/sh\nset -e\nstat -c '%a %n' \"$1\" > {short}/seen\n{body}\n")
+        script.chmod(0o755)
+        return clean_environment(EDITOR=str(script))
+
+    def test_a_secret_is_written_in_an_editor(self, run: Run, box: str, short: Path) -> None:
+        """The editor's file is private, lies in memory, and is gone afterwards."""
+        environ = self.editor(short, 'printf edited > "$1"')
+
+        assert run("secret", "put", "--edit", f"{box}/p", environ=environ).code == 0
+
+        mode, name = (short / "seen").read_text().split()
+        assert mode == "600"
+        assert name.startswith("/dev/shm/")
+        assert not Path(name).exists()
+        assert not Path(name).parent.exists()
+        assert run("secret", "get", f"{box}/p").out == "edited"
+
+    def test_an_existing_secret_is_there_to_be_changed(self, run: Run, box: str, short: Path) -> None:
+        """It replaces the revision that the editor began with."""
+        run("secret", "put", f"{box}/p", stdin=b"one\n")
+        assert run("secret", "put", "--edit", f"{box}/p", environ=self.editor(short, 'echo two >> "$1"')).code == 0
+        assert run("secret", "get", f"{box}/p").out == "one\ntwo\n"
+
+    def test_a_change_meanwhile_is_a_conflict(self, run: Run, box: str, short: Path, service: Up) -> None:
+        """What somebody else stored while the editor was open is not overwritten."""
+        run("secret", "put", f"{box}/p", stdin=b"one")
+        put = f"{sys.executable} -m deploy.cli --home {service.home} secret put --replace {box}/p"
+        body = f'echo mine > "$1"; printf theirs | {put} >/dev/null'
+
+        done = run("secret", "put", "--edit", f"{box}/p", environ=self.editor(short, body))
+
+        assert done.code == 5
+        assert run("secret", "get", f"{box}/p").out == "theirs"
+
+    def test_nothing_changed_is_nothing_stored(self, run: Run, box: str, short: Path) -> None:
+        """Leaving the editor without a change leaves the revision as it is."""
+        etag = run("secret", "put", f"{box}/p", stdin=b"one").json["etag"]
+        assert run("secret", "put", "--edit", f"{box}/p", environ=self.editor(short, "true")).json["etag"] == etag
+
+    @pytest.mark.parametrize(("body", "text"), [("exit 3", "the editor ended with code 3; nothing was changed")])
+    def test_a_failing_editor_stores_nothing(self, run: Run, box: str, short: Path, body: str, text: str) -> None:
+        """The secret is as it was, and the code is that of a mistake."""
+        done = run("secret", "put", "--edit", f"{box}/p", environ=self.editor(short, body))
+        assert (done.code, text in done.err) == (1, True)
+        assert run("secret", "get", f"{box}/p").code == 4
+
+    def test_an_editor_that_is_not_there_is_told(self, run: Run, box: str) -> None:
+        """The text names the variable to set."""
+        done = run("secret", "put", "--edit", f"{box}/p", environ=clean_environment(EDITOR="/none/editor"))
+        assert (done.code, "set EDITOR" in done.err) == (1, True)
+
+
+class TestHosts:
+    """``strongroom host``."""
+
+    def test_a_host_and_its_credentials(self, run: Run, short: Path) -> None:
+        """A host shows no credentials; they are asked for by name, and go with it."""
+        (short / "key").write_bytes(b"-----BEGIN KEY-----\nc4nary\n-----END KEY-----\n")
+        stored = run("host", "put", "10.1.0.1", "--ssh-key-file", short / "key", "--remote-user", "ec2", "--cpus", "4")
+        assert stored.json == {"address": "10.1.0.1", "credentials": True}
+
+        shown = run("host", "get", "10.1.0.1")
+        assert shown.json["cpus"] == 4
+        assert "c4nary" not in shown.out + str(base64.b64encode(b"c4nary"))
+        assert not {"ssh_priv_key", "remote_user"} & set(shown.json)
+
+        assert run("host", "creds", "10.1.0.1").out == (short / "key").read_text()
+        told = run("host", "creds", "--json", "10.1.0.1").json
+        assert (told["remote_user"], base64.b64decode(told["ssh_priv_key"])) == ("ec2", (short / "key").read_bytes())
+
+        assert run("host", "rm", "10.1.0.1").json == {
+            "address": "10.1.0.1",
+            "deleted": True,
+            "credentials_deleted": True,
+        }
+        assert run("host", "creds", "10.1.0.1").code == 4
+        assert run("host", "rm", "10.1.0.1").code == 4
+
+    def test_what_is_not_said_stays(self, run: Run, short: Path) -> None:
+        """A second put changes the fields it names, in the host and in its credentials."""
+        (short / "key").write_text("key")
+        run("host", "put", "10.1.0.2", "--cpus", "4", "--os", "fedora", "--ssh-key-file", short / "key")
+        run("host", "put", "10.1.0.2", "--cpus", "8", "--remote-user", "admin")
+
+        host = run("host", "get", "10.1.0.2").json
+        assert (host["cpus"], host["os"]) == (8, "fedora")
+        creds = run("host", "creds", "--json", "10.1.0.2").json
+        assert (creds["remote_user"], base64.b64decode(creds["ssh_priv_key"])) == ("admin", b"key")
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "text"),
+        [
+            (("get", "10.9.9.9"), 4, "there is no such record"),
+            (("put", "a/b"), 1, "address must be one segment"),
+            (("put", "10.9.9.9", "--status", "bogus"), 1, "status must be empty or one of"),
+            (("put", "10.9.9.9", "--cpus", "many"), 1, "'many' is not a valid integer"),
+        ],
+    )
+    def test_what_goes_wrong(self, run: Run, arguments: tuple[str, ...], code: int, text: str) -> None:
+        """Mistakes are found before anything is sent."""
+        done = run("host", *arguments)
+        assert (done.code, done.out) == (code, "")
+        assert text in done.err
+
+
+class TestApiKeys:
+    """``strongroom apikey``."""
+
+    def test_a_key_is_shown_once(self, run: Run, service: Up) -> None:
+        """The key stands in the answer that makes it, with a sentence that says so, and in no later one."""
+        made = run("apikey", "create", "ci", "--path", "/secrets/ci", "--action", "get", "--action", "list")
+        assert made.err.startswith("This is the only time that the key is shown")
+        assert (made.json["paths"], made.json["actions"]) == (["/secrets/ci"], ["get", "list"])
+        key = made.json["key"]
+
+        listed = run("apikey", "list")
+        assert key not in listed.out
+        assert next(row for row in listed.json["apikeys"] if row["id"] == "ci")["paths"] == ["/secrets/ci"]
+
+        as_ci = clean_environment(STRONGROOM_SOCKET=str(service.socket), STRONGROOM_API_ID="ci", STRONGROOM_API_KEY=key)
+        assert strongroom("status", environ=as_ci).json["whoami"]["principal"] == "apikey:ci"
+        denied = strongroom("secret", "mkdir", "ci", environ=as_ci)
+        assert (denied.code, "strongroom status tells whom" in denied.err) == (6, True)
+
+        assert run("apikey", "create", "ci").code == 5
+        assert run("apikey", "revoke", "ci").json == {"id": "ci", "revoked": True}
+        assert strongroom("status", environ=as_ci).code == 6
+        assert run("apikey", "revoke", "ci").code == 4
+
+
+class TestPrinting:
+    """Tables for people, JSON for programs."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "keys"),
+        [
+            (("status",), {"version", "state", "store", "keys", "active_key", "endpoints", "whoami"}),
+            (("secret", "mkdir", "schema"), {"container", "created"}),
+            (("secret", "put", "--replace", "schema/x"), {"name", "etag"}),
+            (("secret", "get", "--json", "schema/x"), {"name", "value", "etag"}),
+            (("secret", "ls", "schema"), {"container", "names"}),
+            (("secret", "rm", "schema/x"), {"name", "deleted"}),
+            (("secret", "rmdir", "schema"), {"container", "deleted"}),
+            (("host", "put", "10.2.0.1", "--remote-user", "x"), {"address", "credentials"}),
+            (
+                ("host", "get", "10.2.0.1"),
+                {"address", "status", "os", "cpus", "memory", "space", "last_check", "source"},
+            ),
+            (("host", "creds", "--json", "10.2.0.1"), {"address", "ssh_priv_key", "remote_user"}),
+            (("host", "ls"), {"hosts"}),
+            (("host", "rm", "10.2.0.1"), {"address", "deleted", "credentials_deleted"}),
+            (("apikey", "create", "schema"), {"id", "key", "paths", "actions"}),
+            (("apikey", "list"), {"apikeys"}),
+            (("apikey", "revoke", "schema"), {"id", "revoked"}),
+            (("config", "show"), {"settings", "sources", "notes"}),
+            (("config", "check"), {"valid", "notes"}),
+        ],
+    )
+    def test_the_schema_of_json(self, run: Run, arguments: tuple[str, ...], keys: set[str]) -> None:
+        """Each command's document has these members, and `docs/commands.md` tells of each."""
+        for before in self._before(arguments):
+            run(*before, stdin=b"x")
+        done = run(*arguments, stdin=b"x")
+
+        assert (done.code, set(done.json)) == (0, keys)
+        text = (ROOT / "docs/commands.md").read_text()
+        assert all(f"`{key}`" in text for key in keys)
+
+    def _before(self, arguments: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Return the commands that make what *arguments* ask for; the cases come in any order."""
+        noun, verb = (*arguments, "")[:2]
+        if noun == "secret":
+            secret = ("secret", "put", "--parents", "--replace", "schema/x")
+            return [secret, ("secret", "rm", "schema/x")] if verb == "rmdir" else [secret]
+        if noun == "host" and verb != "put":
+            return [("host", "put", "10.2.0.1", "--remote-user", "x")]
+        if noun == "apikey":
+            return [("apikey", "revoke" if verb == "create" else "create", "schema")]
+        return []
+
+    def test_a_terminal_gets_tables_and_a_pipe_json(self, run: Run) -> None:
+        """Who reads decides the form; --json decides for both."""
+        run("host", "put", "10.2.0.9", "--cpus", "3")
+
+        table = run("host", "ls", terminal=True).out
+        assert "address" in table
+        assert "10.2.0.9" in table
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(table)
+        assert json.loads(run("--json", "host", "ls", terminal=True).out) == run("host", "ls").json
+        assert run("host", "ls", "--json", terminal=True).out == run("host", "ls").out
+
+    @pytest.mark.parametrize(("arguments", "environ"), [(("--no-color",), {}), ((), {"NO_COLOR": "1"})])
+    def test_colour_can_be_done_without(self, run: Run, arguments: tuple[str, ...], environ: dict[str, str]) -> None:
+        """A terminal gets colour unless NO_COLOR or --no-color says no."""
+        terminal = clean_environment(TERM="xterm-256color")
+        terminal.pop("NO_COLOR", None)
+        coloured = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
+
+        assert ESCAPE in run("status", terminal=True, environ=terminal).out
+        assert not coloured.search(run(*arguments, "status", terminal=True, environ=terminal | environ).out)
+
+    def test_a_terminal_is_not_given_orders(self, run: Run) -> None:
+        """Control characters in what the service answers are shown as such, not obeyed."""
+        run("host", "put", "10.2.0.8")
+        with_escape = clean_environment(TERM="dumb")
+        from deploy.cli import show
+
+        assert show._cell("a\x1b[2Jb\x07").plain == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}"
+        assert ESCAPE not in run("host", "get", "10.2.0.8", terminal=True, environ=with_escape).out
+
+
+class TestFindingTheService:
+    """Where the command looks for the service."""
+
+    def test_without_a_word_it_looks_in_the_usual_home(self, short: Path) -> None:
+        """Where there is none, the text says how to have one."""
+        done = strongroom("status", environ=clean_environment(HOME=str(short)))
+        assert (done.code, done.out) == (2, "")
+        assert "say where the service is: --home DIR; or start one: strongroom up --home DIR" in done.err
+
+    def test_the_usual_home_is_found(self, short: Path, service: Up) -> None:
+        """~/.strongroom needs no word at all."""
+        (short / ".strongroom").symlink_to(service.home)
+        assert strongroom("status", environ=clean_environment(HOME=str(short))).code == 0
+
+    def test_a_variable_may_name_the_home(self, service: Up) -> None:
+        """STRONGROOM_HOME is as good as --home."""
+        assert strongroom("status", environ=clean_environment(STRONGROOM_HOME=str(service.home))).code == 0
+
+    def test_a_flag_comes_before_variables(self, service: Up, short: Path) -> None:
+        """What the command line says is not undone by the environment."""
+        environ = clean_environment(STRONGROOM_SOCKET="/none", STRONGROOM_API_ID="x", STRONGROOM_API_KEY="y")
+        assert strongroom("--home", service.home, "status", environ=environ).code == 0
+
+        key = json.loads((service.home / "client.json").read_text())
+        environ = clean_environment(
+            STRONGROOM_URL="http://127.0.0.1:1", STRONGROOM_API_ID=key["api_id"], STRONGROOM_API_KEY=key["api_key"]
+        )
+        assert strongroom("status", "--socket", service.socket, environ=environ).code == 0
+
+    def test_a_service_that_does_not_run_is_told(self, short: Path) -> None:
+        """The line says where nobody listens and what to do."""
+        environ = clean_environment(
+            STRONGROOM_SOCKET=str(short / "none.sock"), STRONGROOM_API_ID="x", STRONGROOM_API_KEY="y"
+        )
+        done = strongroom("status", environ=environ)
+        assert done.code == 2
+        assert f"{short}/none.sock does not listen; see that it runs: strongroom up" in done.err
+
+    def test_wrong_credentials_are_denied(self, service: Up) -> None:
+        """The code is that of a denial, and the key is not repeated."""
+        environ = clean_environment(
+            STRONGROOM_SOCKET=str(service.socket), STRONGROOM_API_ID="x", STRONGROOM_API_KEY="c4nary"
+        )
+        done = strongroom("status", environ=environ)
+        assert done.code == 6
+        assert "c4nary" not in done.err
+
+    def test_through_the_proxy_there_are_secrets(self, service: Up, run: Run, box: str) -> None:
+        """STRONGROOM_URL reaches the proxy, which offers secrets and no more."""
+        run("secret", "put", f"{box}/p", stdin=b"x")
+        key = json.loads((service.home / "client.json").read_text())
+        environ = clean_environment(
+            STRONGROOM_URL=service.url, STRONGROOM_API_ID=key["api_id"], STRONGROOM_API_KEY=key["api_key"]
+        )
+        assert strongroom("secret", "get", f"{box}/p", environ=environ).out == "x"
+        assert strongroom("status", environ=environ).code == 2
+
+
+class TestConfig:
+    """``strongroom config``."""
+
+    def test_the_settings_of_a_home_are_shown_masked(self, service: Up, run: Run) -> None:
+        """What is in force and who said it is shown; the API key is not."""
+        shown = run("config", "show", "--listen", "127.0.0.1:1").json
+        key = json.loads((service.home / "client.json").read_text())["api_key"]
+
+        assert shown["settings"]["listen"] == "127.0.0.1:1"
+        assert (shown["sources"]["listen"], shown["sources"]["api_key"]) == ("--listen", "client.json")
+        assert shown["sources"]["home"] == "--home"
+        assert key not in json.dumps(shown)
+        assert "said by" in run("config", "show", terminal=True).out
+
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [
+            (("--store", "sqlite:x?y=1"), "an SQLite store takes"),
+            (("--workers", "0"), "--workers: expected `int` >= 1"),
+            (("--set", "x"), "is NAME=VALUE"),
+            (("--store", "etcd://h/a//b"), "prefix"),
+        ],
+    )
+    def test_what_is_wrong_is_found(self, run: Run, arguments: tuple[str, ...], text: str) -> None:
+        """`config check` goes as far as can be gone without opening anything."""
+        done = run("config", "check", *arguments)
+        assert done.code in {1, 2}
+        assert text in done.err
+
+    def test_handlers_are_checked_too(self, home: Path) -> None:
+        """A storage handler for a secret model is refused before any start."""
+        home.mkdir()
+        (home / "strongroom.toml").write_text('[[storage_handlers]]\ntype = "sqlite"\nmodels = ["HostCreds"]\n')
+
+        done = strongroom("--home", home, "config", "check")
+        assert done.code == 2
+        assert "HostCreds" in done.err
+
+
+def test_help_is_at_hand() -> None:
+    """Each command's help is printed with code 0, and a noun alone shows its verbs with code 1."""
+    assert "Exit codes: 0 done, 1 usage" in strongroom("--help").out
+    for noun in ("up", "serve", "config", "status", "secret", "host", "apikey"):
+        assert strongroom(noun, "--help").code == 0
+    assert (strongroom("secret").code, "put" in strongroom("secret").err) == (1, True)
+    assert strongroom("--version").out.startswith("strongroom ")
+
+
+def test_the_command_starts_light() -> None:
+    """Help is shown without importing the client, the servers or the table printer."""
+    code = (
+        "import sys; from deploy import cli; assert cli.run(['--help']) == 0;"
+        "print([name for name in ('httpx', 'rich', 'gunicorn', 'falcon', 'storage_service') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_leaves_is_no_error(service: Up, run: Run, box: str) -> None:
+    """A pipe that closes early ends the command without a word."""
+    run("secret", "put", f"{box}/p", stdin=b"x" * 300_000)
+    command = f"{sys.executable} -m deploy.cli --home {service.home} secret get {box}/p | head -c 1"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("x", "")
+
+
+def test_no_secret_is_on_any_command_line(service: Up) -> None:
+    """The process list of a running service shows no key."""
+    key = json.loads((service.home / "client.json").read_text())["api_key"]
+    for pid in service.family():
+        assert key.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert key.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert os.getpid() not in service.family()

@@ -1,0 +1,234 @@
+"""One process at a time: under systemd, under a gunicorn of one's own, and where each may listen."""
+
+import http.client
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import server, settings
+from deploy.home import ClientFile, Home
+from deploy.server import Role
+from storage_service.errors import ConfigurationError
+from tests.deploy.running import ENDED_WITHIN, PATIENCE, ROOT, Done, clean_environment, eventually, spawn, strongroom
+
+
+@pytest.fixture
+def made(home: Path) -> Path:
+    """A home that is made and not in use."""
+    place = Home(home)
+    client = place.prepare()
+    ClientFile("", home / "run/storage.sock", client.api_id, client.api_key).write(place.client)
+    return home
+
+
+def load(home: Path, **flags: object) -> settings.Settings:
+    return settings.load(environ={}, home=home, flags=flags)
+
+
+@contextmanager
+def serving(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]:
+    """Give out a process, and see that it is gone afterwards."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=PATIENCE)
+
+
+def end(process: "subprocess.Popen[str]") -> Done:
+    """Ask for the end, and return how it was."""
+    process.terminate()
+    out, err = process.communicate(timeout=ENDED_WITHIN)
+    return Done(process.returncode, out, err)
+
+
+def status(home: Path) -> Done:
+    return strongroom("--home", home, "status")
+
+
+class TestServe:
+    """``strongroom serve``."""
+
+    def test_storage_is_served_until_told_to_end(self, made: Path) -> None:
+        """It logs its life at level info, and its end leaves no socket."""
+        with serving(spawn("serve", "storage", "--home", made)) as process:
+            eventually(lambda: status(made).code == 0)
+            socket_ = made / "run/storage.sock"
+            assert stat.S_IMODE(socket_.stat().st_mode) == 0o660
+
+            done = end(process)
+
+            assert (done.code, done.out) == (0, "")
+            assert "INFO gunicorn.error" in done.err
+            assert not socket_.exists()
+
+    def test_json_lines_are_json(self, made: Path) -> None:
+        """Every line of the log is an object when that is asked for."""
+        import json
+
+        with serving(spawn("serve", "storage", "--home", made, "--log-format", "json")) as process:
+            eventually(lambda: status(made).code == 0)
+            lines = [json.loads(line) for line in end(process).err.splitlines()]
+        assert {"time", "level", "logger", "pid", "message"} == set(lines[0])
+
+    def test_the_proxy_waits_for_the_service(self, made: Path) -> None:
+        """The two may start in any order: without the service the proxy lives, and is not ready."""
+        address = f"127.0.0.1:{free_port()}"
+        with serving(spawn("serve", "proxy", "--home", made, "--listen", address)):
+            eventually(lambda: answer(address, "/livez") == 200)
+            assert answer(address, "/readyz") == 503
+            with serving(spawn("serve", "storage", "--home", made)):
+                eventually(lambda: answer(address, "/readyz") == 200)
+
+    def test_workers_are_replaced_on_sighup(self, made: Path) -> None:
+        """A hang-up reads the application anew and loses no request in between."""
+        with serving(spawn("serve", "storage", "--home", made)) as process:
+            eventually(lambda: status(made).code == 0)
+            before = children(process.pid)
+            process.send_signal(signal.SIGHUP)
+            eventually(lambda: children(process.pid) and not before & children(process.pid))
+            assert status(made).code == 0
+            assert end(process).code == 0
+
+    def test_systemd_hands_over_the_socket_and_is_told(self, made: Path, short: Path) -> None:
+        """LISTEN_FDS is taken in place of a socket of its own, stays when it ends, and READY=1 is sent."""
+        handed = made / "run/storage.sock"
+        with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+            listening.bind(str(handed))
+            listening.listen()
+            notified.bind(str(short / "notify"))
+            notified.settimeout(PATIENCE)
+            # systemd says the process id of the very process that it executes, as this does by becoming it.
+            become = (
+                "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_PID=str(os.getpid()));"
+                "os.execv(sys.executable, [sys.executable, '-m', 'deploy.cli', *sys.argv[2:]])"
+            )
+            with serving(
+                subprocess.Popen(
+                    [sys.executable, "-c", become, str(listening.fileno()), "serve", "storage", "--home", str(made)],
+                    env=clean_environment(NOTIFY_SOCKET=str(short / "notify"), LISTEN_FDS="1"),
+                    pass_fds=[listening.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            ) as process:
+                assert b"READY=1" in notified.recv(1024)
+                eventually(lambda: status(made).code == 0)
+                assert end(process).code == 0
+            assert handed.exists()
+
+    def test_a_missing_directory_is_told(self, made: Path) -> None:
+        """It is made only when that is asked for."""
+        (made / "strongroom.toml").write_text('audit_log = "else/where/audit.log"\n')
+        done = strongroom("serve", "storage", "--home", made)
+        assert (done.code, f"{made}/else/where does not exist; make it, or say makedirs = true" in done.err) == (
+            2,
+            True,
+        )
+
+        with serving(spawn("serve", "storage", "--home", made, "--makedirs")):
+            eventually(lambda: status(made).code == 0)
+        assert stat.S_IMODE((made / "else/where").stat().st_mode) == 0o700
+
+
+class TestGunicorn:
+    """``gunicorn -c python:deploy.gunicorn…``."""
+
+    @pytest.mark.parametrize("module", ["storage_service", "http_proxy"])
+    def test_a_plain_gunicorn_serves_the_same(self, made: Path, module: str) -> None:
+        """The configuration modules bring settings and application, told by STRONGROOM_HOME where they are."""
+        address = f"127.0.0.1:{free_port()}"
+        command = [sys.executable, "-m", "gunicorn", "-c", f"python:deploy.gunicorn.{module}"]
+        environ = clean_environment(STRONGROOM_HOME=str(made), STRONGROOM_LISTEN=address)
+        with serving(
+            subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        ) as process:
+            if module == "storage_service":
+                eventually(lambda: status(made).code == 0)
+                assert stat.S_IMODE((made / "run/storage.sock").stat().st_mode) == 0o660
+            else:
+                eventually(lambda: answer(address, "/livez") == 200)
+            assert end(process).code == 0
+
+    def test_both_are_told_the_same_of_headers(self, made: Path) -> None:
+        """Custodia's names, and what a configuration renames them to, arrive from anybody; no other underscore does."""
+        (made / "strongroom.toml").write_text('[[authenticators]]\nhandler = "SimpleAuthKeys"\nid_header = "My_Id"\n')
+        for role in Role:
+            configured = server.options(role, load(made))
+            assert configured["forwarder_headers"] == "CUSTODIA_AUTH_ID,CUSTODIA_AUTH_KEY,CUSTODIA_KEY_ID,MY_ID"
+            assert configured["header_map"] == "drop"
+            assert configured["forwarded_allow_ips"] == "*"
+            assert configured["secure_scheme_headers"] == {}
+            assert configured["accesslog"] is None
+            assert configured["control_socket_disable"] is True
+
+
+class TestListener:
+    """Where a process may listen."""
+
+    def test_a_socket_left_behind_is_replaced(self, made: Path) -> None:
+        """What a killed process left is in nobody's use."""
+        path = made / "run/storage.sock"
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(path))
+        with server.listener(Role.STORAGE, load(made)) as bound:
+            assert bound.getsockname() == str(path)
+            assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+    def test_a_socket_in_use_is_left_alone(self, made: Path) -> None:
+        """Another service's socket is not taken from it."""
+        with socket.socket(socket.AF_UNIX) as live:
+            live.bind(str(made / "run/storage.sock"))
+            live.listen()
+            with pytest.raises(ConfigurationError, match=r"something listens at .* already; stop that first"):
+                server.listener(Role.STORAGE, load(made))
+
+    def test_what_is_no_socket_is_left_alone(self, made: Path) -> None:
+        """A file in the way is somebody's file."""
+        (made / "run/storage.sock").write_text("mine")
+        with pytest.raises(ConfigurationError, match="is in the way, and is no socket"):
+            server.listener(Role.STORAGE, load(made))
+
+    def test_a_foreign_address_is_told(self, made: Path) -> None:
+        """192.0.2.0/24 is nobody's (RFC 5737)."""
+        with pytest.raises(ConfigurationError, match=r"cannot listen at 192\.0\.2\.1:80: Cannot assign"):
+            server.listener(Role.PROXY, load(made, listen="192.0.2.1:80"))
+
+    def test_port_zero_is_a_free_port(self, made: Path) -> None:
+        """The kernel chooses."""
+        with server.listener(Role.PROXY, load(made, listen="127.0.0.1:0")) as bound:
+            assert bound.getsockname()[1] > 0
+
+
+def answer(address: str, path: str) -> int:
+    """Return the status of a GET."""
+    connection = http.client.HTTPConnection(address, timeout=PATIENCE)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: Any = probe.getsockname()[1]
+        return int(port)
+
+
+def children(pid: int) -> set[int]:
+    """Return the child processes of *pid*."""
+    return {int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
