@@ -157,9 +157,9 @@ def test_a_tampered_row_fails_closed(tmp_path: Path, tampering: str) -> None:
         assert all(line["reason"] for line in failed)
 
 
-def refused(home: Path) -> str:
+def refused(home: Path, *arguments: str) -> str:
     """Start on *home*, which must be refused, and return what is said to the operator."""
-    process = spawn("up", "--home", home, "--listen", "127.0.0.1:0")
+    process = spawn("up", "--home", home, "--listen", "127.0.0.1:0", *arguments)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     return err
