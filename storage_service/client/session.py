@@ -184,19 +184,19 @@ class Session(Generic[Transport, Sleep]):
         return f"<{type(self).__name__} {self._address}, api id {self._caller.api_id}>"
 
     def _request(self, send: Send, trace: Callable[[str, Any], object]) -> httpx.Request:
-        """Return the request for one attempt; *trace* is told how far it gets.
+        """Return the request for one attempt; *trace* is told how far a write gets, and reads are spared that.
 
         Raises:
             NotImplementedHere: it is not offered at this address.
         """
         call, left = send.call, send.seconds
-        limits = httpx.Timeout(left, connect=min(left, self._connect_timeout))
+        limits = httpx.Timeout(left, connect=min(left, self._connect_timeout)).as_dict()
         return httpx.Request(
             call.method,
             self._address.base_url + self._address.path_of(call.path),
             headers={**_HEADERS, **self._caller.fields(), **call.headers},
             content=call.body,
-            extensions={"timeout": limits.as_dict(), "trace": trace},
+            extensions={"timeout": limits} if call.effect is Effect.READ else {"timeout": limits, "trace": trace},
         )
 
     def _deadline(self, send: Send) -> float:
