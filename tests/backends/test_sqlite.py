@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 import pytest
 
-from storage_service.backends.base import PRESENT, Check, Conflict, Delete, Entry, Event, Put
+from storage_service.backends.base import PRESENT, Check, Conflict, Delete, Entry, Event, Put, Vacant
 from storage_service.backends.sqlite import SqliteBackend
 from storage_service.backends.sqlite.file import APPLICATION_ID
 from storage_service.errors import ConfigurationError, Fate, Unavailable
@@ -91,6 +91,14 @@ async def test_what_was_committed_is_there_after_reopening(path: Path) -> None:
         assert await backend.get("a") == Entry(b"one", first)
         assert await backend.get("b") is None
         assert await backend.commit([Put("c", b"three")]) > second
+
+
+async def test_revisions_grow_though_deletions_are_forgotten(path: Path) -> None:
+    """Where everything is deleted, and the history too short to remember it, no revision is given again."""
+    async with opened(path, history=1) as backend:
+        await backend.commit([Put(f"n/{i}", b"") for i in range(5)])
+        emptied = await backend.commit([Delete(f"n/{i}") for i in range(5)])
+        assert await backend.commit([Put("a", b"")]) > emptied
 
 
 async def test_files_are_their_owners_alone(path: Path) -> None:
@@ -389,6 +397,27 @@ async def test_a_group_is_decided_in_order(path: Path) -> None:
         assert await backend.get_many(["a", "gone"]) == {"a": Entry(b"3", one + 4), "gone": Entry(b"again", one + 4)}
 
 
+async def test_vacancy_is_decided_within_the_group(path: Path) -> None:
+    """Within one transaction, Vacant counts what the group put and does not count what it deleted."""
+    async with gated(path) as backend:
+        first = await under_way(backend.commit([Put(f"{box}/{i}", b"") for box in ("full", "half") for i in range(2)]))
+        answers = asyncio.gather(
+            backend.commit([Put("new/0", b"")]),
+            backend.commit([Vacant("new/")]),
+            backend.commit([Delete("new/0"), Delete("full/0"), Delete("full/1"), Delete("half/0")]),
+            backend.commit([Vacant("half/")]),
+            backend.commit([Vacant("new/"), Vacant("full/"), Put("end", b"")]),
+            return_exceptions=True,
+        )
+        await asyncio.sleep(0)
+        Gated.gate.set()
+        await first
+        refused = [answer.failed if isinstance(answer, Conflict) else None for answer in await answers]
+
+        assert refused == [None, (Vacant("new/"),), None, (Vacant("half/"),), None]
+        assert await every_name(backend) == ["end", "half/1"]
+
+
 async def test_reads_go_on_while_the_disk_is_busy(path: Path) -> None:
     """While a COMMIT waits for the disk, the event loop reads what was there before it."""
     async with gated(path) as backend:
@@ -680,6 +709,16 @@ async def test_the_log_is_scrubbed_while_the_store_is_open(path: Path) -> None:
         entry = await backend.get("a")
         assert entry is not None
         assert entry.value == marked(2, 5000)
+
+
+async def test_closing_scrubs_the_log_that_others_keep(path: Path) -> None:
+    """What was replaced is gone when the store is closed, though another backend keeps files and log open."""
+    async with opened(path) as other:
+        async with opened(path) as backend:
+            await backend.commit([Put("a", marked(1, 5000))])
+            await backend.commit([Put("a", marked(2, 5000))])
+        assert b"<mk0001>" not in bytes_on_disk(path)
+        assert await other.get("a") is not None
 
 
 async def test_the_log_of_a_killed_process_is_scrubbed(path: Path, tmp_path: Path) -> None:
