@@ -2,7 +2,6 @@
 
 import ipaddress
 import os
-import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -19,12 +18,11 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 REQUEST_ID: Final = wire.REQUEST_ID_HEADER.lower().encode()
 UNFRAMED: Final = -1  # the length of a body that comes in chunks
 _LENGTH_DIGITS: Final = 15
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 
 def request_id(given: bytes | None) -> bytes:
     """Return *given* if it is a request id (8 to 64 of ``[A-Za-z0-9._-]``), else a new one."""
-    if given is not None and _REQUEST_ID.fullmatch(given):
+    if given is not None and wire.REQUEST_ID.fullmatch(given.decode("latin-1")):
         return given
     return os.urandom(12).hex().encode()
 

@@ -1,14 +1,11 @@
 """What the service reads of a request's head, in one pass over its header fields."""
 
 import os
-import re
 from collections.abc import Iterable
 from typing import Final
 
 from storage_service import wire
 from storage_service.errors import Invalid
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 
 # header name -> attribute of Head; the spellings of one credential share an attribute
 _FIELDS: Final[dict[bytes, str]] = {
@@ -78,7 +75,7 @@ def read(headers: Iterable[tuple[bytes, bytes]], fields: dict[bytes, str] = _FIE
         if getattr(head, attribute) is not None:
             raise Invalid("a header field stands twice, or in two spellings")
         setattr(head, attribute, value.decode("latin-1"))
-    if head.request_id is None or _REQUEST_ID.fullmatch(head.request_id) is None:
+    if head.request_id is None or wire.REQUEST_ID.fullmatch(head.request_id) is None:
         head.request_id = os.urandom(12).hex()
     return head
 

@@ -12,6 +12,7 @@ from models.errors import ValidationError
 from storage_service import asgi, wire
 from storage_service.apikeys import ApiKeyRecord
 from storage_service.authz.base import Action
+from storage_service.backends.base import ABSENT
 from storage_service.bootstrap import Parts
 from storage_service.errors import Invalid, TooLarge
 from storage_service.handlers import Stored
@@ -285,7 +286,7 @@ def _expected(said: wire.Records) -> list[int | None]:
     etags: Sequence[str | None] = said.etags if said.etags is not None else [None] * len(said.records)
     if len(etags) != len(said.records):
         raise Invalid("there is not one etag for each record", (("etags", "are not as many as records"),))
-    return [None if etag is None else asgi.revision_of(etag) for etag in etags]
+    return [None if etag is None else ABSENT if etag == wire.NEW else asgi.revision_of(etag) for etag in etags]
 
 
 def _records_answer(stored: Sequence[Stored[Model] | None]) -> wire.RecordsAnswer:

@@ -3,6 +3,7 @@
 The service, its client and the proxy all read this page; it imports nothing but the errors it tells of.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -32,6 +33,7 @@ KEY_HEADER: Final = "CUSTODIA-AUTH-KEY"
 CHALLENGE: Final = 'Custodia realm="strongroom"'  # WWW-Authenticate: what the service itself asks for
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)  # what a caller may send; else it gets a new one
 FORWARDED_HEADER: Final = "Forwarded"  # RFC 7239; the proxy always sets it, and who carries it is no local peer
 ON_BEHALF_HEADER: Final = "Strongroom-On-Behalf-Of"  # whom the proxy's own credentials speak for; audit only
 
@@ -144,6 +146,9 @@ def etag_of(revision: int) -> str:
     return f'"{revision}"'
 
 
+NEW: Final = etag_of(0)
+"""The tag of a record that does not exist yet: who saves with it makes the record, or is told that it is there."""
+
 # The model verbs on the socket: POST /storage/<verb>, one uniform model a request.
 STORAGE_PATH: Final = "/storage"
 
@@ -151,7 +156,8 @@ STORAGE_PATH: Final = "/storage"
 class Records(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of save, get and delete: records of one model; get and delete need only the primary key (and source).
 
-    *etags* go with the records: a tag, "*" for "must exist", or null for whatever it is. Absent: all null.
+    *etags* go with the records: a tag, "*" for "must exist", `NEW` for "must not", or null for whatever it is.
+    Absent: all null.
     """
 
     model: str

@@ -169,6 +169,25 @@ async def find(client: AsyncStorageClient, model: type[M], key: str) -> M | None
         return None
 
 
+async def save_new(client: AsyncStorageClient, model: M) -> M:
+    """Store a record that does not exist yet.
+
+    Raises:
+        Exists: it does by now.
+    """
+    return (await client.save(model, etag=wire.NEW)).model
+
+
+async def save_over(client: AsyncStorageClient, model: M) -> M:
+    """Store a record over the one that is there at this moment, or anew where there is none.
+
+    Raises:
+        Changed, Exists: another stored one at the same time; of two, one wins and one is told.
+    """
+    (there,) = await client.get_many(type(model), [model.key])
+    return (await client.save(model, etag=wire.NEW if there is None else there.etag)).model
+
+
 async def remove_if_there(client: AsyncStorageClient, model: type[Model], key: str) -> None:
     """Delete the record of *key*; that there is none is no error, any other failure is."""
     with suppress(NotFound):

@@ -5,7 +5,17 @@ from datetime import UTC, datetime
 from typing import Final
 
 from http_proxy.errors import Rejected, Request, Response
-from http_proxy.resources.base import Resource, Storage, find, read_object, remove_if_there, respond, settle, texts
+from http_proxy.resources.base import (
+    Resource,
+    Storage,
+    find,
+    read_object,
+    remove_if_there,
+    respond,
+    save_new,
+    settle,
+    texts,
+)
 from models import (
     DEFAULT_NETWORK,
     Cluster,
@@ -69,7 +79,7 @@ class ClusterItem(Resource):
         try:
             cluster, status = await self.storage.change(client, Cluster, name, overlay), 200
         except NotFound:
-            cluster, status = (await client.save(wanted)).model, 201
+            cluster, status = await save_new(client, wanted), 201
             resp.location = f"/api/v0/cluster/{name}"
         respond(resp, cluster.to_dict_safe(), status)
 

@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 
 from http_proxy.errors import Rejected, Request, Response
-from http_proxy.resources.base import Resource, find, read_object, remove_if_there, respond, settle
+from http_proxy.resources.base import Resource, find, read_object, remove_if_there, respond, save_new, save_over, settle
 from models import ContainerManagerConfig, ContainerManagerConfigs, ContainerManagerCreds
 from storage_service.errors import Invalid
 
@@ -49,11 +49,11 @@ class ContainerManagerItem(Resource):
         existing = await find(client, ContainerManagerConfig, name)
         if existing is None:
             if taken:
-                await client.save(creds)
+                await save_over(client, creds)
             else:  # what an earlier one of the name may have left must not open this one
                 await remove_if_there(client, ContainerManagerCreds, name)
             resp.location = f"/api/v0/containermanager/{name}"
-            respond(resp, (await client.save(config)).model.to_dict_safe(), status=201)
+            respond(resp, (await save_new(client, config)).to_dict_safe(), status=201)
             return
         stored = await find(client, ContainerManagerCreds, name) or ContainerManagerCreds(name=name)
         if existing != config or stored != creds:

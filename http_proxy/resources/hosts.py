@@ -13,13 +13,15 @@ from http_proxy.resources.base import (
     read_object,
     remove_if_there,
     respond,
+    save_new,
     settle,
 )
 from http_proxy.resources.clusters import joining, leaving
 from models import Cluster, Clusters, Host, HostCreds, Hosts, HostStatus
-from storage_service.errors import Invalid, NotFound
+from storage_service.errors import Exists, Invalid, NotFound
 
 _CREDENTIALS: Final = ("ssh_priv_key", "remote_user")  # members of a PUT that belong to HostCreds
+_OTHER_KEY: Final = "The host is known with another key"
 
 
 class HostCollection(Resource):
@@ -100,8 +102,9 @@ class HostStatusItem(Resource):
 async def _add(storage: Storage, req: Request, resp: Response, body: dict[str, object]) -> None:
     """Add a host and what opens it.
 
-    The host's own record is written last, so that a PUT that failed half-way can be sent again. A host that is there
-    already is only shown, provided that key and cluster are the same.
+    The credentials are written last and only where there are none: so of many who add one host at a time one wins, and
+    a PUT that failed half-way can be sent again. A host that is there with its credentials is only shown, provided
+    that key and cluster are the same.
     """
     cluster = body.pop("cluster", "")
     if not isinstance(cluster, str):
@@ -112,10 +115,10 @@ async def _add(storage: Storage, req: Request, resp: Response, body: dict[str, o
     client = storage.for_caller(req)
 
     existing = await find(client, Host, host.address)
-    if existing is not None:
-        stored = await find(client, HostCreds, host.address) or HostCreds(address=host.address)
+    stored = None if existing is None else await find(client, HostCreds, host.address)
+    if existing is not None and stored is not None:
         if stored.ssh_priv_key != creds.ssh_priv_key:
-            raise Rejected(409, "The host is known with another key")
+            raise Rejected(409, _OTHER_KEY)
         if cluster:
             joined = await find(client, Cluster, cluster)
             if joined is None or host.address not in joined.hostset:
@@ -124,9 +127,12 @@ async def _add(storage: Storage, req: Request, resp: Response, body: dict[str, o
         return
     if cluster and await find(client, Cluster, cluster) is None:
         raise Rejected(409, "There is no such cluster to join")
-    await client.save(creds)
+    saved = existing or await save_new(client, host)
     if cluster:
         await storage.change(client, Cluster, cluster, joining(host.address))
-    saved = await client.save(host)
+    try:
+        await save_new(client, creds)
+    except Exists:
+        raise Rejected(409, _OTHER_KEY) from None
     resp.location = f"/api/v0/host/{host.address}"
-    respond(resp, saved.model.to_dict_safe(), status=201)
+    respond(resp, saved.to_dict_safe(), status=201)

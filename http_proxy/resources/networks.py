@@ -1,7 +1,7 @@
 """``/networks`` and ``/network/{name}``: what clusters are joined to."""
 
 from http_proxy.errors import Rejected, Request, Response
-from http_proxy.resources.base import Resource, find, read_object, respond, settle
+from http_proxy.resources.base import Resource, find, read_object, respond, save_new, settle
 from models import Network, Networks
 
 
@@ -29,7 +29,7 @@ class NetworkItem(Resource):
         existing = await find(client, Network, name)
         if existing is None:
             resp.location = f"/api/v0/network/{name}"
-            respond(resp, (await client.save(network)).model.to_dict_safe(), status=201)
+            respond(resp, (await save_new(client, network)).to_dict_safe(), status=201)
             return
         if existing != network:
             raise Rejected(409, "There is another network of that name")
