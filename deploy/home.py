@@ -130,8 +130,8 @@ class Home:
         """The file with the API key."""
         return self.path / CLIENT
 
-    def prepare(self) -> ClientFile:
-        """Make what is missing, check what is there, and return how to reach the service.
+    def prepare(self) -> None:
+        """Make the directories that are missing, and check what is there.
 
         Raises:
             ConfigurationError: the home is another user's, is open to others, or cannot be made.
@@ -141,13 +141,23 @@ class Home:
             self._check()
             for name in ("run", "data", "log"):
                 (self.path / name).mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"{error.filename or self.path}: {error.strerror}") from error
+
+    def furnish(self) -> ClientFile:
+        """Make the files that are missing, under the lock, and return how to reach the service.
+
+        Raises:
+            ConfigurationError: they cannot be made, or others can read the API key.
+        """
+        try:
             if not self.config.exists():
                 write_private(self.config, _TEMPLATE.encode())
             if not self.client.exists():
                 key = Secret(secrets.token_urlsafe(API_KEY_BYTES))
                 ClientFile("", self.path / SOCKET, API_ID, key).write(self.client)
         except OSError as error:
-            raise ConfigurationError(f"{error.filename or self.path}: {error.strerror}") from error
+            raise ConfigurationError(f"{self.path}: {error.strerror}") from error
         return ClientFile.read(self.client)
 
     def _check(self) -> None:

@@ -51,10 +51,25 @@ def make_app(role: Role, settings: Settings) -> Any:
 
 
 def rehearse(settings: Settings) -> None:
-    """Make of the settings what can be made without opening anything, so that what is wrong with them shows.
+    """Make of the settings what can be made before a fork, so that what is wrong with them is told in one line.
+
+    Stores are left out: gRPC, which etcd's needs, does not survive a fork.
 
     Raises:
-        ConfigurationError: the store, a handler, an authenticator or a path cannot be as it is said.
+        ConfigurationError: a storage handler, an authenticator of the proxy or a path cannot be as it is said.
+    """
+    from http_proxy.app import create_app
+    from storage_service.routing import plan
+
+    plan(settings.service.storage_handlers, settings.service.store)
+    create_app(settings.proxy if settings.proxy.api_key else replace(settings.proxy, api_key=Secret("not made yet")))
+
+
+def rehearse_stores(settings: Settings) -> None:
+    """Make the stores without opening them; not for who forks afterwards.
+
+    Raises:
+        ConfigurationError: a store's URL or one of its options cannot be as it is said.
     """
     from storage_service.backends import open_backend
     from storage_service.routing import plan
@@ -62,9 +77,6 @@ def rehearse(settings: Settings) -> None:
     open_backend(settings.service.store)
     for assignment in plan(settings.service.storage_handlers, settings.service.store):
         open_backend(assignment.store.url, **dict(assignment.store.options))
-    from http_proxy.app import create_app
-
-    create_app(settings.proxy if settings.proxy.api_key else replace(settings.proxy, api_key=Secret("not made yet")))
 
 
 def options(role: Role, settings: Settings, *, bind: str | None = None, level: str = "INFO") -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from deploy.home import ClientFile, Home
-from deploy.server import Role, Server, listener, make_directories, options
+from deploy.server import Role, Server, listener, make_directories, options, rehearse
 from deploy.settings import Settings, load
 from storage_service.errors import StartupError
 
@@ -76,7 +76,9 @@ def up(
     place = Home(home)
     place.prepare()
     with place.lock():
+        place.furnish()
         settings = load(environ=environ, home=home, flags=flags, sets=sets)
+        rehearse(settings)
         make_directories(settings)
         with _Sockets(settings) as sockets:
             client = ClientFile(sockets.url, settings.service.socket, settings.service.api_id, settings.service.api_key)

@@ -24,6 +24,7 @@ def serve(*, role: str, file: Path | None, sets: dict[str, str], **options: Any)
     from deploy.settings import load
 
     settings = load(environ=os.environ, home=common().home, config=file, flags=flags_of(options), sets=sets)
+    server.rehearse(settings)
     if role == server.Role.STORAGE:
         server.make_directories(settings)
     server.serve(server.Role(role), settings)

@@ -15,13 +15,20 @@ from storage_service.errors import ConfigurationError
 from tests.deploy.running import ROOT
 
 
+def begin(home: Path) -> ClientFile:
+    """Do what a start does to a home."""
+    Home(home).prepare()
+    with Home(home).lock():
+        return Home(home).furnish()
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_a_first_start_makes_the_home(home: Path) -> None:
     """Directories are 0700, files 0600, the settings are all comments, and the key has 256 bits."""
-    client = Home(home).prepare()
+    client = begin(home)
 
     made = {path.name: mode(path) for path in (home, *home.iterdir())}
     assert made == {
@@ -39,16 +46,16 @@ def test_a_first_start_makes_the_home(home: Path) -> None:
 
 def test_a_second_start_changes_nothing(home: Path) -> None:
     """Key and settings are made once."""
-    first = Home(home).prepare()
+    first = begin(home)
     (home / "strongroom.toml").write_text("debug = true\n")
 
-    assert Home(home).prepare() == first
+    assert begin(home) == first
     assert (home / "strongroom.toml").read_text() == "debug = true\n"
 
 
 def test_two_homes_have_two_keys(short: Path) -> None:
     """Each key is made for its home."""
-    assert Home(short / "a").prepare().api_key != Home(short / "b").prepare().api_key
+    assert begin(short / "a").api_key != begin(short / "b").api_key
 
 
 @pytest.mark.parametrize("open_to_others", [0o750, 0o701, 0o704])
@@ -63,11 +70,11 @@ def test_a_home_that_others_can_enter_is_refused(home: Path, open_to_others: int
 
 def test_a_client_file_that_others_can_read_is_refused(home: Path) -> None:
     """A key that was open may be known; the text says to close it, and to replace the key."""
-    Home(home).prepare()
+    begin(home)
     (home / "client.json").chmod(0o604)
 
     with pytest.raises(ConfigurationError, match=r"run: chmod 600 .* - and replace the key if they may have read it"):
-        Home(home).prepare()
+        begin(home)
 
 
 def test_a_home_of_another_user_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,9 @@ EXAMPLES = Path(__file__).parent / "examples"
 CANARY = "c4nary-h0rse-battery"
 
 
-def examples(home: Path, environ: Mapping[str, str] | None = None, **sets: str) -> settings.Settings:
+def examples(
+    home: Path, environ: Mapping[str, str] | None = None, sets: Mapping[str, str] | None = None
+) -> settings.Settings:
     """Load the two examples."""
     flags = {"storage_conf": str(EXAMPLES / "storage.conf"), "custodia_conf": str(EXAMPLES / "custodia.conf")}
     key = {"STRONGROOM_API_KEY": "k"}
@@ -57,14 +59,14 @@ def test_the_examples_resolve_as_they_stand(home: Path) -> None:
 )
 def test_placeholders_are_filled(home: Path, environ: dict[str, str], sets: dict[str, str], host: str) -> None:
     """--set comes before STRONGROOM_<NAME>, that before <NAME>, and that before the default."""
-    loaded = examples(home, environ | {"STRONGROOM_API_KEY": "k"}, **sets)
+    loaded = examples(home, environ | {"STRONGROOM_API_KEY": "k"}, sets)
 
     assert loaded.service.store == f"etcd://{host}/custodia_commissaire_data"
 
 
 def test_the_directories_can_be_others(home: Path) -> None:
     """--set moves what the file puts under libdir, logdir and rundir, a dollar sign included."""
-    loaded = examples(home, libdir="/l", logdir="/lo$g", rundir="/r")
+    loaded = examples(home, sets={"libdir": "/l", "logdir": "/lo$g", "rundir": "/r"})
 
     assert loaded.service.root_key == Path("/l/secrets.key")
     assert loaded.service.audit_log == Path("/lo$g/custodia-audit.log")
@@ -101,7 +103,7 @@ def test_the_api_key_is_else_the_homes(home: Path) -> None:
 def test_a_set_that_cannot_be_is_refused(home: Path, sets: dict[str, str], text: str) -> None:
     """--set names what a file asks for, and no secret."""
     with pytest.raises(ConfigurationError) as caught:
-        examples(home, **sets)
+        examples(home, sets=sets)
 
     assert text in str(caught.value)
     assert CANARY not in str(caught.value)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from deploy import server, settings
-from deploy.home import ClientFile, Home
+from deploy.home import Home
 from deploy.server import Role
 from storage_service.errors import ConfigurationError
 from tests.deploy.running import ENDED_WITHIN, PATIENCE, ROOT, Done, clean_environment, eventually, spawn, strongroom
@@ -24,8 +24,8 @@ from tests.deploy.running import ENDED_WITHIN, PATIENCE, ROOT, Done, clean_envir
 def made(home: Path) -> Path:
     """A home that is made and not in use."""
     place = Home(home)
-    client = place.prepare()
-    ClientFile("", home / "run/storage.sock", client.api_id, client.api_key).write(place.client)
+    place.prepare()
+    place.furnish()
     return home
 
 
