@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,10 +193,3 @@ def up(home: Path, *arguments: object, environ: Mapping[str, str] | None = None)
         if process.poll() is None:
             process.terminate()
         process.communicate(timeout=PATIENCE)
-
-
-def words(line: str) -> Sequence[str]:
-    """Split a transcript's line as a shell would."""
-    import shlex
-
-    return shlex.split(line)
