@@ -64,6 +64,7 @@ class TcpFault:
         self.requests = 0
         self.replied_bytes = 0
         self.held = asyncio.Event()  # a request is being held
+        self.cancelled = asyncio.Event()  # the client has given up a request that is held
         self.answered = asyncio.Event()  # the server has answered a request that was held
 
     @property
@@ -90,6 +91,7 @@ class TcpFault:
         """Begin a new script."""
         self.script = deque(faults)
         self.held.clear()
+        self.cancelled.clear()
         self.answered.clear()
 
     def cut(self) -> None:
@@ -133,7 +135,9 @@ class TcpFault:
                     continue
                 if connection.held is None:
                     connection.to_server.write(frame.data)
-                elif frame.type != _RST_STREAM:
+                elif frame.type == _RST_STREAM:
+                    self.cancelled.set()
+                else:
                     connection.held.append(frame.data)
         connection.cut()
 

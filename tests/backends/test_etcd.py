@@ -17,7 +17,7 @@ from storage_service.errors import Fate, TooLarge, Unavailable
 from tests.etcd_server import Etcd, Member, running
 from tests.tcp_fault import Fault, TcpFault
 
-SHORT: Final = "1.0"  # seconds of an operation's timeout where a test waits for it to pass
+SHORT: Final = "1.5"  # seconds of an operation's timeout where a test waits for it to pass
 _NUMBERS: Final = itertools.count()
 
 
@@ -323,7 +323,7 @@ async def test_a_watch_goes_on_after_a_break(etcd: Etcd) -> None:
 async def test_a_watch_without_etcd_is_unavailable(mortal: Etcd) -> None:
     """A watch whose cluster is away for longer than the timeout ends with Unavailable."""
     (member,) = mortal.members
-    async with opened(mortal, "0.5") as backend:
+    async with opened(mortal, SHORT) as backend:
         assert isinstance(backend, Watchable)
         since = await backend.commit([Put("a", b"")])
         async with aclosing(backend.watch("", since)) as events:

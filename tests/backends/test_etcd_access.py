@@ -214,7 +214,7 @@ async def test_no_password_token_or_value_is_shown(simple: Etcd, caplog: pytest.
     with pytest.raises(ConfigurationError) as refused:
         await open_backend(url).open()
     shown.append("".join(traceback.format_exception(refused.value)))
-    backend = open_backend(simple.url(user=f"strongroom:{PASSWORD}"), timeout="0.5")
+    backend = open_backend(simple.url(user=f"strongroom:{PASSWORD}"), timeout="1.0")
     await backend.open()
     await backend.commit([Put("a", value)])
     token = dict(vars(backend)["_cluster"]._token)["token"]

@@ -10,14 +10,15 @@ from typing import Final, NamedTuple
 import pytest
 
 from storage_service.backends import open_backend
-from storage_service.backends.base import ABSENT, MAX_BATCH, Backend, Check, Conflict, Delete, Put
+from storage_service.backends.base import ABSENT, MAX_BATCH, Backend, Check, Conflict, Delete, Entry, Put
 from storage_service.errors import Fate, Unavailable
 from tests.etcd_server import Etcd
 from tests.tcp_fault import Fault, TcpFault
 
 NONE, LOSE_REQUEST, LOSE_REPLY, HOLD, SWALLOW = Fault
 
-TIMEOUT: Final = 1.5  # seconds; an attempt has 0.6 of them
+PATIENT: Final = 20.0  # seconds; an attempt has 8 of them, and no test waits for that
+SHORT: Final = 2.0  # seconds, where a test does; an attempt has 0.8 of them
 _NUMBERS: Final = count()
 
 
@@ -39,21 +40,25 @@ class Scene(NamedTuple):
 
 
 @asynccontextmanager
-async def scene(etcd: Etcd, also_direct: bool = False, timeout: float = TIMEOUT) -> AsyncGenerator[Scene, None]:
+async def opened(url: str, timeout: float = PATIENT) -> AsyncGenerator[Backend, None]:
+    """Give an opened backend."""
+    backend = open_backend(url, timeout=str(timeout))
+    await backend.open()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+@asynccontextmanager
+async def scene(etcd: Etcd, also_direct: bool = False, timeout: float = PATIENT) -> AsyncGenerator[Scene, None]:
     """Open both backends; *also_direct* gives the first a second member to go to, past the network."""
     prefix = f"lost-{next(_NUMBERS)}"
     async with TcpFault(etcd.members[0].endpoint).running() as network:
         endpoints = f"{network.endpoint},{etcd.endpoints}" if also_direct else network.endpoint
-        backend = open_backend(f"etcd://{endpoints}/{prefix}", timeout=str(timeout))
-        other = open_backend(etcd.url(prefix))
-        await backend.open()
-        await other.open()
-        try:
+        async with opened(f"etcd://{endpoints}/{prefix}", timeout) as backend, opened(etcd.url(prefix)) as other:
             yield Scene(etcd, prefix, network, backend, other)
-        finally:
             network.say(())
-            await other.close()
-            await backend.close()
 
 
 class Story(NamedTuple):
@@ -99,7 +104,7 @@ async def test_a_lost_write_is_applied_once(etcd: Etcd, story: Story) -> None:
 async def test_many_writers_on_a_bad_network_lose_and_double_nothing(etcd: Etcd) -> None:
     """Where every twentieth message breaks the connection of all, each write is applied once, as it was answered."""
     dice = random.Random(7)
-    async with scene(etcd, timeout=20) as at:
+    async with scene(etcd) as at:
         at.network.say(dice.choice([LOSE_REQUEST, LOSE_REPLY, *[NONE] * 38]) for _ in range(10_000))
         names = [[f"w/{writer}/{number}" for number in range(25)] for writer in range(8)]
 
@@ -168,10 +173,10 @@ async def test_anothers_later_write_does_not_hide_ours(etcd: Etcd) -> None:
 
 async def test_a_late_write_comes_too_late(etcd: Etcd) -> None:
     """A request that reaches etcd after it was settled, and done again elsewhere, changes nothing."""
-    async with scene(etcd, also_direct=True) as at:
+    async with scene(etcd, also_direct=True, timeout=SHORT) as at:
         at.network.say([HOLD])
         revision = await at.backend.commit([Put("a", b"one")])
-        assert at.network.held.is_set()
+        await at.network.cancelled.wait()
         assert at.versions() == {"a": 1}
 
         at.network.release()
@@ -182,9 +187,28 @@ async def test_a_late_write_comes_too_late(etcd: Etcd) -> None:
         assert entry.revision == revision
 
 
+async def test_a_late_write_does_not_come_between(etcd: Etcd) -> None:
+    """A request that arrives after it was settled, and before it is done again, is not taken for another's write."""
+    direct = etcd.endpoints
+    async with TcpFault(direct).running() as first, TcpFault(direct).running() as second:
+        url = f"etcd://{first.endpoint},{second.endpoint}/between"
+        async with opened(url, SHORT) as backend, opened(etcd.url("between")) as other:
+            first.say([HOLD])
+            second.say([NONE, HOLD])  # settling it passes, doing it again waits
+            ours = asyncio.create_task(backend.commit([Put("a", b"one", ABSENT)]))
+            await second.held.wait()
+            await first.cancelled.wait()
+            first.release()
+            await asyncio.wait_for(first.answered.wait(), 5)
+            second.release()
+
+            revision = await ours
+            assert await other.get("a") == Entry(b"one", revision)
+
+
 async def test_a_write_into_silence_is_unknown(etcd: Etcd) -> None:
     """A commit that vanishes with all that follows it is Unavailable, its fate unknown; afterwards all goes on."""
-    async with scene(etcd) as at:
+    async with scene(etcd, timeout=SHORT) as at:
         at.network.say([SWALLOW])
         with pytest.raises(Unavailable) as caught:
             await at.backend.commit([Put("a", b"one")])
@@ -209,13 +233,14 @@ async def test_a_full_batch_has_no_receipt(etcd: Etcd) -> None:
 
 async def test_a_cancelled_write_is_settled_before_the_next(etcd: Etcd) -> None:
     """What a cancelled commit left open is closed by the next one, so that it cannot be applied later."""
-    async with scene(etcd, also_direct=True) as at:
+    async with scene(etcd, also_direct=True, timeout=SHORT) as at:
         at.network.say([HOLD])
         ours = asyncio.create_task(at.backend.commit([Put("a", b"cancelled")]))
         await at.network.held.wait()
         ours.cancel()
         with pytest.raises(asyncio.CancelledError):
             await ours
+        await at.network.cancelled.wait()
         await at.backend.commit([Put("a", b"kept")])
 
         at.network.release()
@@ -223,6 +248,24 @@ async def test_a_cancelled_write_is_settled_before_the_next(etcd: Etcd) -> None:
         entry = await at.other.get("a")
         assert entry is not None
         assert entry.value == b"kept"
+
+
+async def test_a_cancelled_write_is_not_taken_for_the_next(etcd: Etcd) -> None:
+    """That a cancelled commit was applied says nothing of the next one, whose request is lost."""
+    async with scene(etcd) as at:
+        at.network.say([HOLD])
+        ours = asyncio.create_task(at.backend.commit([Put("a", b"cancelled")]))
+        await at.network.held.wait()
+        ours.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ours
+        await at.network.cancelled.wait()
+        at.network.release()
+        await asyncio.wait_for(at.network.answered.wait(), 5)
+        at.network.say([LOSE_REQUEST, LOSE_REQUEST])
+        revision = await at.backend.commit([Put("a", b"kept")])
+
+        assert await at.other.get("a") == Entry(b"kept", revision)
 
 
 @pytest.mark.parametrize("script", [(LOSE_REQUEST,), (LOSE_REPLY,), (LOSE_REPLY, LOSE_REQUEST)])
