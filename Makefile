@@ -54,7 +54,7 @@ clean: ## remove all that was made here, and nothing else
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV): requirements/dev.txt requirements/build.txt pyproject.toml
-	$(PYTHON) -m deploy.tools.make_venv $(@D) requirements/build.txt requirements/dev.txt --project .
+	$(PYTHON) -m deploy.tools.make_venv $(@D) requirements/build.txt requirements/dev.txt --project . --editable
 
 $(CUSTODIA): requirements/custodia.txt
 	$(PYTHON) -m deploy.tools.make_venv $(@D) $<
@@ -64,7 +64,8 @@ $(OPENBAO): requirements/openbao.txt
 
 .PHONY: test-tools bench-tools
 test-tools:
-	@$(PYTHON) -m deploy.tools.fetch_debian etcd=etcd-server systemd-analyze=systemd
+	@$(PYTHON) -m deploy.tools.fetch_debian etcd=etcd-server etcdctl=etcd-client stunnel=stunnel4 \
+		systemd-analyze=systemd
 
 bench-tools:
 	@$(PYTHON) -m deploy.tools.fetch_debian etcd=etcd-server wrk=wrk

@@ -29,7 +29,7 @@ PORTS: Final = range(20000, 32000)  # below the ephemeral ports, so that a membe
 
 def binary() -> str:
     """Return the etcd to run: the one on PATH, or the one that the tree's set-up put into ``.tools``."""
-    tools = Path(__file__).resolve().parent.parent / ".tools" / "usr" / "bin"
+    tools = Path(__file__).resolve().parent.parent / ".tools" / "bin"
     found = shutil.which("etcd", path=os.pathsep.join([os.environ.get("PATH", ""), str(tools)]))
     if found is None:
         raise RuntimeError("no etcd: install Debian's etcd-server, or run the tree's set-up")

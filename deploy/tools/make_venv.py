@@ -1,6 +1,6 @@
 """Make a virtual environment from lock files, on a machine that may have nothing but python3.
 
-    python3 -m deploy.tools.make_venv DIRECTORY LOCK... [--project FOLDER]
+    python3 -m deploy.tools.make_venv DIRECTORY LOCK... [--project FOLDER [--editable]]
 
 Every file is checked against the hashes in the lock files. All are wheels, so that no code of a package runs while it
 is installed, but for those in `SOURCES`, which publish none. ``DIRECTORY/complete`` is written last: what lacks it is
@@ -22,8 +22,8 @@ OLDEST = (3, 11)
 SOURCES = ("gunicorn-h1c",)  # built here, in C, with the build backend that the first lock file brings
 
 
-def make(directory: Path, locks: list[Path], project: str | None) -> None:
-    """Bring *directory* to what *locks* say, and put the source tree *project* into it.
+def make(directory: Path, locks: list[Path], project: list[str]) -> None:
+    """Bring *directory* to what *locks* say, and put a source tree into it: what *project* tells pip to install.
 
     Raises:
         SystemExit: this machine cannot do it; the message says what would help.
@@ -38,7 +38,7 @@ def make(directory: Path, locks: list[Path], project: str | None) -> None:
         pip = [str(directory / "bin/python"), "-m", "pip", "--disable-pip-version-check", "-qq"]
         for lock in locks:
             _install(pip, lock)
-        if project is not None:
+        if project:
             _install_project(pip, project)
         subprocess.run([*pip, "check"], check=True)
     except BaseException:
@@ -69,12 +69,10 @@ def _compiler() -> dict[str, str]:
         raise SystemExit(f"install gcc and python3-dev, and try again ({exc})") from exc
 
 
-def _install_project(pip: list[str], project: str) -> None:
+def _install_project(pip: list[str], project: list[str]) -> None:
     """Install the source tree itself, with the build backend that the lock files brought."""
     options = ["--no-deps", "--no-index", "--no-build-isolation"]
-    done = subprocess.run(
-        [*pip, "install", *options, "--editable", project], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*pip, "install", *options, *project], capture_output=True, text=True, check=False)
     if done.returncode != 0:  # setuptools is chatty also where all is well
         print(done.stdout, done.stderr, file=sys.stderr)
         done.check_returncode()
@@ -106,10 +104,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make a virtual environment from lock files.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("locks", nargs="+", type=Path)
-    parser.add_argument("--project", help="a source tree to install into it, as it stands")
+    parser.add_argument("--project", help="a source tree to install into it")
+    parser.add_argument("--editable", action="store_true", help="do not copy the tree, but point to it")
     arguments = parser.parse_args()
     try:
-        make(arguments.directory, arguments.locks, arguments.project)
+        project = [arguments.project] if arguments.project else []
+        make(arguments.directory, arguments.locks, ["--editable", *project] if arguments.editable else project)
     except subprocess.CalledProcessError as exc:
         raise SystemExit(f"{arguments.directory} was not made: the command above failed") from exc
 

@@ -1,0 +1,160 @@
+"""systemd's own checkers accept the units, and units, settings and command agree about every path and address."""
+
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from deploy.cli import strongroom
+from deploy.settings import Settings, load
+from deploy.systemd.make_keys import URL, make_keys
+from tests.deploy_units.programs import program
+from tests.deploy_units.unit_files import SERVICES, SYSTEMD, UNITS, environment, settings
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return a file tree in which the units and the programs they start are where they would be."""
+    units = tmp_path / "root/etc/systemd/system"
+    shutil.copytree(SYSTEMD, units)
+    for name in ("opt/strongroom/bin/strongroom", "bin/sh"):
+        place = tmp_path / "root" / name
+        place.parent.mkdir(parents=True)
+        place.touch(0o755)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def credentials(tmp_path: Path) -> Path:
+    """Return a directory with the credentials that the units load."""
+    place = tmp_path / "credentials"
+    place.mkdir()
+    make_keys(place)
+    return place
+
+
+def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program("systemd-analyze"), *arguments], capture_output=True, text=True, check=False)
+
+
+def resolved(service: str, credentials: Path) -> Settings:
+    return load(environ=environment(service, credentials), config=SYSTEMD / "strongroom.toml")
+
+
+def test_systemd_finds_nothing_wrong(root: Path) -> None:
+    """`systemd-analyze verify` accepts every unit and warns of nothing."""
+    done = analyze("verify", f"--root={root}", "--man=no", "--recursive-errors=no", *UNITS)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_is_hardened(root: Path, service: str) -> None:
+    """`systemd-analyze security` rates each service at 1.5 of 10 or better; a unit without hardening gets 9.6."""
+    done = analyze("security", "--offline=true", f"--root={root}", "--threshold=15", "--no-pager", service)
+
+    assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_no_rating_counts(service: str) -> None:
+    """Memory that held keys is neither dumped nor swapped, and files are made for the service's user alone."""
+    said = settings(service)
+
+    assert {"LimitCORE": ["0"], "MemorySwapMax": ["0"], "UMask": ["0077"]}.items() <= said.items()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_command_knows_what_a_unit_starts(service: str) -> None:
+    """`ExecStart` is a command of ours with options that it has."""
+    _, *arguments = shlex.split(settings(service)["ExecStart"][0])
+
+    context = click.Context(strongroom, info_name="strongroom")
+    name, command, rest = strongroom.resolve_command(context, arguments)
+
+    assert name == "serve"
+    assert command is not None
+    assert service == f"strongroom-{command.make_context(name, rest).params['role']}.service"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_may_finish_what_it_began(service: str, credentials: Path) -> None:
+    """Systemd waits longer for the end than the service itself does for requests under way."""
+    assert int(settings(service)["TimeoutStopSec"][0]) > resolved(service, credentials).grace
+
+
+def test_the_service_keeps_its_files_where_its_unit_makes_room(credentials: Path) -> None:
+    """Store, audit log and keys lie in the directories that systemd makes for the unit and nowhere else."""
+    service = resolved("strongroom-storage.service", credentials).service
+    said = settings("strongroom-storage.service")
+
+    assert service.store == f"sqlite:/var/lib/{said['StateDirectory'][0]}/strongroom.db"
+    assert service.audit_log.parent == Path("/var/log") / said["LogsDirectory"][0]
+    assert service.root_key == credentials / "secrets.key"
+    assert service.autogen_root_key is False
+
+
+def test_both_services_and_their_sockets_agree(credentials: Path) -> None:
+    """The paths and ports that systemd binds are those that the service, the proxy and the command think of."""
+    storage = resolved("strongroom-storage.service", credentials).service
+    proxy = resolved("strongroom-proxy.service", credentials).proxy
+
+    assert [str(storage.socket)] == settings("strongroom-storage.socket")["ListenStream"]
+    assert proxy.socket == storage.socket
+    assert [proxy.listen] == settings("strongroom-proxy.socket")["ListenStream"]
+    assert f"http://{proxy.listen}" == URL
+
+
+def test_only_those_who_may_reach_the_socket(credentials: Path) -> None:
+    """The socket is open to its group, the proxy is in that group, and it is no user of the store's."""
+    socket, proxy = settings("strongroom-storage.socket"), settings("strongroom-proxy.service")
+
+    assert socket["SocketMode"] == ["0660"]
+    assert proxy["Group"] == socket["SocketGroup"]
+    assert proxy["User"] != settings("strongroom-storage.service")["User"]
+    assert [line.partition(":")[0] for line in proxy["LoadCredential"]] == ["client.json"]
+
+
+def test_every_user_and_group_is_made() -> None:
+    """Whoever the units name, sysusers makes."""
+    made = {line.split()[1] for line in (SYSTEMD / "strongroom.sysusers").read_text().splitlines() if line[:1] in "ug"}
+
+    named = {
+        name
+        for unit in UNITS
+        for setting in ("User", "Group", "SocketUser", "SocketGroup")
+        for name in settings(unit).get(setting, [])
+    }
+    assert named == made
+
+
+def test_keys_are_made_once(tmp_path: Path) -> None:
+    """The keys are for their owner alone, and a second installation leaves them as they are."""
+    make_keys(tmp_path)
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+
+    make_keys(tmp_path)
+
+    assert first.keys() == {"secrets.key", "client.json"}
+    assert modes == {0o600}
+    assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_the_installer_is_a_script_and_installs_what_is_there() -> None:
+    """A shell can read install.sh, root can run it, and every file of the tree that it names exists."""
+    script = SYSTEMD / "install.sh"
+    tree = SYSTEMD.parents[1]
+
+    assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
+    assert os.access(script, os.X_OK)
+    named = [
+        word for word in shlex.split(script.read_text(), comments=True) if word.startswith(("deploy/", "requirements/"))
+    ]
+    assert named
+    assert all(list(tree.glob(word)) for word in named)
