@@ -1,0 +1,143 @@
+"""The rules of the house that can be told by looking at the tree: what lies where, and what stands nowhere."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+ROOMS = ("models", "storage_service", "http_proxy", "migration", "deploy")
+TOP_LEVEL = {
+    *(*ROOMS, "tests", "benchmarks", "docs", "requirements"),
+    *("pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"),
+}
+MADE = {"__pycache__", "build", "dist"}  # by tools, and ignored by git like all that begins with a dot
+NOT_INSTALLED = {"deploy.tools"}
+
+
+def files() -> Iterator[Path]:
+    """Yield every file of the source tree."""
+    waiting = [ROOT]
+    while waiting:
+        for path in waiting.pop().iterdir():
+            if path.name in MADE or path.suffix == ".egg-info" or path.name.startswith("."):
+                continue
+            if path.is_dir():
+                waiting.append(path)
+            else:
+                yield path
+
+
+FILES = sorted([*files(), ROOT / ".gitignore", ROOT / ".ci/run"])
+MODULES = [path for path in FILES if path.suffix == ".py"]
+TESTS = [path for path in MODULES if path.name.startswith("test_")]
+
+
+def relative(paths: list[Path]) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def test_top_level_holds_what_it_may() -> None:
+    """A stranger who opens the tree sees the rooms, the few files that every project has, and nothing else."""
+    assert {path.relative_to(ROOT).parts[0] for path in files()} <= TOP_LEVEL
+
+
+@pytest.mark.parametrize("path", relative(MODULES))
+def test_modules_say_what_they_are_for(path: str) -> None:
+    """Every module begins with a docstring."""
+    assert ast.get_docstring(ast.parse((ROOT / path).read_text()))
+
+
+@pytest.mark.parametrize("path", relative(TESTS))
+def test_tests_state_a_fact(path: str) -> None:
+    """Every test has a docstring that says what it shows, and none is skipped or expected to fail."""
+    tree = ast.parse((ROOT / path).read_text())
+
+    tests = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [test.name for test in tests if test.name.startswith("test_") and not ast.get_docstring(test)] == []
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not names & {"skip", "skipif", "xfail", "importorskip"}
+
+
+def test_no_file_names_a_machine() -> None:
+    """No file holds the path of the tree it was written in, or the host of a package registry."""
+    foreign = re.compile(rf"{re.escape(str(ROOT))}/|pyp[i]\.org|pythonhoste[d]|deb\.debia[n]|npmj[s]\.org")
+
+    assert [str(path) for path in FILES if foreign.search(path.read_text(errors="replace"))] == []
+
+
+def test_every_package_is_installed() -> None:
+    """The wheel lists every package of the rooms; tests and benchmarks stay out."""
+    packages = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in MODULES
+        if path.name == "__init__.py" and path.relative_to(ROOT).parts[0] in ROOMS
+    }
+
+    assert packages - NOT_INSTALLED == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_rooms_are_typed() -> None:
+    """Every room tells its users' type checkers that it has types (PEP 561)."""
+    assert [room for room in ROOMS if (ROOT / room).exists() and not (ROOT / room / "py.typed").exists()] == []
+
+
+def locked(name: str) -> dict[str, str]:
+    """Return the pins of a lock file."""
+    text = (ROOT / f"requirements/{name}.txt").read_text()
+    return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "requirements").glob("*.txt")))
+def test_locks_are_whole(name: str) -> None:
+    """Every pin has hashes, and no lock says where packages come from."""
+    text = (ROOT / f"requirements/{name}.txt").read_text()
+
+    assert "://" not in text
+    assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:])
+
+
+def test_locks_hold_what_the_project_asks_for() -> None:
+    """Every dependency is locked, the build backend too, and both locks agree about what runs."""
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
+
+    project = PROJECT["project"]
+    run, dev = locked("run"), locked("dev")
+    assert names(project["dependencies"]) <= run.keys()
+    assert names(project["optional-dependencies"]["dev"]) <= dev.keys()
+    assert run.items() <= dev.items()
+    assert set(PROJECT["build-system"]["requires"]) <= set((ROOT / "requirements/build.in").read_text().splitlines())
+
+
+def test_changes_are_told() -> None:
+    """The change log speaks of this version, or of what is to become one."""
+    version = PROJECT["project"]["version"]
+
+    assert re.search(rf"^## (Unreleased|{re.escape(version)}\b)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_decisions_are_numbered_and_listed() -> None:
+    """Decisions are numbered without a gap, and the page before them lists each."""
+    decisions = sorted(path.name for path in (ROOT / "docs/adr").glob("0*.md"))
+
+    assert [f"{number:04}" for number in range(1, len(decisions) + 1)] == [name[:4] for name in decisions]
+    listed = (ROOT / "docs/adr/README.md").read_text()
+    assert [name for name in decisions if f"({name})" not in listed] == []
+
+
+@pytest.mark.parametrize("path", relative([path for path in FILES if path.read_bytes()[:2] == b"#!"]))
+def test_scripts_can_be_run(path: str) -> None:
+    """Every script is executable, and its shell can read it."""
+    script = ROOT / path
+    shell = Path(script.read_text().splitlines()[0].split()[-1]).name
+
+    assert script.stat().st_mode & 0o111
+    assert shell in {"sh", "bash"}
+    assert subprocess.run([shell, "-n", script], check=False).returncode == 0
