@@ -9,21 +9,23 @@ open. ``custodia.key`` is the header that Custodia's EncryptedOverlay pins value
 there under the same key, and the reverse, if the ring says which key opens values that name none.
 
 The stored text is not trusted in the least: it is measured before it is decoded, decoded strictly (one spelling for
-one value), and its header may say nothing but the four members above. jwcrypto does the content encryption; only the
-framing is ours, because ``jwcrypto.jwe`` costs about five times as much.
+one value), and its header may say nothing but the four members above. The framing is ours because ``jwcrypto.jwe``
+costs several times as much; it is the oracle in the tests.
 """
 
+import os
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, Protocol
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
-from jwcrypto.jwa import JWA
 
 from models import strict_json
 from models.names import SECRETS
 from storage_service.errors import Undecipherable
 from storage_service.keyring import base64url
+from storage_service.keyring.content_encryption import BLOCK, IV_SIZE, TAG_SIZE
 from storage_service.keyring.ring import Key
 from storage_service.wire import MAX_STORED
 
@@ -32,10 +34,7 @@ ENC: Final = "A256CBC-HS512"
 PINNED: Final = "keys/"  # where Custodia keeps what lies under secrets/ here
 
 MAX_HEADER: Final = 1024  # bytes of base64url; the longest name and the longest kid need 866
-_IV_SIZE: Final = 16  # bytes
-_TAG_SIZE: Final = 32  # bytes
-_BLOCK: Final = 16  # bytes; CBC ciphertext is whole blocks, at least one
-MAX_VALUE: Final = (MAX_STORED - MAX_HEADER - 128) // 4 * 3 - _BLOCK  # bytes that fit, encrypted, into a stored value
+MAX_VALUE: Final = (MAX_STORED - MAX_HEADER - 128) // 4 * 3 - BLOCK  # bytes that fit, encrypted, into a stored value
 
 
 class Reason(StrEnum):
@@ -55,32 +54,14 @@ class Keys(Protocol):
         """Return the key, or None."""
 
 
-class ContentEncryption(Protocol):
-    """An authenticated cipher as RFC 7518 sec. 5.2 has it; jwcrypto's is used, tests bring one with a known IV."""
-
-    def encrypt(self, k: bytes, aad: bytes, m: bytes, /) -> tuple[bytes, bytes, bytes]:
-        """Return IV, ciphertext and tag of *m* under *k*."""
-
-    def decrypt(self, k: bytes, aad: bytes, iv: bytes, e: bytes, t: bytes, /) -> bytes:
-        """Return the plaintext; the tag is checked, in constant time, before anything is decrypted.
-
-        Raises:
-            InvalidSignature: the tag is wrong.
-            ValueError: the tag is right but the padding is not, so a holder of the key wrote nonsense.
-        """
-
-
-A256CBC_HS512: Final[ContentEncryption] = JWA.encryption_alg(ENC)
-
-
-def encrypt(key: Key, name: str, value: bytes, cipher: ContentEncryption = A256CBC_HS512) -> bytes:
+def encrypt(key: Key, name: str, value: bytes, random: Callable[[int], bytes] = os.urandom) -> bytes:
     """Encrypt *value* so that it opens only under *name*.
 
     Args:
         key: what to encrypt under; its kid goes into the header.
         name: the record's name; bound as associated data, so that rows cannot be swapped.
         value: the plaintext, at most `MAX_VALUE` bytes. An empty one opens here, but not in Custodia.
-        cipher: the content encryption.
+        random: gives that many unpredictable bytes, for the IV.
 
     Returns:
         The compact JWE that the module's docstring draws.
@@ -94,19 +75,19 @@ def encrypt(key: Key, name: str, value: bytes, cipher: ContentEncryption = A256C
     protected = base64url.encode(header)
     if len(protected) > MAX_HEADER:
         raise ValueError("the name is too long to be bound")
-    iv, ciphertext, tag = cipher.encrypt(key.reveal(), protected, value)
+    iv = random(IV_SIZE)
+    ciphertext, tag = key.content.encrypt(protected, value, iv)
     encode = base64url.encode
     return b"%b..%b.%b.%b" % (protected, encode(iv), encode(ciphertext), encode(tag))
 
 
-def decrypt(keys: Keys, name: str, token: bytes, cipher: ContentEncryption = A256CBC_HS512) -> bytes:
+def decrypt(keys: Keys, name: str, token: bytes) -> bytes:
     """Return the value that was encrypted under *name*.
 
     Args:
         keys: where the kid in the header is looked up; nothing else is ever done with a kid.
         name: the name the token was found under.
         token: what was found there; untrusted.
-        cipher: the content encryption.
 
     Raises:
         Undecipherable: with the `Reason` for which it does not open, and nothing of what is inside.
@@ -114,7 +95,7 @@ def decrypt(keys: Keys, name: str, token: bytes, cipher: ContentEncryption = A25
     try:
         protected, header, iv, ciphertext, tag = _segments(token)
         key = _key_for(keys, name, header)
-        return cipher.decrypt(key.reveal(), protected, iv, ciphertext, tag)
+        return key.content.decrypt(protected, iv, ciphertext, tag)
     except _Refused as refused:
         reason = refused.reason
     except InvalidSignature:
@@ -176,7 +157,7 @@ def _segments(token: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
         raise _Refused(Reason.MALFORMED)
     header = base64url.decode(protected)
     iv, ciphertext, tag = map(base64url.decode, sealed)
-    if len(iv) != _IV_SIZE or len(tag) != _TAG_SIZE or not ciphertext or len(ciphertext) % _BLOCK:
+    if len(iv) != IV_SIZE or len(tag) != TAG_SIZE or not ciphertext or len(ciphertext) % BLOCK:
         raise _Refused(Reason.MALFORMED)
     return protected, header, iv, ciphertext, tag
 

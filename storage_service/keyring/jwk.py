@@ -3,23 +3,22 @@
 {"k":"<512 bits, base64url>","kty":"oct"}
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
+from jwcrypto.jwk import JWK
 
 from models import strict_json
 from storage_service.keyring import base64url
-from storage_service.keyring.ring import KEY_SIZE
+from storage_service.keyring.content_encryption import KEY_SIZE
 
 MAX_JWK: Final = 4096  # bytes of JSON; a bare key is 107
 
 
 def encode(octets: bytes, **members: str | int) -> bytes:
     """Return the JWK of *octets*, with more *members* beside it; all are sorted, as Custodia has them."""
-    jwk = {**members, "k": base64url.encode(octets).decode(), "kty": "oct"}
-    return msgspec.json.encode(jwk, order="sorted")
+    return msgspec.json.encode({**members, **_jwk(octets).export(as_dict=True)}, order="sorted")
 
 
 def decode(text: bytes) -> dict[str, Any]:
@@ -55,5 +54,8 @@ def octets_of(members: Mapping[str, object]) -> bytes:
 
 def thumbprint(octets: bytes) -> str:
     """Return the key's thumbprint (RFC 7638, SHA-256): of 512 random bits it tells nothing but which they are."""
-    # sec. 3.2: the required members and no others, sorted, without white space: just what `encode` writes.
-    return base64url.encode(hashlib.sha256(encode(octets)).digest()).decode()
+    return str(_jwk(octets).thumbprint())
+
+
+def _jwk(octets: bytes) -> JWK:
+    return JWK(kty="oct", k=base64url.encode(octets).decode())

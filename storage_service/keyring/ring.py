@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, NoReturn, Self
 
-KEY_SIZE: Final = 64  # bytes of one A256CBC-HS512 key: 32 for HMAC, then 32 for AES (RFC 7518 sec. 5.2.5)
+from storage_service.keyring.content_encryption import ContentEncryption
+
 DEFAULT_KEYSET: Final = "default"
 
 _ID: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
@@ -36,13 +37,12 @@ class Key:
         ValueError: not 64 bytes, or an id with other characters than ``A-Z a-z 0-9 . _ -``.
     """
 
-    __slots__ = ("_kid", "_octets")
+    __slots__ = ("_content", "_kid", "_octets")
 
     def __init__(self, kid: str, octets: bytes) -> None:
         if _ID.fullmatch(kid) is None:
             raise ValueError("a key's id is of letters, digits, dots, dashes and underscores")
-        if len(octets) != KEY_SIZE:
-            raise ValueError(f"a key is {KEY_SIZE} bytes")
+        self._content = ContentEncryption(octets)
         self._kid = kid
         self._octets = bytes(octets)
 
@@ -50,6 +50,11 @@ class Key:
     def kid(self) -> str:
         """The key's id; it reveals nothing about the key."""
         return self._kid
+
+    @property
+    def content(self) -> ContentEncryption:
+        """The encryption of values under this key."""
+        return self._content
 
     def reveal(self) -> bytes:
         """Return the 64 bytes themselves."""

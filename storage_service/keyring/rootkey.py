@@ -18,7 +18,8 @@ from typing import Final
 
 from storage_service.errors import KeyFileMissing, KeyFileUnusable
 from storage_service.keyring import jwk
-from storage_service.keyring.ring import KEY_SIZE, Key
+from storage_service.keyring.content_encryption import KEY_SIZE
+from storage_service.keyring.ring import Key
 
 _MODE: Final = 0o600
 _CREDENTIAL_MODE: Final = 0o440  # what systemd's LoadCredential= shows where it lets the unit in by an ACL

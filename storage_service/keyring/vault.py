@@ -31,7 +31,8 @@ from storage_service.errors import (
     WrongRootKey,
 )
 from storage_service.keyring import envelope, jwk, rootkey
-from storage_service.keyring.ring import DEFAULT_KEYSET, KEY_SIZE, DataKey, Ring, is_kid
+from storage_service.keyring.content_encryption import KEY_SIZE
+from storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, Ring, is_kid
 from storage_service.keyring.rootkey import RootKey
 
 KEYRING: Final = SYSTEM + "keyring/"  # where the wrapped data keys lie

@@ -1,8 +1,4 @@
-"""A second implementation of A256CBC-HS512, from RFC 7518 sec. 5.2.2 and for tests alone: the IV is the caller's.
-
-jwcrypto's draws its own IV, so that no vector can be encrypted with it; this one is held to the vectors byte by byte,
-and jwcrypto's to this one.
-"""
+"""A second implementation of A256CBC-HS512, step by step from RFC 7518 sec. 5.2.2, for tests alone."""
 
 import hashlib
 import hmac
