@@ -97,7 +97,7 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
         "workers": settings.workers,
         "asgi_loop": "uvloop",
         "asgi_lifespan": "on",
-        "http_parser": "auto",  # in C where the extra `fast` is installed
+        "http_parser": "fast",  # the one in C, everywhere: two parsers would be two grammars
         "http_protocols": "h1",
         "keepalive": KEEPALIVE,
         "timeout": HEARTBEAT,
