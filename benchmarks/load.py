@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
@@ -250,11 +251,10 @@ class _Generator:
         loop = asyncio.get_running_loop()
         if self._plan.address.startswith("/"):
             while not self.over:
-                try:
+                with suppress(BlockingIOError):  # its queue is full: where TCP would wait, a unix socket says so
                     await loop.create_unix_connection(lambda: _Connection(self), self._plan.address)
                     return
-                except BlockingIOError:  # its queue is full: where TCP would wait, a unix socket says so
-                    await asyncio.sleep(0.0005)
+                await asyncio.sleep(0.0005)
         else:
             host, _, port = self._plan.address.partition(":")
             await loop.create_connection(lambda: _Connection(self), host, int(port))

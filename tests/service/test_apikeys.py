@@ -14,7 +14,6 @@ from storage_service.errors import Exists, Internal, Invalid, NotFound, Undeciph
 from storage_service.keyring.ring import DataKey, Ring
 from storage_service.overlay import EncryptedBackend
 
-
 OWN = ("storage_service", Secret("own-key"))
 
 
