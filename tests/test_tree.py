@@ -1,7 +1,9 @@
 """The rules of the house that can be told by looking at the tree: what lies where, and what stands nowhere."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -14,26 +16,36 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOMS = ("models", "storage_service", "http_proxy", "migration", "deploy")
 TOP_LEVEL = {
     *(*ROOMS, "tests", "benchmarks", "docs", "requirements"),
-    *("pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"),
+    *(
+        ".ci",
+        ".gitignore",
+        "pyproject.toml",
+        "Makefile",
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "LICENSE",
+    ),
 }
 MADE = {"__pycache__", "build", "dist"}  # by tools, and ignored by git like all that begins with a dot
 NOT_INSTALLED = {"deploy.tools"}
 
 
 def files() -> Iterator[Path]:
-    """Yield every file of the source tree."""
-    waiting = [ROOT]
-    while waiting:
-        for path in waiting.pop().iterdir():
-            if path.name in MADE or path.suffix == ".egg-info" or path.name.startswith("."):
-                continue
-            if path.is_dir():
-                waiting.append(path)
-            else:
-                yield path
+    """Yield every file of the source tree: those that git keeps, or all that are there, where it is no checkout."""
+    if (ROOT / ".git").exists() and shutil.which("git") is not None:
+        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+        if listed.returncode == 0:
+            yield from (ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).exists())
+            return
+    for folder, subfolders, names in os.walk(ROOT):
+        subfolders[:] = [name for name in subfolders if name not in MADE and not name.endswith(".egg-info")]
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") or name == ".ci"]
+        yield from (Path(folder) / name for name in names)
 
 
-FILES = sorted([*files(), ROOT / ".gitignore", ROOT / ".ci/run"])
+FILES = sorted(files())
 MODULES = [path for path in FILES if path.suffix == ".py"]
 TESTS = [path for path in MODULES if path.name.startswith("test_")]
 
@@ -44,7 +56,7 @@ def relative(paths: list[Path]) -> list[str]:
 
 def test_top_level_holds_what_it_may() -> None:
     """A stranger who opens the tree sees the rooms, the few files that every project has, and nothing else."""
-    assert {path.relative_to(ROOT).parts[0] for path in files()} <= TOP_LEVEL
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} <= TOP_LEVEL
 
 
 @pytest.mark.parametrize("path", relative(MODULES))
