@@ -37,7 +37,7 @@ bench: $(VENV) $(CUSTODIA) $(OPENBAO) bench-tools ## measure against OpenBao and
 docs: $(VENV) ## check that every link in the documentation leads somewhere and every command in it exists
 	.venv/bin/pytest -q tests/test_docs.py
 
-lock: $(VENV) ## write requirements/*.txt anew from pyproject.toml and requirements/*.in; LOCK=--upgrade for newer versions
+lock: .venv/bin/pip-compile ## write requirements/*.txt anew from pyproject.toml and requirements/*.in; LOCK=--upgrade for newer versions
 	$(COMPILE) --output-file requirements/run.txt pyproject.toml
 	$(COMPILE) --output-file requirements/build.txt requirements/build.in
 	$(COMPILE) --output-file requirements/dev.txt --extra dev --constraint requirements/run.txt \
@@ -47,6 +47,10 @@ lock: $(VENV) ## write requirements/*.txt anew from pyproject.toml and requireme
 
 COMPILE = CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options $(LOCK)
+
+# Not $(VENV): a pyproject.toml that asks for something new cannot be installed before it is locked.
+.venv/bin/pip-compile:
+	$(MAKE) setup
 
 clean: ## remove all that was made here, and nothing else
 	rm -rf .venv .venv-custodia .venv-openbao .tools .run build *.egg-info

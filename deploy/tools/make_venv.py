@@ -38,9 +38,9 @@ def make(directory: Path, locks: list[Path], project: list[str]) -> None:
         pip = [str(directory / "bin/python"), "-m", "pip", "--disable-pip-version-check", "-qq"]
         for lock in locks:
             _install(pip, lock)
+        subprocess.run([*pip, "check"], check=True)
         if project:
             _install_project(pip, project)
-        subprocess.run([*pip, "check"], check=True)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
