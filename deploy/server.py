@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 
 from deploy import log
 from deploy.settings import Settings
@@ -169,7 +170,11 @@ class Server(BaseApplication):
         Raises:
             SystemExit: always; code 0 after an orderly end.
         """
-        Arbiter(self).run()
+        try:
+            Arbiter(self).run()
+        except HaltServer as halt:
+            # gunicorn stumbles over a second worker that fails while the first one's failure ends the server.
+            raise SystemExit(halt.exit_status) from None
         raise SystemExit(0)
 
 

@@ -68,7 +68,7 @@ class Keys(msgspec.Struct, kw_only=True):
     connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0  # seconds
 
-    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1  # of each of the two processes
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2  # of each of the two processes (docs/adr/0009)
     umask: _Text = "0077"  # octal
     makedirs: bool = False
     log_format: Annotated[str, msgspec.Meta(pattern="^(plain|json)$")] = "plain"
@@ -291,7 +291,10 @@ class _Resolver:
         if (certificate is None) != (key is None):
             raise ConfigurationError("'tls_certificate' and 'tls_key' go together")
         store = self._store("store", keys.store)
-        if store.startswith("memory:") and keys.workers > 1:
+        workers = keys.workers
+        if store.startswith("memory:") and "workers" not in self._stated:
+            workers = 1
+        if store.startswith("memory:") and workers > 1:
             raise self._error("store", "is memory, which several workers would each have of their own")
         service = ServiceSettings(
             socket=socket,
@@ -334,7 +337,7 @@ class _Resolver:
             client=client,
             service=service,
             proxy=proxy,
-            workers=keys.workers,
+            workers=workers,
             umask=self._octal("umask", keys.umask),
             makedirs=keys.makedirs,
             log_format=keys.log_format,

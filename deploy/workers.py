@@ -7,6 +7,7 @@ waits for the others. It leans on private names of that version, as ``storage_se
 """
 
 import asyncio
+import logging
 import weakref
 from typing import Any
 
@@ -58,3 +59,13 @@ class ProxyWorker(DrainingWorker):
 
 class StorageWorker(StrongroomWorker, DrainingWorker):
     """The worker of the storage service: it knows the process at the other end of each connection."""
+
+    def init_process(self) -> None:
+        """Begin; of the workers of one start the first says why it fails, and the others fail for the same reason."""
+        if 1 < self.age <= self.cfg.workers:
+            logging.getLogger("gunicorn.error").addFilter(_is_no_startup_failure)
+        super().init_process()
+
+
+def _is_no_startup_failure(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("ASGI lifespan startup failed")

@@ -15,31 +15,38 @@ from gunicorn.workers import gasgi
 
 from storage_service.authn import PEER_EXTENSION, Peer
 
+MAX_AHEAD: Final = 32 * 1024  # bytes of a next request that gunicorn's parser may keep
 _UCRED: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
 
 class PatientProtocol(ASGIProtocol):
-    """An HTTP/1.1 connection that sets aside what arrives between a request and the end of its answering.
+    """An HTTP/1.1 connection that sets aside what arrives in haste between a request and the end of its answering.
 
     A client that has its answer may send the next request before gunicorn's loop has come round to expecting one.
     gunicorn_h1c keeps 64 KiB of such early bytes and gunicorn closes the connection, unanswered, when there were
-    more: on a unix socket, every third secret of 512 KiB on one connection. Here they wait, and reading with them.
+    more: on a unix socket, every third secret of 512 KiB on one connection. What is over half of that waits here, and
+    reading with it.
     """
 
     def __init__(self, worker: Any) -> None:
         super().__init__(worker)
-        self._early = bytearray()
+        self._ahead = 0  # early bytes that the parser keeps
+        self._early = bytearray()  # those after them
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the socket, in the order they came."""
-        if self._early or self._is_answering():
+        if self._early or (self._is_answering() and self._ahead + len(data) > MAX_AHEAD):
             self._early += data
             self._pause_reading()
         else:
+            self._ahead = self._ahead + len(data) if self._is_answering() else 0
             super().data_received(data)
 
     def _resume_reading(self) -> None:
-        if self._early:  # gunicorn's loop resets its parser after this, and before it lets anyone else run
+        # gunicorn's loop calls this after each request; then it gives the parser what that had kept, and only then
+        # lets anyone else run.
+        self._ahead = 0
+        if self._early:
             self.worker.loop.call_soon(self._take_early)
         super()._resume_reading()
 

@@ -32,6 +32,6 @@ def home(short: Path) -> Path:
 def service() -> Iterator[Up]:
     """A service that runs for the whole session; each test keeps to containers of its own."""
     path = _short()
-    with up(path / "home") as running:
+    with up(path / "home", "--workers", "2") as running:
         yield running
     shutil.rmtree(path)

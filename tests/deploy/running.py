@@ -181,7 +181,8 @@ class Up:
 @contextmanager
 def up(home: Path, *arguments: object, environ: Mapping[str, str] | None = None) -> Iterator[Up]:
     """Run ``strongroom up`` on *home* and a free port; give it out when it says that it is ready, end it after."""
-    process = spawn("up", "--home", home, "--listen", "127.0.0.1:0", "--json", *arguments, environ=environ)
+    one = () if "--workers" in arguments else ("--workers", "1")  # so that a test can tell which one did what
+    process = spawn("up", "--home", home, "--listen", "127.0.0.1:0", "--json", *one, *arguments, environ=environ)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -73,6 +73,12 @@ def test_variables_say_what_the_file_can(home: Path, variable: str, text: str, f
     assert loaded == value
 
 
+@pytest.mark.parametrize(("toml", "workers"), [("", 2), ("store = 'memory'", 1), ("workers = 5", 5)])
+def test_two_workers_unless_told_otherwise(home: Path, toml: str, workers: int) -> None:
+    """Each process has two workers; a store in memory, which each worker would have of its own, has room for one."""
+    assert load(home, toml, KEY).workers == workers
+
+
 def test_relative_paths_lie_in_the_home(home: Path) -> None:
     """A path of the settings counts from the home unless it is absolute."""
     loaded = load(home, 'audit_log = "elsewhere/a.log"\nroot_key = "/etc/key"\nstore = "sqlite:a/../b.db"')
