@@ -19,11 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from deploy.layer import read_text
 from deploy.places import CLIENT, CONFIG, SOCKET
 from models.secret import Secret
+from storage_service.client_file import ClientFile
 from storage_service.errors import ConfigurationError
 
 API_KEY_BYTES: Final = 32  # 256 bits, from the kernel's generator
@@ -46,52 +44,9 @@ class AlreadyRunning(ConfigurationError):
     """Another ``strongroom up`` holds this home."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientFile:
-    """What ``client.json`` holds: where the service is, and the API id and key to ask it with."""
-
-    url: str
-    socket: Path
-    api_id: str
-    api_key: Secret
-
-    @classmethod
-    def read(cls, path: Path) -> "ClientFile":
-        """Read *path*, refusing a file that others can read: its key would be theirs.
-
-        systemd hands credentials over in files of its own, readable by the unit's user alone whatever their mode says
-        (systemd.exec(5), CREDENTIALS_DIRECTORY); those are taken as they are.
-
-        Raises:
-            ConfigurationError: it is missing, open to others, or not such a file. The text holds no value.
-        """
-        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-        try:
-            mode = path.stat().st_mode
-        except OSError as error:
-            raise ConfigurationError(f"{path}: {error.strerror}") from error
-        if mode & 0o077 and not (credentials and path.is_relative_to(credentials)):
-            raise ConfigurationError(
-                f"{path}: others than its owner can read this API key; run: chmod 600 {path}"
-                " - and replace the key if they may have read it"
-            )
-        try:
-            fields = msgspec.json.decode(read_text(path), type=dict[str, str])
-            return cls(fields["url"], Path(fields["socket"]), fields["api_id"], Secret(fields["api_key"]))
-        except (msgspec.DecodeError, KeyError):
-            raise ConfigurationError(
-                f"{path}: a JSON object with url, socket, api_id and api_key is expected; delete the file for a new one"
-            ) from None
-
-    def write(self, path: Path) -> None:
-        """Write *path* whole or not at all, mode 0600."""
-        fields = {
-            "url": self.url,
-            "socket": str(self.socket),
-            "api_id": self.api_id,
-            "api_key": self.api_key.reveal(),
-        }
-        write_private(path, msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n")
+def write_client(client: ClientFile, path: Path) -> None:
+    """Write *client* to *path*, mode 0600."""
+    write_private(path, client.text())
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -155,7 +110,7 @@ class Home:
                 write_private(self.config, _TEMPLATE.encode())
             if not self.client.exists():
                 key = Secret(secrets.token_urlsafe(API_KEY_BYTES))
-                ClientFile("", self.path / SOCKET, API_ID, key).write(self.client)
+                write_client(ClientFile("", self.path / SOCKET, API_ID, key), self.client)
         except OSError as error:
             raise ConfigurationError(f"{self.path}: {error.strerror}") from error
         return ClientFile.read(self.client)

@@ -5,6 +5,6 @@ from typing import Final
 
 DEFAULT_HOME: Final = Path("~/.strongroom")
 CONFIG: Final = "strongroom.toml"
-CLIENT: Final = "client.json"
+CLIENT: Final = "client.json"  # storage_service.client_file
 SOCKET: Final = "run/storage.sock"
 PREFIX: Final = "STRONGROOM_"  # what every variable's name begins with

@@ -17,11 +17,12 @@ from typing import Annotated, Final
 import msgspec
 
 from deploy import custodia_conf, storage_conf
-from deploy.home import API_ID, ClientFile
+from deploy.home import API_ID
 from deploy.layer import Layer, Placeholders, read_text, unknown
 from deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, SOCKET
 from models.secret import REDACTED, Secret
 from storage_service.backends import BACKENDS
+from storage_service.client_file import ClientFile
 from storage_service.config import (
     AuthenticatorSettings,
     AuthorizerSettings,

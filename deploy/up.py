@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from deploy.home import ClientFile, Home
+from deploy.home import Home, write_client
 from deploy.server import Role, Server, listener, make_directories, options, rehearse
 from deploy.settings import Settings, load
+from storage_service.client_file import ClientFile
 from storage_service.errors import StartupError
 
 READY_WITHIN: Final = 30.0  # seconds for both to become ready; gunicorn gives an application as long to start
@@ -82,7 +83,7 @@ def up(
         make_directories(settings)
         with _Sockets(settings) as sockets:
             client = ClientFile(sockets.url, settings.service.socket, settings.service.api_id, settings.service.api_key)
-            client.write(place.client)
+            write_client(client, place.client)
             with _Family(settings.grace) as family:
                 storage = family.start(Role.STORAGE, settings, sockets, level)
                 proxy = family.start(Role.PROXY, settings, sockets, level)

@@ -7,9 +7,10 @@ import secrets
 import sys
 from pathlib import Path
 
-from deploy.home import API_ID, API_KEY_BYTES, ClientFile
+from deploy.home import API_ID, API_KEY_BYTES, write_client
 from deploy.places import CLIENT
 from models.secret import Secret
+from storage_service.client_file import ClientFile
 from storage_service.keyring import rootkey
 
 URL = "http://127.0.0.1:8000"  # strongroom-proxy.socket
@@ -21,7 +22,7 @@ def make_keys(directory: Path) -> None:
     rootkey.make(directory / "secrets.key")
     client = directory / CLIENT
     if not client.exists():
-        ClientFile(URL, SOCKET, API_ID, Secret(secrets.token_urlsafe(API_KEY_BYTES))).write(client)
+        write_client(ClientFile(URL, SOCKET, API_ID, Secret(secrets.token_urlsafe(API_KEY_BYTES))), client)
 
 
 if __name__ == "__main__":

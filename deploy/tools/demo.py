@@ -23,8 +23,9 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from deploy.home import ClientFile, write_private
+from deploy.home import write_private
 from storage_service import wire
+from storage_service.client_file import ClientFile
 
 RUN = Path(".run")
 HOME = RUN / "home"

@@ -1,26 +1,21 @@
 """Where the service is and who asks: given, read from a home's ``client.json``, or from the environment.
 
-    {"url": "http://127.0.0.1:8000", "socket": "/srv/strongroom/run/storage.sock", "api_id": "…", "api_key": "…"}
-
 The unix socket is preferred wherever both are known: it serves everything, the URL (the HTTP proxy) secrets alone.
 """
 
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
-import msgspec
-
 from models.secret import Secret
-from storage_service import wire
+from storage_service import client_file, wire
+from storage_service.client_file import ClientFile
 from storage_service.errors import ConfigurationError, NotImplementedHere
 
-CLIENT_FILE: Final = "client.json"
 ENVIRONMENT: Final = "STRONGROOM_"  # what every variable's name begins with
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -95,36 +90,15 @@ class Caller:
         return fields
 
 
-class ClientFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``client.json`` as it lies on disk. Its repr would show the key: it lives no longer than one function."""
-
-    api_id: str
-    api_key: str
-    socket: str = ""
-    url: str = ""
-
-
 def read_home(home: StrPath) -> tuple[Address, Caller]:
-    """Return what ``client.json`` in *home* says; a relative socket path counts from *home*.
+    """Return what ``client.json`` in *home* says.
 
     Raises:
         ConfigurationError: the file cannot be read, is no client.json, or others than its owner may read it.
     """
-    path = Path(home) / CLIENT_FILE
-    problem = ""
-    try:
-        with path.open("rb") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise ConfigurationError(f"{path} holds a key and is open to others: chmod 600 it, and renew the key")
-            said = msgspec.json.decode(file.read(), type=ClientFile)
-    except OSError as error:
-        problem = f"{path} cannot be read: {error.strerror}"
-    except msgspec.DecodeError as error:
-        problem = f"{path} is no client file: {error}"
-    if problem:
-        raise ConfigurationError(problem)
-    address = Address(socket=Path(home) / said.socket) if said.socket else Address(url=said.url)
-    return address, Caller(api_id=said.api_id, api_key=Secret(said.api_key))
+    said = ClientFile.read(Path(home) / client_file.NAME)
+    address = Address(url=said.url) if said.socket is None else Address(socket=said.socket)
+    return address, Caller(api_id=said.api_id, api_key=said.api_key)
 
 
 def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:

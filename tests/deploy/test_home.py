@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.home import AlreadyRunning, ClientFile, Home, write_private
+from deploy.home import AlreadyRunning, Home, write_client, write_private
 from models.secret import Secret
+from storage_service.client_file import ClientFile
 from storage_service.errors import ConfigurationError
 from tests.deploy.running import ROOT
 
@@ -97,7 +98,7 @@ def test_a_file_in_its_place_is_refused(home: Path) -> None:
 def test_the_client_file_comes_back_as_written(short: Path) -> None:
     """What one process writes another reads, and the key is in no repr."""
     written = ClientFile("http://[::1]:1", Path("/run/s"), "id", Secret("c4nary"))
-    written.write(short / "client.json")
+    write_client(written, short / "client.json")
 
     assert ClientFile.read(short / "client.json") == written
     assert "c4nary" not in repr(written)

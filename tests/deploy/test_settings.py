@@ -259,7 +259,7 @@ class TestApiKey:
     def test_a_damaged_file_is_refused(self, home: Path, content: str) -> None:
         """What is no client.json is told so, without its content."""
         write_client(home).write_text(content)
-        with pytest.raises(ConfigurationError, match="a JSON object with url, socket, api_id and api_key is expected"):
+        with pytest.raises(ConfigurationError, match="a JSON object with api_id, api_key, and socket or url is expected"):
             load(home, "", {})
 
 

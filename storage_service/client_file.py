@@ -1,0 +1,79 @@
+"""``client.json``: where a service is, and a key to ask it with.
+
+    {"url": "http://127.0.0.1:8000", "socket": "/srv/strongroom/run/storage.sock", "api_id": "…", "api_key": "…"}
+
+The file holds a key, so one that others than its owner may read is refused. Files that systemd hands over as
+credentials are taken as they are: the unit's user alone can read them, whatever their mode says (systemd.exec(5)).
+"""
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from models.secret import Secret
+from storage_service.errors import ConfigurationError
+
+NAME: Final = "client.json"
+MAX_FILE: Final = 64 * 1024  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFile:
+    """What ``client.json`` holds; *url* or *socket* may be missing."""
+
+    url: str
+    socket: Path | None
+    api_id: str
+    api_key: Secret
+
+    @classmethod
+    def read(cls, path: Path) -> "ClientFile":
+        """Return what *path* holds; a relative socket counts from the file's directory.
+
+        Raises:
+            ConfigurationError: it is missing, open to others, or no such file. The text holds no value.
+        """
+        try:
+            with path.open("rb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                text = file.read(MAX_FILE)
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+        if mode & 0o077 and not _is_credential(path):
+            raise ConfigurationError(
+                f"{path}: others than its owner can read this API key; run: chmod 600 {path}"
+                " - and replace the key if they may have read it"
+            )
+        said: _Fields | None = None
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):  # they would quote from the file
+            said = msgspec.json.decode(text, type=_Fields)
+        if said is None:
+            raise ConfigurationError(
+                f"{path}: a JSON object with api_id, api_key, and socket or url is expected;"
+                " delete the file for a new one"
+            )
+        return cls(said.url, path.parent / said.socket if said.socket else None, said.api_id, Secret(said.api_key))
+
+    def text(self) -> bytes:
+        """Return the file's content: the key stands in it, in the clear."""
+        fields = _Fields(url=self.url, socket=str(self.socket or ""), api_id=self.api_id, api_key=self.api_key.reveal())
+        return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
+
+
+class _Fields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The file's JSON. Its repr would show the key, so it lives no longer than one function."""
+
+    url: str = ""
+    socket: str = ""
+    api_id: str
+    api_key: str
+
+
+def _is_credential(path: Path) -> bool:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    return directory is not None and path.is_relative_to(directory)
