@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -117,6 +118,34 @@ def test_the_service_restarts_under_the_proxy(tmp_path: Path) -> None:
         assert away.status_code == 503
         assert away.headers["retry-after"] == "1"
         assert away.json()["type"] == "urn:strongroom:problem:unavailable"
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """When the store's file may grow no more, writes are 503 and reads go on; with room again, so do writes."""
+    acknowledged = []
+    with up(tmp_path / "home") as running, through_proxy(running) as client:
+        client.post("/box/")
+        service = worker("storage")(running)
+        before = resource.prlimit(service, resource.RLIMIT_FSIZE)
+        resource.prlimit(service, resource.RLIMIT_FSIZE, (1024 * 1024, before[1]))
+
+        answers = []
+        for number in range(200):
+            answers.append(put(client, f"box/{number}", "x" * 30_000))
+            if answers[-1].status_code != 201:
+                break
+            acknowledged.append(number)
+        listed = client.get("/box/")
+        resource.prlimit(service, resource.RLIMIT_FSIZE, before)
+        afterwards = put(client, "box/again", "yes")
+        kept = [client.get(f"/box/{number}", headers={"Accept": wire.OCTET_STREAM}).text for number in acknowledged]
+
+    assert answers[-1].status_code == 503
+    assert answers[-1].json()["fate"] in ("not-applied", "unknown")
+    assert listed.status_code == 200
+    assert afterwards.status_code == 201
+    assert len(kept) > 5
+    assert set(kept) == {"x" * 30_000}
 
 
 TAMPERINGS: dict[str, Callable[[bytes, bytes], bytes]] = {
