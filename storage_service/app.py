@@ -85,7 +85,7 @@ class StorageApp:
                 raise
             caller = Caller(principal, request_id, peer, fields.on_behalf_of)
             if path == SECRETS_PATH or path.startswith(SECRETS_PATH + "/"):
-                await self._secrets(scope, receive, send, caller, fields)
+                await self._secrets(scope, receive, send, path=path, caller=caller, head=fields)
             else:
                 scope["strongroom.caller"] = caller
                 await self._rest(scope, receive, send)

@@ -36,11 +36,6 @@ def path_of(scope: Scope) -> str:
         raise Invalid("the path is not UTF-8") from None
 
 
-def path_below(scope: Scope, prefix: str) -> str:
-    """Return the path below *prefix* without the slash between."""
-    return path_of(scope)[len(prefix) :].removeprefix("/")
-
-
 async def read_body(receive: Receive, head: Head) -> bytes:
     """Return the request's whole body.
 

@@ -6,7 +6,8 @@ response object a request cost a fifth of it. The contract and what we add to it
 
 import base64
 import binascii
-from typing import Any, Final
+from collections.abc import Awaitable
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from models import names, strict_json
 from models.errors import InvalidName
 from storage_service import asgi
-from storage_service.asgi import Receive, Scope, Send
+from storage_service.asgi import Header, Receive, Scope, Send
 from storage_service.backends.base import ABSENT, PRESENT
 from storage_service.errors import (
     Denied,
@@ -33,6 +34,21 @@ _OCTETS_TYPE: Final = (b"content-type", OCTET_STREAM.encode())
 _encode = msgspec.json.Encoder().encode
 
 
+class _Request(NamedTuple):
+    """One request: *trail* is its path below ``/secrets/``, decoded."""
+
+    trail: str
+    query: bytes
+    receive: Receive
+    send: Send
+    caller: Caller
+    head: Head
+
+    def answer(self, status: int, body: bytes, *headers: Header) -> Awaitable[None]:
+        """Send the whole response."""
+        return asgi.respond(self.send, self.caller.request_id, status, body, *headers)
+
+
 class SecretsEndpoint:
     """``/secrets`` and all below it."""
 
@@ -40,8 +56,10 @@ class SecretsEndpoint:
         self._service = service
         self._methods = {"GET": self._get, "PUT": self._put, "POST": self._post, "DELETE": self._delete}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, caller: Caller, head: Head) -> None:
-        """Answer one request of an authenticated *caller*.
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, *, path: str, caller: Caller, head: Head
+    ) -> None:
+        """Answer one request of an authenticated *caller* for *path*, the decoded one.
 
         Raises:
             ServiceError: every refusal; the application around turns it into a problem.
@@ -49,64 +67,59 @@ class SecretsEndpoint:
         method = self._methods.get(scope["method"])
         if method is None:
             raise NotImplementedHere("no such method on secrets")
-        await method(scope, receive, send, caller, head)
+        await method(_Request(path[len(SECRETS_PATH) + 1 :], scope["query_string"], receive, send, caller, head))
 
-    async def _get(self, scope: Scope, receive: Receive, send: Send, caller: Caller, head: Head) -> None:
-        del receive  # a GET's body has no meaning
-        trail = asgi.path_below(scope, SECRETS_PATH)
-        _check_query(scope["query_string"])
-        if trail == "" or trail.endswith("/"):
-            listed = await self._service.list_container(caller, self._container(trail, caller))
-            await asgi.respond(send, caller.request_id, 200, _encode(listed), _JSON_TYPE)
+    async def _get(self, request: _Request) -> None:
+        _check_query(request.query)
+        if request.trail == "" or request.trail.endswith("/"):
+            listed = await self._service.list_container(request.caller, self._container(request.trail, request.caller))
+            await request.answer(200, _encode(listed), _JSON_TYPE)
             return
-        binary = _wants_octets(head.accept)
-        entry = await self._service.get(caller, _secret_name(trail))
+        binary = _wants_octets(request.head.accept)
+        entry = await self._service.get(request.caller, _secret_name(request.trail))
         etag = etag_of(entry.revision)
-        if head.if_none_match is not None and etag in head.if_none_match:
-            await asgi.respond(send, caller.request_id, 304, b"", (b"etag", etag.encode()))
+        if request.head.if_none_match is not None and etag in request.head.if_none_match:
+            await request.answer(304, b"", (b"etag", etag.encode()))
         elif binary:
-            await asgi.respond(
-                send, caller.request_id, 200, _octets(entry.value), _OCTETS_TYPE, (b"etag", etag.encode())
-            )
+            await request.answer(200, _octets(entry.value), _OCTETS_TYPE, (b"etag", etag.encode()))
         else:
             body = b'{"type":"simple","value":%s}' % _encode(entry.value.decode())
-            await asgi.respond(send, caller.request_id, 200, body, _JSON_TYPE, (b"etag", etag.encode()))
+            await request.answer(200, body, _JSON_TYPE, (b"etag", etag.encode()))
 
-    async def _put(self, scope: Scope, receive: Receive, send: Send, caller: Caller, head: Head) -> None:
-        trail = asgi.path_below(scope, SECRETS_PATH)
-        if trail == "" or trail.endswith("/"):
+    async def _put(self, request: _Request) -> None:
+        if request.trail == "" or request.trail.endswith("/"):
             raise MethodNotAllowed("a secret's name has no trailing slash")
-        body = await asgi.read_body(receive, head)
-        value = _value_of(head.content_type, body)
-        expected = asgi.expected_revision(head)
-        revision = await self._service.put(caller, _secret_name(trail), value, expected)
+        body = await asgi.read_body(request.receive, request.head)
+        value = _value_of(request.head.content_type, body)
+        expected = asgi.expected_revision(request.head)
+        revision = await self._service.put(request.caller, _secret_name(request.trail), value, expected)
         status = 201 if expected == ABSENT else 200
-        await asgi.respond(send, caller.request_id, status, b"", (b"etag", etag_of(revision).encode()))
+        await request.answer(status, b"", (b"etag", etag_of(revision).encode()))
 
-    async def _delete(self, scope: Scope, receive: Receive, send: Send, caller: Caller, head: Head) -> None:
-        trail = asgi.path_below(scope, SECRETS_PATH)
-        if trail == "":
+    async def _delete(self, request: _Request) -> None:
+        if request.trail == "":
             raise MethodNotAllowed("the root of all secrets is not deleted")
-        _check_message(await asgi.read_body(receive, head))
-        if trail.endswith("/"):
-            await self._service.delete_container(caller, _container_name(trail))
+        _check_message(await asgi.read_body(request.receive, request.head))
+        if request.trail.endswith("/"):
+            await self._service.delete_container(request.caller, _container_name(request.trail))
         else:
-            expected = asgi.expected_revision(head)
-            await self._service.delete(caller, _secret_name(trail), PRESENT if expected == ABSENT else expected)
-        await asgi.respond(send, caller.request_id, 204, b"")
+            expected = asgi.expected_revision(request.head)
+            await self._service.delete(
+                request.caller, _secret_name(request.trail), PRESENT if expected == ABSENT else expected
+            )
+        await request.answer(204, b"")
 
-    async def _post(self, scope: Scope, receive: Receive, send: Send, caller: Caller, head: Head) -> None:
-        trail = asgi.path_below(scope, SECRETS_PATH)
-        if trail == "" and scope["query_string"] == b"batch=get":
-            await self._batch_get(send, caller, await asgi.read_body(receive, head))
+    async def _post(self, request: _Request) -> None:
+        if request.trail == "" and request.query == b"batch=get":
+            await self._batch_get(request, await asgi.read_body(request.receive, request.head))
             return
-        if not trail.endswith("/"):
+        if not request.trail.endswith("/"):
             raise MethodNotAllowed("a container's name has a trailing slash")
-        _check_message(await asgi.read_body(receive, head))
-        created = await self._service.create_container(caller, _container_name(trail))
-        await asgi.respond(send, caller.request_id, 201 if created else 200, b"")
+        _check_message(await asgi.read_body(request.receive, request.head))
+        created = await self._service.create_container(request.caller, _container_name(request.trail))
+        await request.answer(201 if created else 200, b"")
 
-    async def _batch_get(self, send: Send, caller: Caller, body: bytes) -> None:
+    async def _batch_get(self, request: _Request, body: bytes) -> None:
         try:
             wanted = msgspec.convert(strict_json.decode(body), _BatchGet).names
         except (strict_json.MalformedJSON, msgspec.ValidationError):
@@ -114,13 +127,13 @@ class SecretsEndpoint:
         if len(wanted) > MAX_BATCH_NAMES:
             raise Invalid(f"a batch get is at most {MAX_BATCH_NAMES} names")
         full = [_secret_name(name) for name in wanted]
-        entries = await self._service.get_many(caller, full) if full else {}
+        entries = await self._service.get_many(request.caller, full) if full else {}
         parts = []
         for name, asked in zip(full, wanted, strict=True):
             entry = entries.get(name)
             message = b"null" if entry is None else b'{"type":"simple","value":%s}' % _encode(entry.value.decode())
             parts.append(b"%s:%s" % (_encode(asked), message))
-        await asgi.respond(send, caller.request_id, 200, b"{%s}" % b",".join(parts), _JSON_TYPE)
+        await request.answer(200, b"{%s}" % b",".join(parts), _JSON_TYPE)
 
     def _container(self, trail: str, caller: Caller) -> str:
         if trail != "":

@@ -3,14 +3,17 @@
 import base64
 import json
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
+import pytest
 from argon2 import PasswordHasher
 
+from deploy.pytest_plugin import Server
 from storage_service import wire
 from tests.deploy.running import ROOT, Up, clean_environment, descendants, up
 
@@ -44,9 +47,9 @@ def provoke(running: Up) -> list[httpx.Response]:
     answers = []
     with (
         httpx.Client(base_url=running.url) as proxy,
-        httpx.Client(transport=httpx.HTTPTransport(uds=str(running.socket)), base_url="http://socket") as socket,
+        httpx.Client(transport=httpx.HTTPTransport(uds=str(running.socket)), base_url="http://socket") as local,
     ):
-        for client, root in ((proxy, "/api/v0/secrets"), (socket, "/secrets")):
+        for client, root in ((proxy, "/api/v0/secrets"), (local, "/secrets")):
             box = f"{root}/box{client is proxy}"
             ask = client.request
             answers += [
@@ -82,17 +85,17 @@ def provoke(running: Up) -> list[httpx.Response]:
                 "/api/v0/containermanager/cm", headers=own, json={"type": "openshift", "options": {"token": SECRET}}
             ),
             proxy.get("/api/v0/containermanager/cm", headers=own),
-            socket.post(
+            local.post(
                 "/storage/get", headers=own, json={"model": "HostCreds", "records": [{"address": "a", SECRET: 1}]}
             ),
-            socket.post("/storage/save", headers=own, json={"model": SECRET, "records": []}),
-            socket.post(
+            local.post("/storage/save", headers=own, json={"model": SECRET, "records": []}),
+            local.post(
                 "/storage/save", headers=own, json={"model": "HostCreds", "records": [host | {"remote_user": 7}]}
             ),
-            socket.post("/apikeys", headers=own, json={"id": "ci", "paths": [SECRET], "actions": [SECRET]}),
-            socket.post("/apikeys", headers=own, json={"id": "ci", SECRET: SECRET}),
-            socket.get("/apikeys", headers=own),
-            socket.get("/status", headers=own),
+            local.post("/apikeys", headers=own, json={"id": "ci", "paths": [SECRET], "actions": [SECRET]}),
+            local.post("/apikeys", headers=own, json={"id": "ci", SECRET: SECRET}),
+            local.get("/apikeys", headers=own),
+            local.get("/status", headers=own),
         ]
     return answers
 
@@ -125,6 +128,40 @@ def test_no_canary_comes_out(tmp_path: Path) -> None:
     assert len(done.err) > 0
     assert (running.home / "log" / "audit.log").stat().st_size > 0
     assert {answer.status_code for answer in answers} >= {200, 201, 400, 401, 403, 409, 501}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        f"GET /secrets/a/b HTTP/1.1\r\nHost: x\r\nCUSTODIA-AUTH-KEY {KEY}\r\n\r\n",
+        f"GET /secrets/a/b HTTP/1.1\r\nHost: x\r\nCUSTODIA-AUTH-KEY: {KEY}\x00\r\n\r\n",
+        f"GET /secrets/a/b HTTP/1.1\r\nHost: x\r\n{KEY} : x\r\n\r\n",
+        f"{KEY} /secrets/a/b HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"PUT /secrets/a/b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{SECRET}\r\n",
+        f"PUT /secrets/a/b HTTP/1.1\r\nHost: x\r\nContent-Length: {SECRET}\r\n\r\n",
+        f"GET /secrets/a/b?{SECRET} HTTP/{SECRET}\r\nHost: x\r\n\r\n",
+        f"GET /secrets/a/b HTTP/1.1\r\nHost: x\r\nx: {KEY * 300}\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("face", ["socket", "proxy"])
+def test_a_malformed_request_is_not_quoted(strongroom_server: Server, face: str, request_: str) -> None:
+    """What the HTTP parser refuses comes back with a status, and without a piece of what was sent."""
+    if face == "socket":
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(strongroom_server.socket))
+    else:
+        url = httpx.URL(strongroom_server.url)
+        connection = socket.create_connection((url.host, url.port))
+    with connection:
+        connection.settimeout(10)
+        connection.sendall(request_.encode())
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+
+    assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")) or answer == b""
+    assert traces(answer) == []
 
 
 def test_the_store_holds_ciphertext(tmp_path: Path) -> None:
