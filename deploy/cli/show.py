@@ -19,6 +19,7 @@ def as_json() -> bool:
 def answer(data: Any) -> None:
     """Print *data* as JSON, one document on one line."""
     sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+    sys.stdout.flush()  # `up` goes on for long, and who reads its pipe waits for this line
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -38,7 +38,8 @@ class Done:
 
 def clean_environment(**more: str) -> dict[str, str]:
     """Return this environment without what would lead the command anywhere."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STRONGROOM_")}
+    # PYTHONUNBUFFERED would hide a line that is written and not flushed; most users do not have it.
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("STRONGROOM_") and k != "PYTHONUNBUFFERED"}
     return kept | {"PYTHONPATH": str(ROOT), "HOME": "/nonexistent"} | more
 
 
