@@ -18,10 +18,11 @@ from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple, TypeAlias
 
 from storage_service.backends.base import ABSENT, Change, Conflict, Delete, Put, Vacant, failed_guards, not_applied
-from storage_service.backends.sqlite.file import BEYOND, STATE, connect_writer, unavailable
+from storage_service.backends.sqlite.file import BEYOND, STATE, connect_writer, primary_code, unavailable
 from storage_service.errors import Fate, StrongroomError, Unavailable
 
 MAX_GROUP: Final = 64  # commits in one transaction, so that the first does not wait long for the last
+POLL: Final = 0.0002  # seconds between looks whether another process has finished its group
 SCRUB_AFTER: Final = 1.0  # seconds from a deletion or replacement until the old value is gone from the log too
 
 _REVISIONS: Final = "SELECT json_group_object(name, revision) FROM entry WHERE name IN (SELECT value FROM json_each(?))"
@@ -135,6 +136,7 @@ class Writer:
     def _run(self) -> None:
         try:
             with contextlib.closing(connect_writer(self._path, self._busy_timeout, self._factory)) as db:
+                db.execute("PRAGMA busy_timeout = 0")  # from here on `_begin` waits
                 self._tell(_succeed, self._started)
                 self._scrub(db)  # of what a process that was killed left in the log
                 while (jobs := self._next_group()) is not None:
@@ -180,7 +182,7 @@ class Writer:
         """Write a group in one transaction; where it cannot be written together, each commit by itself."""
         begun = False
         try:
-            db.execute("BEGIN IMMEDIATE")
+            self._begin(db)
             begun = True
             group = _Group(db, batches)
             group.write(self._history)
@@ -200,6 +202,23 @@ class Writer:
             self._scrub_at = time.monotonic() + SCRUB_AFTER
         return group.outcomes
 
+    def _begin(self, db: sqlite3.Connection) -> None:
+        """Begin a transaction when no other process has one.
+
+        SQLite's own waiting begins with a millisecond and goes on to tens of them, where another worker's group takes
+        a few tenths of one.
+        """
+        deadline = time.monotonic() + self._busy_timeout / 1000
+        while True:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as exc:
+                if primary_code(exc) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL)
+            else:
+                return
+
     def _scrub_when_due(self, db: sqlite3.Connection) -> None:
         if self._scrub_at is not None and time.monotonic() >= self._scrub_at:
             self._scrub(db)
@@ -207,11 +226,7 @@ class Writer:
     def _scrub(self, db: sqlite3.Connection) -> None:
         """Bring the log into the file and cut it to nothing; while others read from it, try again later."""
         try:
-            db.execute("PRAGMA busy_timeout = 0")
-            try:
-                (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            finally:
-                db.execute(f"PRAGMA busy_timeout = {self._busy_timeout}")
+            (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error:
             busy = True
         self._scrub_at = time.monotonic() + SCRUB_AFTER if busy else None
