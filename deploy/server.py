@@ -95,7 +95,7 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
     level = "DEBUG" if settings.debug else level
     common = {
         "proc_name": f"strongroom-{role}",
-        "workers": settings.workers,
+        "workers": settings.proxy_workers if role is Role.PROXY else settings.workers,
         "asgi_loop": "uvloop",
         "asgi_lifespan": "on",
         "http_parser": "fast",  # the one in C, everywhere: two parsers would be two grammars

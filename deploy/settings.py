@@ -69,7 +69,8 @@ class Keys(msgspec.Struct, kw_only=True):
     connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0  # seconds
 
-    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2  # of each of the two processes (docs/adr/0009)
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2  # of the storage service (docs/adr/0009)
+    proxy_workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     umask: _Text = "0077"  # octal
     makedirs: bool = False
     log_format: Annotated[str, msgspec.Meta(pattern="^(plain|json)$")] = "plain"
@@ -103,6 +104,7 @@ class Settings:
     service: ServiceSettings
     proxy: ProxySettings
     workers: int
+    proxy_workers: int
     umask: int
     makedirs: bool
     log_format: str  # "plain" | "json"
@@ -339,6 +341,7 @@ class _Resolver:
             service=service,
             proxy=proxy,
             workers=workers,
+            proxy_workers=keys.proxy_workers,
             umask=self._octal("umask", keys.umask),
             makedirs=keys.makedirs,
             log_format=keys.log_format,

@@ -16,7 +16,7 @@ _FLAGS = (
         {"metavar": "HOST:PORT", "help": "Where the proxy listens [127.0.0.1:8000]; port 0: a free one."},
     ),
     ("--store", {"metavar": "URL", "help": "Where all is kept: sqlite, memory, etcd://HOST:PORT,…/PREFIX [sqlite]."}),
-    ("--workers", {"type": int, "metavar": "N", "help": "Workers of each process [2; in memory 1]."}),
+    ("--workers", {"type": int, "metavar": "N", "help": "Workers of the service [2; in memory 1]."}),
     ("--storage-conf", {"metavar": "FILE", "help": "Take settings from a storage.conf (JSON)."}),
     ("--custodia-conf", {"metavar": "FILE", "help": "Take settings from a custodia.conf (INI)."}),
     ("--makedirs/--no-makedirs", {"default": None, "help": "Make directories that are missing."}),

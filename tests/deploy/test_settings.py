@@ -75,7 +75,7 @@ def test_variables_say_what_the_file_can(home: Path, variable: str, text: str, f
 
 @pytest.mark.parametrize(("toml", "workers"), [("", 2), ("store = 'memory'", 1), ("workers = 5", 5)])
 def test_two_workers_unless_told_otherwise(home: Path, toml: str, workers: int) -> None:
-    """Each process has two workers; a store in memory, which each worker would have of its own, has room for one."""
+    """The service has two workers; a store in memory, which each worker would have of its own, has room for one."""
     assert load(home, toml, KEY).workers == workers
 
 
@@ -259,7 +259,7 @@ class TestApiKey:
     def test_a_damaged_file_is_refused(self, home: Path, content: str) -> None:
         """What is no client.json is told so, without its content."""
         write_client(home).write_text(content)
-        with pytest.raises(ConfigurationError, match="a JSON object with api_id, api_key, and socket or url is expected"):
+        with pytest.raises(ConfigurationError, match="a JSON object with api_id, api_key, and socket or url"):
             load(home, "", {})
 
 

@@ -111,7 +111,7 @@ class TestBegin:
             assert "cygrpc" not in Path(f"/proc/{pid}/maps").read_text()
         for pid in (parent, storage, proxy):
             assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
-        assert len(workers) == 4
+        assert len(workers) == 3
         opened = [pid for pid in service.family() if any("strongroom.db" in name for name in open_files(pid))]
         assert len(opened) == 2
         assert set(opened) < set(workers)
