@@ -24,6 +24,9 @@ from aetcd import rpc
 READY_WITHIN: Final = 20.0  # seconds for a member to become healthy, also on a busy machine
 POLL: Final = 0.02  # seconds between two questions
 LOOPBACK: Final = "127.0.0.1"
+_NO_LIMIT: Final = [
+    ("grpc.max_receive_message_length", -1)
+]  # an administrator looks at all that a session's tests left
 PORTS: Final = range(20000, 32000)  # below the ephemeral ports, so that a member finds its own again when restarted
 
 
@@ -184,9 +187,9 @@ class Etcd:
         """Yield an administrator's hands on the first member."""
         address = self.members[0].endpoint
         if self.ca is None:
-            channel = grpc.insecure_channel(address)
+            channel = grpc.insecure_channel(address, _NO_LIMIT)
         else:
-            channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(self.ca))
+            channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(self.ca), _NO_LIMIT)
         with channel:
             yield Admin(channel, user, password)
 

@@ -7,9 +7,10 @@ memory:                                            gone with the process
 
 from collections.abc import Callable, Mapping
 from typing import Final
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl
 
 from storage_service.backends.base import Backend
+from storage_service.backends.url import split
 from storage_service.errors import ConfigurationError
 
 __all__ = ["BACKENDS", "open_backend"]
@@ -54,7 +55,7 @@ def open_backend(url: str, **options: str) -> Backend:
             it may hold a password.
     """
     try:
-        parts = urlsplit(url)
+        parts = split(url)
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
         raise ConfigurationError("the store's URL is not a URL; write e.g. sqlite:/path/to/store.db") from None

@@ -1,7 +1,6 @@
 """The URL of a store in etcd, and the table of what its failures mean."""
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from aetcd.rpc import AioRpcError, StatusCode
@@ -11,6 +10,7 @@ from models.secret import Secret
 from storage_service.backends import open_backend
 from storage_service.backends.etcd.failures import Kind, diagnose
 from storage_service.backends.etcd.target import PASSWORD_VARIABLE, Target, parse
+from storage_service.backends.url import split
 from storage_service.errors import ConfigurationError, Fate, TooLarge, Unavailable
 
 SECRET = "s3cr3t"
@@ -39,16 +39,16 @@ SECRET = "s3cr3t"
 )
 def test_a_url_is_read(url: str, options: dict[str, str], target: Target) -> None:
     """Endpoints, prefix, credentials and files come out of the URL and its options as documented."""
-    assert parse(urlsplit(url), options, environ={}) == target
+    assert parse(split(url), options, environ={}) == target
 
 
 def test_a_password_comes_from_the_environment_last() -> None:
     """A named user's password is looked up in the environment where nothing else gives one, and only there."""
     environ = {PASSWORD_VARIABLE: SECRET}
 
-    assert parse(urlsplit("etcd://u@a:1"), {}, environ).password == Secret(SECRET)
-    assert parse(urlsplit("etcd://u:p@a:1"), {}, environ).password == Secret("p")
-    assert parse(urlsplit("etcd://a:1"), {}, environ) == Target(endpoints=("a:1",))
+    assert parse(split("etcd://u@a:1"), {}, environ).password == Secret(SECRET)
+    assert parse(split("etcd://u:p@a:1"), {}, environ).password == Secret("p")
+    assert parse(split("etcd://a:1"), {}, environ) == Target(endpoints=("a:1",))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_a_url_becomes_its_backend(url: str, options: dict[str, str], kind: type
         ("", {}, "sqlite, memory, etcd"),
         ("/var/lib/store.db", {}, "sqlite, memory, etcd"),
         ("redis://user:hunter2@host/0", {}, "sqlite, memory, etcd"),
-        ("http://[hunter2", {}, "not a URL"),
+        ("sqlite:/\nhunter2", {}, "not a URL"),
         ("sqlite:relative-hunter2.db", {}, "absolute path"),
         ("sqlite://host/hunter2.db", {}, "absolute path"),
         ("sqlite:/data/hunter2.db#part", {}, "absolute path"),
