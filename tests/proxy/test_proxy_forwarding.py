@@ -3,9 +3,10 @@
 import asyncio
 import json
 import re
+from contextlib import suppress
 
 import pytest
-from conftest import CONNECTIONS, Proxy
+from conftest import CONNECTIONS, TIMEOUT, Proxy
 from raw_http import Client, Exchange, Message, ScriptedService, ask, read_message, request
 
 CREDENTIALS = ("CUSTODIA_AUTH_ID: ci", "CUSTODIA_AUTH_KEY: k3y")
@@ -501,6 +502,22 @@ async def test_a_busy_pool_keeps_nobody_waiting_for_ever(proxy: Proxy, service: 
 
 async def test_slow_uploads_leave_room_for_reads(proxy: Proxy, service: ScriptedService) -> None:
     """Clients that never finish their long bodies hold a part of the pool at most."""
+    ended = 0
+    let_go = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        nonlocal ended
+        if exchange.head.method != "PUT":
+            exchange.answer()
+            return
+        try:
+            await exchange.body()
+        finally:
+            ended += 1
+            if ended == CONNECTIONS * 2:
+                let_go.set()
+
+    service.script = script
     async with asyncio.TaskGroup() as group:
         clients = [await Client.to(proxy.port) for _ in range(CONNECTIONS * 2)]
         for client in clients:
@@ -509,6 +526,11 @@ async def test_slow_uploads_leave_room_for_reads(proxy: Proxy, service: Scripted
         answers = [group.create_task(get(proxy)) for _ in range(4)]
     for client in clients:
         client.writer.transport.abort()
+    # Uploads that waited for their turn still dial, find their client gone and hang up, or reach their deadline;
+    # the next test's service must not meet them.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(TIMEOUT):
+            await let_go.wait()
 
     assert [answer.result().status for answer in answers] == [200] * 4
 
