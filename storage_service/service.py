@@ -17,7 +17,7 @@ from storage_service.apikeys import ApiKeyRecord, ApiKeys
 from storage_service.audit import AuditLog, AuditRecord
 from storage_service.authn import Peer
 from storage_service.authz.base import Action, Decider, Principal
-from storage_service.authz.paths import UserNameSpace, decide, matches
+from storage_service.authz.paths import UserNameSpace, covers, decide
 from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Put, Vacant
 from storage_service.errors import (
     Changed,
@@ -266,9 +266,7 @@ class Service:
         """
         await self._permit(caller, Action.PUT, [_key_name(key_id)])
         reach = caller.principal
-        if not (
-            set(actions) <= reach.actions and all(matches(reach.paths, path.rstrip("/.") or "/") for path in paths)
-        ):
+        if not (set(actions) <= reach.actions and all(covers(reach.paths, path) for path in paths)):
             raise Denied("a key reaches no further than the key that makes it")
         return await self._keys.create(key_id, paths, actions)
 

@@ -29,6 +29,18 @@ def matches(entries: Iterable[str], path: str) -> bool:
     return False
 
 
+def covers(entries: Iterable[str], wanted: str) -> bool:
+    """Whether all that the entry *wanted* covers is covered by one of *entries*.
+
+    An entry for exactly one path covers that entry alone, never the tree of the same name.
+    """
+    bare = wanted[:-1] if wanted.endswith((".", "/")) else wanted
+    return any(
+        entry in ("/", wanted) or (not entry.endswith((".", "/")) and (bare + "/").startswith(entry + "/"))
+        for entry in entries
+    )
+
+
 class Reach:
     """The limits that a credential carries itself: outside them nothing is allowed, whatever else is said."""
 

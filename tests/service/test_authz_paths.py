@@ -3,7 +3,7 @@
 import pytest
 
 from storage_service.authz.base import ALL_ACTIONS, Action, Principal
-from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, decide, matches
+from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, covers, decide, matches
 
 ANYONE = Principal("apikey:ci")
 
@@ -34,6 +34,32 @@ def test_path_entries(entries: str, path: str, expected: bool) -> None:
     """An entry covers what Custodia's SimplePathAuthz says it covers, by whole segments."""
     assert matches(entries.split(), path) is expected
     assert SimplePathAuthz(tuple(entries.split())).decide(ANYONE, Action.GET, path[1:]) is (True if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("entries", "wanted", "expected"),
+    [
+        ("/", "/", True),
+        ("/", "/secrets/a.", True),
+        ("/secrets", "/secrets", True),
+        ("/secrets", "/secrets/hosts", True),
+        ("/secrets", "/secrets/hosts/", True),
+        ("/secrets", "/secrets.", True),
+        ("/secrets", "/secretsX", False),
+        ("/secrets", "/", False),
+        ("/secrets", "/.", False),
+        ("/secrets/hosts.", "/secrets/hosts.", True),
+        ("/secrets/hosts.", "/secrets/hosts", False),
+        ("/secrets/hosts/", "/secrets/hosts", False),
+        ("/secrets/hosts/", "/secrets/hosts/a", False),
+        ("/.", "/", False),
+        ("/. /secrets/a", "/secrets/a/b", True),
+        ("", "/secrets", False),
+    ],
+)
+def test_a_key_hands_on_no_more_than_it_has(entries: str, wanted: str, expected: bool) -> None:
+    """An entry is covered by its own tree or itself; one for exactly a path gives nobody what lies below it."""
+    assert covers(entries.split(), wanted) is expected
 
 
 @pytest.mark.parametrize(
