@@ -14,9 +14,11 @@ from jwcrypto.jwk import JWK
 
 from storage_service.errors import KeyFileMissing, KeyFileUnusable, StartupError
 from storage_service.keyring import rootkey
+from storage_service.keyring.private_file import PrivateFile
 from storage_service.keyring.rootkey import RootKey
 from tests.keyring.racing import race
 
+FILE: Final = PrivateFile("root key file", exposed="the keys it wraps are to be rotated")
 BITS: Final = bytes(range(64))
 GOOD: Final = JWK(
     kty="oct", k="AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw"
@@ -144,16 +146,16 @@ def test_owners_and_modes(mode: int, uid: int, accepted: bool) -> None:
     """To a service that runs as 990: its own and root's files that nobody else can read, and systemd's credentials."""
     path = Path("/run/credentials/strongroom.service/secrets.key")
     if accepted:
-        rootkey.check(path, status(stat.S_IFREG, mode, uid), 990)
+        FILE.check(path, status(stat.S_IFREG, mode, uid), 990)
     else:
         with pytest.raises(KeyFileUnusable, match=r"run: (chmod 600|chown 990)"):
-            rootkey.check(path, status(stat.S_IFREG, mode, uid), 990)
+            FILE.check(path, status(stat.S_IFREG, mode, uid), 990)
 
 
 def test_a_device_is_no_file() -> None:
     """Only a plain file is read."""
     with pytest.raises(KeyFileUnusable, match="plain file"):
-        rootkey.check(Path("/dev/zero"), status(stat.S_IFCHR, 0o600, 0), 0)
+        FILE.check(Path("/dev/zero"), status(stat.S_IFCHR, 0o600, 0), 0)
 
 
 # Making one.

@@ -1,0 +1,121 @@
+"""A file that holds a key and is ours alone: how one is read, made and looked at, whatever key it holds.
+
+Whoever can read such a file has the key; so it is refused unless it is a plain file of ours or root's that nobody
+else can read or change. It is made once, whole or not at all, whatever number of workers try; nothing here ever
+replaces or removes one.
+
+All of this blocks on the disk; who calls it does so off the event loop.
+"""
+
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from storage_service.errors import KeyFileMissing, KeyFileUnusable
+
+_MODE: Final = 0o600
+_CREDENTIAL_MODE: Final = 0o440  # what systemd's LoadCredential= shows where it lets the unit in by an ACL
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateFile:
+    """One sort of key file, known by what is said of it."""
+
+    noun: str  # what it is called: "root key file"
+    exposed: str  # what is to be done if others could have read one
+
+    def read(self, path: Path, limit: int) -> bytes:
+        """Return what the file at *path* holds, of a longer one *limit* bytes and one more.
+
+        Raises:
+            KeyFileMissing: there is no such file.
+            KeyFileUnusable: it cannot be read, is no plain file, or is open to others.
+        """
+        try:
+            # O_NOFOLLOW: a link may lead to what others can write. O_NONBLOCK: a FIFO must not hang the start.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise KeyFileMissing(f"there is no {self.noun} at {path}") from None
+        except OSError as error:
+            if path.is_symlink():
+                raise KeyFileUnusable(f"{path} is a symbolic link; give the path of the {self.noun} itself") from None
+            raise self._unusable(path, "opened", error) from None
+        try:
+            self.check(path, os.fstat(descriptor), os.geteuid())
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read(limit + 1)
+        except OSError as error:
+            raise self._unusable(path, "read", error) from None
+        finally:
+            os.close(descriptor)
+
+    def make(self, path: Path, text: Callable[[], bytes]) -> bool:
+        """Make the file at *path*, unless something is there already, and return whether this call made it.
+
+        However many callers race, one file wins, and no reader ever sees part of it. When this returns, the file and
+        its name are on disk, whoever made it.
+
+        Args:
+            path: where; the directory must exist.
+            text: gives what the file is to hold; asked only if nothing is there.
+
+        Raises:
+            KeyFileUnusable: the file cannot be made here.
+        """
+        try:
+            made = not os.path.lexists(path) and _link(path, text())
+            _sync_directory(path.parent)
+        except OSError as error:
+            raise self._unusable(path, "made", error) from None
+        return made
+
+    def check(self, path: Path, status: os.stat_result, uid: int) -> None:
+        """Accept a file with this *status* for a process that runs as *uid*.
+
+        Raises:
+            KeyFileUnusable: it is no plain file, another user's, or open to others; the text says what to run.
+        """
+        if not stat.S_ISREG(status.st_mode):
+            raise KeyFileUnusable(f"{path} is not a plain file; give the path of the {self.noun} itself")
+        if status.st_uid not in (uid, 0):
+            raise KeyFileUnusable(f"{path} belongs to another user; run: chown {uid} {path}")
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & 0o077 and not (status.st_uid == 0 and mode == _CREDENTIAL_MODE):
+            raise KeyFileUnusable(
+                f"{path} is open to others (mode {mode:04o}); run: chmod 600 {path}; "
+                f"if others could really have read it, {self.exposed}"
+            )
+
+    def _unusable(self, path: Path, done: str, error: OSError) -> KeyFileUnusable:
+        return KeyFileUnusable(f"the {self.noun} {path} cannot be {done}: {error.strerror}")
+
+
+def _link(path: Path, text: bytes) -> bool:
+    """Write *text* to a new file and give it the name *path*, unless something has that name by then."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, _MODE)  # whatever the umask took away
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        os.link(temporary, path)  # unlike a rename, a link never replaces: the first to arrive stays
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def _sync_directory(directory: Path) -> None:
+    """Bring the names in *directory* to the disk: those that another process has just made, too."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
