@@ -15,7 +15,9 @@ ABSENT: Final = 0
 PRESENT: Final = -1
 """An expected revision: the name must exist, at whatever revision."""
 MAX_BATCH: Final = 128
-"""Changes in one commit; etcd's own default limit for a transaction."""
+"""Changes in one commit of a store; etcd's own default limit for a transaction. What wraps one may take fewer."""
+MAX_KEY: Final = 1024
+"""Bytes of a name as stores keep it: a name of ``models.names``, and room for what the service puts before it."""
 MAX_PAGE: Final = 1000
 """Names in one page of a listing."""
 
@@ -101,12 +103,20 @@ class Compacted(StrongroomError):
 class Backend(Protocol):
     """A place for bytes under names. Untrusted: whoever runs it may read, swap, cut and roll back what it holds.
 
-    Names are those of ``models.names``; values are at most ``wire.MAX_STORED`` bytes. Revisions are positive
-    integers that grow with every commit of the whole store; a name's revision is that of the commit that last
-    wrote it. Missing is None, not an error.
+    Names are spelled as ``models.names`` says and at most `MAX_KEY` bytes long, for the service's own rows may have a
+    whole name within theirs; values are at most ``wire.MAX_STORED`` bytes. Revisions are positive integers that grow
+    with every commit of the whole store; a name's revision is that of the commit that last wrote it. Missing is None,
+    not an error.
 
     Every method raises `Unavailable` when the store cannot answer: full, stopped, locked by others, or unreadable.
     """
+
+    @property
+    def max_batch(self) -> int:
+        """Changes in one commit, at most; 2 or more, so that a record and its container go together.
+
+        What adds changes of its own takes fewer than what it wraps, and not always as many: read it for each batch.
+        """
 
     async def open(self) -> None:
         """Connect. Called once, in the process and on the event loop that will use it, after any fork.
@@ -139,7 +149,7 @@ class Backend(Protocol):
     async def commit(self, changes: Sequence[Change]) -> int:
         """Apply all of *changes* or none, durably, and return the revision they got.
 
-        At most `MAX_BATCH` changes, no two of them for one name (a `Check` of a name that is also put counts:
+        At most `max_batch` changes, no two of them for one name (a `Check` of a name that is also put counts:
         give the put its expected revision instead). Guards speak of the store before the batch. When this returns,
         the changes are on disk. A batch that writes nothing (checks alone, or deletes of what is not there) gets no
         revision of its own but that of the store.
@@ -147,7 +157,7 @@ class Backend(Protocol):
         Raises:
             Conflict: a guard did not hold; nothing was applied.
             Unavailable: with its *fate*: not applied, applied, or unknown.
-            ValueError: the batch breaks a rule of `check_batch`.
+            ValueError: the batch breaks a rule of `check_batch`, or is over `max_batch`.
         """
 
 
@@ -167,17 +177,20 @@ class Watchable(Protocol):
 
 
 def check_batch(changes: Sequence[Change]) -> None:
-    """Refuse a batch that no backend may be given.
+    """Refuse a batch that no store may be given.
 
     Raises:
-        ValueError: empty, over `MAX_BATCH`, a value over `wire.MAX_STORED`, or one name twice. etcd can lose a live
-            value when one transaction deletes and puts the same key (etcd#22376), so the rule holds everywhere.
+        ValueError: empty, over `MAX_BATCH`, a name over `MAX_KEY`, a value over `wire.MAX_STORED`, or one name twice.
+            etcd can lose a live value when one transaction deletes and puts the same key (etcd#22376), so the rule
+            holds everywhere.
     """
     if not 0 < len(changes) <= MAX_BATCH:
         raise ValueError(f"a batch is 1 to {MAX_BATCH} changes")
     names = [change.name for change in changes if not isinstance(change, Vacant)]
     if len(names) != len(set(names)):
         raise ValueError("a batch names a record once")
+    if any(len(name) > MAX_KEY for name in names):
+        raise ValueError(f"a name is at most {MAX_KEY} bytes")
     if any(isinstance(change, Put) and len(change.value) > MAX_STORED for change in changes):
         raise ValueError(f"a value is at most {MAX_STORED} bytes")
 

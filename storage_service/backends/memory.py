@@ -8,6 +8,7 @@ from typing import Final, Self
 from urllib.parse import SplitResult
 
 from storage_service.backends.base import (
+    MAX_BATCH,
     MAX_PAGE,
     Change,
     Compacted,
@@ -36,6 +37,7 @@ class MemoryBackend:
     """
 
     def __init__(self, history: int = HISTORY) -> None:
+        self.max_batch = MAX_BATCH
         self.calls: Counter[str] = Counter()
         self._entries: dict[str, Entry] = {}
         self._names: list[str] = []  # sorted

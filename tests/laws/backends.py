@@ -1,7 +1,8 @@
 """The law of backends: every sentence of ``storage_service.backends.base``, as something that can be run.
 
 A law takes an opened, empty backend and raises AssertionError where the backend breaks it. ``LAWS`` hold for every
-backend and every wrapper round one; ``WATCH_LAWS`` for those that are `Watchable` too. A new backend is held to them by
+backend and every wrapper round one, as long as it takes `LEAST_BATCH` changes; ``STORE_LAWS`` for those too that keep
+names as they are given, and add none; ``WATCH_LAWS`` for those that are `Watchable`. A new backend is held to them by
 
     @pytest.mark.parametrize("law", LAWS, ids=name_of)
     async def test_law(law: Law) -> None:
@@ -22,9 +23,10 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 import pytest
 from hypothesis import strategies as st
 
+from models.names import MAX_NAME
 from storage_service.backends.base import (
     ABSENT,
-    MAX_BATCH,
+    MAX_KEY,
     MAX_PAGE,
     PRESENT,
     Backend,
@@ -55,9 +57,11 @@ class WatchableBackend(Backend, Watchable, Protocol):
 WatchLaw: TypeAlias = Callable[[WatchableBackend], Awaitable[None]]
 
 LAWS: Final[list[Law]] = []
+STORE_LAWS: Final[list[Law]] = []
 WATCH_LAWS: Final[list[WatchLaw]] = []
 
 PATIENCE: Final = 10.0  # seconds until a watch that should have told something is taken for silent
+LEAST_BATCH: Final = 8  # changes in the largest batch that a law commits whatever `max_batch` is
 RACERS: Final = 16
 ROUNDS: Final = 5  # increments by each of the racers
 
@@ -66,6 +70,11 @@ _Any = TypeVar("_Any", bound=Callable[..., Awaitable[None]])
 
 def _law(law: Law) -> Law:
     LAWS.append(law)
+    return law
+
+
+def _store_law(law: Law) -> Law:
+    STORE_LAWS.append(law)
     return law
 
 
@@ -84,6 +93,15 @@ async def _conflict(backend: Backend, changes: Sequence[Change]) -> tuple[Change
     with pytest.raises(Conflict) as caught:
         await backend.commit(changes)
     return caught.value.failed
+
+
+async def _fill(backend: Backend, names: Sequence[str]) -> None:
+    """Put every one of *names*, its value the name itself, in as few commits as the backend allows."""
+    left = [Put(name, name.encode()) for name in names]
+    while left:
+        size = backend.max_batch
+        await backend.commit(left[:size])
+        left = left[size:]
 
 
 async def _value(backend: Backend, name: str) -> bytes | None:
@@ -168,16 +186,38 @@ async def a_value_over_the_limit_is_refused(backend: Backend) -> None:
 
 @_law
 async def every_legal_character_is_a_name(backend: Backend) -> None:
-    """Every character of the grammar and the longest name are kept apart, and come back in byte order."""
+    """Every character of the grammar and the longest record's name are kept apart, and come back in byte order."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     names = [f"c/{c}" for c in letters + letters.upper() + "0123456789._@:+-" if c != "."]
-    names += ["c/...", "c/a.", "c/.a", "c/a/", "c/a/b", "top", "top/", "x" * 512, "10.0.0.7", "fe80::1"]
-    for start in range(0, len(names), MAX_BATCH):
-        await backend.commit([Put(name, name.encode()) for name in names[start : start + MAX_BATCH]])
+    names += ["c/...", "c/a.", "c/.a", "c/a/", "c/a/b", "top", "top/", "x" * MAX_NAME, "10.0.0.7", "fe80::1"]
+    await _fill(backend, names)
 
     assert await _all_names(backend) == sorted(names)
     got = await backend.get_many(names)
     assert {name: entry.value for name, entry in got.items()} == {name: name.encode() for name in names}
+
+
+@_store_law
+async def the_longest_name_is_kept(backend: Backend) -> None:
+    """Names up to `MAX_KEY` bytes are put, read, listed, guarded and deleted as any other; a longer is a ValueError."""
+    stem = "system/census/default.1/".ljust(MAX_KEY - 1, "x")
+    names = [stem + "a", stem + "b", stem]
+    await _fill(backend, names)
+    revision = await backend.commit([Put(stem + "c", b"", ABSENT), Check(stem + "a", PRESENT), Delete(stem + "b")])
+
+    assert await _all_names(backend, "system/", limit=1) == [stem, stem + "a", stem + "c"]
+    assert await backend.list("system/", after=stem + "a") == Page((stem + "c",), more=False)
+    assert await backend.get(stem + "c") == Entry(b"", revision)
+    assert set(await backend.get_many(names)) == {stem, stem + "a"}
+    assert await _conflict(backend, [Vacant(stem), Check(stem + "a", ABSENT)]) == (
+        Vacant(stem),
+        Check(stem + "a", ABSENT),
+    )
+    longer = stem + "aa"
+    for change in (Put(longer, b""), Delete(longer), Check(longer, ABSENT)):
+        with pytest.raises(ValueError, match="at most"):
+            await backend.commit([Put("beside", b""), change])
+    assert await _all_names(backend) == [stem, stem + "a", stem + "c"]
 
 
 # Deleting.
@@ -392,14 +432,18 @@ async def a_failed_commit_uses_no_name(backend: Backend) -> None:
 
 @_law
 async def the_largest_batch_is_taken(backend: Backend) -> None:
-    """A batch of the largest size is one commit; guards count like writes."""
-    half = MAX_BATCH // 2
-    checks = [Check(f"m/{i:04}", ABSENT) for i in range(half, MAX_BATCH)]
+    """A batch of the largest size is one commit, whatever is in it; guards count like writes."""
+    size = backend.max_batch
+    half = size // 2
+    checks = [Check(f"m/{i:04}", ABSENT) for i in range(half, size)]
     revision = await backend.commit([*(Put(f"m/{i:04}", b"%d" % i) for i in range(half)), *checks])
     await backend.commit([Delete(f"m/{i:04}", revision) for i in range(half)])
-    await backend.commit([Put(f"m/{i:04}", b"%d" % i) for i in range(MAX_BATCH)])
+    revision = await backend.commit([Put(f"m/{i:04}", b"%d" % i) for i in range(size)])
+    revision = await backend.commit([Put(f"m/{i:04}", b"%d" % i, revision) for i in range(size)])
 
-    assert await _all_names(backend) == [f"m/{i:04}" for i in range(MAX_BATCH)]
+    assert await _all_names(backend) == [f"m/{i:04}" for i in range(size)]
+    await backend.commit([Delete(f"m/{i:04}", revision) for i in range(size)])
+    assert await _all_names(backend) == []
 
 
 @_law
@@ -407,7 +451,7 @@ async def unlawful_batches_are_refused(backend: Backend) -> None:
     """A batch that is empty, too long, or names a record twice is a ValueError and writes nothing."""
     unlawful: tuple[list[Change], ...] = (
         [],
-        [Put(f"m/{i}", b"") for i in range(MAX_BATCH + 1)],
+        [Put(f"m/{i}", b"") for i in range(backend.max_batch + 1)],
         [Put("a", b"1"), Put("a", b"2")],
         [Put("a", b"1"), Delete("a")],
         [Put("b", b"1"), Delete("a"), Delete("a")],
@@ -437,7 +481,7 @@ async def a_listing_is_in_byte_order(backend: Backend) -> None:
 async def a_prefix_is_exact(backend: Backend) -> None:
     """A listing holds the names that begin with its prefix, the prefix itself among them, and no sibling."""
     names = ["a", "a/", "a/b", "a/b/", "a/b/c", "a/b/d", "a/b.x", "a/bc", "a/bc/d", "a/c", "ab", "b"]
-    await backend.commit([Put(name, b"") for name in names])
+    await _fill(backend, names)
 
     for prefix in ["", "a", "a/", "a/b", "a/b/", "a/b/c", "a/b/c/", "a/bc", "b", "c", "z/"]:
         expected = sorted(name for name in names if name.startswith(prefix))
@@ -449,7 +493,7 @@ async def a_prefix_is_exact(backend: Backend) -> None:
 async def pages_join_without_seam(backend: Backend) -> None:
     """Pages of any size give each name once; a page is full unless it is the last, and says whether it is."""
     names = [f"p/{i:03}" for i in range(25)]
-    await backend.commit([Put(name, b"") for name in [*names, "o/before", "q/after"]])
+    await _fill(backend, [*names, "o/before", "q/after"])
 
     for limit in (1, 2, 5, 24, 25, 26):
         assert await _all_names(backend, "p/", limit) == names
@@ -466,8 +510,7 @@ async def pages_join_without_seam(backend: Backend) -> None:
 async def a_full_page_holds_a_thousand(backend: Backend) -> None:
     """The largest page and the largest reading hold `MAX_PAGE` names; asking for more, or for none, is a ValueError."""
     names = [f"k/{i:05}" for i in range(MAX_PAGE + 1)]
-    for start in range(0, len(names), MAX_BATCH):
-        await backend.commit([Put(name, name.encode()) for name in names[start : start + MAX_BATCH]])
+    await _fill(backend, names)
 
     assert await backend.list("k/") == Page(tuple(names[:MAX_PAGE]), more=True)
     assert await backend.list("k/", names[MAX_PAGE - 1]) == Page(tuple(names[MAX_PAGE:]), more=False)
@@ -491,8 +534,8 @@ async def getting_none_or_one_twice(backend: Backend) -> None:
 
 @_law
 async def reading_many_is_of_one_moment(backend: Backend) -> None:
-    """While two names are always written together, reading both never sees one without the other."""
-    names = [f"t/{i}" for i in range(20)]
+    """While some names are always written together, reading them never sees one without the others."""
+    names = [f"t/{i}" for i in range(min(20, backend.max_batch))]
     done = False
 
     async def write() -> None:
@@ -790,8 +833,9 @@ async def a_watch_resumes(backend: WatchableBackend) -> None:
 async def a_watch_leaves_nothing_out(backend: WatchableBackend) -> None:
     """However much there is to tell, in however large commits, every name is told, and whole commits in order."""
     since = await backend.commit([Put("start", b"")])
-    names = [f"w/{i:04}" for i in range(MAX_BATCH * 2 + 60)]
-    cuts = [0, 1, 1 + MAX_BATCH, 3 + MAX_BATCH, 3 + MAX_BATCH * 2, len(names)]
+    size = backend.max_batch
+    cuts = [0, 1, 1 + size, 3 + size, 3 + size * 2, 3 + size * 2 + size // 2]
+    names = [f"w/{i:04}" for i in range(cuts[-1])]
     batches = [names[start:end] for start, end in pairwise(cuts)]
     revisions = [await backend.commit([Put(name, b"") for name in reversed(batch)]) for batch in batches]
 

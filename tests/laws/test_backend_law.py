@@ -10,13 +10,15 @@ from typing import Final, NamedTuple
 import pytest
 from hypothesis import given, settings
 
-from storage_service.backends.base import Backend, Delete, Put
+from storage_service.backends.base import Backend, Change, Delete, Put
 from storage_service.backends.faulty import FaultyBackend
 from storage_service.backends.memory import HISTORY, MemoryBackend
 from storage_service.backends.sqlite import SqliteBackend
 from tests.laws.backends import (
     BATCHES,
     LAWS,
+    LEAST_BATCH,
+    STORE_LAWS,
     WATCH_LAWS,
     Law,
     Opener,
@@ -28,6 +30,7 @@ from tests.laws.backends import (
     name_of,
 )
 
+FEW: Final = 20  # changes in a commit
 SHORT_HISTORY: Final = 4  # changes kept, so that a test soon outruns them
 
 
@@ -65,6 +68,31 @@ async def sqlite(history: int = HISTORY) -> AsyncGenerator[WatchableBackend, Non
             await backend.close()
 
 
+class Narrow(MemoryBackend):
+    """A store that takes fewer changes at once, as what adds changes of its own to a batch does."""
+
+    def __init__(self, size: int, history: int = HISTORY) -> None:
+        super().__init__(history)
+        self.max_batch = size
+
+    async def commit(self, changes: Sequence[Change]) -> int:
+        """Apply all of *changes* or none."""
+        if len(changes) > self.max_batch:
+            raise ValueError(f"a batch is at most {self.max_batch} changes")
+        return await super().commit(changes)
+
+
+@asynccontextmanager
+async def narrow(size: int = FEW, history: int = HISTORY) -> AsyncGenerator[WatchableBackend, None]:
+    """Give a store that takes *size* changes at once."""
+    backend = Narrow(size, history)
+    await backend.open()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
 class Watching(NamedTuple):
     """A backend that can be watched: how to open it, and how with a history of `SHORT_HISTORY`."""
 
@@ -72,10 +100,17 @@ class Watching(NamedTuple):
     opened_with_short_history: Callable[[], AbstractAsyncContextManager[WatchableBackend]]
 
 
-OPENERS: Final[dict[str, Opener]] = {"memory": memory, "sqlite": sqlite, "faulty": faulty}
+OPENERS: Final[dict[str, Opener]] = {
+    "memory": memory,
+    "sqlite": sqlite,
+    "faulty": faulty,
+    "narrow": narrow,
+    "narrowest": lambda: narrow(LEAST_BATCH),
+}
 WATCHING: Final = {
     "memory": Watching(memory, lambda: memory(SHORT_HISTORY)),
     "sqlite": Watching(sqlite, lambda: sqlite(SHORT_HISTORY)),
+    "narrow": Watching(narrow, lambda: narrow(history=SHORT_HISTORY)),
 }
 
 
@@ -87,7 +122,7 @@ async def outrun_history(backend: WatchableBackend) -> None:
 
 
 @pytest.mark.parametrize("opened", OPENERS.values(), ids=OPENERS)
-@pytest.mark.parametrize("law", LAWS, ids=name_of)
+@pytest.mark.parametrize("law", [*LAWS, *STORE_LAWS], ids=name_of)
 async def test_law(opened: Opener, law: Law) -> None:
     """Every backend keeps every law."""
     async with opened() as backend:

@@ -14,6 +14,7 @@ from tests.etcd_server import Etcd
 from tests.laws.backends import (
     BATCHES,
     LAWS,
+    STORE_LAWS,
     WATCH_LAWS,
     Law,
     Step,
@@ -38,7 +39,7 @@ async def opened(etcd: Etcd) -> AsyncGenerator[WatchableBackend, None]:
         await backend.close()
 
 
-@pytest.mark.parametrize("law", LAWS, ids=name_of)
+@pytest.mark.parametrize("law", [*LAWS, *STORE_LAWS], ids=name_of)
 async def test_law(etcd: Etcd, law: Law) -> None:
     """A backend on etcd keeps every law."""
     async with opened(etcd) as backend:

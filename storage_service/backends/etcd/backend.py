@@ -43,6 +43,8 @@ class EtcdBackend:
     Each operation ends within the target's timeout, a commit that must be settled within twice that.
     """
 
+    max_batch: Final = MAX_BATCH
+
     def __init__(self, target: Target) -> None:
         self._target = target
         self._keys = Keyspace(target.prefix)

@@ -58,6 +58,8 @@ class SqliteBackend:
         factory: the class of the connection that writes; tests give one that fails.
     """
 
+    max_batch: Final = MAX_BATCH
+
     def __init__(
         self,
         path: Path,
