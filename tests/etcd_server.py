@@ -165,12 +165,16 @@ class Etcd:
 
     def logins(self) -> int:
         """Return how many logins the first member has answered since it started."""
+        return self.calls("Authenticate")
+
+    def calls(self, method: str) -> int:
+        """Return how many calls of *method* the first member has answered since it started."""
         with urllib.request.urlopen(f"http://{LOOPBACK}:{self.members[0].metrics_port}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
         return sum(
             int(line.rpartition(" ")[2])
             for line in lines
-            if line.startswith("grpc_server_handled_total") and 'grpc_method="Authenticate"' in line
+            if line.startswith("grpc_server_handled_total") and f'grpc_method="{method}"' in line
         )
 
     def leader(self) -> Member:

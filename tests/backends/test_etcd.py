@@ -12,7 +12,20 @@ import pytest
 import uvloop
 
 from storage_service.backends import open_backend
-from storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Conflict, Delete, Event, Put, Vacant, Watchable
+from storage_service.backends.base import (
+    ABSENT,
+    MAX_PAGE,
+    PRESENT,
+    Backend,
+    Change,
+    Check,
+    Conflict,
+    Delete,
+    Event,
+    Put,
+    Vacant,
+    Watchable,
+)
 from storage_service.errors import Fate, TooLarge, Unavailable
 from tests.etcd_server import Etcd, Member, running
 from tests.tcp_fault import Fault, TcpFault
@@ -85,6 +98,32 @@ async def test_removed_receipts_are_made_anew(etcd: Etcd) -> None:
         entry = await backend.get("a")
         assert entry is not None
         assert (entry.value, entry.revision) == (b"two", revision)
+
+
+@pytest.mark.parametrize(
+    ("guard", "holds", "calls"),
+    [
+        (None, True, 1),
+        (Check("keys", PRESENT), True, 1),
+        (Check("keys", ABSENT), False, 1),
+        (Vacant("keys/"), True, 2),  # a look first, which spares etcd to read every value there
+        (Vacant("other/"), False, 1),
+    ],
+)
+async def test_a_commit_is_one_round_trip(etcd: Etcd, guard: Change | None, holds: bool, calls: int) -> None:
+    """A guard costs no question of its own, whether it holds or not; which did not hold is in the one answer."""
+    async with opened(etcd) as backend:
+        await backend.commit([Put("keys", b""), Put("other/a", b"")])
+        before = etcd.calls("Txn")
+        batch = [Put("a", b"1"), Put("census/a", b""), *([guard] if guard else [])]
+        if holds:
+            await backend.commit(batch)
+        else:
+            with pytest.raises(Conflict) as caught:
+                await backend.commit(batch)
+            assert caught.value.failed == (guard,)
+
+        assert etcd.calls("Txn") - before == calls
 
 
 async def test_a_key_that_is_no_name_is_said(etcd: Etcd) -> None:

@@ -418,6 +418,34 @@ async def test_vacancy_is_decided_within_the_group(path: Path) -> None:
         assert await every_name(backend) == ["end", "half/1"]
 
 
+async def test_a_group_tells_watches_its_end(path: Path) -> None:
+    """Whatever a group does to a name that was there, was deleted before or never was, its last state alone is told."""
+    async with gated(path) as backend:
+        Gated.gate.set()
+        since = await backend.commit([Put("there", b""), Put("back", b""), Put("gone", b"")])
+        await backend.commit([Delete("back"), Delete("gone")])
+        Gated.gate.clear()
+        Gated.reached.clear()
+        first = await under_way(backend.commit([Put("first", b"")]))
+        answers = asyncio.gather(
+            backend.commit([Put("back", b"1"), Put("gone", b"1"), Put("new", b"1"), Delete("there")]),
+            backend.commit([Delete("gone"), Delete("new"), Put("there", b"2"), Put("back", b"2")]),
+        )
+        await asyncio.sleep(0)
+        Gated.gate.set()
+        await first
+        _, last = await answers
+
+        async with aclosing(backend.watch("", since)) as events:
+            told = [await anext(events) for _ in range(5)]
+        assert told[1:] == [
+            Event("back", Entry(b"2", last), last),
+            Event("gone", None, last),
+            Event("new", None, last),
+            Event("there", Entry(b"2", last), last),
+        ]
+
+
 async def test_reads_go_on_while_the_disk_is_busy(path: Path) -> None:
     """While a COMMIT waits for the disk, the event loop reads what was there before it."""
     async with gated(path) as backend:

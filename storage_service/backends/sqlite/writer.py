@@ -260,7 +260,9 @@ class _Group:
             return
         db = self._db
         db.executemany(_PUT, [(name, revision, value) for name, (revision, value) in self._puts.items()])
-        db.execute(_UNBURY, (json.dumps([*self._puts, *self._deletes]),))
+        # What was stored before the group has no tombstone.
+        if new := [name for name in (*self._puts, *self._deletes) if name not in self._stored]:
+            db.execute(_UNBURY, (json.dumps(new),))
         if self._deletes:
             db.execute(_DELETE, (json.dumps(list(self._deletes)),))
             db.executemany(_BURY, self._deletes.items())
