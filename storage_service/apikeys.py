@@ -124,7 +124,7 @@ class ApiKeys:
         if _ID.fullmatch(key_id) is None:
             raise NotFound("there is no such API key")
         try:
-            await self._store.commit([Delete(PREFIX + key_id, PRESENT)])
+            await self._sealed.commit([Delete(PREFIX + key_id, PRESENT)])
         except Conflict:
             raise NotFound("there is no such API key") from None
 

@@ -13,7 +13,7 @@ import falcon.asgi
 from storage_service import asgi, authn, head, resources
 from storage_service.asgi import Receive, Scope, Send
 from storage_service.authn import PEER_EXTENSION, Peer
-from storage_service.bootstrap import Parts, build
+from storage_service.bootstrap import Page, Parts, build
 from storage_service.config import ServiceSettings
 from storage_service.custodia import SecretsEndpoint
 from storage_service.errors import (
@@ -40,8 +40,9 @@ OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # answered to anyone: they
 class StorageApp:
     """The application that gunicorn serves on the unix socket."""
 
-    def __init__(self, settings: ServiceSettings) -> None:
+    def __init__(self, settings: ServiceSettings, page: Page) -> None:
         self._settings = settings
+        self._page = page
         self._parts: Parts | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +55,7 @@ class StorageApp:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            self._parts = await build(self._settings)
+            self._parts = await build(self._settings, self._page)
         except StrongroomError as error:
             # gunicorn logs the message and ends the server: what is wrong here does not get better by trying again.
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -100,9 +101,12 @@ class StorageApp:
             await asgi.respond_problem(send, request_id, Internal("unexpected"))
 
 
-def create_app(settings: ServiceSettings) -> StorageApp:
-    """Return the application; it touches nothing before its worker starts."""
-    return StorageApp(settings)
+def create_app(settings: ServiceSettings, page: Page | None = None) -> StorageApp:
+    """Return the application; it touches nothing before its worker starts.
+
+    *page* is what the workers of one service share; without one, this is the only worker.
+    """
+    return StorageApp(settings, page or Page())
 
 
 def _falcon_app(parts: Parts) -> falcon.asgi.App[Request, Response]:

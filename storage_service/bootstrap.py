@@ -17,11 +17,14 @@ from storage_service.backends.base import Backend
 from storage_service.config import AuthenticatorSettings, AuthorizerSettings, ServiceSettings
 from storage_service.errors import ConfigurationError
 from storage_service.handlers import Handler
-from storage_service.keyring.ring import Ring
-from storage_service.keyring.vault import open_ring
+from storage_service.keyring.keeper import Keeper
+from storage_service.keyring.page import Page
+from storage_service.keyring.unattended import KeyFile
 from storage_service.overlay import EncryptedBackend
 from storage_service.routing import build as build_routing
 from storage_service.service import Service
+
+__all__ = ["Page", "Parts", "build"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Parts:
     head_fields: dict[bytes, str]
     store: Backend
     scheme: str
-    ring: Ring
+    keeper: Keeper
     closing: contextlib.AsyncExitStack
 
     async def close(self) -> None:
@@ -41,10 +44,11 @@ class Parts:
         await self.closing.aclose()
 
 
-async def build(settings: ServiceSettings) -> Parts:
+async def build(settings: ServiceSettings, page: Page) -> Parts:
     """Open store, keys and audit log, and put the service together.
 
-    Called on the event loop that serves, after any fork. If it raises, nothing stays open.
+    Called on the event loop that serves, after any fork; *page* was made before it, for all workers of the service.
+    If it raises, nothing stays open.
 
     Raises:
         ConfigurationError, KeyFileMissing, WrongRootKey: what the operator must mend.
@@ -57,8 +61,11 @@ async def build(settings: ServiceSettings) -> Parts:
         store = open_backend(settings.store)
         stack.push_async_callback(store.close)
         await store.open()
-        ring = await open_ring(store, settings.root_key, autogen=settings.autogen_root_key)
-        encrypted = EncryptedBackend(store, ring)
+        file = KeyFile(settings.root_key)
+        keeper = Keeper(store, page, [file], autogen=file if settings.autogen_root_key else None)
+        stack.push_async_callback(keeper.close)
+        await keeper.open()
+        encrypted = EncryptedBackend(store, keeper)
         keys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key))
         routing = build_routing(
             settings.storage_handlers,
@@ -82,7 +89,7 @@ async def build(settings: ServiceSettings) -> Parts:
             head_fields=_head_fields(settings.authenticators),
             store=store,
             scheme=settings.store.partition(":")[0],
-            ring=ring,
+            keeper=keeper,
             closing=stack.pop_all(),
         )
 

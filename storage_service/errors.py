@@ -100,6 +100,50 @@ class Locked(ServiceError):
     code = "locked"
 
 
+class Uninitialized(Locked):
+    """The store has no keyring yet: somebody has to make one before there can be secrets."""
+
+    code = "uninitialized"
+
+
+class Halted(ServiceError):
+    """Secrets are not written for now: re-encryption could neither be finished nor reverted. Every key is kept."""
+
+    code = "halted"
+
+
+class WrongKey(ServiceError):
+    """What was given opens no wrap of the root key."""
+
+    code = "wrong-key"
+
+
+class TooManyAttempts(ServiceError):
+    """Wrong keys were given; the next one is tried only after *wait* seconds."""
+
+    code = "too-many-attempts"
+
+    def __init__(self, reason: str, wait: float = 1.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class InUse(ServiceError):
+    """A key, a keyset or a version is still needed; *holders* names by what."""
+
+    code = "in-use"
+
+    def __init__(self, reason: str, holders: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.holders = holders
+
+
+class Overtaken(ServiceError):
+    """Somebody else changed the keyring meanwhile, and nothing was done."""
+
+    code = "overtaken"
+
+
 class Fate(StrEnum):
     """What became of a write that was not answered with success."""
 

@@ -2,50 +2,88 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Protocol
 
 from models.names import is_container
 from storage_service.backends.base import (
+    MAX_BATCH,
     MAX_PAGE,
     Backend,
     Change,
+    Check,
     Conflict,
+    Delete,
     Entry,
     Event,
     Page,
     Put,
+    Vacant,
     Watchable,
     check_batch,
+    check_limit,
+    not_applied,
 )
-from storage_service.keyring.envelope import decrypt, encrypt
+from storage_service.errors import Halted, Undecipherable
+from storage_service.keyring import census, document
+from storage_service.keyring.envelope import Reason, decrypt, encrypt
 from storage_service.keyring.ring import Ring
 
+ATTEMPTS = 8  # at one batch, while others change the keyring
 _STRETCH = 256 * 1024  # bytes to encrypt or decrypt, about 2 ms, before others get their turn on the event loop
+
+
+class Keys(Protocol):
+    """Where the overlay has its ring from."""
+
+    @property
+    def current(self) -> Ring | None:
+        """The ring to use now; None: `sync` has to be asked."""
+
+    async def sync(self) -> Ring:
+        """Return the ring to use now.
+
+        Raises:
+            Locked: there is none.
+            Unavailable: the store with the keyring does not answer.
+        """
+
+    async def refresh(self, seen: Ring) -> Ring:
+        """Return the ring that took the place of *seen*, or *seen* if none did; raises what `sync` does."""
 
 
 class EncryptedBackend:
     """A backend whose values are ciphertext in the backend below, each bound to its name.
 
     The backend below is untrusted: a value that it changed, swapped or took from elsewhere does not open. It can
-    still delete, or bring back what once stood under the same name. Names are not hidden from it. The empty value
-    of a container's marker is stored as it is; it says nothing. A value is at most `envelope.MAX_VALUE` bytes.
+    still delete, or bring back what once stood under the same name. Names are not hidden from it. Containers carry no
+    value; their marker is stored as it is. A value is at most `envelope.MAX_VALUE` bytes.
 
-    *ring* may be replaced by another at any time: an operation reads it once and sees one ring from begin to end.
-    `watch` is there if the backend below has it.
+    Every batch also keeps the census, and holds only as long as the keyring is the one it was encrypted under: so no
+    value is ever written under a key that was rotated away or retired meanwhile, by whichever process. `watch` is
+    there if the backend below has it.
 
-    Besides what every backend raises, reading raises Undecipherable for a value that does not open; of a batch with
-    such a value nothing is returned.
+    Besides what every backend raises, everything raises `Locked` while there is no key; reading raises
+    `Undecipherable` for a value that does not open (of a batch with such a value nothing is returned), and writing
+    `Halted` while no value may be encrypted.
     """
 
     watch: Callable[[str, int], AsyncGenerator[Event, None]]
 
-    def __init__(self, backend: Backend, ring: Ring) -> None:
-        self.ring = ring
+    def __init__(self, backend: Backend, keys: Keys) -> None:
         self._backend = backend
+        self._keys = keys
         if isinstance(backend, Watchable):
             self.watch = lambda prefix, since: self._watch(backend, prefix, since)
 
     def __repr__(self) -> str:
-        return f"<EncryptedBackend {self.ring!r} round {self._backend!r}>"
+        return f"<EncryptedBackend round {self._backend!r}>"
+
+    @property
+    def max_batch(self) -> int:
+        """Changes in one commit, at most: fewer than below, for each brings the rows of the census with it."""
+        ring = self._keys.current
+        # One version more than there are now, since the keyring may change between this and the commit; and the guard.
+        return (self._backend.max_batch - 1) // (2 + (ring.widest if ring else 1))
 
     async def open(self) -> None:
         """Open the backend below."""
@@ -57,48 +95,84 @@ class EncryptedBackend:
 
     async def get(self, name: str) -> Entry | None:
         """Return what is stored under *name*, decrypted."""
+        ring = self._keys.current or await self._keys.sync()
         entry = await self._backend.get(name)
-        return None if entry is None else _opened(self.ring, name, entry)
+        if entry is None:
+            return None
+        try:
+            return _opened(ring, name, entry)
+        except Undecipherable as error:
+            ring = await self._newer(ring, error)
+        return _opened(ring, name, entry)
 
     async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
         """Return those of *names* that exist, decrypted."""
-        ring = self.ring
+        ring = self._keys.current or await self._keys.sync()
         entries = await self._backend.get_many(names)
         turns = _Turns()
         opened = {}
         for name, entry in entries.items():
             await turns.take(len(entry.value))
-            opened[name] = _opened(ring, name, entry)
+            try:
+                opened[name] = _opened(ring, name, entry)
+            except Undecipherable as error:
+                ring = await self._newer(ring, error)
+                opened[name] = _opened(ring, name, entry)
         return opened
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
-        """Return a page of the names that begin with *prefix*; nothing is decrypted."""
-        return await self._backend.list(prefix, after, limit)
+        """Return a page of the names that begin with *prefix*, without the rows of the census; nothing is decrypted."""
+        check_limit(limit)
+        if not self._keys.current:
+            await self._keys.sync()
+        if not (census.CENSUS.startswith(prefix) or prefix.startswith(census.CENSUS)):
+            return await self._backend.list(prefix, after, limit)
+        names: list[str] = []
+        while True:
+            page = await self._backend.list(prefix, after, limit - len(names))
+            names += [name for name in page.names if not name.startswith(census.CENSUS)]
+            if not page.more or len(names) == limit:
+                return Page(tuple(names), page.more)
+            after = page.names[-1]
 
     async def commit(self, changes: Sequence[Change]) -> int:
-        """Apply all of *changes* or none, each value encrypted under the ring's active key."""
+        """Apply all of *changes* or none, each value encrypted under the active version of its keyset."""
         check_batch(changes)
-        ring = self.ring
-        turns = _Turns()
-        sealed: list[Change] = []
-        for change in changes:
-            if isinstance(change, Put):
-                await turns.take(len(change.value))
-                sealed.append(_sealed(ring, change))
-            else:
-                sealed.append(change)
-        try:
-            return await self._backend.commit(sealed)
-        except Conflict as conflict:
-            # The caller knows its own changes, not what became of them here.
-            failed = [changes[sealed.index(change)] for change in conflict.failed]
-        raise Conflict(failed)
+        if any(isinstance(change, Put) and change.value and is_container(change.name) for change in changes):
+            raise ValueError("a container carries no value")
+        for _ in range(ATTEMPTS):
+            ring = self._keys.current or await self._keys.sync()
+            epoch = Check(document.NAME, ring.revision)
+            sealed = await _sealed(ring, changes)
+            batch = [*(change for group in sealed for change in group), epoch]
+            if len(batch) > MAX_BATCH:
+                raise ValueError(f"a batch to encrypt is at most {self.max_batch} changes")
+            try:
+                return await self._backend.commit(batch)
+            except Conflict as conflict:
+                if epoch not in conflict.failed:
+                    # The caller knows its own changes, not what became of them here.
+                    own = {id(group[0]): change for group, change in zip(sealed, changes, strict=True)}
+                    raise Conflict([own[id(change)] for change in conflict.failed]) from None
+            await self._keys.refresh(ring)
+        raise not_applied("others change the keyring without end")
+
+    async def _newer(self, ring: Ring, error: Undecipherable) -> Ring:
+        """Return a newer ring for a value under a key that *ring* does not have, or raise *error*."""
+        if error.reason == Reason.UNKNOWN_KID:
+            newer = await self._keys.refresh(ring)
+            if newer is not ring:
+                return newer
+        raise error
 
     async def _watch(self, backend: Watchable, prefix: str, since: int) -> AsyncGenerator[Event, None]:
         events = backend.watch(prefix, since)
         try:
             async for event in events:
-                entry = None if event.entry is None else _opened(self.ring, event.name, event.entry)
+                if event.name.startswith(census.CENSUS):
+                    continue
+                ring = self._keys.current or await self._keys.sync()
+                entry = None if event.entry is None else _opened(ring, event.name, event.entry)
                 yield Event(event.name, entry, event.revision)
         finally:
             await events.aclose()
@@ -118,10 +192,29 @@ class _Turns:
             await asyncio.sleep(0)
 
 
-def _sealed(ring: Ring, put: Put) -> Put:
-    if is_container(put.name) and not put.value:
-        return put
-    return Put(put.name, encrypt(ring.active(), put.name, put.value), put.expected)
+async def _sealed(ring: Ring, changes: Sequence[Change]) -> list[list[Change]]:
+    """Return for each of *changes* what is to be done below: first the change itself, then its rows in the census."""
+    turns = _Turns()
+    sealed: list[list[Change]] = []
+    for change in changes:
+        if isinstance(change, (Check, Vacant)) or is_container(change.name):
+            sealed.append([change])
+        elif isinstance(change, Delete):
+            sealed.append([change, *_uncounted(change.name, ring.versions_of(change.name))])
+        else:
+            if ring.halted:
+                raise Halted("no secret is written until a reversal is finished")
+            await turns.take(len(change.value))
+            key, others = ring.choose(change.name)
+            put = Put(change.name, encrypt(key, change.name, change.value), change.expected)
+            counted = Put(census.row(key.version, change.name), b"")
+            sealed.append([put, counted, *_uncounted(change.name, others)])
+    return sealed
+
+
+def _uncounted(name: str, versions: Sequence[str]) -> list[Delete]:
+    # Blindly: which of them has the row, if any, only a read could tell.
+    return [Delete(census.row(version, name)) for version in versions]
 
 
 def _opened(ring: Ring, name: str, entry: Entry) -> Entry:

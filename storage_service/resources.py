@@ -99,16 +99,16 @@ class StatusPage:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell it; nothing here is secret, but strangers are not told either."""
-        ring = self._parts.ring
+        ring = self._parts.keeper.current
         _answer(
             req,
             resp,
             wire.Status(
                 version=wire.VERSION,
-                state="unlocked",
+                state=self._parts.keeper.state.name.lower(),
                 store=self._parts.scheme,
-                keys=list(ring.kids),
-                active_key=ring.active().kid,
+                keys=list(ring.kids if ring else ()),
+                active_key=ring.active_versions["default"] if ring else "",
                 endpoints={
                     "secrets": wire.SECRETS_PATH + "/",
                     "storage": wire.STORAGE_PATH + "/",

@@ -3,6 +3,7 @@
 The service, its client and the proxy all read this page; it imports nothing but the errors it tells of.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -69,7 +70,17 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem(errors.TooLarge, 413, "The body or the value is too large"),
         Problem(errors.Internal, 500, "Something went wrong inside; the log of the service says what"),
         Problem(errors.NotImplementedHere, 501, "There is no such method"),
-        Problem(errors.Locked, 503, "The service is locked"),
+        Problem(errors.WrongKey, 403, "That key opens nothing here; the service is as locked as it was"),
+        Problem(errors.InUse, 409, "It is still in use"),
+        Problem(errors.Overtaken, 409, "Somebody else changed the keyring meanwhile; look at its status and try again"),
+        Problem(errors.TooManyAttempts, 429, "Wrong keys were given; wait before the next"),
+        Problem(errors.Locked, 503, "The service is locked; unlock it with: strongroom key unlock"),
+        Problem(errors.Uninitialized, 503, "The store has no keyring yet; make one with: strongroom key init"),
+        Problem(
+            errors.Halted,
+            503,
+            "Secrets are not written until a reversal is finished: strongroom key reencrypt --resume",
+        ),
         Problem(errors.Unavailable, 503, "The store does not answer"),
         Problem(errors.AuditUnavailable, 503, "The audit log cannot be written, so nothing was done"),
     )
@@ -86,7 +97,8 @@ def problem_of(error: errors.ServiceError) -> Problem:
 def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     """Return the RFC 9457 body for *error*: nothing in it comes from the request.
 
-    ``Invalid`` adds its reason and faults, ``Unavailable`` its fate; every other error says its title alone.
+    ``Invalid`` adds its reason and faults, ``InUse`` its reason and holders, ``Unavailable`` its fate; every other
+    error says its title alone.
     """
     problem = problem_of(error)
     body: dict[str, object] = {
@@ -99,6 +111,9 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
         body["detail"] = str(error)
         if error.faults:
             body["errors"] = [{"field": field, "reason": reason} for field, reason in error.faults]
+    elif isinstance(error, errors.InUse):
+        body["detail"] = str(error)
+        body["holders"] = list(error.holders)
     elif isinstance(error, errors.Unavailable):
         body["fate"] = error.fate.value
     return msgspec.json.encode(body)
@@ -110,6 +125,8 @@ def problem_response(error: errors.ServiceError, request_id: str) -> tuple[int, 
     headers = [(b"content-type", PROBLEM_JSON.encode())]
     if status == 503:
         headers.append((b"retry-after", b"%d" % RETRY_AFTER))
+    elif isinstance(error, errors.TooManyAttempts):
+        headers.append((b"retry-after", b"%d" % math.ceil(error.wait)))
     elif status == 401:
         headers.append((b"www-authenticate", CHALLENGE.encode()))
     return status, headers, problem_body(error, request_id)
@@ -134,6 +151,11 @@ def error_of(status: int, body: bytes) -> errors.ServiceError:
             if isinstance(fault, dict)
         )
         return errors.Invalid(str(problem.get("detail", row.title)), faults)
+    if row.error is errors.InUse:
+        holders = problem.get("holders")
+        return errors.InUse(
+            str(problem.get("detail", row.title)), tuple(map(str, holders if isinstance(holders, list) else ()))
+        )
     if row.error is errors.Unavailable:
         fate = str(problem.get("fate"))
         known = fate in set(errors.Fate)

@@ -6,7 +6,7 @@ the vectors of the RFC and of Wycheproof hold it to the standard (``tests/keyrin
 """
 
 import hmac
-from typing import Final
+from typing import Final, NoReturn
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.hmac import HMAC
+
+from storage_service.errors import Locked
 
 KEY_SIZE: Final = 64  # bytes: 32 for the MAC, then 32 for AES
 IV_SIZE: Final = 16  # bytes
@@ -30,13 +32,14 @@ class ContentEncryption:
         ValueError: the key is not 64 bytes.
     """
 
-    __slots__ = ("_aes", "_mac")
+    __slots__ = ("_aes", "_aes_key", "_mac")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes | bytearray) -> None:
         if len(key) != KEY_SIZE:
             raise ValueError(f"a key is {KEY_SIZE} bytes")
-        self._mac = HMAC(key[:32], SHA512())  # never fed: copied for each value
-        self._aes = AES256(key[32:])
+        self._mac: HMAC | _Wiped = HMAC(bytes(key[:32]), SHA512())  # never fed: copied for each value
+        self._aes_key = bytearray(key[32:])  # cryptography keeps this very object, so it can be wiped
+        self._aes = AES256(self._aes_key)
 
     def encrypt(self, associated: bytes, plaintext: bytes, iv: bytes) -> tuple[bytes, bytes]:
         """Return ciphertext and tag.
@@ -45,11 +48,15 @@ class ContentEncryption:
             associated: what is authenticated with the value and not encrypted.
             plaintext: of any size.
             iv: 16 bytes that nobody could foretell.
+
+        Raises:
+            Locked: the key was wiped.
         """
+        mac = self._mac.copy()  # first: a key that was wiped must never encrypt anything
         encryptor = Cipher(self._aes, CBC(iv)).encryptor()
         padding = _PADDINGS[BLOCK - len(plaintext) % BLOCK]
         ciphertext = encryptor.update(plaintext + padding) + encryptor.finalize()
-        return ciphertext, self._tag(associated, iv, ciphertext)
+        return ciphertext, _tag(mac, associated, iv, ciphertext)
 
     def decrypt(self, associated: bytes, iv: bytes, ciphertext: bytes, tag: bytes) -> bytes:
         """Return the plaintext; the tag is checked, in constant time, before anything is decrypted.
@@ -57,8 +64,9 @@ class ContentEncryption:
         Raises:
             InvalidSignature: the tag is wrong.
             ValueError: the tag is right but the padding is not, so a holder of the key wrote nonsense.
+            Locked: the key was wiped.
         """
-        if not hmac.compare_digest(tag, self._tag(associated, iv, ciphertext)):
+        if not hmac.compare_digest(tag, _tag(self._mac.copy(), associated, iv, ciphertext)):
             raise InvalidSignature
         decryptor = Cipher(self._aes, CBC(iv)).decryptor()
         padded = decryptor.update(ciphertext) + decryptor.finalize()
@@ -67,7 +75,21 @@ class ContentEncryption:
             raise ValueError("the padding is wrong")
         return padded[:-size]
 
-    def _tag(self, associated: bytes, iv: bytes, ciphertext: bytes) -> bytes:
-        mac = self._mac.copy()
-        mac.update(b"".join((associated, iv, ciphertext, (len(associated) * 8).to_bytes(8, "big"))))
-        return mac.finalize()[:TAG_SIZE]
+    def wipe(self) -> None:
+        """Overwrite the key where Python lets us, and refuse every later use."""
+        self._mac = _Wiped()  # OpenSSL clears the context when it is freed
+        self._aes_key[:] = bytes(len(self._aes_key))
+
+
+class _Wiped:
+    """Stands where the MAC of a wiped key stood, so that whoever still holds the key cannot use it."""
+
+    __slots__ = ()
+
+    def copy(self) -> NoReturn:
+        raise Locked("the key was dropped")
+
+
+def _tag(mac: HMAC, associated: bytes, iv: bytes, ciphertext: bytes) -> bytes:
+    mac.update(b"".join((associated, iv, ciphertext, (len(associated) * 8).to_bytes(8, "big"))))
+    return mac.finalize()[:TAG_SIZE]

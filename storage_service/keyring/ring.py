@@ -1,24 +1,28 @@
-"""The keys of the running service, as immutable values: what a key is, and which of them is used for what.
+"""The keys of the running service, as one value: what a key is, and which of them is used for what.
 
     default.1   default.2   default.3 (active)        a keyset "default" in three versions
+    access.1.1  access.1.2  access.1.3 (active)       a keyset whose version has three keys
 
-New values are encrypted under the active version of a keyset; the older ones go on decrypting what was written under
-them. A key id (*kid*) means one key for ever: versions only grow, and no ring takes a second key under a known kid.
-Nothing here does I/O; who persists a key before it is used is `storage_service.keyring.vault`.
+New values are encrypted under the active version of a keyset; the others go on decrypting what was written under
+them. A version may have several keys, of which each write takes one at random. A key id (*kid*) means one key for
+ever. Nothing here does I/O; who persists a key before it is used is `storage_service.keyring.vault`.
 """
 
 import hmac
 import re
+import secrets
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Final, NoReturn, Self
+from typing import Final, NamedTuple, NoReturn
 
 from storage_service.keyring.content_encryption import ContentEncryption
 
 DEFAULT_KEYSET: Final = "default"
 
 _ID: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
-_KID: Final = re.compile(r"(?P<keyset>[a-z0-9][a-z0-9-]{0,62})\.(?P<version>[1-9][0-9]{0,8})", re.ASCII)
+_KEYSET: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
+_KID: Final = re.compile(
+    rf"(?P<version>(?P<keyset>{_KEYSET.pattern})\.(?P<number>[1-9][0-9]{{0,8}}))(?:\.[1-9][0-9]{{0,2}})?", re.ASCII
+)
 
 
 def is_kid(text: str) -> bool:
@@ -26,12 +30,22 @@ def is_kid(text: str) -> bool:
     return _KID.fullmatch(text) is not None
 
 
+def is_keyset(text: str) -> bool:
+    """Whether *text* can be the name of a keyset."""
+    return _KEYSET.fullmatch(text) is not None
+
+
+def version_of(kid: str) -> str | None:
+    """Return the version that *kid* is a key of, ``default.3`` for ``default.3.2``; None if it is no data key's id."""
+    match = _KID.fullmatch(kid)
+    return None if match is None else match["version"]
+
+
 class Key:
     """512 secret bits and the id they are known by.
 
     The bits come out of :meth:`reveal` alone: repr shows the id, pickling and copying are refused, and comparing
-    takes the same time wherever two keys differ. Python can neither lock nor wipe the memory they lie in; dropping
-    the last reference leaves them there until the allocator uses the place again, and this class claims no more.
+    takes the same time wherever two keys differ.
 
     Raises:
         ValueError: not 64 bytes, or an id with other characters than ``A-Z a-z 0-9 . _ -``.
@@ -39,12 +53,12 @@ class Key:
 
     __slots__ = ("_content", "_kid", "_octets")
 
-    def __init__(self, kid: str, octets: bytes) -> None:
+    def __init__(self, kid: str, octets: bytes | bytearray) -> None:
         if _ID.fullmatch(kid) is None:
             raise ValueError("a key's id is of letters, digits, dots, dashes and underscores")
         self._content = ContentEncryption(octets)
         self._kid = kid
-        self._octets = bytes(octets)
+        self._octets = bytearray(octets)
 
     @property
     def kid(self) -> str:
@@ -58,7 +72,16 @@ class Key:
 
     def reveal(self) -> bytes:
         """Return the 64 bytes themselves."""
-        return self._octets
+        return bytes(self._octets)
+
+    def wipe(self) -> None:
+        """Overwrite the bits that this object holds; whoever still uses it gets `Locked`.
+
+        What Python and OpenSSL copied meanwhile (`reveal`, a MAC under way) is out of reach and stays in freed memory
+        until the allocator uses the place again: docs/threat-model.md.
+        """
+        self._content.wipe()
+        self._octets[:] = bytes(len(self._octets))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -75,73 +98,156 @@ class Key:
 
 
 class DataKey(Key):
-    """A key that values are encrypted under: version *version* of keyset *keyset*, with kid ``<keyset>.<version>``.
+    """A key that values are encrypted under, of version *number* of keyset *keyset*.
 
     Raises:
-        ValueError: the kid is not of that form, or the key is not 64 bytes.
+        ValueError: the kid is not ``<keyset>.<number>`` or ``<keyset>.<number>.<n>``, or the key is not 64 bytes.
     """
 
-    __slots__ = ("_keyset", "_version")
+    __slots__ = ("_keyset", "_number", "_version")
 
-    def __init__(self, kid: str, octets: bytes) -> None:
+    def __init__(self, kid: str, octets: bytes | bytearray) -> None:
         match = _KID.fullmatch(kid)
         if match is None:
             raise ValueError("a data key's id is <keyset>.<version>, the version a number from 1")
         super().__init__(kid, octets)
         self._keyset = match["keyset"]
-        self._version = int(match["version"])
+        self._number = int(match["number"])
+        self._version = match["version"]
 
     @property
     def keyset(self) -> str:
-        """The keyset this key is a version of."""
+        """The keyset this key is of."""
         return self._keyset
 
     @property
-    def version(self) -> int:
-        """Its place in the keyset, from 1."""
+    def number(self) -> int:
+        """The number of its version in the keyset, from 1."""
+        return self._number
+
+    @property
+    def version(self) -> str:
+        """The version it is a key of, ``<keyset>.<number>``: what is rotated, counted and retired."""
         return self._version
 
 
-class Ring:
-    """All data keys the service holds, as one value: every change returns a new ring and leaves this one as it is.
+class Place(NamedTuple):
+    """The keysets for the records under one prefix: *keyset* for what is written, *before* for what still lies there.
 
-    The active key of a keyset is its newest version, unless *active* names another; *unnamed* is the kid of the key
-    that values without a kid (Custodia's) are tried under, None for "refuse them".
+    The nearest prefix holds; where none does, it is the keyset `DEFAULT_KEYSET`.
+    """
+
+    keyset: str
+    before: tuple[str, ...] = ()
+
+
+class Choice(NamedTuple):
+    """What one write needs to know: the *key*, and the *others* of the versions that the record may be under now."""
+
+    key: DataKey
+    others: tuple[str, ...]
+
+
+class Ring:
+    """All data keys the service holds, as one value that does not change, but for being wiped.
+
+    Args:
+        keys: the keys; those of one version are its keys.
+        active: keyset to the number of its active version; by default the highest.
+        places: prefix of names to the keysets used there.
+        unnamed: the kid of the key that values without a kid (Custodia's) are tried under; None: refuse them.
+        revision: the revision of the keyring document that this is, ABSENT for none.
+        halted: whether nothing may be encrypted for now.
 
     Raises:
         ValueError: two different keys with one kid, or *active* or *unnamed* names a key that is not here.
     """
 
-    __slots__ = ("_active", "_keys", "_unnamed")
+    __slots__ = ("_active", "_keys", "_places", "_unnamed", "_versions", "halted", "revision")
 
     def __init__(
-        self, keys: Iterable[DataKey] = (), active: Mapping[str, str] | None = None, unnamed: str | None = None
+        self,
+        keys: Iterable[DataKey] = (),
+        active: Mapping[str, int] | None = None,
+        *,
+        places: Mapping[str, Place] | None = None,
+        unnamed: str | None = None,
+        revision: int = 0,
+        halted: bool = False,
     ) -> None:
         self._keys: dict[str, DataKey] = {}
-        for key in sorted(keys, key=lambda key: (key.keyset, key.version)):
-            if self._keys.setdefault(key.kid, key) != key:
+        versions: dict[str, dict[int, list[DataKey]]] = {}
+        for key in sorted(keys, key=lambda key: (key.keyset, key.number)):
+            known = self._keys.setdefault(key.kid, key)
+            if known is key:
+                versions.setdefault(key.keyset, {}).setdefault(key.number, []).append(key)
+            elif known != key:
                 raise ValueError(f"{key.kid} is another key already; a kid means one key for ever")
-        self._active = {key.keyset: key for key in self._keys.values()}  # the newest of each: the last in order
-        for keyset, kid in (active or {}).items():
-            if self._known(kid).keyset != keyset:
-                raise ValueError(f"{kid} is no key of keyset {keyset}")
-            self._active[keyset] = self._keys[kid]
-        self._unnamed = None if unnamed is None else self._known(unnamed)
+        self._active: dict[str, tuple[DataKey, ...]] = {}
+        self._versions = {keyset: tuple(f"{keyset}.{number}" for number in of) for keyset, of in versions.items()}
+        for keyset, of in versions.items():
+            number = (active or {}).get(keyset, max(of))
+            if number not in of:
+                raise ValueError(f"the ring has no key {keyset}.{number}")
+            self._active[keyset] = tuple(of[number])
+        if missing := (active or {}).keys() - versions.keys():
+            raise ValueError(f"the ring has no keyset {min(missing)}")
+        if unnamed is not None and unnamed not in self._keys:
+            raise ValueError(f"the ring has no key {unnamed}")
+        self._unnamed = unnamed
+        # The longest prefix first, for the nearest holds; the empty one last, for everything has it.
+        said = {"": Place(DEFAULT_KEYSET), **(places or {})}
+        self._places = tuple(
+            (
+                prefix,
+                place,
+                tuple(v for keyset in (place.keyset, *place.before) for v in self._versions.get(keyset, ())),
+            )
+            for prefix, place in sorted(said.items(), key=lambda item: -len(item[0]))
+        )
+        self.revision: Final = revision
+        self.halted: Final = halted
 
     def get(self, kid: str | None) -> DataKey | None:
         """Return the key with that id, or None; for ``None``, the key for values that name none."""
-        return self._unnamed if kid is None else self._keys.get(kid)
+        return self._keys.get(self._unnamed if kid is None else kid)  # type: ignore[arg-type]  # no kid is None
+
+    def choose(self, name: str) -> Choice:
+        """Return the key to encrypt the record *name* under, picked at random from the active version of its keyset.
+
+        Raises:
+            LookupError: the ring has no such keyset.
+        """
+        place, versions = self._place(name)
+        key = self.active(place.keyset)
+        if len(versions) == 1:  # PERF: nearly always
+            return Choice(key, ())
+        return Choice(key, tuple(version for version in versions if version != key.version))
+
+    def keyset_of(self, name: str) -> str:
+        """Return the keyset for the record *name*."""
+        return self._place(name)[0].keyset
+
+    def versions_of(self, name: str) -> tuple[str, ...]:
+        """Return every version that the record *name* may be under."""
+        return self._place(name)[1]
 
     def active(self, keyset: str = DEFAULT_KEYSET) -> DataKey:
-        """Return the key that new values of *keyset* are encrypted under.
+        """Return a key of the active version of *keyset*.
 
         Raises:
             LookupError: the ring has no such keyset.
         """
         try:
-            return self._active[keyset]
+            keys = self._active[keyset]
         except KeyError:
             raise LookupError(f"the ring has no keyset {keyset}") from None
+        return keys[0] if len(keys) == 1 else secrets.choice(keys)
+
+    @property
+    def widest(self) -> int:
+        """How many versions a record may be under, at most."""
+        return max(len(versions) for _, _, versions in self._places)
 
     @property
     def kids(self) -> tuple[str, ...]:
@@ -149,71 +255,37 @@ class Ring:
         return tuple(self._keys)
 
     @property
-    def active_kids(self) -> Mapping[str, str]:
-        """Keyset to the id of its active key."""
-        return MappingProxyType({keyset: key.kid for keyset, key in self._active.items()})
+    def versions(self) -> tuple[str, ...]:
+        """All versions, keyset by keyset, oldest first."""
+        return tuple(version for versions in self._versions.values() for version in versions)
+
+    @property
+    def active_versions(self) -> Mapping[str, str]:
+        """Keyset to its active version."""
+        return {keyset: keys[0].version for keyset, keys in self._active.items()}
 
     @property
     def unnamed_kid(self) -> str | None:
         """The id of the key for values that name none, if there is one."""
-        return None if self._unnamed is None else self._unnamed.kid
+        return self._unnamed
 
-    def next_kid(self, keyset: str = DEFAULT_KEYSET) -> str:
-        """Return the id a new key of *keyset* gets: one version above the newest."""
-        newest = max((key.version for key in self._keys.values() if key.keyset == keyset), default=0)
-        return f"{keyset}.{newest + 1}"
+    def wipe(self) -> None:
+        """Wipe every key; whoever still uses the ring gets `Locked`."""
+        for key in self._keys.values():
+            key.wipe()
 
-    def with_key(self, key: DataKey) -> Self:
-        """Return a ring that also decrypts under *key*; what is active stays active.
-
-        Raises:
-            ValueError: its kid is another key's already.
-        """
-        return type(self)([*self._keys.values(), key], {key.keyset: key.kid, **self.active_kids}, self.unnamed_kid)
-
-    def activate(self, kid: str) -> Self:
-        """Return a ring that encrypts under *kid* from now on.
-
-        Raises:
-            ValueError: there is no such key, or its keyset has a newer one active: versions only grow.
-        """
-        key = self._known(kid)
-        if key.version < self._active[key.keyset].version:
-            raise ValueError(f"{self._active[key.keyset].kid} is active and newer than {kid}")
-        return type(self)(self._keys.values(), {**self.active_kids, key.keyset: kid}, self.unnamed_kid)
-
-    def without(self, kid: str) -> Self:
-        """Return a ring that no longer decrypts under *kid*.
-
-        Raises:
-            ValueError: there is no such key, or it is in use: active, or the one for values that name none.
-        """
-        key = self._known(kid)
-        if kid in (self._active[key.keyset].kid, self.unnamed_kid):
-            raise ValueError(f"{kid} is in use")
-        rest = (other for other in self._keys.values() if other.kid != kid)
-        return type(self)(rest, self.active_kids, self.unnamed_kid)
-
-    def with_unnamed(self, kid: str | None) -> Self:
-        """Return a ring that tries values without a kid under *kid*, or, for None, refuses them.
-
-        Raises:
-            ValueError: there is no such key.
-        """
-        return type(self)(self._keys.values(), self.active_kids, kid)
-
-    def _known(self, kid: str) -> DataKey:
-        try:
-            return self._keys[kid]
-        except KeyError:
-            raise ValueError(f"the ring has no key {kid}") from None
+    def _place(self, name: str) -> tuple[Place, tuple[str, ...]]:
+        for prefix, place, versions in self._places:
+            if name.startswith(prefix):
+                return place, versions
+        raise AssertionError  # the empty prefix is among them
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __repr__(self) -> str:
-        active = {key.kid for key in self._active.values()}
-        return f"<Ring {' '.join(kid + '*' * (kid in active) for kid in self._keys)}>"
+        active = set(self.active_versions.values())
+        return f"<Ring {' '.join(kid + '*' * (key.version in active) for kid, key in self._keys.items())}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a ring is not pickled")

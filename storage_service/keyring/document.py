@@ -1,0 +1,374 @@
+"""The keyring document: all keysets, their versions and keys, and what is under way with them, as one JSON object.
+
+    {"format":2,"keysets":{"default":{"active":2,"keys":1,"versions":[{"number":1,"created":…,"keys":["…"]},…]},…},
+     "places":{"system/access/":{"keyset":"access","before":[]},…},"backups":{…},"halted":null,"counted":true}
+
+It lies in the store under `NAME` as a JWE under the root key, and is changed by compare-and-set alone, so that every
+change of the keyring happens at once or not at all. What is in it was written by a holder of the root key. Nothing
+here does I/O: each change is a method that returns another document, or says why it is refused.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Self
+
+import msgspec
+
+from models import names
+from models.errors import InvalidName
+from models.names import SECRETS, SYSTEM
+from storage_service.errors import ConfigurationError, Exists, InUse, Invalid, KeyringDamaged, NotFound
+from storage_service.keyring.content_encryption import KEY_SIZE
+from storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, Place, Ring, is_keyset
+
+KEYRING: Final = SYSTEM + "keyring/"
+NAME: Final = KEYRING + "keys"  # the one name it lies under; its revision is the epoch of the keyring
+FORMAT: Final = 2  # 1 was one wrapped key a name; a later one is refused, not guessed at
+
+ACCESS: Final = SYSTEM + "access/"
+ACCESS_KEYSET: Final = "access"
+ROOT_KEYSET: Final = "root"  # no keyset has this name: it would be taken for the root key's
+PROTECTED: Final = frozenset({ACCESS_KEYSET, ROOT_KEYSET, DEFAULT_KEYSET})
+
+MAX_KEYS: Final = 32  # in one version
+MAX_VERSIONS: Final = 12  # that one record may be under: with more, a write would not fit into a transaction
+
+Random = Callable[[int], bytes]
+"""Gives that many unpredictable bytes."""
+
+
+class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True, repr_omit_defaults=True):
+    """One version of a keyset, and its keys of 64 bytes each, which stay out of the repr."""
+
+    number: int
+    created: str  # RFC 3339, UTC
+    keys: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        return f"<Version {self.number} of {self.created}, {len(self.keys)} keys>"
+
+
+class Keyset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A keyset: its versions, oldest first, and which of them is active.
+
+    *keys* is how many a new version gets. While *reverting*, an older version is active again and what the newer ones
+    encrypted is on its way back to it.
+    """
+
+    active: int
+    keys: int
+    versions: tuple[Version, ...]
+    reverting: bool = False
+
+
+class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The keyset of the records under one prefix; those of *before* still have records there to be re-encrypted."""
+
+    keyset: str
+    before: tuple[str, ...] = ()
+
+
+class Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A copy of the store that somebody took, and the versions without which it cannot be read."""
+
+    taken: str  # RFC 3339, UTC
+    versions: tuple[str, ...]
+
+
+class Halt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why secrets are not written for now."""
+
+    keyset: str
+    since: str  # RFC 3339, UTC
+    reason: str  # names, counts and kids; nothing secret
+
+
+class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"format_": "format"}):
+    """The whole keyring. Its JSON is as secret as the keys in it; its repr shows none of them.
+
+    *numbers* is the highest number that any version of a keyset ever had, retired ones and removed keysets among
+    them: a kid means one key for ever.
+    """
+
+    keysets: dict[str, Keyset]
+    numbers: dict[str, int]
+    places: dict[str, Assignment] = msgspec.field(default_factory=dict)
+    backups: dict[str, Backup] = msgspec.field(default_factory=dict)
+    halted: Halt | None = None
+    counted: bool = True  # whether every record has had its row in the census from its first write on
+    format_: int = FORMAT
+
+    @classmethod
+    def new(cls, now: str, keys: int = 1, random: Random = secrets.token_bytes) -> Self:
+        """Return the first document of a store: keyset `default` for secrets, keyset `access` for API keys."""
+        both = (ACCESS_KEYSET, DEFAULT_KEYSET)
+        keysets = {name: Keyset(1, keys, (_version(1, now, keys, random),)) for name in both}
+        return cls(keysets, dict.fromkeys(both, 1), {ACCESS: Assignment(ACCESS_KEYSET)})
+
+    @classmethod
+    def decode(cls, text: bytes) -> Self:
+        """Return the document that *text*, which a holder of the root key wrote, says.
+
+        Raises:
+            ConfigurationError: a later version of this program wrote it.
+            KeyringDamaged: it contradicts itself; nothing of it is repeated.
+        """
+        try:
+            said = msgspec.json.decode(text, type=_Format).format
+            if said != FORMAT:
+                raise ConfigurationError(
+                    f"the keyring is of format {said}, which this version does not know: a later version wrote it; "
+                    "run that one"
+                )
+            document = msgspec.json.decode(text, type=cls)
+            document._check()
+        except (msgspec.DecodeError, ValueError):
+            raise KeyringDamaged("the keyring opens, but is none; restore it from a backup") from None
+        return document
+
+    def encode(self) -> bytes:
+        """Return the JSON, all keys in it."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    def ring(self, revision: int = 0, *, halted: bool = False) -> Ring:
+        """Return the keys as the service uses them; *halted*: nothing may be encrypted, whatever the document says.
+
+        Raises:
+            ValueError: the document contradicts itself.
+        """
+        return Ring(
+            (
+                DataKey(kid, octets)
+                for name, keyset in self.keysets.items()
+                for version in keyset.versions
+                for kid, octets in zip(_kids(name, version), version.keys, strict=True)
+            ),
+            {name: keyset.active for name, keyset in self.keysets.items()},
+            places={prefix: Place(each.keyset, each.before) for prefix, each in self.places.items()},
+            revision=revision,
+            halted=halted or self.halted is not None,
+        )
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """All versions, ``<keyset>.<number>``, keyset by keyset, oldest first."""
+        return tuple(f"{name}.{each.number}" for name in sorted(self.keysets) for each in self.keysets[name].versions)
+
+    @property
+    def active_versions(self) -> Mapping[str, str]:
+        """Keyset to its active version."""
+        return {name: f"{name}.{keyset.active}" for name, keyset in self.keysets.items()}
+
+    # Keysets
+
+    def with_keyset(self, name: str, now: str, keys: int = 1, random: Random = secrets.token_bytes) -> Self:
+        """Return the document with a new keyset.
+
+        Raises:
+            Invalid: the name is none, or not *keys* 1 to `MAX_KEYS`.
+            Exists: there is one of that name, or it is kept for the service.
+        """
+        if not is_keyset(name):
+            raise Invalid("a keyset's name is 1 to 63 of [a-z0-9-]", (("name", "is not a keyset's name"),))
+        if name in self.keysets:
+            raise Exists("that keyset exists; use rotate for a new version of it")
+        if name in PROTECTED:
+            raise Invalid("that name is kept for the service", (("name", "is protected"),))
+        number = self.numbers.get(name, 0) + 1
+        return self._with(
+            keysets={**self.keysets, name: Keyset(number, keys, (_version(number, now, keys, random),))},
+            numbers={**self.numbers, name: number},
+        )
+
+    def without_keyset(self, name: str) -> Self:
+        """Return the document without that keyset; whether records are under it is for the caller to prove.
+
+        Raises:
+            NotFound: there is none of that name.
+            InUse: it is protected, or a container is assigned to it, or a backup needs it.
+        """
+        keyset = self.keyset(name)
+        if name in PROTECTED:
+            raise InUse(f"the keyset {name} is protected: the service itself uses it")
+        versions = {f"{name}.{each.number}" for each in keyset.versions}
+        holders = [prefix for prefix, each in self.places.items() if name in (each.keyset, *each.before)]
+        holders += [f"backup {label}" for label, each in self.backups.items() if versions & set(each.versions)]
+        if holders:
+            raise InUse(f"the keyset {name} is in use", tuple(holders))
+        return self._with(keysets={each: of for each, of in self.keysets.items() if each != name})
+
+    def keyset(self, name: str) -> Keyset:
+        """Return the keyset of that name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        try:
+            return self.keysets[name]
+        except KeyError:
+            raise NotFound("there is no such keyset") from None
+
+    # Versions
+
+    def rotated(self, name: str, now: str, keys: int | None = None, random: Random = secrets.token_bytes) -> Self:
+        """Return the document with a new version of that keyset, active.
+
+        Raises:
+            NotFound: there is no such keyset.
+            Invalid: not *keys* 1 to `MAX_KEYS`.
+            InUse: a reversal of it is under way, or too many old versions are not retired yet.
+        """
+        keyset = self.keyset(name)
+        if keyset.reverting:
+            raise InUse(f"{name} is being reverted; finish that first: strongroom key reencrypt {name}")
+        number, count = self.numbers[name] + 1, keys or keyset.keys
+        versions = (*keyset.versions, _version(number, now, count, random))
+        return self._with(
+            keysets={**self.keysets, name: Keyset(number, count, versions)}, numbers={**self.numbers, name: number}
+        )._not_too_wide()
+
+    def reverted(self, name: str) -> Self:
+        """Return the document with the version before the active one active again, newer ones on their way back to it.
+
+        Raises:
+            NotFound: there is no such keyset.
+            Invalid: there is no older version.
+        """
+        keyset = self.keyset(name)
+        older = [version.number for version in keyset.versions if version.number < keyset.active]
+        if not older:
+            raise Invalid(f"{name} has no older version to go back to")
+        return self._with_keyset(name, msgspec.structs.replace(keyset, active=older[-1], reverting=True))
+
+    def settled(self, name: str) -> Self:
+        """Return the document in which nothing is under way with that keyset: all its records are where they belong."""
+        places = {
+            prefix: Assignment(each.keyset) if each.keyset == name else each for prefix, each in self.places.items()
+        }
+        keyset = msgspec.structs.replace(self.keyset(name), reverting=False)
+        return self._with(keysets={**self.keysets, name: keyset}, places=places)
+
+    def without_version(self, version: str) -> Self:
+        """Return the document without that version; whether records are under it is for the caller to prove.
+
+        Raises:
+            NotFound: there is no such version.
+            InUse: it is active, or a backup needs it.
+        """
+        name, _, number = version.rpartition(".")
+        keyset = self.keysets.get(name)
+        kept = () if keyset is None else tuple(each for each in keyset.versions if str(each.number) != number)
+        if keyset is None or len(kept) == len(keyset.versions):
+            raise NotFound("there is no such version of a keyset")
+        if str(keyset.active) == number:
+            raise InUse(f"{version} is active: new records are written under it; rotate first", ("new records",))
+        if holders := [f"backup {label}" for label, each in self.backups.items() if version in each.versions]:
+            raise InUse(f"{version} is needed to read a registered backup", tuple(holders))
+        return self._with_keyset(name, msgspec.structs.replace(keyset, versions=kept))
+
+    # Places
+
+    def assigned(self, container: str, name: str) -> Self:
+        """Return the document with the records of *container*, and of those in it, under keyset *name* from now on.
+
+        Args:
+            container: a container's full name, ``secrets/hosts/``.
+            name: the keyset.
+
+        Raises:
+            NotFound: there is no such keyset.
+            Invalid: *container* is none.
+            InUse: too many old versions are not retired yet.
+        """
+        self.keyset(name)
+        try:
+            names.check(container)
+        except InvalidName as error:
+            raise Invalid(str(error), (("container", "is not a container's name"),)) from None
+        if not container.startswith(SECRETS) or not names.is_container(container):
+            raise Invalid("only containers of secrets are assigned", (("container", "is not a container of secrets"),))
+        nearest = max((prefix for prefix in self.places if container.startswith(prefix)), key=len, default=None)
+        used = Assignment(DEFAULT_KEYSET) if nearest is None else self.places[nearest]
+        # What lies there stays under the keysets it was written under until it is re-encrypted.
+        before = tuple(each for each in (used.keyset, *used.before) if each != name)
+        return self._with(places={**self.places, container: Assignment(name, before)})._not_too_wide()
+
+    # Backups, and being halted
+
+    def with_backup(self, label: str, now: str) -> Self:
+        """Return the document with a backup registered, that needs all versions of today.
+
+        Raises:
+            Invalid: the label is none.
+            Exists: there is one of that label.
+        """
+        if not label.isprintable() or not 0 < len(label) <= 128:
+            raise Invalid("a label is 1 to 128 printable characters", (("label", "is not a label"),))
+        if label in self.backups:
+            raise Exists("a backup of that label is registered")
+        return self._with(backups={**self.backups, label: Backup(now, self.versions)})
+
+    def without_backup(self, label: str) -> Self:
+        """Return the document with that backup forgotten.
+
+        Raises:
+            NotFound: none of that label is registered.
+        """
+        if label not in self.backups:
+            raise NotFound("no backup of that label is registered")
+        return self._with(backups={each: of for each, of in self.backups.items() if each != label})
+
+    def halt(self, keyset: str, now: str, reason: str) -> Self:
+        """Return the document that says: no secret is written until a reversal of *keyset* is finished."""
+        return self._with(halted=Halt(keyset, now, reason))
+
+    def resumed(self) -> Self:
+        """Return the document that says no such thing."""
+        return self._with(halted=None)
+
+    def with_census(self) -> Self:
+        """Return the document that says: the census is complete."""
+        return self._with(counted=True)
+
+    def _check(self) -> None:
+        """Raise ValueError if the document contradicts itself."""
+        self.ring().wipe()
+        used = {DEFAULT_KEYSET, *(each for of in self.places.values() for each in (of.keyset, *of.before))}
+        if not used <= self.keysets.keys():
+            raise ValueError("a keyset is missing")
+        for name, keyset in self.keysets.items():
+            if not keyset.versions or self.numbers.get(name, 0) < max(each.number for each in keyset.versions):
+                raise ValueError("a version has a number that was never given")
+
+    def _not_too_wide(self) -> Self:
+        ring = self.ring()
+        ring.wipe()
+        if ring.widest > MAX_VERSIONS:
+            raise InUse(
+                f"a record could be under {ring.widest} versions, which is too many; "
+                "re-encrypt and retire old ones first",
+                tuple(version for version in self.versions if version not in self.active_versions.values()),
+            )
+        return self
+
+    def _with_keyset(self, name: str, keyset: Keyset) -> Self:
+        return self._with(keysets={**self.keysets, name: keyset})
+
+    def _with(self, **changes: object) -> Self:
+        return msgspec.structs.replace(self, **changes)
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def _version(number: int, now: str, keys: int, random: Random) -> Version:
+    if not 0 < keys <= MAX_KEYS:
+        raise Invalid(f"a version has 1 to {MAX_KEYS} keys", (("keys", f"is not 1 to {MAX_KEYS}"),))
+    return Version(number, now, tuple(random(KEY_SIZE) for _ in range(keys)))
+
+
+def _kids(keyset: str, version: Version) -> Sequence[str]:
+    if len(version.keys) == 1:
+        return [f"{keyset}.{version.number}"]
+    return [f"{keyset}.{version.number}.{n}" for n in range(1, len(version.keys) + 1)]

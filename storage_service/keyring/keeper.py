@@ -1,0 +1,316 @@
+"""Who holds the keys in one worker of the service, and how all workers come to hold or to drop them together.
+
+The root key lies, while the service is unlocked, in the page of memory that all its workers share, and nowhere else;
+each worker holds the ring of data keys that it opened with it. A counter in that page says when to look again: it is
+read before every use of a key, so that a lock holds for every request that begins after it, in every worker, and a
+worker that starts later follows. A task looks five times a second, too, so that keys are dropped where nobody asks.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Final
+
+from storage_service.backends.base import Backend
+from storage_service.errors import (
+    Exists,
+    Internal,
+    KeyringDamaged,
+    Locked,
+    StartupError,
+    StrongroomError,
+    TooManyAttempts,
+    Uninitialized,
+    WrongKey,
+)
+from storage_service.keyring import document, unlock, vault, wraps
+from storage_service.keyring.page import Page, State
+from storage_service.keyring.ring import Ring
+from storage_service.keyring.rootkey import RootKey
+from storage_service.keyring.unattended import KeyFile, Way
+
+LOOK: Final = 0.2  # seconds between two looks at the page by a worker that is asked nothing
+
+log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """What one worker holds of the keyring.
+
+    Args:
+        store: the store, opened; the bare one, not one that encrypts.
+        page: what all workers of the service share.
+        ways: how the keyring may be opened with nobody at hand, in order.
+        autogen: the file to make a first keyring with, in a store that was never used; None: wait for somebody to.
+        clock: monotonic seconds, the same for all workers.
+    """
+
+    def __init__(
+        self,
+        store: Backend,
+        page: Page,
+        ways: Sequence[Way],
+        autogen: KeyFile | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._page = page
+        self._ways = tuple(ways)
+        self._autogen = autogen
+        self._clock = clock
+        self._ring: Ring | None = None
+        self._seen = -1  # the generation of the page that what is held here belongs to
+        self._turn = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+
+    # Holding keys
+
+    async def open(self) -> None:
+        """Open the keyring if that can be done with nobody at hand, and begin to follow the page.
+
+        Raises:
+            StartupError: it should have opened, and did not; the text says what to do.
+            Unavailable: the store does not answer.
+        """
+        async with self._turn:
+            with contextlib.suppress(Locked):
+                await self._load()
+        self._watching = asyncio.create_task(self._watch(), name="keyring")
+
+    async def close(self) -> None:
+        """Drop what is held."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+        self._drop()
+
+    @property
+    def current(self) -> Ring | None:
+        """The ring to use now; None: `sync` has to be asked."""
+        return self._ring if self._page.generation == self._seen else None
+
+    @property
+    def state(self) -> State:
+        """Whether the service is locked; FRESH stands for a page that nobody has looked at yet."""
+        return self._page.state
+
+    async def sync(self) -> Ring:
+        """Return the ring to use now, after following what the page says.
+
+        Raises:
+            Uninitialized: the store has no keyring yet.
+            Locked: nobody has unlocked the service.
+            Internal: the keyring in the store can no longer be used; the log says why.
+            Unavailable: the store does not answer.
+        """
+        async with self._turn:
+            if (ring := self.current) is not None:
+                return ring
+            return await self._follow()
+
+    async def refresh(self, seen: Ring) -> Ring:
+        """Return the ring of the keyring that is in the store, *seen* if it is still that; raises what `sync` does."""
+        async with self._turn:
+            ring = self.current
+            if ring is not None and ring is not seen:
+                return ring
+            sealed = await vault.read(self._store)
+            if ring is not None and sealed is not None and sealed.revision == seen.revision:
+                return seen
+            return await self._follow()
+
+    async def _follow(self) -> Ring:
+        """Load what the page and the store say, in a service that runs: it does not end where the keyring is broken."""
+        try:
+            return await self._load()
+        except StartupError as error:
+            raise Internal(f"the keyring cannot be used: {error}") from None
+
+    async def _load(self) -> Ring:
+        generation, state, bits = self._page.read()
+        if state is State.FRESH:
+            await self._open_unattended(generation)
+            generation, state, bits = self._page.read()
+        if bits is None:
+            self._drop()
+            self._seen = generation
+            if state is State.UNINITIALIZED:
+                raise Uninitialized("there is no keyring")
+            raise Locked("the service is locked")
+        with _root_of(bits) as root:
+            sealed = await vault.read(self._store)
+            if sealed is None:
+                raise KeyringDamaged("the keyring is gone from the store; restore it from a backup")
+            if sealed.root != root.kid:
+                return await self._follow_rotation(sealed.root, generation)
+            opened = vault.open_document(sealed, root)
+        # What was held before is not wiped: requests under way may use it still, and it opens no more than this does.
+        self._ring = ring = opened.ring(sealed.revision, halted=state is State.HALTED)
+        self._seen = generation
+        return ring
+
+    async def _follow_rotation(self, root: str, since: int) -> Ring:
+        """Another process rotated the root key: open the new one if that needs nobody, or be locked."""
+        opened = await self._try_ways(root)
+        if opened is None:
+            log.warning("the root key was rotated elsewhere; unlock this service with the new keys")
+        self._share(opened, since)
+        return await self._load()
+
+    async def _open_unattended(self, since: int) -> None:
+        """Give the page its first state: of all workers that begin together, whichever is first.
+
+        An operator may lock the service by another worker while this one opens a file; then it stays locked.
+        """
+        sealed = await vault.read(self._store)
+        if sealed is None and self._autogen is not None:
+            recipient = await self._autogen.make()
+            root = vault.new_root()
+            await vault.create_if_new(self._store, root, [wraps.put(wraps.wrap(root, recipient, vault.now()))])
+            root.wipe()
+            sealed = await vault.read(self._store)
+        if sealed is None:
+            self._page.lock(State.UNINITIALIZED, since)
+            return
+        opened = await self._try_ways(sealed.root)
+        self._share(opened, since)
+
+    def _share(self, opened: RootKey | None, since: int) -> None:
+        """Unlock all workers with *opened*, or lock them for want of it, unless the page has changed *since*."""
+        if opened is None:
+            self._page.lock(since=since)
+        else:
+            self._page.unlock(opened.reveal(), since)
+            opened.wipe()
+
+    async def _try_ways(self, root: str) -> RootKey | None:
+        """Return the root key *root*, or None where it takes a person.
+
+        Raises:
+            StartupError: no way opens it and no person could.
+        """
+        failed: list[StartupError] = []
+        for way in self._ways:
+            try:
+                opened = await way.open(self._store, root)
+            except StartupError as error:
+                failed.append(error)
+                continue
+            if opened is not None:
+                return opened
+        if any(wrap.kind in wraps.HUMAN for wrap in await wraps.wraps_of(self._store, root)):
+            for each in failed:
+                log.warning("the service starts locked: %s", each)
+            return None
+        if failed:
+            raise failed[0]
+        return None
+
+    def _drop(self) -> None:
+        ring, self._ring = self._ring, None
+        if ring is not None:
+            ring.wipe()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            if self._page.state is State.UNINITIALIZED:
+                await self._look_for_keyring()
+            if self._page.generation != self._seen:
+                try:
+                    await self.sync()
+                except Locked:
+                    pass
+                except StrongroomError as error:
+                    log.warning("the keyring could not be followed: %s", error)
+
+    async def _look_for_keyring(self) -> None:
+        """Somebody may have made a keyring without asking this service: begin as if it had been there."""
+        since = self._page.generation
+        with contextlib.suppress(StrongroomError):
+            if await self._store.get(document.NAME) is not None:
+                self._page.lock(State.FRESH, since)
+
+    # Locking and unlocking
+
+    @contextlib.asynccontextmanager
+    async def root(self) -> AsyncIterator[RootKey]:
+        """Give the root key for one operation on the keyring, and wipe that copy of it afterwards.
+
+        Raises:
+            Uninitialized, Locked: there is none.
+        """
+        await self.sync()
+        _, _, bits = self._page.read()
+        if bits is None:
+            raise Locked("the service is locked")
+        with _root_of(bits) as root:
+            yield root
+
+    async def unlock(self, text: str) -> None:
+        """Unlock every worker of the service with what people typed: an unlock key, or shares.
+
+        Args:
+            text: one unlock key, or enough shares, a line each.
+
+        Raises:
+            Mistyped: it cannot be right; says which line.
+            WrongKey: it opens nothing here. Counted, and the next one has to wait longer each time.
+            TooManyAttempts: it has to wait still; nothing was tried.
+            Exists: the service is unlocked.
+            Uninitialized: there is nothing to unlock.
+            KeyringDamaged, ConfigurationError: the store's wraps or document are broken, or of a later version.
+            Unavailable: the store does not answer.
+        """
+        if self._page.state in (State.UNLOCKED, State.HALTED):
+            raise Exists("the service is unlocked already")
+        sealed = await vault.read(self._store)
+        if sealed is None:
+            raise Uninitialized("there is no keyring")
+        if (wait := self._page.wait_left(self._clock())) > 0:
+            raise TooManyAttempts("wrong keys were given", wait)
+        candidate = await asyncio.to_thread(unlock.parse, text)
+        held = {wrap.recipient: wrap for wrap in await wraps.wraps_of(self._store, sealed.root)}
+        for key in candidate.keys:
+            if key.kid in held:
+                root = wraps.unwrap(held[key.kid], key)
+                vault.open_document(sealed, root)
+                self._page.unlock(root.reveal())
+                root.wipe()
+                await self.sync()
+                return
+        self._page.failed(self._clock())
+        log.warning("a wrong unlock key was given, the %d. since the last right one", self._page.failures)
+        raise WrongKey("what was given opens nothing here")
+
+    def lock(self) -> None:
+        """Drop the root key and the data keys, in every worker of the service.
+
+        Requests that are under way get `Locked` when they next use a key. Until somebody unlocks the service, or all
+        of it starts anew, no worker opens the keyring by itself.
+        """
+        if self._page.state is not State.UNINITIALIZED:
+            self._page.lock()
+        self._drop()
+
+    def changed(self) -> None:
+        """Let every worker look at the keyring in the store again."""
+        self._page.touch()
+
+    def halt(self) -> None:
+        """Stop writing secrets in every worker, where not even that can be written down in the store."""
+        self._page.halt()
+
+
+@contextlib.contextmanager
+def _root_of(bits: bytearray) -> Iterator[RootKey]:
+    """Give the root key of these *bits*, which are wiped, as the key is in the end."""
+    root = RootKey(bytes(bits))
+    bits[:] = bytes(len(bits))
+    try:
+        yield root
+    finally:
+        root.wipe()

@@ -1,0 +1,112 @@
+"""Opening the keyring with nobody at hand: by the root key file, or by this machine's own key.
+
+Each way returns the root key; None where it is not meant for this store; or raises with what the operator must mend.
+All of it but the store is read off the event loop.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from storage_service.backends.base import Backend
+from storage_service.errors import KeyFileMissing, KeyFileUnusable, WrongRootKey
+from storage_service.keyring import rootkey, wraps
+from storage_service.keyring.ring import Key
+from storage_service.keyring.rootkey import RootKey
+
+NEXT: Final = ".next"  # what a root rotation appends to the name of the file that is about to take the place
+
+
+class Way(Protocol):
+    """One way to the root key that needs no person."""
+
+    async def open(self, backend: Backend, root: str) -> RootKey | None:
+        """Return the root key with the kid *root*; None if this way was never given one for this store.
+
+        Raises:
+            StartupError: it was, but it does not open; the text says what to do.
+            Unavailable: the store does not answer.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """The root key file at *path*, and the one beside it that a root rotation is about to put in its place."""
+
+    path: Path
+
+    async def open(self, backend: Backend, root: str) -> RootKey | None:
+        """Return the root key that the file opens; as `Way` says.
+
+        Raises:
+            KeyFileMissing: the store has a wrap for such a file, but there is none.
+            KeyFileUnusable: the file is no key, or is open to others.
+            WrongRootKey: the store has wraps for other files only.
+        """
+        meant = {wrap.recipient: wrap for wrap in await wraps.wraps_of(backend, root) if wrap.kind == "file"}
+        if not meant:
+            return None
+        found = await asyncio.to_thread(self._read)
+        if not found:
+            raise KeyFileMissing(
+                f"the store holds secrets or their keys, but there is no root key file at {self.path}: restore the one "
+                "that was made with this store; no new one will be made, as it could open none of them"
+            )
+        for path, key in found:
+            if (wrap := meant.get(key.kid)) is not None:
+                opened = wraps.unwrap(wrap, key)
+                if path != self.path:  # the rotation that made it was cut off after its point of no return
+                    await asyncio.to_thread(self.take_place)
+                return opened
+        raise WrongRootKey(
+            f"the store's root key is wrapped for {', '.join(sorted(meant))}, but {self.path} is {found[0][1].kid}: "
+            f"put the {self.path.name} that was made with this store in its place"
+        )
+
+    async def make(self) -> Key:
+        """Return the key in the file, made if there is none.
+
+        Raises:
+            KeyFileUnusable: the file cannot be made here, or the one that is here is not to be used.
+        """
+        return as_recipient(await asyncio.to_thread(rootkey.make, self.path))
+
+    @property
+    def next(self) -> Path:
+        """The file that a root rotation is about to put in the place of this one."""
+        return self.path.with_name(self.path.name + NEXT)
+
+    def take_place(self) -> None:
+        """Put the next file in the place of this one, for good. Blocks on the disk.
+
+        Raises:
+            KeyFileUnusable: the directory cannot be written.
+        """
+        try:
+            self.next.replace(self.path)
+            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except FileNotFoundError:
+            return  # another worker was faster
+        except OSError as error:
+            raise KeyFileUnusable(f"{self.next} cannot take the place of {self.path}: {error.strerror}") from None
+
+    def _read(self) -> Sequence[tuple[Path, Key]]:
+        found = []
+        for path in (self.path, self.next):
+            try:
+                found.append((path, as_recipient(rootkey.read(path))))
+            except KeyFileMissing:
+                continue
+        return found
+
+
+def as_recipient(file: RootKey) -> Key:
+    """Return the key in a root key file as the recipient of a wrap."""
+    return Key("file." + file.kid.partition(".")[2], file.reveal())
