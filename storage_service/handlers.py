@@ -19,7 +19,6 @@ from models.base import DOCUMENT
 from models.errors import Fault, InvalidName, ValidationError
 from storage_service.backends.base import (
     ABSENT,
-    MAX_BATCH,
     MAX_PAGE,
     PRESENT,
     Backend,
@@ -89,9 +88,9 @@ class Handler:
     ) -> Sequence[Stored[M]]:
         """Write *records*, and return them with their revisions.
 
-        All are valid, or none is written. Up to `MAX_BATCH` are written at once or not at all (of secrets one fewer
-        for each model among them, for its container); more go in successive batches, and what came before a batch
-        that fails stays.
+        All are valid, or none is written. As many as the backend takes are written at once or not at all (of secrets
+        one fewer for each model among them, for its container); more go in successive batches, and what came before
+        a batch that fails stays.
 
         Args:
             records: of any models that this handler keeps, none of them twice.
@@ -111,12 +110,7 @@ class Handler:
             for record, revision in zip(records, _aligned(expected, records), strict=True)
         ]
         _check_distinct(writes)
-        containers = sorted({record.prefix() for record in records}) if self._secret else []
-
-        async def write(batch: Sequence[Put]) -> list[int]:
-            return [await self._write(batch, containers)] * len(batch)
-
-        revisions = await _in_batches(writes, MAX_BATCH - len(containers), write)
+        revisions = await _in_batches(writes, self._fitting, self._write)
         return [Stored(record, revision) for record, revision in zip(records, revisions, strict=True)]
 
     async def get_many(self, model: type[M], keys: Sequence[str]) -> Sequence[Stored[M] | None]:
@@ -151,7 +145,7 @@ class Handler:
             raise Invalid("what is deleted cannot be expected to be absent")
         removals = [Delete(name, guard) for name, guard in zip(self._names(model, keys), guards, strict=True)]
         _check_distinct(removals)
-        return await _in_batches(removals, MAX_BATCH, self._remove)
+        return await _in_batches(removals, lambda _: self._backend.max_batch, self._remove)
 
     # One
 
@@ -243,8 +237,17 @@ class Handler:
             found |= {name: self._decode(model, name, entries[name]) for name in page if name in entries}
         return found
 
-    async def _write(self, writes: Sequence[Put], containers: Sequence[str]) -> int:
-        """Write one batch, and with it those of *containers* that do not exist."""
+    def _containers(self, writes: Sequence[Put]) -> Sequence[str]:
+        """Return the containers that must be there when *writes* are: secrets have them, plain records do not."""
+        return sorted({names.container_of(write.name) for write in writes}) if self._secret else []
+
+    def _fitting(self, writes: Sequence[Put]) -> int:
+        """Return how many of *writes* the backend takes at once, with room for the containers of them all."""
+        return self._backend.max_batch - len(self._containers(writes))
+
+    async def _write(self, writes: Sequence[Put]) -> Sequence[int]:
+        """Write one batch, and with it those of its containers that do not exist; return the revision of each."""
+        containers = self._containers(writes)
         missing: set[str] = set()
         for _ in range(ATTEMPTS):
             markers = [
@@ -252,9 +255,11 @@ class Handler:
                 for container in containers
             ]
             try:
-                return await self._backend.commit([*writes, *markers])
+                revision = await self._backend.commit([*writes, *markers])
             except Conflict as conflict:
                 failed = _names_of(conflict.failed)
+            else:
+                return [revision] * len(writes)
             _refuse(writes, failed)
             # A container that was not there is to be made; one that was to be made is there: another made it.
             missing ^= failed & set(containers)
@@ -310,19 +315,27 @@ def _refuse(guarded: Sequence[Put] | Sequence[Delete], failed: set[str]) -> None
 
 
 async def _in_batches(
-    changes: Sequence[C], size: int, act: Callable[[Sequence[C]], Awaitable[Sequence[T]]]
+    changes: Sequence[C],
+    fitting: Callable[[Sequence[C]], int],
+    act: Callable[[Sequence[C]], Awaitable[Sequence[T]]],
 ) -> Sequence[T]:
-    """Return what *act* answers for *changes*, batch by batch.
+    """Return what *act* answers for each of *changes*, batch by batch.
+
+    Args:
+        changes: what is to be done, in order.
+        fitting: tells, before each batch, how many of those that are left it takes; one goes in any case.
+        act: does one batch.
 
     Raises:
         Unavailable: where there are several batches, its fate speaks of them all.
     """
     answers: list[T] = []
-    for start in range(0, len(changes), size):
+    while left := changes[len(answers) :]:
+        batch = left[: max(1, fitting(left))]
         try:
-            answers += await act(changes[start : start + size])
+            answers += await act(batch)
         except Unavailable as error:
-            if len(changes) <= size or (error.fate is Fate.NOT_APPLIED and not answers):
+            if len(batch) == len(changes) or (error.fate is Fate.NOT_APPLIED and not answers):
                 raise
             raise Unavailable(str(error), Fate.UNKNOWN) from error
     return answers

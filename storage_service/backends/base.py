@@ -104,16 +104,16 @@ class Backend(Protocol):
     """A place for bytes under names. Untrusted: whoever runs it may read, swap, cut and roll back what it holds.
 
     Names are spelled as ``models.names`` says and at most `MAX_KEY` bytes long, for the service's own rows may have a
-    whole name within theirs; values are at most ``wire.MAX_STORED`` bytes. Revisions are positive integers that grow
-    with every commit of the whole store; a name's revision is that of the commit that last wrote it. Missing is None,
-    not an error.
+    whole name within theirs; values are at most ``wire.MAX_STORED`` bytes, those of containers empty. Revisions are
+    positive integers that grow with every commit of the whole store; a name's revision is that of the commit that last
+    wrote it. Missing is None, not an error.
 
     Every method raises `Unavailable` when the store cannot answer: full, stopped, locked by others, or unreadable.
     """
 
     @property
     def max_batch(self) -> int:
-        """Changes in one commit, at most; 2 or more, so that a record and its container go together.
+        """Changes, of whatever kinds, that one commit surely takes; 2 or more: a record and its container.
 
         What adds changes of its own takes fewer than what it wraps, and not always as many: read it for each batch.
         """
@@ -157,7 +157,7 @@ class Backend(Protocol):
         Raises:
             Conflict: a guard did not hold; nothing was applied.
             Unavailable: with its *fate*: not applied, applied, or unknown.
-            ValueError: the batch breaks a rule of `check_batch`, or is over `max_batch`.
+            ValueError: the batch breaks a rule of `check_batch`, or is over `max_batch` and too large for that.
         """
 
 
