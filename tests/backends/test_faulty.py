@@ -105,7 +105,7 @@ async def test_every_place_can_be_walked_through(fault: Fault) -> None:
 
 @pytest.mark.parametrize(("fault", "applied"), [(Fault.DIE_BEFORE, False), (Fault.DIE_AFTER, True)])
 @pytest.mark.parametrize("change", [Put("b", b"", ABSENT), Put("a", b"", ABSENT)], ids=["taken", "refused"])
-async def test_a_killed_process_does_nothing_more(fault: Fault, applied: bool, change: Change) -> None:
+async def test_a_killed_process_does_nothing_more(fault: Fault, applied: bool, change: Put) -> None:
     """From its number on every operation is Killed, whatever the store below answers, and no error handler sees it."""
     backend, store = await faulty({1: fault})
     await backend.commit([Put("a", b"")])
