@@ -105,21 +105,23 @@ class Target(ABC):
 
 
 class Strongroom(Target):
-    """Both processes of ``strongroom up``, as it comes."""
+    """Both processes of ``strongroom up``, as it comes; *source* is the tree it is run from."""
 
-    def __init__(self, home: Path, store: str = "sqlite") -> None:
+    def __init__(self, home: Path, store: str = "sqlite", source: Path = ROOT) -> None:
         super().__init__(home)
         self.name = "Strongroom, SQLite" if store == "sqlite" else "Strongroom, etcd"
         self._store = store
+        self._source = source
         self._port = free_port()
         self._home = home / "home"
 
     def start(self) -> float:
         """Start it as an operator would."""
-        command: list[str | Path] = [SCRIPTS / "strongroom", "up", "--home", self._home]
+        command: list[str | Path] = [sys.executable, "-m", "deploy.cli", "up", "--home", self._home]
         command += ["--listen", f"127.0.0.1:{self._port}", "--store", self._store]
         with httpx.Client(base_url=f"http://127.0.0.1:{self._port}") as client:
-            return self._started(command, lambda: client.get("/readyz").is_success)
+            ready = lambda: client.get("/readyz").is_success  # noqa: E731
+            return self._started(command, ready, PYTHONPATH=str(self._source))
 
     def prepare(self) -> None:
         """Make the container."""

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from models.names import is_container
 from storage_service.backends.base import (
-    MAX_BATCH,
     MAX_PAGE,
     Backend,
     Change,
@@ -145,7 +144,7 @@ class EncryptedBackend:
             epoch = Check(document.NAME, ring.revision)
             sealed = await _sealed(ring, changes)
             batch = [*(change for group in sealed for change in group), epoch]
-            if len(batch) > MAX_BATCH:
+            if len(batch) > self._backend.max_batch:
                 raise ValueError(f"a batch to encrypt is at most {self.max_batch} changes")
             try:
                 return await self._backend.commit(batch)
