@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Protocol
 
 from models.names import is_container
 from storage_service.backends.base import (
@@ -25,29 +24,10 @@ from storage_service.backends.base import (
 from storage_service.errors import Halted, Undecipherable
 from storage_service.keyring import census, document
 from storage_service.keyring.envelope import Reason, decrypt, encrypt
-from storage_service.keyring.ring import Ring
+from storage_service.keyring.ring import Keys, Ring
 
 ATTEMPTS = 8  # at one batch, while others change the keyring
 _STRETCH = 256 * 1024  # bytes to encrypt or decrypt, about 2 ms, before others get their turn on the event loop
-
-
-class Keys(Protocol):
-    """Where the overlay has its ring from."""
-
-    @property
-    def current(self) -> Ring | None:
-        """The ring to use now; None: `sync` has to be asked."""
-
-    async def sync(self) -> Ring:
-        """Return the ring to use now.
-
-        Raises:
-            Locked: there is none.
-            Unavailable: the store with the keyring does not answer.
-        """
-
-    async def refresh(self, seen: Ring) -> Ring:
-        """Return the ring that took the place of *seen*, or *seen* if none did; raises what `sync` does."""
 
 
 class EncryptedBackend:

@@ -12,8 +12,9 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn, Protocol
 
+from storage_service.errors import Locked
 from storage_service.keyring.content_encryption import ContentEncryption
 
 DEFAULT_KEYSET: Final = "default"
@@ -71,7 +72,13 @@ class Key:
         return self._content
 
     def reveal(self) -> bytes:
-        """Return the 64 bytes themselves."""
+        """Return the 64 bytes themselves.
+
+        Raises:
+            Locked: the key was wiped; zeros are nobody's key.
+        """
+        if not self._octets:
+            raise Locked("the key was dropped")
         return bytes(self._octets)
 
     def wipe(self) -> None:
@@ -82,6 +89,7 @@ class Key:
         """
         self._content.wipe()
         self._octets[:] = bytes(len(self._octets))
+        self._octets.clear()
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -265,6 +273,11 @@ class Ring:
         return {keyset: keys[0].version for keyset, keys in self._active.items()}
 
     @property
+    def places(self) -> Mapping[str, Place]:
+        """Prefix of names to the keysets used there."""
+        return {prefix: place for prefix, place, _ in self._places}
+
+    @property
     def unnamed_kid(self) -> str | None:
         """The id of the key for values that name none, if there is one."""
         return self._unnamed
@@ -289,3 +302,22 @@ class Ring:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a ring is not pickled")
+
+
+class Keys(Protocol):
+    """Where whoever encrypts or decrypts has the ring from."""
+
+    @property
+    def current(self) -> Ring | None:
+        """The ring to use now; None: `sync` has to be asked."""
+
+    async def sync(self) -> Ring:
+        """Return the ring to use now.
+
+        Raises:
+            Locked: there is none.
+            Unavailable: the store with the keyring does not answer.
+        """
+
+    async def refresh(self, seen: Ring) -> Ring:
+        """Return the ring that took the place of *seen*, or *seen* if none did; raises what `sync` does."""

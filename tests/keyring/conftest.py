@@ -1,0 +1,48 @@
+"""The stores that stories about the keyring are told on: in memory, in a file, in an etcd."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import pytest
+
+from storage_service.backends import open_backend
+from storage_service.backends.base import Backend
+
+_NUMBERS: Final = count()
+
+Stores: TypeAlias = Callable[[], AbstractAsyncContextManager[Backend]]
+"""Gives a store that nobody has used, opened, until its block ends."""
+
+
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
+    """Unused stores of each kind."""
+
+    def url() -> str:
+        number = next(_NUMBERS)
+        if request.param == "sqlite":
+            return f"sqlite:{tmp_path}/{number}/store.db"
+        if request.param == "etcd":
+            return str(request.getfixturevalue("etcd").url(f"keyring-{number}"))
+        return "memory:"
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Backend]:
+        store = open_backend(url())
+        await store.open()
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    return opened
+
+
+@pytest.fixture
+async def store(stores: Stores) -> AsyncIterator[Backend]:
+    """One unused store of each kind."""
+    async with stores() as store:
+        yield store

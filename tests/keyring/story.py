@@ -1,0 +1,150 @@
+"""What stories about the keyring begin and end with: a store with a keyring, services that hold it, truths to check."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final, NamedTuple
+
+from models.names import is_container
+from storage_service.backends.base import MAX_PAGE, Backend, Put
+from storage_service.errors import Locked
+from storage_service.keyring import census, vault
+from storage_service.keyring.document import Document
+from storage_service.keyring.envelope import kid_of
+from storage_service.keyring.keeper import Keeper
+from storage_service.keyring.page import Page
+from storage_service.keyring.ring import Ring, version_of
+from storage_service.keyring.rootkey import RootKey
+from storage_service.overlay import EncryptedBackend
+
+BITS: Final = bytes(range(64))  # of the root key of every story
+VALUES: Final[Mapping[str, bytes]] = {f"secrets/{number:03}": b"value %d" % number for number in range(7)}
+
+
+class Known:
+    """A way to open the keyring with nobody at hand: to know the root key."""
+
+    async def open(self, backend: Backend, root: str) -> RootKey | None:
+        """Return the root key, if it is that one."""
+        known = RootKey(BITS)
+        return known if known.kid == root else None
+
+
+class Worker(NamedTuple):
+    """One worker of a service: what it holds, and the store as it sees it."""
+
+    keeper: Keeper
+    secrets: EncryptedBackend
+
+
+@asynccontextmanager
+async def opened(store: Backend, page: Page | None = None) -> AsyncIterator[Worker]:
+    """Give a worker on *store*: of a service of its own, or of the one whose *page* it is."""
+    own = page or Page()
+    keeper = Keeper(store, own, [Known()])
+    await keeper.open()
+    try:
+        yield Worker(keeper, EncryptedBackend(store, keeper))
+    finally:
+        await keeper.close()
+        if page is None:
+            own.close()
+
+
+class Rings:
+    """What a process holds that knows the root key and nothing else: a Keeper, without its page and its task."""
+
+    def __init__(self, store: Backend) -> None:
+        self._store = store
+        self.current: Ring | None = None
+        self.locked = False
+
+    async def sync(self) -> Ring:
+        """Return the ring to use now."""
+        if self.locked:
+            raise Locked("locked")
+        return self.current or await self._load()
+
+    async def refresh(self, seen: Ring) -> Ring:
+        """Return the ring of the keyring as it is in the store."""
+        if self.current is not None and self.current is not seen:
+            return self.current
+        ring = await self._load()
+        if ring.revision == seen.revision:
+            self.current = seen
+        return await self.sync()
+
+    def lock(self) -> None:
+        """Drop the keys: whoever uses them still gets `Locked`."""
+        self.locked = True
+        if self.current is not None:
+            self.current.wipe()
+        self.current = None
+
+    def unlock(self) -> None:
+        """Let the keys be opened again."""
+        self.locked = False
+
+    async def _load(self) -> Ring:
+        document, revision = await read_document(self._store)
+        self.current = document.ring(revision)
+        return self.current
+
+
+async def initialize(store: Backend, keys: int = 1) -> None:
+    """Give *store* its first keyring: keysets `default` and `access`, versions of so many keys."""
+    await vault.create(store, RootKey(BITS), Document.new(vault.now(), keys), [])
+
+
+async def read_document(store: Backend) -> tuple[Document, int]:
+    """Return the keyring document and its revision."""
+    sealed = await vault.read(store)
+    assert sealed is not None
+    return vault.open_document(sealed, RootKey(BITS)), sealed.revision
+
+
+async def put_all(secrets: Backend, values: Mapping[str, bytes]) -> None:
+    """Store all of *values*, one commit each."""
+    for name, value in values.items():
+        await secrets.commit([Put(name, value)])
+
+
+async def read_all(secrets: Backend) -> dict[str, bytes]:
+    """Return every value that is encrypted in the store, decrypted, by its name."""
+    return {
+        name: entry.value
+        for prefix in vault.SEALED
+        for name, entry in (
+            await secrets.get_many([n for n in await names(secrets, prefix) if not is_container(n)])
+        ).items()
+    }
+
+
+async def names(store: Backend, prefix: str) -> list[str]:
+    """Return all names under *prefix*."""
+    found: list[str] = []
+    after: str | None = None
+    while True:
+        page = await store.list(prefix, after, MAX_PAGE)
+        found += page.names
+        if not page.more:
+            return found
+        after = page.names[-1]
+
+
+async def versions(store: Backend) -> dict[str, str | None]:
+    """Return the version that each record in the bare *store* says it is under."""
+    found: dict[str, str | None] = {}
+    for prefix in vault.SEALED:
+        sealed = [name for name in await names(store, prefix) if not is_container(name)]
+        for name, entry in (await store.get_many(sealed)).items():
+            kid = kid_of(entry.value)
+            found[name] = None if kid is None else version_of(kid)
+    return found
+
+
+async def assert_census_is_true(store: Backend) -> None:
+    """Assert that the bare *store* has one row for each record, under the version that the record is under."""
+    rows = [census.read(row) for row in await names(store, census.CENSUS)]
+    assert sorted(rows, key=str) == sorted(
+        ((version, name) for name, version in (await versions(store)).items()), key=str
+    )
