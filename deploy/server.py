@@ -22,6 +22,8 @@ from deploy.settings import Settings
 from models.secret import Secret
 from storage_service import wire
 from storage_service.errors import ConfigurationError
+from storage_service.hygiene import harden
+from storage_service.keyring.page import Page
 
 KEEPALIVE: Final = (
     75  # seconds that an idle connection is kept, so that the pools of proxy and clients are worth having
@@ -40,12 +42,18 @@ class Role(StrEnum):
     PROXY = "proxy"
 
 
-def make_app(role: Role, settings: Settings) -> Any:
-    """Return the ASGI application of *role*; it opens nothing before its worker's lifespan starts."""
+def make_app(role: Role, settings: Settings, page: Page | None = None) -> Any:
+    """Return the ASGI application of *role*; it opens nothing before its worker's lifespan starts.
+
+    Args:
+        role: which process.
+        settings: what the operator said.
+        page: what the storage service's workers share; made before they were forked.
+    """
     if role is Role.STORAGE:
         from storage_service.app import create_app
 
-        return create_app(settings.service)
+        return create_app(settings.service, page)
     from http_proxy.app import create_app as create_proxy
 
     return create_proxy(settings.proxy)
@@ -132,6 +140,7 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
     return common | {
         "bind": bind or f"unix:{settings.service.socket}",
         "worker_class": "deploy.workers.StorageWorker",
+        "on_starting": lambda _: harden(),  # once there is a log, and before there is a worker, which has the keys
         "when_ready": _set_socket_mode(settings),
     }
 
@@ -147,12 +156,17 @@ def _set_socket_mode(settings: Settings) -> Callable[[Any], None]:
 
 
 class Server(BaseApplication):
-    """One gunicorn, configured by us alone: no file of the working directory and no GUNICORN_CMD_ARGS has a say."""
+    """One gunicorn, configured by us alone: no file of the working directory and no GUNICORN_CMD_ARGS has a say.
+
+    The storage service's workers share a page of memory, made here, in the process that forks them: it stays what it
+    is when workers are replaced, one by one or all of them by SIGHUP.
+    """
 
     def __init__(self, role: Role, settings: Settings, configured: Mapping[str, Any]) -> None:
         self._role = role
         self._settings = settings
         self._configured = configured
+        self._page = Page() if role is Role.STORAGE else None
         super().__init__(prog=f"strongroom serve {role}")
 
     def load_config(self) -> None:
@@ -162,7 +176,7 @@ class Server(BaseApplication):
 
     def load(self) -> Any:
         """Return the application; called in each worker."""
-        return make_app(self._role, self._settings)
+        return make_app(self._role, self._settings, self._page)
 
     def run(self) -> NoReturn:
         """Serve until told to end.

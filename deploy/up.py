@@ -7,7 +7,6 @@ unbidden, upon which it ends the other. Each child leads a process group of its 
 reaches the parent alone; the kernel tells the children if the parent dies (PR_SET_PDEATHSIG).
 """
 
-import ctypes
 import gc
 import importlib
 import os
@@ -27,12 +26,11 @@ from deploy.server import Role, Server, listener, make_directories, options, reh
 from deploy.settings import Settings, load
 from storage_service.client_file import ClientFile
 from storage_service.errors import StartupError
+from storage_service.hygiene import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 
 READY_WITHIN: Final = 30.0  # seconds for both to become ready; gunicorn gives an application as long to start
 POLL: Final = 0.02  # seconds between two questions for readiness
 ORPHANS: Final = 2.0  # seconds for the workers of a killed child to follow it
-_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
-_PR_SET_CHILD_SUBREAPER: Final = 36
 _ENDING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _WAITED_FOR: Final = _ENDING | {signal.SIGCHLD}
 _SHARED: Final = ("storage_service.app", "http_proxy.app", "deploy.workers", "uvloop", "gunicorn_h1c")
@@ -185,7 +183,7 @@ class _Family:
         for name in _SHARED:
             with suppress(ModuleNotFoundError):  # the last is an extra
                 importlib.import_module(name)
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans come to this process, which can then wait for them
+        prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans come to this process, which can then wait for them
         gc.collect()
         gc.freeze()  # what is here stays out of the collections of the children, and its pages stay shared
         self._unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
@@ -312,10 +310,6 @@ def _end_group(group: int) -> None:
 
 def _follow(parent: int) -> None:
     """Let this process be told to end when *parent* dies."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the line above
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, ctypes.c_ulong(value), 0, 0, 0)

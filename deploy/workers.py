@@ -13,6 +13,7 @@ from typing import Any
 
 from gunicorn.workers import gasgi
 
+from storage_service.hygiene import harden
 from storage_service.worker import PatientProtocol, StrongroomWorker, serve_with
 
 
@@ -65,6 +66,11 @@ class StorageWorker(StrongroomWorker, DrainingWorker):
         if 1 < self.age <= self.cfg.workers:
             logging.getLogger("gunicorn.error").addFilter(_is_no_startup_failure)
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Make the application, after closing the process to others anew: a change of user may have opened it."""
+        harden()
+        super().load_wsgi()
 
 
 def _is_no_startup_failure(record: logging.LogRecord) -> bool:

@@ -1,10 +1,12 @@
 """Configuration modules for gunicorn's ``-c python:…``, for whoever runs it without the ``strongroom`` command."""
 
+import functools
 import os
 from typing import Any
 
 from deploy.server import Role, options
 from deploy.settings import Settings, load
+from storage_service.keyring.page import Page
 
 
 def configure(role: Role) -> tuple[Settings, dict[str, Any]]:
@@ -15,3 +17,13 @@ def configure(role: Role) -> tuple[Settings, dict[str, Any]]:
     """
     settings = load(environ=os.environ)
     return settings, options(role, settings)
+
+
+@functools.cache
+def shared_page() -> Page:
+    """Return the page of memory that the workers share.
+
+    gunicorn runs a configuration module in the process that forks the workers, and may run it anew at each SIGHUP;
+    this package is imported once, so the page outlives that.
+    """
+    return Page()

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,10 +93,12 @@ def strongroom(
     return Done(code, streams[1].written(), streams[2].written())
 
 
-def spawn(*arguments: object, environ: Mapping[str, str] | None = None, **options: Any) -> "subprocess.Popen[str]":
-    """Start the command in a process of its own."""
+def spawn(
+    *arguments: object, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = (), **options: Any
+) -> "subprocess.Popen[str]":
+    """Start the command in a process of its own, by way of the command *prefix*."""
     return subprocess.Popen(
-        [sys.executable, "-m", "deploy.cli", *map(str, arguments)],
+        [*prefix, sys.executable, "-m", "deploy.cli", *map(str, arguments)],
         env=dict(clean_environment() if environ is None else environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -180,10 +182,12 @@ class Up:
 
 
 @contextmanager
-def up(home: Path, *arguments: object, environ: Mapping[str, str] | None = None) -> Iterator[Up]:
+def up(home: Path, *arguments: object, environ: Mapping[str, str] | None = None, **options: Any) -> Iterator[Up]:
     """Run ``strongroom up`` on *home* and a free port; give it out when it says that it is ready, end it after."""
     one = () if "--workers" in arguments else ("--workers", "1")  # so that a test can tell which one did what
-    process = spawn("up", "--home", home, "--listen", "127.0.0.1:0", "--json", *one, *arguments, environ=environ)
+    process = spawn(
+        "up", "--home", home, "--listen", "127.0.0.1:0", "--json", *one, *arguments, environ=environ, **options
+    )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
