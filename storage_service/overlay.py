@@ -27,6 +27,7 @@ from storage_service.keyring.envelope import Reason, decrypt, encrypt
 from storage_service.keyring.ring import Keys, Ring
 
 ATTEMPTS = 8  # at one batch, while others change the keyring
+_LEAST = 3  # changes below for one here, and never fewer are reckoned with: a value, its row, and a row it had
 _STRETCH = 256 * 1024  # bytes to encrypt or decrypt, about 2 ms, before others get their turn on the event loop
 
 
@@ -61,8 +62,9 @@ class EncryptedBackend:
     def max_batch(self) -> int:
         """Changes in one commit, at most: fewer than below, for each brings the rows of the census with it."""
         ring = self._keys.current
+        widest = document.MAX_VERSIONS if ring is None else ring.widest
         # One version more than there are now, since the keyring may change between this and the commit; and the guard.
-        return (self._backend.max_batch - 1) // (2 + (ring.widest if ring else 1))
+        return (self._backend.max_batch - 1) // (1 + widest + 1)
 
     async def open(self) -> None:
         """Open the backend below."""
@@ -76,13 +78,7 @@ class EncryptedBackend:
         """Return what is stored under *name*, decrypted."""
         ring = self._keys.current or await self._keys.sync()
         entry = await self._backend.get(name)
-        if entry is None:
-            return None
-        try:
-            return _opened(ring, name, entry)
-        except Undecipherable as error:
-            ring = await self._newer(ring, error)
-        return _opened(ring, name, entry)
+        return None if entry is None else await self._opened(ring, name, entry)
 
     async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
         """Return those of *names* that exist, decrypted."""
@@ -92,11 +88,7 @@ class EncryptedBackend:
         opened = {}
         for name, entry in entries.items():
             await turns.take(len(entry.value))
-            try:
-                opened[name] = _opened(ring, name, entry)
-            except Undecipherable as error:
-                ring = await self._newer(ring, error)
-                opened[name] = _opened(ring, name, entry)
+            opened[name] = await self._opened(ring, name, entry)
         return opened
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
@@ -117,6 +109,8 @@ class EncryptedBackend:
     async def commit(self, changes: Sequence[Change]) -> int:
         """Apply all of *changes* or none, each value encrypted under the active version of its keyset."""
         check_batch(changes)
+        if len(changes) > (self._backend.max_batch - 1) // _LEAST:
+            raise ValueError(f"a batch to encrypt is at most {self.max_batch} changes")
         if any(isinstance(change, Put) and change.value and is_container(change.name) for change in changes):
             raise ValueError("a container carries no value")
         for _ in range(ATTEMPTS):
@@ -125,7 +119,7 @@ class EncryptedBackend:
             sealed = await _sealed(ring, changes)
             batch = [*(change for group in sealed for change in group), epoch]
             if len(batch) > self._backend.max_batch:
-                raise ValueError(f"a batch to encrypt is at most {self.max_batch} changes")
+                raise not_applied(f"the keyring has grown: a batch is at most {self.max_batch} changes by now")
             try:
                 return await self._backend.commit(batch)
             except Conflict as conflict:
@@ -136,13 +130,19 @@ class EncryptedBackend:
             await self._keys.refresh(ring)
         raise not_applied("others change the keyring without end")
 
-    async def _newer(self, ring: Ring, error: Undecipherable) -> Ring:
-        """Return a newer ring for a value under a key that *ring* does not have, or raise *error*."""
-        if error.reason == Reason.UNKNOWN_KID:
-            newer = await self._keys.refresh(ring)
-            if newer is not ring:
-                return newer
-        raise error
+    async def _opened(self, ring: Ring, name: str, entry: Entry) -> Entry:
+        """Return *entry* decrypted: with *ring*, or, if that does not have its key, with the one that took its place.
+
+        Whatever was read with it is tried with *ring* all the same: it may be under a key that was retired since.
+        """
+        if is_container(name) and not entry.value:
+            return entry
+        try:
+            return Entry(decrypt(ring, name, entry.value), entry.revision)
+        except Undecipherable as error:
+            if error.reason != Reason.UNKNOWN_KID or (newer := await self._keys.refresh(ring)) is ring:
+                raise
+        return Entry(decrypt(newer, name, entry.value), entry.revision)
 
     async def _watch(self, backend: Watchable, prefix: str, since: int) -> AsyncGenerator[Event, None]:
         events = backend.watch(prefix, since)
@@ -151,7 +151,7 @@ class EncryptedBackend:
                 if event.name.startswith(census.CENSUS):
                     continue
                 ring = self._keys.current or await self._keys.sync()
-                entry = None if event.entry is None else _opened(ring, event.name, event.entry)
+                entry = None if event.entry is None else await self._opened(ring, event.name, event.entry)
                 yield Event(event.name, entry, event.revision)
         finally:
             await events.aclose()
@@ -194,9 +194,3 @@ async def _sealed(ring: Ring, changes: Sequence[Change]) -> list[list[Change]]:
 def _uncounted(name: str, versions: Sequence[str]) -> list[Delete]:
     # Blindly: which of them has the row, if any, only a read could tell.
     return [Delete(census.row(version, name)) for version in versions]
-
-
-def _opened(ring: Ring, name: str, entry: Entry) -> Entry:
-    if is_container(name) and not entry.value:
-        return entry
-    return Entry(decrypt(ring, name, entry.value), entry.revision)

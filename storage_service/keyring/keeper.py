@@ -26,7 +26,7 @@ from storage_service.errors import (
     WrongKey,
 )
 from storage_service.keyring import document, unlock, vault, wraps
-from storage_service.keyring.page import Page, State
+from storage_service.keyring.page import WITH_KEY, Page, State
 from storage_service.keyring.ring import Ring
 from storage_service.keyring.rootkey import RootKey
 from storage_service.keyring.unattended import KeyFile, Way
@@ -63,6 +63,7 @@ class Keeper:
         self._ring: Ring | None = None
         self._seen = -1  # the generation of the page that what is held here belongs to
         self._turn = asyncio.Lock()
+        self.on_open: Callable[[], object] = bool  # called whenever this worker has keys and had none
         self._watching: asyncio.Task[None] | None = None
 
     # Holding keys
@@ -117,8 +118,7 @@ class Keeper:
             ring = self.current
             if ring is not None and ring is not seen:
                 return ring
-            sealed = await vault.read(self._store)
-            if ring is not None and sealed is not None and sealed.revision == seen.revision:
+            if ring is not None and await self._is_at(seen.revision):
                 return seen
             return await self._follow()
 
@@ -129,36 +129,49 @@ class Keeper:
         except StartupError as error:
             raise Internal(f"the keyring cannot be used: {error}") from None
 
-    async def _load(self) -> Ring:
-        generation, state, bits = self._page.read()
-        if state is State.FRESH:
-            await self._open_unattended(generation)
-            generation, state, bits = self._page.read()
-        if bits is None:
-            self._drop()
-            self._seen = generation
-            if state is State.UNINITIALIZED:
-                raise Uninitialized("there is no keyring")
-            raise Locked("the service is locked")
-        with _root_of(bits) as root:
+    async def _is_at(self, revision: int) -> bool:
+        """Whether the keyring in the store is at that revision still; where it cannot even be read, it is not."""
+        try:
             sealed = await vault.read(self._store)
-            if sealed is None:
-                raise KeyringDamaged("the keyring is gone from the store; restore it from a backup")
-            if sealed.root != root.kid:
-                return await self._follow_rotation(sealed.root, generation)
-            opened = vault.open_document(sealed, root)
-        # What was held before is not wiped: requests under way may use it still, and it opens no more than this does.
-        self._ring = ring = opened.ring(sealed.revision, halted=state is State.HALTED)
-        self._seen = generation
-        return ring
+        except StartupError:
+            return False
+        return sealed is not None and sealed.revision == revision
 
-    async def _follow_rotation(self, root: str, since: int) -> Ring:
+    async def _load(self) -> Ring:
+        while True:
+            generation, state, bits = self._page.read()
+            if state is State.FRESH:
+                await self._open_unattended(generation)
+                continue
+            if bits is None:
+                self._drop()
+                self._seen = generation
+                if state is State.UNINITIALIZED:
+                    raise Uninitialized("there is no keyring")
+                raise Locked("the service is locked")
+            with _root_of(bits) as root:
+                sealed = await vault.read(self._store)
+                if sealed is None:
+                    raise KeyringDamaged("the keyring is gone from the store; restore it from a backup")
+                if sealed.root != root.kid:
+                    await self._follow_rotation(sealed.root, generation)
+                    continue
+                opened = vault.open_document(sealed, root)
+            if self._page.generation == generation:  # nobody locked the service while its keys were read
+                break
+        # What was held before is not wiped: requests under way may use it still, and it opens no more than this does.
+        held, self._ring = self._ring, opened.ring(sealed.revision, halted=state is State.HALTED)
+        self._seen = generation
+        if held is None:
+            self.on_open()
+        return self._ring
+
+    async def _follow_rotation(self, root: str, since: int) -> None:
         """Another process rotated the root key: open the new one if that needs nobody, or be locked."""
         opened = await self._try_ways(root)
         if opened is None:
             log.warning("the root key was rotated elsewhere; unlock this service with the new keys")
         self._share(opened, since)
-        return await self._load()
 
     async def _open_unattended(self, since: int) -> None:
         """Give the page its first state: of all workers that begin together, whichever is first.
@@ -215,24 +228,29 @@ class Keeper:
             ring.wipe()
 
     async def _watch(self) -> None:
+        said = ""
         while True:
             await asyncio.sleep(LOOK)
+            if self._page.state not in WITH_KEY:
+                self._drop()  # without waiting for a store that somebody else may be waiting for
             if self._page.state is State.UNINITIALIZED:
-                await self._look_for_keyring()
+                with contextlib.suppress(StrongroomError):
+                    await self.look_for_keyring()
             if self._page.generation != self._seen:
                 try:
                     await self.sync()
-                except Locked:
-                    pass
                 except StrongroomError as error:
-                    log.warning("the keyring could not be followed: %s", error)
+                    if str(error) != said and not isinstance(error, Locked):
+                        log.warning("the keyring could not be followed: %s", error)
+                    said = str(error)
+                else:
+                    said = ""
 
-    async def _look_for_keyring(self) -> None:
-        """Somebody may have made a keyring without asking this service: begin as if it had been there."""
+    async def look_for_keyring(self) -> None:
+        """If a store without a keyring has one now, whoever made it, begin as if it had been there."""
         since = self._page.generation
-        with contextlib.suppress(StrongroomError):
-            if await self._store.get(document.NAME) is not None:
-                self._page.lock(State.FRESH, since)
+        if self._page.state is State.UNINITIALIZED and await self._store.get(document.NAME) is not None:
+            self._page.lock(State.FRESH, since)
 
     # Locking and unlocking
 
@@ -243,7 +261,7 @@ class Keeper:
         Raises:
             Uninitialized, Locked: there is none.
         """
-        await self.sync()
+        await self.refresh(await self.sync())  # who rotated the root key elsewhere told no worker here
         _, _, bits = self._page.read()
         if bits is None:
             raise Locked("the service is locked")
@@ -261,25 +279,30 @@ class Keeper:
             WrongKey: it opens nothing here. Counted, and the next one has to wait longer each time.
             TooManyAttempts: it has to wait still; nothing was tried.
             Exists: the service is unlocked.
+            Locked: somebody locked it meanwhile.
             Uninitialized: there is nothing to unlock.
             KeyringDamaged, ConfigurationError: the store's wraps or document are broken, or of a later version.
             Unavailable: the store does not answer.
         """
-        if self._page.state in (State.UNLOCKED, State.HALTED):
+        since = self._page.generation
+        if self._page.state in WITH_KEY:
             raise Exists("the service is unlocked already")
         sealed = await vault.read(self._store)
         if sealed is None:
             raise Uninitialized("there is no keyring")
-        if (wait := self._page.wait_left(self._clock())) > 0:
-            raise TooManyAttempts("wrong keys were given", wait)
         candidate = await asyncio.to_thread(unlock.parse, text)
         held = {wrap.recipient: wrap for wrap in await wraps.wraps_of(self._store, sealed.root)}
+        # From here on nothing is awaited until a wrong key is counted: many at once get no more tries than one.
+        if (wait := self.wait) > 0:
+            raise TooManyAttempts("wrong keys were given", wait)
         for key in candidate.keys:
             if key.kid in held:
                 root = wraps.unwrap(held[key.kid], key)
-                vault.open_document(sealed, root)
-                self._page.unlock(root.reveal())
-                root.wipe()
+                try:
+                    vault.open_document(sealed, root)
+                    self._page.unlock(root.reveal(), since)
+                finally:
+                    root.wipe()
                 await self.sync()
                 return
         self._page.failed(self._clock())
@@ -296,6 +319,22 @@ class Keeper:
             self._page.lock()
         self._drop()
 
+    @property
+    def wrong_keys(self) -> int:
+        """How many there were since the last right one."""
+        return self._page.failures
+
+    @property
+    def wait(self) -> float:
+        """Seconds until another key may be tried."""
+        return self._page.wait_left(self._clock())
+
+    def adopt(self, root: RootKey) -> None:
+        """Unlock every worker with *root*, which has taken the place of the root key they hold."""
+        since = self._page.generation
+        if self._page.state in WITH_KEY:  # a lock that came meanwhile stays
+            self._page.unlock(root.reveal(), since)
+
     def changed(self) -> None:
         """Let every worker look at the keyring in the store again."""
         self._page.touch()
@@ -303,6 +342,14 @@ class Keeper:
     def halt(self) -> None:
         """Stop writing secrets in every worker, where not even that can be written down in the store."""
         self._page.halt()
+
+    def resume(self) -> None:
+        """Let every worker write secrets again, unless the store says that none is to be written."""
+        generation, state, bits = self._page.read()
+        if bits is not None:
+            if state is State.HALTED:
+                self._page.unlock(bits, generation)
+            bits[:] = bytes(len(bits))
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ class State(IntEnum):
     HALTED = 4  # reading goes on, writing has stopped
 
 
-_WITH_KEY: Final = frozenset({State.UNLOCKED, State.HALTED})
+WITH_KEY: Final = frozenset({State.UNLOCKED, State.HALTED})
 
 
 class _Word(NamedTuple):
@@ -124,7 +124,7 @@ class Page:
     def read(self) -> tuple[int, State, bytearray | None]:
         """Return generation, state and root key as they belong together; the key is a copy that the caller wipes."""
         with self._alone() as word:
-            octets = bytearray(self._key(word.holds)) if word.state in _WITH_KEY else None
+            octets = bytearray(self._key(word.holds)) if word.state in WITH_KEY else None
             return word.generation, word.state, octets
 
     def unlock(self, octets: bytes | bytearray, since: int | None = None) -> int:
@@ -160,7 +160,7 @@ class Page:
         Raises:
             ValueError: *state* is one with a root key.
         """
-        if state in _WITH_KEY:
+        if state in WITH_KEY:
             raise ValueError(f"without a root key the state is not {state.name}")
         with self._alone() as word:
             if word.after(since):
@@ -173,7 +173,7 @@ class Page:
         A page without a root key stays in its state, which allows less.
         """
         with self._alone() as word:
-            return self._advance(word, State.HALTED if word.state in _WITH_KEY else word.state)
+            return self._advance(word, State.HALTED if word.state in WITH_KEY else word.state)
 
     def touch(self) -> int:
         """Let every worker look at the keyring document again; return the generation."""

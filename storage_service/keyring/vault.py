@@ -22,8 +22,9 @@ from storage_service.backends.base import ABSENT, Backend, Change, Conflict, Put
 from storage_service.errors import KeyringDamaged, Overtaken, Undecipherable, WrongRootKey
 from storage_service.keyring import envelope
 from storage_service.keyring.content_encryption import KEY_SIZE
-from storage_service.keyring.document import ACCESS, KEYRING, NAME, Document, Random
+from storage_service.keyring.document import ACCESS, NAME, Document, Random
 from storage_service.keyring.rootkey import RootKey, is_root_kid
+from storage_service.keyring.wraps import WRAPS
 
 SEALED: Final = (SECRETS, ACCESS)  # where the values are that only data keys open
 
@@ -57,14 +58,14 @@ async def read(backend: Backend) -> Sealed | None:
         KeyringDamaged: the store holds secrets or wraps but no document, or what lies there is none.
         Unavailable: the store does not answer.
     """
-    # Secrets first: they are written last, so whoever sees one sees the document that was there before it.
-    used = [prefix for prefix in SEALED if (await backend.list(prefix, limit=1)).names]
+    # The document last: what needs it is written with it or after it, so whoever sees that must see the document too.
+    used = [prefix for prefix in (*SEALED, WRAPS) if (await backend.list(prefix, limit=1)).names]
     entry = await backend.get(NAME)
     if entry is None:
         if used:
             raise KeyringDamaged(
-                f"the store holds secrets, but no keys under {KEYRING}: restore those from the backup that the secrets "
-                "come from, or with: strongroom key import; no new key will be made"
+                f"the store holds secrets or wraps, but no {NAME}: restore that from the backup that they come from, "
+                "or with: strongroom key import; no new key will be made"
             )
         return None
     root = envelope.kid_of(entry.value)

@@ -83,7 +83,9 @@ def unwrap(wrap: Wrap, recipient: Key) -> RootKey:
         KeyringDamaged: it does not open under the key that it names, or holds something else.
     """
     try:
-        members = jwk.decode(envelope.decrypt({recipient.kid: recipient}, wrap.name, wrap.wrapped.encode()))
+        members = jwk.decode(
+            envelope.decrypt({recipient.kid: recipient}, wrap.name, wrap.wrapped.encode(errors="replace"))
+        )
         root = RootKey(jwk.octets_of(members))
     except Undecipherable as error:
         raise KeyringDamaged(
