@@ -17,6 +17,7 @@ from storage_service.backends.base import Backend
 from storage_service.config import AuthenticatorSettings, AuthorizerSettings, ServiceSettings
 from storage_service.errors import ConfigurationError
 from storage_service.handlers import Handler
+from storage_service.key_service import KeyService
 from storage_service.keyring.keeper import Keeper
 from storage_service.keyring.page import Page
 from storage_service.keyring.unattended import KeyFile
@@ -37,6 +38,7 @@ class Parts:
     store: Backend
     scheme: str
     keeper: Keeper
+    key_service: KeyService
     closing: contextlib.AsyncExitStack
 
     async def close(self) -> None:
@@ -90,6 +92,7 @@ async def build(settings: ServiceSettings, page: Page) -> Parts:
             store=store,
             scheme=settings.store.partition(":")[0],
             keeper=keeper,
+            key_service=KeyService(service, store, keeper),
             closing=stack.pop_all(),
         )
 

@@ -107,9 +107,16 @@ class Uninitialized(Locked):
 
 
 class Halted(ServiceError):
-    """Secrets are not written for now: re-encryption could neither be finished nor reverted. Every key is kept."""
+    """Secrets are not written for now: re-encryption could neither be finished nor reverted. Every key is kept.
+
+    *holders* names the versions, and the records that are still under them.
+    """
 
     code = "halted"
+
+    def __init__(self, reason: str, holders: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.holders = holders
 
 
 class WrongKey(ServiceError):
@@ -136,6 +143,12 @@ class InUse(ServiceError):
     def __init__(self, reason: str, holders: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
         self.holders = holders
+
+
+class Unusable(ServiceError):
+    """The keyring, a wrap or the key file cannot be used as it is; the text tells the operator what to do."""
+
+    code = "keyring-unusable"
 
 
 class Overtaken(ServiceError):

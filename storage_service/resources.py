@@ -1,27 +1,23 @@
 """All that the socket serves beside ``/secrets``: model verbs, API keys, who am I, status, health."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import falcon
 import falcon.asgi
-import msgspec
 
-from models import LIST_MODELS, MODELS, Model, strict_json
+from models import LIST_MODELS, MODELS, Model
 from models.errors import ValidationError
-from storage_service import asgi, wire
+from storage_service import asgi, key_resources, wire
+from storage_service.answering import Request, Response, answer, body, caller
 from storage_service.apikeys import ApiKeyRecord
 from storage_service.authz.base import Action
 from storage_service.backends.base import ABSENT
 from storage_service.bootstrap import Parts
-from storage_service.errors import Invalid, TooLarge
+from storage_service.errors import Invalid
 from storage_service.handlers import Stored
-from storage_service.service import Caller, Reference, Service
-
-T = TypeVar("T", bound=msgspec.Struct)
-
-Request = falcon.asgi.Request
-Response = falcon.asgi.Response
+from storage_service.keyring_wire import KEYRING_PATH
+from storage_service.service import Reference, Service
 
 
 def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
@@ -42,6 +38,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
         (wire.APIKEYS_PATH + "/{key_id}", ApiKeyItem(service)),
     ):
         app.add_route(path, resource)
+    key_resources.add_routes(app, parts.key_service)
 
 
 class Ping:
@@ -52,8 +49,8 @@ class Ping:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Answer with Custodia's own words, which its clients look for."""
-        await self._service.allow(_caller(req), Action.GET, "")
-        _answer(req, resp, {"message": "Quis custodiet ipsos custodes?"})
+        await self._service.allow(caller(req), Action.GET, "")
+        answer(req, resp, {"message": "Quis custodiet ipsos custodes?"})
 
 
 class Alive:
@@ -65,15 +62,15 @@ class Alive:
 
 
 class Ready:
-    """Whether the service can do its work: the store answers."""
+    """Whether the service can do its work: the store answers. Locked, it serves plain records still, and is ready."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
     async def on_get(self, _: Request, resp: Response) -> None:
-        """Say that it does, or 503."""
+        """Say that it does, and whether secrets are served; or 503."""
         await self._parts.store.get("system/ready")
-        resp.media = {"status": "ready"}
+        resp.media = {"status": "ready", "state": self._parts.key_service.state}
 
 
 class Self:
@@ -81,8 +78,8 @@ class Self:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell the principal and its reach."""
-        principal = _caller(req).principal
-        _answer(
+        principal = caller(req).principal
+        answer(
             req,
             resp,
             wire.WhoAmI(
@@ -100,12 +97,12 @@ class StatusPage:
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell it; nothing here is secret, but strangers are not told either."""
         ring = self._parts.keeper.current
-        _answer(
+        answer(
             req,
             resp,
             wire.Status(
                 version=wire.VERSION,
-                state=self._parts.keeper.state.name.lower(),
+                state=await self._parts.key_service.whole_state(),
                 store=self._parts.scheme,
                 keys=list(ring.kids if ring else ()),
                 active_key=ring.active_versions["default"] if ring else "",
@@ -113,6 +110,7 @@ class StatusPage:
                     "secrets": wire.SECRETS_PATH + "/",
                     "storage": wire.STORAGE_PATH + "/",
                     "apikeys": wire.APIKEYS_PATH,
+                    "keyring": KEYRING_PATH,
                 },
             ),
         )
@@ -126,11 +124,11 @@ class Save:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Build all records, and only then write them; answer them as they are stored."""
-        said = await _body(req, wire.Records)
+        said = await body(req, wire.Records)
         model = _model(said.model)
         records = _built(model, said.records)
-        stored = await self._service.save(_caller(req), records, _expected(said))
-        _answer(req, resp, _records_answer(stored))
+        stored = await self._service.save(caller(req), records, _expected(said))
+        answer(req, resp, _records_answer(stored))
 
 
 class Get:
@@ -141,10 +139,10 @@ class Get:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer the records in the order asked."""
-        said = await _body(req, wire.Records)
+        said = await body(req, wire.Records)
         model = _model(said.model)
-        stored = await self._service.fetch(_caller(req), model, _references(model, said.records))
-        _answer(req, resp, _records_answer(stored))
+        stored = await self._service.fetch(caller(req), model, _references(model, said.records))
+        answer(req, resp, _records_answer(stored))
 
 
 class Delete:
@@ -155,10 +153,10 @@ class Delete:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer for each record whether it was there."""
-        said = await _body(req, wire.Records)
+        said = await body(req, wire.Records)
         model = _model(said.model)
-        removed = await self._service.remove(_caller(req), model, _references(model, said.records), _expected(said))
-        _answer(req, resp, wire.DeletedAnswer(deleted=removed))
+        removed = await self._service.remove(caller(req), model, _references(model, said.records), _expected(said))
+        answer(req, resp, wire.DeletedAnswer(deleted=removed))
 
 
 class List:
@@ -169,14 +167,14 @@ class List:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer a page of a list model."""
-        said = await _body(req, wire.Listing)
+        said = await body(req, wire.Listing)
         list_model = LIST_MODELS.get(said.model)
         if list_model is None:
             raise Invalid("there is no such list model", (("model", "is not the name of a list model"),))
-        page = await self._service.list_records(_caller(req), list_model.item, said.after, said.limit)
-        answer = _records_answer(page.records)
-        answer.more = page.more
-        _answer(req, resp, answer)
+        page = await self._service.list_records(caller(req), list_model.item, said.after, said.limit)
+        listed = _records_answer(page.records)
+        listed.more = page.more
+        answer(req, resp, listed)
 
 
 class Handlers:
@@ -187,7 +185,7 @@ class Handlers:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List the handlers, without their configuration."""
-        _answer(req, resp, self._service.handlers())
+        answer(req, resp, self._service.handlers())
 
 
 class ApiKeyCollection:
@@ -198,17 +196,17 @@ class ApiKeyCollection:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List them, without anything that opens."""
-        listed = await self._service.list_keys(_caller(req))
-        _answer(req, resp, [_info(key_id, record) for key_id, record in listed])
+        listed = await self._service.list_keys(caller(req))
+        answer(req, resp, [_info(key_id, record) for key_id, record in listed])
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make one, and show it this once."""
-        wanted = await _body(req, wire.NewApiKey)
-        key, record = await self._service.create_key(_caller(req), wanted.id, wanted.paths, wanted.actions)
+        wanted = await body(req, wire.NewApiKey)
+        key, record = await self._service.create_key(caller(req), wanted.id, wanted.paths, wanted.actions)
         info = _info(wanted.id, record)
         info.key = key.reveal()
         resp.status = falcon.HTTP_201
-        _answer(req, resp, info)
+        answer(req, resp, info)
 
 
 class ApiKeyItem:
@@ -219,36 +217,9 @@ class ApiKeyItem:
 
     async def on_delete(self, req: Request, resp: Response, key_id: str) -> None:
         """Revoke it, at once and everywhere."""
-        await self._service.revoke_key(_caller(req), key_id)
+        await self._service.revoke_key(caller(req), key_id)
         resp.status = falcon.HTTP_204
-        _answer(req, resp, None)
-
-
-def _caller(req: Request) -> Caller:
-    caller: Caller = req.scope["strongroom.caller"]
-    return caller
-
-
-async def _body(req: Request, of: type[T]) -> T:
-    if req.content_length is not None and req.content_length > wire.MAX_BODY:
-        raise TooLarge("the body is over its limit")
-    body = await req.stream.read(wire.MAX_BODY + 1)
-    if len(body) > wire.MAX_BODY:
-        raise TooLarge("the body is over its limit")
-    try:
-        return msgspec.convert(strict_json.decode(body), of)
-    except strict_json.MalformedJSON as error:
-        raise Invalid(str(error)) from None
-    except msgspec.ValidationError:
-        raise Invalid(f"the body is not a {of.__name__}: see docs/http-api.md") from None
-
-
-def _answer(req: Request, resp: Response, body: object) -> None:
-    resp.set_header("Cache-Control", "no-store")
-    resp.set_header(wire.REQUEST_ID_HEADER, _caller(req).request_id)
-    if body is not None:
-        resp.content_type = wire.JSON
-        resp.data = msgspec.json.encode(body)
+        answer(req, resp, None)
 
 
 def _model(name: str) -> type[Model]:

@@ -309,6 +309,14 @@ class Service:
         """
         await self._permit(caller, action, [name])
 
+    async def failed(self, caller: Caller, action: Action, name: str, reason: str) -> None:
+        """Record that an act that was allowed did not succeed, and why.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        await self._audit.append(_record(caller, action, name, "failed", reason))
+
     async def _permit(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
         denied = [name for name in wanted if not decide(self._deciders, caller.principal, action, name)]
         decision = "denied" if denied else "allowed"

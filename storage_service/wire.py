@@ -72,6 +72,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem(errors.NotImplementedHere, 501, "There is no such method"),
         Problem(errors.WrongKey, 403, "That key opens nothing here; the service is as locked as it was"),
         Problem(errors.InUse, 409, "It is still in use"),
+        Problem(errors.Unusable, 500, "The keyring, or a file or wrap that opens it, cannot be used as it is"),
         Problem(errors.Overtaken, 409, "Somebody else changed the keyring meanwhile; look at its status and try again"),
         Problem(errors.TooManyAttempts, 429, "Wrong keys were given; wait before the next"),
         Problem(errors.Locked, 503, "The service is locked; unlock it with: strongroom key unlock"),
@@ -97,8 +98,8 @@ def problem_of(error: errors.ServiceError) -> Problem:
 def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     """Return the RFC 9457 body for *error*: nothing in it comes from the request.
 
-    ``Invalid`` adds its reason and faults, ``InUse`` its reason and holders, ``Unavailable`` its fate; every other
-    error says its title alone.
+    ``Invalid`` adds its reason and faults, ``InUse`` and ``Halted`` their reason and holders, ``Unusable`` its
+    reason, ``TooManyAttempts`` the seconds to wait, ``Unavailable`` its fate; every other error says its title alone.
     """
     problem = problem_of(error)
     body: dict[str, object] = {
@@ -111,9 +112,13 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
         body["detail"] = str(error)
         if error.faults:
             body["errors"] = [{"field": field, "reason": reason} for field, reason in error.faults]
-    elif isinstance(error, errors.InUse):
+    elif isinstance(error, (errors.InUse, errors.Halted)):
         body["detail"] = str(error)
         body["holders"] = list(error.holders)
+    elif isinstance(error, errors.Unusable):
+        body["detail"] = str(error)
+    elif isinstance(error, errors.TooManyAttempts):
+        body["wait"] = math.ceil(error.wait)
     elif isinstance(error, errors.Unavailable):
         body["fate"] = error.fate.value
     return msgspec.json.encode(body)
@@ -151,11 +156,16 @@ def error_of(status: int, body: bytes) -> errors.ServiceError:
             if isinstance(fault, dict)
         )
         return errors.Invalid(str(problem.get("detail", row.title)), faults)
-    if row.error is errors.InUse:
+    if row.error in (errors.InUse, errors.Halted):
         holders = problem.get("holders")
-        return errors.InUse(
+        return row.error(
             str(problem.get("detail", row.title)), tuple(map(str, holders if isinstance(holders, list) else ()))
         )
+    if row.error is errors.Unusable:
+        return errors.Unusable(str(problem.get("detail", row.title)))
+    if row.error is errors.TooManyAttempts:
+        wait = problem.get("wait")
+        return errors.TooManyAttempts(row.title, float(wait) if isinstance(wait, int) else 1.0)
     if row.error is errors.Unavailable:
         fate = str(problem.get("fate"))
         known = fate in set(errors.Fate)
@@ -251,7 +261,7 @@ class Status(msgspec.Struct, kw_only=True):
     """Answer of ``GET /status``: the state of the service, and where the secrets endpoint is (CPD-101)."""
 
     version: str
-    state: str  # "unlocked" | "locked"
+    state: str  # "uninitialized" | "locked" | "unlocked" | "rotating" | "fatal": docs/http-api.md
     store: str  # scheme of the secrets store, e.g. "sqlite"
     keys: list[str]  # key ids in the ring
     active_key: str

@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "secret": "Read and write secrets.",
     "host": "Read and write hosts and their credentials.",
     "apikey": "Make, list and revoke API keys.",
+    "key": "Make, unlock, lock, rotate and retire the keys behind the secrets.",
 }
 
 

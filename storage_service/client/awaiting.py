@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 
 from models.base import ListModel, Model
-from storage_service.client import operations
+from storage_service.client import key_operations, operations
 from storage_service.client.dialogue import Answer, Operation, Outcome, Pause, Send, converse
 from storage_service.client.operations import Record
 from storage_service.client.session import Sending, Session, present_as
@@ -60,6 +60,10 @@ class AsyncStorageClient(Session[httpx.AsyncHTTPTransport, Callable[[float], Awa
     create_apikey = _method(operations.create_apikey)
     list_apikeys = _method(operations.list_apikeys)
     revoke_apikey = _method(operations.revoke_apikey)
+
+    keyring = _method(key_operations.keyring)
+    unlock = _method(key_operations.unlock)
+    lock = _method(key_operations.lock)
 
     async def list(self, list_model: type[ListModel[M]]) -> AsyncIterator[Record[M]]:
         """Yield every record of a list model: see `StorageClient.list`."""

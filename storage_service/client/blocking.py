@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 import httpx
 
 from models.base import ListModel, Model
-from storage_service.client import operations
+from storage_service.client import key_operations, operations
 from storage_service.client.dialogue import Answer, Operation, Outcome, Pause, Send, converse
 from storage_service.client.operations import Record
 from storage_service.client.session import Sending, Session, present_as
@@ -61,6 +61,10 @@ class StorageClient(Session[httpx.HTTPTransport, Callable[[float], None]]):
     create_apikey = _method(operations.create_apikey)
     list_apikeys = _method(operations.list_apikeys)
     revoke_apikey = _method(operations.revoke_apikey)
+
+    keyring = _method(key_operations.keyring)
+    unlock = _method(key_operations.unlock)
+    lock = _method(key_operations.lock)
 
     def list(self, list_model: type[ListModel[M]]) -> Iterator[Record[M]]:
         """Yield every record of a list model (``Hosts``), by key, asking for a page when the one before is used up."""

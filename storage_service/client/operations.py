@@ -164,7 +164,7 @@ def delete_many(
     if etags is not None and len(etags) != len(wanted):
         raise ValueError("there is one etag for each record")
     answer = yield _storage("delete", _body(model, wanted, etags), _guard(etags))
-    deleted = _decode(answer, wire.DeletedAnswer).deleted
+    deleted = decode(answer, wire.DeletedAnswer).deleted
     if len(deleted) != len(wanted):
         raise _unreadable()
     return deleted
@@ -174,14 +174,14 @@ def page(list_model: type[ListModel[M]], after: str | None) -> Operation[Page[M]
     """Return the records of a list model that come after the key *after*, as many as the service gives at a time."""
     body = msgspec.json.encode(wire.Listing(model=list_model.__name__, after=after))
     answer = yield _storage("list", body, Effect.READ)
-    said = _decode(answer, wire.RecordsAnswer)
+    said = decode(answer, wire.RecordsAnswer)
     records = [_there(record) for record in _records_of(cast("type[M]", list_model.item), said)]
     return Page(records, records[-1].model.key if said.more and records else None)
 
 
 def list_store_handlers() -> Operation[list[wire.HandlerInfo]]:
     """Return the storage handlers of the service and the models that each of them keeps."""
-    return _decode((yield Call("GET", f"{wire.STORAGE_PATH}/handlers", Effect.READ)), list[wire.HandlerInfo])
+    return decode((yield Call("GET", f"{wire.STORAGE_PATH}/handlers", Effect.READ)), list[wire.HandlerInfo])
 
 
 # Secrets, by Custodia's contract. A container is "db" or "db/primary", with or without its trailing slash.
@@ -194,7 +194,7 @@ def get_secret(container: str, key: str) -> Operation[StoredSecret]:
         NotFound: there is no such secret.
     """
     answer = yield Call("GET", _secret_path(container, key), Effect.READ, headers={"Accept": wire.JSON})
-    return StoredSecret(Secret(_decode(answer, _Message).value), _etag(answer))
+    return StoredSecret(Secret(decode(answer, _Message).value), _etag(answer))
 
 
 def get_secrets(wanted: Iterable[str]) -> Operation[dict[str, Secret | None]]:
@@ -208,7 +208,7 @@ def get_secrets(wanted: Iterable[str]) -> Operation[dict[str, Secret | None]]:
         batch = distinct[start : start + wire.MAX_BATCH_NAMES]
         body = msgspec.json.encode({"names": batch})
         answer = yield Call("POST", f"{wire.SECRETS_PATH}/?batch=get", Effect.READ, body, {"Content-Type": wire.JSON})
-        messages = _decode(answer, dict[str, _Message | None])
+        messages = decode(answer, dict[str, _Message | None])
         for name in batch:
             message = messages.get(name)
             found[name] = None if message is None else Secret(message.value)
@@ -263,7 +263,7 @@ def list_container(container: str) -> Operation[list[str]]:
     Raises:
         NotFound: there is no such container.
     """
-    return _decode((yield Call("GET", _container_path(container), Effect.READ)), list[str])
+    return decode((yield Call("GET", _container_path(container), Effect.READ)), list[str])
 
 
 def delete_container(container: str) -> Operation[None]:
@@ -281,12 +281,12 @@ def delete_container(container: str) -> Operation[None]:
 
 def status() -> Operation[wire.Status]:
     """Return the state of the service."""
-    return _decode((yield Call("GET", "/status", Effect.READ)), wire.Status)
+    return decode((yield Call("GET", "/status", Effect.READ)), wire.Status)
 
 
 def whoami() -> Operation[wire.WhoAmI]:
     """Return whom the service takes the caller for."""
-    return _decode((yield Call("GET", "/whoami", Effect.READ)), wire.WhoAmI)
+    return decode((yield Call("GET", "/whoami", Effect.READ)), wire.WhoAmI)
 
 
 def secrets_endpoint() -> Operation[str]:
@@ -313,7 +313,7 @@ def create_apikey(
     """
     body = msgspec.json.encode(wire.NewApiKey(id=api_id, paths=_several(paths), actions=_several(actions)))
     answer = yield Call("POST", wire.APIKEYS_PATH, Effect.WRITE, body, {"Content-Type": wire.JSON})
-    made = _decode(answer, wire.ApiKeyInfo)
+    made = decode(answer, wire.ApiKeyInfo)
     if not made.key:
         raise _unreadable()
     return IssuedKey(made.id, Secret(made.key), made.paths, made.actions)
@@ -321,7 +321,7 @@ def create_apikey(
 
 def list_apikeys() -> Operation[list[wire.ApiKeyInfo]]:
     """Return every API key's id and reach; the keys themselves nobody knows."""
-    return _decode((yield Call("GET", wire.APIKEYS_PATH, Effect.READ)), list[wire.ApiKeyInfo])
+    return decode((yield Call("GET", wire.APIKEYS_PATH, Effect.READ)), list[wire.ApiKeyInfo])
 
 
 def revoke_apikey(api_id: str) -> Operation[None]:
@@ -409,7 +409,12 @@ class _Message(msgspec.Struct):
     type: str = "simple"
 
 
-def _decode(answer: Answer, of: type[A]) -> A:
+def decode(answer: Answer, of: type[A]) -> A:
+    """Return the answer as an *of*.
+
+    Raises:
+        Internal: it is none; nothing of it is repeated.
+    """
     try:
         return msgspec.json.decode(answer.body, type=of)
     except msgspec.DecodeError:
@@ -418,7 +423,7 @@ def _decode(answer: Answer, of: type[A]) -> A:
 
 
 def _records(model: type[M], answer: Answer, asked: int) -> list[Record[M] | None]:
-    records = _records_of(model, _decode(answer, wire.RecordsAnswer))
+    records = _records_of(model, decode(answer, wire.RecordsAnswer))
     if len(records) != asked:
         raise _unreadable()
     return records
