@@ -1,0 +1,128 @@
+"""Work on records as they lie in the store, under one ring for as long as that is the keyring's.
+
+Whoever goes through many records reads some, opens them, and commits changes that hold only while each record is at
+the revision that was read and the keyring document at that of the ring. Where the keyring has changed meanwhile, it is
+all done again with the new ring; where a record has, somebody else wrote it, and it is left alone.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+from storage_service.backends.base import Backend, Change, Check, Conflict, Put, Vacant, not_applied
+from storage_service.errors import Undecipherable
+from storage_service.keyring.document import NAME
+from storage_service.keyring.envelope import Reason, decrypt
+from storage_service.keyring.ring import DataKey, Keys, Ring
+from storage_service.wire import MAX_STORED
+
+ATTEMPTS: Final = 8  # at some records, while others change the keyring
+READ: Final = 64  # records to read at once: values may be large
+
+T = TypeVar("T")
+
+
+class Stale(Exception):
+    """The ring in use is no longer that of the keyring in the store."""
+
+
+class Opened(NamedTuple):
+    """A value, and the key that it opened under."""
+
+    key: DataKey
+    value: bytes
+
+
+async def under_one_ring(keys: Keys, act: Callable[[Ring], Awaitable[T]]) -> T:
+    """Return what *act* returns for the ring of the keyring; again for a newer one when it raises `Stale`.
+
+    Raises:
+        Locked: there is no ring.
+        Unavailable: the store does not answer, or others change the keyring without end.
+    """
+    for _ in range(ATTEMPTS):
+        ring = keys.current or await keys.sync()
+        try:
+            return await act(ring)
+        except Stale:
+            await keys.refresh(ring)
+    raise not_applied("others change the keyring without end")
+
+
+async def opened(keys: Keys, ring: Ring, name: str, token: bytes) -> Opened | None:
+    """Return the value that lies under *name*, or None if it opens under no key.
+
+    Raises:
+        Stale: under no key of *ring*, but there is a newer one.
+    """
+    used = _Used(ring)
+    try:
+        value = decrypt(used, name, token)
+    except Undecipherable as error:
+        if error.reason == Reason.UNKNOWN_KID and await keys.refresh(ring) is not ring:
+            raise Stale from None
+        return None
+    return Opened(used.key, value)
+
+
+def parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Give out *items*, *size* at once."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def batches(store: Backend, records: Mapping[str, Sequence[Change]]) -> Iterator[Mapping[str, Sequence[Change]]]:
+    """Give out *records*, the changes of each by its name, in parts that fit into one commit with its guard."""
+    room = store.max_batch - 1
+    batch: dict[str, Sequence[Change]] = {}
+    changes = size = 0
+    for name, of in records.items():
+        more = sum(len(change.value) for change in of if isinstance(change, Put))
+        if batch and (changes + len(of) > room or size + more > MAX_STORED):
+            yield batch
+            batch, changes, size = {}, 0, 0
+        batch[name] = of
+        changes += len(of)
+        size += more
+    if batch:
+        yield batch
+
+
+async def commit(store: Backend, ring: Ring, batch: Mapping[str, Sequence[Change]]) -> Mapping[str, Sequence[Change]]:
+    """Apply the changes of every record of *batch* that is as it was read, and return those that were applied.
+
+    Args:
+        store: the store as it is, ciphertext.
+        ring: the ring that the changes were made with.
+        batch: by name of the record its changes; what is guarded among them is the record itself.
+
+    Raises:
+        Stale: the keyring has changed; nothing was done.
+        Unavailable: with its fate.
+    """
+    epoch = Check(NAME, ring.revision)
+    left = batch
+    while left:
+        try:
+            await store.commit([*(change for changes in left.values() for change in changes), epoch])
+        except Conflict as conflict:
+            failed = {change.name for change in conflict.failed if not isinstance(change, Vacant)}
+            if NAME in failed:
+                raise Stale from None
+            left = {name: changes for name, changes in left.items() if name not in failed}
+        else:
+            break
+    return left
+
+
+class _Used:
+    """Finds keys in a ring, and remembers the last, under which a value then opens or does not."""
+
+    def __init__(self, ring: Ring) -> None:
+        self._ring = ring
+        self.key: DataKey
+
+    def get(self, kid: str | None) -> DataKey | None:
+        found = self._ring.get(kid)
+        if found is not None:
+            self.key = found
+        return found

@@ -1,0 +1,295 @@
+"""Re-encryption of what is under old keys, and the end of keys that nothing is under any more.
+
+    step            one bounded slice of re-encryption; by any number of processes at once, each at its own pace
+    settle          nothing is left to re-encrypt: say so in the keyring document
+    retire          nothing is under this version any more, which is proven: destroy it
+    remove_keyset   the same for all versions of a keyset
+
+A record is moved from one key to another by a commit that holds only while the record is at the revision that was
+read, and the keyring document at the revision of the ring in use; its row of the census moves with it. Whatever stops
+a sweep, each record is thus under the old key or under the new one, and its row says which. What others write
+meanwhile is under the new key already, and is left alone.
+
+That nothing is left is found out while the document stays at one revision, and written with it at that revision or not
+at all. No batch of older keys is accepted any more then, and none of those keys writes under what is to go: so nothing
+can come in between.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Final, NamedTuple
+
+from storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Delete, Entry, Put, Vacant
+from storage_service.errors import InUse, NotFound, Overtaken
+from storage_service.keyring import census, records, vault
+from storage_service.keyring.document import Document
+from storage_service.keyring.envelope import encrypt
+from storage_service.keyring.ring import Keys, Ring
+from storage_service.keyring.rootkey import RootKey
+from storage_service.keyring.turns import Turns
+
+IN_FLIGHT: Final = 4  # commits at once, so that they share a write to the disk
+NAMED: Final = 20  # holders that a refusal names; it counts them all
+_CHANGES: Final = 3  # of one record, nearly always: itself, its new row, its old row
+
+
+class Step(NamedTuple):
+    """What one slice of re-encryption did, in records, and where the next one begins.
+
+    Records that were *overtaken* had been written by others meanwhile; those that are *unreadable* do not open, and
+    stay as they are. *after* is None when the end was reached. What was overtaken, or came under an old key while a
+    rotation was under way, is found by another pass: it takes passes until `settle` agrees.
+    """
+
+    moved: int
+    overtaken: int
+    unreadable: tuple[str, ...]
+    after: str | None
+
+
+async def step(store: Backend, keys: Keys, keyset: str | None, after: str | None, limit: int) -> Step:
+    """Re-encrypt the next records that are not under the key that is right for them; also while writing is halted.
+
+    Args:
+        store: the store as it is, ciphertext.
+        keys: gives the ring.
+        keyset: the records under old versions of this one, and those that were assigned to it; None: of all keysets.
+        after: where the last step ended; None: begin.
+        limit: records to look at, at most.
+
+    Raises:
+        NotFound: there is no such keyset.
+        Locked: there is no key; what was begun is done or not done, record by record.
+        Unavailable: the store does not answer, or others change the keyring without end; begin again from *after*.
+    """
+    ring = keys.current or await keys.sync()
+    if keyset is not None and keyset not in ring.active_versions:
+        ring = await keys.refresh(ring)
+        if keyset not in ring.active_versions:
+            raise NotFound("there is no such keyset")
+    rows = await _rows(store, _sources(ring, keyset), after, limit)
+    sweep = _Sweep(store, keys)
+    await sweep.move(_due(ring, rows))
+    end = rows[-1] if len(rows) == limit else None
+    return Step(sweep.moved, sweep.overtaken, tuple(sorted(sweep.unreadable)), end)
+
+
+async def settle(store: Backend, root: RootKey, keyset: str | None) -> Document:
+    """Say in the keyring document that nothing is left to re-encrypt, of one keyset or of all, and return it.
+
+    A reversal is over then, and so is the halt that waited for it.
+
+    Raises:
+        InUse: something is left; names some of the records.
+        NotFound: there is no such keyset.
+        Overtaken: somebody else changed the keyring meanwhile.
+        WrongRootKey, KeyringDamaged, ConfigurationError: as `vault.open_document`.
+        Unavailable: with its fate.
+    """
+    said, revision = await _read(store, root)
+    if not said.counted:
+        raise InUse("the census is not complete: which records are under old keys cannot be told yet")
+    settled = said
+    for name in said.keysets if keyset is None else (keyset,):
+        settled = settled.settled(name)
+        if said.halted is not None and said.halted.keyset == name:
+            settled = settled.resumed()
+    left = _Holders()
+    with _ring_of(said) as ring:
+        for prefix in _sources(ring, keyset):
+            async for rows in census.listing(store, prefix):
+                left.add(name for _, name in _due(ring, rows))
+    left.refuse("records are still to be re-encrypted")
+    if settled != said:
+        await vault.replace(store, root, settled, revision)
+    return settled
+
+
+async def retire(store: Backend, root: RootKey, version: str) -> Document:
+    """Destroy *version* of a keyset, when it is proven that nothing needs it, and return the document without it.
+
+    Raises:
+        InUse: it is active, or a backup needs it, or records are under it; names some of them.
+        NotFound: there is no such version.
+        Overtaken: somebody else changed the keyring meanwhile; nothing was done.
+        WrongRootKey, KeyringDamaged, ConfigurationError: as `vault.open_document`.
+        Unavailable: with its fate.
+    """
+    return await _destroy(store, root, lambda said: said.without_version(version), census.rows_of(version))
+
+
+async def remove_keyset(store: Backend, root: RootKey, name: str) -> Document:
+    """Destroy the keyset *name*, when it is proven that nothing needs it, and return the document without it.
+
+    Raises:
+        InUse: it is protected, or a container is assigned to it, or a backup needs it, or records are under it.
+        and otherwise as `retire`.
+    """
+    return await _destroy(store, root, lambda said: said.without_keyset(name), census.rows_of_keyset(name))
+
+
+# What is to be moved, and moving it
+
+
+def _sources(ring: Ring, keyset: str | None) -> Sequence[str]:
+    """Return the prefixes of the rows to go through for *keyset*, in byte order, none within another."""
+    active = ring.active_versions
+    wanted = active.keys() if keyset is None else {keyset}
+    old = set(ring.versions) - set(active.values())
+    found = {census.rows_of(version) for version in old if _keyset_of(version) in wanted}
+    for prefix, place in ring.places.items():
+        if place.keyset in wanted:
+            found |= {census.row(version, prefix) for version in ring.versions if _keyset_of(version) in place.before}
+    apart: list[str] = []
+    for each in sorted(found):
+        if not apart or not each.startswith(apart[-1]):
+            apart.append(each)
+    return apart
+
+
+def _due(ring: Ring, rows: Iterable[str]) -> Sequence[tuple[str, str]]:
+    """Return version and name of the records that, by *rows*, are not under the version that is right for them."""
+    active = ring.active_versions
+    tells = filter(None, map(census.read, rows))
+    return [(version, name) for version, name in tells if version != active[ring.keyset_of(name)]]
+
+
+def _keyset_of(version: str) -> str:
+    return version.rpartition(".")[0]
+
+
+async def _rows(store: Backend, prefixes: Iterable[str], after: str | None, limit: int) -> Sequence[str]:
+    """Return the next rows under *prefixes*, which are in byte order, after the row *after*."""
+    rows: list[str] = []
+    for prefix in prefixes:
+        more = after is None or prefix > after or after.startswith(prefix)
+        while more and len(rows) < limit:
+            page = await store.list(prefix, after, min(limit - len(rows), MAX_PAGE))
+            rows += page.names
+            after, more = rows[-1] if rows else after, page.more
+    return rows
+
+
+class _Sweep:
+    """Moves records to the keys that are right for them, some at a time, with several commits under way."""
+
+    def __init__(self, store: Backend, keys: Keys) -> None:
+        self.moved = 0
+        self.overtaken = 0
+        self.unreadable: set[str] = set()
+        self._store = store
+        self._keys = keys
+        self._alone = asyncio.Lock()  # one encrypts, the others wait for the store
+        self._turns = Turns()
+
+    async def move(self, due: Sequence[tuple[str, str]]) -> None:
+        """Move the records that are *due*, each given with the version that its row tells of."""
+        parts = records.parts(due, (self._store.max_batch - 1) // _CHANGES)
+
+        async def work() -> None:
+            for part in parts:
+                rows: dict[str, list[str]] = {}
+                for version, name in part:
+                    rows.setdefault(name, []).append(version)
+                await records.under_one_ring(self._keys, partial(self._move, rows))
+
+        tasks = [asyncio.create_task(work()) for _ in range(IN_FLIGHT)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _move(self, rows: Mapping[str, Sequence[str]], ring: Ring) -> None:
+        entries = await self._store.get_many([*rows])
+        changes: dict[str, Sequence[Change]] = {}
+        async with self._alone:
+            self._turns.begin()
+            for name, versions in rows.items():
+                await self._turns.take()
+                if (of := await self._changes(ring, name, versions, entries.get(name))) is not None:
+                    changes[name] = of
+        for batch in records.batches(self._store, changes):
+            done = await records.commit(self._store, ring, batch)
+            self.moved += sum(isinstance(of[0], Put) for of in done.values())
+            self.overtaken += len(batch) - len(done)
+
+    async def _changes(
+        self, ring: Ring, name: str, rows: Sequence[str], entry: Entry | None
+    ) -> Sequence[Change] | None:
+        """Return the changes that move one record, or that correct its *rows*; None if it does not open."""
+        if entry is None or not census.is_counted(name):
+            return census.corrected(name, ABSENT if entry is None else entry.revision, None, rows)
+        opened = await records.opened(self._keys, ring, name, entry.value)
+        if opened is None:
+            self.unreadable.add(name)
+            return None
+        under, target = opened.key.version, ring.choose(name).key
+        if under == target.version:
+            return census.corrected(name, entry.revision, under, rows)
+        await self._turns.take()
+        put = Put(name, encrypt(target, name, opened.value), entry.revision)
+        counted = Put(census.row(target.version, name), b"")
+        return [put, counted, *(Delete(census.row(each, name)) for each in {under, *rows} - {target.version})]
+
+
+# What is to be destroyed
+
+
+class _Holders:
+    """Counts the records for which something is refused, and keeps the names of the first."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._names: list[str] = []
+
+    def add(self, names: Iterable[str]) -> None:
+        """Count these."""
+        for name in names:
+            self._count += 1
+            if len(self._names) < NAMED:
+                self._names.append(name)
+
+    def refuse(self, because: str) -> None:
+        """Raise InUse if there are any."""
+        if self._count:
+            raise InUse(f"{because}: {self._count}", tuple(self._names))
+
+
+async def _destroy(store: Backend, root: RootKey, change: Callable[[Document], Document], rows: str) -> Document:
+    """Destroy the versions that *change* leaves out, whose rows have the prefix *rows*, in one commit."""
+    said, revision = await _read(store, root)
+    left = change(said)
+    gone = set(said.versions) - set(left.versions)
+    holders = _Holders()
+    async for page in census.listing(store, rows):
+        holders.add(name for _, name in filter(None, map(census.read, page)))
+    holders.refuse("records are still under it, to be re-encrypted first")
+    # The rows are as untrusted as the store: what the records themselves say counts, too.
+    async for name, version in census.claims(store):
+        if version in gone:
+            holders.add([name])
+    holders.refuse("records are under it of which the census says nothing, and which is to be repaired first")
+    await vault.replace(store, root, left, revision, [Vacant(rows)])
+    return left
+
+
+async def _read(store: Backend, root: RootKey) -> tuple[Document, int]:
+    """Return the keyring document and its revision."""
+    sealed = await vault.read(store)
+    if sealed is None:
+        raise Overtaken("the keyring is gone")
+    return vault.open_document(sealed, root), sealed.revision
+
+
+@contextmanager
+def _ring_of(said: Document) -> Iterator[Ring]:
+    """Give the ring that *said* means, and wipe it: it is asked for no key."""
+    ring = said.ring()
+    try:
+        yield ring
+    finally:
+        ring.wipe()
