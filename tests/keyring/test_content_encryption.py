@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwcrypto.jwa import JWA
 
+from storage_service.errors import Locked
 from storage_service.keyring.content_encryption import ContentEncryption
 from tests.keyring.reference import IV, VECTORS_FOLDER, ReferenceCipher
 
@@ -86,6 +87,23 @@ def test_a_key_of_another_size_is_none(size: int) -> None:
     """A key is 64 bytes."""
     with pytest.raises(ValueError, match="64 bytes"):
         ContentEncryption(bytes(size))
+
+
+def test_a_wiped_key_is_overwritten_and_refused() -> None:
+    """Wiping zeroes the bytes that the cipher itself works with, and no value is written under those zeros."""
+    key, iv, aad, msg, ct, tag = B3
+    cipher = ContentEncryption(bytearray(key))
+    octets = cipher._aes.key
+    assert octets == key[32:]
+
+    cipher.wipe()
+
+    assert cipher._aes.key is octets
+    assert octets == bytes(32)
+    for act in (lambda: cipher.encrypt(aad, msg, iv), lambda: cipher.decrypt(aad, iv, ct, tag)):
+        with pytest.raises(Locked, match="dropped"):
+            act()
+    assert ContentEncryption(key).decrypt(aad, iv, ct, tag) == msg
 
 
 MODIFIED_TAGS: Final = {

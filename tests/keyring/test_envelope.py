@@ -11,7 +11,7 @@ from jwcrypto.jwk import JWK
 
 from models.names import MAX_NAME
 from storage_service import wire
-from storage_service.errors import Undecipherable
+from storage_service.errors import Locked, Undecipherable
 from storage_service.keyring import base64url
 from storage_service.keyring.envelope import MAX_VALUE, Reason, bound_name, decrypt, encrypt, kid_of
 from storage_service.keyring.ring import DataKey, Ring
@@ -26,6 +26,11 @@ bounded = settings(max_examples=150, deadline=None, database=None, derandomize=T
 names = st.from_regex(r"(secrets/)?[a-z][A-Za-z0-9._@:+-]{0,20}(/[A-Za-z0-9_@:+-]{1,20}){0,3}", fullmatch=True).filter(
     lambda name: not name.startswith("keys/")
 )
+
+
+def designating(kid: str) -> Ring:
+    """Return the ring in which that key is the one for values that name none."""
+    return Ring([KEY, OTHER], unnamed=kid)
 
 
 def jwk(key: DataKey) -> JWK:
@@ -119,6 +124,19 @@ def test_the_limits() -> None:
     assert MAX_VALUE > wire.MAX_SECRET * 4 / 3 + 100, "the largest secret, as base64 in a message, fits"
 
 
+def test_a_wiped_key_opens_and_writes_nothing() -> None:
+    """Under a key that was dropped nothing is written, and no value is taken for damaged: the service is locked."""
+    dropped = DataKey("default.1", KEY.reveal())
+    token = encrypt(dropped, NAME, VALUE)
+    dropped.wipe()
+
+    with pytest.raises(Locked):
+        encrypt(dropped, NAME, VALUE)
+    with pytest.raises(Locked):
+        decrypt(Ring([dropped]), NAME, token)
+    assert decrypt(RING, NAME, token) == VALUE
+
+
 # jwcrypto.jwe as oracle.
 
 
@@ -167,9 +185,9 @@ def test_values_without_a_kid_open_under_the_designated_key() -> None:
     """Custodia writes no kid: its values open if the ring says under which key, and then under that one alone."""
     token = sealed(CUSTODIAS, VALUE, OTHER)
 
-    assert decrypt(RING.with_unnamed("default.2"), NAME, token) == VALUE
+    assert decrypt(designating("default.2"), NAME, token) == VALUE
     assert kid_of(token) is None
-    for ring, reason in ((RING, Reason.UNKNOWN_KID), (RING.with_unnamed("default.1"), Reason.WRONG_TAG)):
+    for ring, reason in ((RING, Reason.UNKNOWN_KID), (designating("default.1"), Reason.WRONG_TAG)):
         with pytest.raises(Undecipherable) as caught:
             decrypt(ring, NAME, token)
         assert caught.value.reason == reason
@@ -177,7 +195,7 @@ def test_values_without_a_kid_open_under_the_designated_key() -> None:
 
 def test_values_without_a_kid_are_bound_to_their_name_all_the_same() -> None:
     """What Custodia pinned elsewhere, or did not pin at all, does not open."""
-    ring = RING.with_unnamed("default.1")
+    ring = designating("default.1")
     for header in (CUSTODIAS.replace(b".7", b".8"), b'{"alg":"dir","enc":"A256CBC-HS512"}'):
         with pytest.raises(Undecipherable) as caught:
             decrypt(ring, NAME, sealed(header, VALUE))

@@ -1,14 +1,26 @@
-"""Keys and rings: immutable values that show their ids and nothing else."""
+"""Keys and rings: values that do not change, and show their ids and nothing else."""
 
 import copy
 import pickle
+from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from models.names import check
-from storage_service.keyring.ring import DataKey, Key, Ring
+from storage_service.errors import Locked
+from storage_service.keyring.ring import (
+    DEFAULT_KEYSET,
+    Choice,
+    DataKey,
+    Key,
+    Place,
+    Ring,
+    is_keyset,
+    is_kid,
+    version_of,
+)
 from storage_service.keyring.rootkey import RootKey
 
 BITS: Final = bytes(range(64))
@@ -19,15 +31,31 @@ def key(kid: str) -> DataKey:
 
 
 ONE, TWO, TEN, OTHER = key("default.1"), key("default.2"), key("default.10"), key("other.1")
+FIRST, SECOND = key("default.3.1"), key("default.3.2")
 
 
-@pytest.mark.parametrize("kid", ["default.1", "a.999999999", "0-9.7", f"{'k' * 63}.1"])
-def test_kids(kid: str) -> None:
-    """A kid is keyset and version, and can be part of a name as it stands."""
+# Keys.
+
+
+@pytest.mark.parametrize(
+    ("kid", "version"),
+    [
+        ("default.1", "default.1"),
+        ("default.1.1", "default.1"),
+        ("a.999999999.999", "a.999999999"),
+        ("0-9.7", "0-9.7"),
+        (f"{'k' * 63}.1", f"{'k' * 63}.1"),
+    ],
+)
+def test_kids(kid: str, version: str) -> None:
+    """A kid is keyset, version and perhaps which key of the version, and can be part of a name as it stands."""
     data_key = DataKey(kid, BITS)
 
-    assert (data_key.kid, f"{data_key.keyset}.{data_key.version}") == (kid, kid)
-    assert check(f"system/keyring/{kid}")
+    assert (data_key.kid, data_key.version, f"{data_key.keyset}.{data_key.number}") == (kid, version, version)
+    assert is_kid(kid)
+    assert is_keyset(data_key.keyset)
+    assert version_of(kid) == version
+    assert check(f"system/census/{kid}/secrets/a")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +68,11 @@ def test_kids(kid: str) -> None:
         "default.0",
         "default.01",
         "default.-1",
-        "default.1.1",
+        "default.1.",
+        "default.1.0",
+        "default.1.01",
+        "default.1.1000",
+        "default.1.1.1",
         "Default.1",
         "a/b.1",
         "default.1\n",
@@ -56,6 +88,14 @@ def test_what_is_no_kid(kid: str) -> None:
     """Anything else is no kid of a data key."""
     with pytest.raises(ValueError, match=r"<keyset>\.<version>"):
         DataKey(kid, BITS)
+    assert not is_kid(kid)
+    assert version_of(kid) is None
+
+
+@pytest.mark.parametrize("name", ["", "A", "a.b", "-a", "a_b", "a\n", "k" * 64, "\u0661"], ids=repr)
+def test_what_is_no_keyset(name: str) -> None:
+    """A keyset's name is small letters, digits and dashes, so that no two are taken for one and none has a dot."""
+    assert not is_keyset(name)
 
 
 @pytest.mark.parametrize("kid", ["", 'a"b', "a\\b", "a/b", "a b", "a\n", "\xe4"], ids=ascii)
@@ -92,16 +132,73 @@ def test_keys_are_equal_by_id_and_bits() -> None:
     assert ONE != "default.1"
 
 
+@pytest.mark.parametrize("make", [lambda: DataKey("default.1", BITS), lambda: RootKey(BITS)], ids=["data", "root"])
+def test_a_wiped_key_is_none(make: Callable[[], Key]) -> None:
+    """Of a key that was wiped, neither the bits nor zeros in their place can be had, used, or taken for the key."""
+    wiped = make()
+    held: Any = wiped
+    octets = held._octets
+    wiped.wipe()
+
+    assert not any(octets)
+    assert wiped != make()
+    acts: tuple[Callable[[], object], ...] = (
+        wiped.reveal,
+        lambda: wiped.content.encrypt(b"", b"value", bytes(16)),
+        lambda: wiped.content.decrypt(b"", bytes(16), bytes(16), bytes(32)),
+    )
+    for act in acts:
+        with pytest.raises(Locked, match="dropped"):
+            act()
+    wiped.wipe()  # twice is once
+
+
+def test_a_key_keeps_bits_of_its_own() -> None:
+    """What a key was made of may be wiped after, and wiping the key leaves that alone."""
+    octets = bytearray(BITS)
+    data_key = DataKey("default.1", octets)
+    octets[:] = bytes(64)
+    assert data_key.reveal() == BITS
+
+    octets[:] = BITS
+    data_key.wipe()
+    assert octets == BITS
+
+
+# Rings.
+
+
 def test_the_newest_version_is_active() -> None:
-    """Versions are numbers, not texts; each keyset has its own active key."""
+    """Versions are numbers, not texts; each keyset has its own active one."""
     ring = Ring([TEN, OTHER, ONE, TWO])
 
-    assert ring.kids == ("default.1", "default.2", "default.10", "other.1")
+    assert ring.kids == ring.versions == ("default.1", "default.2", "default.10", "other.1")
     assert ring.active() is TEN
     assert ring.active("other") is OTHER
-    assert dict(ring.active_kids) == {"default": "default.10", "other": "other.1"}
+    assert dict(ring.active_versions) == {"default": "default.10", "other": "other.1"}
     assert repr(ring) == "<Ring default.1 default.2 default.10* other.1*>"
     assert len(ring) == 4
+
+
+def test_another_version_may_be_active() -> None:
+    """A version that is told is active, whatever its number; the others are there to read with."""
+    ring = Ring([ONE, TWO, OTHER], {"default": 1})
+
+    assert ring.active() is ONE
+    assert ring.get("default.2") is TWO
+    assert repr(ring) == "<Ring default.1* default.2 other.1*>"
+
+
+def test_of_several_keys_each_write_takes_one_at_random() -> None:
+    """All keys of the active version are used alike, none of an older one; how often says nothing of anything."""
+    ring = Ring([ONE, FIRST, SECOND])
+
+    taken = Counter(ring.choose("secrets/a").key.kid for _ in range(400))
+
+    assert taken.keys() == {"default.3.1", "default.3.2"}
+    assert min(taken.values()) > 100  # of 400: by chance once in 10**24
+    assert (ring.versions, ring.active_versions) == (("default.1", "default.3"), {"default": "default.3"})
+    assert repr(ring) == "<Ring default.1 default.3.1* default.3.2*>"
 
 
 def test_keys_are_found_by_kid() -> None:
@@ -110,79 +207,108 @@ def test_keys_are_found_by_kid() -> None:
 
     assert ring.get("default.1") is ONE
     assert ring.get("default.3") is None
-    assert ring.get(None) is None
-    assert ring.with_unnamed("default.1").get(None) is ONE
-    assert ring.with_unnamed("default.1").with_unnamed(None).get(None) is None
-
-
-def test_each_change_is_a_new_ring() -> None:
-    """A rotation in steps: a key comes in passive, is activated, and the old one goes; no ring changes."""
-    first = Ring([ONE])
-    second = first.with_key(TWO)
-    third = second.activate("default.2")
-    fourth = third.without("default.1")
-
-    assert [repr(ring) for ring in (first, second, third, fourth)] == [
-        "<Ring default.1*>",
-        "<Ring default.1* default.2>",
-        "<Ring default.1 default.2*>",
-        "<Ring default.2*>",
-    ]
-    assert repr(first.with_key(OTHER)) == "<Ring default.1* other.1*>"
-
-
-def test_designation_survives_changes() -> None:
-    """The key for values that name none stays so while others come and go."""
-    ring = Ring([ONE, TWO], unnamed="default.1").with_key(TEN).activate("default.10").without("default.2")
-
-    assert ring.unnamed_kid == "default.1"
-    assert ring.get(None) is ONE
-
-
-def test_a_kid_is_never_given_twice() -> None:
-    """The next kid is one above the newest, active or not."""
-    assert Ring().next_kid() == "default.1"
-    assert Ring([ONE, TEN]).next_kid() == "default.11"
-    assert Ring([ONE]).with_key(TWO).next_kid() == "default.3"
-    assert Ring([ONE]).next_kid("other") == "other.1"
+    assert (ring.get(None), ring.unnamed_kid) == (None, None)
+    designated = Ring([ONE, TWO], unnamed="default.1")
+    assert designated.get(None) is ONE
+    assert designated.unnamed_kid == "default.1"
+    assert designated.active() is TWO
 
 
 REFUSALS: Final[dict[str, Callable[[], object]]] = {
-    "another key under a known kid": lambda: Ring([ONE]).with_key(DataKey("default.1", BITS)),
     "two keys under one kid": lambda: Ring([ONE, DataKey("default.1", BITS)]),
-    "activating what is not there": lambda: Ring([ONE]).activate("default.2"),
-    "activating an older version": lambda: Ring([ONE, TWO]).activate("default.1"),
-    "active in a keyset it is not of": lambda: Ring([ONE, OTHER], {"default": "other.1"}),
-    "dropping what is not there": lambda: Ring([ONE]).without("default.2"),
-    "dropping the active key": lambda: Ring([ONE, TWO]).without("default.2"),
-    "dropping the designated key": lambda: Ring([ONE, TWO], unnamed="default.1").without("default.1"),
-    "designating what is not there": lambda: Ring([ONE]).with_unnamed("default.2"),
+    "activating what is not there": lambda: Ring([ONE], {"default": 2}),
+    "activating in a keyset that is not there": lambda: Ring([ONE], {"other": 1}),
+    "designating what is not there": lambda: Ring([ONE], unnamed="default.2"),
 }
 
 
-@pytest.mark.parametrize("change", REFUSALS.values(), ids=REFUSALS)
-def test_refused_changes(change: Callable[[], object]) -> None:
-    """No change strands a value or makes one kid mean two keys."""
+@pytest.mark.parametrize("make", REFUSALS.values(), ids=REFUSALS)
+def test_refused_rings(make: Callable[[], object]) -> None:
+    """No ring strands a value or makes one kid mean two keys."""
     with pytest.raises(ValueError, match=r"default|other"):
-        change()
+        make()
 
 
-def test_the_same_key_again_is_no_change() -> None:
-    """Adding a key that is there already leaves the ring as it was."""
-    assert repr(Ring([ONE, TWO]).with_key(key("default.1"))) == "<Ring default.1 default.2*>"
+def test_the_same_key_again_is_one_key() -> None:
+    """A key that is given twice is there once."""
+    assert repr(Ring([ONE, TWO, key("default.1")])) == "<Ring default.1 default.2*>"
 
 
 def test_an_empty_ring_encrypts_nothing() -> None:
-    """A keyset without keys has no active one."""
-    with pytest.raises(LookupError, match="no keyset"):
-        Ring().active()
+    """A keyset without keys has no active one, and no record can be written under it."""
+    for act in (Ring().active, lambda: Ring().choose("secrets/a"), lambda: Ring([ONE]).active("other")):
+        with pytest.raises(LookupError, match="no keyset"):
+            act()
+
+
+# Places: which keyset a record is under.
+
+PLACES: Final = {
+    "system/access/": Place("access"),
+    "secrets/hosts/": Place("hosts", ("default",)),
+    "secrets/hosts/far/": Place("other", ("hosts", "default")),
+}
+MANY: Final = Ring([ONE, TWO, key("hosts.1"), key("hosts.4"), OTHER, key("access.1")], places=PLACES)
+
+
+@pytest.mark.parametrize(
+    ("name", "under", "others"),
+    [
+        ("secrets/a", "default.2", ("default.1",)),
+        ("secrets/hosts", "default.2", ("default.1",)),
+        ("secrets/hostsx/a", "default.2", ("default.1",)),
+        ("hosts/a", "default.2", ("default.1",)),
+        ("secrets/hosts/", "hosts.4", ("hosts.1", "default.1", "default.2")),
+        ("secrets/hosts/a", "hosts.4", ("hosts.1", "default.1", "default.2")),
+        ("secrets/hosts/fa", "hosts.4", ("hosts.1", "default.1", "default.2")),
+        ("secrets/hosts/far/a", "other.1", ("hosts.1", "hosts.4", "default.1", "default.2")),
+        ("system/access/apikeys/ci", "access.1", ()),
+    ],
+)
+def test_the_nearest_prefix_says_the_keyset(name: str, under: str, others: tuple[str, ...]) -> None:
+    """A record goes under the active version of the keyset of its nearest prefix, and may be under others of before."""
+    choice = MANY.choose(name)
+
+    assert choice == Choice(key(under), others)
+    assert MANY.keyset_of(name) == choice.key.keyset
+    assert set(MANY.versions_of(name)) == {under, *others}
+    assert MANY.widest == 5
+
+
+def test_without_places_all_is_default() -> None:
+    """A ring that says nothing of places puts everything under one keyset."""
+    ring = Ring([ONE, OTHER])
+
+    assert ring.keyset_of("secrets/a") == ring.keyset_of("") == DEFAULT_KEYSET
+    assert ring.widest == 1
+
+
+def test_a_ring_says_what_it_is_of() -> None:
+    """A ring knows the revision of the document it is of, and whether writing has stopped."""
+    assert (Ring().revision, Ring().halted) == (0, False)
+    assert (Ring(revision=7, halted=True).revision, Ring(revision=7, halted=True).halted) == (7, True)
+
+
+def test_a_ring_is_wiped_whole() -> None:
+    """After a lock no key of the ring opens or encrypts anything, whichever version it is of."""
+    ring = Ring([key("default.1"), key("default.2"), key("other.1")])
+    ring.wipe()
+
+    for kid in ring.kids:
+        held = ring.get(kid)
+        assert held is not None
+        with pytest.raises(Locked):
+            held.content.encrypt(b"", b"", bytes(16))
+    assert repr(ring) == "<Ring default.1 default.2* other.1*>"
 
 
 def test_a_ring_does_not_leave_the_process() -> None:
-    """A ring is not pickled, and its active kids cannot be edited."""
+    """A ring is neither pickled nor copied, and what it says of its versions is not the ring's own to edit."""
     ring = Ring([ONE])
+    said: Any = ring.active_versions
 
-    with pytest.raises(TypeError, match="not pickled"):
-        pickle.dumps(ring)
-    with pytest.raises(TypeError):
-        ring.active_kids["default"] = "x"  # type: ignore[index]  # that it is refused is the point
+    for act in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="not pickled"):
+            act(ring)
+    said["default"] = "x"
+    assert ring.active_versions == {"default": "default.1"}

@@ -2,23 +2,31 @@
 
 import hashlib
 from datetime import UTC, datetime
+from typing import Final
 
 import pytest
 
 from models.secret import Secret
 from storage_service.apikeys import PREFIX, ApiKeys
 from storage_service.authz.base import Action
-from storage_service.backends.base import Put
+from storage_service.backends.base import Delete, Put
 from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Exists, Internal, Invalid, NotFound, Undecipherable
-from storage_service.keyring.ring import DataKey, Ring
+from storage_service.errors import Exists, Internal, Invalid, Locked, NotFound, Undecipherable
+from storage_service.keyring import census
+from storage_service.keyring.document import ACCESS, ACCESS_KEYSET
+from storage_service.keyring.envelope import kid_of
+from storage_service.keyring.ring import DataKey, Place, Ring
 from storage_service.overlay import EncryptedBackend
+from tests.keyring.fixed import Fixed
 
 OWN = ("storage_service", Secret("own-key"))
+RING: Final = Ring(
+    [DataKey("default.1", bytes(64)), DataKey("access.1", bytes(range(64)))], places={ACCESS: Place(ACCESS_KEYSET)}
+)
 
 
 def sealed(backend: MemoryBackend) -> EncryptedBackend:
-    return EncryptedBackend(backend, Ring([DataKey("default.1", bytes(64))]))
+    return EncryptedBackend(backend, Fixed(RING))
 
 
 @pytest.fixture
@@ -62,6 +70,41 @@ async def test_the_store_holds_a_verifier_alone(keys: ApiKeys, backend: MemoryBa
 
     assert entry is not None
     assert key.reveal().encode() not in entry.value
+
+
+async def test_records_of_keys_are_under_a_keyset_of_their_own(keys: ApiKeys, backend: MemoryBackend) -> None:
+    """A record is encrypted under keyset `access`, has its row in the census, and loses it when the key is revoked."""
+    await keys.create("ci", ["/secrets"], ["get"])
+    entry = await backend.get(PREFIX + "ci")
+    assert entry is not None
+    assert kid_of(entry.value) == "access.1"
+    assert (await backend.list(census.CENSUS)).names == (census.row("access.1", PREFIX + "ci"),)
+
+    await keys.revoke("ci")
+
+    assert (await backend.list("")).names == ()
+
+
+async def test_while_locked_known_keys_are_known_still(backend: MemoryBackend) -> None:
+    """Who was known when the service was locked is let in, unless revoked; records that nobody opened open no more."""
+    held = Fixed(RING)
+    keys = ApiKeys(backend, EncryptedBackend(backend, held), OWN)
+    known, _ = await keys.create("known", ["/"], ["get"])
+    await keys.authenticate("known", known.reveal())
+    other, _ = await keys.create("other", ["/"], ["get"])
+    held.current = None
+
+    assert await keys.authenticate("known", known.reveal()) is not None
+    assert await keys.authenticate("known", other.reveal()) is None
+    assert await keys.authenticate("nobody", other.reveal()) is None
+    assert await keys.authenticate(OWN[0], OWN[1].reveal()) is not None
+    with pytest.raises(Locked):
+        await keys.authenticate("other", other.reveal())
+    for act in (keys.create("new", ["/"], ["get"]), keys.revoke("known"), keys.list()):
+        with pytest.raises(Locked):
+            await act
+    await backend.commit([Delete(PREFIX + "known")])  # revoked by another, unlocked service
+    assert await keys.authenticate("known", known.reveal()) is None
 
 
 async def test_keys_are_256_random_bits(keys: ApiKeys) -> None:

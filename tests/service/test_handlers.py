@@ -27,24 +27,10 @@ from storage_service.handlers import BadRecord, Handler, Stored
 from storage_service.keyring.ring import DataKey, Ring
 from storage_service.overlay import EncryptedBackend
 from storage_service.wire import MAX_SECRET
+from tests.keyring.fixed import Fixed
 from tests.models.forms import STORED, smallest
 
 CANARY: Final = "Q0FOQVJZLXRoYXQtc2luZ3M="
-
-
-class OneRing:
-    """Keys that are always there and never change."""
-
-    def __init__(self, ring: Ring) -> None:
-        self.current = ring
-
-    async def sync(self) -> Ring:
-        """Return the ring."""
-        return self.current
-
-    async def refresh(self, seen: Ring) -> Ring:
-        """Say that none took its place."""
-        return seen
 
 
 class Crowded(MemoryBackend):
@@ -84,7 +70,7 @@ async def kept() -> AsyncIterator[Kept]:
     """Give an opened, empty store and its handlers."""
     store = Crowded()
     await store.open()
-    opened = EncryptedBackend(store, OneRing(Ring([DataKey("default.1", bytes(range(64)))])))
+    opened = EncryptedBackend(store, Fixed(Ring([DataKey("default.1", bytes(range(64)))])))
     yield Kept(store, Handler(store, secret=False), Handler(opened, secret=True), opened)
     await store.close()
 
@@ -137,11 +123,13 @@ async def test_a_secret_record_is_the_value_custodia_would_store(kept: Kept) -> 
 
 
 async def test_nothing_of_a_secret_is_in_the_store(kept: Kept) -> None:
-    """Below the encrypting backend there are names and ciphertext."""
+    """Below the encrypting backend there are names, the census', too, and ciphertext."""
     await kept.secret.save_many(creds("a", "b"))
     found = await kept.store.get_many((await kept.store.list("")).names)
 
-    assert {"secrets/hosts/", "secrets/hosts/a", "secrets/hosts/b"} <= set(found)
+    records = {"secrets/hosts/", "secrets/hosts/a", "secrets/hosts/b"}
+    rows = {"system/census/default.1/secrets/hosts/a", "system/census/default.1/secrets/hosts/b"}
+    assert set(found) == records | rows
     for entry in found.values():
         assert CANARY.encode() not in entry.value
         assert base64.b64encode(CANARY.encode())[:-4] not in entry.value
