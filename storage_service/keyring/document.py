@@ -1,7 +1,7 @@
 """The keyring document: all keysets, their versions and keys, and what is under way with them, as one JSON object.
 
     {"format":2,"keysets":{"default":{"active":2,"keys":1,"versions":[{"number":1,"created":…,"keys":["…"]},…]},…},
-     "places":{"system/access/":{"keyset":"access","before":[]},…},"backups":{…},"halted":null,"counted":true}
+     "places":{"system/access/":{"keyset":"access","before":[]},…},"backups":{…},"halted":null,"pending":null,"counted":true}
 
 It lies in the store under `NAME` as a JWE under the root key, and is changed by compare-and-set alone, so that every
 change of the keyring happens at once or not at all. What is in it was written by a holder of the root key. Nothing
@@ -83,6 +83,14 @@ class Halt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str  # names, counts and kids; nothing secret
 
 
+class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A root key that is to take the place of the one in use as soon as its recipients have shown that they open it."""
+
+    root: str  # its kid
+    since: str  # RFC 3339, UTC
+    recipients: tuple[str, ...]  # kids of the keys that it is wrapped under; none: machines alone open it
+
+
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"format_": "format"}):
     """The whole keyring. Its JSON is as secret as the keys in it; its repr shows none of them.
 
@@ -95,6 +103,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
     places: dict[str, Assignment] = msgspec.field(default_factory=dict)
     backups: dict[str, Backup] = msgspec.field(default_factory=dict)
     halted: Halt | None = None
+    pending: Pending | None = None
     counted: bool = True  # whether every record has had its row in the census from its first write on
     format_: int = FORMAT
 
@@ -225,7 +234,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         versions = (*keyset.versions, _version(number, now, count, random))
         return self._with(
             keysets={**self.keysets, name: Keyset(number, count, versions)}, numbers={**self.numbers, name: number}
-        )._not_too_wide()
+        ).not_too_wide()
 
     def reverted(self, name: str) -> Self:
         """Return the document with the version before the active one active again, newer ones on their way back to it.
@@ -291,9 +300,9 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         used = Assignment(DEFAULT_KEYSET) if nearest is None else self.places[nearest]
         # What lies there stays under the keysets it was written under until it is re-encrypted.
         before = tuple(each for each in (used.keyset, *used.before) if each != name)
-        return self._with(places={**self.places, container: Assignment(name, before)})._not_too_wide()
+        return self._with(places={**self.places, container: Assignment(name, before)}).not_too_wide()
 
-    # Backups, and being halted
+    # Backups, being halted, and a root key to come
 
     def with_backup(self, label: str, now: str) -> Self:
         """Return the document with a backup registered, that needs all versions of today.
@@ -326,6 +335,18 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         """Return the document that says no such thing."""
         return self._with(halted=None)
 
+    def left_as_it_is(self, name: str) -> Self:
+        """Return the document in which a reversal of that keyset is over, although not all of it could be done.
+
+        Raises:
+            NotFound: there is no such keyset.
+        """
+        return self._with_keyset(name, msgspec.structs.replace(self.keyset(name), reverting=False)).resumed()
+
+    def with_pending(self, pending: Pending | None) -> Self:
+        """Return the document that says: this root key is prepared; None: none is."""
+        return self._with(pending=pending)
+
     def with_census(self) -> Self:
         """Return the document that says: the census is complete."""
         return self._with(counted=True)
@@ -340,7 +361,12 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
             if not keyset.versions or self.numbers.get(name, 0) < max(each.number for each in keyset.versions):
                 raise ValueError("a version has a number that was never given")
 
-    def _not_too_wide(self) -> Self:
+    def not_too_wide(self) -> Self:
+        """Return the document itself.
+
+        Raises:
+            InUse: too many old versions are not retired yet for a write to fit into a transaction.
+        """
         ring = self.ring()
         ring.wipe()
         if ring.widest > MAX_VERSIONS:

@@ -5,19 +5,16 @@ All of it but the store is read off the event loop.
 """
 
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from storage_service.backends.base import Backend
-from storage_service.errors import KeyFileMissing, KeyFileUnusable, WrongRootKey
-from storage_service.keyring import rootkey, wraps
+from storage_service.errors import KeyFileMissing, WrongRootKey
+from storage_service.keyring import next_file, rootkey, wraps
 from storage_service.keyring.ring import Key
 from storage_service.keyring.rootkey import RootKey
-
-NEXT: Final = ".next"  # what a root rotation appends to the name of the file that is about to take the place
 
 
 class Way(Protocol):
@@ -59,7 +56,7 @@ class KeyFile:
             if (wrap := meant.get(key.kid)) is not None:
                 opened = wraps.unwrap(wrap, key)
                 if path != self.path:  # the rotation that made it was cut off after its point of no return
-                    await asyncio.to_thread(self.take_place)
+                    await asyncio.to_thread(self._replace, key)
                 return opened
         raise WrongRootKey(
             f"the store's root key is wrapped for {', '.join(sorted(meant))}, but {self.path} is {found[0][1].kid}: "
@@ -77,34 +74,24 @@ class KeyFile:
     @property
     def next(self) -> Path:
         """The file that a root rotation is about to put in the place of this one."""
-        return self.path.with_name(self.path.name + NEXT)
+        return next_file.of(self.path)
 
-    def take_place(self) -> None:
-        """Put the next file in the place of this one, for good. Blocks on the disk.
-
-        Raises:
-            KeyFileUnusable: the directory cannot be written.
-        """
-        try:
-            self.next.replace(self.path)
-            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except FileNotFoundError:
-            return  # another worker was faster
-        except OSError as error:
-            raise KeyFileUnusable(f"{self.next} cannot take the place of {self.path}: {error.strerror}") from None
+    def _replace(self, key: Key) -> None:
+        """Put the next file, which holds *key*, in the place of this one, unless somebody else is at these files."""
+        with next_file.alone(self.path) as free:
+            if free:
+                next_file.take_place(self.path, key)
 
     def _read(self) -> Sequence[tuple[Path, Key]]:
+        """Return the files that are there, this one first, each with its key."""
         found = []
-        for path in (self.path, self.next):
+        # The next one first: should it take the place of this one meanwhile, it is seen there.
+        for path in (self.next, self.path):
             try:
                 found.append((path, as_recipient(rootkey.read(path))))
             except KeyFileMissing:
                 continue
-        return found
+        return found[::-1]
 
 
 def as_recipient(file: RootKey) -> Key:
