@@ -115,6 +115,8 @@ class EncryptedBackend:
             raise ValueError("a container carries no value")
         for _ in range(ATTEMPTS):
             ring = self._keys.current or await self._keys.sync()
+            if ring.halted:  # unless the reversal was finished elsewhere, of which nothing but the store tells
+                ring = await self._keys.refresh(ring)
             epoch = Check(document.NAME, ring.revision)
             sealed = await _sealed(ring, changes)
             batch = [*(change for group in sealed for change in group), epoch]

@@ -238,13 +238,14 @@ def corrected(name: str, revision: int, version: str | None, rows: Iterable[str]
     """Return the changes that leave of a record the row of *version* alone (None: no row), if it is at *revision*.
 
     Args:
-        name: the record.
-        revision: as it was read, `ABSENT` where it is not there.
+        name: the record; rows of what is not counted are removed, whatever that is.
+        revision: as the record was read, `ABSENT` where it is not there.
         version: what it is under.
         rows: the versions that have a row of it, or may have.
     """
+    guard = (Check(name, revision),) if is_counted(name) else ()
     put = () if version is None else (Put(row(version, name), b""),)
-    return [Check(name, revision), *put, *(Delete(row(each, name)) for each in rows if each != version)]
+    return [*guard, *put, *(Delete(row(each, name)) for each in rows if each != version)]
 
 
 async def _sealed(store: Backend) -> AsyncIterator[Sequence[str]]:

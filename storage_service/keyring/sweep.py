@@ -16,7 +16,7 @@ can come in between.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple
@@ -65,10 +65,10 @@ async def step(store: Backend, keys: Keys, keyset: str | None, after: str | None
         Unavailable: the store does not answer, or others change the keyring without end; begin again from *after*.
     """
     ring = keys.current or await keys.sync()
+    if after is None:
+        ring = await keys.refresh(ring)  # a pass by a ring from before the rotation would find nothing to do
     if keyset is not None and keyset not in ring.active_versions:
-        ring = await keys.refresh(ring)
-        if keyset not in ring.active_versions:
-            raise NotFound("there is no such keyset")
+        raise NotFound("there is no such keyset")
     rows = await _rows(store, _sources(ring, keyset), after, limit)
     sweep = _Sweep(store, keys)
     await sweep.move(_due(ring, rows))
@@ -97,14 +97,20 @@ async def settle(store: Backend, root: RootKey, keyset: str | None) -> Document:
         if said.halted is not None and said.halted.keyset == name:
             settled = settled.resumed()
     left = _Holders()
-    with _ring_of(said) as ring:
-        for prefix in _sources(ring, keyset):
-            async for rows in census.listing(store, prefix):
-                left.add(name for _, name in _due(ring, rows))
+    async for rows in due(store, said, keyset):
+        left.add(name for _, name in rows)
     left.refuse("records are still to be re-encrypted")
     if settled != said:
         await vault.replace(store, root, settled, revision)
     return settled
+
+
+async def due(store: Backend, said: Document, keyset: str | None) -> AsyncGenerator[Sequence[tuple[str, str]], None]:
+    """Give out version and name of the records that are still to be re-encrypted by *said*, of one keyset or of all."""
+    with _ring_of(said) as ring:
+        for prefix in _sources(ring, keyset):
+            async for rows in census.listing(store, prefix):
+                yield _due(ring, rows)
 
 
 async def retire(store: Backend, root: RootKey, version: str) -> Document:
@@ -222,7 +228,7 @@ class _Sweep:
     ) -> Sequence[Change] | None:
         """Return the changes that move one record, or that correct its *rows*; None if it does not open."""
         if entry is None or not census.is_counted(name):
-            return census.corrected(name, ABSENT if entry is None else entry.revision, None, rows)
+            return census.corrected(name, ABSENT, None, rows)
         opened = await records.opened(self._keys, ring, name, entry.value)
         if opened is None:
             self.unreadable.add(name)
