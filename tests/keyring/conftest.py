@@ -1,20 +1,18 @@
 """The stores that stories about the keyring are told on: in memory, in a file, in an etcd."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import pytest
 
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
+from tests.keyring.story import Stores
 
 _NUMBERS: Final = count()
-
-Stores: TypeAlias = Callable[[], AbstractAsyncContextManager[Backend]]
-"""Gives a store that nobody has used, opened, until its block ends."""
 
 
 @pytest.fixture(params=["memory", "sqlite", "etcd"])

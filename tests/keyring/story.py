@@ -1,8 +1,8 @@
 """What stories about the keyring begin and end with: a store with a keyring, services that hold it, truths to check."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Final, NamedTuple
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, NamedTuple, TypeAlias
 
 from models.names import is_container
 from storage_service.backends.base import MAX_PAGE, Backend, Put
@@ -19,6 +19,9 @@ from storage_service.overlay import EncryptedBackend
 
 BITS: Final = bytes(range(64))  # of the root key of every story
 VALUES: Final[Mapping[str, bytes]] = {f"secrets/{number:03}": b"value %d" % number for number in range(7)}
+
+Stores: TypeAlias = Callable[[], AbstractAsyncContextManager[Backend]]
+"""Gives a store that nobody has used, opened, until its block ends."""
 
 
 class Known:
