@@ -24,7 +24,7 @@ from storage_service.errors import (
     Unavailable,
     WrongRootKey,
 )
-from storage_service.keyring import jwk, rootkey, upgrade, vault
+from storage_service.keyring import census, jwk, rootkey, upgrade, vault
 from storage_service.keyring.document import KEYRING, NAME, Document
 from storage_service.keyring.keeper import Keeper
 from storage_service.keyring.page import Page
@@ -192,6 +192,23 @@ async def test_the_two_reasons_for_secrets_without_a_document_are_told_apart(sto
     await store.commit(rows[:1])
 
     assert await upgrade.is_first_form(store)
+
+
+async def test_the_census_is_complete_when_it_was_completed(store: Backend, path: Path, held: RootKey) -> None:
+    """What the upgrade leaves open, the census, is brought in order by what does that for every store."""
+    await store.commit(first_form(held, [FIRST, SECOND]))
+    await upgrade.upgrade(store, KeyFile(path))
+    page = Page()
+    keeper = Keeper(store, page, [KeyFile(path)])
+    await keeper.open()
+
+    async with keeper.root() as root:
+        await census.complete(store, root, keeper)
+
+    await story.assert_census_is_true(store)
+    assert (await document_of(store, path)).counted
+    await keeper.close()
+    page.close()
 
 
 # Whoever races, and whoever is killed.
