@@ -174,8 +174,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         """Return the document with a new keyset.
 
         Raises:
-            Invalid: the name is none, or not *keys* 1 to `MAX_KEYS`.
-            Exists: there is one of that name, or it is kept for the service.
+            Invalid: the name is none or kept for the service, or not *keys* 1 to `MAX_KEYS`.
+            Exists: there is one of that name.
         """
         if not is_keyset(name):
             raise Invalid("a keyset's name is 1 to 63 of [a-z0-9-]", (("name", "is not a keyset's name"),))
@@ -230,7 +230,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         keyset = self.keyset(name)
         if keyset.reverting:
             raise InUse(f"{name} is being reverted; finish that first: strongroom key reencrypt {name}")
-        number, count = self.numbers[name] + 1, keys or keyset.keys
+        number, count = self.numbers[name] + 1, keyset.keys if keys is None else keys
         versions = (*keyset.versions, _version(number, now, count, random))
         return self._with(
             keysets={**self.keysets, name: Keyset(number, count, versions)}, numbers={**self.numbers, name: number}
