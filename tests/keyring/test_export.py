@@ -287,6 +287,11 @@ READ: Final[Mapping[str, tuple[Edit, type[StrongroomError], str]]] = {
         Invalid,
         "the document of a machine",
     ),
+    "with a machine of another root key": (
+        lambda said, _: said["machines"][0]["keys"].update({NEXT_ROOT.kid: "canary"}),
+        Invalid,
+        "the document of a machine",
+    ),
     "with a row of the table changed": (
         lambda said, _: said["recipients"][0].update(id="canary"),
         Invalid,

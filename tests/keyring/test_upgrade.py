@@ -25,7 +25,7 @@ from storage_service.errors import (
     WrongRootKey,
 )
 from storage_service.keyring import census, jwk, rootkey, upgrade, vault
-from storage_service.keyring.document import KEYRING, NAME, Document
+from storage_service.keyring.document import KEYRING, NAME, Assignment, Document
 from storage_service.keyring.keeper import Keeper
 from storage_service.keyring.page import Page
 from storage_service.keyring.ring import DataKey, Key
@@ -166,6 +166,8 @@ async def test_api_keys_stay_valid_and_move_to_their_own_keyset(store: Backend, 
         assert principal is not None and principal.id == "apikey:backup"
         await keys.create("another", ["/secrets"], ["get"])
         assert await story.versions(store) == {API_KEY: "default.1", "system/access/apikeys/another": "access.1"}
+    places = (await document_of(store, path)).places
+    assert places == {"system/access/": Assignment("access", before=("default",))}  # so a re-encryption moves the other
 
 
 @pytest.mark.parametrize("made", ["unused", "of today"])
