@@ -28,7 +28,7 @@ API_KEY_BYTES: Final = 32  # 256 bits, from the kernel's generator
 API_ID: Final = "storage_service"  # CPD-101's name for the platform's own key
 STALE_WAIT: Final = 5.0  # seconds that the processes of a killed `up` may take to follow it
 
-_TEMPLATE: Final = """\
+TEMPLATE: Final = """\
 # Settings of this strongroom. Every line may be left out; docs/configuration.md tells of them all.
 # A flag of the command comes before a variable STRONGROOM_<NAME>, and that before this file.
 
@@ -107,7 +107,7 @@ class Home:
         """
         try:
             if not self.config.exists():
-                write_private(self.config, _TEMPLATE.encode())
+                write_private(self.config, TEMPLATE.encode())
             if not self.client.exists():
                 key = Secret(secrets.token_urlsafe(API_KEY_BYTES))
                 write_client(ClientFile("", self.path / SOCKET, API_ID, key), self.client)

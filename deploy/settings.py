@@ -54,6 +54,8 @@ class Keys(msgspec.Struct, kw_only=True):
     audit_log: _Text = "log/audit.log"
     root_key: _Text = "secrets.key"
     autogen_root_key: bool = True
+    machine_key: _Text = "machine.key"
+    machine_documents: _Text | None = None  # None: in the store
     storage_handlers: _Tables = []
     authenticators: _Tables = msgspec.field(default_factory=lambda: [{"handler": "SimpleAuthKeys"}])
     authorizers: _Tables = msgspec.field(default_factory=lambda: [{"handler": "SimplePathAuthz", "paths": "/"}])
@@ -317,6 +319,8 @@ class _Resolver:
             api_key=api_key,
             socket_mode=self._octal("socket_mode", keys.socket_mode),
             autogen_root_key=keys.autogen_root_key,
+            machine_key=_below(self._home, keys.machine_key),
+            machine_documents=self._optional_path("machine_documents"),
             debug=keys.debug,
         )
         proxy = ProxySettings(
@@ -440,6 +444,8 @@ class _Resolver:
             "socket": str(service.socket),
             "audit_log": str(service.audit_log),
             "root_key": str(service.root_key),
+            "machine_key": str(service.machine_key),
+            "machine_documents": service.machine_documents and str(service.machine_documents),
             "client": str(_below(self._home, self._keys.client)),
             "api_id": service.api_id,
             "api_key": REDACTED if service.api_key else None,

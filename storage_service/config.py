@@ -50,6 +50,8 @@ class ServiceSettings:
     api_key: Secret
     socket_mode: int = 0o660
     autogen_root_key: bool = True
+    machine_key: Path | None = None  # this machine's own key pair; used if the file is there
+    machine_documents: Path | None = None  # a JSON file with the documents of machines; None: they are in the store
     debug: bool = False
 
 

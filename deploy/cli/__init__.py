@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "host": "Read and write hosts and their credentials.",
     "apikey": "Make, list and revoke API keys.",
     "key": "Make, unlock, lock, rotate and retire the keys behind the secrets.",
+    "machine": "Let machines open the keyring by keys of their own.",
 }
 
 

@@ -317,6 +317,11 @@ class FileDocuments:
         return Unavailable(f"{self._path} cannot be written: {error.strerror}", fate)
 
 
+def documents_in(backend: Backend, file: Path | None) -> MachineDocuments:
+    """Return the documents that lie in *file*, or, where none is said, in the store."""
+    return StoredDocuments(backend) if file is None else FileDocuments(file)
+
+
 def _name(fingerprint: str) -> str:
     return names.check(MACHINES + fingerprint)
 

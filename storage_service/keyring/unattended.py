@@ -5,16 +5,22 @@ All of it but the store is read off the event loop.
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from storage_service.backends.base import Backend
-from storage_service.errors import KeyFileMissing, WrongRootKey
-from storage_service.keyring import next_file, rootkey, wraps
+from storage_service.errors import KeyFileMissing, WrongKey, WrongRootKey
+from storage_service.keyring import machine_key, next_file, rootkey, wraps
+from storage_service.keyring.machine_documents import MachineDocuments
+from storage_service.keyring.machine_key import MachineKey
+from storage_service.keyring.machines import MachineDocument
 from storage_service.keyring.ring import Key
 from storage_service.keyring.rootkey import RootKey
+
+log: Final = logging.getLogger(__name__)
 
 
 class Way(Protocol):
@@ -92,6 +98,55 @@ class KeyFile:
             except KeyFileMissing:
                 continue
         return found[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineKeyFile:
+    """This machine's own key in the file at *path*; its document is among *documents*, if it is authorized.
+
+    Public keys are public: whoever can write the store can wrap a root key of their own for this machine, and with it
+    put a whole keyring of their own in the place of the one that was there. No secret of the old one opens under it.
+    """
+
+    path: Path
+    documents: MachineDocuments
+
+    async def open(self, backend: Backend, root: str) -> RootKey | None:
+        """Return the root key that the machine's wrap holds; as `Way` says.
+
+        Raises:
+            KeyFileUnusable: the file is no machine's key, or is open to others.
+            WrongRootKey: the machine is authorized, but not for this root key.
+            KeyringDamaged, ConfigurationError: its document or wrap is broken, or of a later version.
+        """
+        del backend  # the documents know where they are
+        key = await self.read()
+        if key is None:
+            return None
+        entry = await self.documents.get(key.fingerprint)
+        if entry is None:
+            log.warning("this machine, %s, is not authorized to open the keyring, or not any more", key.fingerprint)
+            return None
+        document = MachineDocument.decode(entry.value, key.fingerprint)
+        try:
+            return await asyncio.to_thread(document.opened_by, key, root)
+        except WrongKey:
+            pass
+        raise WrongRootKey(
+            f"this machine, {document.name}, is authorized for another root key than the store's, which is {root}: on "
+            f"an authorizer, revoke it and authorize it again"
+        )
+
+    async def read(self) -> MachineKey | None:
+        """Return the key in the file; None if there is no file.
+
+        Raises:
+            KeyFileUnusable: the file is no machine's key, or is open to others.
+        """
+        try:
+            return await asyncio.to_thread(machine_key.read_private, self.path)
+        except KeyFileMissing:
+            return None
 
 
 def as_recipient(file: RootKey) -> Key:

@@ -1,0 +1,68 @@
+"""What a machine needs before it has a store: a key pair of its own, and settings."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from deploy.home import TEMPLATE, Home, write_private
+from storage_service.errors import ConfigurationError, Exists
+from storage_service.keyring import machine_key
+from storage_service.keyring.machine_key import Kind, MachineKey
+
+KEY: Final = "machine.key"  # the default of the setting of that name
+PUBLIC: Final = "machine.pub"  # the public key's JWK, to be carried to an authorizer
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A key pair that was made, and where things are."""
+
+    fingerprint: str
+    key: Path
+    public: Path
+    config: Path
+    add: tuple[str, ...]  # lines that people have to add to the settings, for there were some already
+
+
+def initialize(home: Path, kind: Kind, documents: Path | None) -> Made:
+    """Make this machine's key pair, and settings where there are none. Blocks on the disk.
+
+    Args:
+        home: where; made if it is not there.
+        kind: which sort of key pair.
+        documents: where the documents of machines are to lie; None: in the store.
+
+    Raises:
+        Exists: there is a machine's key already; it is never replaced. Its public key is written again if it is gone.
+        ConfigurationError, KeyFileUnusable: something cannot be written here.
+    """
+    place = Home(home)
+    place.prepare()
+    path, public = home / KEY, home / PUBLIC
+    try:
+        if path.exists():
+            _write_public(public, machine_key.read_private(path))
+            raise Exists(f"there is a machine's key at {path} already, and it is not replaced; {PUBLIC} is beside it")
+        key = machine_key.make(kind)
+        machine_key.write_private(path, key)
+        _write_public(public, key)
+        lines = () if documents is None else (f"machine_documents = {json.dumps(str(documents), ensure_ascii=False)}",)
+        if place.config.exists():
+            return Made(key.fingerprint, path, public, place.config, lines)
+        write_private(place.config, _settings(lines).encode())
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename or home}: {error.strerror}") from None
+    return Made(key.fingerprint, path, public, place.config, ())
+
+
+def _write_public(path: Path, key: MachineKey) -> None:
+    write_private(path, json.dumps(key.public_jwk(), sort_keys=True).encode() + b"\n")
+
+
+def _settings(lines: tuple[str, ...]) -> str:
+    documents = "\n".join(lines) or '# machine_documents = "machines.json"'
+    return (
+        f"{TEMPLATE}\n# This machine's own key pair, and where the documents of machines are if not in the store.\n"
+        f'machine_key = "{KEY}"\n{documents}\n'
+    )

@@ -1,0 +1,127 @@
+"""This machine, as the commands about machines find it: its key, its store and its audit log, without any service."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from deploy.cli import key_input
+from deploy.settings import Settings
+from storage_service.audit import AuditLog, AuditRecord
+from storage_service.authz.base import Action
+from storage_service.backends import open_backend
+from storage_service.errors import ConfigurationError, KeyFileMissing, StartupError, WrongKey
+from storage_service.hygiene import harden
+from storage_service.keyring import unlock, wraps
+from storage_service.keyring.enrolment import Enrolment, Opener
+from storage_service.keyring.machine_documents import documents_in
+from storage_service.keyring.machine_key import MachineKey, read_private
+from storage_service.keyring.unattended import KeyFile
+
+if TYPE_CHECKING:
+    from storage_service.backends.base import Backend
+    from storage_service.keyring.rootkey import RootKey
+    from storage_service.keyring.vault import Sealed
+
+T = TypeVar("T")
+
+
+def run(settings: Settings, act: Callable[[Enrolment, "Backend"], Awaitable[T]]) -> T:
+    """Do something on this machine's store, and return what that gave.
+
+    Raises:
+        ConfigurationError: there is no home, it is another user's, or its store is in memory.
+        KeyFileMissing, KeyFileUnusable: this machine has no key, or one that is open to others.
+        Unavailable, AuditUnavailable: the store or the audit log cannot be reached.
+        and whatever *act* raises.
+    """
+    _check(settings)
+    harden()
+
+    async def opened() -> T:
+        async with _here(settings) as (enrolment, store):
+            return await act(enrolment, store)
+
+    return asyncio.run(opened())
+
+
+def otherwise(settings: Settings, store: "Backend", unlock_file: str | None) -> Opener:
+    """Return what opens the keyring by the root key file, or by what people type, or have typed into *unlock_file*."""
+
+    async def open_root(sealed: "Sealed") -> "RootKey":
+        if unlock_file is None:
+            root = await _by_file(settings, store, sealed.root)
+            if root is not None:
+                return root
+        # It blocks, and nothing else waits for this loop.
+        text = key_input.read(unlock_file, key_input.ask_for_enough)
+        candidate = unlock.parse(text.reveal())
+        held = {each.recipient: each for each in await wraps.wraps_of(store, sealed.root)}
+        for key in candidate.keys:
+            if key.kid in held:
+                return wraps.unwrap(held[key.kid], key)
+        raise WrongKey("what was given opens nothing here")
+
+    return open_root
+
+
+async def _by_file(settings: Settings, store: "Backend", root: str) -> "RootKey | None":
+    """Return the root key, opened by the root key file; None where somebody has to type.
+
+    Raises:
+        StartupError: the file does not open it, and nobody could.
+        WrongKey: only machines open it.
+    """
+    failed: StartupError | None = None
+    try:
+        opened = await KeyFile(settings.service.root_key).open(store, root)
+    except StartupError as error:
+        opened, failed = None, error
+    if opened is not None or any(each.kind in wraps.HUMAN for each in await wraps.wraps_of(store, root)):
+        return opened
+    raise failed or WrongKey("the keyring is opened by machines alone, and this is none of them")
+
+
+def _check(settings: Settings) -> None:
+    if settings.service.store.startswith("memory:"):
+        raise ConfigurationError("the store is in memory, where no other process finds it")
+    if not settings.home.is_dir():
+        raise ConfigurationError(f"there is no home at {settings.home}; make it: strongroom machine config init")
+    if settings.home.stat().st_uid != os.geteuid():
+        raise ConfigurationError(f"{settings.home} belongs to another user; run this as that user")
+
+
+@asynccontextmanager
+async def _here(settings: Settings) -> "AsyncIterator[tuple[Enrolment, Backend]]":
+    key = await asyncio.to_thread(_read_key, settings)
+    async with AsyncExitStack() as stack:
+        audit = AuditLog(settings.service.audit_log)
+        audit.open()
+        stack.push_async_callback(audit.close)
+        store = open_backend(settings.service.store)
+        stack.push_async_callback(store.close)
+        await store.open()
+        documents = documents_in(store, settings.service.machine_documents)
+        yield Enrolment(store, documents, key, _recorder(audit)), store
+
+
+def _read_key(settings: Settings) -> MachineKey:
+    path = settings.service.machine_key
+    if path is None:
+        raise ConfigurationError("'machine_key' names no file")
+    try:
+        return read_private(path)
+    except KeyFileMissing as error:
+        raise KeyFileMissing(f"{error}; make one: strongroom machine config init") from None
+
+
+def _recorder(audit: AuditLog) -> Callable[[str, Action, str, str], Awaitable[None]]:
+    request = secrets.token_hex(8)
+    peer = {"pid": os.getpid(), "uid": os.geteuid(), "gid": os.getegid()}
+
+    async def record(principal: str, action: Action, name: str, decision: str) -> None:
+        await audit.append(AuditRecord(request, principal, action, name, decision, peer=peer))
+
+    return record
