@@ -6,9 +6,12 @@
 A plain SHA-256 is enough because a key is random: there is nothing to guess (slow hashes are for people's passwords).
 The record is encrypted like a secret, not to hide it but to seal it: who may write the store cannot plant a key, widen
 one, or give one another's id. Every request asks the store for the record's revision, so that a revoked key ends with
-the revocation, on every worker and machine; a record of a known revision is not opened twice.
+the revocation, on every worker and machine; a record of a known revision is not opened twice. So that the holders of
+keys are known while the service is locked, each worker opens records beforehand, when it gets the keys to do so.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 import re
@@ -24,7 +27,7 @@ from models.errors import InvalidName
 from models.secret import Secret
 from storage_service.authz.base import Action, Principal
 from storage_service.backends.base import ABSENT, PRESENT, Backend, Conflict, Delete, Entry, Put
-from storage_service.errors import Exists, Internal, Invalid, NotFound
+from storage_service.errors import Exists, Internal, Invalid, NotFound, ServiceError
 
 PREFIX: Final = "system/access/apikeys/"
 _FORMAT: Final = 1
@@ -65,6 +68,7 @@ class ApiKeys:
         self._now = now
         self._random_key = random_key
         self._opened: dict[str, tuple[int, str, Principal]] = {}  # id -> revision, verifier, principal
+        self._learning: asyncio.Task[None] | None = None
 
     async def authenticate(self, key_id: str, key: str) -> Principal | None:
         """Return the principal whose *key* this is, or None; an unknown id takes the same steps as a wrong key.
@@ -83,6 +87,18 @@ class ApiKeys:
             return None
         _, verifier, principal = known
         return principal if hmac.compare_digest(offered, verifier) else None
+
+    def learn(self) -> None:
+        """Begin to open records, as many as are in one page, while others are served."""
+        if self._learning is None or self._learning.done():
+            self._learning = asyncio.create_task(self._learn(), name="apikeys")
+
+    async def close(self) -> None:
+        """Open no more of them."""
+        if self._learning is not None:
+            self._learning.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._learning
 
     async def create(self, key_id: str, paths: Iterable[str], actions: Iterable[str]) -> tuple[Secret, ApiKeyRecord]:
         """Make a new key, keep its verifier, and return the key, which nobody can tell again.
@@ -145,6 +161,13 @@ class ApiKeys:
             raise Invalid("actions are get, list, put and delete", (("actions", "is not a list of actions"),))
         created = self._now().isoformat(timespec="seconds").replace("+00:00", "Z")
         return ApiKeyRecord(verifier=_verifier(key.reveal()), paths=listed, actions=allowed, created=created)
+
+    async def _learn(self) -> None:
+        # What cannot be told now is asked for again when somebody comes with the key, and he is told what is wrong.
+        with contextlib.suppress(ServiceError):
+            for name in (await self._store.list(PREFIX)).names:
+                with contextlib.suppress(Internal):
+                    await self._known(name.removeprefix(PREFIX))
 
     async def _known(self, key_id: str) -> tuple[int, str, Principal] | None:
         name = PREFIX + key_id

@@ -19,8 +19,9 @@ from storage_service.errors import ConfigurationError
 from storage_service.handlers import Handler
 from storage_service.key_service import KeyService
 from storage_service.keyring.keeper import Keeper
+from storage_service.keyring.machine_documents import documents_in
 from storage_service.keyring.page import Page
-from storage_service.keyring.unattended import KeyFile
+from storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
 from storage_service.overlay import EncryptedBackend
 from storage_service.routing import build as build_routing
 from storage_service.service import Service
@@ -64,11 +65,17 @@ async def build(settings: ServiceSettings, page: Page) -> Parts:
         stack.push_async_callback(store.close)
         await store.open()
         file = KeyFile(settings.root_key)
-        keeper = Keeper(store, page, [file], autogen=file if settings.autogen_root_key else None)
+        documents = documents_in(store, settings.machine_documents)
+        ways: list[Way] = [file]
+        if settings.machine_key is not None:
+            ways.append(MachineKeyFile(settings.machine_key, documents))
+        keeper = Keeper(store, page, ways, autogen=file if settings.autogen_root_key else None)
         stack.push_async_callback(keeper.close)
-        await keeper.open()
         encrypted = EncryptedBackend(store, keeper)
         keys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key))
+        stack.push_async_callback(keys.close)
+        keeper.on_open = keys.learn
+        await keeper.open()
         routing = build_routing(
             settings.storage_handlers,
             secrets=Handler(encrypted, secret=True),
@@ -92,7 +99,7 @@ async def build(settings: ServiceSettings, page: Page) -> Parts:
             store=store,
             scheme=settings.store.partition(":")[0],
             keeper=keeper,
-            key_service=KeyService(service, store, keeper),
+            key_service=KeyService(service, store, keeper, file, documents),
             closing=stack.pop_all(),
         )
 

@@ -1,16 +1,16 @@
 """What can be told of the keyring without telling a key: its state, who can open it, and what is under way with it."""
 
-from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Final
 
 from storage_service.backends.base import Backend
-from storage_service.errors import KeyringDamaged
-from storage_service.keyring import census, vault, wraps
+from storage_service.errors import KeyringDamaged, StartupError
+from storage_service.keyring import census, sweep, vault, wraps
 from storage_service.keyring.document import PROTECTED, Document
-from storage_service.keyring.document import Keyset as KeysetOf
 from storage_service.keyring.keeper import Keeper
+from storage_service.keyring.machine_documents import MachineDocuments
+from storage_service.keyring.machines import MachineDocument
 from storage_service.keyring.page import State as Page
-from storage_service.keyring.rootkey import is_root_kid
 from storage_service.keyring_wire import Backup, Halt, KeyringStatus, Keyset, Pending, Place, Recipient, State, Version
 
 MAX_NAMED: Final = 20  # records that one answer names
@@ -45,28 +45,27 @@ async def read(store: Backend, keeper: Keeper) -> tuple[Document, str]:
         return vault.open_document(sealed, root), root.kid
 
 
-async def tell(store: Backend, keeper: Keeper) -> KeyringStatus:
+async def tell(store: Backend, keeper: Keeper, machines: MachineDocuments) -> KeyringStatus:
     """Return all that can be told now: while the service is locked, what needs no key.
 
     Raises:
         StartupError: the keyring, or a wrap, is damaged or of a later version.
         Unavailable: the store does not answer.
     """
-    state = state_of(keeper)
-    said = KeyringStatus(state=state, wrong_keys=keeper.wrong_keys, wait=keeper.wait)
-    if state in ("uninitialized", "locked"):
+    said = KeyringStatus(state=state_of(keeper), wrong_keys=keeper.wrong_keys, wait=keeper.wait)
+    if said.state in ("uninitialized", "locked"):
         sealed = await vault.read(store)
         if sealed is not None:
-            said.root, said.recipients = sealed.root, await recipients(store, sealed.root)
+            said.root, said.recipients = sealed.root, await recipients(store, machines, sealed.root)
         return said
     document, said.root = await read(store, keeper)
-    said.recipients = await recipients(store, said.root)
-    said.keysets = [await _keyset(store, name, document.keysets[name]) for name in sorted(document.keysets)]
+    said.recipients = await recipients(store, machines, said.root)
+    said.keysets = await keysets(store, document)
     said.places = [
         Place(prefix=prefix, keyset=each.keyset, before=list(each.before)) for prefix, each in document.places.items()
     ]
     said.backups = backups(document)
-    said.pending = await pending(store, document, said.root)
+    said.pending = await pending(store, machines, document)
     if document.halted is not None:
         halt = document.halted
         said.halted = Halt(keyset=halt.keyset, since=halt.since, reason=halt.reason)
@@ -76,16 +75,54 @@ async def tell(store: Backend, keeper: Keeper) -> KeyringStatus:
     return said
 
 
-async def recipients(store: Backend, root: str) -> list[Recipient]:
+async def recipients(store: Backend, machines: MachineDocuments, root: str) -> list[Recipient]:
     """Return who can open the root key with the kid *root*, as the store says.
 
     Raises:
-        StartupError: a wrap is damaged or of a later version.
+        StartupError: a wrap is damaged or of a later version; a machine's document, which only that machine needs,
+            is left out then.
         Unavailable: the store does not answer.
     """
-    return [
+    found = [
         Recipient(kind=wrap.kind, id=wrap.id, created=wrap.created, needed=wrap.threshold, total=wrap.total)
         for wrap in await wraps.wraps_of(store, root)
+    ]
+    for fingerprint, entry in (await machines.get_all()).items():
+        try:
+            machine = MachineDocument.decode(entry.value, fingerprint)
+        except StartupError:
+            continue
+        if root in machine.keys:
+            found.append(Recipient(kind="machine", id=fingerprint, created=machine.created(), name=machine.name))
+    return found
+
+
+async def keysets(store: Backend, document: Document) -> list[Keyset]:
+    """Return all keysets, and by the census how many records are under each of their versions.
+
+    Raises:
+        Unavailable: the store does not answer.
+    """
+    records = await census.count(store, document.versions)
+    return [
+        Keyset(
+            name=name,
+            active=f"{name}.{keyset.active}",
+            keys=keyset.keys,
+            reverting=keyset.reverting,
+            protected=name in PROTECTED,
+            versions=[
+                Version(
+                    version=f"{name}.{version.number}",
+                    created=version.created,
+                    keys=len(version.keys),
+                    active=version.number == keyset.active,
+                    records=records[f"{name}.{version.number}"],
+                )
+                for version in keyset.versions
+            ],
+        )
+        for name, keyset in sorted(document.keysets.items())
     ]
 
 
@@ -96,98 +133,68 @@ def backups(document: Document) -> list[Backup]:
     ]
 
 
-async def pending(store: Backend, document: Document, root: str) -> list[Pending]:
+async def pending(store: Backend, machines: MachineDocuments, document: Document) -> list[Pending]:
     """Return what was begun and not finished, or is due, each with the command that goes on with it.
 
-    Args:
-        store: the bare store.
-        document: the keyring document.
-        root: the kid of the root key it is under.
+    Raises:
+        StartupError: as `recipients`.
+        Unavailable: the store does not answer.
     """
     due: list[Pending] = []
     if document.halted is not None:
         name = document.halted.keyset
-        due.append(Pending(what="halted", keyset=name, command=f"strongroom key reencrypt {name} --resume"))
+        due.append(Pending(what="resume", keyset=name, command=f"strongroom key reencrypt {name} --resume"))
     for name in sorted(document.keysets):
-        left = [prefix for prefix in rows_to_move(document, name) if (await store.list(prefix, limit=1)).names]
-        reverting = document.keysets[name].reverting
-        moving = any(place.before for place in document.places.values() if place.keyset == name)
-        if left or reverting or moving:
-            what = "revert" if reverting else "re-encrypt"
-            records = sum([await _count(store, prefix) for prefix in left])
+        records = await _count(store, document, name)
+        if records or _is_unsettled(document, name):
+            what = "revert" if document.keysets[name].reverting else "re-encrypt"
             command = f"strongroom key reencrypt {name}"
             due.append(Pending(what=what, keyset=name, records=records, command=command))
     if not document.counted:
-        due.append(Pending(what="count", command="strongroom key census --scan --repair"))
-    due += [
-        Pending(what="confirm", root=kid, command=f"strongroom key rotate root --confirm {kid}")
-        for kid in sorted(await _prepared(store) - {root})
-    ]
+        due.append(Pending(what="count records", command="strongroom key census --scan --repair"))
+    if document.pending is not None:
+        root = document.pending.root
+        command = f"strongroom key rotate root --confirm {root}"
+        due.append(
+            Pending(what="confirm", root=root, command=command, recipients=await recipients(store, machines, root))
+        )
     return due
 
 
-def rows_to_move(document: Document, name: str) -> list[str]:
-    """Return the prefixes of the census whose records are to be re-encrypted under the active version of *name*."""
-    keyset = document.keyset(name)
-    prefixes = [
-        census.rows_of(f"{name}.{version.number}") for version in keyset.versions if version.number != keyset.active
-    ]
-    for prefix, place in document.places.items():
-        if place.keyset == name:
-            prefixes += [
-                census.row(f"{before}.{version.number}", prefix)
-                for before in place.before
-                for version in document.keyset(before).versions
-            ]
-    return prefixes
+async def is_under_way(store: Backend, document: Document) -> bool:
+    """Whether anything is: what `pending` tells, without counting.
+
+    Raises:
+        Unavailable: the store does not answer.
+    """
+    if document.halted is not None or not document.counted or document.pending is not None:
+        return True
+    for name in document.keysets:
+        if _is_unsettled(document, name) or await names_left(store, document, name, 1):
+            return True
+    return False
 
 
-async def names_left(store: Backend, document: Document, name: str) -> tuple[str, ...]:
-    """Return records still to be moved to the active version of *name*, as ``default.2: secrets/a``; at most 20."""
-    found: list[str] = []
-    for prefix in rows_to_move(document, name):
-        if (room := MAX_NAMED - len(found)) > 0:
-            rows = [census.read(row) for row in (await store.list(prefix, limit=room)).names]
-            found += [f"{version}: {record}" for version, record in filter(None, rows)]
-    return tuple(found)
+async def names_left(store: Backend, document: Document, name: str, limit: int = MAX_NAMED) -> tuple[str, ...]:
+    """Return up to *limit* records still to be moved to the active version of keyset *name*: ``default.2: secrets/a``.
+
+    Raises:
+        Unavailable: the store does not answer.
+    """
+    found: list[tuple[str, str]] = []
+    async with aclosing(sweep.due(store, document, name)) as pages:
+        async for rows in pages:
+            found += rows
+            if len(found) >= limit:
+                break
+    return tuple(f"{version}: {record}" for version, record in found[:limit])
 
 
-async def _keyset(store: Backend, name: str, keyset: KeysetOf) -> Keyset:
-    return Keyset(
-        name=name,
-        active=f"{name}.{keyset.active}",
-        keys=keyset.keys,
-        reverting=keyset.reverting,
-        protected=name in PROTECTED,
-        versions=[
-            Version(
-                version=f"{name}.{version.number}",
-                created=version.created,
-                keys=len(version.keys),
-                active=version.number == keyset.active,
-                records=await _count(store, census.rows_of(f"{name}.{version.number}")),
-            )
-            for version in keyset.versions
-        ],
-    )
+async def _count(store: Backend, document: Document, name: str) -> int:
+    return sum([len(rows) async for rows in sweep.due(store, document, name)])
 
 
-async def _prepared(store: Backend) -> set[str]:
-    """Return the kids of all root keys that have wraps."""
-    kids = {name.removeprefix(wraps.WRAPS).partition("/")[0] async for name in _names(store, wraps.WRAPS)}
-    return set(filter(is_root_kid, kids))
-
-
-async def _count(store: Backend, prefix: str) -> int:
-    return sum([1 async for _ in _names(store, prefix)])
-
-
-async def _names(store: Backend, prefix: str) -> AsyncIterator[str]:
-    after: str | None = None
-    while True:
-        page = await store.list(prefix, after)
-        for name in page.names:
-            yield name
-        if not page.more:
-            return
-        after = page.names[-1]
+def _is_unsettled(document: Document, name: str) -> bool:
+    """Whether the document says that records of keyset *name* are on their way."""
+    assigned = any(place.before for place in document.places.values() if place.keyset == name)
+    return document.keysets[name].reverting or assigned

@@ -8,17 +8,47 @@ from typing import Any
 import falcon
 import falcon.asgi
 
+from storage_service import wire
 from storage_service.answering import Request, Response, answer, body, caller
 from storage_service.key_service import KeyService
-from storage_service.keyring_wire import KEYRING_PATH, Typed
+from storage_service.keyring_wire import (
+    KEYRING_PATH,
+    Assigning,
+    NewBackup,
+    NewKeyring,
+    NewKeyset,
+    NewRoot,
+    Reencryption,
+    Resumption,
+    Retirement,
+    Rotation,
+    Scanning,
+    Typed,
+)
 
 
 def add_routes(app: falcon.asgi.App[Any, Any], keys: KeyService) -> None:
     """Give *app* every resource of this page."""
     for path, resource in (
         ("", Keyring(keys)),
+        ("/init", First(keys)),
         ("/unlock", Unlock(keys)),
         ("/lock", Lock(keys)),
+        ("/root", NextRoot(keys)),
+        ("/root/{kid}", PreparedRoot(keys)),
+        ("/keysets", Keysets(keys)),
+        ("/keysets/{name}", OneKeyset(keys)),
+        ("/keysets/{name}/rotate", Rotate(keys)),
+        ("/keysets/{name}/revert", Revert(keys)),
+        ("/assign", Assign(keys)),
+        ("/reencrypt", Reencrypt(keys)),
+        ("/resume", Resume(keys)),
+        ("/retire", Retire(keys)),
+        ("/census", Census(keys)),
+        ("/census/scan", Scan(keys)),
+        ("/backups", Backups(keys)),
+        ("/backups/{label}", OneBackup(keys)),
+        ("/export", Export(keys)),
     ):
         app.add_route(KEYRING_PATH + path, resource)
 
@@ -38,11 +68,22 @@ class Keyring(_Resource):
         answer(req, resp, await self._keys.status(caller(req)))
 
 
+class First(_Resource):
+    """The first keyring of a store."""
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Make it, and show what opens it, this once."""
+        wanted = await body(req, NewKeyring)
+        made = await self._keys.initialize(caller(req), wanted)
+        resp.status = falcon.HTTP_201
+        answer(req, resp, made)
+
+
 class Unlock(_Resource):
     """What opens the keyring."""
 
     async def on_post(self, req: Request, resp: Response) -> None:
-        """Unlock every worker, and tell the status."""
+        """Unlock every worker."""
         said = await body(req, Typed)
         await self._keys.unlock(caller(req), said.text)
         _done(req, resp)
@@ -55,6 +96,163 @@ class Lock(_Resource):
         """Lock every worker."""
         await self._keys.lock(caller(req))
         _done(req, resp)
+
+
+class NextRoot(_Resource):
+    """The next root key."""
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Prepare it, and show what opens it, this once."""
+        wanted = await body(req, NewRoot)
+        made = await self._keys.prepare_root(caller(req), wanted)
+        resp.status = falcon.HTTP_201
+        answer(req, resp, made)
+
+
+class PreparedRoot(_Resource):
+    """A root key that was prepared."""
+
+    async def on_post(self, req: Request, resp: Response, kid: str) -> None:
+        """Let it take the place of the one in use."""
+        said = await body(req, Typed)
+        await self._keys.confirm_root(caller(req), kid, said.text)
+        _done(req, resp)
+
+    async def on_delete(self, req: Request, resp: Response, kid: str) -> None:
+        """Drop it."""
+        await self._keys.abandon_root(caller(req), kid)
+        _done(req, resp)
+
+
+class Keysets(_Resource):
+    """All keysets."""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """List them."""
+        answer(req, resp, await self._keys.keysets(caller(req)))
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Make one."""
+        wanted = await body(req, NewKeyset)
+        await self._keys.create_keyset(caller(req), wanted.name, wanted.keys)
+        _done(req, resp)
+
+
+class OneKeyset(_Resource):
+    """One keyset."""
+
+    async def on_delete(self, req: Request, resp: Response, name: str) -> None:
+        """Destroy it, when nothing is under it."""
+        await self._keys.remove_keyset(caller(req), name)
+        _done(req, resp)
+
+
+class Rotate(_Resource):
+    """The next version of a keyset."""
+
+    async def on_post(self, req: Request, resp: Response, name: str) -> None:
+        """Make it, and make it active."""
+        said = await body(req, Rotation)
+        await self._keys.rotate(caller(req), name, said.keys)
+        _done(req, resp)
+
+
+class Revert(_Resource):
+    """The version of a keyset before the active one."""
+
+    async def on_post(self, req: Request, resp: Response, name: str) -> None:
+        """Make it active again."""
+        await self._keys.revert(caller(req), name)
+        _done(req, resp)
+
+
+class Assign(_Resource):
+    """The keyset of a container."""
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Say which it is from now on."""
+        said = await body(req, Assigning)
+        await self._keys.assign(caller(req), said.container, said.keyset)
+        _done(req, resp)
+
+
+class Reencrypt(_Resource):
+    """Re-encryption."""
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Do one step of it, and tell where the next one begins."""
+        answer(req, resp, await self._keys.reencrypt(caller(req), await body(req, Reencryption)))
+
+
+class Resume(_Resource):
+    """The end of a halt."""
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Write secrets again."""
+        said = await body(req, Resumption)
+        await self._keys.resume(caller(req), said.keyset, leave_unreadable=said.leave_unreadable)
+        _done(req, resp)
+
+
+class Retire(_Resource):
+    """The end of a version."""
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Destroy it, when it is proven that nothing is under it."""
+        said = await body(req, Retirement)
+        await self._keys.retire(caller(req), said.version)
+        _done(req, resp)
+
+
+class Census(_Resource):
+    """What is under which version."""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Tell it, by the census."""
+        answer(req, resp, await self._keys.census(caller(req)))
+
+
+class Scan(_Resource):
+    """The census, and the records themselves."""
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Look at every record."""
+        said = await body(req, Scanning)
+        answer(req, resp, await self._keys.scan(caller(req), repair=said.repair))
+
+
+class Backups(_Resource):
+    """All registered backups."""
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """List them."""
+        answer(req, resp, await self._keys.backups(caller(req)))
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Register one, that needs all versions of today."""
+        said = await body(req, NewBackup)
+        await self._keys.register_backup(caller(req), said.label)
+        _done(req, resp)
+
+
+class OneBackup(_Resource):
+    """One registered backup."""
+
+    async def on_delete(self, req: Request, resp: Response, label: str) -> None:
+        """Forget it."""
+        await self._keys.forget_backup(caller(req), label)
+        _done(req, resp)
+
+
+class Export(_Resource):
+    """The keyring as one file."""
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Give it out; everything secret in it is encrypted."""
+        content = await self._keys.export(caller(req))
+        answer(req, resp, None)
+        resp.content_type = wire.OCTET_STREAM
+        resp.data = content
 
 
 def _done(req: Request, resp: Response) -> None:

@@ -3,33 +3,83 @@
 What is decided on, and what the audit log names, are names under ``system/keyring/``: ``system/keyring/unlock``,
 ``system/keyring/keysets/default/rotate``. No ceremony is anonymous, unlocking included: CVE-2026-5807 is what becomes
 of one that is. Nothing that people typed, and no key that was made, comes into a record, a log or an error.
+
+Re-encryption is done a step at a time, by whoever asks for the next one, and can be left at any step. What must not be
+left is a reversal that fails: there the keyring is halted, with every key kept, until somebody resumes.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Final
 
+from models import names
+from models.errors import InvalidName
 from storage_service import key_overview
 from storage_service.authz.base import Action
 from storage_service.backends.base import Backend
-from storage_service.errors import Invalid, Locked, StartupError, Unusable, WrongKey
-from storage_service.keyring.document import KEYRING
+from storage_service.errors import (
+    Halted,
+    InUse,
+    Invalid,
+    Locked,
+    NotFound,
+    Overtaken,
+    StartupError,
+    StrongroomError,
+    Unavailable,
+    Unusable,
+    WrongKey,
+)
+from storage_service.keyring import census, rotation, sweep, vault
+from storage_service.keyring.document import KEYRING, Document
+from storage_service.keyring.export import export
 from storage_service.keyring.keeper import Keeper
-from storage_service.keyring_wire import KeyringStatus, State
+from storage_service.keyring.machine_documents import MachineDocuments
+from storage_service.keyring.ring import is_keyset, version_of
+from storage_service.keyring.rootkey import RootKey, is_root_kid
+from storage_service.keyring.rotation import Made, Recipients
+from storage_service.keyring.unattended import KeyFile
+from storage_service.keyring_wire import (
+    MAX_LIMIT,
+    Backup,
+    Census,
+    KeyringStatus,
+    Keyset,
+    KeysMade,
+    NewKeyring,
+    NewRoot,
+    Reencrypted,
+    Reencryption,
+    Scan,
+    State,
+)
 from storage_service.service import Caller, Service
+
+ATTEMPTS: Final = 3  # at a step of a reversal, before the keyring is halted
+PAUSE: Final = 0.2  # seconds before the second of them; doubled before the third
+
+log = logging.getLogger(__name__)
 
 
 class KeyService:
     """All that can be done to the keyring of a running service, whoever asks and however.
 
-    Every method raises Denied and AuditUnavailable before anything is done, `Unusable` where what the store or the
-    disk holds cannot be used, and Unavailable where the store does not answer.
+    Every method raises Denied and AuditUnavailable before anything is done; Locked or Uninitialized where it takes the
+    root key and there is none; Overtaken where somebody else changed the keyring meanwhile; `Unusable` where what the
+    store or the disk holds cannot be used; and Unavailable, with the fate of what was to be written.
     """
 
-    def __init__(self, service: Service, store: Backend, keeper: Keeper) -> None:
+    def __init__(
+        self, service: Service, store: Backend, keeper: Keeper, file: KeyFile, machines: MachineDocuments
+    ) -> None:
         """Take the parts; *store* is the bare one."""
         self._service = service
         self._store = store
         self._keeper = keeper
+        self._file = file
+        self._machines = machines
 
     # What can be told
 
@@ -46,30 +96,91 @@ class KeyService:
         """
         if self.state == "unlocked":
             with suppress(Locked, StartupError):
-                document, root = await key_overview.read(self._store, self._keeper)
-                return "rotating" if await key_overview.pending(self._store, document, root) else "unlocked"
+                document, _ = await key_overview.read(self._store, self._keeper)
+                return "rotating" if await key_overview.is_under_way(self._store, document) else "unlocked"
         return self.state
 
     async def status(self, caller: Caller) -> KeyringStatus:
         """Return all that can be told of the keyring now."""
         async with self._permitted(caller, Action.GET, "keys"):
-            return await key_overview.tell(self._store, self._keeper)
+            return await key_overview.tell(self._store, self._keeper, self._machines)
+
+    # The root key
+
+    async def initialize(self, caller: Caller, wanted: NewKeyring) -> KeysMade:
+        """Make the store's first keyring, and return what people are given, this once.
+
+        Raises:
+            Exists: there is one.
+            Invalid: nobody, or not so many, can be the recipients.
+            InUse: it is to be made again, and something is encrypted under it.
+        """
+        async with self._permitted(caller, Action.PUT, "init"):
+            recipients = Recipients(wanted.mode, wanted.total, wanted.needed)
+            made = await rotation.initialize(
+                self._store, recipients, self._file, wanted.keys, machines=self._machines, again=wanted.again
+            )
+            with suppress(StrongroomError):  # from here on nothing may keep the keys from who asked for them
+                self._keeper.changed()
+                await self._keeper.look_for_keyring()
+                await self._keeper.sync()
+            return _made(made, recipients)
+
+    async def prepare_root(self, caller: Caller, wanted: NewRoot) -> KeysMade:
+        """Prepare the next root key, and return what people are given, this once; it opens nothing until confirmed.
+
+        Raises:
+            Invalid: nobody, or not so many, can be the recipients; or a key file cannot be made.
+            InUse: a machine would be left without it.
+        """
+        async with self._permitted(caller, Action.PUT, "root"):
+            recipients = Recipients(wanted.mode, wanted.total, wanted.needed, wanted.keep_file)
+            async with self._changing() as root:
+                made = await rotation.prepare(self._store, root, recipients, self._file, self._machines)
+            return _made(made, recipients)
+
+    async def confirm_root(self, caller: Caller, kid: str, text: str | None) -> None:
+        """Put the root key that was prepared in the place of the one in use, if *text* shows that people open it.
+
+        Raises:
+            Invalid: what was typed does not show it; nothing was done.
+            NotFound: that is no root key.
+        """
+        async with self._permitted(caller, Action.PUT, f"root/{_root_kid(kid)}"):
+            async with self._changing() as root:
+                new = await rotation.confirm(self._store, root, kid, text, self._file, self._machines)
+                self._keeper.adopt(new)
+                new.wipe()
+            if text is not None and self.state == "locked":
+                # Another worker saw the new root key before it could be shared, and locked the service for want of it.
+                await self._keeper.unlock(text)
+
+    async def abandon_root(self, caller: Caller, kid: str) -> None:
+        """Drop the root key that was prepared.
+
+        Raises:
+            NotFound: no such one is prepared.
+            InUse: it is in use.
+        """
+        async with self._permitted(caller, Action.DELETE, f"root/{_root_kid(kid)}"), self._changing() as root:
+            await rotation.abandon(self._store, root, kid, self._file, self._machines)
 
     # Locking and unlocking
 
     async def unlock(self, caller: Caller, text: str | None) -> None:
-        """Unlock the service with what people typed.
+        """Unlock the service with what people typed; None: with the file, or the key of this machine, as on starting.
 
         Raises:
-            Invalid, WrongKey, TooManyAttempts, Exists, Uninitialized: as `Keeper.unlock`.
+            Invalid, WrongKey, TooManyAttempts, Exists: as `Keeper.unlock`.
         """
         async with self._permitted(caller, Action.PUT, "unlock") as name:
             if text is None:
-                raise Invalid("nothing was given", (("text", "is missing"),))
+                await self._keeper.unlock_unattended()
+                return
             try:
                 await self._keeper.unlock(text)
             except WrongKey:
-                await self._service.failed(caller, Action.PUT, name, "wrong-key")
+                await self._service.failed(caller, Action.PUT, name, WrongKey.code)
                 raise
 
     async def lock(self, caller: Caller) -> None:
@@ -77,14 +188,278 @@ class KeyService:
         async with self._permitted(caller, Action.PUT, "lock"):
             self._keeper.lock()
 
+    # Keysets
+
+    async def keysets(self, caller: Caller) -> list[Keyset]:
+        """Return all keysets."""
+        async with self._permitted(caller, Action.LIST, "keysets/"):
+            document, _ = await key_overview.read(self._store, self._keeper)
+            return await key_overview.keysets(self._store, document)
+
+    async def create_keyset(self, caller: Caller, name: str, keys: int) -> None:
+        """Make a keyset, with *keys* keys a version.
+
+        Raises:
+            Invalid, Exists: as `Document.with_keyset`.
+        """
+        async with self._permitted(caller, Action.PUT, f"keysets/{_keyset(name)}"):
+            await self._edit(lambda document: document.with_keyset(name, vault.now(), keys))
+
+    async def remove_keyset(self, caller: Caller, name: str) -> None:
+        """Destroy a keyset, when nothing is under it.
+
+        Raises:
+            NotFound, InUse: as `sweep.remove_keyset`.
+        """
+        async with self._permitted(caller, Action.DELETE, f"keysets/{_keyset(name)}"), self._changing() as root:
+            await sweep.remove_keyset(self._store, root, name)
+
+    async def rotate(self, caller: Caller, name: str, keys: int | None) -> None:
+        """Give a keyset a new version, which all that is written from now on is under.
+
+        Raises:
+            NotFound, Invalid, InUse: as `Document.rotated`.
+        """
+        async with self._permitted(caller, Action.PUT, f"keysets/{_keyset(name)}/rotate"):
+            await self._edit(lambda document: document.rotated(name, vault.now(), keys))
+
+    async def revert(self, caller: Caller, name: str) -> None:
+        """Let the version before the active one be active again; re-encryption brings back what is under newer ones.
+
+        Raises:
+            NotFound, Invalid: as `Document.reverted`.
+        """
+        async with self._permitted(caller, Action.PUT, f"keysets/{_keyset(name)}/revert"):
+            await self._edit(lambda document: document.reverted(name))
+
+    async def assign(self, caller: Caller, container: str, name: str) -> None:
+        """Let the records of *container*, and of those in it, be written under a keyset from now on.
+
+        Raises:
+            NotFound, Invalid, InUse: as `Document.assigned`.
+        """
+        try:
+            place = names.check(container)
+        except InvalidName as error:
+            raise Invalid(str(error), (("container", "is not a container's name"),)) from None
+        async with self._permitted(caller, Action.PUT, f"places/{place}"):
+            await self._edit(lambda document: document.assigned(place, _keyset(name)))
+
+    async def retire(self, caller: Caller, version: str) -> None:
+        """Destroy a version of a keyset, when it is proven that nothing is under it.
+
+        Raises:
+            NotFound, InUse: as `sweep.retire`.
+        """
+        if version_of(version) != version:
+            raise Invalid("that is no version of a keyset", (("version", "is not <keyset>.<number>"),))
+        async with self._permitted(caller, Action.DELETE, f"versions/{version}"), self._changing() as root:
+            await sweep.retire(self._store, root, version)
+
+    # Re-encryption
+
+    async def reencrypt(self, caller: Caller, wanted: Reencryption) -> Reencrypted:
+        """Do one step of re-encryption; after the last one, see whether anything is left, and settle if nothing is.
+
+        Raises:
+            NotFound: there is no such keyset.
+            Invalid: the step is too large.
+            InUse: the census is not complete.
+            Halted: the keyset is being reverted, and that cannot be done; every key is kept, and no secret is written
+                until somebody resumes.
+        """
+        what = "reencrypt" if wanted.keyset is None else f"keysets/{_keyset(wanted.keyset)}/reencrypt"
+        async with self._permitted(caller, Action.PUT, what):
+            if not 1 <= wanted.limit <= MAX_LIMIT:
+                raise Invalid(f"a step is of 1 to {MAX_LIMIT} records", (("limit", f"is not 1 to {MAX_LIMIT}"),))
+            document, _ = await key_overview.read(self._store, self._keeper)
+            wanted_keysets = (
+                document.keysets if wanted.keyset is None else {wanted.keyset: document.keyset(wanted.keyset)}
+            )
+            reverting = sorted(name for name, keyset in wanted_keysets.items() if keyset.reverting)
+            try:
+                step = await self._step(wanted, ATTEMPTS if reverting else 1)
+            except Unavailable as error:
+                if reverting:
+                    raise await self._halt(reverting[0], f"the store refuses: {error}") from None
+                raise
+            if step.unreadable and reverting and not wanted.resume:
+                raise await self._halt(reverting[0], f"{len(step.unreadable)} or more of its records do not open")
+            answer = Reencrypted(
+                moved=step.moved, overtaken=step.overtaken, unreadable=list(step.unreadable), after=step.after
+            )
+            if step.after is None:
+                left = await self._settle(wanted.keyset)
+                answer.settled, answer.left = left is None, list(left or ())
+            return answer
+
+    async def resume(self, caller: Caller, name: str, *, leave_unreadable: bool) -> None:
+        """Write secrets again, when nothing is left of the reversal that failed.
+
+        Args:
+            caller: who asks.
+            name: the keyset.
+            leave_unreadable: also when something is left; it stays under the versions that it is under.
+
+        Raises:
+            NotFound: there is no such keyset.
+            Halted: something is left.
+        """
+        async with self._permitted(caller, Action.PUT, f"keysets/{_keyset(name)}/resume"):
+            left = await self._settle(name)
+            if left is not None:
+                if not leave_unreadable:
+                    raise Halted(f"{name} is not reverted yet", left)
+                await self._edit(lambda document: document.left_as_it_is(name))
+                self._keeper.resume()
+
+    async def _step(self, wanted: Reencryption, attempts: int) -> sweep.Step:
+        for attempt in range(1, attempts):
+            with suppress(Unavailable):
+                return await sweep.step(self._store, self._keeper, wanted.keyset, wanted.after, wanted.limit)
+            await asyncio.sleep(PAUSE * attempt)
+        return await sweep.step(self._store, self._keeper, wanted.keyset, wanted.after, wanted.limit)
+
+    async def _settle(self, name: str | None) -> tuple[str, ...] | None:
+        """Write down that nothing is left, and return None; or return some of what is."""
+        try:
+            async with self._changing() as root:
+                document = await sweep.settle(self._store, root, name)
+        except Overtaken:
+            return ()  # another pass will tell
+        except InUse as error:
+            if not error.holders:
+                raise
+            return error.holders
+        if document.halted is None and not any(keyset.reverting for keyset in document.keysets.values()):
+            self._keeper.resume()
+        return None
+
+    async def _halt(self, name: str, why: str) -> Halted:
+        """Stop the writing of secrets, in the store or else in all workers of this service; return what to raise."""
+        reason = f"{name} could not be reverted: {why}; go on with: strongroom key reencrypt {name} --resume"
+        log.error("no secret is written from now on: %s", reason)
+        try:
+            for _ in range(ATTEMPTS):
+                with suppress(Overtaken):
+                    await self._edit(lambda document: document.halt(name, vault.now(), reason))
+                    break
+        except StrongroomError:
+            self._keeper.halt()
+        left: tuple[str, ...] = ()
+        with suppress(StrongroomError):
+            document, _ = await key_overview.read(self._store, self._keeper)
+            left = await key_overview.names_left(self._store, document, name)
+        return Halted(reason, left)
+
+    # Census, backups and export
+
+    async def census(self, caller: Caller) -> Census:
+        """Return how many records are under each version, by the census."""
+        async with self._permitted(caller, Action.LIST, "census"):
+            document, _ = await key_overview.read(self._store, self._keeper)
+            versions = await census.count(self._store, document.versions)
+            return Census(counted=document.counted, versions=versions)
+
+    async def scan(self, caller: Caller, *, repair: bool) -> Scan:
+        """Look at every record, and hold the census against what they are under; put right what it says wrongly."""
+        async with self._permitted(caller, Action.PUT if repair else Action.GET, "census/scan"):
+            if repair:
+                async with self._changing() as root:
+                    await census.complete(self._store, root, self._keeper)
+            found = await census.scan(self._store, self._keeper)
+            return Scan(
+                by_kid=dict(found.by_kid),
+                by_version=dict(found.by_version),
+                missing=len(found.missing),
+                stale=len(found.stale),
+                unreadable=list(found.unreadable),
+                repaired=repair,
+            )
+
+    async def backups(self, caller: Caller) -> list[Backup]:
+        """Return the registered backups."""
+        async with self._permitted(caller, Action.LIST, "backups/"):
+            document, _ = await key_overview.read(self._store, self._keeper)
+            return key_overview.backups(document)
+
+    async def register_backup(self, caller: Caller, label: str) -> None:
+        """Keep every version of today for as long as the backup *label* is registered.
+
+        Raises:
+            Invalid, Exists: as `Document.with_backup`.
+        """
+        async with self._permitted(caller, Action.PUT, f"backups/{_label(label)}"):
+            await self._edit(lambda document: document.with_backup(label, vault.now()))
+
+    async def forget_backup(self, caller: Caller, label: str) -> None:
+        """Let go of what the backup *label* needs.
+
+        Raises:
+            NotFound: none of that label is registered.
+        """
+        async with self._permitted(caller, Action.DELETE, f"backups/{_label(label)}"):
+            await self._edit(lambda document: document.without_backup(label))
+
+    async def export(self, caller: Caller) -> bytes:
+        """Return the keyring as one file, in which everything secret is encrypted."""
+        async with self._permitted(caller, Action.PUT, "export"), self._keeper.root() as root:
+            return await export(self._store, root, self._machines)
+
     # Decide, record, act
 
     @asynccontextmanager
     async def _permitted(self, caller: Caller, action: Action, what: str) -> AsyncIterator[str]:
-        """Decide and record an act on ``system/keyring/<what>``, give out that name, and do the act inside."""
+        """Decide and record an act on ``system/keyring/<what>``, give out that name, and let the act be done inside."""
         name = KEYRING + what
         await self._service.allow(caller, action, name)
         try:
             yield name
         except StartupError as error:
             raise Unusable(str(error)) from None
+
+    async def _edit(self, change: Callable[[Document], Document]) -> None:
+        async with self._changing() as root:
+            await vault.edit(self._store, root, change)
+
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[RootKey]:
+        """Give the root key, and let all workers look at the keyring afterwards, be it known to have changed or not."""
+        async with self._keeper.root() as root:
+            try:
+                yield root
+            finally:
+                self._keeper.changed()
+
+
+def _made(made: Made, recipients: Recipients) -> KeysMade:
+    return KeysMade(
+        root=made.root,
+        mode=recipients.mode,
+        keys=[secret.reveal() for secret in made.secrets],
+        needed=recipients.threshold if recipients.mode == "shares" else None,
+    )
+
+
+# What stands in a name that is decided on and recorded is checked before; none of it is repeated.
+
+
+def _keyset(name: str) -> str:
+    if not is_keyset(name):
+        raise Invalid("a keyset's name is 1 to 63 of [a-z0-9-]", (("name", "is not a keyset's name"),))
+    return name
+
+
+def _root_kid(kid: str) -> str:
+    if not is_root_kid(kid):
+        raise NotFound("there is no such root key")
+    return kid
+
+
+def _label(label: str) -> str:
+    try:
+        if "/" not in label:
+            return names.check(label)
+    except InvalidName:
+        pass
+    raise Invalid("a label is one segment of [A-Za-z0-9._@:+-]", (("label", "is not a label"),))

@@ -11,7 +11,6 @@ import msgspec
 KEYRING_PATH: Final = "/keyring"
 
 DEFAULT_TOTAL: Final = 5  # unlock keys, or shares, when nobody says how many
-DEFAULT_NEEDED: Final = 3  # of those shares
 DEFAULT_LIMIT: Final = 200  # records looked at in one step of re-encryption
 MAX_LIMIT: Final = 1000
 
@@ -22,12 +21,16 @@ State: TypeAlias = Literal["uninitialized", "locked", "unlocked", "rotating", "f
 
 
 class NewKeyring(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Body of ``POST /keyring/init``: who is to open the keyring, and how many *keys* a version of a keyset has."""
+    """Body of ``POST /keyring/init``: who is to open the keyring, and how many *keys* a version of a keyset has.
+
+    *again*: in the place of one whose keys were lost before anything was encrypted under it.
+    """
 
     mode: Mode
     total: int = DEFAULT_TOTAL
     needed: int | None = None
     keys: int = 1
+    again: bool = False
 
 
 class NewRoot(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -184,6 +187,7 @@ class Pending(msgspec.Struct, kw_only=True):
     keyset: str | None = None
     root: str | None = None
     records: int | None = None
+    recipients: list[Recipient] = []  # of a root key that was prepared
 
 
 class KeyringStatus(msgspec.Struct, kw_only=True):

@@ -60,8 +60,11 @@ def home_or_default() -> Path:
     return Path(said or DEFAULT_HOME).expanduser().absolute()
 
 
-def client() -> "StorageClient":
+def client(timeout: float = 10.0) -> "StorageClient":
     """Return a client of the service that was said: by flags, by the environment, else in the default home.
+
+    Args:
+        timeout: seconds that one call may take.
 
     Raises:
         ConfigurationError: nothing leads to a service.
@@ -88,4 +91,4 @@ def client() -> "StorageClient":
         if not (home / CLIENT).exists():
             raise ConfigurationError("say where the service is: --home DIR; or start one: strongroom up --home DIR")
         environ[f"{PREFIX}HOME"] = str(home)
-    return StorageClient.from_environment(environ)
+    return StorageClient.from_environment(environ, timeout=timeout)

@@ -13,7 +13,7 @@ FAILED: Final = 2  # the service said no or failed, or a process did not run
 LOCKED: Final = 3
 NOT_FOUND: Final = 4
 CONFLICT: Final = 5  # it exists, is not empty, or has changed since
-DENIED: Final = 6
+DENIED: Final = 6  # the credentials, or the key that was to unlock it
 INTERRUPTED: Final = 130  # as shells count an end by SIGINT
 
 
@@ -37,7 +37,12 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.Unavailable: Exit(FAILED, "see that it runs: strongroom up, or systemctl status strongroom-storage"),
         errors.AuditUnavailable: Exit(FAILED, "see that its audit log can be written"),
         errors.Internal: Exit(FAILED),
-        errors.Locked: Exit(LOCKED, "unlock it first"),
+        errors.Locked: Exit(LOCKED),
+        errors.Halted: Exit(FAILED),
+        errors.WrongKey: Exit(DENIED),
+        errors.TooManyAttempts: Exit(FAILED),
+        errors.InUse: Exit(CONFLICT),
+        errors.Overtaken: Exit(CONFLICT),
         errors.NotFound: Exit(NOT_FOUND),
         errors.NoContainer: Exit(NOT_FOUND, "make it first: strongroom secret mkdir CONTAINER"),
         errors.Exists: Exit(CONFLICT),
@@ -94,5 +99,9 @@ def _text(error: BaseException) -> str:
         faults = getattr(error, "faults", ())
         if faults and not any(field in text for field, _ in faults):
             text += ": " + "; ".join(f"{field} {reason}" for field, reason in faults)
+        if holders := getattr(error, "holders", ()):
+            text += f" ({', '.join(holders)})"
+        if (wait := getattr(error, "wait", None)) is not None:
+            text += f": {wait:.0f} seconds"
     text = " ".join(text.split())
     return text[:1].lower() + text[1:] if text[1:2].islower() else text

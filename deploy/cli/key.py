@@ -4,16 +4,51 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.cli import key_input, show
+from deploy.cli import key_input, key_options, key_print, show
 from deploy.cli.common import client, common_options
+from deploy.cli.key_census import census
+from deploy.cli.key_file import export, import_
+from deploy.cli.key_keysets import backup, keyset
+from deploy.cli.key_rotate import reencrypt, retire, rotate
 
 if TYPE_CHECKING:
-    from storage_service.keyring_wire import KeyringStatus
+    from storage_service.keyring_wire import KeyringStatus, Mode
+
+_HUMAN = frozenset({"unlock", "shares"})
 
 
 @click.group()
 def key() -> None:
-    """Make, unlock, lock, rotate and retire the keys that secrets are encrypted under."""
+    """Make, unlock, lock, rotate and retire the keys behind the secrets."""
+
+
+@key.command()
+@key_options.recipients_options
+@click.option("--keyset-keys", type=click.IntRange(1, 32), default=1, metavar="N", help="Keys in each version [1].")
+@click.option("--again", is_flag=True, help="In the place of one whose keys got lost before it was used.")
+@common_options
+def init(
+    *, mode: "Mode | None", count: int | None, shares: tuple[int, int] | None, keyset_keys: int, again: bool
+) -> None:
+    """Make the first keys of a store, and print those for people, this once.
+
+    With --mode file the key file opens it, and the service starts unlocked. With unlock keys (any one opens) or shares
+    (some open together) it is locked now and after every start, until somebody unlocks it.
+    """
+    from storage_service.errors import Exists
+
+    said = key_options.wanted(mode, count, shares) or key_options.Wanted("unlock")
+    if said.mode == "machine":
+        raise click.UsageError("the first machine makes its keyring itself: strongroom machine init")
+    with client() as service:
+        try:
+            made = service.init_keyring(said.mode, total=said.total, needed=said.needed, keys=keyset_keys, again=again)
+        except Exists:
+            raise Exists("the store is initialized already; its keyring is kept") from None
+        state = service.keyring().state
+    key_print.new_keys(made, state=state)
+    if not show.as_json():
+        show.line(f"the service is {state}")
 
 
 @key.command()
@@ -58,24 +93,25 @@ def _tell(said: "KeyringStatus") -> None:
         show.line(f"to {each.what} {each.keyset or each.root or ''}{records}: {each.command}")
     match said.state:
         case "uninitialized":
-            show.line("make the first keys: strongroom key init")
+            show.line("to make the first keys: strongroom key init")
         case "locked":
-            show.line("unlock it: strongroom key unlock")
+            show.line("to unlock it: strongroom key unlock")
 
 
 @key.command()
-@click.option("--file", "file", metavar="FILE", help="Read the key or shares from a file; - is standard input.")
+@click.option("--file", "file", metavar="FILE", help="Read the key or the shares from a file; - is standard input.")
 @common_options
 def unlock(*, file: str | None) -> None:
     """Unlock the service with an unlock key, or with enough shares, a line each.
 
-    At a terminal they are asked for without echo. They never stand on a command line.
+    At a terminal they are asked for without echo; they never stand on a command line. A service that a key file opens
+    needs nothing typed.
     """
-    text = key_input.read(file, key_input.ask_for_enough)
     with client() as service:
-        service.unlock(text)
-        said = service.keyring()
-    _done({"state": said.state}, f"the service is {said.state}")
+        by_people = file is not None or any(each.kind in _HUMAN for each in service.keyring().recipients)
+        service.unlock(key_input.read(file, key_input.ask_for_enough) if by_people else None)
+        state = service.keyring().state
+    show.done({"state": state}, f"the service is {state}")
 
 
 @key.command()
@@ -84,11 +120,8 @@ def lock() -> None:
     """Lock the service: no secret is read or written until somebody unlocks it. Plain records go on working."""
     with client() as service:
         service.lock()
-    _done({"state": "locked"}, "the service is locked")
+    show.done({"state": "locked"}, "the service is locked")
 
 
-def _done(data: dict[str, object], text: str) -> None:
-    if show.as_json():
-        show.answer(data)
-    else:
-        show.line(text)
+for _command in (rotate, reencrypt, retire, census, keyset, backup, export, import_):
+    key.add_command(_command)

@@ -19,7 +19,7 @@ def read(file: str | None, ask: Callable[[], Secret]) -> Secret:
     Raises:
         UsageError: it cannot be read, or is no text.
     """
-    if file is None and sys.stdin.isatty():
+    if file is None and is_asked():
         return ask()
     try:
         return Secret(secret_input.read(file, "The keys").decode())
@@ -27,29 +27,50 @@ def read(file: str | None, ask: Callable[[], Secret]) -> Secret:
         raise click.UsageError("keys and shares are text") from None
 
 
+def is_asked() -> bool:
+    """Whether somebody is there to be asked."""
+    return sys.stdin.isatty()
+
+
 def ask_for_enough() -> Secret:
-    """Ask for one unlock key, or for shares until they are enough; a mistyped line is asked for again."""
+    """Ask for one unlock key, or for shares until they are enough."""
+    return _ask(lambda done: f"Share {done + 1}" if done else "Unlock key or share", 1)
+
+
+def ask_for(count: int, what: str) -> Secret:
+    """Ask for *count* keys, or for shares until they are enough.
+
+    Args:
+        count: of unlock keys, each of which is asked for; of shares, how many are needed.
+        what: what to call one.
+    """
+    return _ask(lambda done: f"{what} {done + 1} of {count}", count)
+
+
+def _ask(prompt: Callable[[int], str], count: int) -> Secret:
+    """Ask for lines until there are *count* that are in order and enough; what is mistyped is asked for again."""
     from storage_service.keyring import unlock
 
     lines: list[str] = []
     while True:
-        lines.append(_ask("Unlock key or share" if not lines else f"Share {len(lines) + 1}"))
+        lines.append(_line(prompt(len(lines))))
         try:
             unlock.parse("\n".join(lines))
         except unlock.TooFew as error:
-            click.echo(f"{error}", err=True)
+            click.echo(str(error), err=True)
         except unlock.Mistyped as error:
             lines.pop()
-            click.echo(f"{error}; again, or Ctrl-C", err=True)
+            click.echo(f"{error}; once more", err=True)
         else:
-            return Secret("\n".join(lines))
+            if len(lines) >= count:
+                return Secret("\n".join(lines))
 
 
-def _ask(what: str) -> str:
+def _line(prompt: str) -> str:
     line = ""
     while not line.strip():
         try:
-            line = getpass.getpass(f"{what}: ")
+            line = getpass.getpass(f"{prompt}: ")
         except EOFError:
             raise click.Abort from None
     return line

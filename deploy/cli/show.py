@@ -3,7 +3,8 @@
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from deploy.cli.common import common
@@ -20,6 +21,14 @@ def answer(data: Any) -> None:
     """Print *data* as JSON, one document on one line."""
     sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
     sys.stdout.flush()  # `up` goes on for long, and who reads its pipe waits for this line
+
+
+def done(data: Any, text: str) -> None:
+    """Print what came of a command: *data* for programs, *text* for people."""
+    if as_json():
+        answer(data)
+    else:
+        line(text)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -50,6 +59,28 @@ def fields(values: Mapping[str, object]) -> None:
 def line(text: str) -> None:
     """Print one line for people."""
     _console().print(_cell(text), soft_wrap=True)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far long work is, if somebody looks on; the block says how much more is done.
+
+    What is shown goes to standard error: standard output is for what comes of it.
+    """
+    if common().as_json or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    class Rate(TextColumn):
+        def render(self, task: Any) -> Any:
+            return _cell(f"{task.finished_speed or task.speed or 0:,.0f}/s")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True, no_color=True if common().no_color else None)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda more: bar.advance(task, more)
 
 
 def _console() -> Any:

@@ -1,10 +1,19 @@
 """``strongroom status``: how the service is, and whom it takes the caller for."""
 
+from typing import Final
+
 import click
 import msgspec
 
 from deploy.cli import show
 from deploy.cli.common import client, common_options
+
+_NEXT: Final = {
+    "uninitialized": "no secrets before there are keys: strongroom key init",
+    "locked": "no secrets before it is unlocked: strongroom key unlock",
+    "rotating": "what is under way with the keys: strongroom key status",
+    "fatal": "no secret is written, and here is why: strongroom key status",
+}
 
 
 @click.command()
@@ -29,3 +38,5 @@ def status() -> None:
             "you may": me.actions,
         }
     )
+    if said.state in _NEXT:
+        show.line(_NEXT[said.state])

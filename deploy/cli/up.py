@@ -1,8 +1,11 @@
 """``strongroom up``: everything, from one command."""
 
+import json
 import os
 import shlex
-from typing import TYPE_CHECKING, Any
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,6 +15,12 @@ from deploy.cli.settings_options import flags_of, settings_options
 
 if TYPE_CHECKING:
     from deploy.up import Running
+
+# state -> why it serves no secrets, and the verb that mends it
+_FIRST: Final = {
+    "uninitialized": ("it has no keys yet", "init"),
+    "locked": ("it is locked", "unlock"),
+}
 
 
 @click.command()
@@ -29,6 +38,7 @@ def up(*, sets: dict[str, str], **options: Any) -> None:
 
 def _ready(running: "Running") -> None:
     service = running.settings.service
+    state = _state(service.socket)
     if common().as_json:
         show.answer(
             {
@@ -37,10 +47,19 @@ def _ready(running: "Running") -> None:
                 "home": str(running.home),
                 "audit_log": str(service.audit_log),
                 "pid": os.getpid(),
+                "state": state,
             }
         )
         return
     command = f"strongroom --home {shlex.quote(str(running.home))}"
+    if state in _FIRST:
+        what, verb = _FIRST[state]
+        click.echo(
+            f"Ready at {running.client.url} and {service.socket}, without secrets, for {what}: {command} key {verb}\n"
+            f"API key in {running.home / 'client.json'}, audit log in {service.audit_log}\n"
+            "Ctrl-C ends it."
+        )
+        return
     click.echo(
         f"Ready at {running.client.url} and {service.socket}\n"
         f"API key in {running.home / 'client.json'}, root key in {service.root_key}, audit log in {service.audit_log}\n"
@@ -49,3 +68,16 @@ def _ready(running: "Running") -> None:
         f"      {command} status\n"
         "Ctrl-C ends it."
     )
+
+
+def _state(path: Path) -> str:
+    """Return the state of the service behind the socket, as it tells anyone; "" where that cannot be told."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1.0)
+            connection.connect(str(path))
+            connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: strongroom\r\nConnection: close\r\n\r\n")
+            body = connection.makefile("rb").read().partition(b"\r\n\r\n")[2]
+            return str(json.loads(body)["state"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -5,12 +5,14 @@
             host.status = "active"
         password = client.get_secret("db", "password").reveal()
 
-Four modules have no I/O: ``operations`` (what is asked), ``dialogue`` (what is asked again), ``address`` (where, and
-who asks) and ``session`` (what an error means); the faces, ``blocking`` and ``awaiting``, add the sending alone.
+Five modules have no I/O: ``operations`` and ``key_operations`` (what is asked), ``dialogue`` (what is asked again),
+``address`` (where, and who asks) and ``session`` (what an error means); the faces, ``blocking`` and ``awaiting``, add
+the sending alone.
 """
 
 from storage_service.client.awaiting import AsyncStorageClient
 from storage_service.client.blocking import StorageClient
+from storage_service.client.key_operations import NewKeys
 from storage_service.client.operations import IssuedKey, Record, StoredSecret
 
-__all__ = ["AsyncStorageClient", "IssuedKey", "Record", "StorageClient", "StoredSecret"]
+__all__ = ["AsyncStorageClient", "IssuedKey", "NewKeys", "Record", "StorageClient", "StoredSecret"]

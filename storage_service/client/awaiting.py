@@ -62,8 +62,27 @@ class AsyncStorageClient(Session[httpx.AsyncHTTPTransport, Callable[[float], Awa
     revoke_apikey = _method(operations.revoke_apikey)
 
     keyring = _method(key_operations.keyring)
+    init_keyring = _method(key_operations.init_keyring)
     unlock = _method(key_operations.unlock)
     lock = _method(key_operations.lock)
+    prepare_root = _method(key_operations.prepare_root)
+    confirm_root = _method(key_operations.confirm_root)
+    abandon_root = _method(key_operations.abandon_root)
+    list_keysets = _method(key_operations.list_keysets)
+    create_keyset = _method(key_operations.create_keyset)
+    remove_keyset = _method(key_operations.remove_keyset)
+    rotate_keyset = _method(key_operations.rotate_keyset)
+    revert_keyset = _method(key_operations.revert_keyset)
+    assign_keyset = _method(key_operations.assign_keyset)
+    reencrypt = _method(key_operations.reencrypt)
+    resume_keyset = _method(key_operations.resume_keyset)
+    retire_version = _method(key_operations.retire_version)
+    census = _method(key_operations.census)
+    scan_census = _method(key_operations.scan_census)
+    list_backups = _method(key_operations.list_backups)
+    register_backup = _method(key_operations.register_backup)
+    forget_backup = _method(key_operations.forget_backup)
+    export_keyring = _method(key_operations.export_keyring)
 
     async def list(self, list_model: type[ListModel[M]]) -> AsyncIterator[Record[M]]:
         """Yield every record of a list model: see `StorageClient.list`."""

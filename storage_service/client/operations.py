@@ -330,7 +330,7 @@ def revoke_apikey(api_id: str) -> Operation[None]:
     Raises:
         NotFound: there is no such key.
     """
-    yield Call("DELETE", f"{wire.APIKEYS_PATH}/{_segment(api_id)}", Effect.WRITE)
+    yield Call("DELETE", f"{wire.APIKEYS_PATH}/{segment(api_id)}", Effect.WRITE)
 
 
 def check_key(model: Model, key: str) -> None:
@@ -390,10 +390,15 @@ def _container_path(container: str) -> str:
 
 
 def _secret_path(container: str, key: str) -> str:
-    return "/" + names.check(f"{names.SECRETS}{container.removesuffix('/')}/{_segment(key)}")
+    return "/" + names.check(f"{names.SECRETS}{container.removesuffix('/')}/{segment(key)}")
 
 
-def _segment(key: str) -> str:
+def segment(key: str) -> str:
+    """Return *key*, which is one segment of a path.
+
+    Raises:
+        InvalidName: it is not.
+    """
     if "/" in key:
         raise InvalidName("a key is one segment; what comes before it is the container")
     return names.check(key)

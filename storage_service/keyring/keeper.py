@@ -309,6 +309,28 @@ class Keeper:
         log.warning("a wrong unlock key was given, the %d. since the last right one", self._page.failures)
         raise WrongKey("what was given opens nothing here")
 
+    async def unlock_unattended(self) -> None:
+        """Unlock every worker of the service, as it would be when all of it starts anew: with nobody at hand.
+
+        Raises:
+            WrongKey: it takes a person.
+            Exists: the service is unlocked.
+            Uninitialized: there is nothing to unlock.
+            StartupError: it should have opened, and did not; the text says what to do.
+            Unavailable: the store does not answer.
+        """
+        since = self._page.generation
+        if self._page.state in WITH_KEY:
+            raise Exists("the service is unlocked already")
+        sealed = await vault.read(self._store)
+        if sealed is None:
+            raise Uninitialized("there is no keyring")
+        opened = await self._try_ways(sealed.root)
+        if opened is None:
+            raise WrongKey("it takes an unlock key, or shares")
+        self._share(opened, since)
+        await self.sync()
+
     def lock(self) -> None:
         """Drop the root key and the data keys, in every worker of the service.
 

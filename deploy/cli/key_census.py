@@ -1,0 +1,37 @@
+"""``strongroom key census``: what is under which version."""
+
+import click
+import msgspec
+
+from deploy.cli import show
+from deploy.cli.common import client, common_options
+
+LONG = 24 * 3600.0  # seconds that the service may take to look at every record
+
+
+@click.command()
+@click.option("--scan", is_flag=True, help="Open every record, and hold the census against what it is under.")
+@click.option("--repair", is_flag=True, help="With --scan: put right what the census says wrongly.")
+@common_options
+def census(*, scan: bool, repair: bool) -> None:
+    """Show how many records are under each version of each keyset."""
+    if repair and not scan:
+        raise click.UsageError("--repair goes with --scan")
+    with client(LONG if scan else 60.0) as service:
+        if not scan:
+            counted = service.census()
+            if show.as_json():
+                show.answer(msgspec.to_builtins(counted))
+                return
+            show.table(("version", "records"), counted.versions.items())
+            if not counted.counted:
+                show.line("not all records are counted yet: strongroom key census --scan --repair")
+            return
+        found = service.scan_census(repair=repair)
+    if show.as_json():
+        show.answer(msgspec.to_builtins(found))
+        return
+    show.table(("key", "records"), found.by_kid.items())
+    show.line(f"rows of the census that were missing: {found.missing}; that should not be: {found.stale}")
+    for name in found.unreadable:
+        show.line(f"does not open: {name}")

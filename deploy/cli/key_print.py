@@ -1,0 +1,31 @@
+"""How what was made for people to keep is shown: once, on standard output, with a warning beside it."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from deploy.cli import show
+
+if TYPE_CHECKING:
+    from storage_service.client import NewKeys
+
+
+def new_keys(made: "NewKeys", **more: object) -> None:
+    """Print the keys that were made, and what to do with them; *more* goes into the document for programs."""
+    keys = [key.reveal() for key in made.keys]
+    if keys:
+        click.echo(_warning(made), err=True)
+    if show.as_json():
+        show.answer({"root": made.root, "mode": made.mode, "keys": keys, "needed": made.needed, **more})
+        return
+    for number, key in enumerate(keys, 1):
+        show.line(f"{number:>2}  {key}")
+
+
+def _warning(made: "NewKeys") -> str:
+    total = len(made.keys)
+    any_ = "Any one of these keys opens" if made.needed is None else f"Any {made.needed} of these {total} shares open"
+    return (
+        f"{any_} every secret. This is the only time that they are shown, and nobody keeps a copy: put each into the "
+        "hands of another person now. When too many are lost, so are the secrets."
+    )
