@@ -1,41 +1,67 @@
-"""Opening a store's keys: order, refusals, races and faults; at no point a key that is used but not persisted."""
+"""The keyring in the store: made once, changed by one at a time, and refused, by its reason, when it is not sound."""
 
 import asyncio
 import base64
-import gc
 import json
 import logging
+import re
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
+import msgspec
 import pytest
 
-from storage_service.backends import open_backend
-from storage_service.backends.base import Backend, Change, Delete, Put
+from models.names import check
+from storage_service.backends.base import (
+    ABSENT,
+    PRESENT,
+    Backend,
+    Change,
+    Check,
+    Conflict,
+    Delete,
+    Entry,
+    Page,
+    Put,
+    Vacant,
+)
 from storage_service.backends.faulty import Fault, FaultyBackend
 from storage_service.backends.memory import MemoryBackend
 from storage_service.errors import (
     ConfigurationError,
-    KeyFileMissing,
-    KeyFileUnusable,
+    Fate,
     KeyringDamaged,
+    NotFound,
+    Overtaken,
     StartupError,
+    StrongroomError,
     Unavailable,
     WrongRootKey,
 )
-from storage_service.keyring import envelope, jwk, rootkey
-from storage_service.keyring.ring import DataKey, Key, Ring
+from storage_service.keyring import census, envelope, vault, wraps
+from storage_service.keyring.document import NAME, Document
+from storage_service.keyring.ring import Key
 from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.vault import KEYRING, open_ring
-from storage_service.overlay import EncryptedBackend
-from tests.keyring.racing import race
+from storage_service.keyring.vault import Sealed
 
-FIRST: Final = KEYRING + "default.1"
+NOW: Final = "2026-11-22T09:30:00Z"
 ROOT_BITS: Final = b"root-key-bits-that-must-never-be-shown-anywhere-outside-the-file"
 DATA_BITS: Final = b"data-key-bits-that-must-never-be-shown-anywhere-outside-the-ring"
+ROOT: Final = RootKey(ROOT_BITS)
 STRANGER: Final = RootKey(bytes(64))
+HOLDER: Final = Key("unlock.abcd", bytes(range(64)))
+
+
+def first() -> Document:
+    """Return the document that a store begins with, its keys canaries."""
+    return Document.new(NOW, random=lambda size: DATA_BITS[:size])
+
+
+def sealed(text: bytes, root: Key = ROOT, name: str = NAME) -> bytes:
+    """Return *text* as a holder of *root* could encrypt it."""
+    return envelope.encrypt(root, name, text)
 
 
 @pytest.fixture
@@ -45,374 +71,425 @@ async def store() -> MemoryBackend:
     return backend
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "secrets.key"
+async def stored(backend: Backend, root: RootKey = ROOT) -> tuple[Document, int]:
+    """Return the document in the store, and its revision."""
+    found = await vault.read(backend)
+    assert found is not None
+    return vault.open_document(found, root), found.revision
 
 
-def key_file(path: Path, bits: bytes = ROOT_BITS) -> RootKey:
-    return rootkey.make(path, lambda _: bits)
+# What is read.
 
-
-def wrapped(root: RootKey, kid: str = "default.1") -> Put:
-    """Return the record of a wrapped key, as it should be."""
-    return sealed(root, KEYRING + kid, jwk.encode(DATA_BITS, format=1, kid=kid))
-
-
-def sealed(key: Key, name: str, document: bytes) -> Put:
-    return Put(name, envelope.encrypt(key, name, document))
-
-
-# The first start.
-
-
-async def test_the_first_start_makes_both_keys(store: MemoryBackend, path: Path) -> None:
-    """With store and file empty, a root key file is made, and a data key wrapped under it and bound to its name."""
-    ring = await open_ring(store, path)
-
-    assert repr(ring) == "<Ring default.1*>"
-    entry = await store.get(FIRST)
-    assert entry is not None
-    root = rootkey.read(path)
-    assert envelope.kid_of(entry.value) == root.kid
-    assert json.loads(envelope.decrypt({root.kid: root}, FIRST, entry.value)) == {
-        "format": 1,
-        "k": jwk.decode(jwk.encode(ring.active().reveal()))["k"],
-        "kid": "default.1",
-        "kty": "oct",
-    }
-    assert (await store.list("")).names == (FIRST,)
-
-
-async def test_the_second_start_makes_nothing(store: MemoryBackend, path: Path) -> None:
-    """Later starts read the same keys and write nothing, neither file nor store."""
-    first = await open_ring(store, path)
-    before, commits = path.stat().st_mtime_ns, store.calls["commit"]
-
-    second = await open_ring(store, path)
-
-    assert second.active() == first.active()
-    assert (path.stat().st_mtime_ns, store.calls["commit"]) == (before, commits)
-
-
-async def test_every_store_has_its_own_keys(store: MemoryBackend, path: Path) -> None:
-    """Two stores under one root key file share no data key."""
-    other = MemoryBackend()
-    await other.open()
-
-    assert (await open_ring(store, path)).active() != (await open_ring(other, path)).active()
-
-
-async def test_a_custodia_key_file_is_taken_over(store: MemoryBackend, path: Path) -> None:
-    """A key file that is there before the store is used as the root key, whether one may be made or not."""
-    root = key_file(path)
-
-    await open_ring(store, path, autogen=False)
-
-    entry = await store.get(FIRST)
-    assert entry is not None
-    assert envelope.kid_of(entry.value) == root.kid
-
-
-async def test_all_versions_are_opened(store: MemoryBackend, path: Path) -> None:
-    """Every wrapped key is in the ring, and the newest version is active."""
-    root = key_file(path)
-    await store.commit([wrapped(root, kid) for kid in ("default.1", "default.2", "default.10", "other.1")])
-
-    ring = await open_ring(store, path)
-
-    assert repr(ring) == "<Ring default.1 default.2 default.10* other.1*>"
-
-
-# What stops a start.
-
-
-async def nothing(store: Backend, path: Path) -> None:
-    """Leave store and file new."""
-
-
-async def used_then_file_lost(store: Backend, path: Path) -> None:
-    await open_ring(store, path)
-    path.unlink()
-
-
-async def container_alone(store: Backend, path: Path) -> None:
-    await store.commit([Put("secrets/hosts/", b"")])
-
-
-async def secret_without_keys(store: Backend, path: Path) -> None:
-    ring = await open_ring(store, path)
-    await store.commit([sealed(ring.active(), "secrets/a", b"x"), Delete(FIRST)])
-
-
-async def access_without_keys(store: Backend, path: Path) -> None:
-    key_file(path)
-    await store.commit([Put("system/access/apikeys/ci", b"x")])
-
-
-async def file_of_another_store(store: Backend, path: Path) -> None:
-    await used_then_file_lost(store, path)
-    key_file(path, STRANGER.reveal())
-
-
-async def broken_file(store: Backend, path: Path) -> None:
-    path.write_bytes(b"")
-    path.chmod(0o600)
-
-
-async def garbage(store: Backend, path: Path) -> None:
-    await open_ring(store, path)
-    await store.commit([Put(FIRST, b"garbage")])
-
-
-async def not_wrapped(store: Backend, path: Path) -> None:
-    key_file(path)
-    await store.commit([Put(FIRST, jwk.encode(DATA_BITS, format=1, kid="default.1"))])
-
-
-async def under_another_name(store: Backend, path: Path) -> None:
-    await store.commit([Put(FIRST, wrapped(key_file(path), "default.2").value)])
-
-
-async def a_strangers_under_our_id(store: Backend, path: Path) -> None:
-    root = key_file(path)
-    ours, theirs = wrapped(root).value, wrapped(STRANGER).value
-    await store.commit([Put(FIRST, b".".join([*ours.split(b".")[:1], *theirs.split(b".")[1:]]))])
-
-
-async def under_a_data_key(store: Backend, path: Path) -> None:
-    ring = await open_ring(store, path)
-    document = jwk.encode(DATA_BITS, format=1, kid="default.2")
-    await store.commit([sealed(ring.active(), KEYRING + "default.2", document)])
-
-
-def document(text: bytes, kid: str = "default.1") -> "Story":
-    """Return a story in which the keyring holds *text*, rightly wrapped, besides nothing."""
-
-    async def story(store: Backend, path: Path) -> None:
-        await store.commit([sealed(key_file(path), KEYRING + kid, text)])
-
-    return story
-
-
-async def a_crowd(store: Backend, path: Path) -> None:
-    key_file(path)
-    for batch in range(11):
-        await store.commit([Put(f"{KEYRING}default.{batch * 100 + number + 1}", b"") for number in range(100)])
-
-
-Story = Callable[[Backend, Path], Awaitable[None]]
-ANOTHER: Final = jwk.encode(DATA_BITS, format=1, kid="default.2")
-UNNAMED: Final = jwk.encode(DATA_BITS, format=1)
-POLICY: Final = jwk.encode(DATA_BITS, format=1, kid="policy")
-SHORT: Final = b'{"format":1,"k":"AAAA","kid":"default.1","kty":"oct"}'
-FUTURE: Final = b'{"format":2,"seed":"of another kind"}'
-
-STOPS: Final[dict[str, tuple[Story, bool, type[StartupError], str]]] = {
-    "the file is lost": (used_then_file_lost, True, KeyFileMissing, "no new one will be made"),
-    "the file is lost, and none may be made": (used_then_file_lost, False, KeyFileMissing, "restore the secrets.key"),
-    "secrets, and neither keys nor file": (container_alone, True, KeyFileMissing, "restore the secrets.key"),
-    "all is new, and no file may be made": (nothing, False, KeyFileMissing, "autogen_root_key"),
-    "the file is broken": (broken_file, True, KeyFileUnusable, "not JSON"),
-    "secrets, and the keys are gone": (secret_without_keys, True, KeyringDamaged, "no new key will be made"),
-    "API keys, and the keys are gone": (access_without_keys, True, KeyringDamaged, "no new key will be made"),
-    "the file of another store": (file_of_another_store, True, WrongRootKey, f"holds {STRANGER.kid}"),
-    "a wrapped key is garbage": (garbage, True, KeyringDamaged, "not a compact JWE"),
-    "a key is not wrapped": (not_wrapped, True, KeyringDamaged, "not a compact JWE"),
-    "one wrapped key under another's name": (under_another_name, True, KeyringDamaged, "not written under this name"),
-    "a stranger's key under our root's id": (a_strangers_under_our_id, True, KeyringDamaged, "its tag is wrong"),
-    "a data key wrapped under a data key": (under_a_data_key, True, KeyringDamaged, "names no key of the ring"),
-    "a key that says it is another": (document(ANOTHER), True, KeyringDamaged, "another key"),
-    "a key that does not say which it is": (document(UNNAMED), True, KeyringDamaged, "another key"),
-    "a key that is too short": (document(SHORT), True, KeyringDamaged, "512 bits"),
-    "a key that is none": (document(b"null"), True, KeyringDamaged, "not a JSON object"),
-    "a format of the future": (document(FUTURE), True, ConfigurationError, "a later version wrote it"),
-    "a record of the future": (document(POLICY, "policy"), True, ConfigurationError, "a later version wrote it"),
-    "more keys than a keyring has": (a_crowd, True, KeyringDamaged, "no keyring grows so large"),
+UNUSED: Final[dict[str, Sequence[Put]]] = {
+    "nothing": (),
+    "plain records": (Put("hosts/10.0.0.7", b"{}"), Put("clusters/c", b"{}")),
+    "names that begin alike": (Put("secretsX", b"x"), Put("system/accessX/a", b"x"), Put("system/ready", b"")),
+    "a machine that asks to be authorized": (Put("system/keyring/machines/" + "0" * 64, b"{}"),),
 }
 
 
-@pytest.mark.parametrize(("story", "autogen", "error", "text"), STOPS.values(), ids=STOPS)
-async def test_what_stops_a_start(
-    store: MemoryBackend, path: Path, story: Story, autogen: bool, error: type[StartupError], text: str
-) -> None:
-    """Each state that is not sound is refused by its reason, says what to do, and stays as it was, file and store."""
-    await story(store, path)
-    file = path.read_bytes() if path.exists() else None
+@pytest.mark.parametrize("there", UNUSED.values(), ids=UNUSED)
+async def test_a_store_that_was_never_used(store: MemoryBackend, there: Sequence[Put]) -> None:
+    """A store that nothing in needs a key may be given one."""
+    if there:
+        await store.commit(there)
+
+    assert await vault.read(store) is None
+
+
+NEEDED: Final[dict[str, Put]] = {
+    "a container": Put("secrets/hosts/", b""),
+    "a secret": Put("secrets/a", b"x"),
+    "an API key": Put("system/access/apikeys/ci", b"x"),
+    "a wrap": wraps.put(wraps.wrap(ROOT, HOLDER, NOW)),
+}
+
+
+@pytest.mark.parametrize("there", NEEDED.values(), ids=NEEDED)
+async def test_a_keyring_that_is_missed(store: MemoryBackend, there: Put) -> None:
+    """Where something needs a keyring and there is none, it has been lost: no new one takes its place."""
+    await store.commit([there])
+
+    with pytest.raises(KeyringDamaged, match="no new key will be made") as caught:
+        await vault.read(store)
+
+    assert NAME in str(caught.value)
+    assert "restore" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"garbage",
+        first().encode(),
+        sealed(first().encode(), Key("default.1", bytes(64))),
+        sealed(first().encode(), HOLDER),
+        sealed(first().encode(), Key("root.short", bytes(64))),
+    ],
+    ids=["empty", "garbage", "in the clear", "under a data key", "under an unlock key", "under no root key's id"],
+)
+async def test_what_is_no_keyring(store: MemoryBackend, value: bytes) -> None:
+    """What does not even claim to be under a root key is no keyring."""
+    await store.commit([Put(NAME, value)])
+
+    with pytest.raises(KeyringDamaged, match="is no keyring; restore it from a backup"):
+        await vault.read(store)
+
+
+async def test_what_is_read_says_its_root_key(store: MemoryBackend) -> None:
+    """Which root key the keyring takes can be told without it, and so can its revision; the rest stays sealed."""
+    revision = await vault.create(store, ROOT, first(), [])
+    found = await vault.read(store)
+
+    assert found is not None
+    assert (found.root, found.revision) == (ROOT.kid, revision)
+    assert repr(found) == f"<Sealed under {ROOT.kid}, revision {revision}>"
+
+
+class Interrupted(FaultyBackend):
+    """A store to which something happens just before the operation of that number."""
+
+    def __init__(self, backend: Backend, at: int, happens: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(backend)
+        self._at = at
+        self._happens = happens
+
+    async def _before(self) -> None:
+        if len(self.operations) == self._at:
+            await self._happens()
+
+    async def get(self, name: str) -> Entry | None:
+        """Return what is stored under *name*."""
+        await self._before()
+        return await super().get(name)
+
+    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
+        """Return those of *names* that exist."""
+        await self._before()
+        return await super().get_many(names)
+
+    async def list(self, prefix: str, after: str | None = None, limit: int = 1000) -> Page:
+        """Return a page of names."""
+        await self._before()
+        return await super().list(prefix, after, limit)
+
+    async def commit(self, changes: Sequence[Change]) -> int:
+        """Apply *changes*."""
+        await self._before()
+        return await super().commit(changes)
+
+
+@pytest.mark.parametrize("at", range(5))
+async def test_a_first_start_elsewhere_is_not_taken_for_a_loss(store: MemoryBackend, at: int) -> None:
+    """Whenever another process makes the keyring and the first secrets, reading finds no keyring, or that one."""
+
+    async def begin() -> None:
+        await vault.create(store, ROOT, first(), [wraps.put(wraps.wrap(ROOT, HOLDER, NOW))])
+        await store.commit([Put("secrets/a", b"x"), Put("system/access/apikeys/ci", b"x")])
+
+    found = await vault.read(Interrupted(store, at, begin))
+
+    assert found is None or found.root == ROOT.kid
+    assert (found is None) == (at == 4), "the document is looked for last"
+
+
+# What is opened.
+
+LATER: Final = b'{"format":3,"seed":"of another kind"}'
+UNOPENED: Final[dict[str, tuple[bytes, type[StartupError], str]]] = {
+    "under another root key": (sealed(first().encode(), STRANGER), WrongRootKey, f"is encrypted under {STRANGER.kid}"),
+    "another's, under our id": (
+        sealed(first().encode(), Key(ROOT.kid, STRANGER.reveal())),
+        KeyringDamaged,
+        "its tag is wrong",
+    ),
+    "bound to another name": (
+        sealed(first().encode(), name="secrets/a"),
+        KeyringDamaged,
+        "not written under this name",
+    ),
+    "cut": (sealed(first().encode())[:-4], KeyringDamaged, "is no keyring"),
+    "a wrap in its place": (
+        sealed(ROOT_BITS, Key(ROOT.kid, ROOT_BITS), wraps.name_of(ROOT.kid, ROOT.kid)),
+        KeyringDamaged,
+        "not written under this name",
+    ),
+    "no document": (sealed(b"{}"), KeyringDamaged, "opens, but is none"),
+    "no JSON": (sealed(ROOT_BITS), KeyringDamaged, "opens, but is none"),
+    "one that contradicts itself": (
+        sealed(msgspec.structs.replace(first(), numbers={}).encode()),
+        KeyringDamaged,
+        "opens, but is none",
+    ),
+    "of a later version": (sealed(LATER), ConfigurationError, "a later version wrote it"),
+}
+
+
+@pytest.mark.parametrize(("value", "error", "text"), UNOPENED.values(), ids=UNOPENED)
+async def test_what_does_not_open(store: MemoryBackend, value: bytes, error: type[StartupError], text: str) -> None:
+    """Each keyring that is not sound is refused by its reason, before anything is done with it."""
+    await store.commit([Put(NAME, value)])
     commits = store.calls["commit"]
 
-    with pytest.raises(error) as caught:
-        await open_ring(store, path, autogen)
+    async def look() -> None:
+        await stored(store)
 
-    assert type(caught.value) is error
-    assert text in str(caught.value)
-    assert (path.read_bytes() if path.exists() else None) == file
+    async def edit() -> None:
+        await vault.edit(store, ROOT, lambda document: document.rotated("default", NOW))
+
+    for act in (look, edit):
+        with pytest.raises(error) as caught:
+            await act()
+        assert type(caught.value) is error
+        assert text in str(caught.value)
     assert store.calls["commit"] == commits
 
 
-async def test_a_wrong_file_is_told_by_ids(store: MemoryBackend, path: Path) -> None:
-    """The operator is told which root key the store wants and which one the file holds, by ids that reveal nothing."""
-    wanted = key_file(path)
-    await open_ring(store, path)
-    path.unlink()
-    key_file(path, STRANGER.reveal())
-
-    with pytest.raises(WrongRootKey, match=rf"under the root key {wanted.kid}, but {path} holds {STRANGER.kid}"):
-        await open_ring(store, path)
+# What is made, and changed.
 
 
-# Races.
+async def test_a_keyring_is_made_with_its_wraps(store: MemoryBackend) -> None:
+    """The document and the wraps come in one commit; what lies in the store opens, and shows nothing."""
+    revision = await vault.create(store, ROOT, first(), [wraps.put(wraps.wrap(ROOT, HOLDER, NOW))])
+
+    assert await stored(store) == (first(), revision)
+    [wrap] = await wraps.wraps_of(store, ROOT.kid)
+    assert wraps.unwrap(wrap, HOLDER) == ROOT
+    found = await store.get_many((await store.list("")).names)
+    assert {entry.revision for entry in found.values()} == {revision}
+    assert len(found) == 2
+    assert all(check(name) == name for name in found)
+    for bits in (ROOT_BITS, DATA_BITS):
+        assert not any(spelling in entry.value for entry in found.values() for spelling in spellings(bits))
 
 
-async def test_racing_tasks_agree(store: MemoryBackend, path: Path) -> None:
-    """Many starts at one moment, on one machine, end with one root key and one data key."""
-    rings = await asyncio.gather(*(open_ring(store, path) for _ in range(12)))
+async def test_every_keyring_has_keys_of_its_own() -> None:
+    """Two stores share no key, and neither do the keysets of one; each key is drawn anew."""
+    drawn = [
+        version.keys
+        for document in (Document.new(NOW, 2), Document.new(NOW, 2))
+        for keyset in document.keysets.values()
+        for version in keyset.versions
+    ]
 
-    assert all(ring.active() == rings[0].active() for ring in rings)
-    assert (await store.list("")).names == (FIRST,)
-
-
-async def test_racing_machines_do_not_disagree(store: MemoryBackend, tmp_path: Path) -> None:
-    """Where each machine makes its own file, one is first; the others are told so, and none holds another key."""
-    paths = [tmp_path / str(number) for number in range(8)]
-
-    outcomes = await asyncio.gather(*(open_ring(store, path) for path in paths), return_exceptions=True)
-
-    (winner,) = [path for path, outcome in zip(paths, outcomes, strict=True) if isinstance(outcome, Ring)]
-    assert all(isinstance(outcome, Ring | WrongRootKey) for outcome in outcomes)
-    assert (await store.list("")).names == (FIRST,)
-    # The operator does as the text says: the winner's file goes to the others.
-    ring = await open_ring(store, winner)
-    for path in paths:
-        path.write_bytes(winner.read_bytes())
-        assert (await open_ring(store, path)).active() == ring.active()
+    assert len({key for keys in drawn for key in keys}) == 8
+    assert vault.new_root() != vault.new_root()
 
 
-def test_racing_processes_agree(tmp_path: Path) -> None:
-    """Many workers that start at one moment on a new SQLite store end with the same keys; what each wrote opens."""
-    program = (
-        "import asyncio\n"
-        "from pathlib import Path\n"
-        "from storage_service.backends import open_backend\n"
-        "from storage_service.backends.base import Put\n"
-        "from storage_service.keyring.vault import open_ring\n"
-        "from storage_service.overlay import EncryptedBackend\n"
-        "async def main():\n"
-        "    store = open_backend(sys.argv[1])\n"
-        "    await store.open()\n"
-        "    ring = await open_ring(store, Path(sys.argv[2]))\n"
-        "    await EncryptedBackend(store, ring).commit([Put(f'secrets/{sys.argv[3]}', sys.argv[3].encode())])\n"
-        "    await store.close()\n"
-        "    print(ring)\n"
-        "ready()\n"
-        "asyncio.run(main())\n"
+async def test_a_keyring_is_not_made_over_another(store: MemoryBackend) -> None:
+    """Who comes second is told, and neither his document nor his wraps are there."""
+    await vault.create(store, ROOT, first(), [])
+    before = await store.list("")
+
+    with pytest.raises(Overtaken):
+        await vault.create(store, STRANGER, first(), [wraps.put(wraps.wrap(STRANGER, HOLDER, NOW))])
+    await vault.create_if_new(store, STRANGER, [wraps.put(wraps.wrap(STRANGER, HOLDER, NOW))])
+
+    assert await store.list("") == before
+    assert (await stored(store))[0] == first()
+
+
+async def test_of_racing_makers_one_is_first(store: MemoryBackend) -> None:
+    """Many first starts at one moment end with one keyring, and with the wraps of that one alone."""
+    roots = [vault.new_root() for _ in range(12)]
+    await asyncio.gather(
+        *(vault.create_if_new(store, root, [wraps.put(wraps.wrap(root, HOLDER, NOW))]) for root in roots)
     )
-    url, path, racers = f"sqlite:{tmp_path}/store.db", tmp_path / "secrets.key", [str(number) for number in range(6)]
 
-    printed = race(program, [(url, str(path), racer) for racer in racers])
+    found = await vault.read(store)
+    assert found is not None
+    [winner] = [root for root in roots if root.kid == found.root]
+    assert vault.open_document(found, winner).versions == ("access.1", "default.1")
+    assert (await store.list("")).names == (NAME, wraps.name_of(winner.kid, HOLDER.kid))
 
-    assert set(printed) == {"<Ring default.1*>"}
 
-    async def read() -> None:
-        store = open_backend(url)
-        await store.open()
-        try:
-            sealed_store = EncryptedBackend(store, await open_ring(store, path))
-            for racer in racers:
-                entry = await sealed_store.get(f"secrets/{racer}")
-                assert entry is not None
-                assert entry.value == racer.encode()
-        finally:
-            await store.close()
+async def test_a_change_is_one_commit(store: MemoryBackend) -> None:
+    """A change reads the document, replaces it with all that goes with it, and returns it with its revision."""
+    await vault.create(store, ROOT, first(), [])
+    store.calls.clear()
+    row = census.row("default.1", "secrets/a")
 
-    asyncio.run(read())
+    document, revision = await vault.edit(
+        store, ROOT, lambda document: document.rotated("default", NOW), [Put(row, b""), Vacant(row + "/")]
+    )
+
+    assert store.calls["commit"] == 1
+    assert await stored(store) == (document, revision)
+    assert document.active_versions["default"] == "default.2"
+    assert await store.get(row) == Entry(b"", revision)
+
+
+GUARDS: Final[dict[str, Change]] = {
+    "a prefix that is not vacant": Vacant("system/census/default.1/"),
+    "a row that is not there": Check(census.row("default.1", "secrets/x"), PRESENT),
+    "a row that is there": Put(census.row("default.1", "secrets/a"), b"", ABSENT),
+    "a row that is to go": Delete(census.row("default.1", "secrets/x"), PRESENT),
+}
+
+
+@pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
+async def test_a_change_whose_guard_fails_is_none(store: MemoryBackend, guard: Change) -> None:
+    """Whatever goes with a change goes with it or stops it: the document stays at its revision."""
+    await vault.create(store, ROOT, first(), [])
+    await store.commit([Put(census.row("default.1", "secrets/a"), b"")])
+    before = await stored(store)
+
+    with pytest.raises(Overtaken, match="meanwhile"):
+        await vault.edit(store, ROOT, lambda document: document.rotated("default", NOW), [guard])
+
+    assert await stored(store) == before
+
+
+async def test_a_change_that_is_refused_writes_nothing(store: MemoryBackend) -> None:
+    """What the change itself raises comes out, and the store was not asked to write."""
+    await vault.create(store, ROOT, first(), [])
+    commits = store.calls["commit"]
+
+    with pytest.raises(NotFound):
+        await vault.edit(store, ROOT, lambda document: document.rotated("x", NOW))
+
+    assert store.calls["commit"] == commits
+
+
+async def test_of_two_who_change_it_one_wins(store: MemoryBackend) -> None:
+    """Who read the keyring before another changed it is told so, and has done nothing."""
+    await vault.create(store, ROOT, first(), [])
+
+    async def overtake() -> None:
+        await vault.edit(store, ROOT, lambda document: document.rotated("access", NOW))
+
+    with pytest.raises(Overtaken):
+        await vault.edit(Interrupted(store, 4, overtake), ROOT, lambda document: document.rotated("default", NOW))
+
+    assert dict((await stored(store))[0].active_versions) == {"access": "access.2", "default": "default.1"}
+
+
+async def test_many_who_change_it_lose_nothing(store: MemoryBackend) -> None:
+    """Operators who try again when they were overtaken each get a version of their own."""
+    await vault.create(store, ROOT, first(), [])
+
+    async def rotate(keyset: str) -> None:
+        while True:
+            with suppress(Overtaken):
+                await vault.edit(store, ROOT, lambda document: document.rotated(keyset, NOW))
+                return
+
+    await asyncio.gather(*(rotate(keyset) for keyset in ("default", "access") for _ in range(5)))
+
+    assert dict((await stored(store))[0].active_versions) == {"access": "access.6", "default": "default.6"}
+
+
+async def test_a_stale_revision_replaces_nothing(store: MemoryBackend) -> None:
+    """A document is put in the place of one revision, and of no other, even if the text there is the same."""
+    stale = await vault.create(store, ROOT, first(), [])
+    revision = await vault.replace(store, ROOT, first(), stale)
+
+    assert revision > stale
+    with pytest.raises(Overtaken):
+        await vault.replace(store, ROOT, first(), stale)
+    assert (await stored(store))[1] == revision
+
+
+async def test_a_keyring_that_is_gone_is_not_made_anew(store: MemoryBackend) -> None:
+    """A change finds no document: nothing is written in its place."""
+    with pytest.raises(Overtaken, match="gone"):
+        await vault.edit(store, ROOT, lambda document: document)
+
+    assert store.calls["commit"] == 0
 
 
 # Faults.
 
 
-async def operations_of_a_first_start(tmp_path: Path) -> int:
-    faulty = FaultyBackend(MemoryBackend())
-    await faulty.open()
-    await open_ring(faulty, tmp_path / "counted.key")
-    return len(faulty.operations)
+@pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.LOST])
+async def test_a_store_that_fails_at_any_step_of_a_change(store: MemoryBackend, fault: Fault) -> None:
+    """Wherever the store fails, the keyring is the one of before or the one of after, as the fate says."""
+    await vault.create(store, ROOT, first(), [])
+    before = await stored(store)
+    for step in range(5):
+        faulty = FaultyBackend(store, {step: fault})
+
+        with pytest.raises(Unavailable) as caught:
+            await vault.edit(faulty, ROOT, lambda document: document.halt("default", NOW, "why"))
+
+        after = await stored(store)
+        assert faulty.operations[-1] == ("commit" if step == 4 else faulty.operations[-1])
+        applied = fault is Fault.AFTER and step == 4
+        assert (after != before) == applied
+        assert caught.value.fate is (Fate.NOT_APPLIED if fault is Fault.BEFORE else Fate.UNKNOWN)
+    with suppress(Overtaken):
+        await vault.edit(store, ROOT, lambda document: document.resumed())
 
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.LOST])
-async def test_a_store_that_fails_at_any_step(tmp_path: Path, fault: Fault) -> None:
-    """Wherever the store fails, no ring is returned; the next start succeeds, and then all agree on what is stored."""
-    for step in range(await operations_of_a_first_start(tmp_path)):
-        store = MemoryBackend()
-        await store.open()
-        path = tmp_path / f"{fault.name}.{step}.key"
+async def test_a_store_that_fails_the_maker(store: MemoryBackend, fault: Fault) -> None:
+    """A first keyring whose fate is not known is read by whoever comes next, or made by them."""
+    with pytest.raises(Unavailable):
+        await vault.create_if_new(FaultyBackend(store, {0: fault}), ROOT, [])
+    await vault.create_if_new(store, STRANGER, [])
 
-        with pytest.raises(Unavailable):
-            await open_ring(FaultyBackend(store, {step: fault}), path)
-        written = await store.get(FIRST)
-        ring = await open_ring(store, path)
-
-        kept = await store.get(FIRST)
-        assert kept is not None
-        assert written in (None, kept), "a key that was persisted is the one that is used"
-        assert (await open_ring(store, path)).active() == ring.active()
-
-
-async def test_a_ring_holds_what_the_store_gave_back(store: MemoryBackend, path: Path) -> None:
-    """Who loses the race to persist a first key does not use the one it drew."""
-    root = key_file(path)
-
-    class Overtaken(FaultyBackend):
-        async def commit(self, changes: Sequence[Change]) -> int:
-            await store.commit([wrapped(root)])  # somebody else, a moment earlier
-            return await super().commit(changes)
-
-    ring = await open_ring(Overtaken(store), path)
-
-    assert ring.active() == DataKey("default.1", DATA_BITS)
+    found = await vault.read(store)
+    assert found is not None
+    assert found.root == (ROOT.kid if fault is Fault.AFTER else STRANGER.kid)
 
 
 # What must not come out.
 
 
-async def test_no_key_comes_out(store: MemoryBackend, path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Through all of the above, no repr, error, traceback or log line, and no stored byte, holds a key's bits."""
+def spellings(bits: bytes) -> list[bytes]:
+    """Return how *bits* might be spelled, wherever in a text they begin."""
+    return [
+        bits,
+        bits.hex().encode(),
+        json.dumps(list(bits)).encode(),
+        *(base64.b64encode(bits[start : start + 30]) for start in range(3)),
+    ]
+
+
+async def test_no_key_comes_out(store: MemoryBackend, caplog: pytest.LogCaptureFixture) -> None:
+    """No repr, error, traceback or log line, and no stored byte, holds a key's bits."""
     caplog.set_level(logging.DEBUG)
-    root = key_file(path)
-    said = [repr(root)]
-    for story, _, _, _ in STOPS.values():
+    said: list[str] = []
+    for value, *_ in UNOPENED.values():
         fresh = MemoryBackend()
         await fresh.open()
-        path.unlink(missing_ok=True)
-        await story(fresh, path)
+        await fresh.commit([Put(NAME, value)])
         try:
-            said.append(repr(await open_ring(fresh, path, autogen=False)))
-        except StartupError as error:
+            await vault.edit(fresh, ROOT, lambda document: document)
+        except StrongroomError as error:
             said += [*traceback.format_exception(error), repr(error)]
-    path.unlink(missing_ok=True)
-    ring = await open_ring(store, path, random=lambda size: DATA_BITS[:size])
-    entry = await store.get(FIRST)
-    assert entry is not None
-    said += [repr(ring), repr(ring.active()), repr(vars(EncryptedBackend(store, ring))), repr(store), repr(entry)]
-    said += [repr(entry.value), caplog.text]
+    await vault.create(store, ROOT, first(), [wraps.put(wraps.wrap(ROOT, HOLDER, NOW))])
+    document, revision = await stored(store)
+    ring = document.ring(revision)
+    said += [
+        repr(part) for part in (ROOT, document, ring, ring.active(), ring.choose("secrets/a"), await vault.read(store))
+    ]
+    said += [repr(entry.value) for entry in (await store.get_many((await store.list("")).names)).values()]
+    said += [repr(wraps.put(wraps.wrap(ROOT, HOLDER, NOW))), caplog.text]
 
     text = "\n".join(said)
     for bits in (ROOT_BITS, DATA_BITS):
-        for spelling in (
-            bits.decode(),
-            bits.hex(),
-            base64.b64encode(bits).decode().rstrip("="),
-            base64.b64encode(bits[:30]).decode(),
-            base64.b64encode(bits[1:31]).decode(),
-            base64.b64encode(bits[2:32]).decode(),
-        ):
-            assert spelling not in text
+        for spelling in spellings(bits):
+            assert spelling.decode() not in text
 
 
-async def test_the_root_key_is_let_go(store: MemoryBackend, path: Path) -> None:
-    """When the ring is open, nothing holds the root key any more."""
-    await open_ring(store, path)
-    await asyncio.sleep(0)  # the event loop itself holds the last result until its next step
-    gc.collect()
+def test_the_time_is_spelled_one_way() -> None:
+    """Times are RFC 3339, UTC, whole seconds."""
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", vault.now())
 
-    held = [held for held in gc.get_objects() if isinstance(held, RootKey)]
-    assert rootkey.read(path) not in held
+
+def test_sealed_is_frozen() -> None:
+    """What was read is not edited in place."""
+    found = Sealed(b"", 1, ROOT.kid)
+    with pytest.raises(AttributeError):
+        found.revision = 2  # type: ignore[misc]  # that it is refused is the point
+
+
+async def test_a_conflict_never_comes_out(store: MemoryBackend) -> None:
+    """A lost race is told as `Overtaken`, an answer that callers know, whoever lost it."""
+    await vault.create(store, ROOT, first(), [])
+    with pytest.raises(Overtaken) as caught:
+        await vault.create(store, ROOT, first(), [])
+    assert caught.value.__suppress_context__
+    assert isinstance(caught.value.__context__, Conflict)
