@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from storage_service.backends.base import MAX_PAGE, Backend, Change, Entry, Page
 
-_ROUNDS: Final = 3  # of the event loop, until what was let through has come to its next operation or its end
+_ROUNDS: Final = 2  # of the event loop, until what was let through has come to its next operation or its end
 _WEIGHTS: Final = (1, 1, 4, 32)
 
 

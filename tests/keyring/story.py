@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from models.names import is_container
@@ -15,9 +16,11 @@ from storage_service.keyring.page import Page
 from storage_service.keyring.ring import DEFAULT_KEYSET, Keys, Ring, version_of
 from storage_service.keyring.rootkey import RootKey
 from storage_service.keyring.sweep import Step
+from storage_service.keyring.vault import Sealed
 from storage_service.overlay import EncryptedBackend
 
 BITS: Final = bytes(range(64))  # of the root key of every story
+ROOT: Final = RootKey(BITS)
 VALUES: Final[Mapping[str, bytes]] = {f"secrets/{number:03}": b"value %d" % number for number in range(7)}
 
 Stores: TypeAlias = Callable[[], AbstractAsyncContextManager[Backend]]
@@ -96,19 +99,25 @@ class Rings:
 
 async def initialize(store: Backend, keys: int = 1) -> None:
     """Give *store* its first keyring: keysets `default` and `access`, versions of so many keys."""
-    await vault.create(store, RootKey(BITS), Document.new(vault.now(), keys), [])
+    await vault.create(store, ROOT, Document.new(vault.now(), keys), [])
 
 
 async def read_document(store: Backend) -> tuple[Document, int]:
     """Return the keyring document and its revision."""
     sealed = await vault.read(store)
     assert sealed is not None
-    return vault.open_document(sealed, RootKey(BITS)), sealed.revision
+    return _opened(sealed), sealed.revision
+
+
+@lru_cache(maxsize=64)
+def _opened(sealed: Sealed) -> Document:
+    # Tests that play thousands of orders open the same document again and again.
+    return vault.open_document(sealed, ROOT)
 
 
 async def change(store: Backend, how: Callable[[Document], Document]) -> Document:
     """Change the keyring document."""
-    document, _ = await vault.edit(store, RootKey(BITS), how)
+    document, _ = await vault.edit(store, ROOT, how)
     return document
 
 

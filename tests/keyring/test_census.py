@@ -11,10 +11,9 @@ from storage_service.backends.memory import MemoryBackend
 from storage_service.errors import Locked
 from storage_service.keyring import census
 from storage_service.keyring.document import Document
-from storage_service.keyring.rootkey import RootKey
 from storage_service.overlay import EncryptedBackend
 from tests.keyring.story import (
-    BITS,
+    ROOT,
     VALUES,
     Rings,
     assert_census_is_true,
@@ -27,7 +26,6 @@ from tests.keyring.story import (
     rows,
 )
 
-ROOT: Final = RootKey(BITS)
 NOW: Final = "2026-01-02T03:04:05Z"
 
 

@@ -12,12 +12,11 @@ from storage_service.errors import Fate, Halted, InUse, Locked, NotFound, Overta
 from storage_service.keyring import census, records, sweep, vault
 from storage_service.keyring.document import NAME, Document
 from storage_service.keyring.envelope import MAX_VALUE
-from storage_service.keyring.rootkey import RootKey
 from storage_service.keyring.sweep import Step
 from storage_service.keyring.turns import STRETCH, Turns
 from storage_service.overlay import EncryptedBackend
 from tests.keyring.story import (
-    BITS,
+    ROOT,
     VALUES,
     Rings,
     assert_census_is_true,
@@ -33,7 +32,6 @@ from tests.keyring.story import (
     versions,
 )
 
-ROOT: Final = RootKey(BITS)
 NOW: Final = "2026-01-02T03:04:05Z"
 
 
