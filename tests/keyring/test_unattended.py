@@ -1,4 +1,4 @@
-"""The root key file as a way to the root key: what opens, what is none of its business, and what an operator must mend."""
+"""The root key file as a way to the root key: what opens, what it leaves alone, and what an operator must mend."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 from storage_service.backends.base import Put
 from storage_service.backends.memory import MemoryBackend
 from storage_service.errors import KeyFileMissing, KeyFileUnusable, KeyringDamaged, StartupError, WrongRootKey
-from storage_service.keyring import jwk, rootkey, unattended, wraps
+from storage_service.keyring import jwk, rootkey, wraps
 from storage_service.keyring.ring import Key
 from storage_service.keyring.rootkey import RootKey
 from storage_service.keyring.unattended import KeyFile, as_recipient
@@ -94,7 +94,7 @@ async def test_workers_that_open_together_all_open(store: MemoryBackend, file: K
 async def test_a_file_that_takes_its_place_while_we_read_is_seen(
     store: MemoryBackend, file: KeyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the reading of the one file and of the other, another worker may put the one in the place of the other."""
+    """Between our reading of the two files, another worker may put the one in the place of the other."""
     await wrap_for(store, as_recipient(OURS))
     read: Callable[[Path], RootKey] = rootkey.read
     for turn in range(2):
@@ -110,7 +110,7 @@ async def test_a_file_that_takes_its_place_while_we_read_is_seen(
             return read(path)
 
         with monkeypatch.context() as patched:
-            patched.setattr(unattended.rootkey, "read", read_slowly)
+            patched.setattr(rootkey, "read", read_slowly)
             assert await file.open(store, ROOT.kid) == ROOT
 
 
@@ -190,9 +190,8 @@ async def test_a_wrong_file_is_told_by_ids(store: MemoryBackend, file: KeyFile) 
     with pytest.raises(WrongRootKey) as caught:
         await file.open(store, ROOT.kid)
 
-    assert f"wrapped for {', '.join(sorted(meant))}, but {file.path} is {as_recipient(STRANGERS).kid}" in str(
-        caught.value
-    )
+    held = as_recipient(STRANGERS).kid
+    assert f"wrapped for {', '.join(sorted(meant))}, but {file.path} is {held}" in str(caught.value)
 
 
 async def test_a_broken_wrap_is_not_the_files_fault(store: MemoryBackend, file: KeyFile) -> None:
