@@ -59,6 +59,7 @@ async def tell(store: Backend, keeper: Keeper, machines: MachineDocuments) -> Ke
             said.root, said.recipients = sealed.root, await recipients(store, machines, sealed.root)
         return said
     document, said.root = await read(store, keeper)
+    said.state = state_of(keeper)  # what it says may have come since this worker last looked
     said.recipients = await recipients(store, machines, said.root)
     said.keysets = await keysets(store, document)
     said.places = [

@@ -97,7 +97,8 @@ class KeyService:
         if self.state == "unlocked":
             with suppress(Locked, StartupError):
                 document, _ = await key_overview.read(self._store, self._keeper)
-                return "rotating" if await key_overview.is_under_way(self._store, document) else "unlocked"
+                if self.state == "unlocked" and await key_overview.is_under_way(self._store, document):
+                    return "rotating"
         return self.state
 
     async def status(self, caller: Caller) -> KeyringStatus:

@@ -1,0 +1,600 @@
+"""The door to the keys: who may do what, what is written down, what is told, and what a failed reversal leaves."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from models.secret import Secret
+from storage_service.apikeys import ApiKeys
+from storage_service.audit import AuditLog
+from storage_service.authz.base import Principal
+from storage_service.authz.paths import Reach, SimplePathAuthz
+from storage_service.backends.base import Change, Delete, Put
+from storage_service.backends.faulty import FaultyBackend
+from storage_service.backends.memory import MemoryBackend
+from storage_service.errors import (
+    AuditUnavailable,
+    Denied,
+    Exists,
+    Halted,
+    InUse,
+    Invalid,
+    Locked,
+    NotFound,
+    ServiceError,
+    TooManyAttempts,
+    Unavailable,
+    Uninitialized,
+    Unusable,
+    WrongKey,
+)
+from storage_service.handlers import Handler
+from storage_service.key_service import KeyService
+from storage_service.keyring import vault
+from storage_service.keyring.document import NAME
+from storage_service.keyring.keeper import Keeper
+from storage_service.keyring.machine_documents import StoredDocuments
+from storage_service.keyring.page import Page
+from storage_service.keyring.unattended import KeyFile
+from storage_service.keyring.unlock import make_keys
+from storage_service.keyring_wire import NewKeyring, NewRoot, Reencrypted, Reencryption
+from storage_service.overlay import EncryptedBackend
+from storage_service.routing import build
+from storage_service.service import Caller, Service
+
+OPERATOR = Caller(Principal("apikey:operator"), "request-1")
+USER = Caller(Principal("apikey:user", ("/secrets",)), "request-2")
+FILE = NewKeyring(mode="file")
+UNLOCK = NewKeyring(mode="unlock", total=3)
+KID = "root.0123456789abcdef"
+
+
+class Refusing(FaultyBackend):
+    """A store that reads, and refuses what *refuses* says of a commit."""
+
+    refuses: Callable[[str], bool] = staticmethod(lambda _: False)
+
+    async def commit(self, changes: Sequence[Change]) -> int:
+        """Refuse it, or commit it."""
+        if any(self.refuses(change.name) for change in changes if isinstance(change, Put)):
+            raise Unavailable("the store is full (injected)")
+        return await super().commit(changes)
+
+
+@dataclass
+class Rig:
+    """One worker of a service on a store in memory, and the door to its keys."""
+
+    store: Refusing
+    page: Page
+    keeper: Keeper
+    secrets: EncryptedBackend
+    apikeys: ApiKeys
+    keys: KeyService
+    audit: Path
+    now: list[float]
+
+    def lines(self) -> list[tuple[str, str, str]]:
+        """What was written down: action, name and decision."""
+        lines = map(json.loads, self.audit.read_text().splitlines())
+        return [(line["action"], line["name"], line["decision"]) for line in lines]
+
+    async def sweep(self, name: str | None = "default", *, resume: bool = False) -> Reencrypted:
+        """Re-encrypt in steps of two to the end, and return the last answer."""
+        after: str | None = None
+        while True:
+            said = await self.keys.reencrypt(OPERATOR, Reencryption(keyset=name, after=after, limit=2, resume=resume))
+            after = said.after
+            if after is None:
+                return said
+
+    async def write(self, *names: str) -> None:
+        """Put a secret under each of *names*."""
+        for name in names:
+            await self.secrets.commit([Put(f"secrets/{name}", b"value of " + name.encode())])
+
+    async def read(self, *names: str) -> list[bytes]:
+        """Return what is stored under *names*."""
+        entries = await self.secrets.get_many([f"secrets/{name}" for name in names])
+        return [entries[f"secrets/{name}"].value for name in names]
+
+    async def damage(self, name: str) -> None:
+        """Let a stored secret open no more."""
+        entry = await self.store.get(f"secrets/{name}")
+        assert entry is not None
+        header, _, rest = entry.value.partition(b".")
+        broken = header + b"." + rest[:-6] + (b"AAAAAA" if rest[-6:] != b"AAAAAA" else b"BBBBBB")
+        await self.store.commit([Put(f"secrets/{name}", broken)])
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    """A service whose store has no keyring yet."""
+    store = Refusing(MemoryBackend())
+    await store.open()
+    audit = AuditLog(tmp_path / "audit.log")
+    audit.open()
+    file, page, now = KeyFile(tmp_path / "secrets.key"), Page(), [1000.0]
+    keeper = Keeper(store, page, [file], clock=lambda: now[0])
+    secrets = EncryptedBackend(store, keeper)
+    apikeys = ApiKeys(store, secrets, ("own", Secret("own-key")))
+    keeper.on_open = apikeys.learn
+    await keeper.open()
+    service = Service(
+        secrets=secrets,
+        routing=build((), secrets=Handler(secrets, secret=True), store="memory:", backend=store),
+        keys=apikeys,
+        deciders=(Reach(), SimplePathAuthz(("/",))),
+        audit=audit,
+    )
+    keys = KeyService(service, store, keeper, file, StoredDocuments(store))
+    yield Rig(store, page, keeper, secrets, apikeys, keys, tmp_path / "audit.log", now)
+    await apikeys.close()
+    await keeper.close()
+    await audit.close()
+    page.close()
+
+
+@pytest.fixture
+async def opened(rig: Rig) -> Rig:
+    """The same, with a keyring that its key file opens, and five secrets."""
+    await rig.keys.initialize(OPERATOR, FILE)
+    await rig.write("a", "b", "c", "d", "e")
+    return rig
+
+
+Act = Callable[[KeyService, Caller], Awaitable[object]]
+
+# what is done, and what is decided on and written down before it
+ACTS: dict[str, tuple[Act, str, str]] = {
+    "status": (lambda keys, who: keys.status(who), "get", "keys"),
+    "init": (lambda keys, who: keys.initialize(who, FILE), "put", "init"),
+    "prepare": (lambda keys, who: keys.prepare_root(who, NewRoot(mode="file")), "put", "root"),
+    "confirm": (lambda keys, who: keys.confirm_root(who, KID, None), "put", f"root/{KID}"),
+    "abandon": (lambda keys, who: keys.abandon_root(who, KID), "delete", f"root/{KID}"),
+    "unlock": (lambda keys, who: keys.unlock(who, "SR1"), "put", "unlock"),
+    "lock": (lambda keys, who: keys.lock(who), "put", "lock"),
+    "keysets": (lambda keys, who: keys.keysets(who), "list", "keysets/"),
+    "create": (lambda keys, who: keys.create_keyset(who, "hosts", 1), "put", "keysets/hosts"),
+    "remove": (lambda keys, who: keys.remove_keyset(who, "hosts"), "delete", "keysets/hosts"),
+    "rotate": (lambda keys, who: keys.rotate(who, "default", None), "put", "keysets/default/rotate"),
+    "revert": (lambda keys, who: keys.revert(who, "default"), "put", "keysets/default/revert"),
+    "assign": (lambda keys, who: keys.assign(who, "secrets/db/", "default"), "put", "places/secrets/db/"),
+    "reencrypt one": (
+        lambda keys, who: keys.reencrypt(who, Reencryption(keyset="default")),
+        *("put", "keysets/default/reencrypt"),
+    ),
+    "reencrypt all": (lambda keys, who: keys.reencrypt(who, Reencryption()), "put", "reencrypt"),
+    "resume": (lambda keys, who: keys.resume(who, "default", leave_unreadable=True), "put", "keysets/default/resume"),
+    "retire": (lambda keys, who: keys.retire(who, "default.1"), "delete", "versions/default.1"),
+    "census": (lambda keys, who: keys.census(who), "list", "census"),
+    "scan": (lambda keys, who: keys.scan(who, repair=False), "get", "census/scan"),
+    "repair": (lambda keys, who: keys.scan(who, repair=True), "put", "census/scan"),
+    "backups": (lambda keys, who: keys.backups(who), "list", "backups/"),
+    "register": (lambda keys, who: keys.register_backup(who, "monday"), "put", "backups/monday"),
+    "forget": (lambda keys, who: keys.forget_backup(who, "monday"), "delete", "backups/monday"),
+    "export": (lambda keys, who: keys.export(who), "put", "export"),
+}
+
+
+class TestTheDoor:
+    """Decided, recorded, and only then done."""
+
+    @pytest.mark.parametrize("act", ACTS)
+    async def test_a_key_for_secrets_does_none_of_it(self, opened: Rig, act: str) -> None:
+        """Whoever reaches all secrets reaches no key; the refusal is written down, and the store was not even asked."""
+        do, action, what = ACTS[act]
+        before, asked = opened.lines(), len(opened.store.operations)
+
+        with pytest.raises(Denied):
+            await do(opened.keys, USER)
+
+        assert opened.lines() == [*before, (action, f"system/keyring/{what}", "denied")]
+        assert len(opened.store.operations) == asked
+        assert opened.keeper.current is not None
+
+    @pytest.mark.parametrize("act", ACTS)
+    async def test_what_is_allowed_is_recorded(self, opened: Rig, act: str) -> None:
+        """Each act has one line of its own, under a name that says what and to which, whatever comes of it."""
+        do, action, what = ACTS[act]
+        before = opened.lines()
+
+        with suppress(ServiceError):
+            await do(opened.keys, OPERATOR)
+
+        assert opened.lines() == [*before, (action, f"system/keyring/{what}", "allowed")]
+
+    @pytest.mark.parametrize("act", ACTS)
+    async def test_what_cannot_be_recorded_is_not_done(self, opened: Rig, act: str) -> None:
+        """Without an audit log nothing happens to any key."""
+        do, _, _ = ACTS[act]
+        document = await opened.store.get(NAME)
+        opened.audit.unlink()
+        opened.audit.mkdir()
+
+        with pytest.raises(AuditUnavailable):
+            await do(opened.keys, OPERATOR)
+
+        assert await opened.store.get(NAME) == document
+        assert opened.keys.state == "unlocked"
+
+    @pytest.mark.parametrize(
+        "do",
+        [
+            lambda keys: keys.create_keyset(OPERATOR, "../x", 1),
+            lambda keys: keys.rotate(OPERATOR, "default/rotate", None),
+            lambda keys: keys.assign(OPERATOR, "secrets/../system/", "default"),
+            lambda keys: keys.assign(OPERATOR, "secrets/db/", "a/b"),
+            lambda keys: keys.confirm_root(OPERATOR, "../unlock", None),
+            lambda keys: keys.retire(OPERATOR, "default.1.2"),
+            lambda keys: keys.retire(OPERATOR, "x"),
+            lambda keys: keys.register_backup(OPERATOR, "a/b"),
+            lambda keys: keys.forget_backup(OPERATOR, "\n"),
+        ],
+    )
+    async def test_no_name_is_made_of_what_is_none(
+        self, opened: Rig, do: Callable[[KeyService], Awaitable[object]]
+    ) -> None:
+        """What would lead a decision or a line of the log astray is refused before there is either."""
+        before = opened.lines()
+
+        with pytest.raises((Invalid, NotFound)):
+            await do(opened.keys)
+
+        assert [line for line in opened.lines() if line not in before or "places/secrets/db/" in line[1]] in (
+            [],
+            [("put", "system/keyring/places/secrets/db/", "allowed")],
+        )
+
+
+class TestStates:
+    """What the service says of itself, from the first day on."""
+
+    async def test_from_nothing_to_unlocked(self, rig: Rig) -> None:
+        """Without keys it is uninitialized, with keys for people locked, with one of these unlocked."""
+        assert (rig.keys.state, await rig.keys.whole_state()) == ("uninitialized", "uninitialized")
+        with pytest.raises(Uninitialized):
+            await rig.write("a")
+
+        made = await rig.keys.initialize(OPERATOR, UNLOCK)
+        status = await rig.keys.status(OPERATOR)
+        assert (rig.keys.state, status.state, status.root) == ("locked", "locked", made.root)
+        assert [each.kind for each in status.recipients] == ["unlock"] * 3
+        assert status.keysets == []
+
+        await rig.keys.unlock(OPERATOR, made.keys[1])
+        assert (rig.keys.state, await rig.keys.whole_state()) == ("unlocked", "unlocked")
+
+        await rig.keys.lock(OPERATOR)
+        assert rig.keys.state == "locked"
+        with pytest.raises(Locked):
+            await rig.write("a")
+
+    async def test_a_file_opens_it_again(self, opened: Rig) -> None:
+        """A service that a key file opens is unlocked again with nothing typed."""
+        await opened.keys.lock(OPERATOR)
+        assert opened.keys.state == "locked"
+
+        await opened.keys.unlock(OPERATOR, None)
+        assert await opened.read("a") == [b"value of a"]
+
+    async def test_a_second_keyring_is_refused(self, opened: Rig) -> None:
+        """Whoever initializes twice is told, and nothing is changed."""
+        with pytest.raises(Exists):
+            await opened.keys.initialize(OPERATOR, UNLOCK)
+        assert await opened.read("a") == [b"value of a"]
+
+    async def test_wrong_keys_are_counted_slowed_and_written_down(self, rig: Rig) -> None:
+        """A wrong key leaves it as locked as it was; the status counts them, and the log says that it failed."""
+        made = await rig.keys.initialize(OPERATOR, UNLOCK)
+        [(wrong, _)] = make_keys(1)
+
+        with pytest.raises(WrongKey):
+            await rig.keys.unlock(OPERATOR, wrong.reveal())
+        assert rig.lines()[-2:] == [
+            ("put", "system/keyring/unlock", "allowed"),
+            ("put", "system/keyring/unlock", "failed"),
+        ]
+        with pytest.raises(TooManyAttempts):
+            await rig.keys.unlock(OPERATOR, made.keys[0])
+        status = await rig.keys.status(OPERATOR)
+        assert (status.state, status.wrong_keys, status.wait) == ("locked", 1, 0.25)
+
+        rig.now[0] += 0.25
+        await rig.keys.unlock(OPERATOR, made.keys[0])
+        assert (await rig.keys.status(OPERATOR)).wrong_keys == 0
+
+    async def test_what_is_under_way(self, opened: Rig) -> None:
+        """It is rotating while old rows or a prepared root key are left, and says what goes on with each."""
+        await opened.keys.rotate(OPERATOR, "default", None)
+        await opened.keys.create_keyset(OPERATOR, "hosts", 2)
+        await opened.keys.assign(OPERATOR, "secrets/hosts/", "hosts")
+        made = await opened.keys.prepare_root(OPERATOR, NewRoot(mode="unlock", total=2))
+        status = await opened.keys.status(OPERATOR)
+
+        assert (opened.keys.state, await opened.keys.whole_state(), status.state) == (
+            "unlocked",
+            "rotating",
+            "rotating",
+        )
+        assert [(each.what, each.keyset, each.records) for each in status.pending] == [
+            ("re-encrypt", "default", 5),
+            ("re-encrypt", "hosts", 0),
+            ("confirm", None, None),
+        ]
+        assert [each.command for each in status.pending] == [
+            "strongroom key reencrypt default",
+            "strongroom key reencrypt hosts",
+            f"strongroom key rotate root --confirm {made.root}",
+        ]
+
+        await opened.keys.abandon_root(OPERATOR, made.root)
+        assert (await opened.sweep(None)).settled
+        assert (await opened.keys.status(OPERATOR)).state == "unlocked"
+
+    async def test_a_damaged_keyring_says_what_to_do(self, opened: Rig) -> None:
+        """What the operator must mend is an answer with the text that says how, not a failure of the service."""
+        await opened.keys.lock(OPERATOR)
+        (opened.audit.parent / "secrets.key").unlink()
+
+        with pytest.raises(Unusable, match="there is no root key file at"):
+            await opened.keys.unlock(OPERATOR, None)
+
+
+class TestTheRootKey:
+    """What people are given, and what it takes for it to count."""
+
+    async def test_the_service_stays_unlocked(self, rig: Rig) -> None:
+        """After a rotation the old keys open nothing, the new ones do, and no secret was out of reach meanwhile."""
+        old = await rig.keys.initialize(OPERATOR, UNLOCK)
+        await rig.keys.unlock(OPERATOR, old.keys[0])
+        await rig.write("a")
+
+        new = await rig.keys.prepare_root(OPERATOR, NewRoot(mode="shares", total=3, needed=2))
+        await rig.keys.confirm_root(OPERATOR, new.root, "\n".join(new.keys[:2]))
+        assert rig.keys.state == "unlocked"
+        assert await rig.read("a") == [b"value of a"]
+
+        await rig.keys.lock(OPERATOR)
+        with pytest.raises(WrongKey):
+            await rig.keys.unlock(OPERATOR, old.keys[0])
+        rig.now[0] += 60
+        await rig.keys.unlock(OPERATOR, "\n".join(new.keys[1:]))
+        assert await rig.read("a") == [b"value of a"]
+
+    async def test_another_worker_that_was_too_quick_locks_nobody_out(self, rig: Rig) -> None:
+        """A worker that meets the new root key first locks the service; the keys that were typed unlock it again."""
+        old = await rig.keys.initialize(OPERATOR, UNLOCK)
+        await rig.keys.unlock(OPERATOR, old.keys[0])
+        new = await rig.keys.prepare_root(OPERATOR, NewRoot(mode="unlock", total=1))
+        other = Keeper(rig.store, rig.page, [])
+        await other.open()
+        ring = await other.sync()
+        commit = rig.store.commit
+        refused: list[Locked] = []
+
+        async def quick(changes: Sequence[Change]) -> int:
+            revision = await commit(changes)
+            sealed = await vault.read(rig.store)
+            if sealed is not None and sealed.root == new.root and not refused:
+                with pytest.raises(Locked) as told:
+                    await other.refresh(ring)
+                refused.append(told.value)
+            return revision
+
+        rig.store.commit = quick  # type: ignore[method-assign]
+        await rig.keys.confirm_root(OPERATOR, new.root, new.keys[0])
+
+        assert len(refused) == 1
+        assert rig.keys.state == "unlocked"
+        await rig.write("a")
+        await other.close()
+
+    async def test_only_root_keys_that_were_prepared(self, opened: Rig) -> None:
+        """What typed keys do not open, and what was never prepared, changes nothing."""
+        made = await opened.keys.prepare_root(OPERATOR, NewRoot(mode="unlock", total=2))
+
+        with pytest.raises(Invalid):
+            await opened.keys.confirm_root(OPERATOR, made.root, made.keys[0])
+        with pytest.raises(NotFound):
+            await opened.keys.abandon_root(OPERATOR, KID)
+        assert (await opened.keys.status(OPERATOR)).root != made.root
+
+
+class TestReversals:
+    """What was begun is finished, or reverted; and where neither can be, nothing more is written and every key kept."""
+
+    async def test_a_rotation_is_reverted(self, opened: Rig) -> None:
+        """All records are brought back to the version before, whether they were moved or written meanwhile."""
+        await opened.keys.rotate(OPERATOR, "default", None)
+        await opened.keys.reencrypt(OPERATOR, Reencryption(keyset="default", limit=2))
+        await opened.write("f")
+
+        await opened.keys.revert(OPERATOR, "default")
+        [pending] = (await opened.keys.status(OPERATOR)).pending
+        assert (pending.what, pending.records) == ("revert", 3)
+
+        assert (await opened.sweep()).settled
+        assert (await opened.keys.census(OPERATOR)).versions == {"access.1": 0, "default.1": 6, "default.2": 0}
+        await opened.keys.retire(OPERATOR, "default.2")
+        assert await opened.read("a", "f") == [b"value of a", b"value of f"]
+
+    async def test_what_does_not_open_stops_nothing_on_the_way(self, opened: Rig) -> None:
+        """A damaged record is named and left, the others are moved, and what is left keeps the keyset from settling."""
+        await opened.damage("b")
+        await opened.keys.rotate(OPERATOR, "default", None)
+
+        said = await opened.sweep()
+        assert (said.settled, said.left) == (False, ["secrets/b"])
+        assert await opened.read("a", "c", "d", "e") == [b"value of " + each for each in (b"a", b"c", b"d", b"e")]
+        with pytest.raises(InUse):
+            await opened.keys.retire(OPERATOR, "default.1")
+
+    async def halted(self, opened: Rig) -> Halted:
+        """Let a reversal meet a record that does not open, and return what is said then."""
+        await opened.keys.rotate(OPERATOR, "default", None)
+        assert (await opened.sweep()).settled
+        await opened.damage("b")
+        await opened.keys.revert(OPERATOR, "default")
+        with pytest.raises(Halted) as told:
+            await opened.sweep()
+        return told.value
+
+    async def test_a_reversal_that_fails_halts(self, opened: Rig, caplog: pytest.LogCaptureFixture) -> None:
+        """No secret is written, all can be read, no key goes; the answer says what is left where, and what to do."""
+        told = await self.halted(opened)
+
+        assert "default.2: secrets/b" in told.holders
+        assert set(told.holders) <= {f"default.2: secrets/{name}" for name in "abcde"}
+        assert str(told).endswith("strongroom key reencrypt default --resume")
+        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+        with pytest.raises(Halted):
+            await opened.write("x")
+        assert await opened.read("a", "e") == [b"value of a", b"value of e"]
+        with pytest.raises(InUse):
+            await opened.keys.retire(OPERATOR, "default.2")
+        status = await opened.keys.status(OPERATOR)
+        assert (opened.keys.state, await opened.keys.whole_state(), status.state) == ("fatal", "fatal", "fatal")
+        assert status.halted is not None
+        assert (status.halted.keyset, status.pending[0].command) == (
+            "default",
+            "strongroom key reencrypt default --resume",
+        )
+
+    async def test_a_halt_outlives_the_service(self, opened: Rig) -> None:
+        """It stands in the store: a service that begins anew writes nothing either."""
+        await self.halted(opened)
+
+        keeper = Keeper(opened.store, Page(), [KeyFile(opened.audit.parent / "secrets.key")])
+        await keeper.open()
+        with pytest.raises(Halted):
+            await EncryptedBackend(opened.store, keeper).commit([Put("secrets/x", b"x")])
+        await keeper.close()
+
+    async def test_it_is_resumed_when_nothing_is_left(self, opened: Rig) -> None:
+        """When the record that was in the way is gone, the sweep goes on and secrets are written again."""
+        await self.halted(opened)
+        with pytest.raises(Halted, match="not reverted yet"):
+            await opened.keys.resume(OPERATOR, "default", leave_unreadable=False)
+
+        await opened.secrets.commit([Delete("secrets/b")])
+        assert (await opened.sweep(resume=True)).settled
+        await opened.keys.resume(OPERATOR, "default", leave_unreadable=False)
+
+        await opened.write("x")
+        assert (await opened.keys.census(OPERATOR)).versions == {"access.1": 0, "default.1": 5, "default.2": 0}
+        assert (await opened.keys.status(OPERATOR)).state == "unlocked"
+
+    async def test_it_is_resumed_without_what_does_not_open(self, opened: Rig) -> None:
+        """Told to leave it, the service brings back all others and writes again; what is left is still told of."""
+        await self.halted(opened)
+
+        said = await opened.sweep(resume=True)
+        assert (said.settled, said.left) == (False, ["secrets/b"])
+        await opened.keys.resume(OPERATOR, "default", leave_unreadable=True)
+
+        await opened.write("x")
+        assert (await opened.keys.census(OPERATOR)).versions == {"access.1": 0, "default.1": 5, "default.2": 1}
+        [pending] = (await opened.keys.status(OPERATOR)).pending
+        assert (pending.what, pending.records) == ("re-encrypt", 1)
+
+    async def test_a_store_that_refuses_halts_too(self, opened: Rig) -> None:
+        """A reversal that the store refuses again and again halts the keyring, if that much can be written."""
+        await opened.keys.rotate(OPERATOR, "default", None)
+        assert (await opened.sweep()).settled
+        await opened.keys.revert(OPERATOR, "default")
+        opened.store.refuses = lambda name: name.startswith("secrets/")
+
+        with pytest.raises(Halted, match="the store refuses"):
+            await opened.sweep()
+        assert (await opened.keys.status(OPERATOR)).halted is not None
+
+        opened.store.refuses = lambda _: False
+        assert (await opened.sweep(resume=True)).settled
+        await opened.keys.resume(OPERATOR, "default", leave_unreadable=False)
+        await opened.write("x")
+
+    async def test_where_not_even_that_is_written_the_workers_halt(self, opened: Rig) -> None:
+        """A store that takes nothing leaves the halt to the memory that the workers share, until somebody resumes."""
+        await opened.keys.rotate(OPERATOR, "default", None)
+        assert (await opened.sweep()).settled
+        await opened.keys.revert(OPERATOR, "default")
+        opened.store.refuses = lambda _: True
+
+        with pytest.raises(Halted):
+            await opened.sweep()
+        opened.store.refuses = lambda _: False
+        other = Keeper(opened.store, opened.page, [])
+        await other.open()
+        with pytest.raises(Halted):
+            await EncryptedBackend(opened.store, other).commit([Put("secrets/x", b"x")])
+        assert opened.keys.state == "fatal"
+
+        assert (await opened.sweep(resume=True)).settled
+        await opened.keys.resume(OPERATOR, "default", leave_unreadable=False)
+        await EncryptedBackend(opened.store, other).commit([Put("secrets/x", b"x")])
+        await other.close()
+
+    async def test_one_refusal_is_no_reason_to_halt(self, opened: Rig) -> None:
+        """A store that refuses once and then takes it lets the reversal go on."""
+        await opened.keys.rotate(OPERATOR, "default", None)
+        assert (await opened.sweep()).settled
+        await opened.keys.revert(OPERATOR, "default")
+        refusals = iter([True])
+        opened.store.refuses = lambda name: name.startswith("secrets/") and next(refusals, False)
+
+        assert (await opened.sweep()).settled
+
+
+class TestWhileLocked:
+    """Who is known while nothing can be opened."""
+
+    async def test_keys_are_known_beforehand(self, opened: Rig) -> None:
+        """A key that this worker has seen while it was unlocked makes its principal; one that it has not is Locked."""
+        known, _ = await opened.apikeys.create("known", ["/secrets"], ["get"])
+        await opened.keys.lock(OPERATOR)
+        with pytest.raises(Locked):
+            await opened.apikeys.authenticate("known", known.reveal())
+
+        await opened.keys.unlock(OPERATOR, None)
+        while not opened.apikeys.learned:
+            await asyncio.sleep(0)
+        await opened.keys.lock(OPERATOR)
+
+        principal = await opened.apikeys.authenticate("known", known.reveal())
+        assert principal is not None
+        assert principal.id == "apikey:known"
+        assert await opened.apikeys.authenticate("known", "wrong") is None
+
+    async def test_a_planted_key_hides_no_other(self, opened: Rig) -> None:
+        """A record that does not open keeps nobody else from being known."""
+        known, _ = await opened.apikeys.create("known", ["/secrets"], ["get"])
+        await opened.store.commit([Put("system/access/apikeys/a", b"planted")])
+        await opened.keys.lock(OPERATOR)
+        await opened.keys.unlock(OPERATOR, None)
+        while not opened.apikeys.learned:
+            await asyncio.sleep(0)
+        await opened.keys.lock(OPERATOR)
+
+        assert await opened.apikeys.authenticate("known", known.reveal()) is not None
+
+
+async def test_nothing_of_a_key_is_shown(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Reprs of what carries keys, log and audit log hold none of them."""
+    caplog.set_level(logging.DEBUG)
+    made = await rig.keys.initialize(OPERATOR, UNLOCK)
+    await rig.keys.unlock(OPERATOR, made.keys[0])
+    new = await rig.keys.prepare_root(OPERATOR, NewRoot(mode="shares", total=3, needed=2))
+    await rig.keys.confirm_root(OPERATOR, new.root, "\n".join(new.keys))
+
+    said = repr(made) + repr(new) + caplog.text + rig.audit.read_text()
+    pieces = [piece for key in made.keys for piece in key.split("-")[1:]] + [
+        " ".join(key.split()[4:7]) for key in new.keys
+    ]
+    assert [piece for piece in pieces if piece in said] == []
