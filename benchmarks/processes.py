@@ -1,5 +1,6 @@
 """Start programs, wait until they answer, weigh them, and stop them by their ids, whatever happens in between."""
 
+import math
 import os
 import signal
 import socket
@@ -47,13 +48,17 @@ class Program:
         return time.perf_counter() - self.started
 
     def memory(self) -> float:
-        """Return the MiB that the program and its children hold: the sum of their proportional set sizes."""
+        """Return the MiB that the program and its children hold: the sum of their proportional set sizes.
+
+        Not a number where one of them is closed to us: those that hold keys are, to all but root.
+        """
         kilobytes = 0
         for pid in _family(self._process.pid):
-            rollup = Path(f"/proc/{pid}/smaps_rollup")
-            kilobytes += sum(
-                int(line.split()[1]) for line in rollup.read_text().splitlines() if line.startswith("Pss:")
-            )
+            try:
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except PermissionError:
+                return math.nan
+            kilobytes += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
         return kilobytes / 1024
 
     def stop(self) -> None:

@@ -1,6 +1,7 @@
 """One process at a time: under systemd, under a gunicorn of one's own, and where each may listen."""
 
 import http.client
+import runpy
 import signal
 import socket
 import stat
@@ -172,6 +173,34 @@ class TestGunicorn:
             assert configured["secure_scheme_headers"] == {}
             assert configured["accesslog"] is None
             assert configured["control_socket_disable"] is True
+
+
+class TestPage:
+    """The memory that the storage service's workers share."""
+
+    def test_it_outlives_a_reload(self, made: Path) -> None:
+        """The process that forks the workers makes one, and gives it to those that come with a SIGHUP, too."""
+        told = load(made)
+        gunicorn = server.Server(Role.STORAGE, told, server.options(Role.STORAGE, told))
+        first = gunicorn.load()
+        gunicorn.reload()
+
+        assert gunicorn.load()._page is first._page
+
+    def test_it_outlives_a_reload_of_a_plain_gunicorn(self, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The configuration module may be run anew, as gunicorn does with a file: the page stays the same."""
+        monkeypatch.setenv("STRONGROOM_HOME", str(made))
+        first, again = (runpy.run_path(str(ROOT / "deploy/gunicorn/storage_service.py")) for _ in range(2))
+
+        assert first["application"]()._page is again["application"]()._page
+
+    def test_the_proxy_has_none(self, made: Path) -> None:
+        """What has no keys has no place for them."""
+        told = load(made)
+        before = Path("/proc/self/maps").read_text().count("memfd:strongroom")
+        server.Server(Role.PROXY, told, server.options(Role.PROXY, told))
+
+        assert Path("/proc/self/maps").read_text().count("memfd:strongroom") == before
 
 
 class TestListener:

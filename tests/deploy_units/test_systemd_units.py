@@ -1,6 +1,7 @@
 """systemd's own checkers accept the units, and units, settings and command agree about every path and address."""
 
 import os
+import resource
 import shlex
 import stat
 import subprocess
@@ -79,6 +80,19 @@ def test_what_no_rating_counts(service: str) -> None:
     said = settings(service)
 
     assert {"LimitCORE": ["0"], "MemorySwapMax": ["0"], "UMask": ["0077"]}.items() <= said.items()
+
+
+def test_the_root_key_can_be_kept_in_memory() -> None:
+    """The service may lock the one page that it locks, and none of the calls that this takes is filtered away."""
+    said = settings("strongroom-storage.service")
+    allowed = subprocess.run(
+        [program("systemd-analyze"), "syscall-filter", "@system-service"], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert said["LimitMEMLOCK"] == ["64K"]
+    assert resource.getpagesize() <= 64 * 1024
+    assert said["SystemCallFilter"] == ["@system-service", "~@privileged @resources"]
+    assert {"@memlock", "@ipc", "@process", "madvise"} <= set(allowed.split())  # mlock, memfd_create, prctl
 
 
 @pytest.mark.parametrize("service", SERVICES)
