@@ -298,12 +298,8 @@ class Enrolment:
         changes = await machine_wraps.save(self._documents, [(document, expected)])
         try:
             await self._commit([_anew(sealed), *changes])
-        except Overtaken:
+        except (Overtaken, Unavailable):
             if not changes:
-                await self._take_back(document)
-            raise
-        except Unavailable as error:
-            if not changes and error.fate is Fate.NOT_APPLIED:
                 await self._take_back(document)
             raise
         return document
