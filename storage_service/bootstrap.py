@@ -66,9 +66,8 @@ async def build(settings: ServiceSettings, page: Page) -> Parts:
         await store.open()
         file = KeyFile(settings.root_key)
         documents = documents_in(store, settings.machine_documents)
-        ways: list[Way] = [file]
-        if settings.machine_key is not None:
-            ways.append(MachineKeyFile(settings.machine_key, documents))
+        machine = None if settings.machine_key is None else MachineKeyFile(settings.machine_key, documents)
+        ways: list[Way] = [file] if machine is None else [file, machine]
         keeper = Keeper(store, page, ways, autogen=file if settings.autogen_root_key else None)
         stack.push_async_callback(keeper.close)
         encrypted = EncryptedBackend(store, keeper)
@@ -99,7 +98,7 @@ async def build(settings: ServiceSettings, page: Page) -> Parts:
             store=store,
             scheme=settings.store.partition(":")[0],
             keeper=keeper,
-            key_service=KeyService(service, store, keeper, file, documents),
+            key_service=KeyService(service, store, keeper, file, documents, machine=machine),
             closing=stack.pop_all(),
         )
 

@@ -40,7 +40,7 @@ from storage_service.keyring.machine_documents import MachineDocuments
 from storage_service.keyring.ring import is_keyset, version_of
 from storage_service.keyring.rootkey import RootKey, is_root_kid
 from storage_service.keyring.rotation import Made, Recipients
-from storage_service.keyring.unattended import KeyFile
+from storage_service.keyring.unattended import KeyFile, MachineKeyFile
 from storage_service.keyring_wire import (
     MAX_LIMIT,
     Backup,
@@ -72,14 +72,22 @@ class KeyService:
     """
 
     def __init__(
-        self, service: Service, store: Backend, keeper: Keeper, file: KeyFile, machines: MachineDocuments
+        self,
+        service: Service,
+        store: Backend,
+        keeper: Keeper,
+        file: KeyFile,
+        machines: MachineDocuments,
+        *,
+        machine: MachineKeyFile | None = None,
     ) -> None:
-        """Take the parts; *store* is the bare one."""
+        """Take the parts; *store* is the bare one, *machine* this machine's own key."""
         self._service = service
         self._store = store
         self._keeper = keeper
         self._file = file
         self._machines = machines
+        self._machine = machine
 
     # What can be told
 
@@ -149,7 +157,8 @@ class KeyService:
         """
         async with self._permitted(caller, Action.PUT, f"root/{_root_kid(kid)}"):
             async with self._changing() as root:
-                new = await rotation.confirm(self._store, root, kid, text, self._file, self._machines)
+                machine = None if self._machine is None else await self._machine.read()
+                new = await rotation.confirm(self._store, root, kid, text, self._file, self._machines, machine)
                 self._keeper.adopt(new)
                 new.wipe()
             if text is not None and self.state == "locked":
