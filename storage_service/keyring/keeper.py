@@ -30,6 +30,7 @@ from storage_service.keyring.page import WITH_KEY, Page, State
 from storage_service.keyring.ring import Ring
 from storage_service.keyring.rootkey import RootKey
 from storage_service.keyring.unattended import KeyFile, Way
+from storage_service.keyring.vault import Sealed
 
 LOOK: Final = 0.2  # seconds between two looks at the page by a worker that is asked nothing
 
@@ -154,7 +155,7 @@ class Keeper:
                 if sealed is None:
                     raise KeyringDamaged("the keyring is gone from the store; restore it from a backup")
                 if sealed.root != root.kid:
-                    await self._follow_rotation(sealed.root, generation)
+                    await self._follow_rotation(sealed, generation)
                     continue
                 opened = vault.open_document(sealed, root)
             if self._page.generation == generation:  # nobody locked the service while its keys were read
@@ -166,12 +167,12 @@ class Keeper:
             self.on_open()
         return self._ring
 
-    async def _follow_rotation(self, root: str, since: int) -> None:
+    async def _follow_rotation(self, sealed: Sealed, since: int) -> None:
         """Another process rotated the root key: open the new one if that needs nobody, or be locked."""
-        opened = await self._try_ways(root)
+        opened = await self._try_ways(sealed.root)
         if opened is None:
             log.warning("the root key was rotated elsewhere; unlock this service with the new keys")
-        self._share(opened, since)
+        self._share(sealed, opened, since)
 
     async def _open_unattended(self, since: int) -> None:
         """Give the page its first state: of all workers that begin together, whichever is first.
@@ -188,15 +189,21 @@ class Keeper:
         if sealed is None:
             self._page.lock(State.UNINITIALIZED, since)
             return
-        opened = await self._try_ways(sealed.root)
-        self._share(opened, since)
+        self._share(sealed, await self._try_ways(sealed.root), since)
 
-    def _share(self, opened: RootKey | None, since: int) -> None:
-        """Unlock all workers with *opened*, or lock them for want of it, unless the page has changed *since*."""
+    def _share(self, sealed: Sealed, opened: RootKey | None, since: int) -> None:
+        """Unlock all workers with *opened*, or lock them for want of it, unless the page has changed *since*.
+
+        Raises:
+            KeyringDamaged, ConfigurationError: what is sealed under it is no keyring, or of a later version.
+        """
         if opened is None:
             self._page.lock(since=since)
-        else:
+            return
+        try:
+            vault.open_document(sealed, opened)  # first: nobody is unlocked with what opens nothing
             self._page.unlock(opened.reveal(), since)
+        finally:
             opened.wipe()
 
     async def _try_ways(self, root: str) -> RootKey | None:
@@ -297,12 +304,7 @@ class Keeper:
             raise TooManyAttempts("wrong keys were given", wait)
         for key in candidate.keys:
             if key.kid in held:
-                root = wraps.unwrap(held[key.kid], key)
-                try:
-                    vault.open_document(sealed, root)
-                    self._page.unlock(root.reveal(), since)
-                finally:
-                    root.wipe()
+                self._share(sealed, wraps.unwrap(held[key.kid], key), since)
                 await self.sync()
                 return
         self._page.failed(self._clock())
@@ -328,7 +330,7 @@ class Keeper:
         opened = await self._try_ways(sealed.root)
         if opened is None:
             raise WrongKey("it takes an unlock key, or shares")
-        self._share(opened, since)
+        self._share(sealed, opened, since)
         await self.sync()
 
     def lock(self) -> None:
