@@ -61,7 +61,7 @@ class Rings:
     """What a process holds that knows the root key and nothing else: a Keeper, without its page and its task."""
 
     def __init__(self, store: Backend) -> None:
-        self._store = store
+        self.store = store
         self.current: Ring | None = None
         self.locked = False
 
@@ -92,7 +92,7 @@ class Rings:
         self.locked = False
 
     async def _load(self) -> Ring:
-        document, revision = await read_document(self._store)
+        document, revision = await read_document(self.store)
         self.current = document.ring(revision)
         return self.current
 
