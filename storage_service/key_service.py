@@ -23,7 +23,6 @@ from storage_service.errors import (
     Halted,
     InUse,
     Invalid,
-    Locked,
     NotFound,
     Overtaken,
     StartupError,
@@ -99,14 +98,12 @@ class KeyService:
     async def whole_state(self) -> State:
         """Return the state; ``rotating`` while the service is unlocked and something of the keyring is under way.
 
-        Raises:
-            Unavailable: the store does not answer.
+        Where the store does not tell what is, this is what can be told without it.
         """
-        if self.state == "unlocked":
-            with suppress(Locked, StartupError):
-                document, _ = await key_overview.read(self._store, self._keeper)
-                if self.state == "unlocked" and await key_overview.is_under_way(self._store, document):
-                    return "rotating"
+        with suppress(StrongroomError):
+            document, _ = await key_overview.read(self._store, self._keeper)
+            if self.state == "unlocked" and await key_overview.is_under_way(self._store, document):
+                return "rotating"
         return self.state
 
     async def status(self, caller: Caller) -> KeyringStatus:
@@ -163,7 +160,8 @@ class KeyService:
                 new.wipe()
             if text is not None and self.state == "locked":
                 # Another worker saw the new root key before it could be shared, and locked the service for want of it.
-                await self._keeper.unlock(text)
+                with suppress(StrongroomError):  # it is rotated all the same
+                    await self._keeper.unlock(text)
 
     async def abandon_root(self, caller: Caller, kid: str) -> None:
         """Drop the root key that was prepared.
@@ -313,9 +311,13 @@ class KeyService:
 
         Raises:
             NotFound: there is no such keyset.
+            Invalid: it is the reversal of another keyset that failed.
             Halted: something is left.
         """
         async with self._permitted(caller, Action.PUT, f"keysets/{_keyset(name)}/resume"):
+            document, _ = await key_overview.read(self._store, self._keeper)
+            if document.halted is not None and document.halted.keyset != name:
+                raise Invalid("it is another keyset whose reversal failed", (("keyset", "is not the halted one"),))
             left = await self._settle(name)
             if left is not None:
                 if not leave_unreadable:

@@ -188,8 +188,12 @@ class Keeper:
             sealed = await vault.read(self._store)
         if sealed is None:
             self._page.lock(State.UNINITIALIZED, since)
+            log.info("the store has no keyring; make one with: strongroom key init")
             return
-        self._share(sealed, await self._try_ways(sealed.root), since)
+        opened = await self._try_ways(sealed.root)
+        if opened is None:
+            log.info("locked; unlock it with: strongroom key unlock")
+        self._share(sealed, opened, since)
 
     def _share(self, sealed: Sealed, opened: RootKey | None, since: int) -> None:
         """Unlock all workers with *opened*, or lock them for want of it, unless the page has changed *since*.

@@ -16,7 +16,7 @@ from storage_service.audit import AuditLog
 from storage_service.authz.base import Principal
 from storage_service.authz.paths import Reach, SimplePathAuthz
 from storage_service.backends.base import Change, Delete, Put
-from storage_service.backends.faulty import FaultyBackend
+from storage_service.backends.faulty import Fault, FaultyBackend
 from storage_service.backends.memory import MemoryBackend
 from storage_service.errors import (
     AuditUnavailable,
@@ -338,6 +338,13 @@ class TestStates:
         assert (await opened.sweep(None)).settled
         assert (await opened.keys.status(OPERATOR)).state == "unlocked"
 
+    async def test_a_store_that_is_gone_hides_no_state(self, opened: Rig) -> None:
+        """Whether it is unlocked can be told without the store."""
+        opened.store.faults = dict.fromkeys(range(1000), Fault.BEFORE)
+
+        assert await opened.keys.whole_state() == "unlocked"
+        opened.store.faults = {}
+
     async def test_a_damaged_keyring_says_what_to_do(self, opened: Rig) -> None:
         """What the operator must mend is an answer with the text that says how, not a failure of the service."""
         await opened.keys.lock(OPERATOR)
@@ -466,6 +473,15 @@ class TestReversals:
             "default",
             "strongroom key reencrypt default --resume",
         )
+
+    async def test_only_the_halted_keyset_is_resumed(self, opened: Rig) -> None:
+        """To resume another keyset, or one that does not exist, ends no halt."""
+        await self.halted(opened)
+
+        for name, error in (("access", Invalid), ("none", Invalid)):
+            with pytest.raises(error):
+                await opened.keys.resume(OPERATOR, name, leave_unreadable=True)
+        assert (await opened.keys.status(OPERATOR)).halted is not None
 
     async def test_a_halt_outlives_the_service(self, opened: Rig) -> None:
         """It stands in the store: a service that begins anew writes nothing either."""
