@@ -20,7 +20,16 @@ from storage_service.errors import Exists, Halted, InUse, Invalid, Locked, NotFo
 from storage_service.keyring import sweep, vault
 from storage_service.keyring.document import Document
 from storage_service.overlay import EncryptedBackend
-from tests.keyring.story import ROOT, Rings, assert_census_is_true, initialize, read_all, read_document, versions
+from tests.keyring.story import (
+    ROOT,
+    Rings,
+    assert_census_is_true,
+    initialize,
+    read_all,
+    read_document,
+    sweep_all,
+    versions,
+)
 
 NOW: Final = "2026-01-02T03:04:05Z"
 REFUSALS: Final = (Exists, Halted, InUse, Invalid, NotFound, Overtaken)  # nothing is done, and the story goes on
@@ -28,8 +37,10 @@ REFUSALS: Final = (Exists, Halted, InUse, Invalid, NotFound, Overtaken)  # nothi
 WORKERS: Final = st.sampled_from([0, 1])
 RECORDS: Final = st.sampled_from(["secrets/top", "secrets/a/1", "secrets/a/2", "secrets/a/b/3", "system/access/key"])
 CONTAINERS: Final = st.sampled_from(["secrets/a/", "secrets/a/b/", "secrets/c/"])
-KEYSETS: Final = st.sampled_from(["default", "access", "red", "blue"])
-DEATHS: Final = st.none() | st.tuples(st.integers(0, 12), st.sampled_from([Fault.DIE_BEFORE, Fault.DIE_AFTER]))
+KEYSETS: Final = st.sampled_from(["default", "default", "red", "red", "blue", "access"])
+DEATHS: Final = st.sampled_from(
+    [None] * 50 + [(at, how) for at in range(12) for how in (Fault.DIE_BEFORE, Fault.DIE_AFTER)]
+)
 
 Death = tuple[int, Fault] | None
 Act = Callable[[Backend, Rings], Awaitable[object]]
@@ -91,7 +102,7 @@ class Life(RuleBasedStateMachine):
         if self.do(worker, death, lambda store, rings: EncryptedBackend(store, rings).commit([put])):
             self.may[name] = {value}
 
-    @rule(worker=WORKERS, death=DEATHS, name=KEYSETS, keys=st.integers(1, 2))
+    @rule(worker=WORKERS, death=DEATHS, name=st.sampled_from(["red", "blue"]), keys=st.integers(1, 2))
     def add_keyset(self, worker: int, death: Death, name: str, keys: int) -> None:
         """Make a keyset."""
         self.change(worker, death, lambda said: said.with_keyset(name, NOW, keys))
@@ -116,10 +127,16 @@ class Life(RuleBasedStateMachine):
         """Go back to the version before."""
         self.change(worker, death, lambda said: said.reverted(name))
 
-    @rule(worker=WORKERS, death=DEATHS)
-    def halt(self, worker: int, death: Death) -> None:
-        """Let nothing be written, until a reversal is settled."""
-        self.change(worker, death, lambda said: said.halt("default", NOW, "a disk is full"))
+    @rule(worker=WORKERS, death=DEATHS, name=KEYSETS)
+    def halt(self, worker: int, death: Death, name: str) -> None:
+        """Let nothing be written until a reversal is settled, if one is under way."""
+
+        def halted(said: Document) -> Document:
+            if not said.keyset(name).reverting:
+                raise Invalid("nothing is being reverted")
+            return said.halt(name, NOW, "a disk is full")
+
+        self.change(worker, death, halted)
 
     @rule(worker=WORKERS, death=DEATHS, name=st.none() | KEYSETS, limit=st.integers(1, 4))
     def sweep_on(self, worker: int, death: Death, name: str | None, limit: int) -> None:
@@ -142,11 +159,7 @@ class Life(RuleBasedStateMachine):
         """Re-encrypt everything: with nobody else at work one pass is enough."""
 
         async def all_of_it(store: Backend, rings: Rings) -> None:
-            after = None
-            while True:
-                after = (await sweep.step(store, rings, name, after, 3)).after
-                if after is None:
-                    break
+            await sweep_all(store, rings, name, limit=3)
             try:
                 await sweep.settle(store, ROOT, name)
             except InUse as refusal:
@@ -154,11 +167,25 @@ class Life(RuleBasedStateMachine):
 
         self.do(worker, None, all_of_it)
 
+    @rule(worker=WORKERS, death=DEATHS, late=st.integers(0, 40), name=KEYSETS)
+    def renew(self, worker: int, death: Death, late: int, name: str) -> None:
+        """Rotate, re-encrypt, and destroy what is old."""
+
+        async def renewed(store: Backend, rings: Rings) -> None:
+            said, _ = await vault.edit(store, ROOT, lambda said: said.rotated(name, NOW))
+            await sweep_all(store, rings, limit=3)
+            await sweep.settle(store, ROOT, None)
+            for each in said.keysets[name].versions[:-1]:
+                await sweep.retire(store, ROOT, f"{name}.{each.number}")
+
+        self.do(worker, death and (death[0] + late, death[1]), renewed)
+
     @rule(worker=WORKERS, death=DEATHS, data=st.data())
     def retire(self, worker: int, death: Death, data: st.DataObject) -> None:
         """Destroy a version."""
         document, _ = self.runner.run(read_document(self.store))
-        version = data.draw(st.sampled_from(document.versions))
+        old = {*document.versions} - {*document.active_versions.values()}
+        version = data.draw(st.sampled_from([*sorted(old), "default.1"]))
         self.do(worker, death, lambda store, _: sweep.retire(store, ROOT, version))
 
     @rule(worker=WORKERS, death=DEATHS, add=st.booleans())
