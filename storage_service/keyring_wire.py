@@ -11,7 +11,7 @@ import msgspec
 KEYRING_PATH: Final = "/keyring"
 
 DEFAULT_TOTAL: Final = 5  # unlock keys, or shares, when nobody says how many
-DEFAULT_LIMIT: Final = 200  # records looked at in one step of re-encryption
+DEFAULT_LIMIT: Final = 100  # records looked at in one step of re-encryption
 MAX_LIMIT: Final = 1000
 
 Mode: TypeAlias = Literal["file", "unlock", "shares", "machine"]

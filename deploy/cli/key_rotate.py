@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from storage_service.keyring_wire import Mode
 
 STEP = 60.0  # seconds that one step may take, when the store is slow
-PACE = 0.5  # of the time is spent on re-encryption, unless told otherwise
+PACE = 0.25  # of the time is spent on re-encryption, unless told otherwise
 
 
 @click.group()

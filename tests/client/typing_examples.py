@@ -9,8 +9,8 @@ from typing import assert_type
 from models.hosts import Host, HostCreds, Hosts
 from models.networks import Network, Networks
 from models.secret import Secret
-from storage_service import wire
-from storage_service.client import AsyncStorageClient, IssuedKey, Record, StorageClient, StoredSecret
+from storage_service import keyring_wire, wire
+from storage_service.client import AsyncStorageClient, IssuedKey, NewKeys, Record, StorageClient, StoredSecret
 
 
 def blocking(client: StorageClient) -> None:
@@ -33,7 +33,14 @@ def blocking(client: StorageClient) -> None:
     assert_type(client.create_container("db"), bool)
     assert_type(client.status(), wire.Status)
     assert_type(client.create_apikey("ci", paths=["/secrets/db"]), IssuedKey)
+    assert_type(client.keyring(), keyring_wire.KeyringStatus)
+    assert_type(client.init_keyring("shares", total=5, needed=3), NewKeys)
+    assert_type(client.unlock(Secret("words")), None)
+    assert_type(client.reencrypt("default"), keyring_wire.Reencrypted)
+    assert_type(client.export_keyring(), bytes)
     assert_type(client.acting_for("user:alice"), StorageClient)
+
+    client.init_keyring("words")  # type: ignore[arg-type]
 
     client.get(Host, 7)  # type: ignore[arg-type]
     client.get(str, "10.0.0.7")  # type: ignore[type-var]

@@ -23,7 +23,7 @@ import pytest
 from storage_service.backends import open_backend
 from storage_service.backends.base import Put
 from storage_service.client import StorageClient
-from tests.deploy.running import PATIENCE, ROOT, Done, Up, clean_environment, strongroom, up
+from tests.deploy.running import PATIENCE, ROOT, Done, Up, clean_environment, spawn, strongroom, up
 
 Run = Callable[..., Done]
 SR1 = re.compile(r"SR1(?:-[0-9A-Z]{1,5}){12}")
@@ -215,6 +215,23 @@ class TestAtATerminal:
 
         for piece in ("rotating", "unlock", "default.2", "to re-encrypt default, 5 records: strongroom key reencrypt"):
             assert piece in page
+
+
+@pytest.mark.parametrize(("made", "says"), [(False, "for it has no keys yet"), (True, "for it is locked")])
+def test_up_says_what_keeps_secrets_away(home: Path, made: bool, says: str) -> None:
+    """A service without keys, or locked, is up and ready for all but secrets, and says which command mends that."""
+    waiting = clean_environment(STRONGROOM_AUTOGEN_ROOT_KEY="false")
+    if made:
+        with up(home, environ=waiting):
+            assert strongroom("--home", home, "key", "init").code == 0
+    process = spawn("up", "--home", home, "--listen", "127.0.0.1:0", environ=waiting)
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=PATIENCE)
+
+    assert first.startswith("Ready at http://127.0.0.1:")
+    assert f"without secrets, {says}: strongroom --home {home} key {'unlock' if made else 'init'}\n" in first
 
 
 class TestTheRootKey:
