@@ -227,7 +227,7 @@ async def test_who_does_not_hold_the_root_key_destroys_nothing() -> None:
 
 # Orders.
 
-ORDERS: Final = int(os.environ.get("STRONGROOM_ORDERS", "1000"))
+ORDERS: Final = int(os.environ.get("STRONGROOM_ORDERS", "500"))
 """How many are played; ask for ten thousand where something that they are about has changed."""
 
 RECORDS: Final = {"secrets/a": b"a", "secrets/b": b"b", "secrets/c": b"c"}
