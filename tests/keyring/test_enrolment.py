@@ -211,8 +211,8 @@ async def test_two_first_machines_at_once(kind: str, stores: Stores, tmp_path: P
     """Of two that begin at one moment one becomes the first; the other is told, and opens nothing."""
     for number in range(5):
         async with stores() as store:
-            (tmp_path / str(number)).mkdir()
-            site = site_of(kind, store, tmp_path / str(number))
+            (tmp_path / f"machines-{number}").mkdir()
+            site = site_of(kind, store, tmp_path / f"machines-{number}")
             results = await asyncio.gather(
                 *(site.on(key).initialize("m", refuse) for key in (A, B)), return_exceptions=True
             )
@@ -777,7 +777,7 @@ async def walk(life: Life, kind: str, fault: Fault, stores: Stores, directory: P
     """Let the command fail at each of its operations in turn, and look at what that leaves."""
     for number in count():
         async with stores() as store:
-            place = directory / str(number)
+            place = directory / f"machine-{number}"
             place.mkdir()
             site = site_of(kind, store, place)
             await begin(life, site)
