@@ -19,12 +19,24 @@ broken or of a later version, and come out of every function; so does `Unavailab
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 from models.secret import Secret
 from storage_service.backends.base import ABSENT, Backend, Change, Check, Conflict, Vacant
-from storage_service.errors import Exists, Fate, InUse, Invalid, NotFound, Overtaken, StrongroomError, Unavailable
+from storage_service.errors import (
+    Exists,
+    Fate,
+    InUse,
+    Invalid,
+    KeyringDamaged,
+    NotFound,
+    Overtaken,
+    StrongroomError,
+    Unavailable,
+    WrongKey,
+)
 from storage_service.keyring import machine_wraps, recipients, vault, wraps
 from storage_service.keyring.document import NAME, Document, Pending
 from storage_service.keyring.key_files import KeyFiles
@@ -128,7 +140,8 @@ async def prepare(
             key = None
             if to.mode == "file":
                 key = await (files.kept() if to.keep_file else files.make_next())
-        changed = await machine_wraps.for_all(machines, root, new)
+        async with _undisturbed(store, sealed.revision):
+            changed = await machine_wraps.for_all(machines, root, new)
         if to.mode == "machine" and not changed:
             raise Invalid("no machine is authorized, so nobody would open the keyring", (("mode", "is of machines"),))
         wrapped = await recipients.wrap(new, to, key)
@@ -174,31 +187,12 @@ async def confirm(  # noqa: PLR0917 - a rotation touches as many things
         InUse: a machine would be shut out; nothing was done.
         Overtaken: somebody else changed the keyring meanwhile, or prepared another root key; nothing was done.
     """
-    files = KeyFiles(file)
-    evidence = Evidence(text, files, machines, machine)
+    evidence = Evidence(text, KeyFiles(file), machines, machine)
     sealed = await _read(store)
     if sealed.root == new_root:
-        new = await _switched_before(store, sealed, root, evidence)
-        async with files.alone():
-            await _opened(store, new)
-            await files.settle(store, new)
+        new = await _finish(store, sealed, root, evidence)
     else:
-        document = _document(sealed, root)
-        if document.pending is None or document.pending.root != new_root:
-            raise Overtaken("that root key is not prepared, or not any more")
-        new = await evidence.open(store, new_root, document.pending.recipients)
-        try:
-            # Machines that were authorized since it was prepared have no wrap of it.
-            changed = await machine_wraps.for_all(machines, root, new)
-            also = await _all_but_the_last(store, await machine_wraps.save(machines, changed), sealed.revision)
-            switched = document.with_pending(None)
-            if recipients.is_for_file(document.pending.recipients):
-                await _switch_with_file(store, new, files, document.pending, switched, sealed.revision, also)
-            else:
-                await _switch(store, new, switched, sealed.revision, also)
-        except BaseException:
-            new.wipe()
-            raise
+        new = await _replace(store, sealed, root, new_root, evidence)
     await _tidy_in_passing(store, new, machines)
     return new
 
@@ -268,6 +262,49 @@ async def _tidy_in_passing(store: Backend, root: RootKey, machines: MachineDocum
 # The switch
 
 
+async def _replace(store: Backend, sealed: Sealed, root: RootKey, new_root: str, evidence: Evidence) -> RootKey:
+    """Put the root key *new_root* in the place of *root*, and return it."""
+    document = _document(sealed, root)
+    if document.pending is None or document.pending.root != new_root:
+        raise Overtaken("that root key is not prepared, or not any more")
+    files, meant = evidence.files, document.pending.recipients
+    async with _undisturbed(store, sealed.revision):
+        new = await evidence.open(store, new_root, meant)
+    try:
+        # Machines that were authorized since it was prepared have no wrap of it.
+        async with _undisturbed(store, sealed.revision):
+            changed = await machine_wraps.for_all(evidence.machines, root, new)
+        saved = await machine_wraps.save(evidence.machines, changed)
+        also = await _all_but_the_last(store, saved, sealed.revision)
+        if not recipients.is_for_file(meant):
+            await _switch(store, new, document.with_pending(None), sealed.revision, also)
+            return new
+        async with files.alone():
+            key = await files.prepared(meant)  # once more: from here on nobody can take it away
+            await _switch(store, new, document.with_pending(None), sealed.revision, also)
+            try:
+                await files.take_place(key)
+            except Invalid as error:  # whoever opens the keyring next finds it where it is
+                log.warning("the new root key file is still beside the old one: %s", error)
+    except BaseException:
+        new.wipe()
+        raise
+    return new
+
+
+async def _finish(store: Backend, sealed: Sealed, root: RootKey, evidence: Evidence) -> RootKey:
+    """Do what an earlier `confirm` has left to do, and return the root key that it put into use."""
+    if sealed.root == root.kid:
+        new = RootKey(root.reveal())
+    else:
+        held = [wrap.recipient for wrap in await wraps.wraps_of(store, sealed.root)]
+        new = await evidence.open(store, sealed.root, held)
+    async with evidence.files.alone():
+        await _opened(store, new)
+        await evidence.files.settle(store, new)
+    return new
+
+
 async def _switch(store: Backend, root: RootKey, document: Document, revision: int, also: Sequence[Change]) -> None:
     """Put *document* under *root* in the place of the one at *revision*: from then on *root* is in use.
 
@@ -278,35 +315,6 @@ async def _switch(store: Backend, root: RootKey, document: Document, revision: i
     except Unavailable as error:
         if error.fate is Fate.NOT_APPLIED or not await _is_in_use(store, root.kid):
             raise
-
-
-async def _switch_with_file(  # noqa: PLR0917 - as `_switch`, and the file
-    store: Backend,
-    root: RootKey,
-    files: KeyFiles,
-    pending: Pending,
-    document: Document,
-    revision: int,
-    also: Sequence[Change],
-) -> None:
-    """As `_switch`, with the file that opens *root* in its place afterwards."""
-    async with files.alone():
-        key = await files.prepared(pending.recipients)  # once more: from here on nobody can take it away
-        await _switch(store, root, document, revision, also)
-        try:
-            await files.take_place(key)
-        except Invalid as error:  # whoever opens the keyring next finds the file where it is
-            log.warning("the new root key file is still beside the old one: %s", error)
-
-
-async def _switched_before(store: Backend, sealed: Sealed, root: RootKey, evidence: Evidence) -> RootKey:
-    """Return the root key in use: *root*, or the one that an earlier `confirm` put in its place."""
-    if sealed.root == root.kid:
-        return RootKey(root.reveal())
-    held = [wrap.recipient for wrap in await wraps.wraps_of(store, sealed.root)]
-    new = await evidence.open(store, sealed.root, held)
-    vault.open_document(sealed, new)
-    return new
 
 
 async def _is_in_use(store: Backend, root: str) -> bool:
@@ -335,6 +343,17 @@ def _document(sealed: Sealed, root: RootKey) -> Document:
     if sealed.root != root.kid:
         raise Overtaken("the root key was rotated meanwhile")
     return vault.open_document(sealed, root)
+
+
+@asynccontextmanager
+async def _undisturbed(store: Backend, revision: int) -> AsyncIterator[None]:
+    """Let what is missing within be `Overtaken` if the document is not at *revision* any more: somebody dropped it."""
+    try:
+        yield
+    except (InUse, KeyringDamaged, WrongKey):
+        if (await _read(store)).revision != revision:
+            raise Overtaken("somebody else changed the keyring meanwhile") from None
+        raise
 
 
 async def _all_but_the_last(store: Backend, changes: Sequence[Change], revision: int) -> Sequence[Change]:

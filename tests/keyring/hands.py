@@ -5,12 +5,14 @@ import random
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Final
 
 from storage_service.backends.base import MAX_PAGE, Backend, Change, Entry, Page, Put
-from storage_service.keyring import rootkey, rotation, unlock, vault, wraps
+from storage_service.errors import KeyFileMissing
+from storage_service.keyring import next_file, rootkey, rotation, unlock, vault, wraps
 from storage_service.keyring.document import Document
 from storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
 from storage_service.keyring.machine_key import Kind, MachineKey
@@ -54,10 +56,11 @@ class Hand:
 
     def _keys(self) -> Sequence[Key]:
         if self.text is not None:
-            return unlock.parse(self.text).keys
+            return _parsed(self.text)
         if self.file is not None:
-            paths = (self.file, KeyFile(self.file).next)
-            return [as_recipient(rootkey.read(path)) for path in paths if path.exists()]
+            # The next one first: should it take the place of the other meanwhile, it is seen there.
+            found = [next_file.of(self.file), self.file]
+            return [key for path in found if (key := _read(path)) is not None]
         return ()
 
 
@@ -141,6 +144,19 @@ class Site:
 def typed_of(made: Made) -> str:
     """Return all that people were given, typed."""
     return "\n".join(secret.reveal() for secret in made.secrets)
+
+
+def _read(path: Path) -> Key | None:
+    try:
+        return as_recipient(rootkey.read(path))
+    except KeyFileMissing:
+        return None
+
+
+@cache
+def _parsed(text: str) -> Sequence[Key]:
+    """Return the keys in *text*; combining shares takes its time, and stories ask often."""
+    return unlock.parse(text).keys
 
 
 class Rings:
