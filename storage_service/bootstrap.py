@@ -2,6 +2,7 @@
 
 import contextlib
 import grp
+import logging
 import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,11 +23,14 @@ from storage_service.keyring.keeper import Keeper
 from storage_service.keyring.machine_documents import documents_in
 from storage_service.keyring.page import Page
 from storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
+from storage_service.keyring.upgrade import upgrade
 from storage_service.overlay import EncryptedBackend
 from storage_service.routing import build as build_routing
 from storage_service.service import Service
 
 __all__ = ["Page", "Parts", "build"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,10 @@ async def build(settings: ServiceSettings, page: Page) -> Parts:
         stack.push_async_callback(store.close)
         await store.open()
         file = KeyFile(settings.root_key)
+        if await upgrade(store, file):
+            log.warning(
+                "the keyring had its first form; complete its census with: strongroom key census --scan --repair"
+            )
         documents = documents_in(store, settings.machine_documents)
         machine = None if settings.machine_key is None else MachineKeyFile(settings.machine_key, documents)
         ways: list[Way] = [file] if machine is None else [file, machine]

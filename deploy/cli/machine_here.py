@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from deploy.cli import key_input
@@ -18,6 +19,7 @@ from storage_service.keyring import unlock, wraps
 from storage_service.keyring.enrolment import Enrolment, Opener
 from storage_service.keyring.machine_documents import documents_in
 from storage_service.keyring.machine_key import MachineKey, read_private
+from storage_service.keyring.succession import Acquaintance
 from storage_service.keyring.unattended import KeyFile
 
 if TYPE_CHECKING:
@@ -95,7 +97,7 @@ def _check(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _here(settings: Settings) -> "AsyncIterator[tuple[Enrolment, Backend]]":
-    key = await asyncio.to_thread(_read_key, settings)
+    path, key = await asyncio.to_thread(_read_key, settings)
     async with AsyncExitStack() as stack:
         audit = AuditLog(settings.service.audit_log)
         audit.open()
@@ -104,15 +106,15 @@ async def _here(settings: Settings) -> "AsyncIterator[tuple[Enrolment, Backend]]
         stack.push_async_callback(store.close)
         await store.open()
         documents = documents_in(store, settings.service.machine_documents)
-        yield Enrolment(store, documents, key, _recorder(audit)), store
+        yield Enrolment(store, documents, key, _recorder(audit), knows=Acquaintance(path)), store
 
 
-def _read_key(settings: Settings) -> MachineKey:
+def _read_key(settings: Settings) -> tuple[Path, MachineKey]:
     path = settings.service.machine_key
     if path is None:
         raise ConfigurationError("'machine_key' names no file")
     try:
-        return read_private(path)
+        return path, read_private(path)
     except KeyFileMissing as error:
         raise KeyFileMissing(f"{error}; make one: strongroom machine config init") from None
 

@@ -1,9 +1,31 @@
 """The guarded room: root key, data keys, and the one form in which values are encrypted. Few may import it.
 
-ring       what a key is, and which of them is used for what; no I/O
-envelope   a value under a data key, bound to its name
-base64url  the strict spelling of bytes that the envelope and keys use
-jwk        a key as JSON
-rootkey    the root key file
-vault      opening a store: root key file and wrapped data keys become a ring
+What keys are, and what they do (no I/O)
+    ring                what a key is, and which of them is used for what
+    envelope            a value under a data key, bound to its name
+    content_encryption  the primitive under it
+    base64url, jwk      the strict spelling of bytes, and of keys
+    document            the keyring document: keysets, versions, places, and what is under way
+
+Who opens the keyring
+    wraps               the root key, encrypted for a recipient
+    rootkey, next_file  the root key file, and the one about to take its place
+    unlock              unlock keys and shares, as people type them
+    machine_key, machines, machine_documents, machine_wraps, enrolment, succession
+                        machines: key pairs, documents, who authorizes whom, and which root key one accepts
+    private_file        how a file that holds a key is made and checked
+    unattended          opening with nobody at hand
+
+The keyring in the store
+    vault               the document, read and replaced at once or not at all
+    rotation, recipients, key_files
+                        the first root key, and the next
+    census, records, sweep, turns
+                        what is under which key; re-encryption; the end of keys
+    export, restore, upgrade
+                        the keyring as a file, brought back, and from its first form
+
+The keyring in memory
+    page                what all workers of a service share
+    keeper              what one worker holds
 """

@@ -40,13 +40,14 @@ from storage_service.errors import (
     Uninitialized,
     WrongKey,
 )
-from storage_service.keyring import machine_wraps, machines, rotation, vault, wraps
+from storage_service.keyring import machine_wraps, machines, rotation, succession, vault, wraps
 from storage_service.keyring.document import NAME
 from storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
 from storage_service.keyring.machine_key import MACHINES, MachineKey
 from storage_service.keyring.machines import FlagTampered, MachineDocument, Row
 from storage_service.keyring.recipients import Recipients
 from storage_service.keyring.rootkey import RootKey
+from storage_service.keyring.succession import Acquaintance
 from storage_service.keyring.vault import Sealed
 
 UNAUTHORIZED: Final = (
@@ -96,6 +97,7 @@ class Enrolment:
         key: this machine's key.
         record: writes the audit log.
         clock: seconds since 1970-01-01, UTC.
+        knows: what this machine knows of root keys, by which it tells its keyring from another; None: nothing.
 
     Every method raises Unavailable, with its fate, where store or documents cannot be reached, what *record* raises,
     and KeyringDamaged or ConfigurationError where the keyring is broken or of a later version.
@@ -108,12 +110,15 @@ class Enrolment:
         key: MachineKey,
         record: Record,
         clock: Callable[[], float] = time.time,
+        *,
+        knows: Acquaintance | None = None,
     ) -> None:
         self._store = store
         self._documents = documents
         self._key = key
         self._record = record
         self._clock = clock
+        self._knows = knows
 
     async def initialize(self, name: str, otherwise: Opener) -> MachineDocument:
         """Make this machine the first authorizer, and the store's first keyring if it has none; return its document.
@@ -256,6 +261,8 @@ class Enrolment:
         root = own.opened_by(self._key, sealed.root)
         try:
             vault.open_document(sealed, root)
+            if self._knows is not None:
+                await succession.accept(self._store, self._knows, root)
             yield _Opened(sealed, root, own)
         finally:
             root.wipe()

@@ -169,7 +169,7 @@ class Keeper:
 
     async def _follow_rotation(self, sealed: Sealed, since: int) -> None:
         """Another process rotated the root key: open the new one if that needs nobody, or be locked."""
-        opened = await self._try_ways(sealed.root)
+        sealed, opened = await self._open_by_ways(sealed)
         if opened is None:
             log.warning("the root key was rotated elsewhere; unlock this service with the new keys")
         self._share(sealed, opened, since)
@@ -190,7 +190,7 @@ class Keeper:
             self._page.lock(State.UNINITIALIZED, since)
             log.info("the store has no keyring; make one with: strongroom key init")
             return
-        opened = await self._try_ways(sealed.root)
+        sealed, opened = await self._open_by_ways(sealed)
         if opened is None:
             log.info("locked; unlock it with: strongroom key unlock")
         self._share(sealed, opened, since)
@@ -209,6 +209,27 @@ class Keeper:
             self._page.unlock(opened.reveal(), since)
         finally:
             opened.wipe()
+
+    async def _open_by_ways(self, sealed: Sealed) -> tuple[Sealed, RootKey | None]:
+        """Return the keyring and its root key, None where it takes a person.
+
+        Whoever rotates the root key drops the old wraps; where none opened, it may be that they went meanwhile, and
+        then those of the next root key are tried.
+
+        Raises:
+            StartupError: no way opens it and no person could.
+        """
+        while True:
+            try:
+                opened, failed = await self._try_ways(sealed.root), None
+            except StartupError as error:
+                opened, failed = None, error
+            newer = None if opened is not None else await vault.read(self._store)
+            if newer is None or newer.root == sealed.root:
+                if failed is not None:
+                    raise failed
+                return sealed, opened
+            sealed = newer
 
     async def _try_ways(self, root: str) -> RootKey | None:
         """Return the root key *root*, or None where it takes a person.
@@ -331,7 +352,7 @@ class Keeper:
         sealed = await vault.read(self._store)
         if sealed is None:
             raise Uninitialized("there is no keyring")
-        opened = await self._try_ways(sealed.root)
+        sealed, opened = await self._open_by_ways(sealed)
         if opened is None:
             raise WrongKey("it takes an unlock key, or shares")
         self._share(sealed, opened, since)

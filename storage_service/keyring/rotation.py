@@ -37,7 +37,7 @@ from storage_service.errors import (
     Unavailable,
     WrongKey,
 )
-from storage_service.keyring import machine_wraps, recipients, vault, wraps
+from storage_service.keyring import machine_wraps, recipients, succession, vault, wraps
 from storage_service.keyring.document import NAME, Document, Pending
 from storage_service.keyring.key_files import KeyFiles
 from storage_service.keyring.machine_documents import MachineDocuments
@@ -245,6 +245,7 @@ async def tidy(store: Backend, root: RootKey, machines: MachineDocuments | None 
     changes: list[Change] = [
         change for change in await wraps.others_than(store, root.kid) if not change.name.startswith(prefixes)
     ]
+    changes += await succession.others_than(store, kept)
     if machines is not None:
         changes += await machine_wraps.save(machines, await machine_wraps.without_others(machines, kept))
     if rest := await _all_but_the_last(store, changes, sealed.revision):
@@ -275,7 +276,7 @@ async def _replace(store: Backend, sealed: Sealed, root: RootKey, new_root: str,
         async with _undisturbed(store, sealed.revision):
             changed = await machine_wraps.for_all(evidence.machines, root, new)
         saved = await machine_wraps.save(evidence.machines, changed)
-        also = await _all_but_the_last(store, saved, sealed.revision)
+        also = await _all_but_the_last(store, [*saved, succession.testimony(root, new)], sealed.revision)
         if not recipients.is_for_file(meant):
             await _switch(store, new, document.with_pending(None), sealed.revision, also)
             return new

@@ -13,12 +13,13 @@ from typing import Final, Protocol
 
 from storage_service.backends.base import Backend
 from storage_service.errors import KeyFileMissing, WrongKey, WrongRootKey
-from storage_service.keyring import machine_key, next_file, rootkey, wraps
+from storage_service.keyring import machine_key, next_file, rootkey, succession, wraps
 from storage_service.keyring.machine_documents import MachineDocuments
 from storage_service.keyring.machine_key import MachineKey
 from storage_service.keyring.machines import MachineDocument
 from storage_service.keyring.ring import Key
 from storage_service.keyring.rootkey import RootKey
+from storage_service.keyring.succession import Acquaintance
 
 log: Final = logging.getLogger(__name__)
 
@@ -104,8 +105,7 @@ class KeyFile:
 class MachineKeyFile:
     """This machine's own key in the file at *path*; its document is among *documents*, if it is authorized.
 
-    Public keys are public: whoever can write the store can wrap a root key of their own for this machine, and with it
-    put a whole keyring of their own in the place of the one that was there. No secret of the old one opens under it.
+    Public keys are public, so that its wrap proves nothing: what it holds is accepted as `succession` says.
     """
 
     path: Path
@@ -116,10 +116,9 @@ class MachineKeyFile:
 
         Raises:
             KeyFileUnusable: the file is no machine's key, or is open to others.
-            WrongRootKey: the machine is authorized, but not for this root key.
+            WrongRootKey: the machine is authorized, but not for this root key; or it knows another one.
             KeyringDamaged, ConfigurationError: its document or wrap is broken, or of a later version.
         """
-        del backend  # the documents know where they are
         key = await self.read()
         if key is None:
             return None
@@ -128,14 +127,20 @@ class MachineKeyFile:
             log.warning("this machine, %s, is not authorized to open the keyring, or not any more", key.fingerprint)
             return None
         document = MachineDocument.decode(entry.value, key.fingerprint)
-        try:
-            return await asyncio.to_thread(document.opened_by, key, root)
-        except WrongKey:
-            pass
+        opened = await self._opened(document, key, root)
+        if opened is not None:
+            await succession.accept(backend, Acquaintance(self.path), opened)
+            return opened
         raise WrongRootKey(
             f"this machine, {document.name}, is authorized for another root key than the store's, which is {root}: on "
             f"an authorizer, revoke it and authorize it again"
         )
+
+    async def _opened(self, document: MachineDocument, key: MachineKey, root: str) -> RootKey | None:
+        try:
+            return await asyncio.to_thread(document.opened_by, key, root)
+        except WrongKey:
+            return None
 
     async def read(self) -> MachineKey | None:
         """Return the key in the file; None if there is no file.
