@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from models.names import SECRETS
+from models.names import SECRETS, SYSTEM
 from storage_service.backends.base import ABSENT, Backend, Change, Conflict, Put
 from storage_service.errors import KeyringDamaged, Overtaken, Undecipherable, WrongRootKey
 from storage_service.keyring import envelope
@@ -26,7 +26,8 @@ from storage_service.keyring.document import ACCESS, NAME, Document, Random
 from storage_service.keyring.rootkey import RootKey, is_root_kid
 from storage_service.keyring.wraps import WRAPS
 
-SEALED: Final = (SECRETS, ACCESS)  # where the values are that only data keys open
+JOURNAL: Final = SYSTEM + "journal/"  # what somebody needs to undo: kept like a secret, and counted like one
+SEALED: Final = (SECRETS, ACCESS, JOURNAL)  # where the values are that only data keys open
 
 
 @dataclass(frozen=True, slots=True)
