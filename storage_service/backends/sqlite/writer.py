@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple, TypeAlias
@@ -22,17 +22,22 @@ from storage_service.backends.sqlite.file import BEYOND, STATE, connect_writer, 
 from storage_service.errors import Fate, StrongroomError, Unavailable
 
 MAX_GROUP: Final = 64  # commits in one transaction, so that the first does not wait long for the last
+MAX_PART: Final = 4 * 1024 * 1024  # bytes of values in one statement, which counts them in 24 bits
 POLL: Final = 0.0002  # seconds between looks whether another process has finished its group
 SCRUB_AFTER: Final = 1.0  # seconds from a deletion or replacement until the old value is gone from the log too
 
 _REVISIONS: Final = "SELECT json_group_object(name, revision) FROM entry WHERE name IN (SELECT value FROM json_each(?))"
 _BELOW: Final = "SELECT name FROM entry WHERE name > ? AND name < ? LIMIT ?"
+# Of many rows at once, each a name and a number that holds three: its revision, as the distance from the third
+# argument, and where in the second its value begins, and how long it is. Bits are taken apart sooner than JSON.
 _PUT: Final = """
-    INSERT INTO entry (name, revision, value) VALUES (?, ?, ?)
+    INSERT INTO entry (name, revision, value)
+    SELECT key, ?3 + (value >> 48), substr(?2, (value >> 24) & 0xFFFFFF, value & 0xFFFFFF)
+    FROM json_each(?1) WHERE TRUE
     ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, value = excluded.value
 """
 _DELETE: Final = "DELETE FROM entry WHERE name IN (SELECT value FROM json_each(?))"
-_BURY: Final = "INSERT INTO tombstone (name, revision) VALUES (?, ?)"
+_BURY: Final = "INSERT INTO tombstone (name, revision) SELECT key, value FROM json_each(?)"
 _UNBURY: Final = "DELETE FROM tombstone WHERE name IN (SELECT value FROM json_each(?))"
 _TOO_OLD: Final = "SELECT revision FROM tombstone ORDER BY revision DESC LIMIT 1 OFFSET ?"
 _FORGET: Final = "DELETE FROM tombstone WHERE revision <= ?"
@@ -259,16 +264,30 @@ class _Group:
         if not self._puts and not self._deletes:
             return
         db = self._db
-        db.executemany(_PUT, [(name, revision, value) for name, (revision, value) in self._puts.items()])
+        for puts in self._parts():
+            _put(db, puts)
         # What was stored before the group has no tombstone.
         if new := [name for name in (*self._puts, *self._deletes) if name not in self._stored]:
             db.execute(_UNBURY, (json.dumps(new),))
         if self._deletes:
             db.execute(_DELETE, (json.dumps(list(self._deletes)),))
-            db.executemany(_BURY, self._deletes.items())
+            db.execute(_BURY, (json.dumps(self._deletes),))
             if (last := db.execute(_TOO_OLD, (history,)).fetchone()) is not None:
                 db.execute(_FORGET, last)
                 db.execute(_COMPACTED, last)
+
+    def _parts(self) -> Iterator[Sequence[tuple[str, int, bytes]]]:
+        """Give out what is to be put, so much at once that it is not copied in one great piece."""
+        part: list[tuple[str, int, bytes]] = []
+        size = 0
+        for name, (revision, value) in self._puts.items():
+            if part and size + len(value) > MAX_PART:
+                yield part
+                part, size = [], 0
+            part.append((name, revision, value))
+            size += len(value)
+        if part:
+            yield part
 
     def _decide(self, changes: Sequence[Change]) -> Outcome:
         if failed := failed_guards(changes, self._revision_of, self._occupied):
@@ -294,6 +313,18 @@ class _Group:
             return True
         below = self._db.execute(_BELOW, (prefix, prefix + BEYOND, len(self._deletes) + 1))
         return any(name not in self._deletes for (name,) in below)
+
+
+def _put(db: sqlite3.Connection, puts: Sequence[tuple[str, int, bytes]]) -> None:
+    first = min(revision for _, revision, _ in puts)
+    rows: dict[str, int] = {}
+    begin = 1  # SQLite counts from one
+    for name, revision, value in puts:
+        rows[name] = (revision - first) << 48 | begin << 24 | len(value)
+        begin += len(value)
+    # The byte at the end is nobody's: of no bytes at all, substr() makes NULL.
+    values = b"".join([*(value for _, _, value in puts), b"\0"])
+    db.execute(_PUT, (json.dumps(rows), values, first))
 
 
 def _roll_back(db: sqlite3.Connection) -> None:
