@@ -4,12 +4,10 @@ A lax decoder drops what it does not know, so that a stored value has spellings 
 padding, white space, the other alphabet, and bits left over at the end.
 """
 
-from binascii import b2a_base64
 from typing import Final
 
 import msgspec
 
-_OUTWARDS: Final = bytes.maketrans(b"+/", b"-_")
 _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 # Whatever is outside the alphabet, "=" and quotes among it, becomes a byte that the decoder refuses.
 _INWARDS: Final = bytes(
@@ -18,12 +16,13 @@ _INWARDS: Final = bytes(
 # What a text may end in, by its length modulo 4: the bits of the last character that spell nothing are zero.
 _LAST: Final = (None, frozenset[int](), frozenset(b"AQgw"), frozenset(b"AEIMQUYcgkosw048"))
 _PADDING: Final = (b'"', b'"', b'=="', b'="')
+_encode: Final = msgspec.json.Encoder().encode  # binascii takes longer
 _decode: Final = msgspec.json.Decoder(bytes).decode  # as strict as binascii's strict mode, in a third of its time
 
 
 def encode(value: bytes) -> bytes:
     """Return *value* in base64url."""
-    return b2a_base64(value, newline=False).translate(_OUTWARDS, b"=")
+    return _encode(value).strip(b'"=').replace(b"+", b"-").replace(b"/", b"_")
 
 
 def decode(text: bytes) -> bytes:

@@ -145,7 +145,7 @@ class _Look:
         for name, entry in entries.items():
             await self._turns.take()
             opened = await records.opened(self._keys, ring, name, entry.value)
-            under[name] = None if opened is None else opened.key
+            under[name] = None if opened is None else opened[0]
         return under
 
     async def for_missing(self, under: Mapping[str, str]) -> Sequence[str]:
@@ -179,7 +179,7 @@ class _Look:
         if _claim(entry) == version:
             return False
         opened = await records.opened(self._keys, ring, name, entry.value)
-        return opened is not None and opened.key.version != version
+        return opened is not None and opened[0].version != version
 
 
 async def repair(store: Backend, keys: Keys, found: Scan) -> None:
@@ -209,7 +209,7 @@ async def repair(store: Backend, keys: Keys, found: Scan) -> None:
                 opened = await records.opened(keys, ring, name, entry.value)
                 if opened is None:
                     continue
-                version = opened.key.version
+                version = opened[0].version
             changes[name] = corrected(name, revision, version, wrong[name])
         for batch in records.batches(store, changes):
             await records.commit(store, ring, batch)

@@ -16,7 +16,7 @@ costs several times as much; it is the oracle in the tests.
 import os
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -47,10 +47,13 @@ class Reason(StrEnum):
     WRONG_TAG = "its tag is wrong: it was changed, or the key is another one"
 
 
-class Keys(Protocol):
+K_co = TypeVar("K_co", bound=Key, covariant=True)
+
+
+class Keys(Protocol[K_co]):
     """Where keys are found by their id; ``None`` asks for the key of values that name none. A dict will do."""
 
-    def get(self, kid: str | None, /) -> Key | None:
+    def get(self, kid: str | None, /) -> K_co | None:
         """Return the key, or None."""
 
 
@@ -81,8 +84,13 @@ def encrypt(key: Key, name: str, value: bytes, random: Callable[[int], bytes] = 
     return b"%b..%b.%b.%b" % (protected, encode(iv), encode(ciphertext), encode(tag))
 
 
-def decrypt(keys: Keys, name: str, token: bytes) -> bytes:
-    """Return the value that was encrypted under *name*.
+def decrypt(keys: Keys[Key], name: str, token: bytes) -> bytes:
+    """Return the value that was encrypted under *name*; everything as `opened`."""
+    return opened(keys, name, token)[1]
+
+
+def opened(keys: Keys[K_co], name: str, token: bytes) -> tuple[K_co, bytes]:
+    """Return the value that was encrypted under *name*, after the key that it was encrypted under.
 
     Args:
         keys: where the kid in the header is looked up; nothing else is ever done with a kid.
@@ -95,7 +103,7 @@ def decrypt(keys: Keys, name: str, token: bytes) -> bytes:
     try:
         protected, header, iv, ciphertext, tag = _segments(token)
         key = _key_for(keys, name, header)
-        return key.content.decrypt(protected, iv, ciphertext, tag)
+        return key, key.content.decrypt(protected, iv, ciphertext, tag)
     except _Refused as refused:
         reason = refused.reason
     except InvalidSignature:
@@ -162,7 +170,7 @@ def _segments(token: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     return protected, header, iv, ciphertext, tag
 
 
-def _key_for(keys: Keys, name: str, header: bytes) -> Key:
+def _key_for(keys: Keys[K_co], name: str, header: bytes) -> K_co:
     """Return the key that *header* names, if the header is one to accept for *name*."""
     try:
         bound = bound_name(name)

@@ -6,12 +6,13 @@ all done again with the new ring; where a record has, somebody else wrote it, an
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 from storage_service.backends.base import Backend, Change, Check, Conflict, Put, Vacant, not_applied
 from storage_service.errors import Undecipherable
+from storage_service.keyring import envelope
 from storage_service.keyring.document import NAME
-from storage_service.keyring.envelope import Reason, decrypt
+from storage_service.keyring.envelope import Reason
 from storage_service.keyring.ring import DataKey, Keys, Ring
 from storage_service.wire import MAX_STORED
 
@@ -23,13 +24,6 @@ T = TypeVar("T")
 
 class Stale(Exception):
     """The ring in use is no longer that of the keyring in the store."""
-
-
-class Opened(NamedTuple):
-    """A value, and the key that it opened under."""
-
-    key: DataKey
-    value: bytes
 
 
 async def under_one_ring(keys: Keys, act: Callable[[Ring], Awaitable[T]]) -> T:
@@ -48,20 +42,23 @@ async def under_one_ring(keys: Keys, act: Callable[[Ring], Awaitable[T]]) -> T:
     raise not_applied("others change the keyring without end")
 
 
-async def opened(keys: Keys, ring: Ring, name: str, token: bytes) -> Opened | None:
-    """Return the value that lies under *name*, or None if it opens under no key.
+async def opened(keys: Keys, ring: Ring, name: str, token: bytes) -> tuple[DataKey, bytes] | None:
+    """Return the key that the record *name* opens under, and its value; or None if it opens under none.
 
     Raises:
         Stale: under no key of *ring*, but there is a newer one.
     """
-    used = _Used(ring)
     try:
-        value = decrypt(used, name, token)
+        return envelope.opened(ring, name, token)
     except Undecipherable as error:
-        if error.reason == Reason.UNKNOWN_KID and await keys.refresh(ring) is not ring:
-            raise Stale from None
+        await see_newer(keys, ring, error)
         return None
-    return Opened(used.key, value)
+
+
+async def see_newer(keys: Keys, ring: Ring, error: Undecipherable) -> None:
+    """Raise `Stale` if what does not open with *ring*, by *error*, may open with a newer one."""
+    if error.reason == Reason.UNKNOWN_KID and await keys.refresh(ring) is not ring:
+        raise Stale from None
 
 
 def parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -76,7 +73,10 @@ def batches(store: Backend, records: Mapping[str, Sequence[Change]]) -> Iterator
     batch: dict[str, Sequence[Change]] = {}
     changes = size = 0
     for name, of in records.items():
-        more = sum(len(change.value) for change in of if isinstance(change, Put))
+        more = 0
+        for change in of:
+            if isinstance(change, Put):
+                more += len(change.value)
         if batch and (changes + len(of) > room or size + more > MAX_STORED):
             yield batch
             batch, changes, size = {}, 0, 0
@@ -112,17 +112,3 @@ async def commit(store: Backend, ring: Ring, batch: Mapping[str, Sequence[Change
         else:
             break
     return left
-
-
-class _Used:
-    """Finds keys in a ring, and remembers the last, under which a value then opens or does not."""
-
-    def __init__(self, ring: Ring) -> None:
-        self._ring = ring
-        self.key: DataKey
-
-    def get(self, kid: str | None) -> DataKey | None:
-        found = self._ring.get(kid)
-        if found is not None:
-            self.key = found
-        return found

@@ -21,11 +21,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple
 
-from storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Delete, Entry, Put, Vacant
-from storage_service.errors import InUse, NotFound, Overtaken
-from storage_service.keyring import census, records, vault
+from storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Delete, Put, Vacant
+from storage_service.errors import InUse, NotFound, Overtaken, Undecipherable
+from storage_service.keyring import census, envelope, records, vault
 from storage_service.keyring.document import Document
-from storage_service.keyring.envelope import encrypt
 from storage_service.keyring.ring import Keys, Ring
 from storage_service.keyring.rootkey import RootKey
 from storage_service.keyring.turns import Turns
@@ -212,34 +211,37 @@ class _Sweep:
     async def _move(self, rows: Mapping[str, Sequence[str]], ring: Ring) -> None:
         entries = await self._store.get_many([*rows])
         changes: dict[str, Sequence[Change]] = {}
+        turns = self._turns
         async with self._alone:
-            self._turns.begin()
+            turns.begin()
             for name, versions in rows.items():
-                await self._turns.take()
-                if (of := await self._changes(ring, name, versions, entries.get(name))) is not None:
-                    changes[name] = of
+                if turns.over:
+                    await turns.take()
+                entry = entries.get(name)
+                if entry is None or not census.is_counted(name):
+                    changes[name] = census.corrected(name, ABSENT, None, versions)
+                    continue
+                try:
+                    under, value = envelope.opened(ring, name, entry.value)
+                except Undecipherable as error:
+                    await records.see_newer(self._keys, ring, error)
+                    self.unreadable.add(name)
+                    continue
+                target = ring.active(ring.keyset_of(name))
+                if under.version == target.version:
+                    changes[name] = census.corrected(name, entry.revision, under.version, versions)
+                    continue
+                if turns.over:
+                    await turns.take()
+                changes[name] = [
+                    Put(name, envelope.encrypt(target, name, value), entry.revision),
+                    Put(census.row(target.version, name), b""),
+                    *(Delete(census.row(each, name)) for each in {under.version, *versions} - {target.version}),
+                ]
         for batch in records.batches(self._store, changes):
             done = await records.commit(self._store, ring, batch)
             self.moved += sum(isinstance(of[0], Put) for of in done.values())
             self.overtaken += len(batch) - len(done)
-
-    async def _changes(
-        self, ring: Ring, name: str, rows: Sequence[str], entry: Entry | None
-    ) -> Sequence[Change] | None:
-        """Return the changes that move one record, or that correct its *rows*; None if it does not open."""
-        if entry is None or not census.is_counted(name):
-            return census.corrected(name, ABSENT, None, rows)
-        opened = await records.opened(self._keys, ring, name, entry.value)
-        if opened is None:
-            self.unreadable.add(name)
-            return None
-        under, target = opened.key.version, ring.choose(name).key
-        if under == target.version:
-            return census.corrected(name, entry.revision, under, rows)
-        await self._turns.take()
-        put = Put(name, encrypt(target, name, opened.value), entry.revision)
-        counted = Put(census.row(target.version, name), b"")
-        return [put, counted, *(Delete(census.row(each, name)) for each in {under, *rows} - {target.version})]
 
 
 # What is to be destroyed

@@ -23,8 +23,13 @@ class Turns:
         """Begin a stretch: what was awaited until now was a turn for the others."""
         self._since = self._clock()
 
+    @property
+    def over(self) -> bool:
+        """Whether this stretch is; to be asked first where the work is many small pieces, for it costs less."""
+        return self._clock() - self._since >= STRETCH
+
     async def take(self) -> None:
         """Wait for a turn if this stretch is over; to be called between any two pieces of work."""
-        if self._clock() - self._since >= STRETCH:
+        if self.over:
             await asyncio.sleep(0)
             self.begin()
