@@ -24,7 +24,7 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
         if request.param == "sqlite":
             return f"sqlite:{tmp_path}/{number}/store.db"
         if request.param == "etcd":
-            return str(request.getfixturevalue("etcd").url(f"keyring-{number}"))
+            return str(request.getfixturevalue("etcd").url(f"rings-{number}"))
         return "memory:"
 
     @asynccontextmanager

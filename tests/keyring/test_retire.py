@@ -227,8 +227,8 @@ async def test_who_does_not_hold_the_root_key_destroys_nothing() -> None:
 
 # Orders.
 
-ORDERS: Final = int(os.environ.get("STRONGROOM_ORDERS", "500"))
-"""How many are played; ask for ten thousand where something that they are about has changed."""
+ORDERS: Final = int(os.environ.get("STRONGROOM_ORDERS", "10000"))
+"""How many are played; ask for more where something that they are about has changed."""
 
 RECORDS: Final = {"secrets/a": b"a", "secrets/b": b"b", "secrets/c": b"c"}
 

@@ -138,7 +138,8 @@ async def told_with_all(store: Backend, fault: Fault, writers: int) -> None:
     assert operation > 30
 
 
-@pytest.mark.parametrize(("fault", "writers"), [(Fault.DIE_BEFORE, 1), (Fault.DIE_AFTER, 3)])
+@pytest.mark.parametrize("writers", [1, 3])
+@pytest.mark.parametrize("fault", [Fault.DIE_BEFORE, Fault.DIE_AFTER], ids=lambda each: each.name)
 async def test_killed_anywhere(store: Backend, fault: Fault, writers: int) -> None:
     """At whichever operation the process is killed, no secret or key is lost, and others can finish what it began."""
     await told_with_all(store, fault, writers)
