@@ -42,6 +42,7 @@ from storage_service.keyring.rotation import Made, Recipients
 from storage_service.keyring.unattended import KeyFile, MachineKeyFile
 from storage_service.keyring_wire import (
     MAX_LIMIT,
+    MIN_PACE,
     Backup,
     Census,
     KeyringStatus,
@@ -271,7 +272,7 @@ class KeyService:
 
         Raises:
             NotFound: there is no such keyset.
-            Invalid: the step is too large.
+            Invalid: the step is too large, or at no pace.
             InUse: the census is not complete.
             Halted: the keyset is being reverted, and that cannot be done; every key is kept, and no secret is written
                 until somebody resumes.
@@ -280,6 +281,8 @@ class KeyService:
         async with self._permitted(caller, Action.PUT, what):
             if not 1 <= wanted.limit <= MAX_LIMIT:
                 raise Invalid(f"a step is of 1 to {MAX_LIMIT} records", (("limit", f"is not 1 to {MAX_LIMIT}"),))
+            if not MIN_PACE <= wanted.pace <= 1:
+                raise Invalid(f"a pace is {MIN_PACE} to 1", (("pace", f"is not {MIN_PACE} to 1"),))
             document, _ = await key_overview.read(self._store, self._keeper)
             wanted_keysets = (
                 document.keysets if wanted.keyset is None else {wanted.keyset: document.keyset(wanted.keyset)}
@@ -328,9 +331,13 @@ class KeyService:
     async def _step(self, wanted: Reencryption, attempts: int) -> sweep.Step:
         for attempt in range(1, attempts):
             with suppress(Unavailable):
-                return await sweep.step(self._store, self._keeper, wanted.keyset, wanted.after, wanted.limit)
+                return await self._one_step(wanted)
             await asyncio.sleep(PAUSE * attempt)
-        return await sweep.step(self._store, self._keeper, wanted.keyset, wanted.after, wanted.limit)
+        return await self._one_step(wanted)
+
+    async def _one_step(self, wanted: Reencryption) -> sweep.Step:
+        keyset, after, limit = wanted.keyset, wanted.after, wanted.limit
+        return await sweep.step(self._store, self._keeper, keyset, after, limit, pace=wanted.pace)
 
     async def _settle(self, name: str | None) -> tuple[str, ...] | None:
         """Write down that nothing is left, and return None; or return some of what is."""

@@ -13,6 +13,7 @@ KEYRING_PATH: Final = "/keyring"
 DEFAULT_TOTAL: Final = 5  # unlock keys, or shares, when nobody says how many
 DEFAULT_LIMIT: Final = 100  # records looked at in one step of re-encryption
 MAX_LIMIT: Final = 1000
+MIN_PACE: Final = 0.01
 
 Mode: TypeAlias = Literal["file", "unlock", "shares", "machine"]
 State: TypeAlias = Literal["uninitialized", "locked", "unlocked", "rotating", "fatal"]
@@ -74,13 +75,15 @@ class Assigning(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Reencryption(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of ``POST /keyring/reencrypt``: one step; *after* is what the step before answered, None at the beginning.
 
-    With *resume*, a record that does not open stops nothing, also while its keyset is being reverted.
+    With *resume*, a record that does not open stops nothing, also while its keyset is being reverted. *pace* is the
+    part of the worker's time that the step may take, from 0.01 to 1.
     """
 
     keyset: str | None = None
     after: str | None = None
     limit: int = DEFAULT_LIMIT
     resume: bool = False
+    pace: float = 1.0
 
 
 class Resumption(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

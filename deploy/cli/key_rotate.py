@@ -1,6 +1,5 @@
 """``strongroom key rotate``, ``reencrypt`` and ``retire``: new keys in the place of old ones, and the end of those."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -157,12 +156,14 @@ def sweep(
         advance: is told how many records were moved.
         resume: go on past records that do not open.
     """
+    from storage_service.keyring_wire import MAX_LIMIT
+
+    limit = round(MAX_LIMIT * pace)  # so that a step takes as long at every pace
     swept = Swept()
     after: str | None = None
     idle = True
     while True:
-        began = time.monotonic()
-        step = service.reencrypt(name, after, resume=resume)
+        step = service.reencrypt(name, after, limit=limit, resume=resume, pace=pace)
         swept.moved += step.moved
         swept.overtaken += step.overtaken
         swept.unreadable |= set(step.unreadable)
@@ -174,7 +175,6 @@ def sweep(
             if step.settled or idle:
                 return swept
             idle = True
-        time.sleep((time.monotonic() - began) * (1 / pace - 1))
 
 
 _PACE = click.option(

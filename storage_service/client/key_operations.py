@@ -188,6 +188,7 @@ def reencrypt(
     *,
     limit: int = keyring_wire.DEFAULT_LIMIT,
     resume: bool = False,
+    pace: float = 1.0,
 ) -> Operation[Reencrypted]:
     """Do one step of re-encryption; the answer's *after* goes into the next, until it is None.
 
@@ -196,12 +197,14 @@ def reencrypt(
         after: where the step before ended.
         limit: records to look at, at most.
         resume: go on past records that do not open, also while the keyset is being reverted.
+        pace: which part of a worker's time it may take, from 0.01 to 1; below 1, what others do meanwhile goes on
+            nearly as if nothing were.
 
     Raises:
         NotFound: there is no such keyset.
         Halted: it is being reverted, and that cannot be done; *holders* says what is left.
     """
-    wanted = keyring_wire.Reencryption(keyset=keyset, after=after, limit=limit, resume=resume)
+    wanted = keyring_wire.Reencryption(keyset=keyset, after=after, limit=limit, resume=resume, pace=pace)
     # What was moved is not moved again: a step may be repeated however the one before ended.
     return decode((yield _post("/reencrypt", wanted, Effect.READ)), Reencrypted)
 

@@ -29,7 +29,8 @@ from storage_service.keyring.ring import Keys, Ring
 from storage_service.keyring.rootkey import RootKey
 from storage_service.keyring.turns import Turns
 
-IN_FLIGHT: Final = 4  # commits at once, so that they share a write to the disk
+IN_FLIGHT: Final = 4  # commits at once, so that they share a write to the disk: at full pace
+GENTLE: Final = 14  # records in a commit, one at once, at any other: so little that nobody has to wait for it
 NAMED: Final = 20  # holders that a refusal names; it counts them all
 _CHANGES: Final = 3  # of one record, nearly always: itself, its new row, its old row
 
@@ -48,7 +49,9 @@ class Step(NamedTuple):
     after: str | None
 
 
-async def step(store: Backend, keys: Keys, keyset: str | None, after: str | None, limit: int) -> Step:
+async def step(
+    store: Backend, keys: Keys, keyset: str | None, after: str | None, limit: int, *, pace: float = 1.0
+) -> Step:
     """Re-encrypt the next records that are not under the key that is right for them; also while writing is halted.
 
     Args:
@@ -57,6 +60,8 @@ async def step(store: Backend, keys: Keys, keyset: str | None, after: str | None
         keyset: the records under old versions of this one, and those that were assigned to it; None: of all keysets.
         after: where the last step ended; None: begin.
         limit: records to look at, at most.
+        pace: which part of this event loop's time to take, above 0 and up to 1; below 1, what others do meanwhile
+            goes on nearly as if nothing were.
 
     Raises:
         NotFound: there is no such keyset.
@@ -69,7 +74,7 @@ async def step(store: Backend, keys: Keys, keyset: str | None, after: str | None
     if keyset is not None and keyset not in ring.active_versions:
         raise NotFound("there is no such keyset")
     rows = await _rows(store, _sources(ring, keyset), after, limit)
-    sweep = _Sweep(store, keys)
+    sweep = _Sweep(store, keys, pace)
     await sweep.move(_due(ring, rows))
     end = rows[-1] if len(rows) == limit else None
     return Step(sweep.moved, sweep.overtaken, tuple(sorted(sweep.unreadable)), end)
@@ -180,18 +185,20 @@ async def _rows(store: Backend, prefixes: Iterable[str], after: str | None, limi
 class _Sweep:
     """Moves records to the keys that are right for them, some at a time, with several commits under way."""
 
-    def __init__(self, store: Backend, keys: Keys) -> None:
+    def __init__(self, store: Backend, keys: Keys, pace: float) -> None:
         self.moved = 0
         self.overtaken = 0
         self.unreadable: set[str] = set()
         self._store = store
         self._keys = keys
         self._alone = asyncio.Lock()  # one encrypts, the others wait for the store
-        self._turns = Turns()
+        self._turns = Turns(pace)
+        full = (store.max_batch - 1) // _CHANGES
+        self._in_flight, self._part = (IN_FLIGHT, full) if pace == 1 else (1, min(GENTLE, full))
 
     async def move(self, due: Sequence[tuple[str, str]]) -> None:
         """Move the records that are *due*, each given with the version that its row tells of."""
-        parts = records.parts(due, (self._store.max_batch - 1) // _CHANGES)
+        parts = records.parts(due, self._part)
 
         async def work() -> None:
             for part in parts:
@@ -200,7 +207,7 @@ class _Sweep:
                     rows.setdefault(name, []).append(version)
                 await records.under_one_ring(self._keys, partial(self._move, rows))
 
-        tasks = [asyncio.create_task(work()) for _ in range(IN_FLIGHT)]
+        tasks = [asyncio.create_task(work()) for _ in range(self._in_flight)]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -238,6 +245,7 @@ class _Sweep:
                     Put(census.row(target.version, name), b""),
                     *(Delete(census.row(each, name)) for each in {under.version, *versions} - {target.version}),
                 ]
+            await turns.rest()
         for batch in records.batches(self._store, changes):
             done = await records.commit(self._store, ring, batch)
             self.moved += sum(isinstance(of[0], Put) for of in done.values())

@@ -79,7 +79,7 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, object]
     "reencrypt": (
         key_operations.reencrypt("hosts", "system/census/a", limit=10),
         *(STEP, "POST", "/reencrypt", READ),
-        {"keyset": "hosts", "after": "system/census/a", "limit": 10, "resume": False},
+        {"keyset": "hosts", "after": "system/census/a", "limit": 10, "resume": False, "pace": 1.0},
         STEP,
     ),
     "resume_keyset": (

@@ -515,10 +515,43 @@ async def test_many_records_share_a_commit() -> None:
     assert len(store.batches) == 3
 
 
+async def test_at_a_pace_commits_are_small() -> None:
+    """Below full pace, one commit goes after the other, and each is soon done."""
+    store, rings = await meddling()
+    await put_all(EncryptedBackend(store, rings), {f"secrets/{number}": b"" for number in range(100)})
+    await rotate(store)
+    store.batches.clear()
+
+    done = await sweep.step(store, rings, None, None, 1000, pace=0.5)
+
+    assert done.moved == 100 + len(VALUES)
+    assert max(store.batches) == sweep.GENTLE * 3 + 1
+    await assert_census_is_true(store)
+
+
+@pytest.mark.parametrize(("pace", "slept"), [(1.0, 0.0), (0.5, STRETCH), (0.25, 3 * STRETCH)])
+async def test_a_pace_leaves_the_rest_of_the_time(pace: float, slept: float) -> None:
+    """After a stretch, the work rests for as long as leaves it that part of the time."""
+    time = 0.0
+    asked: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        asked.append(seconds)
+
+    turns = Turns(pace, clock=lambda: time, sleep=sleep)
+    await turns.take()
+    time += STRETCH
+    await turns.take()
+    time += STRETCH / 2
+    await turns.rest()
+
+    assert asked == [pytest.approx(slept), pytest.approx(slept / 2)]
+
+
 async def test_turns_are_short() -> None:
     """Between two turns of the others lies one stretch of work and one piece more, however many pieces there are."""
     time = 0.0
-    turns = Turns(lambda: time)
+    turns = Turns(clock=lambda: time)
     given = 0
     longest = stretch = 0.0
 

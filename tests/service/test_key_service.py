@@ -6,7 +6,9 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -412,6 +414,16 @@ class TestTheRootKey:
         with pytest.raises(NotFound):
             await opened.keys.abandon_root(OPERATOR, KID)
         assert (await opened.keys.status(OPERATOR)).root != made.root
+
+
+class TestSteps:
+    """Re-encryption goes in steps, of the size and at the pace that whoever asks for one says."""
+
+    @pytest.mark.parametrize("wanted", [{"limit": 0}, {"limit": 1001}, {"pace": 0.0}, {"pace": 1.1}, {"pace": nan}])
+    async def test_what_is_no_step(self, opened: Rig, wanted: dict[str, Any]) -> None:
+        """A step that could not be ended in time, or could not begin, is refused."""
+        with pytest.raises(Invalid):
+            await opened.keys.reencrypt(OPERATOR, Reencryption(keyset="default", **wanted))
 
 
 class TestReversals:
