@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import httpx
 
-from benchmarks import floors, load, report
+from benchmarks import floors, keyring, load, report
 from benchmarks.load import Outcome
 from benchmarks.report import BATCH, Cell, Measured
 from benchmarks.targets import SECRET, Custodia, Door, Etcd, Nothing, OpenBao, Strongroom, Target
@@ -34,6 +34,7 @@ class Size:
     rounds: int
     seconds: float  # of one measurement
     many: int  # records, for the start with many
+    swept: int  # records, for re-encryption
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description="Measure Strongroom beside OpenBao and Custodia.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="short and small; leaves RESULTS.md alone")
+    parser.add_argument("--keyring", action="store_true", help="the keyring alone; leaves RESULTS.md alone")
     arguments = parser.parse_args()
-    size = Size(arguments.rounds, 1.0, 2000) if arguments.quick else Size(arguments.rounds, 3.0, 100_000)
+    size = Size(arguments.rounds, 1.0, 2000, 2000) if arguments.quick else Size(arguments.rounds, 3.0, 100_000, 10_000)
     # /var/tmp is on disk where /tmp may be memory, and its short name leaves room for sockets
     home = Path(tempfile.mkdtemp(prefix="strongroom-bench-", dir="/var/tmp"))
     try:
-        measured = measure(home, size)
+        if arguments.keyring:
+            measured = Measured()
+            _measure_keyring(home, size, measured)
+            _measure_starts(home, size, measured)
+        else:
+            measured = measure(home, size)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+    if arguments.keyring:
+        sys.stdout.write(report.keyring(measured) + "\n")
+        return
     page = report.page(measured, rounds=size.rounds, seconds=size.seconds, records=RECORDS)
     sys.stdout.write(page)
     if not arguments.quick:
@@ -90,6 +100,7 @@ def measure(home: Path, size: Size) -> Measured:
             "SQLite": floors.sqlite(home, size.seconds),
             "etcd": floors.etcd(etcd.address, size.seconds),
         }
+    _measure_keyring(home, size, measured)
     _measure_starts(home, size, measured)
     measured.versions = report.versions()
     return measured
@@ -166,8 +177,28 @@ def _rotated(jobs: list[Job], by: int) -> list[Job]:
     return jobs[by:] + jobs[:by]
 
 
+def _measure_keyring(home: Path, size: Size, measured: Measured) -> None:
+    """Measure re-encryption beside the stores alone, and what readers feel of it."""
+    with contextlib.ExitStack() as stack:
+        etcd = _started(stack, Etcd(home / "keyring-etcd"))
+        pairs = [
+            (_started(stack, Strongroom(home / "keyring-sqlite")), f"sqlite:{home / 'alone.db'}"),
+            (
+                _started(stack, Strongroom(home / "keyring-on-etcd", f"etcd://{etcd.address}/bench")),
+                f"etcd://{etcd.address}/alone",
+            ),
+        ]
+        for target, _ in pairs:
+            target.prepare()
+            _fill(target, 0, size.swept)
+        for number, (target, url) in itertools.product(range(size.rounds), pairs):
+            _say(f"{target.name}: round {number + 1} of {size.rounds} of re-encryption")
+            measured.sweeps[target.name].append(keyring.sweeping(target, url, size.swept, number))
+            measured.reads[target.name].append(keyring.reading(target, size.swept, size.seconds, number))
+
+
 def _measure_starts(home: Path, size: Size, measured: Measured) -> None:
-    """Measure from the start of the program to the first answer, with few records and with many."""
+    """Measure from the start of the program, or from the key for a locked one, to the first answer."""
     with contextlib.ExitStack() as stack:
         etcd = _started(stack, Etcd(home / "starts-etcd"))
         for target in (
@@ -187,6 +218,8 @@ def _measure_starts(home: Path, size: Size, measured: Measured) -> None:
                     target.stop()
                     took.append(target.start())
                 measured.starts[target.name, wanted] = statistics.median(took)
+                if isinstance(target, Strongroom):
+                    measured.unlocks[target.name, wanted] = keyring.unlocking(target, size.rounds)
             target.stop()
 
 

@@ -35,7 +35,7 @@ class Plan:
 
     *path* holds ``{}`` where the number of the record goes: it counts up from *first* and wraps after *count*, or
     never wraps when *count* is 0, so that every request writes a record of its own. Our own generator can also be
-    told to send *limit* requests and stop, to fill a store.
+    told to send *limit* requests and stop, to fill a store, and to send no more than *rate* a second.
     """
 
     address: str  # "127.0.0.1:8000", or the path of a unix socket
@@ -48,6 +48,7 @@ class Plan:
     connections: int = 1
     seconds: float = 3.0
     limit: int = 0
+    rate: float = 0  # over all connections; 0: as many as are answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class _Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         assert self._transport is not None
-        if self._generator.numbers.all_taken:
+        if self._generator.numbers.all_taken or self._transport.is_closing():
             self._transport.close()
             return
         self._received.clear()
@@ -167,6 +168,13 @@ class _Connection(asyncio.Protocol):
         self._sent_at = time.perf_counter()
         self._waiting = True
         self._transport.write(self._generator.next_request())
+
+    def _send_when_due(self) -> None:
+        wait = self._sent_at + self._generator.interval - time.perf_counter()
+        if wait > 0:
+            asyncio.get_running_loop().call_later(wait, self._send)
+        else:
+            self._send()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -182,7 +190,7 @@ class _Connection(asyncio.Protocol):
             if self._received.startswith(b"HTTP/1.0"):
                 self._transport.close()
             elif not self._generator.over:
-                self._send()
+                self._send_when_due()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._expected == _TO_THE_END:
@@ -211,6 +219,7 @@ class _Generator:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self.numbers = _Numbers(plan)
+        self.interval = plan.connections / plan.rate if plan.rate else 0.0  # seconds between two of one connection
         headers = {"Host": "localhost", **plan.headers}
         if plan.body:
             headers["Content-Length"] = str(len(plan.body.encode()))

@@ -19,9 +19,11 @@ class NotReadyError(Exception):
 
 
 class Program:
-    """One started program with all its children."""
+    """One started program with all its children; *cwd* is where it runs, if not here."""
 
-    def __init__(self, command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
         self._log = log
         self.started = time.perf_counter()
         with log.open("ab") as output:
@@ -31,6 +33,7 @@ class Program:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environ or {})},
+                cwd=cwd,
             )
 
     def wait_until(self, ready: Callable[[], bool]) -> float:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.keyring import CHANGES, READERS, READS, Reads, Sweep
 from benchmarks.load import Outcome
 from benchmarks.targets import BAO, SECRET
 
@@ -34,6 +35,9 @@ class Measured:
     outcomes: dict[Cell, list[Outcome]] = field(default_factory=lambda: defaultdict(list))
     memory: dict[str, float] = field(default_factory=dict)  # MiB
     starts: dict[tuple[str, int], float] = field(default_factory=dict)  # seconds, by target and records
+    unlocks: dict[tuple[str, int], float] = field(default_factory=dict)  # seconds, by target and records
+    sweeps: dict[str, list[Sweep]] = field(default_factory=lambda: defaultdict(list))
+    reads: dict[str, list[Reads]] = field(default_factory=lambda: defaultdict(list))
     floors: dict[str, dict[str, float]] = field(default_factory=dict)  # acts a second
     versions: str = ""
 
@@ -104,12 +108,79 @@ node with raft storage and the key-value engine version 1, Custodia with its enc
         """\
 OpenBao's includes the call that unseals it. Custodia is left out: it would take a quarter of an hour to fill, and its
 start does not read its store.""",
+        keyring(measured),
         "## Memory of all processes, in MiB (proportional set size, after the load)",
         _table(["", *measured.memory], [["", *(f"{mib:,.0f}" for mib in measured.memory.values())]]),
         "## What nothing above can beat",
         _floors(measured),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def keyring(measured: Measured) -> str:
+    """Return what was measured of the keyring."""
+    stores = list(measured.sweeps)
+    return "\n\n".join(
+        [
+            "## The keyring",
+            "From the sending of an unlock key, to a service that was just started, to the first secret, in seconds:",
+            _table(
+                ["", *stores],
+                [
+                    [f"with {records:,} secrets", *(f"{measured.unlocks[store, records]:.2f}" for store in stores)]
+                    for records in sorted({records for _, records in measured.unlocks})
+                ],
+            ),
+            f"""\
+Re-encryption at full pace, and the store alone, which is given one full batch of ciphertext after the other. A record
+that is re-encrypted is read, opened, encrypted anew, and written in {CHANGES} changes: itself, and its rows in the
+census, the new one and the old one. Ratios are medians of those within the rounds.""",
+            _table(["a second", *stores], _sweeps([measured.sweeps[store] for store in stores])),
+            f"""\
+{READERS} connections on the socket that read {READS} secrets a second together, while nothing else goes on and during a
+re-encryption at the default pace; 50th / 99th percentile, in milliseconds:""",
+            _table(["", *stores], _reads([measured.reads[store] for store in stores])),
+        ]
+    )
+
+
+def _sweeps(of: list[list[Sweep]]) -> list[list[str]]:
+    middle = statistics.median
+    return [
+        ["records created by the store alone", *(_number(middle(each.created for each in all_)) for all_ in of)],
+        ["records replaced by the store alone", *(_number(middle(each.replaced for each in all_)) for all_ in of)],
+        ["records re-encrypted", *(_number(middle(each.reencrypted for each in all_)) for all_ in of)],
+        ["changes by re-encryption", *(_number(middle(each.reencrypted * CHANGES for each in all_)) for all_ in of)],
+        [
+            "ratio of records re-encrypted to created / to replaced",
+            *(
+                f"{middle(each.reencrypted / each.created for each in all_):.2f} / "
+                f"{middle(each.reencrypted / each.replaced for each in all_):.2f}"
+                for all_ in of
+            ),
+        ],
+        [
+            "the same of changes",
+            *(
+                f"{middle(each.reencrypted / each.created for each in all_) * CHANGES:.2f} / "
+                f"{middle(each.reencrypted / each.replaced for each in all_) * CHANGES:.2f}"
+                for all_ in of
+            ),
+        ],
+    ]
+
+
+def _reads(of: list[list[Reads]]) -> list[list[str]]:
+    middle = statistics.median
+
+    def told(outcomes: list[Outcome]) -> str:
+        return f"{middle(each.p50 for each in outcomes):.2f} / {middle(each.p99 for each in outcomes):.2f}"
+
+    return [
+        ["quiet", *(told([each.quiet for each in all_]) for all_ in of)],
+        ["during a re-encryption", *(told([each.busy for each in all_]) for all_ in of)],
+        ["ratio of the 99th", *(f"{middle(each.busy.p99 / each.quiet.p99 for each in all_):.2f}" for all_ in of)],
+    ]
 
 
 def _cells(measured: Measured) -> list[tuple[str, str, int]]:

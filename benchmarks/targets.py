@@ -99,8 +99,10 @@ class Target(ABC):
             self._program.stop()
             self._program = None
 
-    def _started(self, command: list[str | Path], ready: Callable[[], bool], **environ: str) -> float:
-        self._program = Program([str(part) for part in command], self.home / "output.log", environ)
+    def _started(
+        self, command: list[str | Path], ready: Callable[[], bool], cwd: Path | None = None, **environ: str
+    ) -> float:
+        self._program = Program([str(part) for part in command], self.home / "output.log", environ, cwd)
         return self._program.wait_until(ready)
 
 
@@ -113,15 +115,16 @@ class Strongroom(Target):
         self._store = store
         self._source = source
         self._port = free_port()
-        self._home = home / "home"
+        self.service_home = home / "home"
 
-    def start(self) -> float:
-        """Start it as an operator would."""
-        command: list[str | Path] = [sys.executable, "-m", "deploy.cli", "up", "--home", self._home]
+    def start(self, *, unlocked: bool = True) -> float:
+        """Start it as an operator would; if it does not come up *unlocked*, return the seconds until it only lives."""
+        command: list[str | Path] = [sys.executable, "-m", "deploy.cli", "up", "--home", self.service_home]
         command += ["--listen", f"127.0.0.1:{self._port}", "--store", self._store]
         with httpx.Client(base_url=f"http://127.0.0.1:{self._port}") as client:
-            ready = lambda: client.get("/readyz").is_success  # noqa: E731
-            return self._started(command, ready, PYTHONPATH=str(self._source))
+            ready = lambda: client.get("/readyz" if unlocked else "/livez").is_success  # noqa: E731
+            # Python looks in the folder it is run in before it looks anywhere else.
+            return self._started(command, ready, self._source, PYTHONPATH=str(self._source))
 
     def prepare(self) -> None:
         """Make the container."""
@@ -129,7 +132,7 @@ class Strongroom(Target):
             client.post(f"http://127.0.0.1:{self._port}/api/v0/secrets/bench/").raise_for_status()
 
     def _credentials(self) -> dict[str, str]:
-        known = json.loads((self._home / "client.json").read_text())
+        known = json.loads((self.service_home / "client.json").read_text())
         return {"CUSTODIA-AUTH-ID": known["api_id"], "CUSTODIA-AUTH-KEY": known["api_key"]}
 
     @property
@@ -140,7 +143,7 @@ class Strongroom(Target):
     @property
     def socket(self) -> Door:
         """The storage service itself."""
-        return self._door(json.loads((self._home / "client.json").read_text())["socket"], "/secrets/bench/")
+        return self._door(json.loads((self.service_home / "client.json").read_text())["socket"], "/secrets/bench/")
 
     def _door(self, address: str, root: str) -> Door:
         raw = "application/octet-stream"
