@@ -113,8 +113,8 @@ def save(model: M, *, etag: str | None = None) -> Operation[Record[M]]:
 def save_many(models: Iterable[M], *, etags: Sequence[str | None] | None = None) -> Operation[list[Record[M]]]:
     """Store records of one model and return them with their new etags.
 
-    Up to 128 plain records, or some forty secret ones, are stored at once or not at all; of more, those before the batch
-    that failed stay stored.
+    Up to 128 plain records, or some forty secret ones, are stored at once or not at all; of more, those before the
+    batch that failed stay stored.
 
     Args:
         etags: one for each of *models*, as `save` takes it; None: store whatever is there.
