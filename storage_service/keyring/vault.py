@@ -59,9 +59,11 @@ async def read(backend: Backend) -> Sealed | None:
         KeyringDamaged: the store holds secrets or wraps but no document, or what lies there is none.
         Unavailable: the store does not answer.
     """
-    # The document last: what needs it is written with it or after it, so whoever sees that must see the document too.
-    used = [prefix for prefix in (*SEALED, WRAPS) if (await backend.list(prefix, limit=1)).names]
     entry = await backend.get(NAME)
+    if entry is None:
+        used = [prefix for prefix in (*SEALED, WRAPS) if (await backend.list(prefix, limit=1)).names]
+        # Once more: what needs it is written with it or after it, so whoever saw that must see the document too.
+        entry = await backend.get(NAME)
     if entry is None:
         if used:
             raise KeyringDamaged(
