@@ -790,7 +790,7 @@ async def walk(life: Life, kind: str, fault: Fault, stores: Stores, directory: P
                 if number >= len(faulty.operations):
                     break
             await look(life, site, place)
-    assert number > 5
+    assert number > 1
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

@@ -135,7 +135,7 @@ async def told_with_all(store: Backend, fault: Fault, writers: int) -> None:
         operation += 1
         left = await names(store, "")
         await store.commit([Delete(name) for name in left])
-    assert operation > 30
+    assert operation > 15
 
 
 @pytest.mark.parametrize("writers", [1, 3])
