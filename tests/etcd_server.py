@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from aetcd import rpc
 
 READY_WITHIN: Final = 20.0  # seconds for a member to become healthy, also on a busy machine
 POLL: Final = 0.02  # seconds between two questions
+LOGINS: Final = 5  # of an administrator, for one call
 LOOPBACK: Final = "127.0.0.1"
 _NO_LIMIT: Final = [
     ("grpc.max_receive_message_length", -1)
@@ -205,20 +206,32 @@ class Admin:
         self.kv = rpc.KVStub(channel)
         self.auth = rpc.AuthStub(channel)
         self.maintenance = rpc.MaintenanceStub(channel)
-        self._metadata: tuple[tuple[str, str], ...] = ()
-        if user:
-            token = self.auth.Authenticate(rpc.AuthenticateRequest(name=user, password=password)).token
-            self._metadata = (("token", token),)
+        self._who = rpc.AuthenticateRequest(name=user, password=password) if user else None
+
+    def _as_user(self, call: Callable[..., Any], request: Any) -> Any:
+        """Make *call* with a token of this moment.
+
+        etcd counts the life of a JWT in whole seconds from a second that is half over already, so one of a second may
+        be dead on arrival: then there is another login.
+        """
+        for _ in range(LOGINS):
+            token = self.auth.Authenticate(self._who).token if self._who else None
+            try:
+                return call(request, metadata=(("token", token),) if token else ())
+            except grpc.RpcError as error:
+                if not self._who or error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                    raise
+        raise AssertionError("etcd refuses the tokens that it has just issued")
 
     def keys(self, prefix: str = "/") -> dict[str, Any]:
         """Return every key under *prefix* with etcd's own record of it."""
         request = rpc.RangeRequest(key=prefix.encode(), range_end=b"\xff")
-        kvs = self.kv.Range(request, metadata=self._metadata).kvs
+        kvs = self._as_user(self.kv.Range, request).kvs
         return {kv.key.decode(): kv for kv in kvs if kv.key.startswith(prefix.encode())}
 
     def put(self, key: str, value: bytes) -> None:
         """Write a key past the backend."""
-        self.kv.Put(rpc.PutRequest(key=key.encode(), value=value), metadata=self._metadata)
+        self._as_user(self.kv.Put, rpc.PutRequest(key=key.encode(), value=value))
 
     def delete_all(self, prefix: str) -> None:
         """Remove every key under *prefix* past the backend."""
@@ -254,13 +267,11 @@ class Admin:
 
     def touch_auth(self, name: str) -> None:
         """Change the store of users: every JWT that is out becomes 'revision of auth store is old'."""
-        self.auth.RoleAdd(rpc.AuthRoleAddRequest(name=name), metadata=self._metadata)
+        self._as_user(self.auth.RoleAdd, rpc.AuthRoleAddRequest(name=name))
 
     def change_password(self, user: str, password: str) -> None:
         """Give *user* another password."""
-        self.auth.UserChangePassword(
-            rpc.AuthUserChangePasswordRequest(name=user, password=password), metadata=self._metadata
-        )
+        self._as_user(self.auth.UserChangePassword, rpc.AuthUserChangePasswordRequest(name=user, password=password))
 
 
 @contextlib.contextmanager
