@@ -266,3 +266,72 @@ class Status(msgspec.Struct, kw_only=True):
     keys: list[str]  # key ids in the ring
     active_key: str
     endpoints: dict[str, str]  # e.g. {"secrets": "/secrets/"} on the socket
+
+
+# What is encrypted, as it is stored: secrets and journals, read and written by whoever reaches everything.
+SEALED_PATH: Final = "/sealed"  # GET: how much one commit takes; POST /read, /list, /commit
+MAX_SEALED_READ: Final = 1000  # names in one read
+
+
+class SealedNames(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of read: names below ``secrets/`` and ``system/journal/``, read as of one moment."""
+
+    names: list[str]
+
+
+class SealedListing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of list: names that begin with *prefix*, after the name *after*, in order."""
+
+    prefix: str
+    after: str | None = None
+    limit: int = 1000
+
+
+class SealedChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One change of a commit: a write of *value*, without one a removal, and with *check* neither: a guard alone.
+
+    The *etag* is a tag, "*" for "must exist", `NEW` for "must not", or null for whatever there is.
+    """
+
+    name: str
+    value: str | None = None
+    etag: str | None = None
+    check: bool = False
+
+
+class SealedCommit(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of commit: changes that are applied together or not at all, no two of one name."""
+
+    changes: list[SealedChange]
+
+
+class SealedEntry(msgspec.Struct, kw_only=True):
+    """One stored value: of a secret its message's value, of a container nothing."""
+
+    value: str
+    etag: str
+
+
+class SealedEntries(msgspec.Struct, kw_only=True):
+    """Answer of read: in the order asked, null where there is nothing."""
+
+    entries: list[SealedEntry | None]
+
+
+class SealedPage(msgspec.Struct, kw_only=True):
+    """Answer of list."""
+
+    names: list[str]
+    more: bool
+
+
+class SealedCommitted(msgspec.Struct, kw_only=True):
+    """Answer of commit: the tag that everything written with it has now."""
+
+    etag: str
+
+
+class SealedLimits(msgspec.Struct, kw_only=True):
+    """Answer of ``GET /sealed``: changes in one commit at most, one for each container of its writes among them."""
+
+    max_changes: int

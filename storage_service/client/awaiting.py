@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 
 from models.base import ListModel, Model
-from storage_service.client import key_operations, operations
+from storage_service.client import key_operations, operations, sealed_operations
 from storage_service.client.dialogue import Answer, Operation, Outcome, Pause, Send, converse
 from storage_service.client.operations import Record
 from storage_service.client.session import Sending, Session, present_as
@@ -83,6 +83,11 @@ class AsyncStorageClient(Session[httpx.AsyncHTTPTransport, Callable[[float], Awa
     register_backup = _method(key_operations.register_backup)
     forget_backup = _method(key_operations.forget_backup)
     export_keyring = _method(key_operations.export_keyring)
+
+    sealed_limit = _method(sealed_operations.sealed_limit)
+    read_sealed = _method(sealed_operations.read_sealed)
+    list_sealed = _method(sealed_operations.list_sealed)
+    commit_sealed = _method(sealed_operations.commit_sealed)
 
     async def list(self, list_model: type[ListModel[M]]) -> AsyncIterator[Record[M]]:
         """Yield every record of a list model: see `StorageClient.list`."""

@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 import httpx
 
 from models.base import ListModel, Model
-from storage_service.client import key_operations, operations
+from storage_service.client import key_operations, operations, sealed_operations
 from storage_service.client.dialogue import Answer, Operation, Outcome, Pause, Send, converse
 from storage_service.client.operations import Record
 from storage_service.client.session import Sending, Session, present_as
@@ -84,6 +84,11 @@ class StorageClient(Session[httpx.HTTPTransport, Callable[[float], None]]):
     register_backup = _method(key_operations.register_backup)
     forget_backup = _method(key_operations.forget_backup)
     export_keyring = _method(key_operations.export_keyring)
+
+    sealed_limit = _method(sealed_operations.sealed_limit)
+    read_sealed = _method(sealed_operations.read_sealed)
+    list_sealed = _method(sealed_operations.list_sealed)
+    commit_sealed = _method(sealed_operations.commit_sealed)
 
     def list(self, list_model: type[ListModel[M]]) -> Iterator[Record[M]]:
         """Yield every record of a list model (``Hosts``), by key, asking for a page when the one before is used up."""

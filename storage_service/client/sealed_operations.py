@@ -1,0 +1,102 @@
+"""What is encrypted, as it is stored: several values and journals in one commit, for who moves or mends records."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from models.secret import Secret
+from storage_service import wire
+from storage_service.client.dialogue import Call, Effect, Operation
+from storage_service.client.operations import ANY_REVISION, decode
+from storage_service.errors import Internal
+
+
+class Sealed(NamedTuple):
+    """A stored value and the tag of its revision."""
+
+    value: Secret
+    etag: str
+
+
+class Write(NamedTuple):
+    """Store *value* under *name*; of a container the value is empty."""
+
+    name: str
+    value: Secret
+    etag: str | None = None  # the revision that it replaces; "*": any; wire.NEW: there is none; None: whatever is
+
+
+class Remove(NamedTuple):
+    """Remove what is under *name*."""
+
+    name: str
+    etag: str | None = None
+
+
+class Require(NamedTuple):
+    """Change nothing, but let the commit fail unless *name* is at that revision."""
+
+    name: str
+    etag: str
+
+
+def sealed_limit() -> Operation[int]:
+    """Return how many changes one commit takes, one for each container that its writes lie in among them."""
+    return decode((yield Call("GET", wire.SEALED_PATH, Effect.READ)), wire.SealedLimits).max_changes
+
+
+def read_sealed(wanted: Sequence[str]) -> Operation[list[Sealed | None]]:
+    """Return what is stored under each of *wanted*, as of one moment, None where there is nothing; at most 1,000.
+
+    Raises:
+        Denied: the credentials do not reach everything.
+    """
+    if not wanted:
+        return []
+    answer = yield _call("read", wire.SealedNames(names=list(wanted)), Effect.READ)
+    entries = decode(answer, wire.SealedEntries).entries
+    if len(entries) != len(wanted):
+        raise Internal("the service's answer is not what was asked for")
+    return [None if each is None else Sealed(Secret(each.value), each.etag) for each in entries]
+
+
+def list_sealed(prefix: str, after: str | None = None, limit: int = 1000) -> Operation[wire.SealedPage]:
+    """Return a page of the names that begin with *prefix* and come after *after*, in order, containers among them.
+
+    Raises:
+        Denied: the credentials do not reach everything.
+    """
+    body = wire.SealedListing(prefix=prefix, after=after, limit=limit)
+    return decode((yield _call("list", body, Effect.READ)), wire.SealedPage)
+
+
+def commit_sealed(changes: Iterable[Write | Remove | Require]) -> Operation[str]:
+    """Apply *changes* together or not at all, and return the tag that all that was written has now.
+
+    Raises:
+        Changed: something is not at the revision expected of it; nothing was applied.
+        NoContainer: the container of a write does not exist, and is not among the changes.
+        Invalid: too many changes, or two of one name.
+        Denied: the credentials do not reach everything.
+    """
+    said = list(changes)
+    guarded = all(change.etag not in (None, ANY_REVISION) for change in said)
+    body = wire.SealedCommit(changes=[_change(each) for each in said])
+    answer = yield _call("commit", body, Effect.GUARDED if guarded else Effect.WRITE)
+    return decode(answer, wire.SealedCommitted).etag
+
+
+def _call(verb: str, body: msgspec.Struct, effect: Effect) -> Call:
+    path = f"{wire.SEALED_PATH}/{verb}"
+    return Call("POST", path, effect, msgspec.json.encode(body), {"Content-Type": wire.JSON})
+
+
+def _change(said: Write | Remove | Require) -> wire.SealedChange:
+    match said:
+        case Write(name, value, etag):
+            return wire.SealedChange(name=name, value=value.reveal(), etag=etag)
+        case Remove(name, etag):
+            return wire.SealedChange(name=name, etag=etag)
+        case Require(name, etag):
+            return wire.SealedChange(name=name, etag=etag, check=True)
