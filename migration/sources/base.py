@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from migration.digest import Digest
-from migration.records import Item
+from migration.records import Item, Record
 from models.secret import Secret
 
 
@@ -56,6 +56,14 @@ class Source(Protocol):
 
     async def marks(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Return the present marks of those of *ids* that exist; at most 1,000."""
+
+
+@runtime_checkable
+class Findable(Protocol):
+    """The optional ability to look a record up by the name it will have, so that it can be read where it still lies."""
+
+    async def find(self, names: Sequence[str]) -> Mapping[str, Record]:
+        """Return those of *names* that an item here becomes; at most 1,000. A malformed item is left out."""
 
 
 @dataclass(frozen=True, slots=True)
