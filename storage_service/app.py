@@ -5,6 +5,7 @@ request ──▶ who asks? ──▶ /secrets…   the raw endpoint of Custodia
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 import falcon
@@ -13,6 +14,8 @@ import falcon.asgi
 from storage_service import asgi, authn, head, resources
 from storage_service.asgi import Receive, Scope, Send
 from storage_service.authn import PEER_EXTENSION, Peer
+from storage_service.backends import open_backend
+from storage_service.backends.base import Backend
 from storage_service.bootstrap import Page, Parts, build
 from storage_service.config import ServiceSettings
 from storage_service.custodia import SecretsEndpoint
@@ -40,9 +43,11 @@ OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # answered to anyone: they
 class StorageApp:
     """The application that gunicorn serves on the unix socket."""
 
-    def __init__(self, settings: ServiceSettings, page: Page) -> None:
+    def __init__(self, settings: ServiceSettings, page: Page, opener: Callable[[str], Backend] = open_backend) -> None:
+        """Take the settings, what the workers share, and what makes the store of its URL."""
         self._settings = settings
         self._page = page
+        self._opener = opener
         self._parts: Parts | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +60,7 @@ class StorageApp:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            self._parts = await build(self._settings, self._page)
+            self._parts = await build(self._settings, self._page, self._opener)
         except StrongroomError as error:
             # gunicorn logs the message and ends the server: what is wrong here does not get better by trying again.
             await send({"type": "lifespan.startup.failed", "message": str(error)})

@@ -4,7 +4,7 @@ import contextlib
 import grp
 import logging
 import pwd
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from storage_service import head
@@ -51,11 +51,11 @@ class Parts:
         await self.closing.aclose()
 
 
-async def build(settings: ServiceSettings, page: Page) -> Parts:
+async def build(settings: ServiceSettings, page: Page, opener: Callable[[str], Backend] = open_backend) -> Parts:
     """Open store, keys and audit log, and put the service together.
 
     Called on the event loop that serves, after any fork; *page* was made before it, for all workers of the service.
-    If it raises, nothing stays open.
+    If it raises, nothing stays open. *opener* makes the store of a URL.
 
     Raises:
         ConfigurationError, KeyFileMissing, WrongRootKey: what the operator must mend.
@@ -65,7 +65,7 @@ async def build(settings: ServiceSettings, page: Page) -> Parts:
         audit = AuditLog(settings.audit_log)
         audit.open()
         stack.push_async_callback(audit.close)
-        store = open_backend(settings.store)
+        store = opener(settings.store)
         stack.push_async_callback(store.close)
         await store.open()
         file = KeyFile(settings.root_key)
