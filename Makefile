@@ -7,6 +7,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 VENV := .venv/complete
 CUSTODIA := .venv-custodia/complete
 OPENBAO := .venv-openbao/complete
+CONVECTION := .venv-convection/complete
 ANSIBLE := .venv-ansible/complete
 
 .PHONY: help setup run check format test bench docs lock clean
@@ -29,7 +30,7 @@ format: $(VENV) ## format the code and mend what ruff can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-test: check $(CUSTODIA) $(ANSIBLE) test-tools ## check, and run every test against real parts: etcd, Custodia, systemd's own checkers
+test: check $(CUSTODIA) $(OPENBAO) $(CONVECTION) $(ANSIBLE) test-tools ## check, and run every test against real parts: etcd, Custodia, OpenBao, Convection, Ansible, systemd
 	.venv/bin/pytest $(ARGS)
 
 bench: $(VENV) $(CUSTODIA) $(OPENBAO) bench-tools ## measure against OpenBao and Custodia; ROUNDS=1 QUICK=1 for a fast look
@@ -45,6 +46,7 @@ lock: .venv/bin/pip-compile ## write requirements/*.txt anew from pyproject.toml
 		--constraint requirements/build.txt pyproject.toml
 	$(COMPILE) --output-file requirements/custodia.txt requirements/custodia.in
 	$(COMPILE) --output-file requirements/openbao.txt requirements/openbao.in
+	$(COMPILE) --output-file requirements/convection.txt requirements/convection.in
 	$(COMPILE) --output-file requirements/ansible.txt requirements/ansible.in
 
 COMPILE = CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
@@ -55,7 +57,7 @@ COMPILE = CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --gen
 	$(MAKE) setup
 
 clean: ## remove all that was made here, and nothing else
-	rm -rf .venv .venv-custodia .venv-openbao .venv-ansible .tools .run build *.egg-info
+	rm -rf .venv .venv-custodia .venv-openbao .venv-convection .venv-ansible .tools .run build *.egg-info
 	rm -rf .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -66,6 +68,9 @@ $(CUSTODIA): requirements/custodia.txt
 	$(PYTHON) -m deploy.tools.make_venv $(@D) $<
 
 $(OPENBAO): requirements/openbao.txt
+	$(PYTHON) -m deploy.tools.make_venv $(@D) $<
+
+$(CONVECTION): requirements/convection.txt
 	$(PYTHON) -m deploy.tools.make_venv $(@D) $<
 
 $(ANSIBLE): requirements/ansible.txt
