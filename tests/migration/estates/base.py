@@ -39,8 +39,8 @@ class Estate(Protocol):
     def break_one(self) -> str:
         """Put a malformed item in; return its id."""
 
-    def change(self, id: str) -> None:  # noqa: A002  # as the sources call it
-        """Change an item behind the source's back, into another valid one."""
+    def change(self, key: str, /) -> None:
+        """Change the item of that id behind the source's back, into another valid one."""
 
     def secret_of(self, number: int) -> str:
         """Return the secret text that `put` used last for *number*, as it stands in the record that it becomes."""
