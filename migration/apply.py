@@ -1,0 +1,325 @@
+"""``apply``: every record is read, saved, read back, compared and journalled; again and again it does no harm.
+
+A batch goes so. Both sides are read, and each record decided. What is sealed is written in one commit with the row of
+the journal that tells of the whole batch; what is plain follows, each record guarded by the revision it was seen at.
+Then all is read back and compared by keyed hash, and the marks at the source are looked at again: what changed there
+meanwhile is told. Killed anywhere, the journal tells of everything that may have been written, and the next run
+compares everything again.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from migration.batches import Batch, batches
+from migration.compare import Act, Comparison, Decision, Policy
+from migration.errors import Mismatch, RunHeld
+from migration.journal import LOCK, MAX_ROW, Applied, Copy, Former, Journal, Stage, now
+from migration.records import Item, Record
+from migration.report import Report
+from migration.sources.base import Source
+from migration.spill import Spill
+from migration.target import Change, Target
+from models import names
+from models.secret import Secret
+from storage_service import wire
+from storage_service.client.sealed_operations import Write
+from storage_service.errors import Changed, Invalid, NoContainer, Unavailable
+
+PARALLEL: Final = 4  # batches under way at once
+ATTEMPTS: Final = 8  # at one batch, while others write what it writes
+_PAUSE: Final = 0.2  # seconds after the service did not answer, doubled each time
+
+_DONE: Final = {Act.CREATE: "created", Act.REPLACE: "replaced", Act.PRESENT: "present", Act.KEEP: "kept"}
+
+
+async def known_copies(journal: Journal, copies: Spill) -> None:
+    """Fill *copies* with what the journal says of each record, the last word counting."""
+    async for _, row in journal.rows("applied", Applied):
+        copies.update((copy.name, _text(copy)) for copy in row.copies)
+
+
+class Apply:
+    """One run of ``apply``; its journal's lock is held."""
+
+    def __init__(
+        self,
+        source: Source,
+        target: Target,
+        journal: Journal,
+        *,
+        policy: Policy = Policy.STOP,
+        skip_bad: bool = False,
+        planned: Mapping[str, str] | Spill | None = None,
+        advance: Callable[[int], object] = bool,
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            source: opened with the journal's digest.
+            target: where to.
+            journal: with its lock held.
+            policy: for conflicts.
+            skip_bad: go on although something cannot move.
+            planned: the marks of the items that a plan showed; an item that is not as it was then does not move.
+            advance: called with how many items more are done.
+        """
+        self._source = source
+        self._target = target
+        self._journal = journal
+        self._policy = policy
+        self._skip_bad = skip_bad
+        self._planned = planned
+        self._advance = advance
+        self._copies = Spill()
+        self._stopped = False
+        self._comparison = Comparison(target, journal.digest, self._copies, policy)
+        run = journal.run
+        self.report = Report(verb="apply", run=run.name, source=run.kind, estate=run.identity, started=now())
+
+    async def run(self) -> Report:
+        """Move everything that can move, and return what came of it.
+
+        Raises:
+            RunHeld: another process has taken this run over.
+            Mismatch: what was read back is not what was saved.
+            EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
+        """
+        await self._journal.begin()
+        await self._journal.left("applied", "verified")
+        try:
+            await known_copies(self._journal, self._copies)
+            await self._move_all()
+        finally:
+            self._copies.close()
+        return await self._ended()
+
+    async def _move_all(self) -> None:
+        room = await self._target.room()
+        turns = asyncio.Semaphore(PARALLEL)
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for batch in batches(self._source, self._journal.digest, room, self.report):
+                    await turns.acquire()
+                    if self._stopped or not (self._skip_bad or self._all_good()):
+                        break  # what is under way is finished
+                    task = group.create_task(self._move(batch))
+                    task.add_done_callback(lambda _: turns.release())
+        except BaseExceptionGroup as failed:
+            raise _gravest(failed) from None
+
+    def _all_good(self) -> bool:
+        return not (self.report.counts.get("bad") or self.report.counts.get("duplicate"))
+
+    async def _ended(self) -> Report:
+        report = self.report
+        counts = report.counts
+        report.finished = now()
+        stopped = any(counts.get(kind) for kind in ("conflict", "changed", "refused", "unplanned"))
+        report.complete = not stopped and (self._skip_bad or self._all_good()) and counts.get("items", 0) > 0
+        report.next = _advice(report, skip_bad=self._skip_bad)
+        await self._journal.reached("applied", Stage(at=report.finished, complete=report.complete, counts=dict(counts)))
+        return report
+
+    # One batch
+
+    async def _move(self, batch: Batch) -> None:
+        pairs = self._as_planned(batch.pairs)
+        tried: list[tuple[str, Sequence[Copy]]] = []
+        pause = _PAUSE
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                written = await self._write(await self._comparison.of(pairs), tried)
+                break
+            except (Changed, NoContainer):
+                if not left:
+                    raise
+                await self._check_lock()
+                self._target.forget_containers()
+            except Unavailable:
+                if not left:
+                    raise
+                await asyncio.sleep(pause)
+                pause *= 2
+            await self._settle(tried)
+        await self._compare_back(written)
+        await self._look_again(pairs)
+        self._advance(batch.items)
+
+    async def _settle(self, tried: Sequence[tuple[str, Sequence[Copy]]]) -> None:
+        """Learn which of the commits that were tried came about: what they wrote is ours."""
+        for name, copies in tried:
+            (row,) = await self._target.client.read_sealed([name])
+            if row is not None:
+                self._remember(copies)
+
+    def _as_planned(self, pairs: Sequence[tuple[Item, Record]]) -> Sequence[tuple[Item, Record]]:
+        if self._planned is None:
+            return pairs
+        kept = []
+        told: set[str] = set()
+        for item, record in pairs:
+            planned = self._planned.get(item.id)
+            if planned == item.mark:
+                kept.append((item, record))
+            elif item.id not in told:
+                told.add(item.id)
+                why = "it is new since the plan" if planned is None else "it changed at the source since the plan"
+                self.report.tell("unplanned", item.id, f"{why}, and was left; plan again")
+        return kept
+
+    async def _write(
+        self, decisions: Sequence[Decision], tried: list[tuple[str, Sequence[Copy]]]
+    ) -> Sequence[Decision]:
+        """Write what is to be written, unless there is a conflict; return what was.
+
+        *tried* gets the name of the row of each commit that is tried, and what it says.
+        """
+        conflicts = [each for each in decisions if each.act is Act.CONFLICT]
+        for each in conflicts:
+            self.report.tell("conflict", each.item.id, each.why, each.record.name)
+        if conflicts:
+            self._stopped = True
+            return []
+        writing = [each for each in decisions if each.act in (Act.CREATE, Act.REPLACE)]
+        await self._commit(decisions, [each for each in writing if each.record.sealed], tried)
+        refused = await self._save_plain([each for each in writing if not each.record.sealed])
+        for each in decisions:
+            if each.record.name not in refused:
+                self.report.count(_DONE[each.act])
+        return [each for each in writing if each.record.name not in refused]
+
+    async def _commit(
+        self, decisions: Sequence[Decision], sealed: Sequence[Decision], tried: list[tuple[str, Sequence[Copy]]]
+    ) -> None:
+        """Write the row that tells of the batch, and what is sealed with it."""
+        former = await self._keep_former(decisions)
+        copies = [copy for each in decisions if (copy := _copy(each, former)) is not None]
+        if not copies:
+            return  # of everything that is written, the journal has something new to say
+        containers = await self._target.missing_containers([each.record.name for each in sealed])
+        secrets = [each for each in sealed if not names.is_container(each.record.name)]
+        row = self._journal.row(
+            "applied", self._journal.next_number(), Applied(copies=copies, containers=list(containers))
+        )
+        changes: list[Change] = [
+            *(
+                Write(each.record.name, each.record.value, each.held.etag if each.held else wire.NEW)
+                for each in secrets
+            ),
+            *(Write(container, Secret(""), wire.NEW) for container in containers),
+            row,
+            self._journal.guard,
+        ]
+        tried.append((row.name, copies))
+        await self._target.commit(changes, row.name)
+        self._remember(copies)
+
+    async def _keep_former(self, decisions: Sequence[Decision]) -> Mapping[str, int]:
+        """Journal what is about to be replaced and is not our own; return for each name the row that has it."""
+        rows: dict[str, int] = {}
+        values: dict[str, str] = {}
+
+        async def store() -> None:
+            if values:
+                number = self._journal.next_number()
+                row = self._journal.row("former", number, Former(values=dict(values)))
+                await self._target.commit([row, self._journal.guard], row.name)
+                rows.update(dict.fromkeys(values, number))
+                values.clear()
+
+        for each in decisions:
+            if each.act is Act.REPLACE and each.held is not None and not each.ours:
+                if sum(map(len, values.values())) + len(each.held.value) > MAX_ROW:
+                    await store()
+                values[each.record.name] = each.held.value.reveal()
+        await store()
+        return rows
+
+    async def _save_plain(self, plain: Sequence[Decision]) -> set[str]:
+        try:
+            await self._target.save([each.record for each in plain], [_tag(each) for each in plain])
+        except Invalid as error:
+            if len(plain) == 1:
+                fields = "; ".join(f"{field} {reason}" for field, reason in error.faults)
+                self.report.tell("refused", plain[0].item.id, f"the service refuses it: {fields}", plain[0].record.name)
+                return {plain[0].record.name}
+            # Nothing of that model was written: find out which of them it is.
+            return set().union(*[await self._save_plain([each]) for each in plain])
+        return set()
+
+    def _remember(self, copies: Sequence[Copy]) -> None:
+        self._copies.update((copy.name, _text(copy)) for copy in copies)
+
+    async def _compare_back(self, written: Sequence[Decision]) -> None:
+        """Read what was written back, and compare it by keyed hash with what was read at the source."""
+        held = await self._target.read([each.record.name for each in written])
+        for each in written:
+            back = held.get(each.record.name)
+            if back is None or self._comparison.digest(each.record.name, back) != each.digest:
+                raise Mismatch(
+                    f"{each.record.name}: what was read back is not what was saved from {each.item.id}; nothing at the"
+                    " source was touched; see whether somebody else writes there, and run apply again"
+                )
+
+    async def _look_again(self, pairs: Sequence[tuple[Item, Record]]) -> None:
+        """Tell of every item that was changed at the source since it was read."""
+        read = {item.id: item.mark for item, _ in pairs}
+        marks = await self._source.marks(list(read))
+        for item, mark in read.items():
+            if marks.get(item) != mark:
+                gone = item not in marks
+                self.report.tell("changed", item, f"it was {'removed' if gone else 'changed'} while it was moved")
+
+    async def _check_lock(self) -> None:
+        """See whether it was the lock that changed.
+
+        Raises:
+            RunHeld: it was.
+        """
+        (lock,) = await self._target.client.read_sealed([LOCK])
+        if lock is None or lock.etag != self._journal.guard.etag:
+            raise RunHeld("another process has taken this migration over; nothing more is written here")
+
+
+def _tag(each: Decision) -> str:
+    """Return the tag of what a write replaces."""
+    return wire.NEW if each.held is None else each.held.etag
+
+
+def _copy(each: Decision, former: Mapping[str, int]) -> Copy | None:
+    """Return what the journal is to say of a decision; None: it says so already."""
+    act, row, last = _DONE[each.act], former.get(each.record.name, 0), each.last
+    if last is not None and (each.ours or (each.act is Act.PRESENT and last.digest == each.digest)):
+        act, row = last.act, last.former  # what undoes it is what undid it before
+    copy = Copy(each.item.id, each.item.mark, each.record.name, act, each.digest, row)
+    return None if copy == last else copy
+
+
+def _text(copy: Copy) -> str:
+    return msgspec.json.encode(copy).decode()
+
+
+def _gravest(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return one of several errors: that the run is no longer ours comes before what follows from it."""
+    flat: list[BaseException] = []
+    for error in group.exceptions:
+        flat += [_gravest(error)] if isinstance(error, BaseExceptionGroup) else [error]
+    return min(flat, key=lambda error: not isinstance(error, (RunHeld, Mismatch)))
+
+
+def _advice(report: Report, *, skip_bad: bool) -> str:
+    counts = report.counts
+    if not counts.get("items"):
+        return "nothing was found at the source: see that its place and options are right"
+    if counts.get("conflict"):
+        return "decide about the conflicts: run it again with --on-conflict keep, replace or newer"
+    if (counts.get("bad") or counts.get("duplicate")) and not skip_bad:
+        return "mend at the source what cannot move, or leave it behind with --skip-bad; then run it again"
+    if counts.get("changed") or counts.get("unplanned"):
+        return "some items changed meanwhile: plan and apply again"
+    if counts.get("refused"):
+        return "the service refuses some records: mend them at the source, and run it again"
+    return "compare both sides: strongroom migrate verify"

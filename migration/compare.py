@@ -1,0 +1,142 @@
+"""What is to be done about one record: the rules, and their reading of both sides."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from migration.digest import Digest
+from migration.journal import Copy
+from migration.records import Item, Record
+from migration.spill import Spill
+from migration.target import Held, Target
+from models import names
+from models.errors import InvalidName
+from models.names import SYSTEM
+from storage_service.wire import MAX_SECRET
+
+TOMBSTONES: Final = SYSTEM + "journal/read_through/"  # of what was deleted before it had moved
+
+
+class Policy(StrEnum):
+    """What to do where the service holds something else under a record's name."""
+
+    STOP = "stop"
+    KEEP = "keep"  # what the service holds
+    REPLACE = "replace"  # by what the source holds
+    NEWER = "newer"  # whichever of the two changed since they were equal; where both did, or nobody knows: stop
+
+
+class Act(StrEnum):
+    """What is to become of a record."""
+
+    CREATE = "create"
+    REPLACE = "replace"
+    PRESENT = "present"  # it is there, and equal
+    KEEP = "keep"  # it is there, and differs
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A record, what is to become of it, and what lies under its name now."""
+
+    item: Item
+    record: Record
+    act: Act
+    digest: str
+    held: Held | None
+    last: Copy | None  # what the journal says of it
+    ours: bool = False  # what lies there is what this run wrote
+    why: str = ""  # of a conflict
+
+
+def decide(digest: str, held: str | None, last: Copy | None, *, deleted: bool, policy: Policy) -> tuple[Act, str]:
+    """Return what to do about a record, and in words why it is a conflict if it is one.
+
+    Args:
+        digest: of what the source holds.
+        held: digest of what the service holds, None where there is nothing.
+        last: how this run left it, if it met it before.
+        deleted: whether somebody removed it from the service since, or before it had moved.
+        policy: for conflicts. Our own copy, unchanged since, is none: it follows the source.
+    """
+    if held == digest:
+        return Act.PRESENT, ""
+    if held is None and not deleted:
+        return Act.CREATE, ""
+    ours = last is not None and last.act != "kept"
+    if held is not None and ours and last is not None and held == last.digest:
+        return Act.REPLACE, ""
+    only_there = ours and last is not None and digest == last.digest
+    if held is None:
+        why = "it was deleted in the service since"
+    elif only_there:
+        why = "it was changed in the service since"
+    elif ours:
+        why = "it was changed on both sides since"
+    else:
+        why = "the service holds another value"
+    if policy is Policy.KEEP or (policy is Policy.NEWER and only_there):
+        return Act.KEEP, ""
+    if policy is Policy.REPLACE:
+        return (Act.CREATE if held is None else Act.REPLACE), ""
+    return Act.CONFLICT, why
+
+
+def fault_of(record: Record) -> str:
+    """Return why a record cannot be stored, "" if it can."""
+    try:
+        names.check(record.name)
+    except InvalidName as error:
+        return f"its name cannot be used: {error}"
+    if names.is_container(record.name):
+        return "" if not record.value else "a container has no value"
+    if not record.value:
+        return "it is empty, and an empty secret cannot be stored"
+    if len(record.value.reveal().encode(errors="surrogatepass")) > MAX_SECRET:
+        return f"it is larger than {MAX_SECRET // 1024} KiB"
+    return ""
+
+
+class Comparison:
+    """Reads both sides of a batch and decides, by one policy."""
+
+    def __init__(self, target: Target, digest: Digest, copies: Spill, policy: Policy) -> None:
+        """Take what is needed; *copies* has the journal's `Copy` of every record that it knows, by name."""
+        self._target = target
+        self._digest = digest
+        self._copies = copies
+        self._policy = policy
+
+    async def of(self, pairs: Sequence[tuple[Item, Record]]) -> Sequence[Decision]:
+        """Return the decision for each record, in their order."""
+        held = await self.held([record.name for _, record in pairs])
+        copies = self._copies.get_many([record.name for _, record in pairs])
+        decisions = []
+        for item, record in pairs:
+            there = held.get(record.name)
+            known = copies.get(record.name)
+            last = None if known is None else msgspec.json.decode(known, type=Copy)
+            digest = self.digest(record.name, record)
+            lies = None if there is None else self.digest(record.name, there)
+            ours = last is not None and last.act in ("created", "replaced") and lies == last.digest
+            # What is sealed is written together with its row, so if it is gone then somebody removed it.
+            deleted = there is None and (
+                (last is not None and record.sealed and last.act != "kept") or TOMBSTONES + record.name in held
+            )
+            act, why = decide(digest, lies, last, deleted=deleted, policy=self._policy)
+            decisions.append(Decision(item, record, act, digest, there, last, ours, why))
+        return decisions
+
+    async def held(self, wanted: Sequence[str]) -> Mapping[str, Held]:
+        """Return what the service holds under *wanted*, and the tombstones of those that it does not."""
+        held = dict(await self._target.read(wanted))
+        missing = [TOMBSTONES + name for name in wanted if name not in held and name.startswith(names.SECRETS)]
+        return held | dict(await self._target.read(missing)) if missing else held
+
+    def digest(self, name: str, value: Record | Held) -> str:
+        """Return the keyed hash of a value under a name."""
+        return self._digest.of(name, value.value.reveal())

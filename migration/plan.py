@@ -1,0 +1,172 @@
+"""``plan``: what would move, what is there already, what differs, what cannot move and why. It changes nothing.
+
+With a file to write to, the plan keeps the marks of all items, and ``apply --plan`` moves only what is still as it was
+planned. Marks of what has no revision are hashes under the run's key, which is then stored, sealed, with the run's
+head: so the file tells nothing of any value.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from migration.apply import known_copies
+from migration.batches import batches
+from migration.compare import Act, Comparison, Policy
+from migration.errors import MigrationError
+from migration.journal import Journal, now
+from migration.report import Report
+from migration.sources.base import Source
+from migration.spill import Spill
+from migration.target import Target
+
+_WRITING: Final = 3.0  # how much longer moving a record takes than reading both sides of it: seen, and rounded up
+
+_WOULD: Final = {Act.CREATE: "create", Act.REPLACE: "update", Act.PRESENT: "present", Act.KEEP: "keep"}
+
+
+class Planned(msgspec.Struct, array_like=True):
+    """A line of a plan's file, the first of which is the head: format, run, and when it was made."""
+
+    item: str
+    mark: str
+
+
+async def plan(
+    source: Source,
+    target: Target,
+    journal: Journal,
+    *,
+    policy: Policy = Policy.STOP,
+    advance: Callable[[int], object] = bool,
+    out: Callable[[str, str], object] | None = None,
+) -> Report:
+    """Compare both sides, and return what ``apply`` would do.
+
+    Args:
+        source: opened with the journal's digest.
+        target: where to.
+        journal: of the run; it need not be begun.
+        policy: for conflicts.
+        advance: called with how many items more are done.
+        out: called with the id and the mark of every item.
+
+    Raises:
+        EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
+    """
+    run = journal.run
+    report = Report(verb="plan", run=run.name, source=run.kind, estate=run.identity, started=now())
+    began = time.monotonic()
+    room = await target.room()
+    characters = 0
+    with Spill() as copies:
+        await known_copies(journal, copies)
+        comparison = Comparison(target, journal.digest, copies, policy)
+        async for batch in batches(source, journal.digest, room, report):
+            for each in await comparison.of(batch.pairs):
+                if each.act is Act.CONFLICT:
+                    report.tell("conflict", each.item.id, each.why, each.record.name)
+                else:
+                    report.count(_WOULD[each.act])
+                if each.act in (Act.CREATE, Act.REPLACE):
+                    characters += len(each.record.value)
+                if out is not None:
+                    out(each.item.id, each.item.mark)
+            advance(batch.items)
+    took = time.monotonic() - began
+    moving = report.counts.get("create", 0) + report.counts.get("update", 0)
+    total = moving + sum(report.counts.get(kind, 0) for kind in ("present", "keep", "conflict"))
+    report.facts["to write"] = f"{moving:,} records, {_size(characters)}"
+    report.facts["estimate"] = _duration(took * (1 + _WRITING * moving / max(total, 1)))
+    report.finished = now()
+    report.complete = bool(total) and not any(report.counts.get(kind) for kind in ("bad", "duplicate", "conflict"))
+    report.next = _advice(report, moving)
+    return report
+
+
+class PlanFile:
+    """A plan's file: a head, and a line of JSON for each item."""
+
+    def __init__(self, path: Path, run: str) -> None:
+        """Begin the file, readable by its owner alone; it takes its name when it is whole."""
+        self._path = path
+        self._draft = path.with_name(path.name + ".part")
+        self._file = os.fdopen(os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+        self._last = ""
+        self._line(["strongroom plan 1", run, now()])
+
+    def add(self, item: str, mark: str) -> None:
+        """Write one item; of several calls for one item in a row, the first counts."""
+        if item != self._last:
+            self._last = item
+            self._line([item, mark])
+
+    def _line(self, content: list[str]) -> None:
+        self._file.write(msgspec.json.encode(content) + b"\n")
+
+    def finish(self) -> None:
+        """Write it out."""
+        self._file.close()
+        self._draft.replace(self._path)
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        self._file.close()
+        self._draft.unlink(missing_ok=True)
+
+
+def read_plan(path: Path, run: str, into: Spill) -> None:
+    """Fill *into* with the mark of every item of a plan's file.
+
+    Raises:
+        MigrationError: it cannot be read, or is of another run.
+    """
+    try:
+        with path.open("rb") as file:
+            head = msgspec.json.decode(file.readline(), type=list[str])
+            if head[:2] != ["strongroom plan 1", run]:
+                raise MigrationError(f"{path} is no plan of {run}; make one: strongroom migrate plan --out {path}")
+            into.update(_lines(file))
+    except OSError as error:
+        raise MigrationError(f"{path} cannot be read: {error.strerror}") from None
+    except (msgspec.DecodeError, ValueError):
+        raise MigrationError(f"{path} is no plan, or it is cut short") from None
+
+
+def _lines(file: Iterator[bytes]) -> Iterator[tuple[str, str]]:
+    for line in file:
+        planned = msgspec.json.decode(line, type=Planned)
+        yield planned.item, planned.mark
+
+
+def _advice(report: Report, moving: int) -> str:
+    counts = report.counts
+    if not counts.get("items"):
+        return "nothing was found at the source: see that its place and options are right"
+    if counts.get("bad") or counts.get("duplicate"):
+        return "mend at the source what cannot move, or leave it behind: strongroom migrate apply --skip-bad"
+    if counts.get("conflict"):
+        return "decide about what differs: strongroom migrate apply --on-conflict keep, replace or newer"
+    if moving:
+        return "move it: strongroom migrate apply"
+    return "all of it is there; compare both sides: strongroom migrate verify"
+
+
+def _size(characters: int) -> str:
+    size = float(characters)
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "about a second"
+    if seconds < 90:
+        return f"about {seconds:.0f} seconds"
+    return f"about {seconds / 60:.0f} minutes"

@@ -1,0 +1,43 @@
+"""What a verb tells of its work: one shape for people and programs, in which no secret has a place."""
+
+from typing import Final
+
+import msgspec
+
+SCHEMA: Final = "strongroom.migrate/1"
+
+
+class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Something that an operator must know of one item."""
+
+    kind: str  # "bad", "conflict", "duplicate", "changed", "missing", "differs", "refused", "note", …
+    item: str
+    why: str
+    name: str = ""  # of the record, where it is one record's
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """How a verb ended."""
+
+    verb: str
+    run: str
+    source: str  # the kind
+    estate: str  # its identity
+    started: str  # RFC 3339, UTC
+    finished: str = ""
+    complete: bool = False
+    counts: dict[str, int] = {}
+    problems: list[Problem] = []
+    facts: dict[str, str] = {}  # in words, by what they are about: sizes, times, what was done
+    next: str = ""  # what to do now
+    sum: str = ""
+    schema: str = SCHEMA
+
+    def count(self, what: str, more: int = 1) -> None:
+        """Add to one of the counts."""
+        self.counts[what] = self.counts.get(what, 0) + more
+
+    def tell(self, kind: str, item: str, why: str, name: str = "") -> None:
+        """Add a problem, and count it."""
+        self.problems.append(Problem(kind=kind, item=item, why=why, name=name))
+        self.count(kind)

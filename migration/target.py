@@ -1,0 +1,168 @@
+"""The service that an estate moves into: records read, written and removed, whether they are sealed there or plain."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from migration.records import Record, is_sealed, plain_model
+from models import Model, names
+from models.secret import Secret
+from storage_service import wire
+from storage_service.client import AsyncStorageClient
+from storage_service.client.sealed_operations import Remove, Require, Write
+from storage_service.errors import Changed, Fate, NotEmpty, Unavailable
+
+Change = Write | Remove | Require
+
+ATTEMPTS: Final = 6  # at what the service could not answer
+FIRST_PAUSE: Final = 0.1  # seconds, doubled each time
+READ_SIZE: Final = 200  # records in one question: their values together stay far below what one answer may hold
+
+
+class Held(NamedTuple):
+    """What lies in the service under a name."""
+
+    value: Secret
+    etag: str
+
+
+class Target:
+    """The service, through the client of a platform service: it holds the keys, decides and records; nothing here does.
+
+    Every method raises what the client raises: `Denied`, `Locked`, `Unavailable` and so on.
+    """
+
+    def __init__(self, client: AsyncStorageClient) -> None:
+        self._client = client
+        self._containers: set[str] = {names.SECRETS}  # that are known to exist; the root always does
+
+    @property
+    def client(self) -> AsyncStorageClient:
+        """The client."""
+        return self._client
+
+    # Reading
+
+    async def read(self, wanted: Sequence[str]) -> Mapping[str, Held]:
+        """Return what lies in the service's own store under those of *wanted* that exist there.
+
+        What the service reads through to an old place has not moved, so it is not there.
+        """
+        found: dict[str, Held] = {}
+        sealed = [name for name in wanted if is_sealed(name)]
+        for start in range(0, len(sealed), READ_SIZE):
+            some = sealed[start : start + READ_SIZE]
+            for name, entry in zip(some, await self._client.read_sealed(some), strict=True):
+                if entry is not None and entry.etag != wire.NEW:
+                    found[name] = Held(entry.value, entry.etag)
+        for model, keys in _by_model(name for name in wanted if not is_sealed(name)).items():
+            for record in await self._client.get_many(model, keys):
+                if record is not None:
+                    found[record.model.record_name] = Held(Secret(record.model.to_json().decode()), record.etag)
+        return found
+
+    async def names(self, prefix: str) -> "list[str]":
+        """Return every name in the service that begins with *prefix*, which is sealed, containers left out."""
+        found: list[str] = []
+        after: str | None = None
+        while True:
+            page = await self._client.list_sealed(prefix, after)
+            found += [name for name in page.names if not names.is_container(name)]
+            if not page.more:
+                return found
+            after = page.names[-1]
+
+    # Writing what is sealed
+
+    async def room(self) -> int:
+        """Return how many changes one commit takes, containers of its writes among them."""
+        return await self._client.sealed_limit()
+
+    async def missing_containers(self, wanted: Iterable[str]) -> Sequence[str]:
+        """Return those containers that must be made before secrets with the names *wanted* can be, outer ones first."""
+        needed: dict[str, None] = {}
+        for name in wanted:
+            outer = []
+            container = name if names.is_container(name) else names.container_of(name)
+            while container.startswith(names.SECRETS) and container not in self._containers:
+                outer.append(container)
+                container = names.container_of(container)
+            needed |= dict.fromkeys(reversed(outer))
+        entries = await self._client.read_sealed(list(needed)) if needed else []
+        there = {name for name, entry in zip(needed, entries, strict=True) if entry is not None}
+        self._containers |= there
+        return [name for name in needed if name not in there]
+
+    async def commit(self, changes: Sequence[Change], witness: str) -> None:
+        """Apply *changes* at once or not at all, whatever answers get lost.
+
+        Args:
+            changes: what is to be done; among them the creation of *witness*.
+            witness: a name that exists only if they were applied, and that nobody else makes.
+
+        Raises:
+            Changed: something was not at the revision expected of it; nothing was applied.
+        """
+        pause = FIRST_PAUSE
+        for attempt in range(ATTEMPTS):
+            try:
+                await self._client.commit_sealed(changes)
+            except Unavailable as error:
+                if error.fate is not Fate.NOT_APPLIED and await self._exists(witness):
+                    break
+                if attempt == ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(pause)
+                pause *= 2
+            except Changed:
+                if attempt and await self._exists(witness):
+                    break
+                raise
+            else:
+                break
+        self._containers |= {each.name for each in changes if isinstance(each, Write) and names.is_container(each.name)}
+
+    async def _exists(self, name: str) -> bool:
+        (entry,) = await self._client.read_sealed([name])
+        return entry is not None
+
+    def forget_containers(self) -> None:
+        """Look again for containers: one that was there has been removed."""
+        self._containers = {names.SECRETS}
+
+    # Writing what is plain
+
+    async def save(self, records: Sequence[Record], etags: Sequence[str]) -> None:
+        """Save plain records, each only if it is at its tag.
+
+        Raises:
+            Changed: one is not; of its model, those before its batch are saved.
+            Invalid: the service refuses one.
+        """
+        by_model: dict[type[Model], list[tuple[Model, str]]] = {}
+        for record, etag in zip(records, etags, strict=True):
+            model = record.model()
+            by_model.setdefault(type(model), []).append((model, etag))
+        for pairs in by_model.values():
+            await self._client.save_many([model for model, _ in pairs], etags=[etag for _, etag in pairs])
+
+    # Removing
+
+    async def remove(self, name: str, etag: str) -> bool:
+        """Remove a record that is at its tag; False: it is not, and nothing was done."""
+        try:
+            if is_sealed(name):
+                await self._client.commit_sealed([Remove(name, etag)])
+            else:
+                key = name.removeprefix(names.container_of(name))
+                await self._client.delete_many(plain_model(name), [key], etags=[etag])
+        except (Changed, NotEmpty):
+            return False
+        return True
+
+
+def _by_model(wanted: Iterable[str]) -> Mapping[type[Any], list[str]]:
+    keys: dict[type[Any], list[str]] = {}
+    for name in wanted:
+        keys.setdefault(plain_model(name), []).append(name.removeprefix(names.container_of(name)))
+    return keys
