@@ -29,17 +29,32 @@ async def body(req: Request, of: type[T]) -> T:
         TooLarge: it is over `wire.MAX_BODY`.
         Invalid: it is no such thing; nothing of it is repeated.
     """
-    if req.content_length is not None and req.content_length > wire.MAX_BODY:
-        raise TooLarge("the body is over its limit")
-    content = await req.stream.read(wire.MAX_BODY + 1)
-    if len(content) > wire.MAX_BODY:
-        raise TooLarge("the body is over its limit")
+    text = await content(req)
     try:
-        return msgspec.convert(strict_json.decode(content), of)
+        return msgspec.convert(strict_json.decode(text), of)
     except strict_json.MalformedJSON as error:
         raise Invalid(str(error)) from None
     except msgspec.ValidationError:
-        raise Invalid(f"the body is not a {of.__name__}: see docs/http-api.md") from None
+        raise not_a(of) from None
+
+
+async def content(req: Request) -> bytes:
+    """Return the request's body as it was sent.
+
+    Raises:
+        TooLarge: it is over `wire.MAX_BODY`.
+    """
+    if req.content_length is not None and req.content_length > wire.MAX_BODY:
+        raise TooLarge("the body is over its limit")
+    sent: bytes = await req.stream.read(wire.MAX_BODY + 1)
+    if len(sent) > wire.MAX_BODY:
+        raise TooLarge("the body is over its limit")
+    return sent
+
+
+def not_a(of: type[msgspec.Struct]) -> Invalid:
+    """The refusal of a body that should have been an *of*."""
+    return Invalid(f"the body is not a {of.__name__}: see docs/http-api.md")
 
 
 def answer(req: Request, resp: Response, said: object) -> None:

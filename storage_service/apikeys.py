@@ -32,6 +32,7 @@ from storage_service.errors import Exists, Internal, Invalid, NotFound, ServiceE
 PREFIX: Final = "system/access/apikeys/"
 _FORMAT: Final = 1
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
+_VERIFIER = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class ApiKeyRecord(msgspec.Struct, kw_only=True, rename={"format_": "format"}, forbid_unknown_fields=True):
@@ -166,6 +167,26 @@ class ApiKeys:
             raise Invalid("actions are get, list, put and delete", (("actions", "is not a list of actions"),))
         created = self._now().isoformat(timespec="seconds").replace("+00:00", "Z")
         return ApiKeyRecord(verifier=_verifier(key.reveal()), paths=listed, actions=allowed, created=created)
+
+    def check(self, key_id: str, value: bytes) -> None:
+        """Refuse what is no record of an API key that could be made here.
+
+        Raises:
+            Invalid: the id, or something in the record, is none; nothing of it is repeated.
+        """
+        if _ID.fullmatch(key_id) is None or key_id == self._own_id:
+            raise Invalid("that is no id of an API key, or the service's own")
+        try:
+            record = msgspec.json.decode(value, type=ApiKeyRecord)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise Invalid("that is no record of an API key") from None
+        if (
+            record.format_ != _FORMAT
+            or _VERIFIER.fullmatch(record.verifier) is None
+            or not (record.paths and all(_is_path(path) for path in record.paths))
+            or not record.actions
+        ):
+            raise Invalid("that is no record of an API key")
 
     async def _learn(self) -> None:
         # What cannot be told now is asked for again when somebody comes with the key, and he is told what is wrong.

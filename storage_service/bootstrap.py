@@ -12,7 +12,7 @@ from storage_service.apikeys import ApiKeys
 from storage_service.audit import AuditLog
 from storage_service.authn import Authenticator, SimpleAuthKeys, SimpleCredsAuth
 from storage_service.authz.base import Decider
-from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace
+from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, WholeReach
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
 from storage_service.config import AuthenticatorSettings, AuthorizerSettings, ServiceSettings
@@ -26,7 +26,8 @@ from storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
 from storage_service.keyring.upgrade import upgrade
 from storage_service.overlay import EncryptedBackend
 from storage_service.routing import build as build_routing
-from storage_service.service import Service
+from storage_service.sealed_service import SealedService
+from storage_service.service import Door, Service
 
 __all__ = ["Page", "Parts", "build"]
 
@@ -44,6 +45,7 @@ class Parts:
     scheme: str
     keeper: Keeper
     key_service: KeyService
+    sealed_service: SealedService
     closing: contextlib.AsyncExitStack
 
     async def close(self) -> None:
@@ -92,11 +94,12 @@ async def build(settings: ServiceSettings, page: Page, opener: Callable[[str], B
         for backend in routing.backends:
             stack.push_async_callback(backend.close)
             await backend.open()
+        deciders = (Reach(), *map(_decider, settings.authorizers))
         service = Service(
             secrets=encrypted,
             routing=routing,
             keys=keys,
-            deciders=(Reach(), *map(_decider, settings.authorizers)),
+            deciders=deciders,
             audit=audit,
         )
         return Parts(
@@ -107,6 +110,7 @@ async def build(settings: ServiceSettings, page: Page, opener: Callable[[str], B
             scheme=settings.store.partition(":")[0],
             keeper=keeper,
             key_service=KeyService(service, store, keeper, file, documents, machine=machine),
+            sealed_service=SealedService(encrypted, keys, Door((WholeReach(), *deciders), audit)),
             closing=stack.pop_all(),
         )
 

@@ -1,4 +1,4 @@
-"""All that the socket serves beside ``/secrets``: model verbs, API keys, who am I, status, health."""
+"""What the socket serves beside ``/secrets``, ``/keyring`` and ``/sealed``: models, API keys, who am I, status."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import falcon.asgi
 
 from models import LIST_MODELS, MODELS, Model
 from models.errors import ValidationError
-from storage_service import asgi, key_resources, wire
+from storage_service import asgi, key_resources, sealed_resources, wire
 from storage_service.answering import Request, Response, answer, body, caller
 from storage_service.apikeys import ApiKeyRecord
 from storage_service.authz.base import Action
@@ -39,6 +39,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     ):
         app.add_route(path, resource)
     key_resources.add_routes(app, parts.key_service)
+    sealed_resources.add_routes(app, parts.sealed_service)
 
 
 class Ping:
@@ -111,6 +112,7 @@ class StatusPage:
                     "storage": wire.STORAGE_PATH + "/",
                     "apikeys": wire.APIKEYS_PATH,
                     "keyring": KEYRING_PATH,
+                    "sealed": wire.SEALED_PATH,
                 },
             ),
         )

@@ -55,6 +55,74 @@ class Reference(NamedTuple):
     source: str = ""
 
 
+class Act(NamedTuple):
+    """Something that is to be done to a name."""
+
+    action: Action
+    name: str
+
+
+class Door:
+    """Decides and records; what it lets through may be done."""
+
+    def __init__(self, deciders: Sequence[Decider], audit: AuditLog) -> None:
+        self._deciders = tuple(deciders)
+        self._audit = audit
+
+    async def permit(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
+        """Let *caller* do *action* to all of *wanted*, or to none.
+
+        Raises:
+            Denied: one of them is out of reach; those that are were recorded.
+            AuditUnavailable: it cannot be recorded.
+        """
+        await self.permit_each(caller, [Act(action, name) for name in wanted])
+
+    async def permit_each(self, caller: Caller, acts: Sequence[Act]) -> None:
+        """Let *caller* do all of *acts*, or none of them; as `permit`."""
+        denied = [act for act in acts if not decide(self._deciders, caller.principal, act.action, act.name)]
+        await self._audit.append(*_records(caller, denied or acts, "denied" if denied else "allowed"))
+        if denied:
+            raise Denied("outside what these credentials reach")
+
+    async def read(self, caller: Caller, action: Action, wanted: Sequence[str], read: Callable[[], Awaitable[T]]) -> T:
+        """Return what *read* returns, if *caller* may have all of *wanted*; it runs while that is being recorded.
+
+        Raises:
+            Denied, AuditUnavailable: as `permit`.
+            Undecipherable: of *read*; that, too, was recorded.
+        """
+        acts = [Act(action, name) for name in wanted]
+        if any(not decide(self._deciders, caller.principal, action, name) for name in wanted):
+            await self.permit_each(caller, acts)  # says no, and records it
+        recorded = self._audit.append(*_records(caller, acts, "allowed"))
+        try:
+            return await read()
+        except Undecipherable as error:
+            await self.failed(caller, action, error.name, error.reason)
+            raise
+        finally:
+            await recorded
+
+    async def failed(self, caller: Caller, action: Action, name: str, reason: str) -> None:
+        """Record that an act that was allowed did not succeed, and why.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        await self._audit.append(*_records(caller, [Act(action, name)], "failed", reason))
+
+    async def refuse(self, request_id: str, action: str, name: str, reason: str, peer: Peer | None) -> None:
+        """Record that somebody unknown was turned away.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        await self._audit.append(
+            AuditRecord(request_id, "unknown", action, name, "denied", reason, None, peer._asdict() if peer else None)
+        )
+
+
 class Service:
     """All that can be done to records, whoever asks and however."""
 
@@ -71,8 +139,7 @@ class Service:
         self._secrets = secrets
         self._routing = routing
         self._keys = keys
-        self._deciders = tuple(deciders)
-        self._audit = audit
+        self._door = Door(deciders, audit)
         self._namespaces = [decider for decider in deciders if isinstance(decider, UserNameSpace)]
 
     # Secrets
@@ -83,7 +150,7 @@ class Service:
         Raises:
             Denied, NotFound, Undecipherable, Locked, Unavailable, AuditUnavailable
         """
-        entry = await self._read(caller, Action.GET, [name], lambda: self._secrets.get(name))
+        entry = await self._door.read(caller, Action.GET, [name], lambda: self._secrets.get(name))
         if entry is None:
             raise NotFound("there is no such secret")
         return entry
@@ -94,7 +161,7 @@ class Service:
         Raises:
             Denied, Undecipherable, Locked, Unavailable, AuditUnavailable
         """
-        return await self._read(caller, Action.GET, wanted, lambda: self._secrets.get_many(wanted))
+        return await self._door.read(caller, Action.GET, wanted, lambda: self._secrets.get_many(wanted))
 
     async def put(self, caller: Caller, name: str, value: bytes, expected: int) -> int:
         """Write a secret into an existing container and return its revision.
@@ -104,7 +171,7 @@ class Service:
         Raises:
             Denied, NoContainer, Exists, Changed, Locked, Unavailable, AuditUnavailable
         """
-        await self._permit(caller, Action.PUT, [name])
+        await self._door.permit(caller, Action.PUT, [name])
         container = names.container_of(name)
         write = Put(name, value, expected)
         try:
@@ -126,7 +193,7 @@ class Service:
         Raises:
             Denied, NotFound, Changed, Unavailable, AuditUnavailable
         """
-        await self._permit(caller, Action.DELETE, [name])
+        await self._door.permit(caller, Action.DELETE, [name])
         try:
             await self._secrets.commit([Delete(name, expected)])
         except Conflict:
@@ -146,7 +213,7 @@ class Service:
         Raises:
             Denied, NoContainer (its parent), Unavailable, AuditUnavailable
         """
-        await self._permit(caller, Action.PUT, [name])
+        await self._door.permit(caller, Action.PUT, [name])
         parent = names.container_of(name)
         write = Put(name, b"", ABSENT)
         try:
@@ -163,7 +230,7 @@ class Service:
         Raises:
             Denied, NotFound, Unavailable, AuditUnavailable
         """
-        return await self._read(caller, Action.LIST, [name], lambda: self._listing(name))
+        return await self._door.read(caller, Action.LIST, [name], lambda: self._listing(name))
 
     async def delete_container(self, caller: Caller, name: str) -> None:
         """Remove an empty container.
@@ -171,7 +238,7 @@ class Service:
         Raises:
             Denied, NotFound, NotEmpty, Unavailable, AuditUnavailable
         """
-        await self._permit(caller, Action.DELETE, [name])
+        await self._door.permit(caller, Action.DELETE, [name])
         removal = Delete(name, PRESENT)
         try:
             await self._secrets.commit([removal, Vacant(name)])
@@ -193,7 +260,7 @@ class Service:
             Denied, Invalid, TooLarge, Changed, Locked, Unavailable, AuditUnavailable
         """
         handlers = [self._routing.handler_for(record) for record in records]
-        await self._permit(caller, Action.PUT, [record.record_name for record in records])
+        await self._door.permit(caller, Action.PUT, [record.record_name for record in records])
         saved: dict[int, Stored[Model]] = {}
         for handler, places in _by_handler(handlers):
             stored = await handler.save_many(
@@ -219,7 +286,7 @@ class Service:
                 found.update(zip(places, stored, strict=True))
             return [found[place] for place in range(len(wanted))]
 
-        return await self._read(caller, Action.GET, [_name_of(model, reference) for reference in wanted], read)
+        return await self._door.read(caller, Action.GET, [_name_of(model, reference) for reference in wanted], read)
 
     async def remove(
         self, caller: Caller, model: type[Model], wanted: Sequence[Reference], expected: Sequence[int | None]
@@ -230,7 +297,7 @@ class Service:
             Denied, Invalid, Changed, Unavailable, AuditUnavailable
         """
         handlers = [self._routing.handler_of(model, reference.source) for reference in wanted]
-        await self._permit(caller, Action.DELETE, [_name_of(model, reference) for reference in wanted])
+        await self._door.permit(caller, Action.DELETE, [_name_of(model, reference) for reference in wanted])
         removed: dict[int, bool] = {}
         for handler, places in _by_handler(handlers):
             were_there = await handler.delete_many(
@@ -248,7 +315,7 @@ class Service:
             Denied, Invalid, Undecipherable, Internal, Locked, Unavailable, AuditUnavailable
         """
         handler = self._routing.handler_of(model)
-        return await self._read(caller, Action.LIST, [model.prefix()], lambda: handler.list(model, after, limit))
+        return await self._door.read(caller, Action.LIST, [model.prefix()], lambda: handler.list(model, after, limit))
 
     def handlers(self) -> Sequence[HandlerInfo]:
         """Return which models are kept where."""
@@ -264,7 +331,7 @@ class Service:
         Raises:
             Denied, Invalid, Exists, Unavailable, AuditUnavailable
         """
-        await self._permit(caller, Action.PUT, [_key_name(key_id)])
+        await self._door.permit(caller, Action.PUT, [_key_name(key_id)])
         reach = caller.principal
         if not (set(actions) <= reach.actions and all(covers(reach.paths, path) for path in paths)):
             raise Denied("a key reaches no further than the key that makes it")
@@ -276,7 +343,7 @@ class Service:
         Raises:
             Denied, Unavailable, AuditUnavailable
         """
-        return await self._read(caller, Action.LIST, [APIKEYS], self._keys.list)
+        return await self._door.read(caller, Action.LIST, [APIKEYS], self._keys.list)
 
     async def revoke_key(self, caller: Caller, key_id: str) -> None:
         """End an API key at once, everywhere.
@@ -284,7 +351,7 @@ class Service:
         Raises:
             Denied, Invalid, NotFound, Unavailable, AuditUnavailable
         """
-        await self._permit(caller, Action.DELETE, [_key_name(key_id)])
+        await self._door.permit(caller, Action.DELETE, [_key_name(key_id)])
         if key_id == caller.principal.name:
             raise Invalid("a key does not revoke itself")
         await self._keys.revoke(key_id)
@@ -297,9 +364,7 @@ class Service:
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
-        await self._audit.append(
-            AuditRecord(request_id, "unknown", action, name, "denied", reason, None, peer._asdict() if peer else None)
-        )
+        await self._door.refuse(request_id, action, name, reason, peer)
 
     async def allow(self, caller: Caller, action: Action, name: str) -> None:
         """Decide and record an act that has no record of its own behind it (the ping, a status).
@@ -307,7 +372,7 @@ class Service:
         Raises:
             Denied, AuditUnavailable
         """
-        await self._permit(caller, action, [name])
+        await self._door.permit(caller, action, [name])
 
     async def failed(self, caller: Caller, action: Action, name: str, reason: str) -> None:
         """Record that an act that was allowed did not succeed, and why.
@@ -315,26 +380,7 @@ class Service:
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
-        await self._audit.append(_record(caller, action, name, "failed", reason))
-
-    async def _permit(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
-        denied = [name for name in wanted if not decide(self._deciders, caller.principal, action, name)]
-        decision = "denied" if denied else "allowed"
-        await self._audit.append(*[_record(caller, action, name, decision) for name in denied or wanted])
-        if denied:
-            raise Denied("outside what these credentials reach")
-
-    async def _read(self, caller: Caller, action: Action, wanted: Sequence[str], read: Callable[[], Awaitable[T]]) -> T:
-        if any(not decide(self._deciders, caller.principal, action, name) for name in wanted):
-            await self._permit(caller, action, wanted)  # says no, and records it
-        recorded = self._audit.append(*[_record(caller, action, name, "allowed") for name in wanted])
-        try:
-            return await read()
-        except Undecipherable as error:
-            await self._audit.append(_record(caller, action, error.name, "failed", error.reason))
-            raise
-        finally:
-            await recorded
+        await self._door.failed(caller, action, name, reason)
 
     def _own_container(self, principal: Principal) -> str | None:
         for namespace in self._namespaces:
@@ -371,17 +417,21 @@ def _name_of(model: type[Model], reference: Reference) -> str:
         raise Invalid("a primary key is not valid", ((model.primary_key, str(error)),)) from None
 
 
-def _record(caller: Caller, action: Action, name: str, decision: str, reason: str | None = None) -> AuditRecord:
-    return AuditRecord(
-        caller.request_id,
-        caller.principal.id,
-        action.value,
-        name,
-        decision,
-        reason,
-        caller.on_behalf_of,
-        None if caller.peer is None else caller.peer._asdict(),
-    )
+def _records(caller: Caller, acts: Sequence[Act], decision: str, reason: str | None = None) -> list[AuditRecord]:
+    peer = None if caller.peer is None else caller.peer._asdict()
+    return [
+        AuditRecord(
+            caller.request_id,
+            caller.principal.id,
+            action.value,
+            name,
+            decision,
+            reason,
+            caller.on_behalf_of,
+            peer,
+        )
+        for action, name in acts
+    ]
 
 
 def _key_name(key_id: str) -> str:

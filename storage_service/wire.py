@@ -271,6 +271,7 @@ class Status(msgspec.Struct, kw_only=True):
 # What is encrypted, as it is stored: secrets and journals, read and written by whoever reaches everything.
 SEALED_PATH: Final = "/sealed"  # GET: how much one commit takes; POST /read, /list, /commit
 MAX_SEALED_READ: Final = 1000  # names in one read
+MAX_JOURNAL: Final = 767 * 1024  # bytes of one row of a journal: what fits, encrypted, into MAX_STORED
 
 
 class SealedNames(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -298,6 +299,9 @@ class SealedChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     etag: str | None = None
     check: bool = False
 
+    def __repr__(self) -> str:
+        return f"<SealedChange {self.name}>"
+
 
 class SealedCommit(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of commit: changes that are applied together or not at all, no two of one name."""
@@ -310,6 +314,9 @@ class SealedEntry(msgspec.Struct, kw_only=True):
 
     value: str
     etag: str
+
+    def __repr__(self) -> str:
+        return f"<SealedEntry {self.etag}>"
 
 
 class SealedEntries(msgspec.Struct, kw_only=True):

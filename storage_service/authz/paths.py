@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from models.names import SECRETS
-from storage_service.authz.base import Action, Decider, Principal
+from storage_service.authz.base import ALL_ACTIONS, Action, Decider, Principal
 
 
 def matches(entries: Iterable[str], path: str) -> bool:
@@ -51,6 +51,15 @@ class Reach:
         if action not in principal.actions or not matches(principal.paths, "/" + name):
             return False
         return None if name.startswith(SECRETS) else True
+
+
+class WholeReach:
+    """Refuses every credential that does not reach everything: for acts that would let it reach further."""
+
+    def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
+        """Return False for a credential with any limit of its own; no opinion on the others."""
+        del action, name
+        return None if covers(principal.paths, "/") and principal.actions >= ALL_ACTIONS else False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from models.networks import Network, Networks
 from models.secret import Secret
 from storage_service import keyring_wire, wire
 from storage_service.client import AsyncStorageClient, IssuedKey, NewKeys, Record, StorageClient, StoredSecret
+from storage_service.client.sealed_operations import Require, Sealed, Write
 
 
 def blocking(client: StorageClient) -> None:
@@ -38,8 +39,11 @@ def blocking(client: StorageClient) -> None:
     assert_type(client.unlock(Secret("words")), None)
     assert_type(client.reencrypt("default"), keyring_wire.Reencrypted)
     assert_type(client.export_keyring(), bytes)
+    assert_type(client.read_sealed(["secrets/db/password"]), list[Sealed | None])
+    assert_type(client.commit_sealed([Write("system/journal/x", Secret("1")), Require("secrets/db/", "*")]), str)
     assert_type(client.acting_for("user:alice"), StorageClient)
 
+    client.commit_sealed(["secrets/db/password"])  # type: ignore[list-item]
     client.init_keyring("words")  # type: ignore[arg-type]
 
     client.get(Host, 7)  # type: ignore[arg-type]

@@ -96,6 +96,20 @@ def provoke(running: Up) -> list[httpx.Response]:
             local.post("/apikeys", headers=own, json={"id": "ci", "paths": [SECRET], "actions": [SECRET]}),
             local.post("/apikeys", headers=own, json={"id": "ci", SECRET: SECRET}),
             local.get("/apikeys", headers=own),
+            *(
+                local.post("/sealed/commit", headers=own, json={"changes": [change]})
+                for change in (
+                    {"name": "secrets/boxTrue/s", "value": SECRET},
+                    {"name": "secrets/boxTrue/s", "value": SECRET, "etag": SECRET},
+                    {"name": "secrets/boxTrue/s", "value": SECRET, "etag": '"0"'},
+                    {"name": "secrets/boxTrue/", "value": SECRET},
+                    {"name": "secrets/none/s", "value": SECRET},
+                    {"name": "secrets/boxTrue/s", "value": [SECRET]},
+                    {"name": "system/journal/s", "value": SECRET},
+                    {"name": "system/access/apikeys/s", "value": SECRET},
+                )
+            ),
+            local.post("/sealed/list", headers=own, json={"prefix": "secrets/", "after": None}),
             local.get("/status", headers=own),
         ]
     return answers

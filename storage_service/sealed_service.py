@@ -1,0 +1,227 @@
+"""The door for what is encrypted, as it is stored: several values and journals in one commit.
+
+It is for who moves or mends whole estates, and so nothing here knows a model. What is written under
+``system/access/apikeys/`` makes keys, which could reach further than the one it was written with: so all of this is for
+credentials that reach everything. Like every act, each is decided and recorded first, name by name.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from models import names
+from models.errors import InvalidName
+from storage_service import wire
+from storage_service.apikeys import PREFIX as APIKEYS
+from storage_service.apikeys import ApiKeys
+from storage_service.asgi import revision_of
+from storage_service.authz.base import Action
+from storage_service.backends.base import (
+    ABSENT,
+    MAX_PAGE,
+    PRESENT,
+    Backend,
+    Change,
+    Check,
+    Conflict,
+    Delete,
+    Put,
+    Vacant,
+)
+from storage_service.errors import Changed, Invalid, NoContainer, NotEmpty, TooLarge, Undecipherable
+from storage_service.service import Act, Caller, Door
+
+JOURNAL: Final = "system/journal/"  # what a long work needs to be gone on with, or undone; encrypted like a secret
+_PLACES: Final = (names.SECRETS, JOURNAL, APIKEYS)
+
+
+class SealedService:
+    """All that can be done to encrypted values as they are stored.
+
+    Every method raises Denied and AuditUnavailable before anything is done, Invalid for names that are none or are not
+    served here, Locked or Uninitialized while there is no key, and Unavailable with its fate.
+    """
+
+    def __init__(self, sealed: Backend, keys: ApiKeys, door: Door) -> None:
+        """Take the parts; *sealed* must be an encrypting backend, and *door* one for whoever reaches everything."""
+        self._sealed = sealed
+        self._keys = keys
+        self._door = door
+
+    async def limits(self, caller: Caller) -> wire.SealedLimits:
+        """Return how much one commit takes now; fewer after a keyset was given another version."""
+        await self._door.permit(caller, Action.GET, [JOURNAL])
+        return wire.SealedLimits(max_changes=self._sealed.max_batch)
+
+    async def read(self, caller: Caller, wanted: Sequence[str]) -> wire.SealedEntries:
+        """Return what is stored under each of *wanted*, as of one moment; if one does not open, none is.
+
+        Raises:
+            Invalid: more names than `wire.MAX_SEALED_READ`.
+            Undecipherable: a value does not open, or is not text.
+        """
+        if len(wanted) > wire.MAX_SEALED_READ:
+            raise Invalid(f"at most {wire.MAX_SEALED_READ} names are read at once")
+        for name in wanted:
+            _check_name(name)
+
+        async def read() -> wire.SealedEntries:
+            found = await self._sealed.get_many(wanted) if wanted else {}
+            return wire.SealedEntries(
+                entries=[
+                    None
+                    if (entry := found.get(name)) is None
+                    else wire.SealedEntry(value=_text(name, entry.value), etag=wire.etag_of(entry.revision))
+                    for name in wanted
+                ]
+            )
+
+        return await self._door.read(caller, Action.GET, wanted, read)
+
+    async def list(self, caller: Caller, prefix: str, after: str | None, limit: int) -> wire.SealedPage:
+        """Return a page of names that begin with *prefix*, containers among them, in byte order.
+
+        Raises:
+            Invalid: *limit* is out of bounds.
+        """
+        _check_prefix(prefix)
+        if after is not None:
+            _check_grammar(after)
+        if not 0 < limit <= MAX_PAGE:
+            raise Invalid(f"a page is 1 to {MAX_PAGE} names")
+        page = await self._door.read(caller, Action.LIST, [prefix], lambda: self._sealed.list(prefix, after, limit))
+        return wire.SealedPage(names=list(page.names), more=page.more)
+
+    async def commit(self, caller: Caller, said: Sequence[wire.SealedChange]) -> wire.SealedCommitted:
+        """Apply what is *said* together or not at all, and return the tag that all that was written has.
+
+        A secret is written only into a container that exists or is written with it; a container is removed only if it
+        was empty before.
+
+        Raises:
+            Invalid: a change is none, there are none or too many, or two are of one name.
+            TooLarge: a value is over its limit, or the batch over what the store takes at once.
+            Changed: something is not at the revision expected of it.
+            NoContainer: a secret would lie in no container.
+            NotEmpty: a container is not empty.
+            Halted: no value may be encrypted.
+        """
+        changes = {change.name: self._change(change) for change in said}
+        if not said or len(changes) < len(said):
+            raise Invalid("a commit is one or more changes, no two of one name")
+        guards = _containers(changes)
+        vacant = [Vacant(name) for name, change in changes.items() if _is_removal(change) and names.is_container(name)]
+        batch = [*changes.values(), *guards, *vacant]
+        if len(batch) > (most := self._sealed.max_batch):
+            raise Invalid(f"a commit is at most {most} changes now, with one for each container they lie in")
+        await self._door.permit_each(caller, [Act(_ACTIONS[type(change)], name) for name, change in changes.items()])
+        try:
+            revision = await self._sealed.commit(batch)
+        except Conflict as conflict:
+            failed = conflict.failed
+        else:
+            return wire.SealedCommitted(etag=wire.etag_of(revision))
+        if any(not isinstance(change, Vacant) and change.name in changes for change in failed):
+            raise Changed("something is not at the revision expected of it")
+        if any(isinstance(change, Check) for change in failed):
+            raise NoContainer("a container that something lies in does not exist")
+        raise NotEmpty("a container that is to be removed is not empty")
+
+    def _change(self, said: wire.SealedChange) -> "Put | Delete | Check":
+        """Return what is *said* as a change of the store."""
+        name = said.name
+        _check_name(name)
+        expected = None if said.etag is None else ABSENT if said.etag == wire.NEW else revision_of(said.etag)
+        if said.check:
+            if said.value is not None or expected is None:
+                raise Invalid("a check has an etag and no value")
+            return Check(name, expected)
+        if said.value is None:
+            if expected == ABSENT:
+                raise Invalid("what is removed cannot be expected to be absent")
+            return Delete(name, expected)
+        value = said.value.encode()
+        if name.startswith(APIKEYS):
+            self._keys.check(name.removeprefix(APIKEYS), value)
+        elif name.startswith(names.SECRETS):
+            _check_secret(name, value)
+        elif len(value) > wire.MAX_JOURNAL:
+            raise TooLarge("a row of a journal is over its limit")
+        return Put(name, value, expected)
+
+
+_ACTIONS: Final = {Put: Action.PUT, Delete: Action.DELETE, Check: Action.GET}
+
+
+def _containers(changes: Mapping[str, Change]) -> list[Check]:
+    """Return what must hold of the containers that secrets are written into, and that *changes* say nothing of."""
+    wanted: dict[str, Check] = {}
+    for name, change in changes.items():
+        container = names.container_of(name)
+        if not isinstance(change, Put) or not name.startswith(names.SECRETS) or container == names.SECRETS:
+            continue
+        of_container = changes.get(container)
+        if of_container is None:
+            wanted.setdefault(container, Check(container, PRESENT))
+        elif _is_removal(of_container) or (isinstance(of_container, Check) and of_container.expected == ABSENT):
+            raise Invalid("nothing is written into a container that is not to be there")
+    return list(wanted.values())
+
+
+def _is_removal(change: Change) -> bool:
+    return isinstance(change, Delete)
+
+
+# What names and values may be. Nothing of them is repeated.
+
+
+def _check_grammar(name: str) -> None:
+    try:
+        names.check(name)
+    except InvalidName as error:
+        raise Invalid(str(error)) from None
+
+
+def _check_prefix(name: str) -> None:
+    if not name.startswith(_PLACES):
+        raise Invalid("what is read and written here lies below " + ", ".join(_PLACES))
+    _check_grammar(name)
+
+
+def _check_name(name: str) -> None:
+    _check_prefix(name)
+    secret = name.startswith(names.SECRETS)
+    if names.is_container(name):
+        if not secret or name == names.SECRETS:
+            raise Invalid("containers lie below secrets/ alone")
+    elif secret and names.container_of(name) == names.SECRETS:
+        raise Invalid("a secret lies in a container")
+
+
+def _check_secret(name: str, value: bytes) -> None:
+    if names.is_container(name):
+        if value:
+            raise Invalid("a container carries no value")
+    elif not value:
+        raise Invalid("an empty value is no secret")
+    elif len(value) > wire.MAX_SECRET and not _fits_as_octets(value):
+        raise TooLarge("a value is over its limit")
+
+
+def _fits_as_octets(value: bytes) -> bool:
+    """Whether *value* is what is stored of octets (`storage_service.custodia`), or of a record, within the limit."""
+    if len(value) > -(-wire.MAX_SECRET // 3) * 4:
+        return False
+    try:
+        return len(base64.b64decode(value, validate=True)) <= wire.MAX_SECRET
+    except binascii.Error:
+        return False
+
+
+def _text(name: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        pass
+    raise Undecipherable(name, "it is not text")  # after the handler: the error that was caught holds the value
