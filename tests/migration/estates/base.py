@@ -5,8 +5,8 @@ Each module beside this one makes estates of one kind, by a function of its own 
     @contextmanager
     def estate(directory: Path) -> Iterator[Estate]: ...
 
-The law in ``tests/laws/sources.py`` runs over all of them. Methods block, are called from any thread that has no event
-loop running, one call at a time.
+The law in ``tests/laws/sources.py`` runs over all of them. Methods block; they are called from the main thread, one at
+a time and with no event loop running, so that a system's process may be tied to the thread that started it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,6 +66,14 @@ class Spoken(Protocol):
 
     def put_secret(self, number: int, text: str) -> str | None:
         """Make the item *number* with *text* as its secret and return its id; None: the system cannot hold that."""
+
+
+@runtime_checkable
+class Filled(Protocol):
+    """An estate that takes many items faster than one by one."""
+
+    def put_many(self, numbers: Sequence[int]) -> Sequence[str]:
+        """Do what `put` does for each of *numbers*; return their ids."""
 
 
 @runtime_checkable
