@@ -1,0 +1,120 @@
+"""What sources make records with: one rule for each kind of value, wherever it lay before."""
+
+import base64
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from migration.records import Record
+from migration.sources.files import Unfit
+from models import MODELS, Host, HostCreds, InvalidName, Model, SecretModel, ValidationError, names
+from models.secret import Secret
+from storage_service.wire import MAX_SECRET
+
+CREDENTIALS: Final = ("ssh_priv_key", "remote_user")
+"""The fields of `HostCreds` that were part of a `Host` before CPD-101."""
+
+_MODELS_OF_SECRETS: Final = {model.prefix(): model for model in MODELS.values() if issubclass(model, SecretModel)}
+_BLANKS: Final = re.compile(r"[ \t\r\n]+")
+
+
+def key_text(value: str) -> str:
+    """Return an SSH key as `HostCreds` keeps it: a PEM text is encoded, base64 loses its line breaks.
+
+    Raises:
+        Unfit: it is neither.
+    """
+    if value.lstrip().startswith("-----BEGIN "):
+        return base64.b64encode(value.encode()).decode()
+    text = _BLANKS.sub("", value)
+    try:
+        if base64.b64encode(base64.b64decode(text)).decode() == text:
+            return text
+    except ValueError:
+        pass
+    raise Unfit("its SSH key is neither PEM nor base64")
+
+
+def credentials(address: str, key: str, user: str = "") -> Record:
+    """Return a host's credentials; *key* is as `key_text` gives it, and an empty *user* means root.
+
+    Raises:
+        Unfit: they are not valid.
+    """
+    return of(HostCreds, {"address": address, "ssh_priv_key": key} | ({"remote_user": user} if user else {}))
+
+
+def host(fields: Mapping[str, object]) -> tuple[Record, ...]:
+    """Return a host, in its form of today or with its credentials inside, as the records that it becomes.
+
+    Credentials that are empty or missing are none.
+
+    Raises:
+        Unfit: a field is not valid.
+    """
+    plain = {name: value for name, value in fields.items() if name not in CREDENTIALS}
+    record = of(Host, plain)
+    key, user = (fields.get(name) or "" for name in CREDENTIALS)
+    if not isinstance(key, str) or not isinstance(user, str):
+        raise Unfit("its ssh_priv_key and remote_user must be text")
+    if not key and not user:
+        return (record,)
+    return record, credentials(str(plain.get("address", "")), key_text(key), user)
+
+
+def of(model: type[Model], fields: Mapping[str, Any]) -> Record:
+    """Return the record of *model* that has *fields*.
+
+    Raises:
+        Unfit: they are not valid, or too large to be stored.
+    """
+    try:
+        record = Record.of(model.from_dict(fields))
+    except ValidationError as error:
+        reason = str(error)
+    else:
+        if len(record.value) > MAX_SECRET:
+            raise Unfit(f"it is over {MAX_SECRET // 1024} KiB")
+        return record
+    raise Unfit(reason)  # out here: the error knows the model's values
+
+
+def secret(name: str, value: str | bytes) -> Record:
+    """Return a generic secret; bytes that are no UTF-8 text are kept in base64, as Custodia does.
+
+    Raises:
+        Unfit: it has no name that a secret can have, is empty or too large, or lies among the secrets of a model and
+            is none.
+    """
+    text = value if isinstance(value, str) else _text_of(value)
+    try:
+        names.check(name)
+        size = len(text.encode())
+    except InvalidName:
+        raise Unfit("its name has characters that names do not allow, or is too long") from None
+    except UnicodeEncodeError:
+        raise Unfit("its value is no Unicode text") from None
+    if not name.startswith(names.SECRETS) or name.count("/") < 2 or names.is_container(name):
+        raise Unfit("its name must be secrets/, a container, and a key")
+    if not text:
+        raise Unfit("its value is empty")
+    if size > MAX_SECRET:
+        raise Unfit(f"its value is over {MAX_SECRET // 1024} KiB")
+    model = _MODELS_OF_SECRETS.get(names.container_of(name))
+    if model is not None and not _is_record(model, name, text):
+        raise Unfit(f"it lies where the records of {model.__name__} lie, and is none")
+    return Record(name, Secret(text))
+
+
+def _text_of(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(value).decode()
+
+
+def _is_record(model: type[Model], name: str, text: str) -> bool:
+    try:
+        return model.from_json(base64.b64decode(text, validate=True)).record_name == name
+    except ValueError:
+        return False
