@@ -1,6 +1,6 @@
 """An estate in batches: as many records as one commit surely takes, each record met once."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,6 +14,7 @@ from models import names
 
 MAX_CHARACTERS: Final = 384 * 1024  # of values: what they grow to when encrypted stays below etcd's limit
 MAX_PLAIN: Final = 100  # plain records beside the sealed ones
+_PAGE: Final = 100  # items looked at together
 _OWN: Final = 2  # changes of the journal in each commit: its row and its lock
 
 
@@ -65,26 +66,50 @@ async def batches(source: Source, digest: Digest, room: int, report: Report) -> 
     """
     batch = Batch()
     with Spill() as met:
-        async for item in source.items():
-            report.count("items")
-            for note in item.notes:
-                report.tell("note", item.id, note)
-            fault = item.fault or next((fault for record in item.records if (fault := fault_of(record))), "")
-            if fault:
-                report.tell("bad", item.id, fault)
-            for record in () if fault else item.records:
-                mine = digest.of(record.name, record.value.reveal())
-                other = met.get(record.name)
-                if other is not None:
-                    theirs, _, where = other.partition(" ")
-                    if theirs != mine:
-                        report.tell("duplicate", item.id, f"another value of this name comes from {where}", record.name)
-                    continue
-                met[record.name] = f"{mine} {item.id}"
-                if not batch.takes(record, room):
-                    yield batch
-                    batch = Batch()
-                batch.add(item, record)
-            batch.items += 1
+        async for items in _pages(source.items()):
+            for item, records in _first_met(items, digest, met, report):
+                for record in records:
+                    if not batch.takes(record, room):
+                        yield batch
+                        batch = Batch()
+                    batch.add(item, record)
+                batch.items += 1
     if batch.items:
         yield batch
+
+
+async def _pages(items: AsyncIterator[Item]) -> AsyncIterator[Sequence[Item]]:
+    page: list[Item] = []
+    async for item in items:
+        page.append(item)
+        if len(page) == _PAGE:
+            yield page
+            page = []
+    yield page
+
+
+def _first_met(
+    items: Sequence[Item], digest: Digest, met: Spill, report: Report
+) -> Iterator[tuple[Item, Sequence[Record]]]:
+    """Yield each item with those of its records that can move and that nothing before had the name of."""
+    known = dict(met.get_many([record.name for item in items for record in item.records]))
+    new: dict[str, str] = {}
+    for item in items:
+        report.count("items")
+        for note in item.notes:
+            report.tell("note", item.id, note)
+        fault = item.fault or next((fault for record in item.records if (fault := fault_of(record))), "")
+        if fault:
+            report.tell("bad", item.id, fault)
+        records = []
+        for record in () if fault else item.records:
+            mine = digest.of(record.name, record.value.reveal())
+            if record.name not in known:
+                known[record.name] = new[record.name] = f"{mine} {item.id}"
+                records.append(record)
+                continue
+            theirs, _, where = known[record.name].partition(" ")
+            if theirs != mine:
+                report.tell("duplicate", item.id, f"another value of this name comes from {where}", record.name)
+        yield item, records
+    met.update(new.items())
