@@ -4,10 +4,13 @@ from models.base import LIST_MODELS, MODELS, ListModel, Model, SecretModel
 from models.clusters import (
     Cluster,
     ClusterDeploy,
+    ClusterDeploys,
     ClusterRestart,
+    ClusterRestarts,
     Clusters,
     ClusterState,
     ClusterUpgrade,
+    ClusterUpgrades,
     OperationState,
 )
 from models.container_managers import (
@@ -20,7 +23,7 @@ from models.errors import Fault, InvalidName, ModelError, ValidationError
 from models.hosts import Host, HostCreds, Hosts, HostState, HostStatus, OperatingSystem
 from models.networks import DEFAULT_NETWORK, Network, Networks, NetworkType
 from models.secret import Secret
-from models.watcher import WatcherRecord
+from models.watcher import WatcherRecord, WatcherRecords
 
 __all__ = [
     "DEFAULT_NETWORK",
@@ -28,9 +31,12 @@ __all__ = [
     "MODELS",
     "Cluster",
     "ClusterDeploy",
+    "ClusterDeploys",
     "ClusterRestart",
+    "ClusterRestarts",
     "ClusterState",
     "ClusterUpgrade",
+    "ClusterUpgrades",
     "Clusters",
     "ContainerManagerConfig",
     "ContainerManagerConfigs",
@@ -55,4 +61,5 @@ __all__ = [
     "SecretModel",
     "ValidationError",
     "WatcherRecord",
+    "WatcherRecords",
 ]

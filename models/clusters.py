@@ -85,3 +85,15 @@ class ClusterUpgrade(Model):
     in_process: list[str] = []  # addresses
     started_at: str = ""
     finished_at: str = ""
+
+
+class ClusterDeploys(ListModel[ClusterDeploy]):
+    """Many deployments."""
+
+
+class ClusterRestarts(ListModel[ClusterRestart]):
+    """Many restarts."""
+
+
+class ClusterUpgrades(ListModel[ClusterUpgrade]):
+    """Many upgrades."""

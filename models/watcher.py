@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final
 
-from models.base import Model
+from models.base import ListModel, Model
 from models.rules import timestamp
 
 NEVER: Final = "9999-12-31T23:59:59.999999"  # the last moment there is, as Python's datetime counts
@@ -16,3 +16,7 @@ class WatcherRecord(Model):
 
     address: str = ""
     last_check: Annotated[str, timestamp] = NEVER
+
+
+class WatcherRecords(ListModel[WatcherRecord]):
+    """What the watcher remembers of many hosts."""

@@ -173,7 +173,7 @@ class List:
         list_model = LIST_MODELS.get(said.model)
         if list_model is None:
             raise Invalid("there is no such list model", (("model", "is not the name of a list model"),))
-        page = await self._service.list_records(caller(req), list_model.item, said.after, said.limit)
+        page = await self._service.list_records(caller(req), list_model.item, said.after, said.limit, said.source)
         listed = _records_answer(page.records)
         listed.more = page.more
         answer(req, resp, listed)

@@ -307,14 +307,16 @@ class Service:
         return [removed[place] for place in range(len(wanted))]
 
     async def list_records(
-        self, caller: Caller, model: type[Model], after: str | None, limit: int
+        self, caller: Caller, model: type[Model], after: str | None, limit: int, source: str = ""
     ) -> RecordPage[Model]:
         """Return a page of the records of *model* that its own handler keeps, in the order of their keys.
+
+        Of hosts, with *source*: that the handler of that name keeps.
 
         Raises:
             Denied, Invalid, Undecipherable, Internal, Locked, Unavailable, AuditUnavailable
         """
-        handler = self._routing.handler_of(model)
+        handler = self._routing.handler_of(model, source)
         return await self._door.read(caller, Action.LIST, [model.prefix()], lambda: handler.list(model, after, limit))
 
     def handlers(self) -> Sequence[HandlerInfo]:

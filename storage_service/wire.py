@@ -198,9 +198,13 @@ class Records(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Listing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Body of list: a list model's name (``Hosts``), a page at a time; *after* is the last key of the page before."""
+    """Body of list: a list model's name (``Hosts``), a page at a time; *after* is the last key of the page before.
+
+    *source* names the storage handler whose hosts are listed, where that is not the model's own.
+    """
 
     model: str
+    source: str = ""
     after: str | None = None
     limit: int = 1000
 

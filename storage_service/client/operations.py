@@ -171,9 +171,16 @@ def delete_many(
     return deleted
 
 
-def page(list_model: type[ListModel[M]], after: str | None) -> Operation[Page[M]]:
-    """Return the records of a list model that come after the key *after*, as many as the service gives at a time."""
-    body = msgspec.json.encode(wire.Listing(model=list_model.__name__, after=after))
+def page(
+    list_model: type[ListModel[M]], after: str | None = None, *, limit: int = 1000, source: str = ""
+) -> Operation[Page[M]]:
+    """Return some records of a list model, those that come next after the key *after*, there or not.
+
+    Args:
+        limit: as many as that, at most 1,000.
+        source: the name of the storage handler whose hosts they are, where that is not the model's own.
+    """
+    body = msgspec.json.encode(wire.Listing(model=list_model.__name__, source=source, after=after, limit=limit))
     answer = yield _storage("list", body, Effect.READ)
     said = decode(answer, wire.RecordsAnswer)
     records = [_there(record) for record in _records_of(cast("type[M]", list_model.item), said)]

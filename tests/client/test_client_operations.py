@@ -126,13 +126,19 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, dict[st
     "a page that is not the last": (
         operations.page(Hosts, "10.0.0.6"),
         records(HOST, more=True),
-        *("POST", "/storage/list", Effect.READ, {"model": "Hosts", "after": "10.0.0.6", "limit": 1000}, JSON),
+        *(
+            "POST",
+            "/storage/list",
+            Effect.READ,
+            {"model": "Hosts", "after": "10.0.0.6", "limit": 1000, "source": ""},
+            JSON,
+        ),
         ([Record(HOST, '"7"')], "10.0.0.7"),
     ),
     "the last page": (
         operations.page(Hosts, None),
         records(),
-        *("POST", "/storage/list", Effect.READ, {"model": "Hosts", "after": None, "limit": 1000}, JSON),
+        *("POST", "/storage/list", Effect.READ, {"model": "Hosts", "after": None, "limit": 1000, "source": ""}, JSON),
         ([], None),
     ),
     "list_store_handlers": (
