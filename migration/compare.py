@@ -132,10 +132,12 @@ class Comparison:
         return decisions
 
     async def held(self, wanted: Sequence[str]) -> Mapping[str, Held]:
-        """Return what the service holds under *wanted*, and the tombstones of those that it does not."""
-        held = dict(await self._target.read(wanted))
-        missing = [TOMBSTONES + name for name in wanted if name not in held and name.startswith(names.SECRETS)]
-        return held | dict(await self._target.read(missing)) if missing else held
+        """Return what the service holds under *wanted*, and their tombstones."""
+        if not (await self._target.client.list_sealed(TOMBSTONES, limit=1)).names:
+            return await self._target.read(wanted)
+        return await self._target.read(
+            [*wanted, *(TOMBSTONES + name for name in wanted if name.startswith(names.SECRETS))]
+        )
 
     def digest(self, name: str, value: Record | Held) -> str:
         """Return the keyed hash of a value under a name."""

@@ -16,7 +16,7 @@ Change = Write | Remove | Require
 
 ATTEMPTS: Final = 6  # at what the service could not answer
 FIRST_PAUSE: Final = 0.1  # seconds, doubled each time
-READ_SIZE: Final = 200  # records in one question: their values together stay far below what one answer may hold
+READ_SIZE: Final = 400  # records in one question: their values together stay far below what one answer may hold
 
 
 class Held(NamedTuple):
