@@ -29,3 +29,7 @@ class NotVerified(MigrationError):
 
 class Mismatch(MigrationError):
     """What was read back is not what was saved. Nothing at the source was touched."""
+
+
+class Forged(MigrationError):
+    """A report is not as it was signed, or was signed with another key."""

@@ -1,0 +1,66 @@
+"""Reports that can be checked later: signed with the key of their run (JWS, RFC 7515; EdDSA with Ed25519, RFC 8037).
+
+    {"payload": {…the report, for people…}, "jws": "eyJ…", "public_key": {"kty": "OKP", "crv": "Ed25519", …}}
+
+What a signature proves: who held the key of the run made this report, and nothing of it was changed since. That key is
+made with the run and lies sealed in its journal, so it takes whoever reaches everything in the service. What it does
+not prove: that the report is true, when it was made, or that no later one says otherwise. The public key in a document
+is there for convenience; a check is worth what the key is that it is made with, so take that from the service.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from jwcrypto import jwk, jws
+from jwcrypto.common import JWException
+
+from migration.errors import Forged
+from migration.journal import Run
+from migration.report import Report
+
+ALGORITHM: Final = "EdDSA"
+TYPE: Final = "strongroom-report+jws"
+
+
+def signed(report: Report, run: Run) -> dict[str, Any]:
+    """Return *report* as a document that can be checked."""
+    key = jwk.JWK.from_json(run.signing_key)
+    payload = msgspec.json.encode(report)
+    signature = jws.JWS(payload)
+    header = {"alg": ALGORITHM, "kid": key.thumbprint(), "typ": TYPE}
+    signature.add_signature(key, protected=msgspec.json.encode(header).decode())
+    return {
+        "payload": msgspec.json.decode(payload),
+        "jws": signature.serialize(compact=True),
+        "public_key": public_key(run),
+    }
+
+
+def public_key(run: Run) -> dict[str, Any]:
+    """Return the key that checks the reports of *run*, as a JWK with its thumbprint (RFC 7638) as its id."""
+    key = jwk.JWK.from_json(run.signing_key)
+    return {**key.export_public(as_dict=True), "kid": key.thumbprint()}
+
+
+def check(document: object, public_key: dict[str, Any]) -> Report:
+    """Return the report of *document*, which was signed with the counterpart of *public_key*.
+
+    Raises:
+        Forged: it was not, or what stands there for people is not what was signed.
+    """
+    if not isinstance(document, dict):
+        raise Forged("this is no signed report")
+    try:
+        key = jwk.JWK(**{name: value for name, value in public_key.items() if name in ("kty", "crv", "x")})
+        signature = jws.JWS()
+        signature.allowed_algs = [ALGORITHM]
+        signature.deserialize(document.get("jws", ""), key)
+        header = signature.jose_header
+        payload = signature.payload
+    except (JWException, ValueError, TypeError):
+        raise Forged("the signature is not of this key, or the report was changed since") from None
+    if header.get("typ") != TYPE or header.get("kid") != key.thumbprint():
+        raise Forged("this signature is none of a report")
+    if msgspec.json.decode(payload) != document.get("payload"):
+        raise Forged("what the document shows is not what was signed")
+    return msgspec.json.decode(payload, type=Report)

@@ -1,0 +1,179 @@
+"""``verify``: both sides are compared completely, and of the journal nothing is believed but the key of the hash.
+
+Every record of every item is read anew, at the source and in the service, and compared by keyed hash. The reverse is
+looked at too: what the service holds in the containers where the estate's records lie, and the estate does not have.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final
+
+from migration.batches import Batch, batches
+from migration.journal import Journal, Run, Stage, now
+from migration.records import is_sealed
+from migration.report import Report
+from migration.sources.base import Source
+from migration.spill import Spill
+from migration.target import READ_SIZE, Target
+from models import LIST_MODELS, ListModel, names
+
+MAX_EXTRA: Final = 100  # names that the estate does not have, told by name; the rest are counted
+
+_NAME: Final = "n"  # before a name of the estate, among what is remembered of it
+_CONTAINER: Final = "c"  # before a container that its names lie in
+
+
+async def verify(
+    source: Source,
+    target: Target,
+    journal: Journal,
+    *,
+    skip_bad: bool = False,
+    skip_differing: bool = False,
+    advance: Callable[[int], object] = bool,
+) -> Report:
+    """Compare everything, note in the journal whether all of it is the same, and return what came of it.
+
+    The report's *sum* stands for all that was compared: it begins as the empty text, and becomes, for each record in
+    the order of the source, the keyed hash of what it was, the record's name and the keyed hash of its value.
+
+    Args:
+        source: opened with the journal's digest.
+        target: the service.
+        journal: with its lock held.
+        skip_bad: what cannot move may stay behind: it is told, and the rest counts.
+        skip_differing: that the service holds other values, as newer ones do, is told, and the rest counts.
+        advance: called with how many items more are done.
+
+    Raises:
+        RunHeld: another process has taken this run over.
+        EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
+    """
+    run = journal.run
+    report = Report(verb="verify", run=run.name, source=run.kind, estate=run.identity, started=now())
+    with Spill() as met:
+        async for batch in batches(source, journal.digest, READ_SIZE, report):
+            await _compare(batch, source, target, journal, report)
+            _remember(met, batch)
+            advance(batch.items)
+        # What was scrubbed is in the service alone, as it should be: it is counted.
+        await _look_for_more(target, met, report, bound=0 if "scrubbed" in run.stages else MAX_EXTRA)
+    _tell_scrubbed(run, report)
+    skipped = {kind for kind, skip in (("bad", skip_bad), ("duplicate", skip_bad), ("differs", skip_differing)) if skip}
+    bad = {kind for kind in ("bad", "duplicate", "missing", "differs", "changed") if report.counts.get(kind)} - skipped
+    report.finished = now()
+    report.complete = report.counts.get("same", 0) > 0 and not bad
+    report.next = _advice(run, report, bad)
+    if report.counts.get("records") or "scrubbed" not in run.stages:  # nothing left to compare disproves nothing
+        ended = Stage(at=report.finished, complete=report.complete, counts=dict(report.counts), sum=report.sum)
+        await journal.reached("verified", ended)
+    return report
+
+
+async def _compare(batch: Batch, source: Source, target: Target, journal: Journal, report: Report) -> None:
+    """Compare one batch; what changed while that was done is told as such, whatever it looked like."""
+    digest = journal.digest
+    held = await target.read([record.name for _, record in batch.pairs])
+    marks = await _marks(source, list({item.id: None for item, _ in batch.pairs}))
+    told: set[str] = set()
+    for item, record in batch.pairs:
+        report.count("records")
+        mine = digest.of(record.name, record.value.reveal())
+        report.sum = digest.of(report.sum, record.name, mine)
+        there = held.get(record.name)
+        if marks.get(item.id) != item.mark:
+            if item.id not in told:
+                told.add(item.id)
+                report.tell("changed", item.id, "it was changed or removed at the source while it was compared")
+        elif there is None:
+            report.tell("missing", item.id, "the service does not have it", record.name)
+        elif digest.of(record.name, there.value.reveal()) != mine:
+            report.tell("differs", item.id, "the service holds another value", record.name)
+        else:
+            report.count("same")
+
+
+async def _marks(source: Source, ids: Sequence[str]) -> Mapping[str, str]:
+    return await source.marks(ids) if ids else {}
+
+
+def _remember(met: Spill, batch: Batch) -> None:
+    wanted = [record.name for _, record in batch.pairs if not names.is_container(record.name)]
+    met.update((_NAME + name, "") for name in wanted)
+    met.update((_CONTAINER + container, "") for container in {names.container_of(name) for name in wanted})
+
+
+async def _look_for_more(target: Target, met: Spill, report: Report, *, bound: int) -> None:
+    """Tell what the service has beside the estate, in the containers and kinds of its records and below them."""
+    last = None
+    for key, _ in met.items(_CONTAINER):
+        if not key.startswith(_CONTAINER):
+            break
+        container = key.removeprefix(_CONTAINER)
+        if last is not None and container.startswith(last):
+            continue  # it was listed with the one round it
+        last = container
+        async for page in _listed(target, container):
+            known = met.get_many([_NAME + name for name in page])
+            for name in page:
+                if _NAME + name in known:
+                    continue
+                if report.counts.get("extra", 0) < bound:
+                    report.tell("extra", "", "the service has it, and the estate does not", name)
+                else:
+                    report.count("extra")
+
+
+async def _listed(target: Target, prefix: str) -> AsyncIterator[Sequence[str]]:
+    """Yield the names of records that begin with *prefix*, in pages."""
+    if not is_sealed(prefix):
+        page: list[str] = []
+        async for record in target.client.list(_list_model(prefix)):
+            page.append(record.model.record_name)
+            if len(page) == READ_SIZE:
+                yield page
+                page = []
+        yield page
+        return
+    after: str | None = None
+    while True:
+        listed = await target.client.list_sealed(prefix, after)
+        yield [name for name in listed.names if not names.is_container(name)]
+        if not listed.more:
+            return
+        after = listed.names[-1]
+
+
+def _list_model(prefix: str) -> type[ListModel]:  # type: ignore[type-arg]  # whichever it is
+    return next(model for model in LIST_MODELS.values() if model.prefix() == prefix)
+
+
+def _tell_scrubbed(run: Run, report: Report) -> None:
+    stage = run.stages.get("scrubbed")
+    if stage is not None:
+        report.facts["scrubbed"] = (
+            f"{stage.counts.get('scrubbed', 0):,} items have lost their secrets at the source since:"
+            " those are in the service alone, and cannot be compared any more"
+        )
+
+
+def _advice(run: Run, report: Report, bad: set[str]) -> str:
+    if not report.counts.get("records"):
+        if "scrubbed" in run.stages:
+            return (
+                "nothing is left at the source to compare; search for remains: strongroom migrate scrub --search-only"
+            )
+        return "nothing was compared, which proves nothing: see that the source's place and options are right"
+    if "changed" in bad:
+        return "the source is being changed: move what is new, and compare again: strongroom migrate apply"
+    if "missing" in bad:
+        return "move what is missing: strongroom migrate apply"
+    if "differs" in bad:
+        return (
+            "decide about what differs: strongroom migrate apply --on-conflict replace;"
+            " or let what the service holds stand: strongroom migrate verify --skip-differing"
+        )
+    if bad:
+        return "mend at the source what cannot move, or leave it behind: strongroom migrate verify --skip-bad"
+    if not report.complete:
+        return "nothing is the same: see that this is the estate that was moved"
+    return "remove the secrets from the source: strongroom migrate scrub"
