@@ -201,12 +201,13 @@ class Custodia:
         found = await self._each(self._read, [_name(item_id) for item_id in ids])
         return {item_id: here.mark for item_id, here in zip(ids, found, strict=True) if here is not None}
 
-    async def find(self, names: Sequence[str]) -> Mapping[str, Record]:
-        """Return the records of those names, one request each."""
-        mine = [name.removeprefix(SECRETS) for name in names if name.startswith(SECRETS)]
-        mine = [name for name in mine if name.startswith(tuple(self._containers)) and not name.endswith("/")]
-        items = await self._each(self._item, mine)
-        return {record.name: record for item in items for record in item.records}
+    async def find(self, names: Sequence[str]) -> Mapping[str, Record | None]:
+        """Return the records of those names, by a request for each."""
+        mine = [name for name in names if self._is_here(name)]
+        paths = [name.removeprefix(SECRETS) for name in mine]
+        found = zip(mine, paths, await self._each(self._read, paths), strict=True)
+        outcomes = {name: self._outcome(path, here) for name, path, here in found if here is not None}
+        return {name: next(iter(outcome.records), None) for name, outcome in outcomes.items()}
 
     async def originals(self, ids: Sequence[str]) -> Mapping[str, Original]:
         """Return the values."""
@@ -247,6 +248,11 @@ class Custodia:
         return f"<Custodia {self._door}>"
 
     # Secrets
+
+    def _is_here(self, name: str) -> bool:
+        """Whether *name* is that of a secret in one of the containers."""
+        below = [SECRETS + container for container in self._containers]
+        return name.startswith(tuple(below)) and not name.endswith("/")
 
     async def _names(self, container: str) -> Sequence[str]:
         """Return the names of the secrets in a container, and of the containers in which nothing is."""

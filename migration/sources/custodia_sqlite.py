@@ -21,7 +21,7 @@ import msgspec
 from migration.digest import Digest
 from migration.errors import EstateRefused, EstateUnavailable
 from migration.records import Item, Record
-from migration.sources import custodia_conf
+from migration.sources import custodia_conf, files
 from migration.sources.base import Option, Options, Original, Place
 from migration.sources.custodia_conf import Store
 from migration.sources.custodia_records import EMPTY_CONTAINER, Outcome, id_of, key_of, secret
@@ -129,10 +129,11 @@ class CustodiaSqlite:
         """Return the keyed hashes of what is stored now."""
         return {item.id: item.mark for item in await self._do(self._items_of, [key_of(item_id) for item_id in ids])}
 
-    async def find(self, names: Sequence[str]) -> Mapping[str, Record]:
+    async def find(self, names: Sequence[str]) -> Mapping[str, Record | None]:
         """Return the records of those names."""
-        keys = [(_KEYS + name.removeprefix(SECRETS)).encode() for name in names if name.startswith(SECRETS)]
-        return {record.name: record for item in await self._do(self._items_of, keys) for record in item.records}
+        keys = {id_of(key): name for name in names if (key := _key_of_name(name)) is not None}
+        items = await self._do(self._items_of, [key_of(item_id) for item_id in keys])
+        return {keys[item.id]: next(iter(item.records), None) for item in items if item.records or item.fault}
 
     async def originals(self, ids: Sequence[str]) -> Mapping[str, Original]:
         """Return the stored values."""
@@ -167,14 +168,15 @@ class CustodiaSqlite:
     async def places(self) -> Sequence[Place]:
         """Return the file, what SQLite keeps beside it, and where copies of it may be."""
         path = self._table.path
-        beside = await self._do(lambda: [file for file in map(path.with_name, _beside(path)) if file.exists()])
+        there = await self._do(lambda: [file for file in (path, *_beside(path)) if file.exists()])
         return [
-            *(Place(str(file), partial(self._chunks, file), "purge it again") for file in (path, *beside)),
+            *(Place(str(file), partial(self._chunks, file), "stop Custodia, and purge again") for file in there),
+            *await self._do(files.copies, path),
             Place(f"backups and snapshots of {path}", None, "delete those that were made before the scrub"),
             Place(
-                f"free blocks of the file system of {path}",
+                f"freed blocks of the file system that holds {path}",
                 None,
-                "SQLite removed its journals there without overwriting them: trim or wipe the device's free space",
+                "SQLite removed its journals without overwriting them: blocks are given back by fstrim",
             ),
         ]
 
@@ -276,13 +278,18 @@ class _Content(msgspec.Struct):
     value: bytes
 
 
+def _key_of_name(name: str) -> bytes | None:
+    return (_KEYS + name.removeprefix(SECRETS)).encode() if name.startswith(SECRETS) else None
+
+
 def _cell(original: Original) -> Cell:
     content = msgspec.json.decode(original.content.reveal(), type=_Content)
     return Cell(key_of(original.id), content.kind, content.value)
 
 
-def _beside(path: Path) -> Sequence[str]:
-    return [path.name + suffix for suffix in ("-wal", "-journal")]
+def _beside(path: Path) -> Sequence[Path]:
+    """Return where SQLite keeps what is not in the file yet, or may have to come back to it."""
+    return [path.with_name(path.name + suffix) for suffix in ("-wal", "-journal")]
 
 
 def _read(file: Path, position: int) -> bytes:

@@ -35,6 +35,19 @@ def key_text(value: str) -> str:
     raise Unfit("its SSH key is neither PEM nor base64")
 
 
+def key_of_file(content: bytes) -> str:
+    """Return the content of a key file as `HostCreds` keeps it.
+
+    Raises:
+        Unfit: it is none of a private key, as far as one can see.
+    """
+    if not content.strip():
+        raise Unfit("its key file is empty")
+    if content.lstrip().startswith((b"ssh-", b"ecdsa-", b"sk-")):
+        raise Unfit("its key file holds a public key")
+    return base64.b64encode(content).decode()
+
+
 def credentials(address: str, key: str, user: str = "") -> Record:
     """Return a host's credentials; *key* is as `key_text` gives it, and an empty *user* means root.
 
@@ -98,7 +111,7 @@ def secret(name: str, value: str | bytes) -> Record:
         raise Unfit("its name must be secrets/, a container, and a key")
     if not text:
         raise Unfit("its value is empty")
-    if size > MAX_SECRET:
+    if size > MAX_SECRET and not _is_octets(text):
         raise Unfit(f"its value is over {MAX_SECRET // 1024} KiB")
     model = _MODELS_OF_SECRETS.get(names.container_of(name))
     if model is not None and not _is_record(model, name, text):
@@ -111,6 +124,16 @@ def _text_of(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return base64.b64encode(value).decode()
+
+
+def _is_octets(text: str) -> bool:
+    """Whether *text* is octets in base64, and those within the limit, as they were sent to Custodia or to us."""
+    if len(text) > -(-MAX_SECRET // 3) * 4:
+        return False
+    try:
+        return len(base64.b64decode(text, validate=True)) <= MAX_SECRET
+    except ValueError:
+        return False
 
 
 def _is_record(model: type[Model], name: str, text: str) -> bool:

@@ -57,6 +57,19 @@ dburi = ${configdir}/custodia.db
 }
 """The stores that Custodia serves secrets from here, by how they are encrypted."""
 
+_FILL: Final = """
+import json, sys
+from custodia.server import _load_plugins
+from custodia.server.args import parse_args
+from custodia.server.config import parse_config
+
+parser, config = parse_config(parse_args(sys.argv[1:]))
+_load_plugins(config, parser)
+for key, value in json.load(sys.stdin):
+    config["stores"]["served"].set(key, value, replace=True)
+"""
+"""What has Custodia's own store keep many values, without a request for each."""
+
 _CONF: Final = """
 [global]
 server_socket = {socket}
@@ -101,15 +114,20 @@ class Server:
             timeout=READY_WITHIN,
         )
         self._process: subprocess.Popen[bytes] | None = None
+        self._made: set[tuple[str, ...]] = set()
         self.start()
         with self.sql("keys.db") as table:
             table.execute(f"INSERT INTO {TABLE} VALUES (?, ?)", (f"custodiaSAK/{API_ID}", self.api_key.read_text()))
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it answers; from the main thread, at whose end it is killed (prctl(2))."""
         with (self.home / "output").open("ab") as output:
             self._process = subprocess.Popen(
-                [CUSTODIA, self.conf], cwd=self.home, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                ["setpriv", "--pdeathsig", "KILL", CUSTODIA, self.conf],
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
             )
         deadline = time.monotonic() + READY_WITHIN
         while True:
@@ -142,7 +160,9 @@ class Server:
     def make_container(self, *path: str) -> None:
         """Make a container, and those it lies in."""
         for depth in range(1, len(path) + 1):
-            self.ask("POST", "/" + "/".join(path[:depth]) + "/", 200, 201)
+            if path[:depth] not in self._made:
+                self.ask("POST", "/" + "/".join(path[:depth]) + "/", 200, 201)
+                self._made.add(path[:depth])
 
     def store(self, path: str, value: str | bytes) -> None:
         """Store a secret in place of the one that is there: a text as a message, bytes as they are."""
@@ -152,6 +172,22 @@ class Server:
             self.ask("PUT", f"/{path}", 201, json={"type": "simple", "value": value})
         else:
             self.ask("PUT", f"/{path}", 201, content=value, headers={"Content-Type": "application/octet-stream"})
+
+    def fill(self, values: Mapping[str, str | bytes]) -> None:
+        """Store many secrets at once."""
+        for container in {path.rpartition("/")[0] for path in values}:
+            self.make_container(*container.split("/"))
+        rows = [
+            (f"keys/{path}", value if isinstance(value, str) else base64.b64encode(value).decode())
+            for path, value in values.items()
+        ]
+        subprocess.run(
+            [CUSTODIA.with_name("python"), "-W", "ignore", "-c", _FILL, self.conf],
+            input=json.dumps(rows),
+            text=True,
+            check=True,
+            timeout=READY_WITHIN * 10,
+        )
 
     @contextmanager
     def sql(self, name: str = "custodia.db") -> Iterator[sqlite3.Connection]:
@@ -183,14 +219,19 @@ class CustodiaEstate:
 
     def put(self, number: int) -> str:
         """Make or change the item *number*: one in three the credentials of a host, in octets as CPD-101 has them."""
-        return self.put_secret(number, f"the secret of {number}: {secrets.token_hex(16)}")
+        return self.put_secret(number, _text(number))
 
     def put_secret(self, number: int, text: str) -> str:
         """Make or change the item *number* with that secret, which a host has in base64."""
-        path = f"hosts/h{number:06}" if number % 3 == 0 else f"law/s{number:06}"
-        self._secrets[number] = base64.b64encode(text.encode()).decode() if number % 3 == 0 else text
-        self.server.store(path, _content(path, text))
+        path, value = self._made(number, text)
+        self.server.store(path, value)
         return self._id(path)
+
+    def put_many(self, numbers: Sequence[int]) -> list[str]:
+        """Make or change many."""
+        made = [self._made(number, _text(number)) for number in numbers]
+        self.server.fill(dict(made))
+        return [self._id(path) for path, _ in made]
 
     def break_one(self) -> str:
         """Lay a value under another key than it belongs to, or what no host has, as a row."""
@@ -220,6 +261,11 @@ class CustodiaEstate:
 
     def _id(self, path: str) -> str:
         return id_of(f"keys/{path}".encode())
+
+    def _made(self, number: int, text: str) -> tuple[str, str | bytes]:
+        path = f"hosts/h{number:06}" if number % 3 == 0 else f"law/s{number:06}"
+        self._secrets[number] = base64.b64encode(text.encode()).decode() if number % 3 == 0 else text
+        return path, _content(path, text)
 
 
 class CustodiaSocketEstate(CustodiaEstate):
@@ -289,6 +335,10 @@ def estate_socket(directory: Path) -> Iterator[CustodiaSocketEstate]:
     """Give a running Custodia."""
     with server(directory, "pinned") as running:
         yield CustodiaSocketEstate(running)
+
+
+def _text(number: int) -> str:
+    return f"the secret of {number}: {secrets.token_hex(16)}"
 
 
 def _content(path: str, text: str) -> str | bytes:
