@@ -1,0 +1,519 @@
+"""Convection's generic stores, read from its storage directory with one of its unlock keys.
+
+Each secret of a store is an item, ``<store>:<secret>``, and becomes a secret of the store's container. Users, access
+rules and stores of other types stay behind.
+
+A directory can be read while its server runs, and is scrubbed only while it is stopped: a server that has read a store
+would write the secrets back. Seen to are its socket, and ``auth.db``, which every unlocked server writes anew every
+5 seconds, wherever it runs; a server that is locked and listens elsewhere is not seen. There is no compare-and-set:
+a store is read again right before it is replaced, and left alone if it was changed.
+
+What a store holds does not show in its file, and shows otherwise in every copy. So the needle of a secret is its mark,
+and every store that is found in a file, wherever in it, is followed by the marks of the secrets that it opens to.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import socket
+import stat
+import time
+import tomllib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Final
+from urllib.parse import quote, unquote
+
+from cryptography.fernet import Fernet
+
+from migration.digest import Digest
+from migration.errors import EstateUnavailable
+from migration.records import Item, Record
+from migration.sources import convection_toml
+from migration.sources.base import Option, Options, Original, Place
+from migration.sources.convection_files import (
+    GENERIC,
+    MAX_FILE,
+    UNFINISHED,
+    Damaged,
+    Directory,
+    Opened,
+    files_below,
+    sync_directory,
+)
+from models import MODELS, SecretModel, names
+from models.errors import InvalidName
+from models.secret import Secret
+from storage_service.errors import ConfigurationError
+from storage_service.wire import MAX_SECRET
+
+ENVIRONMENT: Final = "STRONGROOM_CONVECTION_UNLOCK_KEY"
+SOCKET: Final = "/run/convection.secrets.sock"
+QUIET: Final = 15.0  # seconds without a write to auth.db after which no unlocked server can be running
+
+OPTIONS: Final[Mapping[str, Option]] = {
+    "unlock_key_file": Option(f"the file that holds an unlock key; without it, {ENVIRONMENT} holds one"),
+    "store": Option("a store to move; without it, every generic one", many=True),
+    "map": Option("STORE=CONTAINER: where a store's secrets go; without it, to a container of its name", many=True),
+    "socket": Option(f"the server's socket, by which it is seen to be stopped before a scrub ({SOCKET})"),
+}
+
+_AUTHDB: Final = "authdb"
+_TOKEN_HEAD: Final = b"gAAAAA"  # of every Fernet token of this century: its version, and a time in seconds
+_TOKEN: Final = re.compile(rb"gAAAAA[A-Za-z0-9_-]+={0,2}")
+_CHUNK: Final = 1024 * 1024  # bytes
+_MAX_KEY_FILE: Final = 1024  # bytes; an unlock key has 44
+_RESERVED: Final = {model.prefix() for model in MODELS.values() if issubclass(model, SecretModel)}
+
+_Secrets = dict[str, object]
+
+
+def make(place: str, options: Options) -> "ConvectionSource":
+    """Return the source, unopened.
+
+    Raises:
+        ConfigurationError: an option is not understood.
+    """
+    containers: dict[str, str] = {}
+    for said in options.get("map", ()):
+        store, given, container = said.rpartition("=")
+        if not (store and given):
+            raise ConfigurationError("convection's option 'map' is STORE=CONTAINER")
+        containers[store] = _container(container)
+    key_file = next(iter(options.get("unlock_key_file", ())), None)
+    return ConvectionSource(
+        Path(place),
+        unlock_key=partial(_unlock_key, None if key_file is None else Path(key_file)),
+        stores=options.get("store", ()),
+        containers=containers,
+        server=next(iter(options.get("socket", ())), SOCKET),
+    )
+
+
+class ConvectionSource:
+    """The generic stores of one storage directory."""
+
+    scrub_batch: ClassVar[int] = 1000  # of one store they cost one rewriting of it
+
+    def __init__(
+        self,
+        path: Path,
+        unlock_key: Callable[[], Fernet],
+        stores: Sequence[str],
+        containers: Mapping[str, str],
+        server: str,
+    ) -> None:
+        """Take the storage directory, and what else the options say: *stores* empty means every one."""
+        self._path = Path(os.path.realpath(path))
+        self._unlock_key = unlock_key
+        self._stores = frozenset(stores)
+        self._containers = containers
+        self._server = server
+        self._turns = asyncio.Lock()  # one store at a time is in memory
+        self._last: tuple[str, Opened] | None = None
+
+    @property
+    def identity(self) -> str:
+        """The directory."""
+        return f"convection:{self._path}"
+
+    async def open(self, digest: Digest) -> None:
+        """Unlock the directory.
+
+        Raises:
+            ConfigurationError: this is no storage directory, there is no unlock key, or no such store.
+            EstateRefused: the unlock key is wrong.
+            EstateUnavailable: a file cannot be read, or is damaged.
+        """
+        self._digest = digest
+        self._directory = await asyncio.to_thread(lambda: Directory(self._path, self._unlock_key()))
+        keymap = self._directory.keymap
+        for store in sorted(self._stores | set(self._containers)):
+            if store not in keymap or keymap[store].type != GENERIC:
+                known = ", ".join(ascii(each) for each, entry in sorted(keymap.items()) if entry.type == GENERIC)
+                raise ConfigurationError(f"there is no generic store {store!r}; there are: {known or 'none'}")
+
+    async def close(self) -> None:
+        """Forget the store that was read last."""
+        self._last = None
+
+    async def count(self) -> int | None:
+        """Return None: to count the secrets is to read them."""
+        return None
+
+    async def items(self) -> AsyncIterator[Item]:
+        """Yield the secrets of one store after the other, each in the order of their names."""
+        for store in sorted(self._directory.keymap):
+            if self._stores and store not in self._stores:
+                continue
+            if self._directory.keymap[store].type != GENERIC:
+                yield self._left_behind(store)
+                continue
+            try:
+                opened = await self._read(store)
+            except Damaged as error:
+                yield Item(_id(store), self._mark_of_store(store), fault=f"{error}")
+                continue
+            for name in sorted(opened.secrets):
+                yield self._item(store, name, opened.secrets[name])
+
+    async def marks(self, ids: Sequence[str]) -> Mapping[str, str]:
+        """Return the marks of those that exist."""
+        found: dict[str, str] = {}
+        async for store, opened, wanted in self._stores_of(ids):
+            secrets = {} if opened is None else opened.secrets
+            for each, name in wanted:
+                if name is None:
+                    found[each] = self._mark_of_store(store)
+                elif name in secrets:
+                    found[each] = self._mark(name, secrets[name])
+        return found
+
+    # Scrubbing
+
+    async def originals(self, ids: Sequence[str]) -> Mapping[str, Original]:
+        """Return secrets as they are, in TOML."""
+        found: dict[str, Original] = {}
+        async for store, opened, wanted in self._stores_of(ids):
+            for each, name in wanted:
+                if opened is not None and name is not None and name in opened.secrets:
+                    value = opened.secrets[name]
+                    content = convection_toml.dumps({"store": store, "secret": name, "value": [value]})
+                    found[each] = Original(each, self._mark(name, value), Secret(content))
+        return found
+
+    async def scrub(self, originals: Sequence[Original]) -> Sequence[bool]:
+        """Take secrets out of their stores, each store written anew once."""
+        return await self._change(originals, _take, gone=True)
+
+    async def restore(self, originals: Sequence[Original]) -> Sequence[bool]:
+        """Put secrets back into their stores, each store written anew once."""
+        return await self._change(originals, _put_back, gone=False)
+
+    def needles(self, original: Original) -> Sequence[bytes]:
+        """Return the mark, which `places` says where the secret is found."""
+        return [original.mark.encode()]
+
+    async def purge(self) -> Sequence[str]:
+        """Remove what a scrub that was killed left unfinished, and nothing else: other copies are not ours."""
+        removed = await asyncio.to_thread(_remove_unfinished, self._path)
+        return [f"removed {removed} unfinished files of an earlier scrub", "wrote the directory's names to the disk"]
+
+    async def places(self) -> Sequence[Place]:
+        """Return every file below the directory, and what cannot be seen from here."""
+        return [
+            *await asyncio.to_thread(self._files),
+            Place(
+                f"backups and snapshots of {self._path}, and blocks that its file system has freed",
+                None,
+                "let them expire, or destroy them: with an unlock key they open; destroy the unlock keys with them",
+            ),
+            Place(
+                "the logs of the Convection server",
+                None,
+                "if it ever ran with --sensitive_debug, they hold secrets in the clear: remove them",
+            ),
+        ]
+
+    def __repr__(self) -> str:
+        return f"<ConvectionSource {self._path}>"
+
+    # One store
+
+    async def _read(self, store: str) -> Opened:
+        async with self._turns:
+            known = self._last[1] if self._last is not None and self._last[0] == store else None
+            self._last = None
+            opened = await asyncio.to_thread(self._directory.read, store, known)
+            self._last = store, opened
+        return opened
+
+    async def _stores_of(
+        self, ids: Sequence[str]
+    ) -> AsyncIterator[tuple[str, Opened | None, Sequence[tuple[str, str | None]]]]:
+        """Yield every store of *ids* that exists, opened if it can be, and which of them lie in it by what name."""
+        wanted: dict[str, list[tuple[str, str | None]]] = {}
+        for each in ids:
+            store, inside, name = each.partition(":")
+            wanted.setdefault(unquote(store), []).append((each, unquote(name) if inside else None))
+        for store, pairs in wanted.items():
+            entry = self._directory.keymap.get(store)
+            if entry is None:
+                continue
+            opened = None
+            if entry.type == GENERIC:
+                with contextlib.suppress(Damaged):  # then it has no secrets that anybody can name
+                    opened = await self._read(store)
+            yield store, opened, pairs
+
+    async def _change(
+        self, originals: Sequence[Original], change: Callable[[_Secrets, str, object], bool], *, gone: bool
+    ) -> Sequence[bool]:
+        """Change the secrets of stores, and return for each of *originals* what *change* said.
+
+        Args:
+            originals: the secrets.
+            change: of one store's secrets, the one of that name and value.
+            gone: what to say of those whose store is not there any more.
+        """
+        await asyncio.to_thread(_see_stopped, self._path, self._server)
+        by_store: dict[str, list[tuple[int, str, object]]] = {}
+        for index, original in enumerate(originals):
+            store, name, value = _parts(original)
+            by_store.setdefault(store, []).append((index, name, value))
+        done = [gone] * len(originals)
+        for store, parts in by_store.items():
+            if store not in self._directory.keymap:
+                continue
+            try:
+                opened = await self._read(store)
+                secrets = dict(opened.secrets)
+                for index, name, value in parts:
+                    done[index] = change(secrets, name, value)
+                if secrets.keys() != opened.secrets.keys():
+                    async with self._turns:
+                        written = await asyncio.to_thread(self._directory.write, store, opened, secrets)
+                        self._last = store, written
+            except Damaged as error:
+                raise EstateUnavailable(f"the store {store!r} cannot be changed: {error}") from None
+        return done
+
+    # Items
+
+    def _item(self, store: str, name: str, value: object) -> Item:
+        container = self._containers.get(store) or store.strip("/")
+        record = f"{names.SECRETS}{container}/{name}"
+        text, fault = (value, "") if isinstance(value, str) else _json(value)
+        fault = _fault_of_name(record) or fault or _fault_of_text(text)
+        mark = self._mark(name, value)
+        if fault:
+            return Item(_id(store, name), mark, fault=fault)
+        notes = () if isinstance(value, str) else ("its value is no text, and moves as JSON",)
+        return Item(_id(store, name), mark, (Record(record, Secret(text)),), notes=notes)
+
+    def _left_behind(self, store: str) -> Item:
+        kind = self._directory.keymap[store].type
+        mark = self._mark_of_store(store)
+        if kind == _AUTHDB:
+            note = "users, groups, access rules and access keys stay behind: make them anew in Strongroom"
+            return Item(_id(store), mark, notes=(note,))
+        return Item(_id(store), mark, fault=f"it is a store of type {kind!r}; name those to move with -o store=…")
+
+    def _mark(self, name: str, value: object) -> str:
+        return self._digest.of(name, type(value).__name__, _compared(value))
+
+    def _mark_of_store(self, store: str) -> str:
+        return self._digest.of(store)
+
+    # Places
+
+    def _files(self) -> Sequence[Place]:
+        live = set()
+        for store, entry in self._directory.keymap.items():
+            if entry.type == GENERIC:
+                with contextlib.suppress(Damaged):
+                    live.add(self._directory.path_of(store))
+        return [Place(f"{file}", partial(self._chunks, file), _advice(file, live)) for file in files_below(self._path)]
+
+    async def _chunks(self, path: Path) -> AsyncIterator[bytes]:
+        """Yield the bytes of a file, and after each token in it the marks of the secrets that it opens to."""
+        kept = b""
+        async for chunk in _read_chunks(path):
+            yield chunk
+            tokens, kept = _tokens(kept + chunk)
+            for token in tokens:
+                async for part in self._marks_in(token):
+                    yield part
+        async for part in self._marks_in(kept):
+            yield part
+
+    async def _marks_in(self, token: bytes) -> AsyncIterator[bytes]:
+        """Yield the marks of the secrets in a store, or in a copy of one."""
+        secrets = await asyncio.to_thread(self._directory.opened_secrets, token) if token else {}
+        for name, value in secrets.items():
+            yield b"\n" + self._mark(name, value).encode()
+
+
+def _id(store: str, name: str | None = None) -> str:
+    return quote(store) if name is None else f"{quote(store)}:{quote(name, safe='/:@+=,~')}"
+
+
+def _parts(original: Original) -> tuple[str, str, object]:
+    """Return store, name and value."""
+    content = tomllib.loads(original.content.reveal())
+    return content["store"], content["secret"], content["value"][0]
+
+
+def _tokens(content: bytes) -> tuple[Sequence[bytes], bytes]:
+    """Return what looks like the token of a store, and the rest, which may be the beginning of another."""
+    tokens = []
+    rest = len(content) - min(len(content), len(_TOKEN_HEAD) - 1)
+    for found in _TOKEN.finditer(content):
+        if found.end() == len(content):
+            rest = found.start() if len(found[0]) <= MAX_FILE else rest
+        else:
+            tokens.append(found[0])
+    return tokens, content[rest:]
+
+
+def _take(secrets: _Secrets, name: str, value: object) -> bool:
+    if name in secrets and _same(secrets[name], value):
+        del secrets[name]
+    return name not in secrets
+
+
+def _put_back(secrets: _Secrets, name: str, value: object) -> bool:
+    return _same(secrets.setdefault(name, value), value)
+
+
+def _same(one: object, other: object) -> bool:
+    return type(one) is type(other) and _compared(one) == _compared(other)
+
+
+def _compared(value: object) -> str:
+    return value if isinstance(value, str) else _dumped(value, strict=False)
+
+
+def _json(value: object) -> tuple[str, str]:
+    """Return a value that is no text as JSON, or a fault."""
+    try:
+        return _dumped(value, strict=True), ""
+    except ValueError:
+        return "", "it holds a number that JSON does not have"
+
+
+def _dumped(value: object, *, strict: bool) -> str:
+    # Dates and times are all that TOML has and JSON has not.
+    return json.dumps(
+        value,
+        ensure_ascii=False,
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=not strict,
+        default=lambda moment: moment.isoformat(),
+    )
+
+
+def _fault_of_name(record: str) -> str:
+    try:
+        names.check(record)
+    except InvalidName as error:
+        return f"its name cannot be used: {error}"
+    if names.is_container(record):
+        return "its name cannot be used: one that ends in a slash is a container's"
+    if names.container_of(record) in _RESERVED:
+        return f"{names.container_of(record)} is for credentials of another form; choose a container with -o map=…"
+    return ""
+
+
+def _fault_of_text(text: str) -> str:
+    if not text:
+        return "it is empty, and an empty secret cannot be stored"
+    if len(text.encode()) > MAX_SECRET:
+        return f"it is larger than {MAX_SECRET // 1024} KiB"
+    return ""
+
+
+def _container(said: str) -> str:
+    container = said.strip("/")
+    try:
+        names.check(f"{names.SECRETS}{container}/")
+    except InvalidName as error:
+        raise ConfigurationError(f"convection's option 'map' names no container: {error}") from None
+    return container
+
+
+def _unlock_key(path: Path | None) -> Fernet:
+    """Return the unlock key that a file holds, or without one the environment.
+
+    Raises:
+        ConfigurationError: there is none, it is none, or others can read the file.
+    """
+    if path is None:
+        if not (text := os.environ.get(ENVIRONMENT, "")):
+            raise ConfigurationError(f"convection needs an unlock key: -o unlock_key_file=FILE, or {ENVIRONMENT}")
+        said = ENVIRONMENT
+    else:
+        said = str(path)
+        try:
+            with path.open("rb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                text = file.read(_MAX_KEY_FILE).decode(errors="replace")
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+        if mode & 0o077:
+            raise ConfigurationError(f"{path}: others than its owner can read this unlock key; run: chmod 600 {path}")
+    key = None
+    with contextlib.suppress(ValueError):  # it would be raised with the key at hand
+        key = Fernet(text.strip())
+    if key is None:
+        raise ConfigurationError(f"{said} does not hold an unlock key, which is 44 characters of base64url")
+    return key
+
+
+def _see_stopped(path: Path, server: str) -> None:
+    """Return if no server is seen at work on the directory.
+
+    Raises:
+        EstateUnavailable: one is, or was until just now.
+    """
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(2)
+        try:
+            asking.connect(server)
+        except (FileNotFoundError, ConnectionRefusedError):
+            pass
+        except OSError as error:
+            raise EstateUnavailable(
+                f"whether the Convection server runs cannot be asked at {server}: {error.strerror or error};"
+                " give its socket with -o socket=…"
+            ) from None
+        else:
+            raise EstateUnavailable(f"the Convection server answers at {server}: stop it first; nothing was changed")
+    try:
+        age = time.time() - (path / "auth.db").stat().st_mtime
+    except OSError:
+        return  # without it, no server can be unlocked
+    if abs(age) < QUIET:
+        raise EstateUnavailable(
+            f"{path}/auth.db was written {age:.0f} seconds ago, as a Convection server does that is unlocked: stop it,"
+            f" wait {QUIET:.0f} seconds, and run this again; nothing was changed"
+        )
+
+
+def _remove_unfinished(path: Path) -> int:
+    removed = 0
+    try:
+        for file in list(files_below(path)):
+            if file.name.startswith(".") and file.name.endswith(UNFINISHED):
+                file.unlink()
+                removed += 1
+        for directory in {path, *(file.parent for file in files_below(path))}:
+            sync_directory(directory)
+    except OSError as error:
+        raise EstateUnavailable(f"{error.filename} cannot be cleared away: {error.strerror}") from None
+    return removed
+
+
+def _advice(file: Path, live: set[Path]) -> str:
+    if file in live:
+        return "run scrub again: somebody put it back, or another store has the same secret under the same name"
+    return "a copy that Convection or somebody made: see that nobody needs it, and remove it"
+
+
+async def _read_chunks(path: Path) -> AsyncIterator[bytes]:
+    """Yield the bytes of a file; of one that is gone, none."""
+    try:
+        file = await asyncio.to_thread(path.open, "rb")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise EstateUnavailable(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        while chunk := await asyncio.to_thread(file.read, _CHUNK):
+            yield chunk
+    finally:
+        file.close()
