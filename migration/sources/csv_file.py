@@ -1,0 +1,272 @@
+"""A table of hosts or of secrets, as spreadsheets and databases export them (RFC 4180).
+
+    address,remote_user,ssh_priv_key_file,os        a host a row; its key lies in a file beside the table, or in it:
+    10.0.0.7,root,keys/web.pem,fedora               the column ssh_priv_key has PEM or base64
+
+    container,key,value                             a secret a row; instead of container and key there may be a name,
+    mail/relay,password,"correct horse"             in full: secrets/mail/relay/password
+
+``-o column=address=Hostname`` says that the table calls its addresses ``Hostname``. What a row does not say, or leaves
+empty, is the model's default; a row without a key and a user makes no credentials. A cell may span lines if it is
+quoted. A row that breaks the rules is a fault, and ends with its line, so that a forgotten quote hides no other row.
+
+Scrubbing empties the cells of the key, its file and the user, or the value; see ``rows`` for the rest.
+"""
+
+import codecs
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, ClassVar, Final, NamedTuple
+
+import msgspec
+
+from migration.records import Record
+from migration.sources import files, making
+from migration.sources.base import Option, Options
+from migration.sources.files import Unfit
+from migration.sources.rows import MAX_ROW, Layout, Row, RowSource, lines
+from models import Host, names
+from storage_service.errors import ConfigurationError
+
+OPTIONS: Final[Mapping[str, Option]] = {
+    "column": Option("FIELD=HEADER: what the table calls a field", many=True),
+    "delimiter": Option("what stands between cells: one character, or tab; a comma if not said"),
+    "encoding": Option("how its text is encoded; UTF-8 if not said"),
+}
+
+_KEY: Final = "ssh_priv_key"
+_KEY_FILE: Final = "ssh_priv_key_file"
+_USER: Final = "remote_user"
+_HOST: Final = {field.name: field.type for field in msgspec.structs.fields(Host)}
+_OF_HOSTS: Final = (*_HOST, _KEY, _KEY_FILE, _USER)
+_OF_SECRETS: Final = ("name", "container", "key", "value")
+_SCRUBBED: Final = (_KEY, _KEY_FILE, _USER, "value")  # what becomes a part of an encrypted record
+_NEEDLES: Final = (_KEY, "value")
+
+_MAX_LINES: Final = 65_536  # of one row
+_TABS: Final = ("tab", "\\t")
+# Those in which a byte of ASCII is that character wherever it stands, so that rows end where they seem to.
+_ENCODINGS: Final = re.compile(r"utf-8|ascii|iso8859-\d+|cp(?:125\d|437|85\d|866)|koi8-[ru]|mac-roman")
+_QUOTED: Final = re.compile(rb'"([^"]*(?:""[^"]*)*)"')
+_WHOLE_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,19}")
+
+
+def make(place: str, options: Options) -> RowSource:
+    """Return the source of the table *place*.
+
+    Raises:
+        ConfigurationError: an option is not understood.
+    """
+    columns: dict[str, str] = {}
+    for said in options.get("column", ()):
+        field, _, heading = said.partition("=")
+        if field not in (*_OF_HOSTS, *_OF_SECRETS) or not heading or field in columns:
+            raise ConfigurationError(
+                f"-o column=FIELD=HEADER says once of a field what the table calls it; the fields are:"
+                f" {', '.join((*_OF_HOSTS, *_OF_SECRETS))}"
+            )
+        columns[field] = heading
+    delimiter = "".join(options.get("delimiter", (",",)))
+    delimiter = "\t" if delimiter in _TABS else delimiter
+    if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n':
+        raise ConfigurationError("-o delimiter=… is one character of ASCII and no quote, or tab")
+    try:
+        encoding = codecs.lookup("".join(options.get("encoding", ("utf-8",)))).name
+    except LookupError:
+        encoding = ""
+    if _ENCODINGS.fullmatch(encoding) is None:
+        raise ConfigurationError("a table in that encoding cannot be read: convert it to UTF-8 (iconv -t UTF-8)")
+    return RowSource(Path(place), Csv(columns, delimiter.encode(), encoding))
+
+
+class Cell(NamedTuple):
+    """Where a cell lies in its row: all of it, and what is in its quotes, if it has some."""
+
+    start: int
+    end: int
+    inner: slice
+    quoted: bool
+
+
+class Csv:
+    """Rows of cells."""
+
+    kind: ClassVar[str] = "csv"
+    row: ClassVar[str] = "row"
+    headed: ClassVar[bool] = True
+
+    def __init__(self, columns: Mapping[str, str], delimiter: bytes = b",", encoding: str = "utf-8") -> None:
+        """Take what the table calls some fields, and how it is written."""
+        self.columns = columns
+        self.encoding = encoding
+        self._delimiter = delimiter
+        self._plain = re.compile(rb"[^%s\r\n]*" % re.escape(delimiter))
+        self._blanks = b' \t\r\n"' + delimiter
+
+    def is_blank(self, raw: bytes) -> bool:
+        """Whether all cells of a row are empty."""
+        return not raw.strip(self._blanks)
+
+    def layout(self, header: bytes | None) -> Layout:
+        """Return what the columns of the table are."""
+        if header is None:
+            raise ConfigurationError("the table is empty: its first row says what its columns are")
+        return _Table(self, header.removeprefix(codecs.BOM_UTF8))
+
+    def lengths(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+        """Yield the rows, each with all the lines that its quoted cells span."""
+        source, given_back = lines(file), deque[tuple[bytes, int]]()
+        while first := given_back.popleft() if given_back else next(source, None):
+            taken, size = [first], first[1]
+            is_open = self._is_open(first[0])
+            while is_open and size <= MAX_ROW and len(taken) < _MAX_LINES:
+                line = given_back.popleft() if given_back else next(source, None)
+                if line is None:
+                    break
+                taken.append(line)
+                size += line[1]
+                is_open ^= line[0].count(b'"') % 2 == 1
+            if len(taken) > 1 and (is_open or self.cells(b"".join(line for line, _ in taken)) is None):
+                given_back.extendleft(reversed(taken[1:]))
+                del taken[1:]
+            yield sum(length for _, length in taken), b"".join(line for line, _ in taken)
+
+    def cells(self, raw: bytes) -> list[Cell] | None:
+        """Return the cells of a row; None: a quote is not closed, or there is text beside what is quoted."""
+        found: list[Cell] = []
+        at = 0
+        while True:
+            quoted = _QUOTED.match(raw, at)
+            if quoted is not None:
+                found.append(Cell(at, quoted.end(), slice(*quoted.span(1)), quoted=True))
+            elif raw[at : at + 1] == b'"':
+                return None
+            else:
+                end = self._end_of_plain(raw, at)
+                found.append(Cell(at, end, slice(at, end), quoted=False))
+            at = found[-1].end
+            if raw[at : at + 1] != self._delimiter:
+                return found if raw[at:] in (b"", b"\n", b"\r\n", b"\r") else None
+            at += 1
+
+    def text(self, raw: bytes, cell: Cell) -> str:
+        """Return what a cell says.
+
+        Raises:
+            UnicodeDecodeError: it is not in the encoding of the table.
+        """
+        text = raw[cell.inner].decode(self.encoding)
+        return text.replace('""', '"') if cell.quoted else text
+
+    def _is_open(self, line: bytes) -> bool:
+        """Whether a quoted cell that begins in the first line of a row goes on in the next one."""
+        at = 0
+        while b'"' in line[at:]:
+            quoted = _QUOTED.match(line, at)
+            if quoted is None and line[at : at + 1] == b'"':
+                return True
+            at = quoted.end() if quoted else self._end_of_plain(line, at)
+            if line[at : at + 1] != self._delimiter:
+                return False
+            at += 1
+        return False
+
+    def _end_of_plain(self, raw: bytes, at: int) -> int:
+        plain = self._plain.match(raw, at)
+        return plain.end() if plain else at
+
+
+class _Table:
+    """What the columns of a table are, and what its rows become."""
+
+    def __init__(self, form: Csv, header: bytes) -> None:
+        self._form = form
+        try:
+            headings = [form.text(header, cell).strip() for cell in form.cells(header) or ()]
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"the table is not encoded in {form.encoding}: say -o encoding=…") from None
+        self._width = len(headings)
+        of_hosts, of_secrets = self._columns(headings, _OF_HOSTS), self._columns(headings, _OF_SECRETS)
+        self._is_of_hosts = "address" in of_hosts
+        is_of_secrets = "value" in of_secrets and ("name" in of_secrets or {"container", "key"} <= of_secrets.keys())
+        if self._is_of_hosts == is_of_secrets:
+            # No heading is repeated: where there is no header, it is the first row of what is secret.
+            raise ConfigurationError(
+                "the first row must name the columns of hosts (address, …), or of secrets (container, key and value, or"
+                " name and value), and not of both; say what the table calls them with -o column=FIELD=HEADER,"
+                " and what stands between cells with -o delimiter=…"
+            )
+        self._at = of_hosts if self._is_of_hosts else of_secrets
+        left = [heading for at, heading in enumerate(headings) if heading and at not in self._at.values()]
+        self.notes = (f"columns that stay behind: {', '.join(map(files.printable, left))}",) if left else ()
+
+    def _columns(self, headings: Sequence[str], fields: Sequence[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for field in fields:
+            heading = self._form.columns.get(field, field)
+            if headings.count(heading) > 1:
+                raise ConfigurationError(f"two columns of the table are called what {field} is called")
+            if heading in headings:
+                found[field] = headings.index(heading)
+            elif field in self._form.columns:
+                raise ConfigurationError(f"no column of the table is called what -o column={field}=… says")
+        return found
+
+    def parse(self, raw: bytes) -> Row:
+        """Return what a row says, by its columns."""
+        cells = self._form.cells(raw)
+        if cells is None:
+            raise Unfit("a quote is not closed, or there is text beside what is quoted")
+        if len(cells) != self._width:
+            raise Unfit(f"it has {len(cells)} cells where the header has {self._width}")
+        said = {field: self._text(raw, cells[at]) for field, at in self._at.items()}
+        scrubbed = _without(raw, [cells[at] for field, at in self._at.items() if field in _SCRUBBED])
+        needles = tuple(raw[cells[self._at[field]].inner] for field in _NEEDLES if said.get(field))
+        return (_host if self._is_of_hosts else _secret)(said, scrubbed, needles)
+
+    def _text(self, raw: bytes, cell: Cell) -> str:
+        try:
+            return self._form.text(raw, cell)
+        except UnicodeDecodeError:
+            pass
+        raise Unfit(f"it is not encoded in {self._form.encoding}")  # out here: the error holds the cell
+
+
+def _host(said: Mapping[str, str], scrubbed: bytes, needles: tuple[bytes, ...]) -> Row:
+    fields: dict[str, object] = {
+        name: _value(name, text.strip()) for name, text in said.items() if name in _HOST and text.strip()
+    }
+    fields[_USER] = said.get(_USER, "").strip()
+    key, key_file = said.get(_KEY, "").strip(), said.get(_KEY_FILE, "").strip()
+    if key and key_file:
+        raise Unfit("it has both a key and a key file")
+
+    def records(content: bytes) -> tuple[Record, ...]:
+        return making.host(fields | {_KEY: making.key_of_file(content) if key_file else said.get(_KEY, "")})
+
+    return Row(records, scrubbed, needles, key_file)
+
+
+def _secret(said: Mapping[str, str], scrubbed: bytes, needles: tuple[bytes, ...]) -> Row:
+    name = said.get("name", "").strip()
+    name = name or "/".join((names.SECRETS.rstrip("/"), said.get("container", "").strip(), said.get("key", "").strip()))
+    value = said["value"]
+    if not value:
+        return Row(lambda _: (), scrubbed, notes=("its value is empty: there is nothing to move",))
+    return Row(lambda _: (making.secret(name, value),), scrubbed, needles)
+
+
+def _value(field: str, text: str) -> object:
+    if _HOST[field] is not int:
+        return text
+    if _WHOLE_NUMBER.fullmatch(text) is None:
+        raise Unfit(f"{field} must be a whole number")
+    return int(text)
+
+
+def _without(raw: bytes, cells: Sequence[Cell]) -> bytes:
+    for cell in sorted(cells, reverse=True, key=lambda cell: cell.start):
+        raw = raw[: cell.start] + raw[cell.end :]
+    return raw
