@@ -16,7 +16,7 @@ import msgspec
 from migration.batches import Batch, batches
 from migration.compare import Act, Comparison, Decision, Policy
 from migration.errors import Mismatch, RunHeld
-from migration.journal import LOCK, MAX_ROW, Applied, Copy, Former, Journal, Stage, now
+from migration.journal import MAX_ROW, ROLLED_BACK, UNDONE, Applied, Copy, Former, Journal, Stage, now
 from migration.records import Item, Record
 from migration.report import Report
 from migration.sources.base import Source
@@ -38,7 +38,8 @@ _DONE: Final = {Act.CREATE: "created", Act.REPLACE: "replaced", Act.PRESENT: "pr
 async def known_copies(journal: Journal, copies: Spill) -> None:
     """Fill *copies* with what the journal says of each record, the last word counting."""
     async for _, row in journal.rows("applied", Applied):
-        copies.update((copy.name, _text(copy)) for copy in row.copies)
+        copies.update((copy.name, _text(copy)) for copy in row.copies if copy.act != UNDONE)
+        copies.discard([copy.name for copy in row.copies if copy.act == UNDONE])
 
 
 class Apply:
@@ -88,7 +89,7 @@ class Apply:
             EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
         """
         await self._journal.begin()
-        await self._journal.left("applied", "verified")
+        await self._journal.left("applied", "verified", ROLLED_BACK)
         try:
             await known_copies(self._journal, self._copies)
             await self._move_all()
@@ -136,7 +137,7 @@ class Apply:
             except (Changed, NoContainer):
                 if not left:
                     raise
-                await self._check_lock()
+                await self._journal.check_held()
                 self._target.forget_containers()
             except Unavailable:
                 if not left:
@@ -272,16 +273,6 @@ class Apply:
             if marks.get(item) != mark:
                 gone = item not in marks
                 self.report.tell("changed", item, f"it was {'removed' if gone else 'changed'} while it was moved")
-
-    async def _check_lock(self) -> None:
-        """See whether it was the lock that changed.
-
-        Raises:
-            RunHeld: it was.
-        """
-        (lock,) = await self._target.client.read_sealed([LOCK])
-        if lock is None or lock.etag != self._journal.guard.etag:
-            raise RunHeld("another process has taken this migration over; nothing more is written here")
 
 
 def _tag(each: Decision) -> str:

@@ -39,6 +39,8 @@ FORMAT: Final = 1
 RUN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}", re.ASCII)
 MAX_ROW: Final = 384 * 1024  # characters of values in one row: with what a commit writes beside it, all fits any store
 _PAGE: Final = 50  # rows in one question
+UNDONE: Final = "undone"  # of a `Copy`: a rollback has taken it out, so nothing is known of that name any more
+ROLLED_BACK: Final = "rolled back"  # the stage of a run of which nothing is left but its journal
 
 
 class Stage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -74,7 +76,7 @@ class Copy(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     item: str
     mark: str  # of the item when it was read
     name: str
-    act: str  # "created", "replaced", "present": it was there and equal; "kept": it was there and differs
+    act: str  # "created", "replaced", "present": it was there and equal; "kept": it was there and differs; `UNDONE`
     digest: str  # of what was to lie under the name
     former: int = 0  # the row that holds what was replaced
 
@@ -208,11 +210,14 @@ class Journal:
             after = page.names[-1]
 
     async def begin(self) -> None:
-        """Store the head of a run that has none yet.
+        """Store the head of a run that has none yet, or was rolled back.
 
         Raises:
             RunHeld: another process was faster, or has taken the lock.
         """
+        undone = self._run.stages.get(ROLLED_BACK)
+        if undone is not None and undone.complete:
+            await self.forget()  # the rollback died before it did
         if self._etag == wire.NEW:
             await self._store_head()
 
@@ -248,6 +253,7 @@ class Journal:
                 await self._target.client.commit_sealed([*(Remove(name) for name in names), self.guard])
         await self._target.client.commit_sealed([Remove(f"{PREFIX}{self._run.name}/run"), self.guard])
         self._etag = wire.NEW
+        self._run.stages = {}
 
     # The lock
 
@@ -284,6 +290,16 @@ class Journal:
         except Changed:
             raise RunHeld("another migration began in this moment; see: strongroom migrate status") from None
         self._guard = Require(LOCK, etag)
+
+    async def check_held(self) -> None:
+        """See whether it was the lock that a commit found changed.
+
+        Raises:
+            RunHeld: it was.
+        """
+        (lock,) = await self._target.client.read_sealed([LOCK])
+        if lock is None or lock.etag != self.guard.etag:
+            raise RunHeld("another process has taken this migration over; nothing more is written here")
 
     @staticmethod
     async def holder(target: Target) -> "Holder | None":

@@ -33,6 +33,10 @@ class Spill:
         self._file.executemany("INSERT OR REPLACE INTO texts VALUES (?, ?)", texts)
         self._file.execute("COMMIT")
 
+    def discard(self, keys: Iterable[str]) -> None:
+        """Forget those of *keys* that there are."""
+        self._file.executemany("DELETE FROM texts WHERE key = ?", ((key,) for key in keys))
+
     def get(self, key: str) -> str | None:
         """Return the value of *key*, or None."""
         found = self._file.execute("SELECT value FROM texts WHERE key = ?", (key,)).fetchone()
@@ -54,6 +58,14 @@ class Spill:
         ).fetchall():
             yield from page
             after = page[-1][0]
+
+    def keys(self, after: str) -> Iterator[str]:
+        """Yield the keys of `items`."""
+        return (key for key, _ in self.items(after))
+
+    def values(self) -> Iterator[str]:
+        """Yield the values of `items`."""
+        return (value for _, value in self.items(""))
 
     def close(self) -> None:
         """Forget everything."""

@@ -10,7 +10,7 @@ from models.secret import Secret
 from storage_service import wire
 from storage_service.client import AsyncStorageClient
 from storage_service.client.sealed_operations import Remove, Require, Write
-from storage_service.errors import Changed, Fate, NotEmpty, Unavailable
+from storage_service.errors import Changed, Fate, Unavailable
 
 Change = Write | Remove | Require
 
@@ -148,21 +148,25 @@ class Target:
 
     # Removing
 
-    async def remove(self, name: str, etag: str) -> bool:
-        """Remove a record that is at its tag; False: it is not, and nothing was done."""
-        try:
-            if is_sealed(name):
-                await self._client.commit_sealed([Remove(name, etag)])
-            else:
-                key = name.removeprefix(names.container_of(name))
-                await self._client.delete_many(plain_model(name), [key], etags=[etag])
-        except (Changed, NotEmpty):
-            return False
-        return True
+    async def remove_plain(self, names: Sequence[str], etags: Sequence[str]) -> None:
+        """Remove plain records, each only if it is at its tag.
+
+        Raises:
+            Changed: one is not; of its model, those before its batch are removed.
+        """
+        by_model: dict[type[Model], list[tuple[str, str]]] = {}
+        for name, etag in zip(names, etags, strict=True):
+            by_model.setdefault(plain_model(name), []).append((_key_of(name), etag))
+        for model, pairs in by_model.items():
+            await self._client.delete_many(model, [key for key, _ in pairs], etags=[etag for _, etag in pairs])
 
 
 def _by_model(wanted: Iterable[str]) -> Mapping[type[Any], list[str]]:
     keys: dict[type[Any], list[str]] = {}
     for name in wanted:
-        keys.setdefault(plain_model(name), []).append(name.removeprefix(names.container_of(name)))
+        keys.setdefault(plain_model(name), []).append(_key_of(name))
     return keys
+
+
+def _key_of(name: str) -> str:
+    return name.removeprefix(names.container_of(name))

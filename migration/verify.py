@@ -105,7 +105,7 @@ def _remember(met: Spill, batch: Batch) -> None:
 async def _look_for_more(target: Target, met: Spill, report: Report, *, bound: int) -> None:
     """Tell what the service has beside the estate, in the containers and kinds of its records and below them."""
     last = None
-    for key, _ in met.items(_CONTAINER):
+    for key in met.keys(_CONTAINER):
         if not key.startswith(_CONTAINER):
             break
         container = key.removeprefix(_CONTAINER)
@@ -176,4 +176,6 @@ def _advice(run: Run, report: Report, bad: set[str]) -> str:
         return "mend at the source what cannot move, or leave it behind: strongroom migrate verify --skip-bad"
     if not report.complete:
         return "nothing is the same: see that this is the estate that was moved"
+    if "scrubbed" in run.stages:
+        return "what the source still has is in the service, too"
     return "remove the secrets from the source: strongroom migrate scrub"

@@ -1,0 +1,148 @@
+"""``status``: every run and how far it is, who is at one; and of one, what the service does not have yet."""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from migration.compare import TOMBSTONES
+from migration.errors import NoSuchRun
+from migration.journal import Holder, Journal, Run, Stage
+from migration.records import Item
+from migration.sources.base import Source
+from migration.target import Target
+
+SCHEMA: Final = "strongroom.migrate.status/1"
+_PAGE: Final = 200  # items looked up in one go
+
+
+class RunStatus(msgspec.Struct, kw_only=True):
+    """A run, without its keys."""
+
+    run: str
+    source: str  # the kind
+    place: str
+    estate: str  # its identity
+    created: str  # RFC 3339, UTC
+    stages: dict[str, Stage]
+
+
+class Waiting(msgspec.Struct, kw_only=True):
+    """What of an estate the service does not have yet, and whether it must read that where it lies."""
+
+    run: str
+    items: int  # at the source
+    waiting: int  # of those: with a secret that the service does not have
+    bad: int  # of those: which cannot move
+    read_through: bool  # whether the service still has to read from the source
+    next: str
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """All that is known of migrations of a service."""
+
+    runs: list[RunStatus]
+    holder: Holder | None  # who has one under way
+    reading_through: list[str]  # from where the service reads what has not moved, as it says itself
+    estate: Waiting | None = None  # of the run that was asked for
+    schema: str = SCHEMA
+
+
+async def status(
+    target: Target, source: Source | None = None, name: str | None = None, *, advance: Callable[[int], object] = bool
+) -> Status:
+    """Return how all runs are, or the one that *name* names; with its *source*, what has not moved of that.
+
+    Args:
+        target: the service.
+        source: opened with the journal's digest.
+        name: of a run.
+        advance: called with how many items of the source more are done.
+
+    Raises:
+        NoSuchRun: there is none of that name.
+        EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
+    """
+    runs = []
+    for each in [name] if name is not None else await Journal.runs(target):
+        journal = await Journal.find(target, each)
+        if journal is not None:
+            runs.append(_as_told(journal.run))
+    if name is not None and not runs:
+        raise NoSuchRun(f"there is no run {name}; the runs are listed by: strongroom migrate status")
+    through = await _reading_through(target)
+    found = Status(runs=runs, holder=await Journal.holder(target), reading_through=through)
+    if source is not None and name is not None:
+        found.estate = await _waiting(target, source, name, advance, through=bool(through))
+    return found
+
+
+def loses(run: Run) -> str:
+    """Return what is lost if the journal of *run* is forgotten now, in words; "" where it has done its work."""
+    stages = run.stages
+    scrubbed = stages.get("scrubbed")
+    if scrubbed is not None and not scrubbed.complete:
+        return "the scrub is not finished: what was removed from the source so far can then not be put back"
+    if scrubbed is None and not stages.get("applied"):
+        return ""
+    verified = stages.get("verified")
+    if scrubbed is None and (verified is None or not verified.complete):
+        return "nothing proves that all of it is in the service: the copies can then not be taken out any more"
+    if scrubbed is None:
+        return "the source still has its secrets: they can then be removed only after another apply and verify"
+    return ""
+
+
+def _as_told(run: Run) -> RunStatus:
+    return RunStatus(
+        run=run.name,
+        source=run.kind,
+        place=run.place,
+        estate=run.identity,
+        created=run.created,
+        stages=run.stages,
+    )
+
+
+async def _reading_through(target: Target) -> list[str]:
+    """Return from where the service reads what has not moved; nothing, where it does not know of that."""
+    said = await target.client.status()
+    return [str(each) for each in getattr(said, "read_through", None) or ()]
+
+
+async def _waiting(
+    target: Target, source: Source, name: str, advance: Callable[[int], object], *, through: bool
+) -> Waiting:
+    found = Waiting(run=name, items=0, waiting=0, bad=0, read_through=False, next="")
+    page: list[Item] = []
+    async for item in source.items():
+        found.items += 1
+        found.bad += bool(item.fault)
+        page.append(item)
+        if len(page) == _PAGE:
+            found.waiting += await _not_there(target, page)
+            advance(len(page))
+            page = []
+    found.waiting += await _not_there(target, page)
+    advance(len(page))
+    found.read_through = found.waiting > 0
+    found.next = _advice(found, through=through)
+    return found
+
+
+async def _not_there(target: Target, items: list[Item]) -> int:
+    """Return how many of *items* have a secret that the service neither has nor knows to be deleted."""
+    wanted = [record.name for item in items for record in item.records if record.sealed]
+    held = await target.read(wanted)
+    missing = [each for each in wanted if each not in held]
+    deleted = await target.read([TOMBSTONES + each for each in missing])
+    gone = {each for each in missing if TOMBSTONES + each not in deleted}
+    return sum(any(record.name in gone for record in item.records) for item in items)
+
+
+def _advice(found: Waiting, *, through: bool) -> str:
+    if found.waiting:
+        return "move what is missing: strongroom migrate apply"
+    if through:
+        return "read_through is no longer needed: take it out of the configuration"
+    return ""
