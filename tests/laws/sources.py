@@ -711,5 +711,5 @@ def what_is_found_is_of_now(estate: Estate) -> None:
         estate.put(number)
         found = reader.run(_awaiting(reader.source.find(wanted)))
 
-    texts = [text for record in found.values() for text in _told(record)]
+    texts = [text for record in found.values() if record is not None for text in _told(record)]
     assert any(estate.secret_of(number) in text for text in texts)

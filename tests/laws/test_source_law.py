@@ -1,8 +1,8 @@
 """The law of sources, run over the table of estates: each a real system, made once for all laws of its kind."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,7 +20,7 @@ from tests.laws.sources import (
     memory_stays_flat,
     name_of,
 )
-from tests.migration.estates import memory
+from tests.migration.estates import memory, strongroom
 from tests.migration.estates.base import Estate, Maker, Spoken, Stoppable, source_of
 
 
@@ -33,53 +33,56 @@ class Line(NamedTuple):
 
 ESTATES: Final[Mapping[str, Line]] = {
     "memory": Line(memory.estate, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS]),
+    "strongroom": Line(strongroom.estate, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS]),
 }
 
 _LAWS: Final = [(kind, law) for kind, line in ESTATES.items() for law in [*LAWS, *line.laws]]
 
 
-@pytest.fixture(scope="module")
-def directory() -> Iterator[Path]:
-    """A directory with a short path, for systems that have sockets in theirs."""
-    path = Path(tempfile.mkdtemp(prefix="sr-"))
-    yield path
-    shutil.rmtree(path)
+class Estates:
+    """One estate of each kind that was asked for, alive until the tests of this module are done."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self._directory = directory
+        self._stack = stack
+        self._made: dict[str, Estate] = {}
+
+    def of(self, kind: str) -> Estate:
+        """Return the one of a kind."""
+        if kind not in self._made:
+            self._made[kind] = self._stack.enter_context(self.another(kind))
+        return self._made[kind]
+
+    def another(self, kind: str) -> AbstractContextManager[Estate]:
+        """Give another of that kind."""
+        return ESTATES[kind].make(Path(tempfile.mkdtemp(dir=self._directory)))
 
 
 @pytest.fixture(scope="module")
-def estate(request: pytest.FixtureRequest, directory: Path) -> Iterator[Estate]:
-    """An estate of the kind that is asked for, which all laws share."""
-    with ESTATES[request.param].make(_new(directory)) as made:
-        yield made
+def estates() -> Iterator[Estates]:
+    """Estates in a directory with a short path, for systems that have sockets in theirs."""
+    with tempfile.TemporaryDirectory(prefix="sr-") as directory, ExitStack() as stack:
+        yield Estates(Path(directory), stack)
 
 
-def _new(directory: Path) -> Path:
-    return Path(tempfile.mkdtemp(dir=directory))
-
-
-@pytest.mark.parametrize(
-    ("estate", "law"),
-    _LAWS,
-    indirect=["estate"],
-    scope="module",
-    ids=[f"{kind}-{name_of(law)}" for kind, law in _LAWS],
-)
-def test_law(estate: Estate, law: Law) -> None:
+@pytest.mark.parametrize(("kind", "law"), _LAWS, ids=[f"{kind}-{name_of(law)}" for kind, law in _LAWS])
+def test_law(estates: Estates, kind: str, law: Law) -> None:
     """A source keeps every law that it is under."""
-    law(estate)
+    law(estates.of(kind))
 
 
-@pytest.mark.parametrize(("estate", "kind"), [(kind, kind) for kind in ESTATES], indirect=["estate"], ids=ESTATES)
-def test_another_estate(estate: Estate, kind: str, directory: Path) -> None:
+@pytest.mark.parametrize("kind", ESTATES)
+def test_another_estate(estates: Estates, kind: str) -> None:
     """No two estates are taken for one, and to read many items takes no more memory than to read few."""
-    with ESTATES[kind].make(_new(directory)) as another:
-        identity_is_of_one_estate(estate, another)
+    with estates.another(kind) as another:
+        identity_is_of_one_estate(estates.of(kind), another)
         memory_stays_flat(another)
 
 
-@pytest.mark.parametrize(("estate", "kind"), [(kind, kind) for kind in ESTATES], indirect=["estate"], ids=ESTATES)
-def test_line(estate: Estate, kind: str) -> None:
+@pytest.mark.parametrize("kind", ESTATES)
+def test_line(estates: Estates, kind: str) -> None:
     """No estate is spared a law by its line in the table."""
+    estate = estates.of(kind)
     source = source_of(estate)
     abilities = [
         (isinstance(source, Scrubbable), SCRUB_LAWS),

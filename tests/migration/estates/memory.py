@@ -236,7 +236,7 @@ class MemorySource:
         async with self._operation("marks"):
             return {key: str(self._estate.rows[key][0]) for key in ids if key in self._estate.rows}
 
-    async def find(self, names: Sequence[str]) -> Mapping[str, Record]:
+    async def find(self, names: Sequence[str]) -> Mapping[str, Record | None]:
         """Return the records that have those names."""
         async with self._operation("find"):
             records = (record for key in self._estate.rows for record in self._item(key).records)

@@ -1,0 +1,283 @@
+"""Another running Strongroom, by its home or its socket: every record that it serves, from one store to another.
+
+An item is a record, and its id the record's name: plain ones of every model, the API keys, which go on being valid, and
+the secrets with their containers, empty ones too. A host that a storage handler of its own keeps has the handler's name
+in its id. Marks are the service's entity tags. What the service cannot open, or takes for no valid record, is told item
+by item. Left out are the service's own keys and its journals, which mean nothing elsewhere.
+
+Scrubbing removes the secrets, each if it still has the value that was moved, and restoring writes them back where there
+is nothing. All of it is compare-and-set. Plain records, containers and API keys, of which the store has a verifier
+alone, stay as they are. There is no needle to look for: what lay in that store was encrypted, and what remains of it in
+its files and their copies opens only with its keys. So it is they that end what is left, as the place tells.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Final, NamedTuple
+
+from migration.digest import Digest
+from migration.errors import EstateUnavailable
+from migration.records import Item, Record
+from migration.sources.base import Option, Options, Original, Place
+from migration.sources.strongroom_reading import SEALED, SHELVES, Found, Reading, Shelf, ask
+from models import Host, Hosts, names
+from models.secret import Secret
+from storage_service import client_file, wire
+from storage_service.client import AsyncStorageClient
+from storage_service.client.sealed_operations import Remove, Write
+from storage_service.client_file import ClientFile
+from storage_service.errors import Changed, ConfigurationError, NoContainer, Unavailable
+
+OPTIONS: Final[Mapping[str, Option]] = {
+    "client_file": Option("a client.json with the API key to use; needed where the place is a socket"),
+}
+
+ATTEMPTS: Final = 4  # at one batch, while others write there or the service does not answer
+FIRST_PAUSE: Final = 0.1  # seconds before the second, doubled each time
+
+_UNREADABLE: Final = "the service cannot open it, or it is no valid record: its log says more"
+_AT_HANDLER: Final = " of the handler "  # in ids; no name has a blank
+
+Change = Write | Remove
+
+
+def make(place: str, options: Options) -> "StrongroomSource":
+    """Return the source.
+
+    Raises:
+        ConfigurationError: the place is neither a home nor a socket, or there is no API key for it.
+    """
+    path = Path(place)
+    (said,) = options.get("client_file", [""])
+    file = Path(said) if said else path / client_file.NAME
+    if path.is_socket():
+        if not said:
+            raise ConfigurationError("a socket alone says nothing of who asks: name a client.json, -o client_file=PATH")
+        socket: Path | None = path
+    elif path.is_dir():
+        socket = ClientFile.read(path / client_file.NAME).socket
+    else:
+        raise ConfigurationError(f"{place} is neither the home of a Strongroom nor its socket")
+    known = ClientFile.read(file)
+    if socket is None:
+        raise ConfigurationError(f"{place} names no socket: only there is what is encrypted told as it is stored")
+    return StrongroomSource(socket, known.api_id, known.api_key)
+
+
+class Step(NamedTuple):
+    """What is to be done about an original, and whether it then is as asked."""
+
+    change: Change | None
+    done: bool
+
+
+class StrongroomSource:
+    """The source."""
+
+    scrub_batch: ClassVar[int] = 32
+
+    def __init__(self, socket: Path, api_id: str, api_key: Secret) -> None:
+        """Take the socket, and an API key that reaches everything."""
+        self._where = f"the Strongroom at {_printable(os.path.realpath(socket))}"
+        self._identity = "strongroom:" + _printable(os.path.realpath(socket))
+        self._socket, self._api_id, self._api_key = socket, api_id, api_key
+        self._opened: AsyncStorageClient | None = None
+        self._handlers: Mapping[str, str] = {}  # how they stand in ids -> of those that keep hosts besides the first
+
+    @property
+    def identity(self) -> str:
+        """Its socket."""
+        return self._identity
+
+    async def open(self, digest: Digest) -> None:  # noqa: ARG002  # there are entity tags: nothing is digested
+        """Look whether the service is there, unlocked, and tells us everything.
+
+        Raises:
+            ConfigurationError: it has no keyring yet.
+        """
+        client = self._opened = AsyncStorageClient(socket=self._socket, api_id=self._api_id, api_key=self._api_key)
+        status = await ask(client.status(), self._where)
+        if status.state == "uninitialized":
+            raise ConfigurationError(f"{self._where} has no keyring yet, and so nothing to move")
+        await ask(client.sealed_limit(), self._where)
+        handlers = await ask(client.list_store_handlers(), self._where)
+        others = [each.name for each in handlers if each.name != "secrets" and Host.__name__ not in each.models]
+        self._handlers = {_printable(name): name for name in others}
+
+    async def close(self) -> None:
+        """Close the connections."""
+        client, self._opened = self._opened, None
+        if client is not None:
+            await client.close()
+
+    async def count(self) -> int | None:
+        """Nobody knows before reading."""
+        return None
+
+    async def items(self) -> AsyncIterator[Item]:
+        """Yield every record: plain ones shelf by shelf, API keys, containers and secrets, in order of names each."""
+        reading = self._reading()
+        for shelf in SHELVES:
+            async for name, found in reading.shelf(shelf):
+                yield _item(name, found)
+        for spelled, handler in self._handlers.items():
+            async for name, found in reading.shelf(Shelf(Hosts, handler)):
+                yield _item(name + _AT_HANDLER + spelled, found)
+        for prefix in SEALED:
+            async for name, found in reading.walk(prefix):
+                yield _item(name, found)
+
+    async def marks(self, ids: Sequence[str]) -> Mapping[str, str]:
+        """Return their entity tags."""
+        return {key: found.mark async for key, found in self._look(ids)}
+
+    async def find(self, names: Sequence[str]) -> Mapping[str, Record | None]:
+        """Return the records of those names, hosts from whichever handler has them."""
+        found = {name: each.record async for name, each in self._look(names)}
+        for handler in self._handlers.values():
+            left = [name for name in names if name not in found]
+            found |= {name: each.record async for name, each in self._reading().plain(left, handler)}
+        return found
+
+    async def originals(self, ids: Sequence[str]) -> Mapping[str, Original]:
+        """Return what can be read, as it is read."""
+        return {
+            key: Original(key, found.mark, found.record.value)
+            async for key, found in self._look(ids)
+            if found.record is not None
+        }
+
+    async def scrub(self, originals: Sequence[Original]) -> Sequence[bool]:
+        """Remove the secrets."""
+        return await self._settle(originals, _scrubbing)
+
+    async def restore(self, originals: Sequence[Original]) -> Sequence[bool]:
+        """Write the secrets back, into containers of theirs."""
+        return await self._settle(originals, _restoring)
+
+    def needles(self, original: Original) -> Sequence[bytes]:  # noqa: ARG002  # whatever it is
+        """Return none: it lay there encrypted."""
+        return ()
+
+    async def purge(self) -> Sequence[str]:
+        """Do nothing: what remains is encrypted."""
+        return ()
+
+    async def places(self) -> Sequence[Place]:
+        """Return its store, which is not to be looked into."""
+        advice = (
+            "what was removed lay there encrypted, and may remain in its files, their snapshots and backups: destroy"
+            " them, or the keys that open them: the key file, unlock keys and shares, and exports of the keyring"
+        )
+        return [Place(f"the store of {self._where}", None, advice)]
+
+    async def holds(self, name: str, value: Secret) -> bool:
+        """Whether *name*, which is sealed, is *value* there too: then it is the service that wrote it."""
+        (entry,) = await ask(self._client.read_sealed([name]), self._where)
+        return entry is not None and entry.value == value
+
+    def __repr__(self) -> str:
+        return f"<StrongroomSource {self._identity}>"
+
+    @property
+    def _client(self) -> AsyncStorageClient:
+        if self._opened is None:
+            raise EstateUnavailable(f"{self._where} is not open")
+        return self._opened
+
+    def _reading(self) -> Reading:
+        return Reading(self._client, self._where)
+
+    async def _look(self, ids: Sequence[str]) -> AsyncIterator[tuple[str, Found]]:
+        """Yield what is there of *ids*; what can be no id is not."""
+        reading = self._reading()
+        async for name, found in reading.sealed(ids):
+            yield name, found
+        async for name, found in reading.plain(ids):
+            yield name, found
+        for spelled, handler in self._handlers.items():
+            ending = _AT_HANDLER + spelled
+            of_it = [key.removesuffix(ending) for key in ids if key.endswith(ending)]
+            async for name, found in reading.plain(of_it, handler):
+                yield name + ending, found
+
+    # Writing
+
+    async def _settle(
+        self, originals: Sequence[Original], step: Callable[[Original, Found | None], Step]
+    ) -> Sequence[bool]:
+        """Do *step* for each of *originals*, whatever answers get lost: what is done already is seen to be."""
+        pause = FIRST_PAUSE
+        for _ in range(ATTEMPTS):
+            found = {key: each async for key, each in self._look([original.id for original in originals])}
+            steps = [step(original, found.get(original.id)) for original in originals]
+            try:
+                await self._commit([change for each in steps if (change := each.change) is not None])
+            except (Changed, NoContainer, Unavailable):
+                await asyncio.sleep(pause)
+                pause *= 2
+            else:
+                return [each.done for each in steps]
+        raise EstateUnavailable(f"{self._where} did not do it {ATTEMPTS} times: it does not answer, or is written to")
+
+    async def _commit(self, changes: Sequence[Change]) -> None:
+        passing = (Changed, NoContainer, Unavailable)
+        # A commit has room for a container of each of its writes besides.
+        room = await ask(self._client.sealed_limit(), self._where, *passing) // 2
+        for container in await self._missing(changes):
+            await ask(self._client.commit_sealed([container]), self._where, *passing)
+        for start in range(0, len(changes), room):
+            await ask(self._client.commit_sealed(changes[start : start + room]), self._where, *passing)
+
+    async def _missing(self, changes: Sequence[Change]) -> Sequence[Write]:
+        """Return what makes the containers that *changes* write into and that are not there, outer ones first."""
+        wanted = sorted({outer for each in changes if isinstance(each, Write) for outer in _containers_of(each.name)})
+        there = {name async for name, _ in self._reading().sealed(wanted)}
+        return [_new(name) for name in wanted if name not in there]
+
+
+def _item(key: str, found: Found) -> Item:
+    if found.record is None:
+        return Item(key, found.mark, fault=_UNREADABLE)
+    return Item(key, found.mark, (found.record,), notes=found.notes)
+
+
+def _scrubbing(original: Original, found: Found | None) -> Step:
+    """Return how to remove a secret that is still as its original."""
+    if found is None or not _is_secret(original.id):
+        return Step(None, done=True)
+    if found.record is None or found.record.value != original.content:
+        return Step(None, done=False)
+    return Step(Remove(original.id, found.mark), done=True)
+
+
+def _restoring(original: Original, found: Found | None) -> Step:
+    """Return how to put a secret, or a container, back where there is nothing."""
+    if found is not None:
+        return Step(None, done=found.record is not None and found.record.value == original.content)
+    if original.id.startswith(names.SECRETS):
+        return Step(_new(original.id, original.content), done=True)
+    return Step(None, done=False)
+
+
+def _new(name: str, value: Secret | None = None) -> Write:
+    return Write(name, value or Secret(""), wire.NEW)
+
+
+def _is_secret(name: str) -> bool:
+    return name.startswith(names.SECRETS) and not names.is_container(name)
+
+
+def _containers_of(name: str) -> Sequence[str]:
+    """Return the containers that *name* lies in, but the root of them all, which always is."""
+    found = []
+    while (name := names.container_of(name)) != names.SECRETS:
+        found.append(name)
+    return found
+
+
+def _printable(text: str) -> str:
+    """Return *text* with what is not printable ASCII escaped."""
+    return text.encode("ascii", "backslashreplace").decode() if text.isprintable() else ascii(text)[1:-1]
