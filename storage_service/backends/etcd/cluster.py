@@ -8,7 +8,7 @@ A token that etcd no longer accepts is replaced by one login, however many calls
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
@@ -45,6 +45,11 @@ ANONYMOUS: Final[Metadata] = (("hasleader", "true"),)  # a member cut off from i
 
 RANGE: Final[Method] = attrgetter("kv.Range")
 TXN: Final[Method] = attrgetter("kv.Txn")
+COMPACT: Final[Method] = attrgetter("kv.Compact")
+MEMBERS: Final[Method] = attrgetter("cluster.MemberList")
+STATUS: Final[Method] = attrgetter("maintenance.Status")
+DEFRAGMENT: Final[Method] = attrgetter("maintenance.Defragment")
+SNAPSHOT: Final[Method] = attrgetter("maintenance.Snapshot")
 _AUTHENTICATE: Final[Method] = attrgetter("auth.Authenticate")
 _WATCH: Final[Method] = attrgetter("watch.Watch")
 
@@ -65,6 +70,8 @@ class Member:
         self.kv = rpc.KVStub(self.channel)
         self.auth = rpc.AuthStub(self.channel)
         self.watch = rpc.WatchStub(self.channel)
+        self.cluster = rpc.ClusterStub(self.channel)
+        self.maintenance = rpc.MaintenanceStub(self.channel)
 
 
 class Cluster:
@@ -96,6 +103,11 @@ class Cluster:
         self._open = True
         if self._target.user:
             await self._log_in(self._token, self.deadline())
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The members that the target names; none before `open`."""
+        return self._members
 
     async def drain(self) -> bool:
         """Take no more operations, end streams, and let operations under way end; return whether it was open."""
@@ -181,6 +193,57 @@ class Cluster:
                     raise
             await asyncio.sleep(pause)
 
+    async def ask(self, member: Member, method: Method, request: Any, timeout: float) -> Any:
+        """Return the answer of that one *member* to what it may be asked twice, for instance to defragment itself.
+
+        Args:
+            member: one of `members`.
+            method: COMPACT, MEMBERS, STATUS or DEFRAGMENT.
+            request: a message for it.
+            timeout: seconds; such calls may take longer than an operation on keys.
+
+        Raises:
+            CallFailed: no other member is asked instead.
+        """
+        sent = self._token
+        try:
+            return await self._send(method(member), request, sent, timeout)
+        except CallFailed as failure:
+            if failure.kind is not Kind.LOGIN or not self._target.user:
+                raise
+        await self._log_in(sent, self.deadline())
+        return await self._send(method(member), request, self._token, timeout)
+
+    async def stream(self, member: Member, method: Method, request: Any, timeout: float) -> AsyncGenerator[Any, None]:
+        """Yield the answers that one *member* streams, each of which may take *timeout* seconds to come.
+
+        Args:
+            member: one of `members`.
+            method: SNAPSHOT.
+            request: a message for it.
+            timeout: seconds.
+
+        Raises:
+            CallFailed: also in the middle.
+        """
+        for logged_in in (not self._target.user, True):
+            sent, began = self._token, False
+            call = method(member)(request, metadata=sent)
+            self._streams.add(call)
+            try:
+                while (answer := await self._next(call, timeout)) is not grpc.aio.EOF:
+                    began = True
+                    yield answer
+            except CallFailed as failure:
+                if failure.kind is not Kind.LOGIN or logged_in or began:
+                    raise
+            else:
+                return
+            finally:
+                self._streams.discard(call)
+                call.cancel()
+            await self._log_in(sent, self.deadline())
+
     async def watch(self, request: Any) -> AsyncGenerator[Any, None]:
         """Yield the answers to one watch, the one that says it was created first, until a member fails it.
 
@@ -232,8 +295,21 @@ class Cluster:
             stream.cancel()
 
     async def _attempt(self, call: Any, request: Any, token: Metadata, left: float) -> Any:
+        return await self._send(call, request, token, min(left, self._target.timeout * ATTEMPT))
+
+    async def _send(self, call: Any, request: Any, token: Metadata, timeout: float) -> Any:
         try:
-            return await call(request, metadata=token, timeout=min(left, self._target.timeout * ATTEMPT))
+            return await call(request, metadata=token, timeout=timeout)
+        except rpc.AioRpcError as error:
+            raise diagnose(error) from error
+
+    async def _next(self, stream: Any, timeout: float) -> Any:
+        """Return the next answer of *stream*, or EOF."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await stream.read()
+        except TimeoutError:
+            raise CallFailed(Kind.LOST, "etcd did not answer in time") from None
         except rpc.AioRpcError as error:
             raise diagnose(error) from error
 
