@@ -24,31 +24,22 @@ import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NoReturn
 from urllib.parse import quote, unquote
 
 from cryptography.fernet import Fernet
 
 from migration.digest import Digest
 from migration.errors import EstateUnavailable
-from migration.records import Item, Record
-from migration.sources import convection_toml
+from migration.records import Item
+from migration.sources import convection_toml, files, making
 from migration.sources.base import Option, Options, Original, Place
-from migration.sources.convection_files import (
-    GENERIC,
-    MAX_FILE,
-    UNFINISHED,
-    Damaged,
-    Directory,
-    Opened,
-    files_below,
-    sync_directory,
-)
-from models import MODELS, SecretModel, names
+from migration.sources.convection_files import GENERIC, MAX_FILE, Directory, Opened
+from migration.sources.files import Unfit
+from models import names
 from models.errors import InvalidName
 from models.secret import Secret
 from storage_service.errors import ConfigurationError
-from storage_service.wire import MAX_SECRET
 
 ENVIRONMENT: Final = "STRONGROOM_CONVECTION_UNLOCK_KEY"
 SOCKET: Final = "/run/convection.secrets.sock"
@@ -64,9 +55,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
 _AUTHDB: Final = "authdb"
 _TOKEN_HEAD: Final = b"gAAAAA"  # of every Fernet token of this century: its version, and a time in seconds
 _TOKEN: Final = re.compile(rb"gAAAAA[A-Za-z0-9_-]+={0,2}")
-_CHUNK: Final = 1024 * 1024  # bytes
 _MAX_KEY_FILE: Final = 1024  # bytes; an unlock key has 44
-_RESERVED: Final = {model.prefix() for model in MODELS.values() if issubclass(model, SecretModel)}
 
 _Secrets = dict[str, object]
 
@@ -154,7 +143,7 @@ class ConvectionSource:
                 continue
             try:
                 opened = await self._read(store)
-            except Damaged as error:
+            except Unfit as error:
                 yield Item(_id(store), self._mark_of_store(store), fault=f"{error}")
                 continue
             for name in sorted(opened.secrets):
@@ -199,24 +188,17 @@ class ConvectionSource:
 
     async def purge(self) -> Sequence[str]:
         """Remove what a scrub that was killed left unfinished, and nothing else: other copies are not ours."""
-        removed = await asyncio.to_thread(_remove_unfinished, self._path)
-        return [f"removed {removed} unfinished files of an earlier scrub", "wrote the directory's names to the disk"]
+        removed = await asyncio.to_thread(self._remove_unfinished)
+        return [f"removed {removed} unfinished files of earlier scrubs"] if removed else []
 
     async def places(self) -> Sequence[Place]:
         """Return every file below the directory, and what cannot be seen from here."""
-        return [
-            *await asyncio.to_thread(self._files),
-            Place(
-                f"backups and snapshots of {self._path}, and blocks that its file system has freed",
-                None,
-                "let them expire, or destroy them: with an unlock key they open; destroy the unlock keys with them",
-            ),
-            Place(
-                "the logs of the Convection server",
-                None,
-                "if it ever ran with --sensitive_debug, they hold secrets in the clear: remove them",
-            ),
-        ]
+        logs = Place(
+            "the log files of the Convection server",
+            None,
+            "if it ever ran with --sensitive_debug, they hold secrets in the clear: remove them",
+        )
+        return [*await asyncio.to_thread(self._files), logs, *files.out_of_reach(self._path)]
 
     def __repr__(self) -> str:
         return f"<ConvectionSource {self._path}>"
@@ -245,7 +227,7 @@ class ConvectionSource:
                 continue
             opened = None
             if entry.type == GENERIC:
-                with contextlib.suppress(Damaged):  # then it has no secrets that anybody can name
+                with contextlib.suppress(Unfit):  # then it has no secrets that anybody can name
                     opened = await self._read(store)
             yield store, opened, pairs
 
@@ -277,7 +259,7 @@ class ConvectionSource:
                     async with self._turns:
                         written = await asyncio.to_thread(self._directory.write, store, opened, secrets)
                         self._last = store, written
-            except Damaged as error:
+            except Unfit as error:
                 raise EstateUnavailable(f"the store {store!r} cannot be changed: {error}") from None
         return done
 
@@ -285,14 +267,15 @@ class ConvectionSource:
 
     def _item(self, store: str, name: str, value: object) -> Item:
         container = self._containers.get(store) or store.strip("/")
-        record = f"{names.SECRETS}{container}/{name}"
-        text, fault = (value, "") if isinstance(value, str) else _json(value)
-        fault = _fault_of_name(record) or fault or _fault_of_text(text)
-        mark = self._mark(name, value)
-        if fault:
-            return Item(_id(store, name), mark, fault=fault)
+        key, mark = _id(store, name), self._mark(name, value)
+        try:
+            record = making.secret(
+                f"{names.SECRETS}{container}/{name}", value if isinstance(value, str) else _json(value)
+            )
+        except Unfit as error:
+            return Item(key, mark, fault=str(error))
         notes = () if isinstance(value, str) else ("its value is no text, and moves as JSON",)
-        return Item(_id(store, name), mark, (Record(record, Secret(text)),), notes=notes)
+        return Item(key, mark, (record,), notes=notes)
 
     def _left_behind(self, store: str) -> Item:
         kind = self._directory.keymap[store].type
@@ -310,18 +293,37 @@ class ConvectionSource:
 
     # Places
 
-    def _files(self) -> Sequence[Place]:
-        live = set()
-        for store, entry in self._directory.keymap.items():
+    def _live(self) -> Sequence[Path]:
+        """Return the files of all generic stores."""
+        live = []
+        for store, entry in sorted(self._directory.keymap.items()):
             if entry.type == GENERIC:
-                with contextlib.suppress(Damaged):
-                    live.add(self._directory.path_of(store))
-        return [Place(f"{file}", partial(self._chunks, file), _advice(file, live)) for file in files_below(self._path)]
+                with contextlib.suppress(Unfit):
+                    live.append(self._directory.path_of(store))
+        return live
+
+    def _files(self) -> Sequence[Place]:
+        live = set(self._live())
+        return [Place(str(each), partial(self._chunks, each), _advice(each, live)) for each in _files_below(self._path)]
+
+    def _remove_unfinished(self) -> int:
+        removed = 0
+        for path in self._live():
+            unfinished = files.unfinished_of(path)
+            try:
+                removed += unfinished.exists()
+                unfinished.unlink(missing_ok=True)
+                files.sync_directory(path.parent)
+            except FileNotFoundError:
+                pass  # its directory is gone
+            except OSError as error:
+                raise files.unavailable(unfinished, error) from None
+        return removed
 
     async def _chunks(self, path: Path) -> AsyncIterator[bytes]:
         """Yield the bytes of a file, and after each token in it the marks of the secrets that it opens to."""
         kept = b""
-        async for chunk in _read_chunks(path):
+        async for chunk in files.chunks(path):
             yield chunk
             tokens, kept = _tokens(kept + chunk)
             for token in tokens:
@@ -377,12 +379,17 @@ def _compared(value: object) -> str:
     return value if isinstance(value, str) else _dumped(value, strict=False)
 
 
-def _json(value: object) -> tuple[str, str]:
-    """Return a value that is no text as JSON, or a fault."""
+def _json(value: object) -> str:
+    """Return a value that is no text as JSON.
+
+    Raises:
+        Unfit: it has none.
+    """
     try:
-        return _dumped(value, strict=True), ""
+        return _dumped(value, strict=True)
     except ValueError:
-        return "", "it holds a number that JSON does not have"
+        pass
+    raise Unfit("its value has a number that JSON does not have")  # out here: the error knows the value
 
 
 def _dumped(value: object, *, strict: bool) -> str:
@@ -395,26 +402,6 @@ def _dumped(value: object, *, strict: bool) -> str:
         allow_nan=not strict,
         default=lambda moment: moment.isoformat(),
     )
-
-
-def _fault_of_name(record: str) -> str:
-    try:
-        names.check(record)
-    except InvalidName as error:
-        return f"its name cannot be used: {error}"
-    if names.is_container(record):
-        return "its name cannot be used: one that ends in a slash is a container's"
-    if names.container_of(record) in _RESERVED:
-        return f"{names.container_of(record)} is for credentials of another form; choose a container with -o map=…"
-    return ""
-
-
-def _fault_of_text(text: str) -> str:
-    if not text:
-        return "it is empty, and an empty secret cannot be stored"
-    if len(text.encode()) > MAX_SECRET:
-        return f"it is larger than {MAX_SECRET // 1024} KiB"
-    return ""
 
 
 def _container(said: str) -> str:
@@ -484,36 +471,21 @@ def _see_stopped(path: Path, server: str) -> None:
         )
 
 
-def _remove_unfinished(path: Path) -> int:
-    removed = 0
-    try:
-        for file in list(files_below(path)):
-            if file.name.startswith(".") and file.name.endswith(UNFINISHED):
-                file.unlink()
-                removed += 1
-        for directory in {path, *(file.parent for file in files_below(path))}:
-            sync_directory(directory)
-    except OSError as error:
-        raise EstateUnavailable(f"{error.filename} cannot be cleared away: {error.strerror}") from None
-    return removed
+def _files_below(path: Path) -> Sequence[Path]:
+    """Return every plain file in and below a directory, in order; links are not followed.
+
+    Raises:
+        EstateUnavailable: a directory cannot be read.
+    """
+
+    def fail(error: OSError) -> NoReturn:
+        raise files.unavailable(Path(str(error.filename)), error) from None
+
+    found = [Path(directory, name) for directory, _, names in os.walk(path, onerror=fail) for name in names]
+    return sorted(each for each in found if each.is_file() and not each.is_symlink())
 
 
 def _advice(file: Path, live: set[Path]) -> str:
     if file in live:
         return "run scrub again: somebody put it back, or another store has the same secret under the same name"
     return "a copy that Convection or somebody made: see that nobody needs it, and remove it"
-
-
-async def _read_chunks(path: Path) -> AsyncIterator[bytes]:
-    """Yield the bytes of a file; of one that is gone, none."""
-    try:
-        file = await asyncio.to_thread(path.open, "rb")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise EstateUnavailable(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        while chunk := await asyncio.to_thread(file.read, _CHUNK):
-            yield chunk
-    finally:
-        file.close()

@@ -16,12 +16,10 @@ token and opens only as a whole, so as a whole it is in memory, one at a time.
 import contextlib
 import hashlib
 import hmac
-import os
 import secrets
-import stat
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,12 +27,11 @@ from typing import Final
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from migration.errors import EstateRefused, EstateUnavailable
-from migration.sources import convection_toml
+from migration.sources import convection_toml, files
+from migration.sources.files import Unfit
 from storage_service.errors import ConfigurationError
 
 GENERIC: Final = "generic"
-UNFINISHED: Final = ".strongroom-new"
-"""What the name of a file ends in that was being written here."""
 
 MAX_FILE: Final = 16 * 1024 * 1024
 """Bytes of one store. Convection takes minutes for one access to a store of that size, so nobody has one."""
@@ -42,10 +39,6 @@ MAX_FILE: Final = 16 * 1024 * 1024
 _LOOKS: Final = 4  # at what does not open, before it is taken for damaged
 _PAUSE: Final = 0.1  # seconds between them: Convection writes a store in less
 _STORE: Final = "store"  # the table of secrets
-
-
-class Damaged(Exception):
-    """A file cannot be used; the text says what is wrong with it, and repeats nothing that it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +52,20 @@ class Entry:
 class Opened:
     """A store as it lay in its file at one moment. Its repr shows nothing."""
 
-    __slots__ = ("_sum", "document")
+    __slots__ = ("_sum", "document", "secrets")
 
     def __init__(self, token: bytes, document: Mapping[str, object]) -> None:
+        """Take the document that the token opens to.
+
+        Raises:
+            Unfit: it is none of a generic store.
+        """
+        store = document.get(_STORE)
+        if not isinstance(store, dict):
+            raise Unfit("its file opens to what is no generic store")
         self._sum = hashlib.sha256(token).digest()
         self.document = document
-
-    @property
-    def secrets(self) -> Mapping[str, object]:
-        """The secrets by name."""
-        store = self.document[_STORE]
-        return store if isinstance(store, Mapping) else {}
+        self.secrets: Mapping[str, object] = store
 
     def is_of(self, token: bytes) -> bool:
         """Whether this was read from exactly that."""
@@ -91,6 +87,8 @@ class Directory:
             EstateUnavailable: a file cannot be read, or is damaged.
         """
         self._path = path
+        if not path.is_dir():
+            raise EstateUnavailable(f"there is no directory {path}, or it cannot be reached")
         self._root = _root_key(_own_file(path, "root.key"), key, path)
         try:
             keymap = tomllib.loads(self._root.decrypt(_own_file(path, "keymap.db")).decode())
@@ -104,32 +102,32 @@ class Directory:
         """Return the path of a store's file, links followed as Convection follows them.
 
         Raises:
-            Damaged: it is outside of the directory.
+            Unfit: it is outside of the directory.
         """
         inside = store.removeprefix("/") if "/" in store else f"secrets/{store}"
         root = self._path.resolve()
         path = (root / inside).resolve()
         if not path.is_relative_to(root):
-            raise Damaged("its file is outside of the storage directory")
+            raise Unfit("its file is outside of the storage directory")
         return path
 
     def read(self, store: str, last: Opened | None = None) -> Opened:
         """Return a store of the keymap as it is now; *last* itself if it is as it was then.
 
         Raises:
-            Damaged: it does not open.
-            EstateUnavailable: its file cannot be read.
+            Unfit: it does not open.
+            EstateUnavailable: the whole directory is gone.
         """
         path = self.path_of(store)
         for look in range(_LOOKS):
             if look:
                 time.sleep(_PAUSE)
-            token = _read(path)
+            token = self._token(path)
             if last is not None and last.is_of(token):
                 return last
             with contextlib.suppress(InvalidToken):
                 return Opened(token, _document(self._keyset(self.keymap[store].keyset).decrypt(token)))
-        raise Damaged("its file does not open with the keys of its keyset: it is damaged, or under other keys")
+        raise Unfit("its file does not open with the keys of its keyset: it is damaged, or under other keys")
 
     def write(self, store: str, was: Opened, changed: Mapping[str, object]) -> Opened:
         """Replace a store, if it is still as it *was*, by one with other secrets under a key of its keyset.
@@ -138,68 +136,50 @@ class Directory:
 
         Raises:
             EstateUnavailable: it is not as it was, or the file cannot be written; it is as it was before.
-            Damaged: its keyset does not open.
+            Unfit: its keyset does not open.
         """
         document = {**was.document, _STORE: changed}
         text = convection_toml.dumps(document)
         keys = self._keys(self.keymap[store].keyset)
         token = Fernet(secrets.choice(keys)).encrypt(text.encode())
         # What cannot be read back is not put in the place of what can.
-        if convection_toml.dumps(_document(MultiFernet(list(map(Fernet, keys))).decrypt(token))) != text:
+        if convection_toml.dumps(_document(self._keyset(self.keymap[store].keyset).decrypt(token))) != text:
             raise EstateUnavailable(f"the store {store!r} holds what cannot be written back; nothing was changed")
-        _replace(self.path_of(store), was, token)
+        path = self.path_of(store)
+        with files.replacing(path, files.identity(path)) as file:
+            file.write(token)
+            if not was.is_of(self._token(path)):
+                raise EstateUnavailable(f"{path} was changed meanwhile, and left as it is: stop the Convection server")
         return Opened(token, document)
 
     def opened_secrets(self, token: bytes) -> Mapping[str, object]:
         """Return the secrets in what may be a store, or a copy of one, under any keyset; none if it does not open."""
         for keyset in self._keysets:
-            with contextlib.suppress(InvalidToken, Damaged):
+            with contextlib.suppress(InvalidToken, Unfit):
                 return Opened(token, _document(self._keyset(keyset).decrypt(token))).secrets
         return {}
+
+    def _token(self, path: Path) -> bytes:
+        try:
+            return files.read(path, MAX_FILE).content
+        except Unfit as error:
+            if not self._path.is_dir():
+                raise EstateUnavailable(f"there is no directory {self._path} any more") from None
+            raise Unfit(f"its file {error}") from None
 
     def _keyset(self, name: str) -> MultiFernet:
         return MultiFernet(list(map(Fernet, self._keys(name))))
 
     def _keys(self, name: str) -> Sequence[bytes]:
-        try:
-            keys = self._root.decrypt(_read(self._path / f"{name}.key")).splitlines()
-            for key in keys:
-                Fernet(key)
-        except (InvalidToken, ValueError):
-            keys = []
+        keys: Sequence[bytes] = ()
+        with contextlib.suppress(InvalidToken, Unfit):
+            keys = self._root.decrypt(files.read(self._path / f"{name}.key", MAX_FILE).content).splitlines()
         if not keys:
-            raise Damaged(f"its keyset {name!r} does not open with the root key")
+            raise Unfit(f"its keyset {name!r} is missing, or does not open with the root key")
         return keys
 
     def __repr__(self) -> str:
         return f"<Directory {self._path}>"
-
-
-def files_below(path: Path) -> Iterator[Path]:
-    """Yield every plain file in and below a directory, in order; links are not followed.
-
-    Raises:
-        EstateUnavailable: a directory cannot be read.
-    """
-
-    def fail(error: OSError) -> None:
-        raise EstateUnavailable(f"{error.filename} cannot be read: {error.strerror}") from None
-
-    for directory, folders, names in os.walk(path, onerror=fail):
-        folders.sort()
-        for name in sorted(names):
-            file = Path(directory, name)
-            if file.is_file() and not file.is_symlink():
-                yield file
-
-
-def sync_directory(path: Path) -> None:
-    """Bring the names in a directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _own_file(directory: Path, name: str) -> bytes:
@@ -209,12 +189,13 @@ def _own_file(directory: Path, name: str) -> bytes:
         ConfigurationError: this one does not.
     """
     try:
-        return _read(directory / name)
-    except Damaged as error:
-        raise ConfigurationError(
-            f"{directory} is no storage directory of Convection: {name}: {error}; give the directory that config.path"
-            " names in convection-secrets.toml"
-        ) from None
+        return files.read(directory / name, MAX_FILE).content
+    except Unfit as error:
+        reason = str(error)
+    raise ConfigurationError(
+        f"{directory} is not readable as a storage directory of Convection: {name} {reason}; give the directory that"
+        " config.path names in convection-secrets.toml, and run this as the user who owns it"
+    )
 
 
 def _root_key(copies: bytes, key: Fernet, path: Path) -> Fernet:
@@ -231,62 +212,12 @@ def _root_key(copies: bytes, key: Fernet, path: Path) -> Fernet:
     )
 
 
-def _read(path: Path) -> bytes:
-    try:
-        # O_NONBLOCK: a FIFO in the place of a file must not hang the reader.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise Damaged("its file is no plain file")
-            content = file.read(MAX_FILE + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        raise Damaged("its file is missing") from None
-    except OSError as error:
-        raise EstateUnavailable(f"{path} cannot be read: {error.strerror}; run this as the user who owns it") from None
-    if len(content) > MAX_FILE:
-        raise Damaged(f"its file is larger than {MAX_FILE // 1024 // 1024} MiB")
-    return content
-
-
-def _replace(path: Path, was: Opened, token: bytes) -> None:
-    """Put *token* in the place of the file at *path* if that is still as it *was*.
-
-    Raises:
-        EstateUnavailable: it is not, or it cannot be done.
-    """
-    draft = path.with_name(f".{path.name}{UNFINISHED}")
-    try:
-        draft.unlink(missing_ok=True)  # of an earlier run that was killed
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                status = path.stat()
-                os.fchown(descriptor, status.st_uid, status.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-                file.write(token)
-                file.flush()
-                os.fsync(descriptor)
-            if not was.is_of(_read(path)):
-                raise EstateUnavailable(
-                    f"{path} was changed meanwhile, and was left as it is: stop the Convection server"
-                )
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        sync_directory(path.parent)
-    except (OSError, Damaged) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise EstateUnavailable(f"{path} cannot be replaced: {reason}; run this as the user who owns it") from None
-
-
 def _document(text: bytes) -> Mapping[str, object]:
     try:
-        document = tomllib.loads(text.decode())
+        return tomllib.loads(text.decode())
     except (ValueError, RecursionError):
-        raise Damaged("what its file opens to is no TOML") from None
-    if not isinstance(document.get(_STORE), dict):
-        raise Damaged("what its file opens to is no generic store")
-    return document
+        pass
+    raise Unfit("its file opens to what is no TOML")  # out here: the error knows the text
 
 
 def _stores_and_keysets(document: Mapping[str, object]) -> tuple[Mapping[str, Entry], Sequence[str]]:
