@@ -51,9 +51,10 @@ def make_app(role: Role, settings: Settings, page: Page | None = None) -> Any:
         page: what the storage service's workers share; made before they were forked.
     """
     if role is Role.STORAGE:
+        from deploy.old_places import old_place
         from storage_service.app import create_app
 
-        return create_app(settings.service, page)
+        return create_app(settings.service, page, old_place)
     from http_proxy.app import create_app as create_proxy
 
     return create_proxy(settings.proxy)
@@ -62,7 +63,7 @@ def make_app(role: Role, settings: Settings, page: Page | None = None) -> Any:
 def rehearse(settings: Settings) -> None:
     """Make of the settings what can be made before a fork, so that what is wrong with them is told in one line.
 
-    Stores are left out: gRPC, which etcd's needs, does not survive a fork.
+    Stores and old places are left out: gRPC, which etcd's need, does not survive a fork.
 
     Raises:
         ConfigurationError: a storage handler, an authenticator of the proxy or a path cannot be as it is said.
@@ -75,17 +76,20 @@ def rehearse(settings: Settings) -> None:
 
 
 def rehearse_stores(settings: Settings) -> None:
-    """Make the stores without opening them; not for who forks afterwards.
+    """Make the stores and old places without opening them; not for who forks afterwards.
 
     Raises:
-        ConfigurationError: a store's URL or one of its options cannot be as it is said.
+        ConfigurationError: a store's URL, an old place or one of their options cannot be as it is said.
     """
+    from deploy.old_places import old_place
     from storage_service.backends import open_backend
     from storage_service.routing import plan
 
     open_backend(settings.service.store)
     for assignment in plan(settings.service.storage_handlers, settings.service.store):
         open_backend(assignment.store.url, **dict(assignment.store.options))
+    for old in settings.service.read_through:
+        old_place(old)
 
 
 def options(role: Role, settings: Settings, *, bind: str | None = None, level: str = "INFO") -> dict[str, Any]:

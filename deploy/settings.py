@@ -28,6 +28,7 @@ from storage_service.config import (
     AuthorizerSettings,
     HandlerSettings,
     ProxySettings,
+    ReadThroughSettings,
     ServiceSettings,
 )
 from storage_service.errors import ConfigurationError
@@ -36,6 +37,14 @@ MAX_SOCKET_PATH: Final = 100  # bytes; the kernel's limit is 107 (unix(7)), and 
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Tables = list[dict[str, str | list[str]]]
+
+
+class OldPlaceKeys(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One table of ``read_through``: a source of ``strongroom migrate``, as that command is told of it."""
+
+    source: _Text
+    place: _Text
+    options: dict[str, _Text | list[_Text]] = {}
 
 
 class Keys(msgspec.Struct, kw_only=True):
@@ -59,6 +68,7 @@ class Keys(msgspec.Struct, kw_only=True):
     storage_handlers: _Tables = []
     authenticators: _Tables = msgspec.field(default_factory=lambda: [{"handler": "SimpleAuthKeys"}])
     authorizers: _Tables = msgspec.field(default_factory=lambda: [{"handler": "SimplePathAuthz", "paths": "/"}])
+    read_through: list[OldPlaceKeys] = []
     client: _Text = CLIENT
     api_id: _Text | None = None  # None: what client.json says
     api_key: _Text | None = None  # likewise; never in a flag or the TOML file
@@ -321,6 +331,7 @@ class _Resolver:
             autogen_root_key=keys.autogen_root_key,
             machine_key=_below(self._home, keys.machine_key),
             machine_documents=self._optional_path("machine_documents"),
+            read_through=tuple(map(self._old_place, keys.read_through)),
             debug=keys.debug,
         )
         proxy = ProxySettings(
@@ -425,6 +436,12 @@ class _Resolver:
             options=options,
         )
 
+    def _old_place(self, said: OldPlaceKeys) -> ReadThroughSettings:
+        if redact(said.place) != said.place:
+            raise self._error("read_through", "has a place with a password in it; name the file that holds it")
+        options = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in said.options.items()}
+        return ReadThroughSettings(source=said.source, place=said.place, options=options)
+
     def _tables(
         self, key: str, tables: _Tables, known: Mapping[str, tuple[str, ...]]
     ) -> Iterable[tuple[str, dict[str, str]]]:
@@ -452,6 +469,9 @@ class _Resolver:
             "storage_handlers": [
                 {"name": h.name, "type": h.type, "models": list(h.models)} | dict(h.options)
                 for h in service.storage_handlers
+            ],
+            "read_through": [
+                {"source": old.source, "place": old.place, "options": dict(old.options)} for old in service.read_through
             ],
         }
         for key in _FIELDS:

@@ -16,8 +16,8 @@ from storage_service.asgi import Receive, Scope, Send
 from storage_service.authn import PEER_EXTENSION, Peer
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
-from storage_service.bootstrap import Page, Parts, build
-from storage_service.config import ServiceSettings
+from storage_service.bootstrap import Page, Parts, build, no_old_place
+from storage_service.config import ReadThroughSettings, ServiceSettings
 from storage_service.custodia import SecretsEndpoint
 from storage_service.errors import (
     Denied,
@@ -29,6 +29,7 @@ from storage_service.errors import (
     ServiceError,
     StrongroomError,
 )
+from storage_service.read_through import OldPlace
 from storage_service.service import Caller
 from storage_service.wire import SECRETS_PATH
 
@@ -43,11 +44,18 @@ OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # answered to anyone: they
 class StorageApp:
     """The application that gunicorn serves on the unix socket."""
 
-    def __init__(self, settings: ServiceSettings, page: Page, opener: Callable[[str], Backend] = open_backend) -> None:
-        """Take the settings, what the workers share, and what makes the store of its URL."""
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        page: Page,
+        opener: Callable[[str], Backend] = open_backend,
+        old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
+    ) -> None:
+        """Take the settings, what the workers share, and what makes the store of its URL and old places of theirs."""
         self._settings = settings
         self._page = page
         self._opener = opener
+        self._old_places = old_places
         self._parts: Parts | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +68,7 @@ class StorageApp:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            self._parts = await build(self._settings, self._page, self._opener)
+            self._parts = await build(self._settings, self._page, self._opener, self._old_places)
         except StrongroomError as error:
             # gunicorn logs the message and ends the server: what is wrong here does not get better by trying again.
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -106,12 +114,17 @@ class StorageApp:
             await asgi.respond_problem(send, request_id, Internal("unexpected"))
 
 
-def create_app(settings: ServiceSettings, page: Page | None = None) -> StorageApp:
+def create_app(
+    settings: ServiceSettings,
+    page: Page | None = None,
+    old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
+) -> StorageApp:
     """Return the application; it touches nothing before its worker starts.
 
-    *page* is what the workers of one service share; without one, this is the only worker.
+    *page* is what the workers of one service share; without one, this is the only worker. *old_places* makes what asks
+    an old place, where settings name one.
     """
-    return StorageApp(settings, page or Page())
+    return StorageApp(settings, page or Page(), old_places=old_places)
 
 
 def _falcon_app(parts: Parts) -> falcon.asgi.App[Request, Response]:

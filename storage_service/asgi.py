@@ -67,7 +67,7 @@ async def read_body(receive: Receive, head: Head) -> bytes:
 
 
 def expected_revision(head: Head) -> int:
-    """Return the revision that If-Match asks for: ABSENT without one, PRESENT for ``*``.
+    """Return the revision that If-Match asks for: ABSENT without one or for `wire.NEW`, PRESENT for ``*``.
 
     Raises:
         Invalid: it is no tag of ours, or contradicts If-None-Match.
@@ -78,7 +78,7 @@ def expected_revision(head: Head) -> int:
         return ABSENT
     if head.if_none_match is not None:
         raise Invalid("If-Match and If-None-Match contradict each other")
-    return revision_of(head.if_match)
+    return ABSENT if head.if_match == wire.NEW else revision_of(head.if_match)
 
 
 def revision_of(etag: str) -> int:

@@ -15,7 +15,7 @@ from storage_service.authz.base import Decider
 from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, WholeReach
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
-from storage_service.config import AuthenticatorSettings, AuthorizerSettings, ServiceSettings
+from storage_service.config import AuthenticatorSettings, AuthorizerSettings, ReadThroughSettings, ServiceSettings
 from storage_service.errors import ConfigurationError
 from storage_service.handlers import Handler
 from storage_service.key_service import KeyService
@@ -25,6 +25,7 @@ from storage_service.keyring.page import Page
 from storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
 from storage_service.keyring.upgrade import upgrade
 from storage_service.overlay import EncryptedBackend
+from storage_service.read_through import OldPlace, OldPlaces, ReadThroughBackend
 from storage_service.routing import build as build_routing
 from storage_service.sealed_service import SealedService
 from storage_service.service import Door, Service
@@ -46,6 +47,7 @@ class Parts:
     keeper: Keeper
     key_service: KeyService
     sealed_service: SealedService
+    old: OldPlaces
     closing: contextlib.AsyncExitStack
 
     async def close(self) -> None:
@@ -53,11 +55,25 @@ class Parts:
         await self.closing.aclose()
 
 
-async def build(settings: ServiceSettings, page: Page, opener: Callable[[str], Backend] = open_backend) -> Parts:
+def no_old_place(settings: ReadThroughSettings) -> OldPlace:
+    """Refuse to read through: what asks old places is not the service's own, and nobody gave it.
+
+    Raises:
+        ConfigurationError: always.
+    """
+    raise ConfigurationError(f"read_through: nothing here can ask {settings.source!r}")
+
+
+async def build(
+    settings: ServiceSettings,
+    page: Page,
+    opener: Callable[[str], Backend] = open_backend,
+    old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
+) -> Parts:
     """Open store, keys and audit log, and put the service together.
 
     Called on the event loop that serves, after any fork; *page* was made before it, for all workers of the service.
-    If it raises, nothing stays open. *opener* makes the store of a URL.
+    If it raises, nothing stays open. *opener* makes the store of a URL, *old_places* what asks an old place.
 
     Raises:
         ConfigurationError, KeyFileMissing, WrongRootKey: what the operator must mend.
@@ -85,9 +101,13 @@ async def build(settings: ServiceSettings, page: Page, opener: Callable[[str], B
         stack.push_async_callback(keys.close)
         keeper.on_open = keys.learn
         await keeper.open()
+        old = OldPlaces(map(old_places, settings.read_through))
+        stack.push_async_callback(old.close)
+        await old.open()
+        secrets = ReadThroughBackend(encrypted, old) if settings.read_through else encrypted
         routing = build_routing(
             settings.storage_handlers,
-            secrets=Handler(encrypted, secret=True),
+            secrets=Handler(secrets, secret=True),
             store=settings.store,
             backend=store,
         )
@@ -96,7 +116,7 @@ async def build(settings: ServiceSettings, page: Page, opener: Callable[[str], B
             await backend.open()
         deciders = (Reach(), *map(_decider, settings.authorizers))
         service = Service(
-            secrets=encrypted,
+            secrets=secrets,
             routing=routing,
             keys=keys,
             deciders=deciders,
@@ -110,7 +130,9 @@ async def build(settings: ServiceSettings, page: Page, opener: Callable[[str], B
             scheme=settings.store.partition(":")[0],
             keeper=keeper,
             key_service=KeyService(service, store, keeper, file, documents, machine=machine),
+            # Of the store alone: who moves an estate must see what has moved.
             sealed_service=SealedService(encrypted, keys, Door((WholeReach(), *deciders), audit)),
+            old=old,
             closing=stack.pop_all(),
         )
 

@@ -1,6 +1,6 @@
 """What the two processes are told, as frozen values; reading files and the environment is ``deploy.settings``' part."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,15 @@ class AuthorizerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadThroughSettings:
+    """One old place where secrets lie that have not moved yet; what the words mean is the affair of ``migration``."""
+
+    source: str  # what kind of estate
+    place: str
+    options: Mapping[str, Sequence[str]] = field(default_factory=dict)  # none is a secret: they name files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
     """All that the storage service is told."""
 
@@ -52,6 +61,7 @@ class ServiceSettings:
     autogen_root_key: bool = True
     machine_key: Path | None = None  # this machine's own key pair; used if the file is there
     machine_documents: Path | None = None  # a JSON file with the documents of machines; None: they are in the store
+    read_through: tuple[ReadThroughSettings, ...] = ()  # asked in this order for what the store does not have
     debug: bool = False
 
 

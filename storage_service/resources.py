@@ -114,6 +114,8 @@ class StatusPage:
                     "keyring": KEYRING_PATH,
                     "sealed": wire.SEALED_PATH,
                 },
+                read_through=self._parts.old.identities,
+                reads_through=self._parts.old.count,
             ),
         )
 

@@ -178,7 +178,7 @@ def _is_removal(change: Change) -> bool:
 
 def _check_grammar(name: str) -> None:
     try:
-        names.check(name)
+        names.check(name.removeprefix(wire.TOMBSTONES) or name)  # a tombstone's has a whole name within
     except InvalidName as error:
         raise Invalid(str(error)) from None
 

@@ -270,12 +270,15 @@ class Status(msgspec.Struct, kw_only=True):
     keys: list[str]  # key ids in the ring
     active_key: str
     endpoints: dict[str, str]  # e.g. {"secrets": "/secrets/"} on the socket
+    read_through: list[str] = []  # the old places where what has not moved is read, by identity
+    reads_through: int = 0  # records that were, by the worker that answers, since it started
 
 
 # What is encrypted, as it is stored: secrets and journals, read and written by whoever reaches everything.
 SEALED_PATH: Final = "/sealed"  # GET: how much one commit takes; POST /read, /list, /commit
 MAX_SEALED_READ: Final = 1000  # names in one read
 MAX_JOURNAL: Final = 767 * 1024  # bytes of one row of a journal: what fits, encrypted, into MAX_STORED
+TOMBSTONES: Final = "system/journal/read_through/"  # and the name of a secret that is not to be read through any more
 
 
 class SealedNames(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -62,8 +62,8 @@ class Source(Protocol):
 class Findable(Protocol):
     """The optional ability to look a record up by the name it will have, so that it can be read where it still lies."""
 
-    async def find(self, names: Sequence[str]) -> Mapping[str, Record]:
-        """Return those of *names* that an item here becomes; at most 1,000. A malformed item is left out."""
+    async def find(self, names: Sequence[str]) -> Mapping[str, Record | None]:
+        """Return those of *names* that an item here becomes; at most 1,000. None: the item is there, and malformed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -321,7 +321,11 @@ class TestPrinting:
     @pytest.mark.parametrize(
         ("arguments", "keys"),
         [
-            (("status",), {"version", "state", "store", "keys", "active_key", "endpoints", "whoami"}),
+            (
+                ("status",),
+                {"version", "state", "store", "keys", "active_key", "endpoints", "whoami"}
+                | {"read_through", "reads_through"},
+            ),
             (("secret", "mkdir", "schema"), {"container", "created"}),
             (("secret", "put", "--replace", "schema/x"), {"name", "etag"}),
             (("secret", "get", "--json", "schema/x"), {"name", "value", "etag"}),

@@ -12,6 +12,7 @@ import pytest
 from deploy import settings
 from deploy.settings import Settings
 from models.secret import REDACTED
+from storage_service.config import ReadThroughSettings
 from storage_service.errors import ConfigurationError
 
 CANARY = "c4nary-h0rse-battery"
@@ -285,6 +286,57 @@ def test_what_is_shown_holds_no_secret(home: Path) -> None:
     assert shown["api_key"] == REDACTED
     assert CANARY not in str(shown)
     assert CANARY not in repr(loaded.service.api_key)
+
+
+READ_THROUGH = """
+[[read_through]]
+source = "commissaire"
+place = "etcd://h:2379/commissaire"
+options = { cacert = "/ca.pem", also = ["a", "b"] }
+"""
+
+
+def test_old_places_are_said_as_to_the_command(home: Path) -> None:
+    """Each table is a source, its place and its options, each of which may be said once or more often."""
+    loaded = load(home, READ_THROUGH + '[[read_through]]\nsource = "custodia"\nplace = "/run/custodia.sock"')
+
+    assert loaded.service.read_through == (
+        ReadThroughSettings(
+            source="commissaire",
+            place="etcd://h:2379/commissaire",
+            options={"cacert": ("/ca.pem",), "also": ("a", "b")},
+        ),
+        ReadThroughSettings(source="custodia", place="/run/custodia.sock"),
+    )
+    shown = next(line for line in loaded.shown if line.key == "read_through")
+    assert shown.source == "strongroom.toml"
+    assert msgspec.json.decode(msgspec.json.encode(shown.value)) == [
+        {
+            "source": "commissaire",
+            "place": "etcd://h:2379/commissaire",
+            "options": {"cacert": ["/ca.pem"], "also": ["a", "b"]},
+        },
+        {"source": "custodia", "place": "/run/custodia.sock", "options": {}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("toml", "reason"),
+    [
+        ("read_through = true", "expected `array`"),
+        ('[[read_through]]\nsource = "commissaire"', "missing required field `place`"),
+        ('[[read_through]]\nsource = ""\nplace = "p"', "expected `str` of length >= 1"),
+        ('[[read_through]]\nsource = "s"\nplace = "p"\noption = {}', "unknown field `option`"),
+        (f'[[read_through]]\nsource = "s"\nplace = "p"\noptions = {{ {CANARY.replace("-", "")} = 7 }}', "expected"),
+        (f'[[read_through]]\nsource = "s"\nplace = "etcd://u:{CANARY}@h"', "a place with a password in it"),
+    ],
+)
+def test_old_places_that_are_none(home: Path, toml: str, reason: str) -> None:
+    """The error names the setting and what is wrong with it, and repeats no value."""
+    with pytest.raises(ConfigurationError, match=r"strongroom\.toml: 'read_through'") as caught:
+        load(home, toml)
+    assert reason in str(caught.value)
+    assert CANARY not in str(caught.value)
 
 
 def test_every_setting_is_documented() -> None:
