@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "apikey": "Make, list and revoke API keys.",
     "key": "Make, unlock, lock, rotate and retire the keys behind the secrets.",
     "machine": "Let machines open the keyring by keys of their own.",
+    "migrate": "Move an existing estate in, with proof.",
 }
 
 

@@ -61,15 +61,22 @@ def home_or_default() -> Path:
 
 
 def client(timeout: float = 10.0) -> "StorageClient":
-    """Return a client of the service that was said: by flags, by the environment, else in the default home.
-
-    Args:
-        timeout: seconds that one call may take.
+    """Return a client of the service that was said; *timeout* is the seconds that one call may take.
 
     Raises:
         ConfigurationError: nothing leads to a service.
     """
     from storage_service.client import StorageClient
+
+    return StorageClient.from_environment(places(), timeout=timeout)
+
+
+def places() -> dict[str, str]:
+    """Return the environment as flags change it, so that it leads to the service: else to the one in the default home.
+
+    Raises:
+        ConfigurationError: nothing leads to a service.
+    """
     from storage_service.errors import ConfigurationError
 
     said = common()
@@ -91,4 +98,4 @@ def client(timeout: float = 10.0) -> "StorageClient":
         if not (home / CLIENT).exists():
             raise ConfigurationError("say where the service is: --home DIR; or start one: strongroom up --home DIR")
         environ[f"{PREFIX}HOME"] = str(home)
-    return StorageClient.from_environment(environ, timeout=timeout)
+    return environ

@@ -26,6 +26,7 @@ class Exit(NamedTuple):
 
 def _table() -> dict[type[BaseException], Exit]:
     """Return the table. Made when an error is there: the command itself starts without these imports."""
+    from migration import errors as migration
     from models.errors import ModelError
     from storage_service import errors
 
@@ -49,6 +50,9 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.NotEmpty: Exit(CONFLICT, "remove what it holds first"),
         errors.Changed: Exit(CONFLICT, "read it again and decide anew"),
         errors.NotAuthenticated: Exit(DENIED, "say whose key to use: --home DIR, or STRONGROOM_API_ID and _API_KEY"),
+        migration.RunHeld: Exit(CONFLICT),
+        migration.NoSuchRun: Exit(NOT_FOUND),
+        migration.EstateRefused: Exit(DENIED),
         errors.Denied: Exit(DENIED, "strongroom status tells whom the service takes you for"),
     }
 

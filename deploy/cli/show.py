@@ -31,8 +31,8 @@ def done(data: Any, text: str) -> None:
         line(text)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under headings."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], style: str = "") -> None:
+    """Print rows under headings; *style* colours the rows."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -40,7 +40,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for column in columns:
         grid.add_column(column, overflow="fold")  # a value is never cut short
     for row in rows:
-        grid.add_row(*map(_cell, row))
+        grid.add_row(*map(_cell, row), style=style)
     _console().print(grid)
 
 
@@ -56,14 +56,14 @@ def fields(values: Mapping[str, object]) -> None:
     _console().print(grid)
 
 
-def line(text: str) -> None:
+def line(text: str, style: str = "") -> None:
     """Print one line for people."""
-    _console().print(_cell(text), soft_wrap=True)
+    _console().print(_cell(text), soft_wrap=True, style=style)
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far long work is, if somebody looks on; the block says how much more is done.
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how far long work is, if somebody looks on; the block says how much more is done. None: of who knows what.
 
     What is shown goes to standard error: standard output is for what comes of it.
     """
