@@ -70,7 +70,7 @@ async def status(
             runs.append(_as_told(journal.run))
     if name is not None and not runs:
         raise NoSuchRun(f"there is no run {name}; the runs are listed by: strongroom migrate status")
-    through = await _reading_through(target)
+    through = (await target.client.status()).read_through
     found = Status(runs=runs, holder=await Journal.holder(target), reading_through=through)
     if source is not None and name is not None:
         found.estate = await _waiting(target, source, name, advance, through=bool(through))
@@ -102,12 +102,6 @@ def _as_told(run: Run) -> RunStatus:
         created=run.created,
         stages=run.stages,
     )
-
-
-async def _reading_through(target: Target) -> list[str]:
-    """Return from where the service reads what has not moved; nothing, where it does not know of that."""
-    said = await target.client.status()
-    return [str(each) for each in getattr(said, "read_through", None) or ()]
 
 
 async def _waiting(

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
 from migration.batches import Batch, batches
+from migration.compare import TOMBSTONES
 from migration.journal import Journal, Run, Stage, now
 from migration.records import is_sealed
 from migration.report import Report
@@ -73,6 +74,8 @@ async def _compare(batch: Batch, source: Source, target: Target, journal: Journa
     """Compare one batch; what changed while that was done is told as such, whatever it looked like."""
     digest = journal.digest
     held = await target.read([record.name for _, record in batch.pairs])
+    missing = [TOMBSTONES + record.name for _, record in batch.pairs if record.sealed and record.name not in held]
+    deleted = await target.read(missing) if missing else {}
     marks = await _marks(source, list({item.id: None for item, _ in batch.pairs}))
     told: set[str] = set()
     for item, record in batch.pairs:
@@ -84,6 +87,8 @@ async def _compare(batch: Batch, source: Source, target: Target, journal: Journa
             if item.id not in told:
                 told.add(item.id)
                 report.tell("changed", item.id, "it was changed or removed at the source while it was compared")
+        elif there is None and TOMBSTONES + record.name in deleted:
+            report.tell("differs", item.id, "it was deleted in the service before it had moved", record.name)
         elif there is None:
             report.tell("missing", item.id, "the service does not have it", record.name)
         elif digest.of(record.name, there.value.reveal()) != mine:
