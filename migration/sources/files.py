@@ -56,7 +56,7 @@ class File:
         return bool(self.mode & _SHARED_BITS)
 
 
-def read(path: Path, limit: int) -> File:
+def read(path: Path | str, limit: int) -> File:
     """Return the regular file *path*.
 
     Raises:

@@ -194,6 +194,7 @@ class RowSource:
 
     def __init__(self, path: Path, form: Format) -> None:
         self._path = Path(os.path.realpath(path))  # so that not a link is replaced, but what it leads to
+        self._directory = str(self._path.parent)
         self._form = form
         self._prefix = f"{files.printable(self._path.name)}:{form.row} "
         self._number = re.compile(re.escape(self._prefix) + "([1-9][0-9]{0,15})")
@@ -335,8 +336,9 @@ class RowSource:
             raise Unfit(f"the {self._form.row} is over {MAX_ROW // 1024} KiB")
         return index.layout.parse(raw)
 
-    def _path_of(self, key_file: str) -> Path:
-        return Path(os.path.realpath(self._path.parent / key_file))
+    def _path_of(self, key_file: str) -> str:
+        # A str and no Path, which would leave a trace in the interpreter's table of strings for each.
+        return os.path.realpath(os.path.join(self._directory, key_file))  # noqa: PTH118
 
     def _key_file(self, key_file: str) -> File:
         """Return a key file.
@@ -433,18 +435,22 @@ class RowSource:
             content = _content_of(original)
             number, present, row = self._present(file, index, original, content)
             done = row is not None and (
-                present == row.scrubbed or (present == content.row and self._key_file_is(row, content, absent=True))
+                present == row.scrubbed or (present == content.row and self._key_file_is(row, content))
             )
             answer.append(done)
             if row is not None and done:
                 if present != row.scrubbed:
                     changes[number] = row.scrubbed
                 if content.key_file is not None:
-                    key_files[self._path_of(row.key_file)] = content.key_file.content
+                    key_files[Path(self._path_of(row.key_file))] = content.key_file.content
         index = self._rewrite(file, index, changes, {})
-        named = index.named(map(hash, key_files), lambda: self._named_key_files(index)) if key_files else set()
+        named = (
+            index.named((hash(str(path)) for path in key_files), lambda: self._named_key_files(index))
+            if key_files
+            else set()
+        )
         for path, held in key_files.items():
-            if hash(path) not in named:
+            if hash(str(path)) not in named:
                 files.remove(path, held)
         return answer
 
@@ -458,7 +464,7 @@ class RowSource:
             done = row is not None and present in (content.row, row.scrubbed)
             if row is not None and done and content.key_file is not None:
                 path, kept = self._path_of(row.key_file), content.key_file
-                done = files.create(path, File(kept.content, kept.mode, kept.owner, kept.group))
+                done = files.create(Path(path), File(kept.content, kept.mode, kept.owner, kept.group))
                 named[number] = hash(path)
             if done and present != content.row:
                 changes[number] = content.row
@@ -477,15 +483,15 @@ class RowSource:
                 break
         return 0, b"", None
 
-    def _key_file_is(self, row: Row, content: _Content, *, absent: bool) -> bool:
-        """Whether the key file of a row is as its original, or is not there where that does as well."""
+    def _key_file_is(self, row: Row, content: _Content) -> bool:
+        """Whether the key file of a row is as its original, or gone already."""
         if content.key_file is None:
             return not row.key_file
         path = self._path_of(row.key_file)
         try:
             return files.read(path, MAX_SECRET).content == content.key_file.content
         except Unfit:
-            return absent and not path.exists()
+            return not os.path.lexists(path)
 
     def _rewrite(
         self, file: BinaryIO, index: _Index, changes: Mapping[int, bytes], key_files: Mapping[int, int]
@@ -515,7 +521,7 @@ class RowSource:
                 found.append(_NO_FILE if path is None else hash(path))
         return found
 
-    def _path_named(self, index: _Index, number: int, raw: bytes) -> Path | None:
+    def _path_named(self, index: _Index, number: int, raw: bytes) -> str | None:
         if number < index.first or self._form.is_blank(raw):
             return None
         try:
@@ -539,7 +545,8 @@ class RowSource:
         """Return the key files that some rows name, and the number of the row after them; 0: that was all."""
         end = min(start + _SLICE_ROWS, len(index) + 1)
         paths = [self._path_named(index, number, index.read(file, number)) for number in range(start, end)]
-        return [path for path in paths if path is not None and path.is_file()], end if end <= len(index) else 0
+        found = [Path(path) for path in paths if path is not None and os.path.isfile(path)]  # noqa: PTH113  # see _path_of
+        return found, end if end <= len(index) else 0
 
 
 def _content_of(original: Original) -> _Content:
