@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import httpx
 
-from benchmarks import floors, keyring, load, report
+from benchmarks import floors, keyring, load, migration, report
 from benchmarks.load import Outcome
 from benchmarks.report import BATCH, Cell, Measured
 from benchmarks.targets import SECRET, Custodia, Door, Etcd, Nothing, OpenBao, Strongroom, Target
@@ -35,6 +35,7 @@ class Size:
     seconds: float  # of one measurement
     many: int  # records, for the start with many
     swept: int  # records, for re-encryption
+    moved: int  # hosts, for a migration
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +52,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="short and small; leaves RESULTS.md alone")
     parser.add_argument("--keyring", action="store_true", help="the keyring alone; leaves RESULTS.md alone")
+    parser.add_argument("--migration", action="store_true", help="the migration alone; leaves RESULTS.md alone")
     arguments = parser.parse_args()
-    size = Size(arguments.rounds, 1.0, 2000, 2000) if arguments.quick else Size(arguments.rounds, 3.0, 100_000, 10_000)
+    size = Size(arguments.rounds, 3.0, 100_000, 10_000, 10_000)
+    if arguments.quick:
+        size = Size(arguments.rounds, 1.0, 2000, 2000, 2000)
     # /var/tmp is on disk where /tmp may be memory, and its short name leaves room for sockets
     home = Path(tempfile.mkdtemp(prefix="strongroom-bench-", dir="/var/tmp"))
     try:
+        measured = Measured()
         if arguments.keyring:
-            measured = Measured()
             _measure_keyring(home, size, measured)
             _measure_starts(home, size, measured)
+        elif arguments.migration:
+            _measure_migration(home, size, measured)
         else:
             measured = measure(home, size)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    if arguments.keyring:
-        sys.stdout.write(report.keyring(measured) + "\n")
+    if arguments.keyring or arguments.migration:
+        sys.stdout.write((report.keyring if arguments.keyring else report.migration)(measured) + "\n")
         return
     page = report.page(measured, rounds=size.rounds, seconds=size.seconds, records=RECORDS)
     sys.stdout.write(page)
@@ -101,6 +107,7 @@ def measure(home: Path, size: Size) -> Measured:
             "etcd": floors.etcd(etcd.address, size.seconds),
         }
     _measure_keyring(home, size, measured)
+    _measure_migration(home, size, measured)
     _measure_starts(home, size, measured)
     measured.versions = report.versions()
     return measured
@@ -195,6 +202,32 @@ def _measure_keyring(home: Path, size: Size, measured: Measured) -> None:
             _say(f"{target.name}: round {number + 1} of {size.rounds} of re-encryption")
             measured.sweeps[target.name].append(keyring.sweeping(target, url, size.swept, number))
             measured.reads[target.name].append(keyring.reading(target, size.swept, size.seconds, number))
+
+
+def _measure_migration(home: Path, size: Size, measured: Measured) -> None:
+    """Measure moving estates in beside the stores alone; the command's memory with many hosts, too."""
+    with contextlib.ExitStack() as stack:
+        etcd, old = _started(stack, Etcd(home / "moving-etcd")), _started(stack, Etcd(home / "moving-source"))
+        pairs = [
+            (_started(stack, Strongroom(home / "moving-sqlite")), f"sqlite:{home / 'moved'}"),
+            (
+                _started(stack, Strongroom(home / "moving-on-etcd", f"etcd://{etcd.address}/bench")),
+                f"etcd://{etcd.address}/moved",
+            ),
+        ]
+        for number, (target, url) in itertools.product(range(size.rounds), pairs):
+            _say(f"{target.name}: round {number + 1} of {size.rounds} of moving in")
+            first = number * size.moved
+            lines = migration.as_lines(home / f"{number}.jsonl", size.moved, first)
+            shared = measured.moves["JSON lines", target.name]
+            shared.append(migration.moving(target, lines, f"{url}-lines-{number}", size.moved))
+            records = migration.as_commissaire(old.address, f"/{target.name[-4:]}-{number}", size.moved, BLOCK + first)
+            shared = measured.moves["Commissaire in etcd", target.name]
+            shared.append(migration.moving(target, records, f"{url}-etcd-{number}", size.moved))
+        many = size.moved * 10
+        _say(f"moving {many:,} hosts in")
+        lines = migration.as_lines(home / "many.jsonl", many, 2 * BLOCK)
+        measured.many_moved = many, migration.moving(pairs[0][0], lines, f"{pairs[0][1]}-many", many)
 
 
 def _measure_starts(home: Path, size: Size, measured: Measured) -> None:

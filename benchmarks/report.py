@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from benchmarks.keyring import CHANGES, READERS, READS, Reads, Sweep
 from benchmarks.load import Outcome
+from benchmarks.migration import PER_HOST, Move
 from benchmarks.targets import BAO, SECRET
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -38,6 +39,8 @@ class Measured:
     unlocks: dict[tuple[str, int], float] = field(default_factory=dict)  # seconds, by target and records
     sweeps: dict[str, list[Sweep]] = field(default_factory=lambda: defaultdict(list))
     reads: dict[str, list[Reads]] = field(default_factory=lambda: defaultdict(list))
+    moves: dict[tuple[str, str], list[Move]] = field(default_factory=lambda: defaultdict(list))  # by source and target
+    many_moved: tuple[int, Move] | None = None  # hosts
     floors: dict[str, dict[str, float]] = field(default_factory=dict)  # acts a second
     versions: str = ""
 
@@ -109,6 +112,7 @@ node with raft storage and the key-value engine version 1, Custodia with its enc
 OpenBao's includes the call that unseals it. Custodia is left out: it would take a quarter of an hour to fill, and its
 start does not read its store.""",
         keyring(measured),
+        migration(measured),
         "## Memory of all processes, in MiB (proportional set size, after the load)",
         _table(["", *measured.memory], [["", *(f"{mib:,.0f}" for mib in measured.memory.values())]]),
         "## What nothing above can beat",
@@ -140,6 +144,37 @@ census, the new one and the old one. Ratios are medians of those within the roun
 {READERS} connections on the socket that read {READS} secrets a second together, while nothing else goes on and during a
 re-encryption at the default pace; 50th / 99th percentile, in milliseconds:""",
             _table(["", *stores], _reads([measured.reads[store] for store in stores])),
+        ]
+    )
+
+
+def migration(measured: Measured) -> str:
+    """Return what was measured of moving estates in."""
+    middle = statistics.median
+    rows = [
+        [
+            f"{source} into {target}",
+            _number(middle(move.moved for move in moves)),
+            _number(middle(move.alone for move in moves)),
+            f"{middle(move.moved / move.alone for move in moves):.2f}",
+            f"{middle(move.memory for move in moves):.0f}",
+        ]
+        for (source, target), moves in measured.moves.items()
+    ]
+    if measured.many_moved is not None:
+        hosts, move = measured.many_moved
+        label = f"JSON lines into Strongroom, SQLite, {hosts:,} hosts"
+        rows.append(
+            [label, _number(move.moved), _number(move.alone), f"{move.moved / move.alone:.2f}", f"{move.memory:.0f}"]
+        )
+    return "\n\n".join(
+        [
+            "## Moving an estate in",
+            f"""\
+The whole command `strongroom migrate apply`, from its start to its end: each record is read, saved, read back, compared
+and journalled. A host is {PER_HOST} records, one of them secret. The store alone is given the same records as they lie
+in it in the end, in full batches. Ratios are medians of those within the rounds.""",
+            _table(["", "records a second", "the store alone", "ratio", "MiB held at most by the command"], rows),
         ]
     )
 
