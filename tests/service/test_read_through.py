@@ -92,9 +92,9 @@ def test_model(batches: Sequence[Sequence[Step]]) -> None:
 
 
 @pytest.mark.parametrize("law", law_of_places.LAWS, ids=law_of_places.name_of)
-async def test_law_of_places(law: law_of_places.Law) -> None:
+def test_law_of_places(law: law_of_places.Law) -> None:
     """The attic of these tests is an old place."""
-    await law(Attic())
+    law(Attic())
 
 
 class TestReading:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from models.names import MAX_NAME
 from models.secret import Secret
 from storage_service import wire
 from storage_service.apikeys import ApiKeys
@@ -45,6 +46,7 @@ KEY = (
     '{"format":1,"verifier":"' + "0a" * 32 + '","paths":["/secrets/db"],"actions":["get"],'
     '"created":"2026-11-22T09:30:00Z"}'
 )
+TOMBSTONE = wire.TOMBSTONES + "secrets/db/" + "x" * (MAX_NAME - 11)
 OCTETS = base64.b64encode(b"x" * wire.MAX_SECRET).decode()
 
 
@@ -279,6 +281,8 @@ COMMITS: dict[str, tuple[list[wire.SealedChange], type[ServiceError] | list[str]
     "an API key that does nothing": ([write("system/access/apikeys/ci", KEY.replace('"get"', ""))], Invalid),
     "an API key of no id": ([write("system/access/apikeys/-", KEY)], Invalid),
     "the service's own API key": ([write("system/access/apikeys/own", KEY)], Invalid),
+    "the tombstone of the longest name": ([write(TOMBSTONE)], [TOMBSTONE]),
+    "a name that is longer": ([write("system/journal/" + "x" * 500)], Invalid),
     "the keyring": ([remove("system/keyring/keys")], Invalid),
     "the census": ([write("system/census/default.1/secrets/db/a", "")], Invalid),
     "a plain record": ([write("hosts/10.0.0.7", "{}")], Invalid),
