@@ -145,8 +145,7 @@ class Apply:
                 await asyncio.sleep(pause)
                 pause *= 2
             await self._settle(tried)
-        await self._compare_back(written)
-        await self._look_again(pairs)
+        await asyncio.gather(self._compare_back(written), self._look_again(pairs))
         self._advance(batch.items)
 
     async def _settle(self, tried: Sequence[tuple[str, Sequence[Copy]]]) -> None:

@@ -48,18 +48,28 @@ class Target:
 
         What the service reads through to an old place has not moved, so it is not there.
         """
-        found: dict[str, Held] = {}
         sealed = [name for name in wanted if is_sealed(name)]
-        for start in range(0, len(sealed), READ_SIZE):
-            some = sealed[start : start + READ_SIZE]
-            for name, entry in zip(some, await self._client.read_sealed(some), strict=True):
-                if entry is not None and entry.etag != wire.NEW:
-                    found[name] = Held(entry.value, entry.etag)
-        for model, keys in _by_model(name for name in wanted if not is_sealed(name)).items():
-            for record in await self._client.get_many(model, keys):
-                if record is not None:
-                    found[record.model.record_name] = Held(Secret(record.model.to_json().decode()), record.etag)
-        return found
+        plain = _by_model(name for name in wanted if not is_sealed(name))
+        found = await asyncio.gather(
+            *(self._read_sealed(sealed[start : start + READ_SIZE]) for start in range(0, len(sealed), READ_SIZE)),
+            *(self._read_plain(model, keys) for model, keys in plain.items()),
+        )
+        return {name: held for some in found for name, held in some}
+
+    async def _read_sealed(self, wanted: Sequence[str]) -> "list[tuple[str, Held]]":
+        entries = zip(wanted, await self._client.read_sealed(wanted), strict=True)
+        return [
+            (name, Held(entry.value, entry.etag))
+            for name, entry in entries
+            if entry is not None and entry.etag != wire.NEW
+        ]
+
+    async def _read_plain(self, model: type[Any], keys: Sequence[str]) -> "list[tuple[str, Held]]":
+        return [
+            (record.model.record_name, Held(Secret(record.model.to_json().decode()), record.etag))
+            for record in await self._client.get_many(model, keys)
+            if record is not None
+        ]
 
     async def names(self, prefix: str) -> "list[str]":
         """Return every name in the service that begins with *prefix*, which is sealed, containers left out."""

@@ -1,6 +1,5 @@
 """What the verbs of ``strongroom migrate`` share: the estate that is meant, opened on both sides."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -77,8 +76,10 @@ def estate_of(words: tuple[str, ...], options: tuple[str, ...]) -> Estate:
 
 
 def run(act: Coroutine[Any, Any, T]) -> T:
-    """Carry *act* out."""
-    return asyncio.run(act)
+    """Carry *act* out, on the loop that the service runs on, too."""
+    import uvloop
+
+    return uvloop.run(act)
 
 
 @asynccontextmanager
