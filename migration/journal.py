@@ -246,10 +246,11 @@ class Journal:
 
     async def forget(self) -> None:
         """Remove every row of this run, the head last."""
+        size = max(1, await self._target.room() - 1)  # beside the lock
         for kind in ("applied", "former", "scrubbed"):
             numbers = await self.numbers(kind)
-            for start in range(0, len(numbers), 20):
-                names = [self.row_name(kind, number) for number in numbers[start : start + 20]]
+            for start in range(0, len(numbers), size):
+                names = [self.row_name(kind, number) for number in numbers[start : start + size]]
                 await self._target.client.commit_sealed([*(Remove(name) for name in names), self.guard])
         await self._target.client.commit_sealed([Remove(f"{PREFIX}{self._run.name}/run"), self.guard])
         self._etag = wire.NEW

@@ -1,0 +1,162 @@
+"""An estate and the service it moves into, brought together as the command does it: a process for each verb.
+
+What both sides hold can be told, kept and laid down elsewhere, so that a story that began once is gone on with often.
+"""
+
+import copy
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from migration.apply import Apply
+from migration.journal import PREFIX, Journal, new_run
+from migration.plan import plan
+from migration.report import Report
+from migration.rollback import Rollback
+from migration.scrub import Scrub
+from migration.sources.base import Source
+from migration.status import Status, status
+from migration.target import Target
+from migration.verify import verify
+from models import Hosts, Networks, names
+from storage_service.backends.base import MAX_PAGE, Backend, Put
+from storage_service.client import AsyncStorageClient
+from tests.migration.estates.memory import MemoryEstate, MemorySource
+from tests.migration.house import house
+
+TOGETHER: Final = 60  # rows in one commit of a copy
+
+
+@dataclass
+class Mover:
+    """What the command does: each verb finds its run anew, opens a source of its own, and takes the lock.
+
+    The lock is taken over from whoever has it: the dead of a test live in its own process.
+    """
+
+    client: AsyncStorageClient
+    estate: MemoryEstate
+    source: MemorySource = field(init=False)  # the last one
+
+    def __post_init__(self) -> None:
+        self.source = self.estate.source()
+
+    async def plan(self, **said: Any) -> Report:
+        """Plan; nothing is held."""
+        journal = await self.journal()
+        await self.source.open(journal.digest)
+        return await plan(self.source, Target(self.client), journal, **said)
+
+    async def apply(self, source: Source | None = None, **said: Any) -> Report:
+        """Apply."""
+        async with self._held("apply", source) as (opened, target, journal):
+            return await Apply(opened, target, journal, **said).run()
+
+    async def verify(self, source: Source | None = None, **said: Any) -> Report:
+        """Verify."""
+        async with self._held("verify", source) as (opened, target, journal):
+            return await verify(opened, target, journal, **said)
+
+    async def scrub(self, source: Source | None = None, *, search_only: bool = False) -> Report:
+        """Scrub."""
+        async with self._held("scrub", source) as (opened, target, journal):
+            return await Scrub(opened, target, journal).run(search_only=search_only)
+
+    async def rollback(self, source: Source | None = None) -> Report:
+        """Roll back."""
+        async with self._held("rollback", source) as (opened, target, journal):
+            return await Rollback(opened, target, journal).run()
+
+    async def status(self) -> Status:
+        """Tell how the run of the estate is."""
+        journal = await self.journal()
+        await self.source.open(journal.digest)
+        return await status(Target(self.client), self.source, journal.run.name)
+
+    async def journal(self) -> Journal:
+        """Return the journal of the estate's run, or of the one that is to begin."""
+        run = new_run(self.estate.kind, self.estate.place, {}, self.source.identity)
+        target = Target(self.client)
+        return await Journal.find(target, run.name) or Journal(target, run)
+
+    @asynccontextmanager
+    async def _held(self, verb: str, source: Source | None) -> AsyncIterator[tuple[Source, Target, Journal]]:
+        if source is None:
+            source = self.source = self.estate.source()
+        journal = await self.journal()
+        await source.open(journal.digest)
+        async with journal.held(verb, take_over=True):
+            yield source, Target(self.client), journal
+
+
+@asynccontextmanager
+async def moving(estate: MemoryEstate, store: Backend) -> AsyncIterator[Mover]:
+    """Give a mover of *estate* into a house over *store*."""
+    async with house(store) as client:
+        yield Mover(client, estate)
+
+
+# What both sides hold.
+
+
+async def contents(client: AsyncStorageClient) -> dict[str, str]:
+    """Return everything that the service holds for its users, by name: also containers."""
+    target = Target(client)
+    found: dict[str, str] = {}
+    after: str | None = None
+    while True:
+        page = await client.list_sealed(names.SECRETS, after)
+        for name, entry in zip(page.names, await client.read_sealed(page.names), strict=True):
+            assert entry is not None
+            found[name] = entry.value.reveal()
+        if not page.more:
+            break
+        after = page.names[-1]
+    for listed in (Hosts, Networks):
+        async for record in client.list(listed):  # type: ignore[var-annotated,arg-type]
+            found[record.model.record_name] = record.model.to_json().decode()
+    del target
+    return found
+
+
+async def journalled(client: AsyncStorageClient) -> list[str]:
+    """Return the names of all rows of journals of migrations."""
+    return await Target(client).names(PREFIX)
+
+
+def lying(estate: MemoryEstate) -> dict[str, bytes]:
+    """Return what the estate holds, but for revisions."""
+    return {key: content for key, (_, content) in estate.rows.items()}
+
+
+def everywhere(estate: MemoryEstate, held: Mapping[str, str]) -> str:
+    """Return all that can be read on either side, in one text."""
+    return "\n".join([*(content.decode() for content in lying(estate).values()), *held.values()])
+
+
+# Keeping and laying down.
+
+
+async def rows_of(store: Backend) -> dict[str, bytes]:
+    """Return what *store* holds, as it holds it."""
+    found: dict[str, bytes] = {}
+    after: str | None = None
+    while True:
+        page = await store.list("", after, MAX_PAGE)
+        found |= {name: entry.value for name, entry in (await store.get_many(page.names)).items()}
+        if not page.more:
+            return found
+        after = page.names[-1]
+
+
+async def lay_down(rows: Mapping[str, bytes], store: Backend) -> None:
+    """Put *rows* into an empty store."""
+    puts = [Put(name, value) for name, value in rows.items()]
+    for start in range(0, len(puts), TOGETHER):
+        await store.commit(puts[start : start + TOGETHER])
+
+
+def another(estate: MemoryEstate) -> MemoryEstate:
+    """Return a copy of an estate, which is taken for the same."""
+    return copy.deepcopy(estate)
