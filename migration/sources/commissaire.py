@@ -122,13 +122,19 @@ class CommissaireSource:
         revisions = await self._keys.revisions(list(keys.values()))
         return {id_: str(revisions[key]) for id_, key in keys.items() if key in revisions}
 
-    async def find(self, names: Sequence[str]) -> Mapping[str, Record]:
-        """Return the records of those names that keys here become."""
-        paths = {path for name in names if (path := records.path_of(name)) is not None}
-        found = await self._keys.get_many([self._keys.prefix + path for path in paths])
-        wanted = set(names)
-        items = map(self._item, found.values())
-        return {record.name: record for item in items for record in item.records if record.name in wanted}
+    async def find(self, names: Sequence[str]) -> Mapping[str, Record | None]:
+        """Return the records of those names that keys here become; None for one whose key holds what cannot move."""
+        paths = {name: path for name in names if (path := records.path_of(name)) is not None}
+        held = await self._keys.get_many([self._keys.prefix + path for path in paths.values()])
+        items = {self._path(key): self._item(each) for key, each in held.items()}
+        found: dict[str, Record | None] = {}
+        for name, path in paths.items():
+            if (item := items.get(path)) is None:
+                continue
+            if item.fault:
+                found[name] = None
+            found |= {record.name: record for record in item.records if record.name == name}
+        return found
 
     # Scrubbing
 

@@ -40,6 +40,7 @@ _NO_KEY: Final = 100  # etcd's codes of errors (error.go of its package v2error)
 _NOT_AS_COMPARED: Final = 101
 _NO_FILE: Final = 102
 _OUTCOMES: Final = frozenset({_NO_KEY, _NOT_AS_COMPARED, _NO_FILE})  # … that answer the question
+_LOST: Final = (httpx.TransportError, ssl.SSLError)  # TLS 1.3 refuses a client's certificate once it is under way
 _TRY_AGAIN: Final = "see that it runs and that the place names it, then run this again"
 
 
@@ -172,7 +173,7 @@ class Etcd2Keys:
         while True:
             try:
                 response = await self._http.request(method, self._url(path), data=form)
-            except httpx.TransportError as error:
+            except _LOST as error:
                 _check_trust(error)
             else:
                 answer = _judge(response.status_code, response.content)
@@ -198,7 +199,7 @@ class Etcd2Keys:
                         return
                     if _judge(response.status_code, await response.aread()) is not None:
                         return  # the folder is gone
-            except httpx.TransportError as error:
+            except _LOST as error:
                 _check_trust(error)
             until = until if failed else self._time() + self._target.timeout
             failed += 1
@@ -219,21 +220,22 @@ class Etcd2Keys:
 
     async def _machines(self) -> Sequence[Machine]:
         """Return the members of the cluster, those among them that the place names first."""
-        found: dict[int, Machine] = {}
-        cluster = 0
+        named: dict[int, Machine] = {}
+        others: dict[int, Machine] = {}
         for endpoint in self._target.endpoints:
             try:
-                response = await self._http.get(f"{self._scheme}://{endpoint}/v2/stats/self")
-                cluster = int(response.headers["X-Etcd-Cluster-Id"], 16)
-                own = int(response.json()["id"], 16)
-            except (httpx.TransportError, LookupError, ValueError, TypeError):
+                listed = await self._http.get(f"{self._scheme}://{endpoint}/v2/members")
+                told = await self._http.get(f"{self._scheme}://{endpoint}/v2/stats/self")
+                cluster = int(listed.headers["X-Etcd-Cluster-Id"], 16)
+                own = int(told.json()["id"], 16)
+                names = {int(each["id"], 16): each.get("name") or each["id"] for each in listed.json()["members"]}
+            except (*_LOST, LookupError, ValueError, TypeError):
                 continue  # it is told as a member that does not answer
-            found[own] = Machine(cluster, own, f"etcd member {endpoint}", endpoint)
-        _, answer = await self._ask("GET", "/v2/members")
-        for each in answer["members"]:
-            own = int(each["id"], 16)
-            found.setdefault(own, Machine(cluster, own, f"etcd member {each.get('name') or each['id']}"))
-        return list(found.values())
+            named[own] = Machine(cluster, own, f"etcd member {endpoint}", endpoint)
+            others |= {other: Machine(cluster, other, f"etcd member {name}") for other, name in names.items()}
+        if not named:
+            raise EstateUnavailable(f"no member of etcd tells who belongs to its cluster: {_TRY_AGAIN}")
+        return list((others | named).values())
 
     @property
     def _http(self) -> httpx.AsyncClient:
@@ -301,7 +303,7 @@ def _code(content: bytes) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _check_trust(error: httpx.TransportError) -> None:
+def _check_trust(error: Exception) -> None:
     """Return if it was not the certificates that *error* is about.
 
     Raises:

@@ -14,7 +14,6 @@ from urllib.parse import quote, urlencode
 from tests.etcd_server import Etcd, running
 from tests.migration.estates.base import Estate
 
-PREFIX: Final = "/commissaire/"
 WRITERS: Final = 8  # threads, where there is much to put in
 MALFORMED: Final = b'{"address": "broken", "ssh_priv_key": "it is cut sho'
 
@@ -25,16 +24,19 @@ class CommissaireEstate:
     kind: ClassVar[str] = "commissaire"
     scheme: ClassVar[str] = ""
 
-    def __init__(self, store: Etcd) -> None:
+    def __init__(self, store: Etcd, prefix: str = "") -> None:
+        """Take a *store*, and a *prefix* where several estates share it."""
         self.store = store
-        self.options: dict[str, list[str]] = {}
+        self.prefix = f"/{prefix or 'commissaire'}/"
+        self.options: dict[str, list[str]] = {"timeout": ["2"]}
+        self._path = f"/{prefix}" if prefix else ""
         self._secrets: dict[int, str] = {}
         self._serial = count()
 
     @property
     def place(self) -> str:
-        """All members, and the usual prefix."""
-        return f"{self.scheme}://{self.store.endpoints}"
+        """All members, and the prefix if it is not the usual one."""
+        return f"{self.scheme}://{self.store.endpoints}{self._path}"
 
     @property
     def directory(self) -> Path:
@@ -69,8 +71,8 @@ class CommissaireEstate:
     def put_value(self, path: str, value: Mapping[str, Any] | bytes) -> str:
         """Write any value under any key below the prefix; return its id."""
         text = value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.write(PREFIX + path, text)
-        return PREFIX + path
+        self.write(self.prefix + path, text)
+        return self.prefix + path
 
     def break_one(self) -> str:
         """Put a host in that is no JSON."""
@@ -91,11 +93,11 @@ class CommissaireEstate:
         return self._secrets[number]
 
     def raw(self) -> Iterator[bytes]:
-        """Yield the files of every member."""
+        """Yield the files of every member, without the zeros that etcd sets aside at the end of its log."""
         for member in self.store.members:
             for path in sorted((member.directory / member.name).rglob("*")):
                 if path.is_file():
-                    yield path.read_bytes()
+                    yield path.read_bytes().rstrip(b"\0")
 
     def stop(self) -> None:
         """Kill every member."""
