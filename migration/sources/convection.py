@@ -24,7 +24,7 @@ import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Final, NoReturn
+from typing import ClassVar, Final
 from urllib.parse import quote, unquote
 
 from cryptography.fernet import Fernet
@@ -304,7 +304,7 @@ class ConvectionSource:
 
     def _files(self) -> Sequence[Place]:
         live = set(self._live())
-        return [Place(str(each), partial(self._chunks, each), _advice(each, live)) for each in _files_below(self._path)]
+        return [Place(str(each), partial(self._chunks, each), _advice(each, live)) for each in files.below(self._path)]
 
     def _remove_unfinished(self) -> int:
         removed = 0
@@ -469,20 +469,6 @@ def _see_stopped(path: Path, server: str) -> None:
             f"{path}/auth.db was written {age:.0f} seconds ago, as a Convection server does that is unlocked: stop it,"
             f" wait {QUIET:.0f} seconds, and run this again; nothing was changed"
         )
-
-
-def _files_below(path: Path) -> Sequence[Path]:
-    """Return every plain file in and below a directory, in order; links are not followed.
-
-    Raises:
-        EstateUnavailable: a directory cannot be read.
-    """
-
-    def fail(error: OSError) -> NoReturn:
-        raise files.unavailable(Path(str(error.filename)), error) from None
-
-    found = [Path(directory, name) for directory, _, names in os.walk(path, onerror=fail) for name in names]
-    return sorted(each for each in found if each.is_file() and not each.is_symlink())
 
 
 def _advice(file: Path, live: set[Path]) -> str:

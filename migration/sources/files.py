@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, Self
+from typing import BinaryIO, Final, NamedTuple, NoReturn, Self
 
 from migration.errors import EstateUnavailable, MigrationError
 from migration.sources.base import Place
@@ -215,6 +215,23 @@ async def chunks(path: Path) -> AsyncIterator[bytes]:
 def place(path: Path, advice: str) -> Place:
     """Return *path* as a place to search."""
     return Place(str(path), _chunks_of(path), advice)
+
+
+def below(directory: Path) -> Iterator[Path]:
+    """Yield every regular file in *directory* and below it; links are not followed.
+
+    Raises:
+        EstateUnavailable: one of the directories cannot be read.
+    """
+
+    def fail(error: OSError) -> NoReturn:
+        raise unavailable(Path(str(error.filename)), error) from error
+
+    for parent, directories, names in os.walk(directory, onerror=fail):
+        directories.sort()
+        for path in (Path(parent, name) for name in sorted(names)):
+            if path.is_file() and not path.is_symlink():
+                yield path
 
 
 def copies(path: Path) -> list[Place]:

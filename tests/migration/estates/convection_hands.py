@@ -1,4 +1,4 @@
-"""Convection's own manager of stores, run by a Python that has it: without a server, so that much is done in little time.
+"""Convection's own manager of stores, run by a Python that has it: without a server, so that much takes little time.
 
 python convection_hands.py STORAGE < lines of [verb, argument, …] > a line each: what it returned
 
