@@ -26,7 +26,7 @@ from models import names
 from models.secret import Secret
 from storage_service import wire
 from storage_service.client.sealed_operations import Write
-from storage_service.errors import Changed, Invalid, NoContainer, Unavailable
+from storage_service.errors import Changed, Invalid, NoContainer, TooLarge, Unavailable
 
 PARALLEL: Final = 4  # batches under way at once
 ATTEMPTS: Final = 8  # at one batch, while others write what it writes
@@ -76,6 +76,7 @@ class Apply:
         self._advance = advance
         self._copies = Spill()
         self._stopped = False
+        self._room = 0  # changes that one commit takes, when it was last asked
         self._comparison = Comparison(target, journal.digest, self._copies, policy)
         run = journal.run
         self.report = Report(verb="apply", run=run.name, source=run.kind, estate=run.identity, started=now())
@@ -98,11 +99,11 @@ class Apply:
         return await self._ended()
 
     async def _move_all(self) -> None:
-        room = await self._target.room()
+        self._room = await self._target.room()
         turns = asyncio.Semaphore(PARALLEL)
         try:
             async with asyncio.TaskGroup() as group:
-                async for batch in batches(self._source, self._journal.digest, room, self.report):
+                async for batch in batches(self._source, self._journal.digest, lambda: self._room, self.report):
                     await turns.acquire()
                     if self._stopped or not (self._skip_bad or self._all_good()):
                         break  # what is under way is finished
@@ -127,7 +128,10 @@ class Apply:
     # One batch
 
     async def _move(self, batch: Batch) -> None:
-        pairs = self._as_planned(batch.pairs)
+        await self._move_together(self._as_planned(batch.pairs))
+        self._advance(batch.items)
+
+    async def _move_together(self, pairs: Sequence[tuple[Item, Record]]) -> None:
         tried: list[tuple[str, Sequence[Copy]]] = []
         pause = _PAUSE
         for left in reversed(range(ATTEMPTS)):
@@ -144,9 +148,21 @@ class Apply:
                     raise
                 await asyncio.sleep(pause)
                 pause *= 2
+            except (Invalid, TooLarge) as error:
+                await self._move_apart(pairs, error)
+                return
             await self._settle(tried)
         await asyncio.gather(self._compare_back(written), self._look_again(pairs))
-        self._advance(batch.items)
+
+    async def _move_apart(self, pairs: Sequence[tuple[Item, Record]], error: Invalid | TooLarge) -> None:
+        """Move the halves of what the service does not take: a commit takes fewer changes by now, or one is refused."""
+        self._room = await self._target.room()
+        if len(pairs) == 1:
+            ((item, record),) = pairs
+            self.report.tell("refused", item.id, f"the service refuses it: {error}", record.name)
+            return
+        for half in (pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]):
+            await self._move_together(half)
 
     async def _settle(self, tried: Sequence[tuple[str, Sequence[Copy]]]) -> None:
         """Learn which of the commits that were tried came about: what they wrote is ours."""

@@ -1,6 +1,6 @@
 """An estate in batches: as many records as one commit surely takes, each record met once."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -59,17 +59,17 @@ def _containers_of(record: Record) -> set[str]:
     return found
 
 
-async def batches(source: Source, digest: Digest, room: int, report: Report) -> AsyncIterator[Batch]:
+async def batches(source: Source, digest: Digest, room: Callable[[], int], report: Report) -> AsyncIterator[Batch]:
     """Yield the records of *source* in batches; what cannot move is told in *report* instead.
 
-    Of two records with one name the first counts: the second is told, unless it is the same. Counts ``items``.
+    *room* tells how many changes one commit takes. Of two records with one name the first counts: the second is told, unless it is the same. Counts ``items``.
     """
     batch = Batch()
     with Spill() as met:
         async for items in _pages(source.items()):
             for item, records in _first_met(items, digest, met, report):
                 for record in records:
-                    if not batch.takes(record, room):
+                    if not batch.takes(record, room()):
                         yield batch
                         batch = Batch()
                     batch.add(item, record)

@@ -65,7 +65,7 @@ async def plan(
     with Spill() as copies:
         await known_copies(journal, copies)
         comparison = Comparison(target, journal.digest, copies, policy)
-        async for batch in batches(source, journal.digest, room, report):
+        async for batch in batches(source, journal.digest, lambda: room, report):
             for each in await comparison.of(batch.pairs):
                 if each.act is Act.CONFLICT:
                     report.tell("conflict", each.item.id, each.why, each.record.name)
