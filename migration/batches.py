@@ -62,7 +62,8 @@ def _containers_of(record: Record) -> set[str]:
 async def batches(source: Source, digest: Digest, room: Callable[[], int], report: Report) -> AsyncIterator[Batch]:
     """Yield the records of *source* in batches; what cannot move is told in *report* instead.
 
-    *room* tells how many changes one commit takes. Of two records with one name the first counts: the second is told, unless it is the same. Counts ``items``.
+    *room* tells how many changes one commit takes. Of two records with one name the first counts: the second is told,
+    unless it is the same. Counts ``items``.
     """
     batch = Batch()
     with Spill() as met:
