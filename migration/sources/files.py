@@ -70,14 +70,17 @@ def read(path: Path | str, limit: int) -> File:
         raise Unfit("is missing") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise Unfit(f"cannot be read ({_reason(error)})") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise Unfit("is no regular file")
-        try:
-            content = file.read(limit + 1)
-        except OSError as error:
-            raise Unfit(f"cannot be read ({_reason(error)})") from None
+        content = b""
+        while len(content) <= limit and (more := os.read(descriptor, min(status.st_size, limit) + 1)):
+            content += more
+    except OSError as error:
+        raise Unfit(f"cannot be read ({_reason(error)})") from None
+    finally:
+        os.close(descriptor)
     if len(content) > limit:
         raise Unfit(f"is over {limit // 1024} KiB")
     mode = stat.S_IMODE(status.st_mode)
