@@ -198,24 +198,27 @@ class Custodia:
 
     async def marks(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Return the keyed hashes of the values that there are now."""
-        found = await self._each(self._read, [_name(item_id) for item_id in ids])
-        return {item_id: here.mark for item_id, here in zip(ids, found, strict=True) if here is not None}
+        return {item_id: found.mark for item_id, found in (await self._present(ids)).items()}
 
     async def find(self, names: Sequence[str]) -> Mapping[str, Record | None]:
         """Return the records of those names, by a request for each."""
-        mine = [name for name in names if self._is_here(name)]
-        paths = [name.removeprefix(SECRETS) for name in mine]
-        found = zip(mine, paths, await self._each(self._read, paths), strict=True)
-        outcomes = {name: self._outcome(path, here) for name, path, here in found if here is not None}
-        return {name: next(iter(outcome.records), None) for name, outcome in outcomes.items()}
+        ids = {id_of(_octets(name.removeprefix(SECRETS))): name for name in names if name.startswith(SECRETS)}
+        outcomes = {
+            ids[item_id]: self._outcome(_name(item_id), found)
+            for item_id, found in (await self._present(list(ids))).items()
+        }
+        return {
+            name: next(iter(outcome.records), None)
+            for name, outcome in outcomes.items()
+            if outcome.records or outcome.fault
+        }
 
     async def originals(self, ids: Sequence[str]) -> Mapping[str, Original]:
         """Return the values."""
-        found = await self._each(self._read, [_name(item_id) for item_id in ids])
         return {
-            item_id: Original(item_id, here.mark, here.value)
-            for item_id, here in zip(ids, found, strict=True)
-            if here is not None and here.value is not None
+            item_id: Original(item_id, found.mark, found.value)
+            for item_id, found in (await self._present(ids)).items()
+            if found.value is not None
         }
 
     async def scrub(self, originals: Sequence[Original]) -> Sequence[bool]:
@@ -249,10 +252,11 @@ class Custodia:
 
     # Secrets
 
-    def _is_here(self, name: str) -> bool:
-        """Whether *name* is that of a secret in one of the containers."""
-        below = [SECRETS + container for container in self._containers]
-        return name.startswith(tuple(below)) and not name.endswith("/")
+    async def _present(self, ids: Sequence[str]) -> Mapping[str, _Found]:
+        """Return what is kept now under those of *ids* that are of our containers, and exist."""
+        mine = [item_id for item_id in ids if _name(item_id).startswith(tuple(self._containers))]
+        found = await self._each(self._read, [_name(item_id) for item_id in mine])
+        return {item_id: here for item_id, here in zip(mine, found, strict=True) if here is not None}
 
     async def _names(self, container: str) -> Sequence[str]:
         """Return the names of the secrets in a container, and of the containers in which nothing is."""
@@ -418,7 +422,8 @@ class Custodia:
         raise EstateUnavailable(f"{self._door} fails at {where} (HTTP {status}): its log says why")
 
     def _unanswered(self) -> EstateUnavailable:
-        return EstateUnavailable(f"{self._door} does not answer: see that Custodia runs, and listens there")
+        trust = ", and that ca_file is who certified it" if self._door.url.startswith("https:") else ""
+        return EstateUnavailable(f"{self._door} does not answer: see that Custodia runs, and listens there{trust}")
 
 
 def _name(item_id: str) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import secrets
 import signal
+import socket
 import sqlite3
 import subprocess
 import tempfile
@@ -131,8 +132,8 @@ class Server:
             )
         deadline = time.monotonic() + READY_WITHIN
         while True:
-            with contextlib.suppress(httpx.TransportError):
-                self.client.get("http://custodia/")
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(self.socket))
                 return
             assert self._process.poll() is None, (self.home / "output").read_text()
             assert time.monotonic() < deadline, "Custodia does not answer"
