@@ -477,10 +477,10 @@ class RowSource:
     ) -> tuple[int, bytes, Row | None]:
         """Return the number of an original's row, what is there now, and what it said; None: it was no good row."""
         for _, number, raw in self._found(file, index, [original.id]):
-            try:
-                return number, raw, self._row(index, content.row)
-            except Unfit:
-                break
+            with suppress(Unfit):
+                row = self._row(index, content.row)
+                row.make(content.key_file.content if content.key_file else b"")
+                return number, raw, row
         return 0, b"", None
 
     def _key_file_is(self, row: Row, content: _Content) -> bool:

@@ -205,7 +205,7 @@ REFUSED: Final[Mapping[str, tuple[str, Mapping[str, Sequence[str]], str]]] = {
 
 @pytest.mark.parametrize(("text", "options", "reason"), REFUSED.values(), ids=REFUSED)
 async def test_refused(
-    text: str, options: Mapping[str, Sequence[str]], reason: str, tmp_path: Path, opened: Callable
+    text: str, options: Mapping[str, Sequence[str]], reason: str, tmp_path: Path, opened: Open
 ) -> None:
     """What is no table, or is asked for wrongly, is refused with what to do; nothing of it is repeated."""
     with pytest.raises(ConfigurationError, match=reason) as caught:
@@ -363,12 +363,12 @@ async def test_a_key_file_that_changed_is_left_alone(tmp_path: Path, opened: Ope
 
 async def test_a_faulty_row_is_not_scrubbed(tmp_path: Path, opened: Open) -> None:
     """What could not move keeps its secrets."""
-    text = 'address,ssh_priv_key,ssh_priv_key_file\nh1,"hunter2,\nh2,,missing.pem\n'
+    text = 'address,cpus,ssh_priv_key,ssh_priv_key_file\nh1,1,"hunter2,\nh2,1,,missing.pem\nh3,many,QUJD,\n'
     path = table(tmp_path, text)
     source = await opened(path)
-    originals = (await source.originals(["table.csv:row 2", "table.csv:row 3"])).values()
+    originals = (await source.originals([f"table.csv:row {number}" for number in (2, 3, 4)])).values()
 
-    assert await source.scrub(list(originals)) == [False, False]
+    assert await source.scrub(list(originals)) == [False] * 3
     assert path.read_text() == text
 
 
