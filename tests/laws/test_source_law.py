@@ -21,7 +21,18 @@ from tests.laws.sources import (
     memory_stays_flat,
     name_of,
 )
-from tests.migration.estates import commissaire, convection, custodia, memory, strongroom
+from tests.migration.estates import (
+    ansible,
+    commissaire,
+    convection,
+    csv_file,
+    custodia,
+    json_lines,
+    key_directory,
+    memory,
+    openbao,
+    strongroom,
+)
 from tests.migration.estates.base import Estate, Maker, Spoken, Stoppable, source_of
 
 
@@ -43,6 +54,14 @@ ESTATES: Final[Mapping[str, Line]] = {
     "custodia-clear": Line(custodia.estate_clear, [*SCRUB_LAWS, *FIND_LAWS, *TEXT_LAWS], many=300),
     "custodia-socket": Line(custodia.estate_socket, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS], many=300),
     "convection": Line(convection.estate, [*SCRUB_LAWS, *TEXT_LAWS]),
+    "openbao-v1": Line(openbao.estate_v1, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS], many=900),
+    "openbao-v2": Line(openbao.estate_v2, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS], many=900),
+    "csv-hosts": Line(csv_file.estate, [*SCRUB_LAWS, *TEXT_LAWS]),
+    "csv-secrets": Line(csv_file.estate_of_secrets, [*SCRUB_LAWS, *TEXT_LAWS]),
+    "csv-key-files": Line(csv_file.estate_of_key_files, [*SCRUB_LAWS, *TEXT_LAWS]),
+    "jsonl": Line(json_lines.estate, [*SCRUB_LAWS, *TEXT_LAWS]),
+    "ansible": Line(ansible.estate, TEXT_LAWS),
+    "keys": Line(key_directory.estate, [*SCRUB_LAWS, *FIND_LAWS]),
     "strongroom": Line(strongroom.estate, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS]),
 }
 
