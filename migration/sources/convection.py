@@ -54,7 +54,8 @@ OPTIONS: Final[Mapping[str, Option]] = {
 
 _AUTHDB: Final = "authdb"
 _TOKEN_HEAD: Final = b"gAAAAA"  # of every Fernet token of this century: its version, and a time in seconds
-_TOKEN: Final = re.compile(rb"gAAAAA[A-Za-z0-9_-]+={0,2}")
+_TOKEN: Final = re.compile(_TOKEN_HEAD + rb"[A-Za-z0-9_-]*={0,2}")
+_SHORTEST_TOKEN: Final = 100  # bytes
 _MAX_KEY_FILE: Final = 1024  # bytes; an unlock key has 44
 
 _Secrets = dict[str, object]
@@ -334,7 +335,9 @@ class ConvectionSource:
 
     async def _marks_in(self, token: bytes) -> AsyncIterator[bytes]:
         """Yield the marks of the secrets in a store, or in a copy of one."""
-        secrets = await asyncio.to_thread(self._directory.opened_secrets, token) if token else {}
+        if len(token) < _SHORTEST_TOKEN:
+            return
+        secrets = await asyncio.to_thread(self._directory.opened_secrets, token)
         for name, value in secrets.items():
             yield b"\n" + self._mark(name, value).encode()
 
