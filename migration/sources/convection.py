@@ -4,8 +4,8 @@ Each secret of a store is an item, ``<store>:<secret>``, and becomes a secret of
 rules and stores of other types stay behind.
 
 A directory can be read while its server runs, and is scrubbed only while it is stopped: a server that has read a store
-would write the secrets back. Seen to are its socket, and ``auth.db``, which every unlocked server writes anew every
-5 seconds, wherever it runs; a server that is locked and listens elsewhere is not seen. There is no compare-and-set:
+would write the secrets back. That is told by its socket, and by ``auth.db``, which every unlocked server writes anew
+every 5 seconds, wherever it runs; a server that is locked and listens elsewhere is not seen. There is no compare-and-set:
 a store is read again right before it is replaced, and left alone if it was changed.
 
 What a store holds does not show in its file, and shows otherwise in every copy. So the needle of a secret is its mark,
@@ -156,9 +156,9 @@ class ConvectionSource:
         async for store, opened, wanted in self._stores_of(ids):
             secrets = {} if opened is None else opened.secrets
             for each, name in wanted:
-                if name is None:
+                if name is None and opened is None:
                     found[each] = self._mark_of_store(store)
-                elif name in secrets:
+                elif name is not None and name in secrets:
                     found[each] = self._mark(name, secrets[name])
         return found
 
@@ -190,7 +190,7 @@ class ConvectionSource:
     async def purge(self) -> Sequence[str]:
         """Remove what a scrub that was killed left unfinished, and nothing else: other copies are not ours."""
         removed = await asyncio.to_thread(self._remove_unfinished)
-        return [f"removed {removed} unfinished files of earlier scrubs"] if removed else []
+        return [f"removed unfinished files: {removed}"] if removed else []
 
     async def places(self) -> Sequence[Place]:
         """Return every file below the directory, and what cannot be seen from here."""
@@ -465,8 +465,10 @@ def _see_stopped(path: Path, server: str) -> None:
             raise EstateUnavailable(f"the Convection server answers at {server}: stop it first; nothing was changed")
     try:
         age = time.time() - (path / "auth.db").stat().st_mtime
-    except OSError:
+    except FileNotFoundError:
         return  # without it, no server can be unlocked
+    except OSError as error:
+        raise files.unavailable(path / "auth.db", error) from error
     if abs(age) < QUIET:
         raise EstateUnavailable(
             f"{path}/auth.db was written {age:.0f} seconds ago, as a Convection server does that is unlocked: stop it,"

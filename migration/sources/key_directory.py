@@ -305,7 +305,7 @@ class KeyDirectory:
         except OSError as error:
             raise files.unavailable(self._path, error) from error
         done = [f"wrote the names that are left in {self._path} to the disk"]
-        return [f"removed {len(unfinished)} files left unfinished by a restore", *done] if unfinished else done
+        return [f"removed unfinished files: {len(unfinished)}", *done] if unfinished else done
 
 
 async def _sliced(all_: Sequence[A], act: Callable[[Sequence[A]], Sequence[B]]) -> Sequence[B]:

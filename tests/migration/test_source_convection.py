@@ -210,7 +210,7 @@ def test_names(estate: Copied, name: str, key: str, good: bool) -> None:
     estate.write({name: "a secret", "another": "secret"})
     with reading(estate) as reader:
         found = reader.by_id()
-        marks = reader.marks([key])
+        marks = reader.marks(["words", key])
         (original,) = reader.originals([key])
 
     assert {each for each in found if each.startswith("words:")} == {key, "words:another"}
@@ -462,7 +462,7 @@ def test_what_a_killed_scrub_left_is_purged(estate: Copied) -> None:
     unfinished = files.unfinished_of(estate.file)
     unfinished.write_bytes(estate.file.read_bytes())
     with reading(estate) as reader:
-        assert reader.purge() == ["removed 1 unfinished files of earlier scrubs"]
+        assert reader.purge() == ["removed unfinished files: 1"]
         assert reader.purge() == []
 
     assert not unfinished.exists()
