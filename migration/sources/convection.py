@@ -5,8 +5,8 @@ rules and stores of other types stay behind.
 
 A directory can be read while its server runs, and is scrubbed only while it is stopped: a server that has read a store
 would write the secrets back. That is told by its socket, and by ``auth.db``, which every unlocked server writes anew
-every 5 seconds, wherever it runs; a server that is locked and listens elsewhere is not seen. There is no compare-and-set:
-a store is read again right before it is replaced, and left alone if it was changed.
+every 5 seconds, wherever it runs; a server that is locked and listens elsewhere is not seen. There is no
+compare-and-set: a store is read again right before it is replaced, and left alone if it was changed.
 
 What a store holds does not show in its file, and shows otherwise in every copy. So the needle of a secret is its mark,
 and every store that is found in a file, wherever in it, is followed by the marks of the secrets that it opens to.
