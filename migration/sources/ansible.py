@@ -138,10 +138,10 @@ class Ansible:
         def look() -> dict[str, str]:
             present, inventory = self._present()
             wanted, found = set(ids), {item.id: item for item in self._problems(inventory)}
-            for each in ids:
+            for each in wanted - found.keys():
                 said = _HOST.match(each)
                 host = _unprinted(said[1]) if said else ""
-                if host in inventory and each not in found:
+                if host in inventory:
                     found |= {item.id: item for item in self._of_host(present, inventory, host)}
                 elif each.startswith(_FILE):
                     found |= {item.id: item for item in self._encrypted(present, _unprinted(each.removeprefix(_FILE)))}

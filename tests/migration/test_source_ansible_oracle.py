@@ -405,13 +405,13 @@ b=2\r
 
 def written(directory: Path, story: str) -> Path:
     """Write the files of a story, each below a line with its name; return the inventory, which is the first."""
-    names = []
+    names: list[str] = []
     for name, text in re.findall(r"^-- (.+)\n((?:(?!-- ).*\n)*)", story, re.MULTILINE):
         names.append(name)
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="")
-    return directory / names[0].partition("/")[0]
+    return directory / Path(names[0]).parts[0]
 
 
 @dataclass
