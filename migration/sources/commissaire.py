@@ -4,19 +4,19 @@
     -o cacert=… cert=… key=…     PEM, for TLS; in v2 that is etcd2s://
     -o data_dir=…                a member's files, as many as can be read here: they are searched after a scrub
 
-The mark of an item is its revision. Scrubbing compares the value with the original, and its revision with the one at
-which that was read, in one step of etcd's: an edit in between wins. It takes out the members that moved into a secret
-record, and leaves every other byte of the value as it was; restoring writes the whole value back where exactly what
-scrubbing left is still there.
+The mark of an item is its revision. Scrubbing compares value and revision with those of the original, in one step of
+etcd's: an edit in between wins, unless it wrote the same. It takes out the members that moved into a secret record, and
+leaves every other byte of the value as it was; restoring writes the whole value back where exactly what scrubbing left
+is still there.
 """
 
 import asyncio
 import base64
 import string
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from migration.digest import Digest
@@ -43,9 +43,11 @@ OPTIONS: Final[Mapping[str, Option]] = {
 }
 
 _SHOWN: Final = "".join(set(string.punctuation) - {"%"})  # stand for themselves in an id, as letters and digits do
-_Act: TypeAlias = Callable[[Original, "Held | None"], Awaitable[bool]]
-
-_TEXT, _BYTES = "=", "~"  # what the content of an original begins with
+_TEXT, _MORTAL, _BYTES = (
+    "=",
+    "+",
+    "~",
+)  # what the content of an original begins with: text, the same with a life, base64
 
 
 def make(place: str, options: Options) -> Source:
@@ -143,18 +145,23 @@ class CommissaireSource:
         keys = _keys_of(ids)
         found = await self._keys.get_many(list(keys.values()))
         return {
-            id_: Original(id_, str(held.revision), _content(held.value))
+            id_: Original(id_, str(held.revision), _content(held))
             for id_, key in keys.items()
             if (held := found.get(key)) is not None
         }
 
     async def scrub(self, originals: Sequence[Original]) -> Sequence[bool]:
         """Take the secrets out of each that is as its original."""
-        return await self._each(self._scrub_one, originals)
+        return await at_once(self._scrub_one, originals, self._keys.at_once)
 
     async def restore(self, originals: Sequence[Original]) -> Sequence[bool]:
         """Put each back that is as scrubbing left it."""
-        return await self._each(self._restore_one, originals)
+        found = await self._keys.get_many([_key_of(original.id) for original in originals], agreed=True)
+
+        async def one(original: Original) -> bool:
+            return await self._restore_one(original, found.get(_key_of(original.id)))
+
+        return await at_once(one, originals, self._keys.at_once)
 
     def needles(self, original: Original) -> Sequence[bytes]:
         """Return its secrets as they are spelt in its JSON, which is as etcd's files have them."""
@@ -172,21 +179,18 @@ class CommissaireSource:
     def __repr__(self) -> str:
         return f"<CommissaireSource {self._identity}>"
 
-    async def _each(self, act: _Act, originals: Sequence[Original]) -> Sequence[bool]:
-        found = await self._keys.get_many([_key_of(original.id) for original in originals], agreed=True)
-
-        async def one(original: Original) -> bool:
-            return await act(original, found.get(_key_of(original.id)))
-
-        return await at_once(one, originals)
-
-    async def _scrub_one(self, original: Original, held: Held | None) -> bool:
-        value, path = _value(original.content), self._path(_key_of(original.id))
-        bare = records.scrubbed(path, value)
+    async def _scrub_one(self, original: Original) -> bool:
+        key, value = _key_of(original.id), _value(original.content)
+        bare = records.scrubbed(self._path(key), value)
+        held: Held | None
+        if _stays(original) and bare not in (value, None):
+            held = Held(key, value, int(original.mark))  # that it still is, the change itself finds out
+        else:
+            held = (await self._keys.get_many([key], agreed=True)).get(key)
         # Each round but the last writes, or finds that somebody else did; then it is not as its original.
         while held is not None and held.value != bare:
             if held.value != value or bare is None:
-                return not records.holds_secrets(path, held.value)
+                return not records.holds_secrets(self._path(key), held.value)
             held = await self._keys.swap(held, bare)
         return True
 
@@ -222,13 +226,18 @@ def _keys_of(ids: Sequence[str]) -> Mapping[str, str]:
     return {id_: key for id_, key in keys.items() if _id(key) == id_}
 
 
-def _content(value: bytes) -> Secret:
+def _content(held: Held) -> Secret:
     try:
-        return Secret(_TEXT + value.decode())
+        return Secret((_MORTAL if held.life else _TEXT) + held.value.decode())
     except UnicodeDecodeError:
-        return Secret(_BYTES + base64.b64encode(value).decode())
+        return Secret(_BYTES + base64.b64encode(held.value).decode())
 
 
 def _value(content: Secret) -> bytes:
     kind, text = content.reveal()[:1], content.reveal()[1:]
-    return text.encode() if kind == _TEXT else base64.b64decode(text)
+    return base64.b64decode(text) if kind == _BYTES else text.encode()
+
+
+def _stays(original: Original) -> bool:
+    """Whether *original* was a text that stays until it is changed."""
+    return original.content.reveal().startswith(_TEXT)

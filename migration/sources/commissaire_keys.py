@@ -14,7 +14,6 @@ from storage_service.errors import ConfigurationError
 T = TypeVar("T")
 R = TypeVar("R")
 
-AT_ONCE: Final = 16  # questions under way
 MAINTENANCE: Final = 600.0  # seconds for what etcd does to all that it holds
 
 
@@ -37,6 +36,8 @@ class Keys(Protocol):
 
     prefix: str
     """What all keys begin with; ends in a slash."""
+    at_once: int
+    """How many questions are worth asking at the same time."""
     nested: bool
     """Whether etcd's files have values inside texts of JSON, with the escapes of those."""
 
@@ -63,7 +64,9 @@ class Keys(Protocol):
         """Return the revisions of those of *keys* that exist."""
 
     async def swap(self, held: Held, value: bytes) -> Held | None:
-        """Write *value* if the key is still at *held*'s revision, and return what is there now (None: nothing).
+        """Write *value* if the key is still as *held* says, revision and value, and return what is there now.
+
+        None: nothing is. Both are compared, for revisions begin again where an etcd was made anew.
 
         It is known what is there when this returns: where an answer is lost, the same is sent again, which says
         whether the first was applied, and keeps it from being applied later. Somebody else's like value is as good.
@@ -76,9 +79,9 @@ class Keys(Protocol):
         """Return every place where earlier values may lie."""
 
 
-async def at_once(act: Callable[[T], Awaitable[R]], subjects: Iterable[T]) -> Sequence[R]:
-    """Return what *act* gives for each of *subjects*, a few at a time; where one fails, the others are ended first."""
-    turns = asyncio.Semaphore(AT_ONCE)
+async def at_once(act: Callable[[T], Awaitable[R]], subjects: Iterable[T], limit: int) -> Sequence[R]:
+    """Return what *act* gives for each of *subjects*, *limit* at a time; where one fails, the rest is ended first."""
+    turns = asyncio.Semaphore(limit)
 
     async def one(subject: T) -> R:
         async with turns:

@@ -32,6 +32,7 @@ from storage_service.backends.etcd.failures import CallFailed, Kind
 from storage_service.backends.etcd.keyspace import compare_revision, read
 from storage_service.backends.etcd.target import Target
 
+AT_ONCE: Final = 16  # calls under way: etcd writes them to its log together
 FIRST_PAGE: Final = 32  # keys; then as many as PAGE_SIZE lets expect …
 LARGEST_PAGE: Final = 256  # … up to here
 PAGE_SIZE: Final = 1024 * 1024  # bytes of values
@@ -51,6 +52,7 @@ class EtcdKeys:
         """Take the cluster, and those *directories* of its members that can be read from here; nothing is opened."""
         self.prefix = target.prefix
         self.nested = False
+        self.at_once = AT_ONCE
         self._target = target
         self._directories = directories
         self._cluster = Cluster(target)
@@ -111,11 +113,11 @@ class EtcdKeys:
         return {held.key: held.revision for held in map(_held, kvs)}
 
     async def swap(self, held: Held, value: bytes) -> Held | None:
-        """Write *value* if the key is still at *held*'s revision, its lease as it is; return what is there now."""
+        """Write *value* if the key is still as *held* says, its lease as it is; return what is there now."""
         key = _bytes(held.key)
         write = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value, lease=held.life))
         request = rpc.TxnRequest(
-            compare=[compare_revision(key, held.revision)],
+            compare=[compare_revision(key, held.revision), _compare_value(key, held.value)],
             success=[write],
             failure=[read(key)],
         )
@@ -268,6 +270,10 @@ def _answering(also: str = "") -> Iterator[None]:
 
 def _held(kv: Any) -> Held:
     return Held(kv.key.decode(errors="surrogateescape"), kv.value, kv.mod_revision, kv.lease)
+
+
+def _compare_value(key: bytes, value: bytes) -> Any:
+    return rpc.Compare(key=key, target=rpc.Compare.VALUE, result=rpc.Compare.EQUAL, value=value)
 
 
 def _bytes(key: str) -> bytes:
