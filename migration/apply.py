@@ -301,7 +301,7 @@ def _copy(each: Decision, former: Mapping[str, int]) -> Copy | None:
     if last is not None and (each.ours or (each.act is Act.PRESENT and last.digest == each.digest)):
         act, row = last.act, last.former  # what undoes it is what undid it before
     copy = Copy(each.item.id, each.item.mark, each.record.name, act, each.digest, row)
-    return None if copy == last else copy
+    return None if copy == last and each.act in (Act.PRESENT, Act.KEEP) else copy
 
 
 def _text(copy: Copy) -> str:

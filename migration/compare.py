@@ -13,7 +13,7 @@ from migration.records import Item, Record
 from migration.spill import Spill
 from migration.target import Held, Target
 from models import names
-from models.errors import InvalidName
+from models.errors import InvalidName, ValidationError
 from models.names import SYSTEM
 from storage_service.wire import MAX_SECRET
 
@@ -98,7 +98,19 @@ def fault_of(record: Record) -> str:
         return "it is empty, and an empty secret cannot be stored"
     if len(record.value.reveal().encode(errors="surrogatepass")) > MAX_SECRET:
         return f"it is larger than {MAX_SECRET // 1024} KiB"
-    return ""
+    if not record.sealed:
+        return _fault_of_plain(record)
+    return "a secret lies in a container" if names.container_of(record.name) == names.SECRETS else ""
+
+
+def _fault_of_plain(record: Record) -> str:
+    try:
+        model = record.model()
+    except KeyError:
+        return "nothing of that kind is kept"
+    except ValidationError as error:
+        return "; ".join(f"{fault.field} {fault.reason}" for fault in error.faults)
+    return "" if model.record_name == record.name else "its name is not that of its record"
 
 
 class Comparison:

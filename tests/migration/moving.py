@@ -9,9 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
 from migration.apply import Apply
 from migration.journal import PREFIX, Journal, new_run
 from migration.plan import plan
+from migration.records import is_sealed
 from migration.report import Report
 from migration.rollback import Rollback
 from migration.scrub import Scrub
@@ -22,7 +25,7 @@ from migration.verify import verify
 from models import Hosts, Networks, names
 from storage_service.backends.base import MAX_PAGE, Backend, Put
 from storage_service.client import AsyncStorageClient
-from tests.migration.estates.memory import MemoryEstate, MemorySource
+from tests.migration.estates.memory import MALFORMED, MemoryEstate, MemorySource, Row
 from tests.migration.house import house
 
 TOGETHER: Final = 60  # rows in one commit of a copy
@@ -102,7 +105,6 @@ async def moving(estate: MemoryEstate, store: Backend) -> AsyncIterator[Mover]:
 
 async def contents(client: AsyncStorageClient) -> dict[str, str]:
     """Return everything that the service holds for its users, by name: also containers."""
-    target = Target(client)
     found: dict[str, str] = {}
     after: str | None = None
     while True:
@@ -116,7 +118,6 @@ async def contents(client: AsyncStorageClient) -> dict[str, str]:
     for listed in (Hosts, Networks):
         async for record in client.list(listed):  # type: ignore[var-annotated,arg-type]
             found[record.model.record_name] = record.model.to_json().decode()
-    del target
     return found
 
 
@@ -130,9 +131,15 @@ def lying(estate: MemoryEstate) -> dict[str, bytes]:
     return {key: content for key, (_, content) in estate.rows.items()}
 
 
-def everywhere(estate: MemoryEstate, held: Mapping[str, str]) -> str:
-    """Return all that can be read on either side, in one text."""
-    return "\n".join([*(content.decode() for content in lying(estate).values()), *held.values()])
+def sealed_in(lies: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the secret records of what lies at a source."""
+    rows = [msgspec.json.decode(content, type=Row) for content in lies.values() if not content.startswith(MALFORMED)]
+    return {name: value for row in rows for name, value in row.records if is_sealed(name)}
+
+
+def sealed_at(estate: MemoryEstate) -> dict[str, str]:
+    """Return the secret records that an estate holds."""
+    return sealed_in(lying(estate))
 
 
 # Keeping and laying down.

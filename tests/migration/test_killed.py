@@ -11,19 +11,18 @@ from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
-import msgspec
 import pytest
 
 from migration.compare import Policy
-from migration.records import Record, is_sealed
+from migration.records import Record
 from models import Host, Network, NetworkType
 from models.secret import Secret
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
 from storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from storage_service.backends.memory import MemoryBackend
-from tests.migration.estates.memory import MemoryEstate, Row
-from tests.migration.moving import Mover, another, contents, journalled, lay_down, lying, moving, rows_of
+from tests.migration.estates.memory import MemoryEstate
+from tests.migration.moving import Mover, another, contents, journalled, lay_down, lying, moving, rows_of, sealed_in
 
 Opener: TypeAlias = Callable[[], Backend]
 """Gives the same store each time, unopened."""
@@ -163,15 +162,9 @@ class Telling:
         return opener, another(self._begun.estate)
 
     async def _assert_nothing_is_lost(self, mover: Mover) -> None:
-        held, lies = await contents(mover.client), sealed(lying(mover.estate))
-        for name, value in sealed(self._begun.lay_before).items():
+        held, lies = await contents(mover.client), sealed_in(lying(mover.estate))
+        for name, value in sealed_in(self._begun.lay_before).items():
             assert value in (held.get(name), lies.get(name)), name
-
-
-def sealed(lies: Mapping[str, bytes]) -> dict[str, str]:
-    """Return the secret records of what lies at a source."""
-    rows = [msgspec.json.decode(content, type=Row) for content in lies.values()]
-    return {name: value for row in rows for name, value in row.records if is_sealed(name)}
 
 
 def memory() -> Opener:
