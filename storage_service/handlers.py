@@ -69,6 +69,14 @@ class RecordPage(Generic[M]):
     more: bool
 
 
+@dataclass(frozen=True, slots=True)
+class KeyPage:
+    """Keys in their order; *more* says that the listing goes on after the last of them."""
+
+    keys: tuple[str, ...]
+    more: bool
+
+
 class Handler:
     """Keeps records of plain models, or of secret ones, on one backend.
 
@@ -182,20 +190,37 @@ class Handler:
             Invalid: *after* is no key, or *limit* out of bounds.
             BadRecord: what is stored is no valid record.
         """
-        if not 0 < limit <= MAX_PAGE:
-            raise Invalid(f"a page is 1 to {MAX_PAGE} records")
-        self._check_kind(model)
-        prefix = model.prefix()
-        position = None if after is None else self._names(model, [after])[0]
+        position = self._position(model, after, limit)
         found: list[Stored[M]] = []
         while True:
-            page = await self._backend.list(prefix, position, limit - len(found))
-            # The container itself, and containers in it, are among the names and are no records.
-            records = [n for n in page.names if names.container_of(n) == prefix and not names.is_container(n)]
-            found += (await self._read(model, records)).values()
+            page = await self._backend.list(model.prefix(), position, limit - len(found))
+            found += (await self._read(model, _records_among(page.names, model))).values()
             if not page.more or len(found) == limit:
                 return RecordPage(tuple(found), page.more)
             position = page.names[-1]
+
+    async def keys(self, model: type[Model], after: str | None = None, limit: int = MAX_PAGE) -> KeyPage:
+        """Return a page of the keys of the records of *model*, valid or not; arguments are those of `list`.
+
+        Raises:
+            Invalid: *after* is no key, or *limit* out of bounds.
+        """
+        position = self._position(model, after, limit)
+        prefix = model.prefix()
+        found: list[str] = []
+        while True:
+            page = await self._backend.list(prefix, position, limit - len(found))
+            found += [name.removeprefix(prefix) for name in _records_among(page.names, model)]
+            if not page.more or len(found) == limit:
+                return KeyPage(tuple(found), page.more)
+            position = page.names[-1]
+
+    def _position(self, model: type[Model], after: str | None, limit: int) -> str | None:
+        """Return the name after which a page begins, None for the first."""
+        if not 0 < limit <= MAX_PAGE:
+            raise Invalid(f"a page is 1 to {MAX_PAGE} records")
+        self._check_kind(model)
+        return None if after is None else self._names(model, [after])[0]
 
     # Bytes
 
@@ -279,6 +304,12 @@ class Handler:
             _refuse([removal for removal in removals if removal.expected is not None], failed)
             left = {name: expected for name, expected in left.items() if name not in failed}
         raise not_applied("others remove the records of this batch without end")
+
+
+def _records_among(listed: Sequence[str], model: type[Model]) -> Sequence[str]:
+    """Return which of *listed* are records: the container itself, and containers in it, are among the names."""
+    prefix = model.prefix()
+    return [name for name in listed if names.container_of(name) == prefix and not names.is_container(name)]
 
 
 def _names_of(changes: Sequence[Change]) -> set[str]:

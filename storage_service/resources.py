@@ -175,7 +175,12 @@ class List:
         list_model = LIST_MODELS.get(said.model)
         if list_model is None:
             raise Invalid("there is no such list model", (("model", "is not the name of a list model"),))
-        page = await self._service.list_records(caller(req), list_model.item, said.after, said.limit, said.source)
+        place = said.after, said.limit, said.source
+        if said.keys:
+            keys = await self._service.list_record_keys(caller(req), list_model.item, *place)
+            answer(req, resp, wire.KeysAnswer(keys=list(keys.keys), more=keys.more))
+            return
+        page = await self._service.list_records(caller(req), list_model.item, *place)
         listed = _records_answer(page.records)
         listed.more = page.more
         answer(req, resp, listed)

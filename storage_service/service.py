@@ -29,7 +29,7 @@ from storage_service.errors import (
     NotFound,
     Undecipherable,
 )
-from storage_service.handlers import Handler, RecordPage, Stored
+from storage_service.handlers import Handler, KeyPage, RecordPage, Stored
 from storage_service.routing import Routing
 from storage_service.wire import HandlerInfo
 
@@ -318,6 +318,17 @@ class Service:
         """
         handler = self._routing.handler_of(model, source)
         return await self._door.read(caller, Action.LIST, [model.prefix()], lambda: handler.list(model, after, limit))
+
+    async def list_record_keys(
+        self, caller: Caller, model: type[Model], after: str | None, limit: int, source: str = ""
+    ) -> KeyPage:
+        """Return a page of the keys of what `list_records` reads, of records that are not valid, too.
+
+        Raises:
+            Denied, Invalid, Unavailable, AuditUnavailable
+        """
+        handler = self._routing.handler_of(model, source)
+        return await self._door.read(caller, Action.LIST, [model.prefix()], lambda: handler.keys(model, after, limit))
 
     def handlers(self) -> Sequence[HandlerInfo]:
         """Return which models are kept where."""

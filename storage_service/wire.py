@@ -200,11 +200,13 @@ class Records(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Listing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of list: a list model's name (``Hosts``), a page at a time; *after* is the last key of the page before.
 
-    *source* names the storage handler whose hosts are listed, where that is not the model's own.
+    *source* names the storage handler whose hosts are listed, where that is not the model's own. With *keys* the keys
+    alone are told, of records that are not valid, too.
     """
 
     model: str
     source: str = ""
+    keys: bool = False
     after: str | None = None
     limit: int = 1000
 
@@ -215,6 +217,13 @@ class RecordsAnswer(msgspec.Struct, kw_only=True):
     records: list[dict[str, object] | None]
     etags: list[str | None]
     more: bool = False
+
+
+class KeysAnswer(msgspec.Struct, kw_only=True):
+    """Answer of list with *keys*."""
+
+    keys: list[str]
+    more: bool
 
 
 class DeletedAnswer(msgspec.Struct, kw_only=True):

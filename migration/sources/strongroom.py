@@ -9,6 +9,9 @@ Scrubbing removes the secrets, each if it still has the value that was moved, an
 is nothing. All of it is compare-and-set. Plain records, containers and API keys, of which the store has a verifier
 alone, stay as they are. There is no needle to look for: what lay in that store was encrypted, and what remains of it in
 its files and their copies opens only with its keys. So it is they that end what is left, as the place tells.
+
+A service that moved into itself would lose at the scrub what is nowhere else. So one that has the journal of a
+migration from its own socket is refused.
 """
 
 import asyncio
@@ -19,6 +22,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from migration.digest import Digest
 from migration.errors import EstateUnavailable
+from migration.journal import PREFIX, run_name
 from migration.records import Item, Record
 from migration.sources.base import Option, Options, Original, Place
 from migration.sources.strongroom_reading import SEALED, SHELVES, Found, Reading, Shelf, ask
@@ -95,16 +99,26 @@ class StrongroomSource:
         """Look whether the service is there, unlocked, and tells us everything.
 
         Raises:
-            ConfigurationError: it has no keyring yet.
+            ConfigurationError: it has no keyring yet, or is the service that its records would move into.
         """
         client = self._opened = AsyncStorageClient(socket=self._socket, api_id=self._api_id, api_key=self._api_key)
         status = await ask(client.status(), self._where)
         if status.state == "uninitialized":
             raise ConfigurationError(f"{self._where} has no keyring yet, and so nothing to move")
-        await ask(client.sealed_limit(), self._where)
+        await self._refuse_itself(client)
         handlers = await ask(client.list_store_handlers(), self._where)
         others = [each.name for each in handlers if each.name != "secrets" and Host.__name__ not in each.models]
         self._handlers = {_printable(name): name for name in others}
+
+    async def _refuse_itself(self, client: AsyncStorageClient) -> None:
+        """Refuse a service that has the journal of its own migration: it would scrub what it had moved into itself."""
+        run = run_name("strongroom", self._identity)
+        (head,) = await ask(client.read_sealed([f"{PREFIX}{run}/run"]), self._where)
+        if head is not None:
+            raise ConfigurationError(
+                f"{self._where} would move into itself: name another service with --home; or if it was put where the"
+                f" one before it was, let it forget that one's migration: strongroom migrate forget {run}"
+            )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -172,11 +186,6 @@ class StrongroomSource:
             " them, or the keys that open them: the key file, unlock keys and shares, and exports of the keyring"
         )
         return [Place(f"the store of {self._where}", None, advice)]
-
-    async def holds(self, name: str, value: Secret) -> bool:
-        """Whether *name*, which is sealed, is *value* there too: then it is the service that wrote it."""
-        (entry,) = await ask(self._client.read_sealed([name]), self._where)
-        return entry is not None and entry.value == value
 
     def __repr__(self) -> str:
         return f"<StrongroomSource {self._identity}>"

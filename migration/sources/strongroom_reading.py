@@ -1,7 +1,6 @@
 """What another Strongroom holds, read past the records that it cannot open.
 
-A service answers many at once or not at all: where it cannot, they are asked for in halves. Of plain records only those
-that can be read have their keys told; so where one cannot, its key is found out, by asking what comes after others.
+A service answers many at once or not at all: where it cannot, they are asked for in halves.
 """
 
 import functools
@@ -15,7 +14,6 @@ from models.errors import InvalidName
 from models.secret import Secret
 from storage_service import wire
 from storage_service.client import AsyncStorageClient
-from storage_service.client.operations import Page
 from storage_service.client.sealed_operations import Sealed
 from storage_service.errors import Denied, Internal, Locked, NotAuthenticated, ServiceError, Unavailable
 
@@ -27,9 +25,6 @@ FIRST: Final = 16  # in the first: nobody knows how large they are
 ENOUGH: Final = 4 * 1024 * 1024  # characters of values in one answer; if it has more, the next one is asked for fewer
 UNREADABLE: Final = "unreadable"
 """The mark of what cannot be read."""
-
-_LETTERS: Final = sorted("+-.0123456789:@ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz")  # of keys, in order
-_LAST: Final = _LETTERS[-1] * 64  # no key comes after it
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -130,23 +125,12 @@ class Reading:
     async def shelf(self, shelf: Shelf) -> AsyncIterator[tuple[str, Found]]:
         """Yield the name of every record of a shelf and what lies there, in order of keys."""
         after: str | None = None
-        limit = PAGE
         while True:
-            try:
-                page = await self._page(shelf, after, limit)
-            except Internal:
-                if limit > 1:
-                    limit //= 2
-                    continue
-                after = await self._unreadable_key(shelf, after or "")
-                yield shelf.model.name_of(after), Found(None, UNREADABLE)
-                limit = PAGE
-                continue
-            for model, etag in page.records:
-                yield model.record_name, _found(model, etag)
-            if page.after is None:
+            keys, after = await ask(self._client.list_keys(shelf.many, after, source=shelf.handler), self._where)
+            async for name, found in self.plain([shelf.model.prefix() + key for key in keys], shelf.handler):
+                yield name, found
+            if after is None:
                 return
-            after, limit = page.after, min(PAGE, limit * 2)
 
     async def plain(self, wanted: Sequence[str], handler: str = "") -> AsyncIterator[tuple[str, Found]]:
         """Yield those plain records of *wanted* that exist, and what lies there, as `sealed` does."""
@@ -166,54 +150,6 @@ class Reading:
     async def _stored(self, model: type[Model], handler: str, wanted: Sequence[str]) -> Sequence[Any]:
         keys = [name.removeprefix(model.prefix()) for name in wanted]
         return await ask(self._client.get_many(model, keys, source=handler), self._where, Internal)
-
-    async def _page(self, shelf: Shelf, after: str | None, limit: int) -> Page[Any]:
-        call = self._client.page(shelf.many, after, limit=limit, source=shelf.handler)
-        return await ask(call, self._where, Internal)
-
-    # The keys of what cannot be read
-
-    async def _unreadable_key(self, shelf: Shelf, after: str) -> str:
-        """Return the key of the record that comes next after *after*, and is not told as it is no valid one.
-
-        What comes next can be asked of any key, there or not, and is that record for as long as the key is less than
-        its own; so its letters are found one after the other, each by bisection.
-
-        Raises:
-            EstateUnavailable: no record explains why the service does not answer.
-        """
-        key = ""
-        if not await self._precedes(shelf, _LAST, after):
-            while len(key) < len(_LAST):
-                low, high = 0, len(_LETTERS)  # it comes after the key with each letter before low, not with high
-                while low < high:
-                    middle = (low + high) // 2
-                    if await self._precedes(shelf, key + _LETTERS[middle], after):
-                        low = middle + 1
-                    else:
-                        high = middle
-                if low < len(_LETTERS) and await self._is_unreadable(shelf, key + _LETTERS[low]):
-                    return key + _LETTERS[low]
-                if low == 0:
-                    break
-                key += _LETTERS[low - 1]
-        raise EstateUnavailable(f"{self._where} lists no {shelf.model.plural}; its log says why")
-
-    async def _precedes(self, shelf: Shelf, key: str, after: str) -> bool:
-        """Whether what comes next after *key* is what cannot be read, as it is after *after*."""
-        if key <= after:
-            return True
-        if key.strip(".") == "" and len(key) < 3:  # no key: the last one before it stands for it
-            key = key[:-1] + "-" + _LAST
-        try:
-            await self._page(shelf, key, 1)
-        except Internal:
-            return True
-        return False
-
-    async def _is_unreadable(self, shelf: Shelf, key: str) -> bool:
-        found = self.plain([shelf.model.prefix() + key], shelf.handler)
-        return any([each.record is None async for _, each in found])
 
 
 async def _in_halves(wanted: Sequence[T], read: Callable[[Sequence[T]], Awaitable[Sequence[R | None]]]) -> Any:

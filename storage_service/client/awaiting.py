@@ -44,7 +44,7 @@ class AsyncStorageClient(Session[httpx.AsyncHTTPTransport, Callable[[float], Awa
     save_many = _method(operations.save_many)
     delete = _method(operations.delete)
     delete_many = _method(operations.delete_many)
-    page = _method(operations.page)
+    list_keys = _method(operations.list_keys)
     list_store_handlers = _method(operations.list_store_handlers)
 
     get_secret = _method(operations.get_secret)

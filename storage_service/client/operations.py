@@ -70,6 +70,13 @@ class Page(NamedTuple, Generic[M]):
     after: str | None
 
 
+class KeyPage(NamedTuple):
+    """A part of a listing of keys; *after* is where the next one begins, None at the end."""
+
+    keys: list[str]
+    after: str | None
+
+
 # Models
 
 
@@ -171,20 +178,25 @@ def delete_many(
     return deleted
 
 
-def page(
-    list_model: type[ListModel[M]], after: str | None = None, *, limit: int = 1000, source: str = ""
-) -> Operation[Page[M]]:
-    """Return some records of a list model, those that come next after the key *after*, there or not.
-
-    Args:
-        limit: as many as that, at most 1,000.
-        source: the name of the storage handler whose hosts they are, where that is not the model's own.
-    """
-    body = msgspec.json.encode(wire.Listing(model=list_model.__name__, source=source, after=after, limit=limit))
+def page(list_model: type[ListModel[M]], after: str | None) -> Operation[Page[M]]:
+    """Return the records of a list model that come after the key *after*, as many as the service gives at a time."""
+    body = msgspec.json.encode(wire.Listing(model=list_model.__name__, after=after))
     answer = yield _storage("list", body, Effect.READ)
     said = decode(answer, wire.RecordsAnswer)
     records = [_there(record) for record in _records_of(cast("type[M]", list_model.item), said)]
     return Page(records, records[-1].model.key if said.more and records else None)
+
+
+def list_keys(list_model: type[ListModel[M]], after: str | None = None, *, source: str = "") -> Operation[KeyPage]:
+    """Return the next keys of a list model's records, unread: those of records that are not valid are among them.
+
+    Args:
+        after: the key that they come after.
+        source: the name of the storage handler whose hosts they are, where that is not the model's own.
+    """
+    body = msgspec.json.encode(wire.Listing(model=list_model.__name__, source=source, keys=True, after=after))
+    said = decode((yield _storage("list", body, Effect.READ)), wire.KeysAnswer)
+    return KeyPage(said.keys, said.keys[-1] if said.more and said.keys else None)
 
 
 def list_store_handlers() -> Operation[list[wire.HandlerInfo]]:

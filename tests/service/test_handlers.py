@@ -527,6 +527,27 @@ async def test_a_listing_goes_page_by_page(kept: Kept, limit: int) -> None:
     assert listed == stored
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 1000])
+async def test_keys_are_listed_unread(kept: Kept, limit: int) -> None:
+    """Every key comes once, in byte order, that of a record that is not valid, too; no value is read."""
+    below = [Put(f"secrets/hosts/{name}", b"") for name in ("", "b/", "b/x", "z/")]
+    await kept.opened.commit([*below, Put("secrets/hosts/bad", b"no record")])
+    await kept.secret.save_many(creds("b-1", "a", "c:d"))
+    kept.store.calls.clear()
+
+    listed: list[str] = []
+    after, more = None, True
+    while more:
+        page = await kept.secret.keys(HostCreds, after, limit)
+        assert len(page.keys) <= limit
+        listed += page.keys
+        after, more = (page.keys[-1], page.more) if page.keys else (None, False)
+    assert listed == ["a", "b-1", "bad", "c:d"]
+    assert set(kept.store.calls) == {"list"}
+    with pytest.raises(Invalid):
+        await kept.secret.keys(HostCreds, None, 1001)
+
+
 async def test_models_of_like_names_are_listed_apart(kept: Kept) -> None:
     """A prefix ends in its slash: clusters are not cluster_deploys, and secrets are not the plain twins."""
     await kept.plain.save_many([Cluster(name="c"), Network(name="n"), *hosts("a")])
