@@ -61,15 +61,15 @@ class Mover:
         async with self._held("verify", source) as (opened, target, journal):
             return await verify(opened, target, journal, **said)
 
-    async def scrub(self, source: Source | None = None, *, search_only: bool = False) -> Report:
+    async def scrub(self, source: Source | None = None, *, search_only: bool = False, **said: Any) -> Report:
         """Scrub."""
         async with self._held("scrub", source) as (opened, target, journal):
-            return await Scrub(opened, target, journal).run(search_only=search_only)
+            return await Scrub(opened, target, journal, **said).run(search_only=search_only)
 
-    async def rollback(self, source: Source | None = None) -> Report:
+    async def rollback(self, source: Source | None = None, **said: Any) -> Report:
         """Roll back."""
         async with self._held("rollback", source) as (opened, target, journal):
-            return await Rollback(opened, target, journal).run()
+            return await Rollback(opened, target, journal, **said).run()
 
     async def status(self) -> Status:
         """Tell how the run of the estate is."""
