@@ -15,7 +15,7 @@ from migration.target import Held, Target
 from models import names
 from models.errors import InvalidName, ValidationError
 from models.names import SYSTEM
-from storage_service.wire import MAX_SECRET
+from storage_service.wire import MAX_SECRET, fits
 
 TOMBSTONES: Final = SYSTEM + "journal/read_through/"  # of what was deleted before it had moved
 
@@ -96,7 +96,7 @@ def fault_of(record: Record) -> str:
         return "" if not record.value else "a container has no value"
     if not record.value:
         return "it is empty, and an empty secret cannot be stored"
-    if len(record.value.reveal().encode(errors="surrogatepass")) > MAX_SECRET:
+    if not fits(record.value.reveal().encode(errors="surrogatepass")):
         return f"it is larger than {MAX_SECRET // 1024} KiB"
     if not record.sealed:
         return _fault_of_plain(record)

@@ -5,8 +5,6 @@ It is for who moves or mends whole estates, and so nothing here knows a model. W
 credentials that reach everything. Like every act, each is decided and recorded first, name by name.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -205,18 +203,8 @@ def _check_secret(name: str, value: bytes) -> None:
             raise Invalid("a container carries no value")
     elif not value:
         raise Invalid("an empty value is no secret")
-    elif len(value) > wire.MAX_SECRET and not _fits_as_octets(value):
+    elif not wire.fits(value):
         raise TooLarge("a value is over its limit")
-
-
-def _fits_as_octets(value: bytes) -> bool:
-    """Whether *value* is what is stored of octets (`storage_service.custodia`), or of a record, within the limit."""
-    if len(value) > -(-wire.MAX_SECRET // 3) * 4:
-        return False
-    try:
-        return len(base64.b64decode(value, validate=True)) <= wire.MAX_SECRET
-    except binascii.Error:
-        return False
 
 
 def _text(name: str, value: bytes) -> str:

@@ -3,6 +3,8 @@
 The service, its client and the proxy all read this page; it imports nothing but the errors it tells of.
 """
 
+import base64
+import binascii
 import math
 import re
 from collections.abc import Mapping
@@ -42,6 +44,18 @@ JSON: Final = "application/json"
 OCTET_STREAM: Final = "application/octet-stream"
 PROBLEM_JSON: Final = "application/problem+json"  # RFC 9457
 RETRY_AFTER: Final = 1  # seconds, with every 503
+
+
+def fits(value: bytes) -> bool:
+    """Whether a stored value is a secret within `MAX_SECRET`: as text, or as the octets that it is base64 of."""
+    if len(value) <= MAX_SECRET:
+        return True
+    if len(value) > -(-MAX_SECRET // 3) * 4:
+        return False
+    try:
+        return len(base64.b64decode(value, validate=True)) <= MAX_SECRET
+    except binascii.Error:
+        return False
 
 
 class Problem(NamedTuple):

@@ -1,7 +1,6 @@
 """What sources make records with: one rule for each kind of value, wherever it lay before."""
 
 import base64
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -9,13 +8,12 @@ from migration.records import Record
 from migration.sources.files import Unfit
 from models import MODELS, Host, HostCreds, InvalidName, Model, SecretModel, ValidationError, names
 from models.secret import Secret
-from storage_service.wire import MAX_SECRET
+from storage_service.wire import MAX_SECRET, fits
 
 CREDENTIALS: Final = ("ssh_priv_key", "remote_user")
 """The fields of `HostCreds` that were part of a `Host` before CPD-101."""
 
 _MODELS_OF_SECRETS: Final = {model.prefix(): model for model in MODELS.values() if issubclass(model, SecretModel)}
-_BLANKS: Final = re.compile(r"[ \t\r\n]+")
 
 
 def key_text(value: str) -> str:
@@ -26,7 +24,7 @@ def key_text(value: str) -> str:
     """
     if value.lstrip().startswith("-----BEGIN "):
         return base64.b64encode(value.encode()).decode()
-    text = _BLANKS.sub("", value)
+    text = "".join(value.split())
     try:
         if base64.b64encode(base64.b64decode(text)).decode() == text:
             return text
@@ -102,7 +100,7 @@ def secret(name: str, value: str | bytes) -> Record:
     text = value if isinstance(value, str) else _text_of(value)
     try:
         names.check(name)
-        size = len(text.encode())
+        encoded = text.encode()
     except InvalidName:
         raise Unfit("its name has characters that names do not allow, or is too long") from None
     except UnicodeEncodeError:
@@ -111,7 +109,7 @@ def secret(name: str, value: str | bytes) -> Record:
         raise Unfit("its name must be secrets/, a container, and a key")
     if not text:
         raise Unfit("its value is empty")
-    if size > MAX_SECRET and not _is_octets(text):
+    if not fits(encoded):
         raise Unfit(f"its value is over {MAX_SECRET // 1024} KiB")
     model = _MODELS_OF_SECRETS.get(names.container_of(name))
     if model is not None and not _is_record(model, name, text):
@@ -124,16 +122,6 @@ def _text_of(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return base64.b64encode(value).decode()
-
-
-def _is_octets(text: str) -> bool:
-    """Whether *text* is octets in base64, and those within the limit, as they were sent to Custodia or to us."""
-    if len(text) > -(-MAX_SECRET // 3) * 4:
-        return False
-    try:
-        return len(base64.b64decode(text, validate=True)) <= MAX_SECRET
-    except ValueError:
-        return False
 
 
 def _is_record(model: type[Model], name: str, text: str) -> bool:
