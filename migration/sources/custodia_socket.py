@@ -198,27 +198,25 @@ class Custodia:
 
     async def marks(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Return the keyed hashes of the values that there are now."""
-        return {item_id: found.mark for item_id, found in (await self._present(ids)).items()}
+        return await self._present(ids, lambda _, found: found.mark)
 
     async def find(self, names: Sequence[str]) -> Mapping[str, Record | None]:
         """Return the records of those names, by a request for each."""
         ids = {id_of(_octets(name.removeprefix(SECRETS))): name for name in names if name.startswith(SECRETS)}
-        outcomes = {
-            ids[item_id]: self._outcome(_name(item_id), found)
-            for item_id, found in (await self._present(list(ids))).items()
-        }
+        outcomes = await self._present(list(ids), self._outcome)
         return {
-            name: next(iter(outcome.records), None)
-            for name, outcome in outcomes.items()
+            ids[item_id]: next(iter(outcome.records), None)
+            for item_id, outcome in outcomes.items()
             if outcome.records or outcome.fault
         }
 
     async def originals(self, ids: Sequence[str]) -> Mapping[str, Original]:
         """Return the values."""
+        found = await self._present(ids, lambda _, found: found)
         return {
-            item_id: Original(item_id, found.mark, found.value)
-            for item_id, found in (await self._present(ids)).items()
-            if found.value is not None
+            item_id: Original(item_id, here.mark, here.value)
+            for item_id, here in found.items()
+            if here.value is not None
         }
 
     async def scrub(self, originals: Sequence[Original]) -> Sequence[bool]:
@@ -252,11 +250,16 @@ class Custodia:
 
     # Secrets
 
-    async def _present(self, ids: Sequence[str]) -> Mapping[str, _Found]:
-        """Return what is kept now under those of *ids* that are of our containers, and exist."""
+    async def _present(self, ids: Sequence[str], take: Callable[[str, _Found], U]) -> Mapping[str, U]:
+        """Return what *take* makes of a name and what is kept under it now, of those of our containers that exist."""
+
+        async def look(item_id: str) -> U | None:
+            found = await self._read(_name(item_id))
+            return None if found is None else take(_name(item_id), found)
+
         mine = [item_id for item_id in ids if _name(item_id).startswith(tuple(self._containers))]
-        found = await self._each(self._read, [_name(item_id) for item_id in mine])
-        return {item_id: here for item_id, here in zip(mine, found, strict=True) if here is not None}
+        taken = await self._each(look, mine)
+        return {item_id: one for item_id, one in zip(mine, taken, strict=True) if one is not None}
 
     async def _names(self, container: str) -> Sequence[str]:
         """Return the names of the secrets in a container, and of the containers in which nothing is."""

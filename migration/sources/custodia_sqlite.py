@@ -82,7 +82,7 @@ def make(place: str, options: Options) -> "CustodiaSqlite":
 class CustodiaSqlite:
     """The source."""
 
-    scrub_batch: ClassVar[int] = 500
+    scrub_batch: ClassVar[int] = 64  # of the largest values, some 100 MiB
 
     def __init__(self, identity: str, look: Callable[[], Store]) -> None:
         """Take what says where the store is; it is asked when the source is opened."""
@@ -127,7 +127,7 @@ class CustodiaSqlite:
 
     async def marks(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Return the keyed hashes of what is stored now."""
-        return {item.id: item.mark for item in await self._do(self._items_of, [key_of(item_id) for item_id in ids])}
+        return await self._do(self._marks, ids)
 
     async def find(self, names: Sequence[str]) -> Mapping[str, Record | None]:
         """Return the records of those names."""
@@ -224,6 +224,10 @@ class CustodiaSqlite:
         page = self._table.page(after)
         return [item for row in page if (item := self._item(row)) is not None], page[-1].key if page else None
 
+    def _marks(self, ids: Sequence[str]) -> Mapping[str, str]:
+        rows = self._table.rows([key_of(item_id) for item_id in ids])
+        return {id_of(row.key): self._mark(row) for row in rows if _is_item(row)}
+
     def _items_of(self, keys: Sequence[bytes]) -> Sequence[Item]:
         return [item for row in self._table.rows(keys) if (item := self._item(row)) is not None]
 
@@ -240,8 +244,8 @@ class CustodiaSqlite:
         return self._digest.of(row.kind, str(row.size), row.value or b"")
 
     def _item(self, row: Row) -> Item | None:
-        """Return *row* as an item; a container that is not empty is none."""
-        if row.size == 0 and row.has_children:
+        """Return *row* as an item, if it is one."""
+        if not _is_item(row):
             return None
         return self._outcome(row).item(id_of(row.key), self._mark(row))
 
@@ -276,6 +280,11 @@ class _Content(msgspec.Struct):
 
     kind: str
     value: bytes
+
+
+def _is_item(row: Row) -> bool:
+    """Whether *row* is more than a container that holds something."""
+    return row.size > 0 or not row.has_children
 
 
 def _key_of_name(name: str) -> bytes | None:

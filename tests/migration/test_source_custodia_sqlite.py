@@ -167,23 +167,20 @@ async def test_keys_of_custodias_own_stay_behind(pinned: CustodiaEstate) -> None
 
 async def test_names_are_told_in_ascii(clear: CustodiaEstate) -> None:
     """A key that is no name here is a fault, under an id that is ASCII, and found again by it."""
-    keys = {
-        "keys/law/gr\u00fc\u00dfe": "keys/law/gr%C3%BC%C3%9Fe",
-        "keys/law/a\nb": "keys/law/a%0Ab",
-        "keys/law/100%": "keys/law/100%25",
-        "keys/law/nul\0": "keys/law/nul%00",
-    }
+    box = f"keys/{unused()}/"  # a key that is no UTF-8 keeps Custodia itself from listing its container
+    ids = {"gr\u00fc\u00dfe": "gr%C3%BC%C3%9Fe", "a\nb": "a%0Ab", "100%": "100%25", "nul\0": "nul%00"}
     with clear.server.sql() as table:
-        table.executemany(f"INSERT INTO {TABLE} VALUES (?, 'x')", [(key,) for key in keys])
-        table.execute(f"INSERT INTO {TABLE} VALUES (CAST(? AS TEXT), 'x')", (b"keys/law/\xff",))
+        table.executemany(f"INSERT INTO {TABLE} VALUES (?, 'x')", [(box + name,) for name in ids])
+        table.execute(f"INSERT INTO {TABLE} VALUES (CAST(? AS TEXT), 'x')", (box.encode() + b"\xff",))
     source = await opened(clear)
 
     items = {item.id: item async for item in source.items()}
-    marks = await source.marks([*keys.values(), "keys/law/%FF"])
+    marks = await source.marks([box + name for name in (*ids.values(), "%FF")])
 
-    for key in (*keys.values(), "keys/law/%FF"):
+    assert len(marks) == 5
+    for key, mark in marks.items():
+        assert items[key].mark == mark
         assert items[key].fault == "its name has characters that names do not allow, or is too long"
-        assert marks[key] == items[key].mark
 
 
 # What cannot move.
@@ -436,14 +433,14 @@ async def test_custodia_writes_while_we_read(clear: CustodiaEstate) -> None:
     box = unused()
     clear.server.fill({f"{box}/s{number:04}": f"{number}" for number in range(0, 1200, 2)})
     items = (await opened(clear)).items()
-    seen = [item.id async for item in _until(items, f"keys/{box}/s0100")]
+    seen = [item.id async for item in _until(items, f"keys/{box}/s0100") if box in item.id]
 
     clear.server.store(f"{box}/s0101", "came")
     clear.server.ask("DELETE", f"/{box}/s1190", 204)
-    seen += [item.id async for item in items]
+    seen += [item.id async for item in items if box in item.id]
 
     kept = [f"keys/{box}/s{number:04}" for number in range(0, 1200, 2) if number != 1190]
-    assert [key for key in seen if box in key and key not in (f"keys/{box}/s0101", f"keys/{box}/s1190")] == kept
+    assert [key for key in seen if key not in (f"keys/{box}/s0101", f"keys/{box}/s1190")] == kept
     assert seen == sorted(set(seen))
 
 
