@@ -40,6 +40,7 @@ class Files:
         self.directory = Path(os.path.realpath(place if place.is_dir() else place.parent))
         self._bases = [self.directory, *([Path(os.path.realpath(playbooks))] if playbooks else [])]
         self._seen: dict[Path, Identity | None] = {}
+        self._of_hosts = self._directories_of_hosts()
         self._inventory = Inventory()
 
     def read(self) -> Inventory:
@@ -58,6 +59,8 @@ class Files:
 
     def changed(self) -> bool:
         """Whether a file that was read is another now, or one has come or gone."""
+        if self._of_hosts != self._directories_of_hosts():
+            return True
         return any(_identity(path) != before for path, before in self._seen.items())
 
     def host(self, name: str) -> tuple[list[Variables], list[str]]:
@@ -68,8 +71,8 @@ class Files:
         """
         found: list[Variables] = []
         encrypted: list[str] = []
-        for base in self._bases:
-            for path in _variable_files(f"{base}/host_vars", name):
+        for directory in self._of_hosts:
+            for path in _variable_files(directory, name):
                 try:
                     content = files.read(path, MAX_FILE).content
                     if content.startswith(VAULT):
@@ -87,6 +90,9 @@ class Files:
     def path_of(self, shown: str) -> str:
         """Return the path of a file that is told so."""
         return os.path.join(self.directory, shown)  # noqa: PTH118  # absolute ones stay so
+
+    def _directories_of_hosts(self) -> list[str]:
+        return [f"{base}/host_vars" for base in self._bases if (base / "host_vars").is_dir()]
 
     def _source(self, path: Path) -> None:
         if path.is_dir():

@@ -15,7 +15,6 @@ Scrubbing empties the cells of the key, its file and the user, or the value; see
 
 import codecs
 import re
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Final, NamedTuple
@@ -26,7 +25,7 @@ from migration.records import Record
 from migration.sources import files, making
 from migration.sources.base import Option, Options
 from migration.sources.files import Unfit
-from migration.sources.rows import MAX_ROW, Layout, Row, RowSource, lines
+from migration.sources.rows import MAX_ROW, Layout, Row, RowSource
 from models import Host, names
 from storage_service.errors import ConfigurationError
 
@@ -45,11 +44,10 @@ _OF_SECRETS: Final = ("name", "container", "key", "value")
 _SCRUBBED: Final = (_KEY, _KEY_FILE, _USER, "value")  # what becomes a part of an encrypted record
 _NEEDLES: Final = (_KEY, "value")
 
-_MAX_LINES: Final = 65_536  # of one row
 _TABS: Final = ("tab", "\\t")
 # Those in which a byte of ASCII is that character wherever it stands, so that rows end where they seem to.
 _ENCODINGS: Final = re.compile(r"utf-8|ascii|iso8859-\d+|cp(?:125\d|437|85\d|866)|koi8-[ru]|mac-roman")
-_QUOTED: Final = re.compile(rb'"([^"]*(?:""[^"]*)*)"')
+_QUOTED: Final = re.compile(rb'"((?>[^"]*(?:""[^"]*)*))"')
 _WHOLE_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,19}")
 
 
@@ -103,6 +101,8 @@ class Csv:
         self.encoding = encoding
         self._delimiter = delimiter
         self._plain = re.compile(rb"[^%s\r\n]*" % re.escape(delimiter))
+        cell = rb'(?:"(?>[^"]*(?:""[^"]*)*)"|[^"%(d)s\r\n][^%(d)s\r\n]*)?' % {b"d": re.escape(delimiter)}
+        self._row = re.compile(rb"(?>%(c)s(?:%(d)s%(c)s)*)(?:\r?\n|\r?\Z)" % {b"c": cell, b"d": re.escape(delimiter)})
         self._blanks = b' \t\r\n"' + delimiter
 
     def is_blank(self, raw: bytes) -> bool:
@@ -117,21 +117,23 @@ class Csv:
 
     def lengths(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         """Yield the rows, each with all the lines that its quoted cells span."""
-        source, given_back = lines(file), deque[tuple[bytes, int]]()
-        while first := given_back.popleft() if given_back else next(source, None):
-            taken, size = [first], first[1]
-            is_open = self._is_open(first[0])
-            while is_open and size <= MAX_ROW and len(taken) < _MAX_LINES:
-                line = given_back.popleft() if given_back else next(source, None)
-                if line is None:
-                    break
-                taken.append(line)
-                size += line[1]
-                is_open ^= line[0].count(b'"') % 2 == 1
-            if len(taken) > 1 and (is_open or self.cells(b"".join(line for line, _ in taken)) is None):
-                given_back.extendleft(reversed(taken[1:]))
-                del taken[1:]
-            yield sum(length for _, length in taken), b"".join(line for line, _ in taken)
+        buffer, at, ended = b"", 0, False
+        while True:
+            row = self._row.match(buffer, at)
+            if not ended and (row is None or row.end() == len(buffer)) and len(buffer) - at <= MAX_ROW:
+                more = file.read(files.CHUNK)
+                buffer, at, ended = buffer[at:] + more, 0, not more
+            elif at == len(buffer):
+                return
+            else:
+                # What is malformed, or too long to tell, is a row of one line.
+                is_whole = row is not None and (ended or row.end() < len(buffer))
+                end = row.end() if row is not None and is_whole else buffer.find(b"\n", at) + 1 or len(buffer)
+                raw, beyond = buffer[at:end], 0
+                if end == len(buffer) and not raw.endswith(b"\n"):
+                    buffer, end, beyond = _rest_of_line(file)
+                yield len(raw) + beyond, raw
+                at = end
 
     def cells(self, raw: bytes) -> list[Cell] | None:
         """Return the cells of a row; None: a quote is not closed, or there is text beside what is quoted."""
@@ -159,19 +161,6 @@ class Csv:
         """
         text = raw[cell.inner].decode(self.encoding)
         return text.replace('""', '"') if cell.quoted else text
-
-    def _is_open(self, line: bytes) -> bool:
-        """Whether a quoted cell that begins in the first line of a row goes on in the next one."""
-        at = 0
-        while b'"' in line[at:]:
-            quoted = _QUOTED.match(line, at)
-            if quoted is None and line[at : at + 1] == b'"':
-                return True
-            at = quoted.end() if quoted else self._end_of_plain(line, at)
-            if line[at : at + 1] != self._delimiter:
-                return False
-            at += 1
-        return False
 
     def _end_of_plain(self, raw: bytes, at: int) -> int:
         plain = self._plain.match(raw, at)
@@ -264,6 +253,17 @@ def _value(field: str, text: str) -> object:
     if _WHOLE_NUMBER.fullmatch(text) is None:
         raise Unfit(f"{field} must be a whole number")
     return int(text)
+
+
+def _rest_of_line(file: BinaryIO) -> tuple[bytes, int, int]:
+    """Skip what a line has left in *file*; return what was read after it, where that begins, and the bytes skipped."""
+    skipped = 0
+    while chunk := file.read(files.CHUNK):
+        end = chunk.find(b"\n") + 1
+        if end:
+            return chunk, end, skipped + end
+        skipped += len(chunk)
+    return b"", 0, skipped
 
 
 def _without(raw: bytes, cells: Sequence[Cell]) -> bytes:

@@ -18,6 +18,7 @@ import codecs
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final, NamedTuple
 
@@ -85,7 +86,7 @@ def _record(raw: bytes, said: Mapping[str, Any]) -> Row:
     model = MODELS.get(said["model"]) if isinstance(said["model"], str) else None
     if model is None:
         raise Unfit(f"its model is none of those that are stored: {', '.join(MODELS)}")
-    known = [field.name for field in msgspec.structs.fields(model)]
+    known = _fields(model)
     is_secret = issubclass(model, SecretModel)
     secret: Collection[str] = [name for name in known if name != model.primary_key] if is_secret else ()
     if model is Host:
@@ -169,8 +170,14 @@ def _after_blanks(text: str, at: int) -> int:
     return blanks.end() if blanks else at
 
 
-def _secret_fields(model: type[Model]) -> list[str]:
-    return [field.name for field in msgspec.structs.fields(model) if isinstance(field.default, Secret)]
+@cache
+def _fields(model: type[Model]) -> tuple[str, ...]:
+    return tuple(field.name for field in msgspec.structs.fields(model))
+
+
+@cache
+def _secret_fields(model: type[Model]) -> tuple[str, ...]:
+    return tuple(field.name for field in msgspec.structs.fields(model) if isinstance(field.default, Secret))
 
 
 def _notes(left: Collection[str]) -> tuple[str, ...]:

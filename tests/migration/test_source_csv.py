@@ -1,6 +1,8 @@
 """Tables as estates: what a row becomes, what is a fault, and what scrubbing leaves of a file and its key files."""
 
 import base64
+import csv
+import io
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -8,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, TypeAlias
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from migration.digest import Digest
 from migration.errors import EstateUnavailable
@@ -118,7 +122,7 @@ STORIES: Final = {
         {2: "is over 512 KiB", 3: ["secrets/a/c", "x"]},
     ),
     "a row without end": Story(
-        f"name,value\nsecrets/a/b,{'x' * (MAX_ROW + 1)}\nsecrets/a/c,x\n",
+        f"name,value\nsecrets/a/b,{'x' * 3 * MAX_ROW}\nsecrets/a/c,x\n",
         {2: "the row is over", 3: ["secrets/a/c", "x"]},
     ),
     "a cell without end": Story(
@@ -180,6 +184,28 @@ async def test_rows(story: Story, tmp_path: Path, opened: Open) -> None:
             assert all(expected[-1] in value for value in values)
     if len(found) < 10:
         assert set(found) == set(story.rows)
+
+
+@given(st.lists(st.lists(st.text('a",\n\r é', max_size=6), min_size=2, max_size=5), min_size=1, max_size=6))
+def test_rows_are_those_of_another_reader(rows: list[list[str]]) -> None:
+    """Whatever Python's csv module writes is split into the same rows and cells."""
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    raw, form, at, found = text.getvalue().encode(), csv_file.Csv({}), 0, []
+
+    for length, _ in form.lengths(io.BytesIO(raw)):
+        row = raw[at : at + length]
+        found.append([form.text(row, cell) for cell in form.cells(row) or ()])
+        at += length
+
+    assert found == rows
+    assert at == len(raw)
+
+
+@given(st.text('a",\n\r').map(str.encode))
+def test_rows_are_all_of_a_file(raw: bytes) -> None:
+    """Whatever a file holds, its rows are the whole of it."""
+    assert sum(length for length, _ in csv_file.Csv({}).lengths(io.BytesIO(raw))) == len(raw)
 
 
 REFUSED: Final[Mapping[str, tuple[str, Mapping[str, Sequence[str]], str]]] = {
