@@ -232,7 +232,8 @@ class Journal:
 
     async def left(self, *stages: str) -> None:
         """Note in the head that what those stages said no longer holds."""
-        if any(self._run.stages.pop(stage, None) for stage in stages):
+        gone = [self._run.stages.pop(stage, None) for stage in stages]
+        if any(gone):
             await self._store_head()
 
     async def _store_head(self) -> None:
