@@ -61,7 +61,11 @@ async def house(store: Backend, *, apart: bool = False, timeout: float = 10.0) -
     try:
         async with _living(app):
             client = AsyncStorageClient(
-                socket=settings.socket, api_id=API_ID, api_key=API_KEY, timeout=timeout, jitter=lambda: 0.0
+                socket=settings.socket,
+                api_id=API_ID,
+                api_key=API_KEY,
+                timeout=timeout,
+                sleep=lambda _: asyncio.sleep(0),
             )
             client._transport = InProcess(app, apart=apart)  # type: ignore[assignment]  # no HTTP needs httpx's own
             async with client:

@@ -446,9 +446,9 @@ def test_from_sqlite_to_etcd_and_back(etcd: Etcd) -> None:
         assert "secrets/box/words" not in told
 
         assert migrate("apply", first, second).code == 0
+        assert migrate("apply", first, second).json["counts"].get("created", 0) == 0
         assert migrate("verify", first, second).code == 0
         assert contents_of(second) == contents_of(first)
-        assert migrate("apply", first, second).json["counts"].get("created", 0) == 0
         socket = second.home / "run" / "storage.sock"
         with StorageClient(socket=socket, api_id="reader", api_key=key.api_key) as client:
             assert client.get_secret("box", "words").reveal() == "Grüße,\nan alle"
