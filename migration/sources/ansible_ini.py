@@ -16,6 +16,7 @@ import ast
 import re
 import shlex
 import warnings
+from functools import lru_cache
 from typing import Any, Final
 
 from migration.sources import files
@@ -42,6 +43,7 @@ class _Reader:
     def __init__(self, inventory: Inventory, file: str) -> None:
         self._inventory = inventory
         self._file = file
+        self._value = lru_cache(maxsize=1024)(_value)  # many hosts say the same, and may share it
         self._declared: set[str] = set()
         self._wanted: list[tuple[int, str, str]] = []  # line, group, and the parent that it is to have
 
@@ -80,7 +82,7 @@ class _Reader:
             name, equals, value = line.partition("=")
             if not equals:
                 raise Unfit("name=value is expected below :vars")
-            self._inventory.set_group(group, name.strip(), _value(value.strip()))
+            self._inventory.set_group(group, name.strip(), self._value(value.strip()))
         else:
             child = _GROUP.fullmatch(line)
             if child is None:
@@ -102,7 +104,7 @@ class _Reader:
             name, equals, value = each.partition("=")
             if not equals:
                 raise Unfit("name=value is expected behind the name of a host")
-            variables[name] = _value(value)
+            variables[name] = self._value(value)
         take_host(self._inventory, pattern, group, variables)
 
     def _adopt(self) -> None:
