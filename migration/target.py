@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from migration.records import Record, is_sealed, plain_model
 from models import Model, names
@@ -64,12 +64,9 @@ class Target:
             if entry is not None and entry.etag != wire.NEW
         ]
 
-    async def _read_plain(self, model: type[Any], keys: Sequence[str]) -> "list[tuple[str, Held]]":
-        return [
-            (record.model.record_name, Held(Secret(record.model.to_json().decode()), record.etag))
-            for record in await self._client.get_many(model, keys)
-            if record is not None
-        ]
+    async def _read_plain(self, model: type[Model], keys: Sequence[str]) -> "list[tuple[str, Held]]":
+        entries = zip(keys, await self._client.get_texts(model, keys), strict=True)
+        return [(model.prefix() + key, Held(entry.text, entry.etag)) for key, entry in entries if entry is not None]
 
     async def names(self, prefix: str) -> "list[str]":
         """Return every name in the service that begins with *prefix*, which is sealed, containers left out."""
@@ -149,12 +146,11 @@ class Target:
             Changed: one is not; of its model, those before its batch are saved.
             Invalid: the service refuses one.
         """
-        by_model: dict[type[Model], list[tuple[Model, str]]] = {}
+        by_model: dict[type[Model], list[tuple[Secret, str]]] = {}
         for record, etag in zip(records, etags, strict=True):
-            model = record.model()
-            by_model.setdefault(type(model), []).append((model, etag))
-        for pairs in by_model.values():
-            await self._client.save_many([model for model, _ in pairs], etags=[etag for _, etag in pairs])
+            by_model.setdefault(plain_model(record.name), []).append((record.value, etag))
+        for model, pairs in by_model.items():
+            await self._client.save_texts(model, [text for text, _ in pairs], etags=[etag for _, etag in pairs])
 
     # Removing
 
@@ -171,8 +167,8 @@ class Target:
             await self._client.delete_many(model, [key for key, _ in pairs], etags=[etag for _, etag in pairs])
 
 
-def _by_model(wanted: Iterable[str]) -> Mapping[type[Any], list[str]]:
-    keys: dict[type[Any], list[str]] = {}
+def _by_model(wanted: Iterable[str]) -> Mapping[type[Model], list[str]]:
+    keys: dict[type[Model], list[str]] = {}
     for name in wanted:
         keys.setdefault(plain_model(name), []).append(_key_of(name))
     return keys

@@ -43,6 +43,8 @@ class StorageClient(Session[httpx.HTTPTransport, Callable[[float], None]]):
     get_many = _method(operations.get_many)
     save = _method(operations.save)
     save_many = _method(operations.save_many)
+    get_texts = _method(operations.get_texts)
+    save_texts = _method(operations.save_texts)
     delete = _method(operations.delete)
     delete_many = _method(operations.delete_many)
     list_keys = _method(operations.list_keys)

@@ -6,6 +6,7 @@ here is what both offer. Every operation can raise any `ServiceError`; those nam
 
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Generic, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -52,6 +53,13 @@ class StoredSecret(NamedTuple):
             return b64decode(self.value.reveal(), validate=True)
         except ValueError:
             raise ValueError("the secret was stored as text") from None
+
+
+class StoredText(NamedTuple):
+    """The full form of a stored record in JSON, as the service writes it, and the tag of its revision."""
+
+    text: Secret
+    etag: str
 
 
 class IssuedKey(NamedTuple):
@@ -143,6 +151,44 @@ def save_many(models: Iterable[M], *, etags: Sequence[str | None] | None = None)
     body = _body(model, [each.to_dict() for each in given], etags)
     stored = _records(model, (yield _storage("save", body, _guard(etags))), len(given))
     return [_there(record) for record in stored]
+
+
+def get_texts(model: type[Model], keys: Iterable[str]) -> Operation[list[StoredText | None]]:
+    """Return the full forms of the records with *keys*, in JSON: as `get_many`, for who moves or compares records.
+
+    The text of a record is what its model's ``to_json`` returns.
+    """
+    wanted = _references(model, keys, "")
+    if not wanted:
+        return []
+    said = decode((yield _storage("get", _body(model, wanted), Effect.READ)), _Texts)
+    if not len(said.records) == len(said.etags) == len(wanted):
+        raise _unreadable()
+    return [
+        None if etag is None else StoredText(Secret(str(text, "utf-8")), etag)
+        for text, etag in zip(said.records, said.etags, strict=True)
+    ]
+
+
+def save_texts(
+    model: type[Model], texts: Iterable[Secret], *, etags: Sequence[str | None] | None = None
+) -> Operation[list[str]]:
+    """Store records of *model* whose full forms in JSON are *texts*, as `save_many`; return their new etags.
+
+    Raises:
+        ValueError: a text is no JSON object, or there are not as many etags as texts.
+        Changed: a record is not at its revision.
+        Invalid: a text is no valid record; none was stored.
+    """
+    given = [_object(text.reveal()) for text in texts]
+    if not given:
+        return []
+    if etags is not None and len(etags) != len(given):
+        raise ValueError("there is one etag for each text")
+    said = decode((yield _storage("save", _body(model, given, etags), _guard(etags))), _Tags)
+    if len(said.etags) != len(given):
+        raise _unreadable()
+    return said.etags
 
 
 def delete(model: type[M], key: str, *, etag: str | None = None, source: str = "") -> Operation[None]:
@@ -370,9 +416,21 @@ def _storage(verb: str, body: bytes, effect: Effect) -> Call:
     return Call("POST", f"{wire.STORAGE_PATH}/{verb}", effect, body, {"Content-Type": wire.JSON})
 
 
-def _body(model: type[Model], records: list[dict[str, object]], etags: Sequence[str | None] | None = None) -> bytes:
-    tags = None if etags is None else list(etags)
-    return msgspec.json.encode(wire.Records(model=model.__name__, records=records, etags=tags))
+def _body(model: type[Model], records: Sequence[object], etags: Sequence[str | None] | None = None) -> bytes:
+    """Return the body that is a `wire.Records`; *records* may be written already."""
+    return msgspec.json.encode({"model": model.__name__, "records": records, "etags": etags})
+
+
+def _object(text: str) -> msgspec.Raw:
+    """Return *text* as a part of a body, whose other parts it cannot touch: it is one whole object.
+
+    Raises:
+        ValueError: it is not.
+    """
+    with suppress(msgspec.DecodeError, UnicodeEncodeError):  # whose texts may quote from it
+        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        return msgspec.Raw(text)
+    raise ValueError("a text is no JSON object")
 
 
 def _references(model: type[Model], keys: Iterable[str], source: str) -> list[dict[str, object]]:
@@ -425,6 +483,19 @@ def segment(key: str) -> str:
 
 
 # Reading answers
+
+
+class _Texts(msgspec.Struct):
+    """A `wire.RecordsAnswer` whose records are not read."""
+
+    records: list[msgspec.Raw]
+    etags: list[str | None]
+
+
+class _Tags(msgspec.Struct):
+    """A `wire.RecordsAnswer` of which the tags of what was saved are all that is wanted."""
+
+    etags: list[str]
 
 
 class _Message(msgspec.Struct):

@@ -13,10 +13,11 @@ from models.secret import Secret
 from storage_service import errors, wire
 from storage_service.client import operations
 from storage_service.client.dialogue import Answer, Call, Effect, Operation
-from storage_service.client.operations import Record, StoredSecret
+from storage_service.client.operations import Record, StoredSecret, StoredText
 
 HOST = Host.new(address="10.0.0.7")
 OTHER = Host.new(address="10.0.0.8")
+TEXT = Secret(HOST.to_json().decode())
 
 
 def run(operation: Operation[Any], *bodies: object, etag: str = '"7"', status: int = 200) -> tuple[list[Call], Any]:
@@ -106,6 +107,22 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, dict[st
         {"model": "Host", "records": [HOST.to_dict(), OTHER.to_dict()], "etags": ['"6"', None]},
         JSON,
         [Record(HOST, '"7"'), Record(OTHER, '"7"')],
+    ),
+    "get_texts": (
+        operations.get_texts(Host, ["10.0.0.7", "10.0.0.8"]),
+        records(HOST, None),
+        *("POST", "/storage/get", Effect.READ),
+        {"model": "Host", "records": [HOST_7, {"address": "10.0.0.8"}], "etags": None},
+        JSON,
+        [StoredText(TEXT, '"7"'), None],
+    ),
+    "save_texts": (
+        operations.save_texts(Host, [TEXT], etags=['"6"']),
+        records(HOST),
+        *("POST", "/storage/save", Effect.GUARDED),
+        {"model": "Host", "records": [HOST.to_dict()], "etags": ['"6"']},
+        JSON,
+        ['"7"'],
     ),
     "delete": (
         operations.delete(HostCreds, "10.0.0.7"),
@@ -265,6 +282,8 @@ def test_a_new_key_is_shown_once_and_as_a_secret() -> None:
 NOTHING: dict[str, Callable[[], Operation[Any]]] = {
     "get_many": lambda: operations.get_many(Host, []),
     "save_many": lambda: operations.save_many([]),
+    "get_texts": lambda: operations.get_texts(Host, []),
+    "save_texts": lambda: operations.save_texts(Host, []),
     "delete_many": lambda: operations.delete_many(Host, []),
     "get_secrets": lambda: operations.get_secrets([]),
 }
@@ -285,6 +304,10 @@ MISTAKES: dict[str, tuple[Callable[[], Operation[Any]], type[Exception]]] = {
     "names that are one string": (lambda: operations.get_secrets("db/p"), TypeError),
     "paths that are one string": (lambda: operations.create_apikey("ci", paths="/secrets"), TypeError),
     "fewer etags than records": (lambda: operations.save_many([HOST, OTHER], etags=['"1"']), ValueError),
+    "fewer etags than texts": (lambda: operations.save_texts(Host, [TEXT, TEXT], etags=['"1"']), ValueError),
+    "a text that ends its record": (lambda: operations.save_texts(Host, [Secret('{}],"etags":["*"')]), ValueError),
+    "a text that is no object": (lambda: operations.save_texts(Host, [Secret("[]")]), ValueError),
+    "a text that UTF-8 cannot carry": (lambda: operations.save_texts(Host, [Secret('{"a":"\ud800"}')]), ValueError),
     "more etags than keys": (lambda: operations.delete_many(Host, ["a"], etags=[None, None]), ValueError),
     "an etag no header can carry": (lambda: operations.delete_secret("db", "p", etag="1\r\nX: y"), ValueError),
     "a key with a slash": (lambda: operations.get_secret("db", "a/b"), InvalidName),
@@ -333,6 +356,9 @@ UNREADABLE: dict[str, tuple[Callable[[], Operation[Any]], object]] = {
         wire.RecordsAnswer(records=[HOST.to_dict()], etags=[]),
     ),
     "a record that is none": (lambda: operations.get(Host, "a"), wire.RecordsAnswer(records=[{"x": 1}], etags=['"1"'])),
+    "fewer texts than asked for": (lambda: operations.get_texts(Host, ["a", "b"]), records(HOST)),
+    "a saved text without its tag": (lambda: operations.save_texts(Host, [TEXT]), records(None)),
+    "fewer tags than texts": (lambda: operations.save_texts(Host, [TEXT]), records()),
     "nothing saved": (lambda: operations.save(HOST), records(None)),
     "fewer deletions than asked for": (lambda: operations.delete(Host, "a"), wire.DeletedAnswer(deleted=[])),
     "a message without value": (lambda: operations.get_secret("db", "p"), {"type": "simple"}),
