@@ -10,6 +10,7 @@ import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
@@ -145,10 +146,10 @@ class Server:
             raise ConfigurationError(f"{cacert} holds no certificates in PEM that can be read") from error
         # PERF: one connection each, because httpcore looks at every connection of a pool for every request. The last
         # one used is taken first.
-        only_one = httpx.Limits(max_connections=1)
-        self._transports = [
-            httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=only_one) for _ in range(IN_FLIGHT)
-        ]
+        self._new_transport = partial(
+            httpx.AsyncHTTPTransport, verify=context, trust_env=False, limits=httpx.Limits(max_connections=1)
+        )
+        self._transports = {self._new_transport() for _ in range(IN_FLIGHT)}
         self._free: asyncio.LifoQueue[httpx.AsyncHTTPTransport] = asyncio.LifoQueue()
         for transport in self._transports:
             self._free.put_nowait(transport)
@@ -253,6 +254,12 @@ class Server:
         transport = await self._free.get()
         try:
             yield transport
+        except BaseException:
+            # A request that is broken off may leave its connection marked as busy, and then nobody gets it any more.
+            broken, transport = transport, self._new_transport()
+            self._transports ^= {broken, transport}
+            await broken.aclose()
+            raise
         finally:
             self._free.put_nowait(transport)
 

@@ -31,30 +31,24 @@ class Held:
     """What lies at a path.
 
     *fields* is None where the current version was deleted, which can be undone, or *destroyed*, which cannot.
-    *version* and when it was *created* are of KV 2 alone.
+    *version* is its number, of KV 2.
     """
 
     mark: str
     fields: Fields | None = field(repr=False)
     version: int = 0
-    created: str = ""
     destroyed: bool = False
     notes: tuple[str, ...] = ()
 
     def content(self) -> Secret:
-        """Return all of it that is needed to put it back."""
-        fields = None if self.fields is None else raw_of(self.fields)
-        return Secret(msgspec.json.encode(_Content(version=self.version, created=self.created, fields=fields)).decode())
+        """Return what was said, which is all that is needed to put it back."""
+        return Secret(msgspec.json.encode(None if self.fields is None else raw_of(self.fields)).decode())
 
     @classmethod
     def of_content(cls, mark: str, content: Secret) -> "Held":
-        """Return what `content` was made of."""
-        said = msgspec.json.decode(content.reveal(), type=_Content)
-        return cls(mark, None if said.fields is None else fields_of(said.fields), said.version, said.created)
-
-    def same_version(self, other: "Held") -> bool:
-        """Whether both are one version of one path."""
-        return (self.version, self.created) == (other.version, other.created)
+        """Return what `content` was made of, as far as it tells."""
+        said = _CONTENT.decode(content.reveal())
+        return cls(mark, None if said is None else fields_of(said))
 
 
 class Page(NamedTuple):
@@ -113,9 +107,4 @@ class _AnswerKeys(msgspec.Struct):
     data: _Keys
 
 
-class _Content(msgspec.Struct, forbid_unknown_fields=True):
-    """What the journal keeps of a path."""
-
-    version: int
-    created: str
-    fields: dict[str, msgspec.Raw] | None
+_CONTENT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)

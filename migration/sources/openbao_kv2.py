@@ -11,6 +11,8 @@ from migration.sources.openbao_http import PathFailed, PathRefused, Server
 from migration.sources.openbao_kv import PAGE, Fields, Held, Page, fields_of, page_of, raw_of
 
 _CURRENT: Final = 0  # as the number of a version
+_DELETED: Final = " deleted"  # at the end of a mark, and in words
+_DESTROYED: Final = " destroyed"
 
 
 class Kv2:
@@ -36,12 +38,11 @@ class Kv2:
         if found is None or found.metadata is None:
             return None
         about = found.metadata
-        fate = "" if found.data is not None else " destroyed" if about.destroyed else " deleted"
+        fate = "" if found.data is not None else _DESTROYED if about.destroyed else _DELETED
         return Held(
             f"{about.version} {about.created_time}{fate}",
             None if found.data is None else fields_of(found.data),
             about.version,
-            about.created_time,
             about.destroyed,
             tuple(_notes(about, fate)),
         )
@@ -74,11 +75,11 @@ class Kv2:
         if now is not None and rest and now.fields == was.fields:
             await self._put(path, rest, now.version)
             now = await self.read(path)
-        if now is None or (now.destroyed and now.same_version(was)):
+        if now is None or now.mark == was.mark + _DESTROYED:
             return True
         if not (now.destroyed or now.fields == (rest or was.fields)):
             return False
-        for version in {was.version, now.version - 1 if rest else now.version}:
+        for version in {int(was.mark.partition(" ")[0]), now.version - 1 if rest else now.version}:
             held = await self._read(path, version) if version else None
             if held is not None and held.fields == was.fields:  # else it is somebody else's
                 await self._server.write("PUT", f"{self._mount}/destroy/{path}", {"versions": [version]})

@@ -140,7 +140,8 @@ class Reader:
                     await self._kv.page(self._path(name), None)
                     return None
                 held = await self._kv.read(self._path(name))
-            except (PathRefused, PathFailed):
+            except (PathRefused, PathFailed) as error:
+                await self._check_token(error)
                 return UNREADABLE
             return None if held is None else held.mark
 
@@ -154,7 +155,8 @@ class Reader:
         async def records(path: str) -> Moved | None:
             try:
                 held = await self._kv.read(path)
-            except (PathRefused, PathFailed):
+            except PathRefused as error:
+                await self._check_token(error)
                 return None
             return None if held is None or held.fields is None else self._layout.records(path, held.fields)
 

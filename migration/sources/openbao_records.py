@@ -20,7 +20,6 @@ record for a path, named by its last segment; so ``map=ssh=hosts`` moves the SSH
 An SSH key may be PEM, or in base64. Fields that such a record does not have stay behind.
 """
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -28,13 +27,14 @@ from typing import Final, NamedTuple
 import msgspec
 
 from migration.records import Record
+from migration.sources import making
+from migration.sources.files import Unfit
 from migration.sources.openbao_http import shown
 from migration.sources.openbao_kv import Fields
 from models import MODELS, SecretModel, names
 from models.errors import InvalidName
 from models.secret import Secret
 from storage_service.errors import ConfigurationError
-from storage_service.wire import MAX_SECRET
 
 ALONE: Final = "value"  # a field that, where it is the only one, gives its secret no segment of its own
 MAP: Final = "map is FOLDER=CONTAINER, such as ssh=hosts, or /=CONTAINER for everything"
@@ -43,7 +43,7 @@ _CREDENTIALS: Final = {model.plural: model for model in MODELS.values() if issub
 _ALIASES: Final[Mapping[str, Mapping[str, str]]] = {
     "hosts": {"private_key": "ssh_priv_key", "username": "remote_user"},
 }
-_IN_BASE64: Final = frozenset({"ssh_priv_key"})
+_KEY_FILES: Final = frozenset({"ssh_priv_key"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Layout:
         for text in maps:
             folder, mark, container = text.rpartition("=")  # no container has a "=" in its name
             rule = _Rule(folder.strip("/"), container.strip("/"))
-            if not mark or not folder or not _is_name(names.SECRETS + rule.container):
+            if not mark or not folder or not _is_name(f"{names.SECRETS}{rule.container}/"):
                 raise ConfigurationError(MAP)
             if rule.folder in said:
                 raise ConfigurationError(f"two mappings are of the folder {shown(rule.folder) or '/'}")
@@ -118,44 +118,31 @@ class Layout:
 def _secrets(container: str, segment: str, fields: Fields) -> Moved:
     outer = names.SECRETS + (f"{container}/" if container else "")
     alone = list(fields) == [ALONE]
+    if alone and not container:
+        return Moved(fault="a secret lies in a container: say which, -o map=/=CONTAINER")
     notes = []
     records = []
+    moved = set()
     for name, value in fields.items():
-        if (text := _text(value)) == "":
+        if not (text := _text(value)):
             notes.append(f"its field {shown(name)} is empty, and stays behind")
             continue
-        if not value.startswith(b'"'):
+        if not _is_text(value):
             notes.append(f"its field {shown(name)} is no text: its JSON moves")
-        record = Record(outer + segment if alone else f"{outer}{segment}/{name}", Secret(text))
-        if fault := _fault(record, segment, name, alone=alone):
-            return Moved(fault=fault)
-        records.append(record)
+        try:
+            if "/" in name:
+                raise Unfit("its name would make a container")
+            records.append(making.secret(outer + segment if alone else f"{outer}{segment}/{name}", text))
+        except Unfit as error:
+            return Moved(fault=str(error) if alone else f"of its field {shown(name)}: {error}")
+        moved.add(name)
     if not records:
         notes.append("it holds nothing that could move")
-    moved = frozenset(name for name in fields if _text(fields[name]))
-    return Moved(tuple(records), moved, tuple(notes))
-
-
-def _fault(record: Record, segment: str, name: str, *, alone: bool) -> str:
-    """Return why a secret cannot be kept, or ""."""
-    container = names.container_of(record.name)
-    if not _is_name(container + segment if alone else container):
-        return f"its name has characters that names do not allow, or is over {names.MAX_NAME} bytes"
-    if not _is_name(record.name) or (not alone and (not name or "/" in name)):
-        return f"the name of its field {shown(name)} has characters that names do not allow, or is too long"
-    if container == names.SECRETS:
-        return "a secret lies in a container: say which, -o map=/=CONTAINER"
-    if container in {model.prefix() for model in _CREDENTIALS.values()}:
-        return "its fields would lie among the credentials of the platform: say where to, -o map=/=CONTAINER"
-    if len(record.value.reveal().encode()) > MAX_SECRET:
-        return f"its field {shown(name)} is larger than {MAX_SECRET // 1024} KiB"
-    return ""
+    return Moved(tuple(records), frozenset(moved), tuple(notes))
 
 
 def _credentials(model: type[SecretModel], segment: str, fields: Fields) -> Moved:
     aliases = _ALIASES.get(model.plural, {})
-    if not _is_name(model.prefix() + segment):
-        return Moved(fault=f"its name has characters that names do not allow, or is over {names.MAX_NAME} bytes")
     blank = model.new(**{model.primary_key: segment})
     known = {each.name for each in msgspec.structs.fields(model)}
     secret = {name for name in known if isinstance(getattr(blank, name), Secret)}
@@ -166,37 +153,34 @@ def _credentials(model: type[SecretModel], segment: str, fields: Fields) -> Move
         text = _text(value)
         if name not in known or not text or (name == model.primary_key and text != segment):
             continue
-        if not value.startswith(b'"'):
+        if not _is_text(value):
             return Moved(fault=f"its field {shown(said)} is no text")
         if name in values:
             return Moved(fault=f"two of its fields are its {name}")
-        values[name] = _in_base64(text) if name in _IN_BASE64 else text
+        values[name] = text
         moved.add(said)
     if not secret & values.keys():
         wanted = sorted(secret | {alias for alias, name in aliases.items() if name in secret})
         return Moved(fault=f"none of its fields opens anything: {' or '.join(wanted)} is expected")
-    creds = model.new(**(values | {model.primary_key: segment}))
-    if faults := creds.faults():
-        return Moved(fault="; ".join(f"its field {fault.field} {fault.reason}" for fault in faults))
-    if len(creds.to_json()) > MAX_SECRET:
-        return Moved(fault=f"it is larger than {MAX_SECRET // 1024} KiB")
+    try:
+        values |= {name: making.key_text(values[name]) for name in _KEY_FILES & values.keys()}
+        record = making.of(model, values | {model.primary_key: segment})
+    except Unfit as error:
+        return Moved(fault=str(error))
     behind = [shown(name) for name in fields if name not in moved]
     notes = (f"of its fields stay behind: {', '.join(behind)}",) if behind else ()
-    return Moved((Record.of(creds),), frozenset(moved), notes)
+    return Moved((record,), frozenset(moved), notes)
+
+
+def _is_text(value: bytes) -> bool:
+    return value.startswith(b'"')
 
 
 def _text(value: bytes) -> str:
     """Return the text of a field's JSON; of null there is none."""
-    if value.startswith(b'"'):
+    if _is_text(value):
         return msgspec.json.decode(value, type=str)
     return "" if value == b"null" else value.decode()
-
-
-def _in_base64(key: str) -> str:
-    """Return the text of a key file as records keep it: base64, on one line."""
-    if "-----BEGIN " in key:
-        return base64.b64encode(key.encode()).decode()
-    return "".join(key.split())  # in base64 already, maybe on several lines; the model says if it is not
 
 
 def _is_name(name: str) -> bool:

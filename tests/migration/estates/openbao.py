@@ -21,10 +21,12 @@ from urllib.parse import quote, unquote
 
 import httpx
 
+from migration.sources.openbao_http import shown
 from tests.etcd_server import free_port
 
 BAO: Final = Path(__file__).resolve().parents[3] / ".venv-openbao/bin/bao"
 READY_WITHIN: Final = 60.0  # seconds, on a busy machine
+HANDS: Final = 16  # writes at once: the server writes them to its disk together
 POLL: Final = 0.02  # seconds between two questions
 
 # A parent-death signal comes when the thread ends that started the process (prctl(2)): this one lives to the end.
@@ -35,11 +37,14 @@ _NUMBERS: Final = count()
 class Bao:
     """One server and the directory that it keeps everything in."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, certificate: tuple[Path, Path] | None = None) -> None:
+        """Make it, unstarted; with a *certificate* and its key it speaks TLS."""
         self._directory = directory
         self._port, cluster = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self._port}"
+        tls = 'tls_cert_file = "{}"\ntls_key_file = "{}"'.format(*certificate) if certificate else "tls_disable = true"
         self._process: subprocess.Popen[bytes] | None = None
+        self._client: httpx.Client | None = None
         self._key = ""
         self.token = ""
         (directory / "raft").mkdir()
@@ -54,20 +59,25 @@ class Bao:
             listener "tcp" {{
               address = "127.0.0.1:{self._port}"
               cluster_address = "127.0.0.1:{cluster}"
-              tls_disable = true
+              {tls}
             }}
             '''
         )
 
     def start(self) -> None:
         """Start it if it does not run, initialised and unsealed."""
-        if self._process is None:
-            self._process = _STARTER.submit(self._started).result()
-        self._wait(lambda: self.ask("GET", "sys/seal-status").is_success)
+        self.start_sealed()
         if not self._key:
             made = self.ask("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1}).raise_for_status().json()
             self._key, self.token = made["keys_base64"][0], made["root_token"]
         self.unseal()
+
+    def start_sealed(self) -> None:
+        """Start it if it does not run, and wait until it answers."""
+        if self._process is None:
+            self._process = _STARTER.submit(self._started).result()
+            self._client = httpx.Client(base_url=f"{self.url}/v1/", trust_env=False, timeout=READY_WITHIN, verify=False)
+        self._wait(lambda: self.ask("GET", "sys/seal-status").is_success)
 
     def _started(self) -> subprocess.Popen[bytes]:
         command = ["setpriv", "--pdeathsig", "KILL", str(BAO), "server", f"-config={self._directory / 'bao.hcl'}"]
@@ -91,6 +101,9 @@ class Bao:
             self._process.kill()
             self._process.wait()
             self._process = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def seal(self) -> None:
         """Let it forget its keys."""
@@ -103,9 +116,9 @@ class Bao:
 
     def ask(self, method: str, path: str, body: Any = None, **query: str) -> httpx.Response:
         """Send one request as root."""
+        assert self._client is not None, "it was stopped"
         headers = {"X-Vault-Token": self.token} if self.token else {}
-        with httpx.Client(trust_env=False, timeout=30, verify=False) as client:  # no TLS: no certificates to read
-            return client.request(method, f"{self.url}/v1/{path}", json=body, params=query or None, headers=headers)
+        return self._client.request(method, path, json=body, params=query or None, headers=headers)
 
     def token_of(self, policy: str) -> str:
         """Return a token that may do what *policy* says, and nothing else."""
@@ -177,6 +190,11 @@ class BaoEstate:
         self._secrets[number] = text
         fields = {"password": text, "user": f"user{number}"} if number % 3 == 1 else {"value": text}
         return self.write(f"apps/s{number:06}", fields)
+
+    def put_many(self, numbers: Sequence[int]) -> Sequence[str]:
+        """Make or change many items."""
+        with ThreadPoolExecutor(HANDS) as hands:
+            return list(hands.map(self.put, numbers))
 
     def put_secret(self, number: int, text: str) -> str | None:
         """Make or change an item whose one value is *text*."""
@@ -268,11 +286,7 @@ class BaoEstate:
 
     def id_of(self, path: str) -> str:
         """Return the id of a path's item."""
-        return f"{self.name}/{quote(path, safe='/')}"
-
-    def clear(self) -> None:
-        """Unmount it."""
-        self.bao.ask("DELETE", f"sys/mounts/{self.name}").raise_for_status()
+        return shown(f"{self.name}/{path}")
 
     def _url(self, path: str, of_version_2: str = "") -> str:
         return f"{self.name}/{of_version_2 if self.version == 2 else ''}{quote(path, safe='/')}"
@@ -287,12 +301,10 @@ def _pem(text: str) -> str:
 def _estate(directory: Path, version: int) -> Iterator[BaoEstate]:
     bao = shared()
     bao.start()
-    made = BaoEstate(bao, version, directory)
     try:
-        yield made
+        yield BaoEstate(bao, version, directory)
     finally:
-        bao.start()  # a test may have stopped it
-        made.clear()
+        bao.start()  # a test may have stopped it; what is mounted goes with the server
 
 
 @contextmanager
