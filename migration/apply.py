@@ -321,9 +321,13 @@ def _advice(report: Report, *, skip_bad: bool) -> str:
     if not counts.get("items"):
         return "nothing was found at the source: see that its place and options are right"
     if counts.get("conflict"):
-        return "decide about the conflicts: run it again with --on-conflict keep, replace or newer"
+        bad = " --skip-bad" if skip_bad else ""
+        return (
+            "decide what stands where both sides differ, by keep, replace or newer:"
+            f" strongroom migrate apply{bad} --on-conflict keep"
+        )
     if (counts.get("bad") or counts.get("duplicate")) and not skip_bad:
-        return "mend at the source what cannot move, or leave it behind with --skip-bad; then run it again"
+        return "mend at the source what cannot move, and run it again; or leave it: strongroom migrate apply --skip-bad"
     if counts.get("changed") or counts.get("unplanned"):
         return "some items changed meanwhile: plan and apply again"
     if counts.get("refused"):

@@ -146,10 +146,15 @@ def _advice(report: Report, moving: int) -> str:
     counts = report.counts
     if not counts.get("items"):
         return "nothing was found at the source: see that its place and options are right"
-    if counts.get("bad") or counts.get("duplicate"):
-        return "mend at the source what cannot move, or leave it behind: strongroom migrate apply --skip-bad"
+    bad = bool(counts.get("bad") or counts.get("duplicate"))
     if counts.get("conflict"):
-        return "decide about what differs: strongroom migrate apply --on-conflict keep, replace or newer"
+        skip = " --skip-bad" if bad else ""
+        return (
+            "decide what stands where both sides differ, by keep, replace or newer:"
+            f" strongroom migrate apply{skip} --on-conflict keep"
+        )
+    if bad:
+        return "mend at the source what cannot move, or leave it behind: strongroom migrate apply --skip-bad"
     if moving:
         return "move it: strongroom migrate apply"
     return "all of it is there; compare both sides: strongroom migrate verify"

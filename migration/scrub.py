@@ -51,6 +51,19 @@ class _Doubt(NamedTuple):
     name: str = ""
 
 
+def check_verified(journal: Journal) -> None:
+    """See that all at the source was proved to be in the service.
+
+    Raises:
+        NotVerified: it was not.
+    """
+    verified = journal.run.stages.get("verified")
+    if verified is None or not verified.complete:
+        raise NotVerified(
+            "nothing is removed before all of it was proved to be in the service: strongroom migrate verify"
+        )
+
+
 class Scrub:
     """One run of ``scrub``; its journal's lock is held."""
 
@@ -109,11 +122,7 @@ class Scrub:
     # Removing
 
     async def _remove_all(self) -> None:
-        verified = self._journal.run.stages.get("verified")
-        if verified is None or not verified.complete:
-            raise NotVerified(
-                "nothing is removed before all of it was proved to be in the service: strongroom migrate verify"
-            )
+        check_verified(self._journal)
         # Said before anything is: from here on the source is not what it was.
         await self._note(complete=False, counts={**self._counts_so_far(), _UNFINISHED: 1})
         await known_copies(self._journal, self._copies)
@@ -282,11 +291,17 @@ def _doubt(item: str, wanted: Wanted, copies: dict[str, Copy], lies: dict[str, s
 def _advice(report: Report, left: dict[str, int]) -> str:
     counts = report.counts
     if counts.get("found"):
-        return "secrets remain in the files named: do what is said of each, and search again: --search-only"
+        return (
+            "secrets remain in the files named; do what is said of each, and search again:"
+            " strongroom migrate scrub --search-only"
+        )
     if any(left.get(kind) for kind in ("unmoved", "changed", "differs")):
-        return "some items still have their secrets: strongroom migrate apply, verify, and scrub again"
+        return "some items still have their secrets; compare both sides, and scrub again: strongroom migrate apply"
     if left:
-        return "some items still have their secrets: remove those by hand, then search again: --search-only"
+        return (
+            "some items still have their secrets; remove those by hand, then search again:"
+            " strongroom migrate scrub --search-only"
+        )
     if counts.get("unreachable"):
         return "see to the places that could not be looked into: their secrets may live on there; then it is done"
     if not counts.get("searched"):

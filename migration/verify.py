@@ -168,14 +168,15 @@ def _advice(run: Run, report: Report, bad: set[str]) -> str:
                 "nothing is left at the source to compare; search for remains: strongroom migrate scrub --search-only"
             )
         return "nothing was compared, which proves nothing: see that the source's place and options are right"
+    skip = " --skip-bad" if report.counts.get("bad") or report.counts.get("duplicate") else ""
     if "changed" in bad:
-        return "the source is being changed: move what is new, and compare again: strongroom migrate apply"
+        return f"the source is being changed; move what is new, and compare again: strongroom migrate apply{skip}"
     if "missing" in bad:
-        return "move what is missing: strongroom migrate apply"
+        return f"move what is missing: strongroom migrate apply{skip}"
     if "differs" in bad:
         return (
-            "decide about what differs: strongroom migrate apply --on-conflict replace;"
-            " or let what the service holds stand: strongroom migrate verify --skip-differing"
+            f"replace what differs in the service: strongroom migrate apply{skip} --on-conflict replace;"
+            f" or let what the service holds stand: strongroom migrate verify{skip} --skip-differing"
         )
     if bad:
         return "mend at the source what cannot move, or leave it behind: strongroom migrate verify --skip-bad"

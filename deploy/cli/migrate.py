@@ -1,7 +1,10 @@
 """``strongroom migrate``: an existing estate moves in, with proof."""
 
+import shlex
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,35 +28,48 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Callable[..., Any])
 
+_VERBS = ("plan", "apply", "verify", "check", "scrub", "rollback", "status", "forget", "sources")
 _POLICIES = ("stop", "keep", "replace", "newer")
 
 
 class Verbs(click.Group):
-    """The verbs; an estate without a verb is planned, which changes nothing."""
+    """The verbs in the order of the work; an estate without a verb is planned, which changes nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs."""
+        del ctx
+        return list(_VERBS)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the verb that *args* begin with, or ``plan`` where they begin with the name of a source."""
+        """Return the verb that *args* begin with, or ``plan`` where they begin with a source, or the name of a run."""
         from migration.sources import SOURCES
 
-        return super().resolve_command(ctx, ["plan", *args] if args[0] in SOURCES else args)
+        known = args[0] in SOURCES or args[0].rpartition("-")[0] in SOURCES
+        return super().resolve_command(ctx, ["plan", *args] if known else args)
 
 
-@click.group(cls=Verbs)
-def migrate() -> None:
-    r"""Move an existing estate in: plan, apply, verify; then scrub the source, or roll back.
+# A \b before a paragraph keeps its lines as they are.
+@click.group(
+    cls=Verbs,
+    help="""Move an existing estate in: plan, apply, verify; then scrub the source, or roll back.
 
     \b
-    strongroom migrate commissaire etcd://127.0.0.1:2379      what would move; changes nothing
+    strongroom migrate commissaire etcd://127.0.0.1:2379
     strongroom migrate apply commissaire etcd://127.0.0.1:2379
     strongroom migrate verify commissaire etcd://127.0.0.1:2379
 
-    After the first time the name of the run will do in the place of SOURCE and PLACE; `status` lists the runs, and
-    `sources` what can be moved from where.
+    The first shows what would move, as `plan` does, and changes nothing. After the first apply the name of the run will
+    do in the place of SOURCE and PLACE; `status` lists the runs, and `sources` what can be moved from where.
 
-    Exit codes: 0 all is well, 2 something is left to do, 4 nothing was found, 5 both sides differ and you must decide.
-    """
+    Exit codes: 0 all is well, 1 the command line is wrong, 2 something is left to do or failed, 3 the service is
+    locked, 4 nothing was found, 5 both sides differ and you must decide or another migration is under way, 6 denied,
+    130 interrupted.
+    """,
+)
+def migrate() -> None:
+    """Group the verbs."""
 
 
 def _on_conflict(command: C) -> C:
@@ -78,7 +94,11 @@ def _take_over(command: C) -> C:
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Keep the plan, for: apply --plan FILE.")
 @common_options
 def plan(*, words: tuple[str, ...], options: tuple[str, ...], on_conflict: str, out: Path | None) -> int:
-    """Show what would move, what is there already, what differs, and what cannot move and why. Changes nothing."""
+    """Show what would move; change nothing.
+
+    Both sides are read and compared: what would be created, what is there already, what differs, and what cannot move
+    and why. With --out the marks of all items are kept in FILE, and a run is begun to keep their key.
+    """
     return run(_plan(estate_of(words, options), on_conflict, out))
 
 
@@ -92,20 +112,23 @@ async def _plan(estate: Estate, on_conflict: str, out: Path | None) -> int:
         if out is not None:
             async with sides.journal.held("plan"):
                 await sides.journal.begin()  # the marks in the file are hashes under the key of a run
-            file = PlanFile(out, sides.journal.run.name)
-        try:
-            report = await watched(
-                "comparing",
-                sides,
-                lambda advance: make(
-                    sides.from_,
-                    sides.target,
-                    sides.journal,
-                    policy=Policy(on_conflict),
-                    advance=advance,
-                    out=file.add if file is not None else None,
-                ),
+            with _writable(out):
+                file = PlanFile(out, sides.journal.run.name)
+
+        async def make_plan(advance: Callable[[int], object]) -> "Report":
+            made = await make(
+                sides.from_,
+                sides.target,
+                sides.journal,
+                policy=Policy(on_conflict),
+                advance=advance,
+                out=file.add if file is not None else None,
             )
+            made.next = _as_planned(made.next, on_conflict, out)
+            return made
+
+        try:
+            report = await watched("comparing", sides, make_plan)
             if file is not None:
                 file.finish()
         except BaseException:
@@ -113,6 +136,13 @@ async def _plan(estate: Estate, on_conflict: str, out: Path | None) -> int:
                 file.abandon()
             raise
     return finish(report)
+
+
+def _as_planned(advice: str, on_conflict: str, out: Path | None) -> str:
+    """Return *advice* with what makes its apply the one that was planned."""
+    policy = "" if on_conflict == "stop" or "--on-conflict" in advice else f" --on-conflict {on_conflict}"
+    plan = "" if out is None else f" --plan {shlex.quote(str(out))}"
+    return advice.replace("migrate apply", f"migrate apply{plan}{policy}")
 
 
 @migrate.command()
@@ -133,7 +163,10 @@ def apply(
     plan_file: Path | None,
     take_over: bool,
 ) -> int:
-    """Move it: read, save, read back, compare, and journal each record. Safe to interrupt, and to run again."""
+    """Move it, with a proof of each record.
+
+    Each record is read, saved, read back, compared, and journalled. Safe to interrupt, and to run again.
+    """
     return run(_apply(estate_of(words, options), on_conflict, plan_file, skip_bad=skip_bad, take_over=take_over))
 
 
@@ -182,14 +215,14 @@ def verify(
     skip_differing: bool,
     take_over: bool,
 ) -> int:
-    """Compare both sides completely, whatever the journal says, and sign a report of it."""
-    import msgspec
+    """Compare both sides completely, and sign a report of it.
 
-    report, document = run(
-        _verify(estate_of(words, options), skip_bad=skip_bad, skip_differing=skip_differing, take_over=take_over)
-    )
-    if report_file is not None:
-        report_file.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    Every record is read again on both sides, whatever the journal says.
+    """
+    estate = estate_of(words, options)
+    with _kept(report_file) as keep:
+        report, document = run(_verify(estate, skip_bad=skip_bad, skip_differing=skip_differing, take_over=take_over))
+        keep(document)
     return finish(report, more={name: document[name] for name in ("jws", "public_key")})
 
 
@@ -219,7 +252,10 @@ async def _verify(
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @common_options
 def check(*, file: Path) -> int:
-    """Show a report that `verify --report` kept, if it was signed by its run and is as it was signed."""
+    """Show a report that was kept, if its signature holds.
+
+    The report is that of `verify --report`; it must have been signed by its run, and be as it was signed.
+    """
     return finish(run(_check(file.read_bytes())))
 
 
@@ -245,18 +281,20 @@ async def _check(text: bytes) -> "Report":
 @_take_over
 @common_options
 def scrub(*, words: tuple[str, ...], options: tuple[str, ...], yes: bool, search_only: bool, take_over: bool) -> int:
-    """Remove at the source the secrets that have moved, and search its files for what remains of them.
+    """Remove from the source the secrets that have moved.
 
-    Only what a verified apply moved, and only if it is still as it was moved. `rollback` puts it back.
+    Only what a verified apply moved, and only if it is still as it was moved; then the source's files are searched for
+    what remains. `rollback` puts it back.
     """
     return run(_scrub(estate_of(words, options), yes=yes, search_only=search_only, take_over=take_over))
 
 
 async def _scrub(estate: Estate, *, yes: bool, search_only: bool, take_over: bool) -> int:
-    from migration.scrub import Scrub
+    from migration.scrub import Scrub, check_verified
 
     async with open_sides(estate) as sides, sides.journal.held("scrub", take_over=take_over):
         if not search_only:
+            check_verified(sides.journal)
             _sure(yes, f"remove the secrets that have moved from {sides.journal.run.identity}")
         report = await watched(
             "scrubbing",
@@ -274,7 +312,10 @@ async def _scrub(estate: Estate, *, yes: bool, search_only: bool, take_over: boo
 @_take_over
 @common_options
 def rollback(*, words: tuple[str, ...], options: tuple[str, ...], yes: bool, take_over: bool) -> int:
-    """Put the source back as it was, and take the copies out, except what was changed since."""
+    """Put the source back as it was, and take the copies out.
+
+    What was changed since, on either side, is left and told.
+    """
     return run(_rollback(estate_of(words, options), yes=yes, take_over=take_over))
 
 
@@ -284,8 +325,12 @@ async def _rollback(estate: Estate, *, yes: bool, take_over: bool) -> int:
     async def act(sides: Sides) -> "Report":
         async with sides.journal.held("rollback", take_over=take_over):
             _sure(yes, f"put {sides.journal.run.identity} back as it was, and take the copies out of the service")
-            with show.progress("rolling back", None) as advance:
-                return await Rollback(sides.source, sides.target, sides.journal, advance=advance).run()
+            return await watched(
+                "rolling back",
+                sides,
+                lambda advance: Rollback(sides.source, sides.target, sides.journal, advance=advance).run(),
+                counted=False,  # it is not the source's items that are gone through
+            )
 
     # The source is needed only if something of it was removed.
     async with open_sides(estate, source_needed=False) as sides:
@@ -303,7 +348,7 @@ async def _rollback(estate: Estate, *, yes: bool, take_over: bool) -> int:
 @_take_over
 @common_options
 def forget(*, run_name: str, yes: bool, take_over: bool) -> None:
-    """Remove the journal of a run that is finished: after that it cannot be rolled back."""
+    """Remove the journal of a run, and with it the way back."""
     run(_forget(run_name, yes=yes, take_over=take_over))
 
 
@@ -325,7 +370,10 @@ async def _forget(run_name: str, *, yes: bool, take_over: bool) -> None:
 @click.option("-o", "options", multiple=True, metavar="NAME=VALUE", help="An option of the source.")
 @common_options
 def status(*, words: tuple[str, ...], options: tuple[str, ...]) -> None:
-    """Show the runs and how far each is; of one, what has not moved yet and whether read_through is still needed."""
+    """Show the runs, or how much of one has not moved yet.
+
+    Of one run its source is read, too: what is not in the service, and whether read_through is still needed.
+    """
     from deploy.cli import migrate_status
 
     run(migrate_status.one(estate_of(words, options)) if words else migrate_status.every())
@@ -334,7 +382,7 @@ def status(*, words: tuple[str, ...], options: tuple[str, ...]) -> None:
 @migrate.command()
 @common_options
 def sources() -> None:
-    """Show what can be moved from where, and the options of each source."""
+    """Show what can be moved from where, and its options."""
     from migration.sources import SOURCES, options_of
 
     if show.as_json():
@@ -355,6 +403,46 @@ def sources() -> None:
         show.fields({f"  -o {option}=": said.help for option, said in options_of(name).items()})
 
 
+@contextmanager
+def _writable(file: Path) -> Iterator[None]:
+    """Tell of a file that cannot be written as of the command line's mistake.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise click.UsageError(f"{file} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def _kept(file: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Give what keeps a document in *file*; that it can be written is seen before the work, not after it.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if file is None:
+        yield lambda _: None
+        return
+    import msgspec
+
+    draft = file.with_name(f"{file.name}.part")
+    with _writable(file):
+        draft.touch()
+
+    def keep(document: dict[str, Any]) -> None:
+        with _writable(file):
+            draft.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+            draft.replace(file)
+
+    try:
+        yield keep
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def _sure(yes: bool, what: str) -> None:
     """Ask whether that is meant, where somebody can be asked.
 
@@ -366,4 +454,8 @@ def _sure(yes: bool, what: str) -> None:
         return
     if not sys.stdin.isatty():
         raise click.UsageError(f"this would {what}: say --yes")
-    click.confirm(f"{what}?", abort=True, err=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the loop's own would wait for the answer
+    try:
+        click.confirm(f"{what}?", abort=True, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)

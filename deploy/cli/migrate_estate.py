@@ -1,14 +1,17 @@
 """What the verbs of ``strongroom migrate`` share: the estate that is meant, opened on both sides."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from deploy.cli import show
 from deploy.cli.common import places
+from deploy.cli.migrate_next import completed, estate_words
 
 if TYPE_CHECKING:
     from migration.journal import Journal
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=Callable[..., Any])
 T = TypeVar("T")
 
-CALL = 60.0  # seconds that one call may take, when the store is slow
+_FILES: Final = re.compile(r"key|cert|cacert|socket|.*_(?:file|dir)")  # options of sources that name a file
+CALL: Final = 60.0  # seconds that one call may take, when the store is slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,17 @@ class Sides:
     source: "Source | None"
     target: "Target"
     journal: "Journal"
+    options: Mapping[str, Sequence[str]]
 
     @property
     def from_(self) -> "Source":
         """The source, where there must be one."""
         assert self.source is not None  # noqa: S101  # only `open_sides` without a source leaves it out
         return self.source
+
+    def completed(self, text: str) -> str:
+        """Return *text* with its commands as they can be typed."""
+        return completed(text, estate_words(self.journal.run, self.options))
 
 
 def estate_options(command: C) -> C:
@@ -56,23 +65,37 @@ def estate_options(command: C) -> C:
 
 
 def estate_of(words: tuple[str, ...], options: tuple[str, ...]) -> Estate:
-    """Return the estate that was said.
+    """Return the estate that was said; the run is to find its files from any directory.
 
     Raises:
         UsageError: none was, or an option has no value.
     """
+    from migration.sources import SOURCES
+
     said: dict[str, list[str]] = {}
     for option in options:
         name, equals, value = option.partition("=")
         if not equals:
-            raise click.UsageError(f"-o {name}: say NAME=VALUE")
-        said.setdefault(name, []).append(value)
+            # The option itself is not shown: what was to be its name may be a secret.
+            raise click.UsageError("say -o NAME=VALUE; the options of each source: strongroom migrate sources")
+        said.setdefault(name, []).append(_absolute(value) if _FILES.fullmatch(name) else value)
     match words:
         case (kind, place):
-            return Estate(kind, place, said, None)
+            return Estate(kind, _absolute(place), said, None)
+        case (kind,) if kind in SOURCES:
+            raise click.UsageError(f"say where the estate is: {kind} {SOURCES[kind].place}")
         case (run,):
             return Estate(None, "", said, run)
     raise click.UsageError("say what is to be moved: SOURCE PLACE, or the name of a RUN")
+
+
+def _absolute(place: str) -> str:
+    """Return *place* as it is found from every directory, if it is a file."""
+    path = Path(place)
+    try:
+        return str(path.absolute()) if path.exists() else place
+    except OSError:  # too long for a path, or not ours to look at
+        return place
 
 
 def run(act: Coroutine[Any, Any, T]) -> T:
@@ -102,10 +125,11 @@ async def open_sides(estate: Estate, *, source_needed: bool = True, new: bool = 
         new: there need be no run yet.
 
     Raises:
-        ConfigurationError, EstateUnavailable, EstateRefused: the source cannot be opened.
+        UsageError: there is no such source, or its place or an option is not understood.
+        EstateUnavailable, EstateRefused: the source cannot be opened.
         NoSuchRun: there is none, and there must be.
     """
-    from migration.errors import NoSuchRun
+    from migration.errors import MigrationError, NoSuchRun
     from migration.journal import Journal, new_run, run_name
     from migration.sources import open_source
     from storage_service.errors import ConfigurationError
@@ -113,7 +137,10 @@ async def open_sides(estate: Estate, *, source_needed: bool = True, new: bool = 
     async with opened_target() as target:
         source = None
         if estate.kind is not None:
-            source = open_source(estate.kind, estate.place, estate.options)
+            try:
+                source = open_source(estate.kind, estate.place, estate.options)
+            except ConfigurationError as error:
+                raise click.UsageError(str(error)) from None
             name = run_name(estate.kind, source.identity)
         else:
             name = str(estate.run)
@@ -128,20 +155,28 @@ async def open_sides(estate: Estate, *, source_needed: bool = True, new: bool = 
             source = open_source(head.kind, head.place, head.options | estate.options)
             if run_name(head.kind, source.identity) != head.name:
                 raise ConfigurationError("with these options it is another estate; say SOURCE PLACE in place of RUN")
+        sides = Sides(source, target, journal, estate.options)
         try:
             if source is not None and source_needed:
                 await source.open(journal.digest)
-            yield Sides(source, target, journal)
+            yield sides
+        except MigrationError as error:
+            error.args = (sides.completed(str(error)),)
+            raise
         finally:
             if source is not None:
                 await source.close()
 
 
-async def watched(what: str, sides: Sides, act: Callable[[Callable[[int], object]], Awaitable[T]]) -> T:
-    """Carry *act* out with a progress bar over the source's items."""
-    total = await sides.source.count() if sides.source is not None else None
+async def watched(
+    what: str, sides: Sides, act: "Callable[[Callable[[int], object]], Awaitable[Report]]", *, counted: bool = True
+) -> "Report":
+    """Carry *act* out with a progress bar, over the source's items if they are *counted*; complete what it advises."""
+    total = await sides.source.count() if counted and sides.source is not None else None
     with show.progress(what, total) as advance:
-        return await act(advance)
+        report = await act(advance)
+    report.next = sides.completed(report.next)
+    return report
 
 
 def finish(report: "Report", *, more: dict[str, Any] | None = None) -> int:

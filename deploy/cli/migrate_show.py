@@ -1,16 +1,19 @@
 """How the reports of a migration are shown, and what exit code each is."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
-from deploy.cli import exits, show
+from deploy.cli import exits, migrate_next, show
 from migration.report import Problem, Report
 
 SHOWN: Final = 40  # problems of one kind at a terminal; the JSON has all
 
+# In the order in which they are told: first what there is, then what is well, then what is not.
 _COUNTS: Final = {
     "items": "items at the source",
+    "records": "records that they become",
     "create": "would be created",
     "update": "would be updated",
     "created": "created",
@@ -19,25 +22,37 @@ _COUNTS: Final = {
     "same": "equal on both sides",
     "keep": "would be kept as the service has them",
     "kept": "kept as the service has them",
-    "conflict": "differ, and somebody must decide",
-    "missing": "are missing in the service",
-    "differs": "differ",
-    "extra": "are in the service alone",
+    "scrubbed": "without their secrets at the source",
+    "scrubbed now": "of those by this run",
+    "restored": "put back at the source",
+    "undone": "copies taken out, or what they replaced put back",
+    "not ours": "were there before, and stay",
+    "searched": "pieces of secrets searched for",
+    "containers kept": "containers that hold something else, and stay",
+    "extra": "in the service alone",
+    "note": "leave something behind",
+    "unreachable": "places that cannot be looked into",
     "duplicate": "have the name of another",
     "bad": "cannot move",
-    "refused": "are refused by the service",
+    "too-large": "are too large for the journal",
+    "unmoved": "have not moved",
+    "refused": "refused by the service",
+    "unplanned": "not as they were planned",
+    "conflict": "differ, and somebody must decide",
+    "missing": "missing in the service",
+    "differs": "differ",
     "changed": "changed meanwhile",
-    "unplanned": "are not as they were planned",
-    "note": "leave something behind",
-    "scrubbed": "scrubbed",
-    "restored": "restored at the source",
-    "removed": "copies taken out",
+    "waiting": "stay until their items are back",
     "found": "places where secrets remain",
-    "unreachable": "places that cannot be reached",
 }
 _GRAVE: Final = frozenset(
-    {"conflict", "missing", "differs", "duplicate", "bad", "refused", "changed", "unplanned", "found"}
+    {
+        *("duplicate", "bad", "too-large", "unmoved", "refused", "unplanned", "conflict", "missing", "differs"),
+        *("changed", "waiting", "found"),
+    }
 )
+_DOUBTFUL: Final = frozenset({"extra", "note", "unreachable"})
+_WELL: Final = {"plan": "all of it can move"}
 
 
 def code(report: Report) -> int:
@@ -49,34 +64,72 @@ def code(report: Report) -> int:
     return exits.CONFLICT if report.counts.get("conflict") else exits.FAILED
 
 
-def report(report: Report, more: dict[str, Any]) -> None:
-    """Print *report*: a table and plain words for people, one document with *more* in it for programs."""
+def report(report: Report, more: Mapping[str, Any]) -> None:
+    """Print *report*: counts and plain words for people, one document with *more* in it for programs."""
     if show.as_json():
-        show.answer(msgspec.to_builtins(report) | more)
+        show.answer(msgspec.to_builtins(report) | dict(more))
         return
-    show.line(f"{report.verb} of {report.run}: {report.estate}")
-    show.table(("", "records or items"), ([f"{report.counts[each]:,}", text] for each, text in _told(report)))
-    for kind in dict.fromkeys(problem.kind for problem in report.problems):
+    show.words(f"{report.verb} of {report.estate}", style="bold")
+    told = list(_told(report))
+    width = max((len(f"{count:,}") for count, _, _ in told), default=0)
+    for count, text, style in told:
+        show.line(f"  {count:>{width},}  {text}", style=style)
+    for kind in sorted({problem.kind for problem in report.problems}, key=_order):
         _problems([problem for problem in report.problems if problem.kind == kind])
+    show.line("")
     if report.facts:
         show.fields(report.facts)
-    show.line("done" if report.complete else "not complete", style="bold green" if report.complete else "bold red")
-    if report.next:
-        show.line(f"next: {report.next}")
+    show.line(*_verdict(report))
+    next_steps(report.next)
 
 
-def _told(report: Report) -> list[tuple[str, str]]:
-    known = [(each, text) for each, text in _COUNTS.items() if each in report.counts]
-    return known + [(each, each) for each in report.counts if each not in _COUNTS]
+def next_steps(text: str) -> None:
+    """Print what to do next: each command on a line of its own, as it can be typed."""
+    lead = "next: "
+    for words, command in migrate_next.steps(text):
+        show.words(lead + words)
+        if command:
+            show.line(f"    {command}", style="bold")
+        lead = ""
+
+
+def _told(report: Report) -> Iterator[tuple[int, str, str]]:
+    for kind in sorted(report.counts, key=_order):
+        if report.counts[kind] or kind == "items":
+            yield report.counts[kind], _COUNTS.get(kind, kind), _style(kind)
+
+
+def _order(kind: str) -> int:
+    return list(_COUNTS).index(kind) if kind in _COUNTS else len(_COUNTS)
+
+
+def _style(kind: str) -> str:
+    return "red" if kind in _GRAVE else "yellow" if kind in _DOUBTFUL else ""
+
+
+def _verdict(report: Report) -> tuple[str, str]:
+    if not report.complete:
+        return "not complete", "bold red"
+    if any(report.counts.get(kind) for kind in _GRAVE):
+        return "done, but for what is listed", "bold yellow"
+    return _WELL.get(report.verb, "done"), "bold green"
 
 
 def _problems(problems: list[Problem]) -> None:
+    """Print problems of one kind: why, and under that each of which it is said."""
     kind = problems[0].kind
-    style = "red" if kind in _GRAVE else "yellow"
-    show.table(
-        (_COUNTS.get(kind, kind), "record", "why"),
-        ([each.item, each.name, each.why] for each in problems[:SHOWN]),
-        style=style,
-    )
+    shown: dict[str, list[Problem]] = {}
+    for problem in problems[:SHOWN]:
+        shown.setdefault(problem.why, []).append(problem)
+    show.line("")
+    for why, some in shown.items():
+        show.words(f"{_COUNTS.get(kind, kind)}: {why}", style=_style(kind))
+        for problem in some:
+            whole = f"    {problem.item}  {problem.name}".rstrip()
+            if not problem.item or not problem.name or show.fits(whole):
+                show.line(f"    {problem.item or problem.name}" if not problem.item or not problem.name else whole)
+            else:
+                show.line(f"    {problem.item}")
+                show.line(f"        {problem.name}")
     if len(problems) > SHOWN:
-        show.line(f"and {len(problems) - SHOWN:,} more; --json has all of them")
+        show.line(f"    and {len(problems) - SHOWN:,} more; --json has all of them")

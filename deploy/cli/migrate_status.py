@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.cli import show
+from deploy.cli import migrate_show, show
 from deploy.cli.migrate_estate import Estate, open_sides, opened_target
 
 if TYPE_CHECKING:
-    from migration.status import Status
+    from migration.status import Status, Waiting
 
 
 async def every() -> None:
@@ -27,6 +27,8 @@ async def one(estate: Estate) -> None:
         total = await sides.from_.count()
         with show.progress("comparing", total) as advance:
             said = await status(sides.target, sides.source, sides.journal.run.name, advance=advance)
+        if said.estate is not None:
+            said.estate.next = sides.completed(said.estate.next)
     _show(said)
 
 
@@ -37,28 +39,28 @@ def _show(said: "Status") -> None:
     if not said.runs:
         show.line("nothing was moved yet; what can be: strongroom migrate sources")
         return
-    show.table(
-        ("run", "estate", "began", "how far"),
-        (
-            [
-                each.run,
-                each.estate,
-                each.created.partition("T")[0],
-                [stage if how.complete else f"{stage} in part" for stage, how in each.stages.items()],
-            ]
-            for each in said.runs
-        ),
-    )
+    for each in said.runs:
+        show.line(each.run, style="bold")
+        stages = [stage if how.complete else f"{stage} in part" for stage, how in each.stages.items()]
+        show.words(f"{each.estate}", indent=4)
+        show.words(f"{', '.join(stages) or 'planned'}; begun {each.created.partition('T')[0]}", indent=4)
     if said.holder is not None:
         holder = said.holder
-        show.line(
+        show.words(
             f"{holder.verb} of {holder.run} is under way: process {holder.pid} on {holder.host} since {holder.since}",
             style="yellow",
         )
     if said.reading_through:
-        show.line(f"what has not moved is read from: {', '.join(said.reading_through)}")
+        show.words(f"what has not moved is read from: {', '.join(said.reading_through)}")
     if said.estate is not None:
-        waiting = said.estate
-        show.line(f"of {waiting.items:,} items {waiting.waiting:,} are not in the service, {waiting.bad:,} cannot move")
-        if waiting.next:
-            show.line(f"next: {waiting.next}")
+        show.words(_of_estate(said.estate), style="yellow" if said.estate.waiting or said.estate.bad else "green")
+        migrate_show.next_steps(said.estate.next)
+
+
+def _of_estate(estate: "Waiting") -> str:
+    if not estate.items:
+        return "nothing was found at the source"
+    bad = f"; {estate.bad:,} cannot move" if estate.bad else ""
+    if not estate.waiting:
+        return f"of {estate.items:,} items at the source none waits to be moved{bad}"
+    return f"{estate.waiting:,} of {estate.items:,} items at the source are not in the service yet{bad}"

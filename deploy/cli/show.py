@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -61,6 +62,26 @@ def line(text: str, style: str = "") -> None:
     _console().print(_cell(text), soft_wrap=True, style=style)
 
 
+def words(text: str, style: str = "", indent: int = 0) -> None:
+    """Print a text for people, broken between words where the terminal ends, each line indented by *indent*."""
+    space = " " * indent
+    wrapped = textwrap.fill(
+        text,
+        max(_console().width, indent + 20),
+        initial_indent=space,
+        subsequent_indent=space,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for each in wrapped.splitlines():
+        line(each, style)
+
+
+def fits(text: str) -> bool:
+    """Whether *text* is no wider than the terminal."""
+    return bool(_console().measure(_cell(text)).maximum <= _console().width)
+
+
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show how far long work is, if somebody looks on; the block says how much more is done. None: of who knows what.
@@ -75,7 +96,8 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
     class Rate(TextColumn):
         def render(self, task: Any) -> Any:
-            return _cell(f"{task.finished_speed or task.speed or 0:,.0f}/s")
+            speed = task.finished_speed or task.speed
+            return _cell(f"{speed:,.0f}/s" if speed else "")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True, no_color=True if common().no_color else None)) as bar:

@@ -1,0 +1,55 @@
+"""What a text of the engine says to do next, as it can be typed: each command in it names the estate that is meant."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from deploy.cli.common import common
+
+if TYPE_CHECKING:
+    from migration.journal import Run
+
+_COMMAND: Final = re.compile(
+    r"strongroom migrate (?P<verb>plan|apply|verify|scrub|rollback|forget)(?! [^-])(?P<flags>(?: -[^;]*)?)"
+)
+_STEP: Final = re.compile(r"(?P<words>.*?): (?P<command>strongroom [^;]+)(?:; |$)")
+
+
+def estate_words(run: "Run", options: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return what names the estate of *run* on a command line: the run, once something is known of it.
+
+    Args:
+        run: the run, which may not have begun.
+        options: of the source, as they were said this time.
+    """
+    if run.stages:
+        said = {name: values for name, values in options.items() if run.options.get(name) != list(values)}
+        words = [run.name]
+    else:
+        said = {**run.options, **options}
+        words = [run.kind, run.place]
+    return words + [word for name, values in said.items() for value in values for word in ("-o", f"{name}={value}")]
+
+
+def completed(text: str, estate: Sequence[str]) -> str:
+    """Return *text* with *estate* in each command of it that needs one and has none, and leading to this service."""
+    said = common()
+    where = [("--home", said.home), ("--socket", said.socket)]
+    before = " ".join(f" {flag} {shlex.quote(str(path))}" for flag, path in where if path is not None)
+
+    def complete(match: re.Match[str]) -> str:
+        words = estate[:1] if match["verb"] == "forget" else estate
+        return f"strongroom{before} migrate {match['verb']} {shlex.join(words)}{match['flags']}"
+
+    return _COMMAND.sub(complete, text)
+
+
+def steps(text: str) -> Iterator[tuple[str, str]]:
+    """Yield what to do next in words, and the command that does it: "" where none does."""
+    end = 0
+    for step in _STEP.finditer(text):
+        yield step["words"], step["command"]
+        end = step.end()
+    if text[end:]:
+        yield text[end:], ""
