@@ -39,6 +39,7 @@ FORMAT: Final = 1
 RUN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}", re.ASCII)
 MAX_ROW: Final = 384 * 1024  # characters of values in one row: with what a commit writes beside it, all fits any store
 _PAGE: Final = 50  # rows in one question
+_ENDED: Final = ("Z", "X")  # states of processes that nobody has waited for yet (proc(5))
 UNDONE: Final = "undone"  # of a `Copy`: a rollback has taken it out, so nothing is known of that name any more
 ROLLED_BACK: Final = "rolled back"  # the stage of a run of which nothing is left but its journal
 
@@ -418,6 +419,6 @@ def _text(path: Path) -> str:
 
 
 def _started(pid: int) -> str:
-    """Return when a process began, in clock ticks since the boot (proc(5)); "" if there is none."""
-    stat = _text(Path(f"/proc/{pid}/stat"))
-    return stat.rpartition(")")[2].split()[19] if stat else ""
+    """Return when a process began, in clock ticks since the boot (proc(5)); "" if there is none, or it has ended."""
+    fields = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return fields[19] if fields and fields[0] not in _ENDED else ""
