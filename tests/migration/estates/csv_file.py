@@ -23,6 +23,7 @@ class _Table(RowEstate[list[str]]):
         self.write(self.text([]))
 
     def rows(self) -> list[list[str]]:
+        csv.field_size_limit(1024 * 1024)  # a secret may be longer than the module thinks wise
         with self.path.open(newline="", encoding="utf-8") as file:
             return list(csv.reader(file))[1:]
 
