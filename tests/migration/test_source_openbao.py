@@ -15,7 +15,7 @@ import trustme
 from migration.digest import Digest
 from migration.errors import EstateRefused, EstateUnavailable
 from migration.records import Item
-from migration.sources import open_source, openbao_http
+from migration.sources import open_source, openbao, openbao_http
 from migration.sources.base import Original
 from migration.sources.openbao import OpenBao
 from migration.sources.openbao_http import Server, Url
@@ -341,8 +341,10 @@ async def test_a_namespace(tmp_path: Path) -> None:
     assert f"{name}/kv" in source.identity
 
 
-async def test_sealed_and_stopped(bao: BaoEstate) -> None:
+async def test_sealed_and_stopped(bao: BaoEstate, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is sealed or gone is unavailable, before and in the middle; once it is back all goes on."""
+    for module in (openbao, openbao_http):
+        monkeypatch.setattr(module, "PAUSES", (0.0, 0.0, 0.0))
     key = bao.write("apps/a", {"value": "x"})
     async with opened(bao) as source:
         taken = await original(source, key)
