@@ -7,7 +7,7 @@ import msgspec
 
 from migration.compare import TOMBSTONES
 from migration.errors import NoSuchRun
-from migration.journal import Holder, Journal, Run, Stage
+from migration.journal import ROLLED_BACK, Holder, Journal, Run, Stage
 from migration.records import Item
 from migration.sources.base import Source
 from migration.target import Target
@@ -73,7 +73,7 @@ async def status(
     through = (await target.client.status()).read_through
     found = Status(runs=runs, holder=await Journal.holder(target), reading_through=through)
     if source is not None and name is not None:
-        found.estate = await _waiting(target, source, name, advance, through=bool(through))
+        found.estate = await _waiting(target, source, name, advance, through=source.identity in through)
     return found
 
 
@@ -83,7 +83,9 @@ def loses(run: Run) -> str:
     scrubbed = stages.get("scrubbed")
     if scrubbed is not None and not scrubbed.complete:
         return "the scrub is not finished: what was removed from the source so far can then not be put back"
-    if scrubbed is None and not stages.get("applied"):
+    if ROLLED_BACK in stages:
+        return "the rollback left something that was changed since: it can then not be undone any more"
+    if scrubbed is None and "applied" not in stages:
         return ""
     verified = stages.get("verified")
     if scrubbed is None and (verified is None or not verified.complete):

@@ -43,7 +43,7 @@ class Sides:
     source: "Source | None"
     target: "Target"
     journal: "Journal"
-    options: Mapping[str, Sequence[str]]
+    options: Mapping[str, Sequence[str]]  # of the source, that its run does not know yet
 
     @property
     def from_(self) -> "Source":
@@ -155,7 +155,10 @@ async def open_sides(estate: Estate, *, source_needed: bool = True, new: bool = 
             source = open_source(head.kind, head.place, head.options | estate.options)
             if run_name(head.kind, source.identity) != head.name:
                 raise ConfigurationError("with these options it is another estate; say SOURCE PLACE in place of RUN")
-        sides = Sides(source, target, journal, estate.options)
+        # What is said of the source once is remembered, from the next time on that the head is stored.
+        news = {name: values for name, values in estate.options.items() if head.options.get(name) != values}
+        head.options.update(news)
+        sides = Sides(source, target, journal, news)
         try:
             if source is not None and source_needed:
                 await source.open(journal.digest)

@@ -16,20 +16,15 @@ _COMMAND: Final = re.compile(
 _STEP: Final = re.compile(r"(?P<words>.*?): (?P<command>strongroom [^;]+)(?:; |$)")
 
 
-def estate_words(run: "Run", options: Mapping[str, Sequence[str]]) -> list[str]:
+def estate_words(run: "Run", news: Mapping[str, Sequence[str]]) -> list[str]:
     """Return what names the estate of *run* on a command line: the run, once something is known of it.
 
     Args:
         run: the run, which may not have begun.
-        options: of the source, as they were said this time.
+        news: options of the source that the run may not know yet.
     """
-    if run.stages:
-        said = {name: values for name, values in options.items() if run.options.get(name) != list(values)}
-        words = [run.name]
-    else:
-        said = {**run.options, **options}
-        words = [run.kind, run.place]
-    return words + [word for name, values in said.items() for value in values for word in ("-o", f"{name}={value}")]
+    words, options = ([run.name], news) if run.stages else ([run.kind, run.place], run.options)
+    return words + [word for name, values in options.items() for value in values for word in ("-o", f"{name}={value}")]
 
 
 def completed(text: str, estate: Sequence[str]) -> str:

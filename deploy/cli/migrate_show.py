@@ -30,7 +30,7 @@ _COUNTS: Final = {
     "searched": "pieces of secrets searched for",
     "containers kept": "containers that hold something else, and stay",
     "extra": "in the service alone",
-    "note": "leave something behind",
+    "note": "notes",
     "unreachable": "places that cannot be looked into",
     "duplicate": "have the name of another",
     "bad": "cannot move",
@@ -52,6 +52,7 @@ _GRAVE: Final = frozenset(
     }
 )
 _DOUBTFUL: Final = frozenset({"extra", "note", "unreachable"})
+_HEADINGS: Final = {"note": "note", "found": "secrets remain", "unreachable": "not searched", "extra": "extra"}
 _WELL: Final = {"plan": "all of it can move"}
 
 
@@ -123,7 +124,7 @@ def _problems(problems: list[Problem]) -> None:
         shown.setdefault(problem.why, []).append(problem)
     show.line("")
     for why, some in shown.items():
-        show.words(f"{_COUNTS.get(kind, kind)}: {why}", style=_style(kind))
+        show.words(f"{_HEADINGS.get(kind) or _COUNTS.get(kind, kind)}: {why}", style=_style(kind))
         for problem in some:
             whole = f"    {problem.item}  {problem.name}".rstrip()
             if not problem.item or not problem.name or show.fits(whole):
