@@ -15,9 +15,8 @@ from typing import Final, NamedTuple, cast
 import msgspec
 
 from migration.apply import known_copies
-from migration.batches import MAX_CHARACTERS
 from migration.errors import MigrationError
-from migration.journal import ROLLED_BACK, UNDONE, Applied, Copy, Former, Journal, Scrubbed, Stage, now
+from migration.journal import MAX_ROW, ROLLED_BACK, UNDONE, Applied, Copy, Former, Journal, Scrubbed, Stage, now
 from migration.records import Record, is_sealed
 from migration.report import Report
 from migration.sources.base import Original, Scrubbable, Source
@@ -291,7 +290,7 @@ def _in_commits(undos: Sequence[_Undo]) -> Iterator[Sequence[_Undo]]:
     size = 0
     for each in undos:
         grown = 0 if each.value is None else len(each.value)
-        if part and size + grown > MAX_CHARACTERS:
+        if part and size + grown > MAX_ROW:
             yield part
             part, size = [], 0
         part.append(each)

@@ -48,6 +48,7 @@ class Mover:
     async def plan(self, **said: Any) -> Report:
         """Plan; nothing is held."""
         journal = await self.journal()
+        self.source = self.estate.source()
         await self.source.open(journal.digest)
         return await plan(self.source, Target(self.client), journal, **said)
 
@@ -74,6 +75,7 @@ class Mover:
     async def status(self) -> Status:
         """Tell how the run of the estate is."""
         journal = await self.journal()
+        self.source = self.estate.source()
         await self.source.open(journal.digest)
         return await status(Target(self.client), self.source, journal.run.name)
 

@@ -1,0 +1,137 @@
+"""``status``: every run, who is at one, what has not moved; and what would be lost with a run's journal."""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from migration.errors import NoSuchRun
+from migration.journal import Journal, Run, Stage, new_run, now
+from migration.records import Record
+from migration.status import loses, status
+from migration.target import Target
+from models.secret import Secret
+from storage_service import wire
+from storage_service.backends.memory import MemoryBackend
+from storage_service.client.sealed_operations import Write
+from tests.migration.estates.memory import MemoryEstate
+from tests.migration.moving import Mover, journalled, moving
+
+
+@pytest.fixture
+async def mover() -> AsyncIterator[Mover]:
+    """What moves an estate with a few items."""
+    estate = MemoryEstate()
+    estate.put_many(range(6))
+    async with moving(estate, MemoryBackend()) as mover:
+        yield mover
+
+
+async def test_nothing_yet(mover: Mover) -> None:
+    """Where nothing moved there is no run, and nobody at one."""
+    found = await status(Target(mover.client))
+
+    assert (found.runs, found.holder, found.reading_through, found.estate) == ([], None, [], None)
+
+
+async def test_every_run(mover: Mover) -> None:
+    """Every run is told with its stages, and none of its keys."""
+    await mover.apply()
+    await mover.verify()
+    elsewhere = Mover(mover.client, MemoryEstate())
+    elsewhere.estate.put(1)
+    await elsewhere.apply()
+    found = await status(Target(mover.client))
+
+    assert {run.estate: set(run.stages) for run in found.runs} == {
+        mover.source.identity: {"applied", "verified"},
+        elsewhere.source.identity: {"applied"},
+    }
+    told = msgspec.json.encode(found).decode()
+    for name in await Journal.runs(Target(mover.client)):
+        journal = await Journal.find(Target(mover.client), name)
+        assert journal is not None
+        assert journal.run.digest_key not in told
+        assert msgspec.json.decode(journal.run.signing_key)["d"] not in told
+
+
+async def test_who_is_at_one(mover: Mover) -> None:
+    """A verb that is under way is told, whoever asks."""
+    async with (await mover.journal()).held("apply"):
+        found = await status(Target(mover.client))
+
+    assert found.holder is not None
+    assert found.holder.verb == "apply"
+
+
+async def test_one_that_is_none(mover: Mover) -> None:
+    """A run that there is not is told so."""
+    with pytest.raises(NoSuchRun, match="there is no run no-such-run"):
+        await status(Target(mover.client), name="no-such-run")
+
+
+async def test_what_has_not_moved(mover: Mover) -> None:
+    """What waits is counted by items, as long as any secret of theirs is not in the service."""
+    await mover.apply()
+    mover.estate.put_many([6, 7])
+    mover.estate.put_records("two", [Record("secrets/c/1", Secret("a")), Record("secrets/c/2", Secret("b"))])
+    mover.estate.break_one()
+    half = (await mover.status()).estate
+    await mover.apply(skip_bad=True)
+    done = (await mover.status()).estate
+
+    assert half is not None
+    assert (half.items, half.waiting, half.bad, half.read_through) == (10, 3, 1, True)
+    assert "strongroom migrate apply" in half.next
+    assert done is not None
+    assert (done.items, done.waiting, done.bad, done.read_through) == (10, 0, 1, False)
+
+
+async def test_what_the_service_has_otherwise(mover: Mover) -> None:
+    """What the service holds with another value, or has deleted before it moved, is not waited for."""
+    await mover.apply()
+    await mover.client.set_secret(mover.estate.place, "s000001", "another", etag="*")
+    gone = mover.estate.put(7)
+    await mover.client.commit_sealed([Write(wire.TOMBSTONES + gone, Secret("x"), wire.NEW)])
+    found = (await mover.status()).estate
+
+    assert found is not None
+    assert found.waiting == 0
+
+
+async def test_it_changes_nothing(mover: Mover) -> None:
+    """To ask how it is writes nothing."""
+    await mover.apply()
+    rows = await journalled(mover.client)
+    await mover.status()
+
+    assert await journalled(mover.client) == rows
+    assert set(mover.source.operations) == {"open", "page"}
+
+
+def _run(**complete: bool) -> Run:
+    run = new_run("memory", "somewhere", {}, "memory:somewhere")
+    run.stages = {stage: Stage(at=now(), complete=ended, counts={}) for stage, ended in complete.items()}
+    return run
+
+
+@pytest.mark.parametrize(
+    ("stages", "lost"),
+    [
+        ({}, ""),
+        ({"applied": False}, "nothing proves"),
+        ({"applied": True}, "nothing proves"),
+        ({"applied": True, "verified": False}, "nothing proves"),
+        ({"applied": True, "verified": True}, "the source still has its secrets"),
+        ({"applied": True, "verified": True, "scrubbed": False}, "the scrub is not finished"),
+        ({"scrubbed": False}, "the scrub is not finished"),
+        ({"applied": True, "verified": True, "scrubbed": True}, ""),
+        ({"rolled back": False}, "the rollback left something"),
+    ],
+)
+def test_what_is_lost(stages: dict[str, bool], lost: str) -> None:
+    """Before a journal is forgotten it is told what that takes with it, if the run is not done."""
+    said = loses(_run(**stages))
+
+    assert said.startswith(lost)
+    assert bool(said) is bool(lost)
