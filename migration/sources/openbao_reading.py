@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote
@@ -128,8 +129,9 @@ class Reader:
     async def items(self) -> AsyncIterator[Item]:
         """Yield every path, in the order of the server's listings."""
         root: Node = Folder(self._under)
-        async for item in in_order([root], self._visit, IN_FLIGHT):
-            yield item
+        async with aclosing(in_order([root], self._visit, IN_FLIGHT)) as walk:  # who stops here stops what runs ahead
+            async for item in walk:
+                yield item
 
     async def marks(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Return the present marks of those paths that there are."""

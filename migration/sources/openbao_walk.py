@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
@@ -33,7 +33,7 @@ class _Step(Generic[N, R]):
 
 async def in_order(
     nodes: Iterable[N], visit: Callable[[N], Awaitable[Leaf[R] | Branch[N]]], ahead: int
-) -> AsyncIterator[R]:
+) -> AsyncGenerator[R, None]:
     """Yield the result of every node, depth first, in the order of the nodes.
 
     Args:
