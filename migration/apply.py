@@ -1,19 +1,20 @@
 """``apply``: every record is read, saved, read back, compared and journalled; again and again it does no harm.
 
-A batch goes so. Both sides are read, and each record decided. What is sealed is written in one commit with the row of
-the journal that tells of the whole batch; what is plain follows, each record guarded by the revision it was seen at.
-Then all is read back and compared by keyed hash, and the marks at the source are looked at again: what changed there
+A batch goes so. Both sides are read, and each record decided. The batch is written in as many parts as commits take:
+what is sealed in one commit with the row of the journal that tells of the whole part. What is plain follows, each record
+guarded by the revision it was seen at. Then all is read back and compared by keyed hash, and the marks at the source are looked at again: what changed there
 meanwhile is told. Killed anywhere, the journal tells of everything that may have been written, and the next run
 compares everything again.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
-from migration.batches import Batch, batches
+from migration.batches import Batch, batches, parts
 from migration.compare import Act, Comparison, Decision, Policy
 from migration.errors import Mismatch, RunHeld
 from migration.journal import MAX_ROW, ROLLED_BACK, UNDONE, Applied, Copy, Former, Journal, Stage, now
@@ -32,6 +33,7 @@ PARALLEL: Final = 4  # batches under way at once
 ATTEMPTS: Final = 8  # at one batch, while others write what it writes
 _PAUSE: Final = 0.2  # seconds after the service did not answer, doubled each time
 
+_WRITES: Final = (Act.CREATE, Act.REPLACE)
 _DONE: Final = {Act.CREATE: "created", Act.REPLACE: "replaced", Act.PRESENT: "present", Act.KEEP: "kept"}
 
 
@@ -40,6 +42,20 @@ async def known_copies(journal: Journal, copies: Spill) -> None:
     async for _, row in journal.rows("applied", Applied):
         copies.update((copy.name, _text(copy)) for copy in row.copies if copy.act != UNDONE)
         copies.discard([copy.name for copy in row.copies if copy.act == UNDONE])
+
+
+@dataclass(slots=True)
+class _Work:
+    """What came of one batch, over all attempts at it."""
+
+    tried: list[tuple[str, Sequence[Copy]]] = field(default_factory=list)  # names of rows, and what they say
+    begun: dict[str, Act] = field(default_factory=dict)  # writes, by the record's name
+    refused: set[str] = field(default_factory=set)  # names of records
+
+    def act(self, each: Decision) -> Act:
+        """Return what was done about a record: what an attempt finds present and ours, one before it wrote."""
+        present = each.act is Act.PRESENT and each.ours
+        return self.begun.get(each.record.name, each.act) if present else each.act
 
 
 class Apply:
@@ -103,7 +119,7 @@ class Apply:
         turns = asyncio.Semaphore(PARALLEL)
         try:
             async with asyncio.TaskGroup() as group:
-                async for batch in batches(self._source, self._journal.digest, lambda: self._room, self.report):
+                async for batch in batches(self._source, self._journal.digest, self.report):
                     await turns.acquire()
                     if self._stopped or not (self._skip_bad or self._all_good()):
                         break  # what is under way is finished
@@ -128,15 +144,12 @@ class Apply:
     # One batch
 
     async def _move(self, batch: Batch) -> None:
-        await self._move_together(self._as_planned(batch.pairs))
-        self._advance(batch.items)
-
-    async def _move_together(self, pairs: Sequence[tuple[Item, Record]]) -> None:
-        tried: list[tuple[str, Sequence[Copy]]] = []
+        pairs = self._as_planned(batch.pairs)
+        work = _Work()
         pause = _PAUSE
         for left in reversed(range(ATTEMPTS)):
             try:
-                written = await self._write(await self._comparison.of(pairs), tried)
+                written = await self._write(await self._comparison.of(pairs), work)
                 break
             except (Changed, NoContainer):
                 if not left:
@@ -148,25 +161,13 @@ class Apply:
                     raise
                 await asyncio.sleep(pause)
                 pause *= 2
-            except (Invalid, TooLarge) as error:
-                await self._move_apart(pairs, error)
-                return
-            await self._settle(tried)
+            await self._settle(work)
         await asyncio.gather(self._compare_back(written), self._look_again(pairs))
+        self._advance(batch.items)
 
-    async def _move_apart(self, pairs: Sequence[tuple[Item, Record]], error: Invalid | TooLarge) -> None:
-        """Move the halves of what the service does not take: a commit takes fewer changes by now, or one is refused."""
-        self._room = await self._target.room()
-        if len(pairs) == 1:
-            ((item, record),) = pairs
-            self.report.tell("refused", item.id, f"the service refuses it: {error}", record.name)
-            return
-        for half in (pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]):
-            await self._move_together(half)
-
-    async def _settle(self, tried: Sequence[tuple[str, Sequence[Copy]]]) -> None:
+    async def _settle(self, work: "_Work") -> None:
         """Learn which of the commits that were tried came about: what they wrote is ours."""
-        for name, copies in tried:
+        for name, copies in work.tried:
             (row,) = await self._target.client.read_sealed([name])
             if row is not None:
                 self._remember(copies)
@@ -186,44 +187,64 @@ class Apply:
                 self.report.tell("unplanned", item.id, f"{why}, and was left; plan again")
         return kept
 
-    async def _write(
-        self, decisions: Sequence[Decision], tried: list[tuple[str, Sequence[Copy]]]
-    ) -> Sequence[Decision]:
-        """Write what is to be written, unless there is a conflict; return what was.
-
-        *tried* gets the name of the row of each commit that is tried, and what it says.
-        """
+    async def _write(self, decisions: Sequence[Decision], work: "_Work") -> Sequence[Decision]:
+        """Write what is to be written, unless there is a conflict; return what was, by this attempt or one before."""
         conflicts = [each for each in decisions if each.act is Act.CONFLICT]
         for each in conflicts:
             self.report.tell("conflict", each.item.id, each.why, each.record.name)
         if conflicts:
             self._stopped = True
             return []
-        writing = [each for each in decisions if each.act in (Act.CREATE, Act.REPLACE)]
-        await self._commit(decisions, [each for each in writing if each.record.sealed], tried)
-        refused = await self._save_plain([each for each in writing if not each.record.sealed])
-        for each in decisions:
-            if each.record.name not in refused:
-                self.report.count(_DONE[each.act])
-        return [each for each in writing if each.record.name not in refused]
+        left = [each for each in decisions if each.record.name not in work.refused]
+        work.begun |= {each.record.name: each.act for each in left if each.act in _WRITES}
+        for part in parts(left, self._room):
+            await self._commit(part, work)
+        plain = [each for each in left if each.act in _WRITES and not each.record.sealed]
+        for same in _by_model(plain):
+            for part in parts(same, self._room):
+                await self._save_plain(part, work)
+        done = [each for each in left if each.record.name not in work.refused]
+        for each in done:
+            self.report.count(_DONE[work.act(each)])
+        return [each for each in done if work.act(each) in _WRITES]
 
-    async def _commit(
-        self, decisions: Sequence[Decision], sealed: Sequence[Decision], tried: list[tuple[str, Sequence[Copy]]]
-    ) -> None:
-        """Write the row that tells of the batch, and what is sealed with it."""
+    async def _commit(self, decisions: Sequence[Decision], work: "_Work") -> None:
+        """Write the row that tells of *decisions*, and what is sealed with it; without what the service refuses."""
+        try:
+            await self._commit_together(decisions, work.tried)
+        except (Invalid, TooLarge) as error:
+            self._room = await self._target.room()  # a commit takes fewer changes by now, or one of them is refused
+            for half in self._halves(decisions, error, work):
+                await self._commit(half, work)
+
+    def _halves(
+        self, decisions: Sequence[Decision], error: Invalid | TooLarge, work: "_Work"
+    ) -> Sequence[Sequence[Decision]]:
+        """Return the halves of what the service does not take together; one alone is refused."""
+        if len(decisions) > 1:
+            return decisions[: len(decisions) // 2], decisions[len(decisions) // 2 :]
+        (one,) = decisions
+        faults = error.faults if isinstance(error, Invalid) else ()
+        why = "; ".join(f"{field} {reason}" for field, reason in faults) or str(error)
+        self.report.tell("refused", one.item.id, f"the service refuses it: {why}", one.record.name)
+        work.refused.add(one.record.name)
+        return ()
+
+    async def _commit_together(self, decisions: Sequence[Decision], tried: list[tuple[str, Sequence[Copy]]]) -> None:
         former = await self._keep_former(decisions)
         copies = [copy for each in decisions if (copy := _copy(each, former)) is not None]
         if not copies:
             return  # of everything that is written, the journal has something new to say
+        sealed = [each for each in decisions if each.act in _WRITES and each.record.sealed]
         containers = await self._target.missing_containers([each.record.name for each in sealed])
-        secrets = [each for each in sealed if not names.is_container(each.record.name)]
         row = self._journal.row(
             "applied", self._journal.next_number(), Applied(copies=copies, containers=list(containers))
         )
         changes: list[Change] = [
             *(
-                Write(each.record.name, each.record.value, each.held.etag if each.held else wire.NEW)
-                for each in secrets
+                Write(each.record.name, each.record.value, _tag(each))
+                for each in sealed
+                if not names.is_container(each.record.name)
             ),
             *(Write(container, Secret(""), wire.NEW) for container in containers),
             row,
@@ -254,17 +275,13 @@ class Apply:
         await store()
         return rows
 
-    async def _save_plain(self, plain: Sequence[Decision]) -> set[str]:
+    async def _save_plain(self, plain: Sequence[Decision], work: "_Work") -> None:
+        """Save plain records of one model, as few as are saved at once or not at all, without what is refused."""
         try:
             await self._target.save([each.record for each in plain], [_tag(each) for each in plain])
-        except Invalid as error:
-            if len(plain) == 1:
-                fields = "; ".join(f"{field} {reason}" for field, reason in error.faults)
-                self.report.tell("refused", plain[0].item.id, f"the service refuses it: {fields}", plain[0].record.name)
-                return {plain[0].record.name}
-            # Nothing of that model was written: find out which of them it is.
-            return set().union(*[await self._save_plain([each]) for each in plain])
-        return set()
+        except (Invalid, TooLarge) as error:
+            for half in self._halves(plain, error, work):
+                await self._save_plain(half, work)
 
     def _remember(self, copies: Sequence[Copy]) -> None:
         self._copies.update((copy.name, _text(copy)) for copy in copies)
@@ -293,6 +310,13 @@ class Apply:
 def _tag(each: Decision) -> str:
     """Return the tag of what a write replaces."""
     return wire.NEW if each.held is None else each.held.etag
+
+
+def _by_model(plain: Sequence[Decision]) -> Iterable[Sequence[Decision]]:
+    found: dict[str, list[Decision]] = {}
+    for each in plain:
+        found.setdefault(names.container_of(each.record.name), []).append(each)
+    return found.values()
 
 
 def _copy(each: Decision, former: Mapping[str, int]) -> Copy | None:

@@ -1,52 +1,71 @@
-"""An estate in batches: as many records as one commit surely takes, each record met once."""
+"""An estate in batches, each record met once; and each batch in the parts that commits take."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
-from migration.compare import fault_of
+from migration.compare import Decision, fault_of
 from migration.digest import Digest
 from migration.records import Item, Record
 from migration.report import Report
 from migration.sources.base import Source
 from migration.spill import Spill
+from migration.target import READ_SIZE
 from models import names
 
-MAX_CHARACTERS: Final = 384 * 1024  # of values: what they grow to when encrypted stays below etcd's limit
-MAX_PLAIN: Final = 100  # plain records beside the sealed ones
+MAX_CHARACTERS: Final = 384 * 1024  # of values in one commit: what they grow to encrypted stays below etcd's limit
 _PAGE: Final = 100  # items looked at together
 _OWN: Final = 2  # changes of the journal in each commit: its row and its lock
 
 
+class _Bounds(NamedTuple):
+    """How much goes together at most."""
+
+    changes: int  # one for each sealed record and each container, and those of the journal
+    plain: int  # records
+    characters: int  # of values
+
+
+_BATCH: Final = _Bounds(READ_SIZE, READ_SIZE, 1024 * 1024)
+
+
+def _commit(room: int) -> _Bounds:
+    """Return what one commit surely takes if it takes *room* changes."""
+    return _Bounds(room, 100, MAX_CHARACTERS)
+
+
 @dataclass(slots=True)
 class Batch:
-    """Records that go together, and the items that are done with them."""
+    """Records whose both sides are read at once, and how many items are done with them."""
 
     pairs: list[tuple[Item, Record]] = field(default_factory=list)
     items: int = 0
-    _sealed: int = 0
-    _plain: int = 0
-    _characters: int = 0
-    _containers: set[str] = field(default_factory=set)
 
-    def takes(self, record: Record, room: int) -> bool:
-        """Whether there is room for *record*, if a commit takes *room* changes."""
-        if not self.pairs:
-            return True
+
+class _Pack:
+    """Counts what goes together."""
+
+    def __init__(self, bounds: _Bounds) -> None:
+        self._bounds = bounds
+        self._changes = _OWN
+        self._plain = 0
+        self._characters = 0
+        self._containers: set[str] = set()
+
+    def takes(self, record: Record) -> bool:
+        """Count *record* in, if it is the first or there is room for it; return whether it was."""
         # Each container is checked, or made, and so may be those round it.
-        containers = self._containers | _containers_of(record)
-        fits = self._sealed + len(containers) + _OWN < room if record.sealed else self._plain < MAX_PLAIN
-        return fits and self._characters + len(record.value) <= MAX_CHARACTERS
-
-    def add(self, item: Item, record: Record) -> None:
-        """Take *record* of *item*."""
-        self.pairs.append((item, record))
-        self._containers |= _containers_of(record)
-        self._characters += len(record.value)
-        if record.sealed:
-            self._sealed += 1
-        else:
-            self._plain += 1
+        containers = _containers_of(record) - self._containers
+        sealed = record.sealed
+        changes = self._changes + sealed + len(containers)
+        plain = self._plain + (not sealed)
+        characters = self._characters + len(record.value)
+        within = changes <= self._bounds.changes and plain <= self._bounds.plain
+        if self._characters and not (within and characters <= self._bounds.characters):
+            return False
+        self._changes, self._plain, self._characters = changes, plain, characters
+        self._containers |= containers
+        return True
 
 
 def _containers_of(record: Record) -> set[str]:
@@ -59,21 +78,35 @@ def _containers_of(record: Record) -> set[str]:
     return found
 
 
-async def batches(source: Source, digest: Digest, room: Callable[[], int], report: Report) -> AsyncIterator[Batch]:
+def parts(decisions: Sequence[Decision], room: int) -> Iterator[Sequence[Decision]]:
+    """Yield *decisions* in parts, each as much as one commit surely takes if it takes *room* changes."""
+    part: list[Decision] = []
+    pack = _Pack(_commit(room))
+    for each in decisions:
+        if not pack.takes(each.record):
+            yield part
+            part, pack = [], _Pack(_commit(room))
+            pack.takes(each.record)
+        part.append(each)
+    if part:
+        yield part
+
+
+async def batches(source: Source, digest: Digest, report: Report) -> AsyncIterator[Batch]:
     """Yield the records of *source* in batches; what cannot move is told in *report* instead.
 
-    *room* tells how many changes one commit takes. Of two records with one name the first counts: the second is told,
-    unless it is the same. Counts ``items``.
+    Of two records with one name the first counts: the second is told, unless it is the same. Counts ``items``.
     """
-    batch = Batch()
+    batch, pack = Batch(), _Pack(_BATCH)
     with Spill() as met:
         async for items in _pages(source.items()):
             for item, records in _first_met(items, digest, met, report):
                 for record in records:
-                    if not batch.takes(record, room()):
+                    if not pack.takes(record):
                         yield batch
-                        batch = Batch()
-                    batch.add(item, record)
+                        batch, pack = Batch(), _Pack(_BATCH)
+                        pack.takes(record)
+                    batch.pairs.append((item, record))
                 batch.items += 1
     if batch.items:
         yield batch

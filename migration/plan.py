@@ -60,12 +60,11 @@ async def plan(
     run = journal.run
     report = Report(verb="plan", run=run.name, source=run.kind, estate=run.identity, started=now())
     began = time.monotonic()
-    room = await target.room()
     characters = 0
     with Spill() as copies:
         await known_copies(journal, copies)
         comparison = Comparison(target, journal.digest, copies, policy)
-        async for batch in batches(source, journal.digest, lambda: room, report):
+        async for batch in batches(source, journal.digest, report):
             for each in await comparison.of(batch.pairs):
                 if each.act is Act.CONFLICT:
                     report.tell("conflict", each.item.id, each.why, each.record.name)

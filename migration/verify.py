@@ -52,7 +52,7 @@ async def verify(
     run = journal.run
     report = Report(verb="verify", run=run.name, source=run.kind, estate=run.identity, started=now())
     with Spill() as met:
-        async for batch in batches(source, journal.digest, lambda: READ_SIZE, report):
+        async for batch in batches(source, journal.digest, report):
             await _compare(batch, source, target, journal, report)
             _remember(met, batch)
             advance(batch.items)
