@@ -248,12 +248,12 @@ class Journal:
 
     async def forget(self) -> None:
         """Remove every row of this run, the head last."""
-        size = max(1, await self._target.room() - 1)  # beside the lock
         for kind in ("applied", "former", "scrubbed"):
-            numbers = await self.numbers(kind)
-            for start in range(0, len(numbers), size):
-                names = [self.row_name(kind, number) for number in numbers[start : start + size]]
-                await self._target.client.commit_sealed([*(Remove(name) for name in names), self.guard])
+            names = [self.row_name(kind, number) for number in await self.numbers(kind)]
+            while names:
+                size = max(1, await self._target.room() - 1)  # beside the lock
+                await self._target.client.commit_sealed([*map(Remove, names[:size]), self.guard])
+                del names[:size]
         await self._target.client.commit_sealed([Remove(f"{PREFIX}{self._run.name}/run"), self.guard])
         self._etag = wire.NEW
         self._run.stages = {}

@@ -83,6 +83,8 @@ class Search:
                 found = await _found(matcher, finding.place.chunks())
             except MigrationError as error:
                 finding.unreachable = str(error)
+            except OSError as error:
+                finding.unreachable = f"it cannot be read: {error.strerror}"
             else:
                 finding.needles += len(found)
         self.needles += len(needles)

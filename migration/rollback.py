@@ -29,7 +29,7 @@ from storage_service.errors import Changed, NotEmpty, Unavailable
 
 ATTEMPTS: Final = 8  # at one batch, while others write what it writes
 _PAUSE: Final = 0.2  # seconds after the service did not answer, doubled each time
-_PAGE: Final = 50  # names, items or containers in one go
+_PAGE: Final = 100  # names in one go
 _OWN: Final = 2  # changes of the journal in each commit: its row and its lock
 
 _BACK: Final = "back"  # said of an item that was scrubbed: it is as it was
@@ -109,12 +109,10 @@ class Rollback:
         if rows:
             await self._restore_all(rows)
         await known_copies(self._journal, self._copies)
-        # One change for each name, and perhaps one for its container.
-        size = max(1, min(_PAGE, (await self._target.room() - _OWN) // 2))
         page: list[Copy] = []
         for text in self._copies.values():
             page.append(msgspec.json.decode(text, type=Copy))
-            if len(page) == size:
+            if len(page) == _PAGE:
                 await self._take_out(page)
                 page = []
         await self._take_out(page)
@@ -169,7 +167,7 @@ class Rollback:
         for left in reversed(range(ATTEMPTS)):
             try:
                 page = await self._look_at(ours)
-                for some in _in_commits(page.undo):
+                for some in _in_commits(page.undo, await self._target.room() - _OWN):
                     await self._undo_now(some)
                 await self._note(page.undone)
                 break
@@ -284,19 +282,28 @@ class Rollback:
             return
 
 
-def _in_commits(undos: Sequence[_Undo]) -> Iterator[Sequence[_Undo]]:
-    """Yield *undos* in parts, of which each holds no more than one commit takes."""
+def _in_commits(undos: Sequence[_Undo], room: int) -> Iterator[Sequence[_Undo]]:
+    """Yield *undos* in parts, each of which a commit takes that has room for so many changes."""
     part: list[_Undo] = []
-    size = 0
+    changes = size = 0
     for each in undos:
+        more = _changes(each)
         grown = 0 if each.value is None else len(each.value)
-        if part and size + grown > MAX_ROW:
+        if part and (changes + more > room or size + grown > MAX_ROW):
             yield part
-            part, size = [], 0
+            part, changes, size = [], 0, 0
         part.append(each)
+        changes += more
         size += grown
     if part:
         yield part
+
+
+def _changes(undo: _Undo) -> int:
+    """Return how many changes of a commit it takes to undo one name: what is written needs its container."""
+    if not is_sealed(undo.copy.name):
+        return 0
+    return 1 if undo.value is None else 2
 
 
 def _advice(report: Report) -> str:

@@ -23,6 +23,7 @@ from migration.report import Report
 from migration.sources.base import Original, Scrubbable, Source
 from migration.spill import Spill
 from migration.target import Target
+from models import names
 from models.secret import Secret
 from storage_service.wire import MAX_JOURNAL
 
@@ -154,7 +155,7 @@ class Scrub:
             self.report.count("items")
             if item.fault:
                 self._leave(item.id, _Doubt("bad", f"it did not move, and keeps what it has: {item.fault}"))
-            elif any(record.sealed for record in item.records):
+            elif any(record.sealed and not names.is_container(record.name) for record in item.records):
                 self._wanted[item.id] = msgspec.json.encode(self._as_wanted(item)).decode()
                 continue
             self._advance(1)

@@ -11,6 +11,7 @@ from migration.journal import ROLLED_BACK, Holder, Journal, Run, Stage
 from migration.records import Item
 from migration.sources.base import Source
 from migration.target import Target
+from models import names
 
 SCHEMA: Final = "strongroom.migrate.status/1"
 _PAGE: Final = 200  # items looked up in one go
@@ -128,7 +129,8 @@ async def _waiting(
 
 async def _not_there(target: Target, items: list[Item]) -> int:
     """Return how many of *items* have a secret that the service neither has nor knows to be deleted."""
-    wanted = [record.name for item in items for record in item.records if record.sealed]
+    sealed = [record.name for item in items for record in item.records if record.sealed]
+    wanted = [each for each in sealed if not names.is_container(each)]
     held = await target.read(wanted)
     missing = [each for each in wanted if each not in held]
     deleted = await target.read([TOMBSTONES + each for each in missing])

@@ -1,6 +1,7 @@
 """The search for what must be found nowhere, against a naive one."""
 
 import base64
+import errno
 import itertools
 import os
 import tracemalloc
@@ -144,13 +145,19 @@ async def test_places_that_cannot_be_read() -> None:
         yield b"the secret"
         raise EstateUnavailable("its disk is gone")
 
+    async def fails() -> AsyncIterator[bytes]:
+        yield b"the secret"
+        raise OSError(errno.EIO, "Input/output error")
+
     wanted = [b"the secret"]
-    hidden, broken, clean, rest = await Search(
-        [Place("a", None, "ask"), Place("b", breaks_off, "mend"), place("c", b"nothing"), place("d", b"the secret")]
+    places = [Place("a", None, "ask"), Place("b", breaks_off, "mend"), Place("c", fails, "mend")]
+    hidden, broken, failing, clean, rest = await Search(
+        [*places, place("d", b"nothing"), place("e", b"the secret")]
     ).run(each(wanted))
 
     assert (hidden.unreachable, hidden.clean) == ("it cannot be looked into", False)
     assert (broken.unreachable, broken.clean) == ("its disk is gone", False)
+    assert (failing.unreachable, failing.clean) == ("it cannot be read: Input/output error", False)
     assert clean.clean
     assert rest.needles == 1
 

@@ -103,8 +103,9 @@ async def test_again_it_searches_alone(mover: Mover) -> None:
 
 
 async def test_nothing_secret(store: FaultyBackend) -> None:
-    """An estate without secrets is not touched, and that is complete."""
+    """An estate without secrets, be there empty containers for them, is not touched, and that is complete."""
     estate = MemoryEstate()
+    estate.put_records("container", [Record("secrets/empty/", Secret(""))])
     estate.put_records("networks/n", [Record.of(Network(name="n", type=NetworkType.FLANNEL_ETCD))])
     async with moving(estate, store) as mover:
         await mover.apply()
