@@ -20,15 +20,17 @@ class Kind(NamedTuple):
 
 
 SOURCES: Final[Mapping[str, Kind]] = {
-    "commissaire": Kind("commissaire", "Commissaire's records in etcd", "etcd://HOST:PORT[/commissaire], etcd2://…"),
-    "custodia-sqlite": Kind("custodia_sqlite", "Custodia's SQLite store, by file and key", "FILE"),
-    "custodia": Kind("custodia_socket", "a running Custodia", "SOCKET or URL"),
-    "openbao": Kind("openbao", "OpenBao or Vault, KV version 1 and 2", "URL"),
-    "convection": Kind("convection", "Convection's generic stores, by directory and unlock key", "DIRECTORY"),
-    "csv": Kind("csv_file", "a table of hosts or of secrets", "FILE"),
-    "jsonl": Kind("json_lines", "records, a JSON object a line", "FILE"),
-    "ansible": Kind("ansible", "an Ansible inventory", "FILE or DIRECTORY"),
-    "keys": Kind("key_directory", "a directory of SSH keys, each named for its host", "DIRECTORY"),
+    "commissaire": Kind(
+        "commissaire.source", "Commissaire's records in etcd", "etcd://HOST:PORT[/commissaire], etcd2://…"
+    ),
+    "custodia-sqlite": Kind("custodia.sqlite_store", "Custodia's SQLite store, by file and key", "FILE"),
+    "custodia": Kind("custodia.server", "a running Custodia", "SOCKET or URL"),
+    "openbao": Kind("openbao.source", "OpenBao or Vault, KV version 1 and 2", "URL"),
+    "convection": Kind("convection.source", "Convection's generic stores, by directory and unlock key", "DIRECTORY"),
+    "csv": Kind("tables.csv_file", "a table of hosts or of secrets", "FILE"),
+    "jsonl": Kind("tables.json_lines", "records, a JSON object a line", "FILE"),
+    "ansible": Kind("ansible.source", "an Ansible inventory", "FILE or DIRECTORY"),
+    "keys": Kind("keys.directory", "a directory of SSH keys, each named for its host", "DIRECTORY"),
     "strongroom": Kind("strongroom", "another Strongroom", "HOME or SOCKET"),
 }
 

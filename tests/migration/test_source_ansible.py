@@ -10,9 +10,10 @@ import pytest
 
 from migration.digest import Digest
 from migration.records import Item
-from migration.sources import ansible_yaml, open_source
-from migration.sources.ansible import Ansible
-from migration.sources.ansible_inventory import ALL, MAX_HOSTS, Inventory, take_host
+from migration.sources import open_source
+from migration.sources.ansible import yaml_file
+from migration.sources.ansible.inventory import ALL, MAX_HOSTS, Inventory, take_host
+from migration.sources.ansible.source import Ansible
 from migration.sources.base import Scrubbable
 from migration.sources.files import Unfit
 from storage_service.errors import ConfigurationError
@@ -365,7 +366,7 @@ HOSTILE: Final[Mapping[str, tuple[str, str]]] = {
 def test_hostile_yaml(text: str, reason: str) -> None:
     """What would stand for too much, or make anything but data, is refused and not repeated."""
     with pytest.raises(Unfit, match=reason) as caught:
-        ansible_yaml.load(text.encode(errors="surrogateescape"))
+        yaml_file.load(text.encode(errors="surrogateescape"))
 
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None

@@ -16,9 +16,9 @@ from migration.errors import EstateUnavailable
 from migration.records import Item
 from migration.sources import open_source
 from migration.sources.base import Original
-from migration.sources.commissaire import CommissaireSource, make
-from migration.sources.commissaire_keys import Held
-from migration.sources.commissaire_v3 import LARGEST_PAGE
+from migration.sources.commissaire.keys import Held
+from migration.sources.commissaire.source import CommissaireSource, make
+from migration.sources.commissaire.v3 import LARGEST_PAGE
 from models.secret import Secret
 from storage_service.errors import ConfigurationError
 from tests.etcd_server import Etcd, running

@@ -14,8 +14,8 @@ from migration.digest import Digest
 from migration.errors import EstateUnavailable
 from migration.sources import open_source
 from migration.sources.base import Place
-from migration.sources.commissaire import CommissaireSource
-from migration.sources.commissaire_places import ids_of
+from migration.sources.commissaire.places import ids_of
+from migration.sources.commissaire.source import CommissaireSource
 from storage_service.errors import ConfigurationError
 from tests.etcd_server import Etcd, binary, running
 from tests.migration.estates.commissaire import CommissaireEstate, EstateV2, EstateV3

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migration.records import Record
-from migration.sources import commissaire_records as records
-from migration.sources import commissaire_spelling as spelling
+from migration.sources.commissaire import records, spelling
 from tests.migration.estates.commissaire import container_manager, host
 
 PEM: Final = "-----BEGIN OPENSSH PRIVATE KEY-----\nGrüße\n-----END OPENSSH PRIVATE KEY-----\n"

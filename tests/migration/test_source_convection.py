@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from migration.errors import EstateRefused, EstateUnavailable
 from migration.records import Item
-from migration.sources import convection_files, convection_toml, files, open_source
-from migration.sources.convection import ENVIRONMENT
-from migration.sources.convection_files import Directory
+from migration.sources import files, open_source
+from migration.sources.convection import directory, toml
+from migration.sources.convection.directory import Directory
+from migration.sources.convection.source import ENVIRONMENT
 from models.secret import Secret
 from storage_service.errors import ConfigurationError, StrongroomError
 from storage_service.wire import MAX_SECRET
@@ -258,7 +259,7 @@ def test_a_store_of_another_type_is_a_fault(estate: Copied) -> None:
     keymap = estate.directory / "keymap.db"
     document = tomllib.loads(estate.root().decrypt(keymap.read_bytes()).decode())
     document["keymap"]["passwords"] = {"keyset": "vault", "store_type": "passdb"}
-    keymap.write_bytes(estate.root().encrypt(convection_toml.dumps(document).encode()))
+    keymap.write_bytes(estate.root().encrypt(toml.dumps(document).encode()))
     with reading(estate) as reader:
         item = reader.by_id()["passwords"]
         assert reader.marks(["passwords"]) == {"passwords": item.mark}
@@ -350,7 +351,7 @@ DAMAGE: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
     "a directory": (_become_a_directory, "no regular file"),
     "a pipe": (_become_a_pipe, "no regular file"),
     "a link that leads out": (_lead_out, "outside"),
-    "huge": (lambda path: os.truncate(path, convection_files.MAX_FILE + 1), "is over"),
+    "huge": (lambda path: os.truncate(path, directory.MAX_FILE + 1), "is over"),
 }
 
 
@@ -365,7 +366,7 @@ def test_a_damaged_store_is_a_fault(
     keymap = estate.directory / "keymap.db"
     document = tomllib.loads(estate.root().decrypt(keymap.read_bytes()).decode())
     document["keymap"]["spare"] = document["keymap"][STORE]
-    keymap.write_bytes(estate.root().encrypt(convection_toml.dumps(document).encode()))
+    keymap.write_bytes(estate.root().encrypt(toml.dumps(document).encode()))
     with reading(estate) as reader:
         originals = reader.originals(["words:a"])
         damage(estate.file)
@@ -399,7 +400,7 @@ def test_a_store_that_is_being_written_is_read_again(estate: Copied, monkeypatch
     """Convection empties a file before it fills it, and a reader that comes between waits for the rest."""
     content = estate.file.read_bytes()
     estate.file.write_bytes(b"")
-    monkeypatch.setattr(convection_files.time, "sleep", lambda _: estate.file.write_bytes(content))
+    monkeypatch.setattr(directory.time, "sleep", lambda _: estate.file.write_bytes(content))
     with reading(estate) as reader:
         assert "words:a" in reader.by_id()
 
@@ -485,7 +486,7 @@ def test_a_store_that_is_gone_holds_no_secret(estate: Copied) -> None:
         originals = reader.originals(["words:a"])
     document = tomllib.loads(estate.root().decrypt(keymap.read_bytes()).decode())
     del document["keymap"][STORE]
-    keymap.write_bytes(estate.root().encrypt(convection_toml.dumps(document).encode()))
+    keymap.write_bytes(estate.root().encrypt(toml.dumps(document).encode()))
     with reading(estate, reader.digest) as reader:
         assert reader.scrub(originals) == [True]
         assert reader.restore(originals) == [False]
@@ -522,7 +523,7 @@ _TREES: Final = st.recursive(
 @settings(max_examples=150, deadline=None)
 def test_what_is_written_reads_back(document: dict[str, object]) -> None:
     """Whatever TOML can hold is read as it was written."""
-    assert tomllib.loads(convection_toml.dumps(document)) == document
+    assert tomllib.loads(toml.dumps(document)) == document
 
 
 def test_convection_reads_what_is_written(shared: ConvectionEstate) -> None:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from migration.digest import Digest
 from migration.errors import EstateUnavailable
 from migration.records import Item
-from migration.sources import csv_file, open_source
+from migration.sources import open_source
 from migration.sources.base import Original
-from migration.sources.rows import MAX_ROW, RowSource
+from migration.sources.tables import csv_file
+from migration.sources.tables.rows import MAX_ROW, RowSource
 from storage_service.errors import ConfigurationError
 from storage_service.wire import MAX_SECRET
 from tests.migration.estates.rows import private_key

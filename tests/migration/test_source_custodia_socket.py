@@ -17,8 +17,9 @@ import trustme
 from migration.digest import Digest
 from migration.errors import EstateRefused, EstateUnavailable
 from migration.records import Item
-from migration.sources import custodia_socket, open_source
-from migration.sources.custodia_socket import Custodia
+from migration.sources import open_source
+from migration.sources.custodia import server as custodia_server
+from migration.sources.custodia.server import Custodia
 from models import HostCreds, Secret
 from storage_service.errors import ConfigurationError
 from tests.etcd_server import LOOPBACK, free_port
@@ -382,7 +383,7 @@ BAD: Final[Mapping[str, tuple[Callable[[str], bytes], str]]] = {
 @pytest.mark.parametrize("what", BAD)
 async def test_a_bad_answer_ends_the_reading(short: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that tells nothing of a secret is no fault of it: reading ends, and repeats nothing of the answer."""
-    monkeypatch.setattr(custodia_socket, "_PAUSE", 0)
+    monkeypatch.setattr(custodia_server, "_PAUSE", 0)
     answer, text = BAD[what]
     with scripted(short, lambda line: said(200, ["a"]) if line == LIST else answer(line)) as path:
         source = open_source("custodia", str(path), {"container": ["box"]})
@@ -397,7 +398,7 @@ async def test_a_bad_answer_ends_the_reading(short: Path, what: str, monkeypatch
 
 async def test_a_lost_answer_to_a_write_is_settled(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the answer to a deletion or a store is lost, Custodia is asked what became of it."""
-    monkeypatch.setattr(custodia_socket, "_PAUSE", 0)
+    monkeypatch.setattr(custodia_server, "_PAUSE", 0)
     kept = {"/secrets/box/a": "the value"}
 
     def answer(line: str) -> bytes:

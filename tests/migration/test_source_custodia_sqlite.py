@@ -18,9 +18,10 @@ from jwcrypto.jwk import JWK
 from migration.digest import Digest
 from migration.errors import EstateRefused, EstateUnavailable
 from migration.records import Item
-from migration.sources import custodia_table, open_source
+from migration.sources import open_source
 from migration.sources.base import Original, Place
-from migration.sources.custodia_sqlite import CustodiaSqlite
+from migration.sources.custodia import table as custodia_table
+from migration.sources.custodia.sqlite_store import CustodiaSqlite
 from models import HostCreds, Secret
 from storage_service.backends.memory import MemoryBackend
 from storage_service.client.sealed_operations import Write

@@ -11,7 +11,7 @@ import pytest
 from migration.digest import Digest
 from migration.records import Item
 from migration.sources import open_source
-from migration.sources.rows import MAX_ROW, RowSource
+from migration.sources.tables.rows import MAX_ROW, RowSource
 from models import MODELS, SecretModel
 
 KEY: Final = "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n"

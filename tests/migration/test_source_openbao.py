@@ -15,12 +15,15 @@ import trustme
 from migration.digest import Digest
 from migration.errors import EstateRefused, EstateUnavailable
 from migration.records import Item
-from migration.sources import open_source, openbao, openbao_http
+from migration.sources import open_source
 from migration.sources.base import Original
-from migration.sources.openbao import OpenBao
-from migration.sources.openbao_http import Server, Url
-from migration.sources.openbao_kv1 import Kv1
-from migration.sources.openbao_kv2 import Kv2
+from migration.sources.openbao import http
+from migration.sources.openbao import http as openbao_http
+from migration.sources.openbao import source as openbao_source
+from migration.sources.openbao.http import Server, Url
+from migration.sources.openbao.kv1 import Kv1
+from migration.sources.openbao.kv2 import Kv2
+from migration.sources.openbao.source import OpenBao
 from models.secret import Secret
 from storage_service.errors import ConfigurationError
 from storage_service.wire import MAX_SECRET
@@ -343,7 +346,7 @@ async def test_a_namespace(tmp_path: Path) -> None:
 
 async def test_sealed_and_stopped(bao: BaoEstate, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is sealed or gone is unavailable, before and in the middle; once it is back all goes on."""
-    for module in (openbao, openbao_http):
+    for module in (openbao_source, openbao_http):
         monkeypatch.setattr(module, "PAUSES", (0.0, 0.0, 0.0))
     key = bao.write("apps/a", {"value": "x"})
     async with opened(bao) as source:
@@ -648,10 +651,10 @@ ANSWERS: dict[str, tuple[list[tuple[int, str]], type[Exception] | None, str]] = 
     "nobody behind it": ([(502, "<html>")], EstateUnavailable, "answers 502"),
     "standing by": ([(307, "")], EstateUnavailable, "stands by"),
     "sealed": ([(503, '{"errors":["Vault is sealed"]}')], EstateUnavailable, "unseal"),
-    "failing at one path": ([*[(500, "")] * 4, (200, "")], openbao_http.PathFailed, "answers 500"),
+    "failing at one path": ([*[(500, "")] * 4, (200, "")], http.PathFailed, "answers 500"),
     "failing at all": ([(500, "")], EstateUnavailable, "answers 500 about|answers 500: see"),
     "not answering": ([(0, "")], EstateUnavailable, "within 0.5 s"),
-    "refusing": ([(403, "")], openbao_http.PathRefused, "does not reach"),
+    "refusing": ([(403, "")], http.PathRefused, "does not reach"),
 }
 
 
@@ -685,11 +688,11 @@ async def test_reads_are_under_way_together(bao: BaoEstate) -> None:
     async with opened(bao) as source:
         server = source._server
         assert server is not None
-        fewest = openbao_http.IN_FLIGHT
+        fewest = http.IN_FLIGHT
         reading = asyncio.create_task(read(source))
         until = time.monotonic() + 60
         while not reading.done() and time.monotonic() < until:
             fewest = min(fewest, server._free.qsize())
             await asyncio.sleep(0)
         assert len(await reading) == 60
-    assert fewest < openbao_http.IN_FLIGHT - 1
+    assert fewest < http.IN_FLIGHT - 1

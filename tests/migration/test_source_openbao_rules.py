@@ -10,11 +10,11 @@ import pytest
 
 from migration.errors import EstateUnavailable
 from migration.sources import open_source
-from migration.sources.openbao_http import Answer, Url, shown
-from migration.sources.openbao_kv import Held
-from migration.sources.openbao_records import Layout, Moved
-from migration.sources.openbao_token import read_token
-from migration.sources.openbao_walk import Branch, Leaf, each, in_order
+from migration.sources.openbao.http import Answer, Url, shown
+from migration.sources.openbao.kv import Held
+from migration.sources.openbao.records import Layout, Moved
+from migration.sources.openbao.token import read_token
+from migration.sources.openbao.walk import Branch, Leaf, each, in_order
 from models import ContainerManagerCreds, HostCreds
 from storage_service.errors import ConfigurationError
 from storage_service.wire import MAX_SECRET

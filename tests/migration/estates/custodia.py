@@ -21,7 +21,7 @@ from typing import Final
 
 import httpx
 
-from migration.sources.custodia_records import id_of
+from migration.sources.custodia.records import id_of
 from models import HostCreds, Secret
 
 CUSTODIA: Final = Path(__file__).parents[3] / ".venv-custodia/bin/custodia"  # made by `make test`

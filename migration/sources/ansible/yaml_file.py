@@ -20,7 +20,7 @@ from typing import Any, Final
 import yaml
 
 from migration.sources import files
-from migration.sources.ansible_inventory import UNGROUPED, Inventory, Problem, take_host
+from migration.sources.ansible.inventory import UNGROUPED, Inventory, Problem, take_host
 from migration.sources.files import Unfit
 from models import strict_json
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from cryptography.exceptions import InvalidSignature
 from jwcrypto.jwa import JWA
 
-from migration.sources.custodia_files import read_private
+from migration.sources.private_file import read_private
 from models import strict_json
 from storage_service.errors import ConfigurationError
 from storage_service.wire import MAX_STORED

@@ -9,7 +9,7 @@
 Convection (1.0.1, with its generic stores 1.0.0) overwrites these files in place, so a reader of a directory in use
 looks again before it believes in damage. Here a store is replaced whole: readers see the one or the other.
 
-All of this blocks on the disk and computes; `migration.sources.convection` calls it off the event loop. A store is one
+All of this blocks on the disk and computes; `convection.source` calls it off the event loop. A store is one
 token and opens only as a whole, so as a whole it is in memory, one at a time.
 """
 
@@ -27,7 +27,8 @@ from typing import Final
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from migration.errors import EstateRefused, EstateUnavailable
-from migration.sources import convection_toml, files
+from migration.sources import files
+from migration.sources.convection import toml
 from migration.sources.files import Unfit
 from storage_service.errors import ConfigurationError
 
@@ -139,11 +140,11 @@ class Directory:
             Unfit: its keyset does not open.
         """
         document = {**was.document, _STORE: changed}
-        text = convection_toml.dumps(document)
+        text = toml.dumps(document)
         keys = self._keys(self.keymap[store].keyset)
         token = Fernet(secrets.choice(keys)).encrypt(text.encode())
         # What cannot be read back is not put in the place of what can.
-        if convection_toml.dumps(_document(self._keyset(self.keymap[store].keyset).decrypt(token))) != text:
+        if toml.dumps(_document(self._keyset(self.keymap[store].keyset).decrypt(token))) != text:
             raise EstateUnavailable(f"the store {store!r} holds what cannot be written back; nothing was changed")
         path = self.path_of(store)
         with files.replacing(path, files.identity(path)) as file:

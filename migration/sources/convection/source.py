@@ -32,9 +32,10 @@ from cryptography.fernet import Fernet
 from migration.digest import Digest
 from migration.errors import EstateUnavailable
 from migration.records import Item
-from migration.sources import convection_toml, files, making
+from migration.sources import files, making
 from migration.sources.base import Option, Options, Original, Place
-from migration.sources.convection_files import GENERIC, MAX_FILE, Directory, Opened
+from migration.sources.convection import toml
+from migration.sources.convection.directory import GENERIC, MAX_FILE, Directory, Opened
 from migration.sources.files import Unfit
 from models import names
 from models.errors import InvalidName
@@ -171,7 +172,7 @@ class ConvectionSource:
             for each, name in wanted:
                 if opened is not None and name is not None and name in opened.secrets:
                     value = opened.secrets[name]
-                    content = convection_toml.dumps({"store": store, "secret": name, "value": [value]})
+                    content = toml.dumps({"store": store, "secret": name, "value": [value]})
                     found[each] = Original(each, self._mark(name, value), Secret(content))
         return found
 

@@ -27,9 +27,10 @@ import msgspec
 
 from migration.digest import Digest
 from migration.records import Item, Record
-from migration.sources import files, making, private_key
+from migration.sources import files, making
 from migration.sources.base import Option, Options, Original, Place
 from migration.sources.files import File, Unfit
+from migration.sources.keys import private_key
 from models import HostCreds
 from models.secret import Secret
 from storage_service.errors import ConfigurationError

@@ -25,7 +25,7 @@ from migration.records import Record
 from migration.sources import files, making
 from migration.sources.base import Option, Options
 from migration.sources.files import Unfit
-from migration.sources.rows import MAX_ROW, Layout, Row, RowSource
+from migration.sources.tables.rows import MAX_ROW, Layout, Row, RowSource
 from models import Host, names
 from storage_service.errors import ConfigurationError
 

@@ -29,8 +29,8 @@ import msgspec
 from migration.records import Record
 from migration.sources import making
 from migration.sources.files import Unfit
-from migration.sources.openbao_http import shown
-from migration.sources.openbao_kv import Fields
+from migration.sources.openbao.http import shown
+from migration.sources.openbao.kv import Fields
 from models import MODELS, SecretModel, names
 from models.errors import InvalidName
 from models.secret import Secret

@@ -3,8 +3,8 @@
 import msgspec
 
 from migration.digest import Digest
-from migration.sources.openbao_http import Server
-from migration.sources.openbao_kv import PAGE, Fields, Held, Page, fields_of, page_of, raw_of
+from migration.sources.openbao.http import Server
+from migration.sources.openbao.kv import PAGE, Fields, Held, Page, fields_of, page_of, raw_of
 
 
 class Kv1:

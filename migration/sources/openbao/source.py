@@ -2,7 +2,7 @@
 
     strongroom migrate plan openbao https://bao.example:8200 -o mount=secret -o map=ssh=hosts
 
-Each path is an item, ``MOUNT/PATH``; which records it becomes is told in `migration.sources.openbao_records`. Of
+Each path is an item, ``MOUNT/PATH``; which records it becomes is told in `migration.sources.openbao.records`. Of
 version 2 the current version moves. The token's policy must allow:
 
     to read          list and read on MOUNT/*, or with version 2 on MOUNT/metadata/* and MOUNT/data/*
@@ -26,12 +26,12 @@ import msgspec
 
 from migration.errors import EstateUnavailable
 from migration.sources.base import Option, Options, Original, Place
-from migration.sources.openbao_http import IN_FLIGHT, PAUSES, PathFailed, PathRefused, Url, shown
-from migration.sources.openbao_kv import Fields, Held
-from migration.sources.openbao_kv2 import Kv2
-from migration.sources.openbao_reading import Folder, Node, Reader
-from migration.sources.openbao_records import Layout
-from migration.sources.openbao_walk import Branch, Leaf, each, in_order
+from migration.sources.openbao.http import IN_FLIGHT, PAUSES, PathFailed, PathRefused, Url, shown
+from migration.sources.openbao.kv import Fields, Held
+from migration.sources.openbao.kv2 import Kv2
+from migration.sources.openbao.reading import Folder, Node, Reader
+from migration.sources.openbao.records import Layout
+from migration.sources.openbao.walk import Branch, Leaf, each, in_order
 from storage_service.errors import ConfigurationError
 
 OPTIONS: Final[Mapping[str, Option]] = {

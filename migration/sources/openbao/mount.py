@@ -3,7 +3,7 @@
 import msgspec
 
 from migration.errors import EstateRefused
-from migration.sources.openbao_http import PathRefused, Server, shown
+from migration.sources.openbao.http import PathRefused, Server, shown
 from storage_service.errors import ConfigurationError
 
 

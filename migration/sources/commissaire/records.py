@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple, get_type_hints
 
 from migration.records import Record
-from migration.sources import commissaire_spelling as spelling
+from migration.sources.commissaire import spelling
 from models import (
     Cluster,
     ClusterDeploy,

@@ -15,8 +15,8 @@ from aetcd import rpc
 
 from migration.errors import EstateRefused, EstateUnavailable
 from migration.sources.base import Place
-from migration.sources.commissaire_keys import MAINTENANCE, Held, read_password
-from migration.sources.commissaire_places import Machine, places_of
+from migration.sources.commissaire.keys import MAINTENANCE, Held, read_password
+from migration.sources.commissaire.places import Machine, places_of
 from storage_service.backends.etcd.cluster import (
     COMPACT,
     DEFRAGMENT,

@@ -28,9 +28,9 @@ from typing import Any, Final
 from migration.digest import Digest
 from migration.records import Item, Record
 from migration.sources import files, making
-from migration.sources.ansible_files import ENCRYPTED, VAULT, Files
-from migration.sources.ansible_inventory import Inventory, Variables
-from migration.sources.ansible_yaml import Unsafe, Vaulted
+from migration.sources.ansible.inventory import Inventory, Variables
+from migration.sources.ansible.inventory_files import ENCRYPTED, VAULT, Files
+from migration.sources.ansible.yaml_file import Unsafe, Vaulted
 from migration.sources.base import Option, Options
 from migration.sources.files import Unfit
 from models.rules import holds_no_secret

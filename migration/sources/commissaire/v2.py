@@ -22,8 +22,8 @@ import httpx
 
 from migration.errors import EstateRefused, EstateUnavailable
 from migration.sources.base import Place
-from migration.sources.commissaire_keys import Held, at_once, read_password
-from migration.sources.commissaire_places import Machine, places_of
+from migration.sources.commissaire.keys import Held, at_once, read_password
+from migration.sources.commissaire.places import Machine, places_of
 from storage_service.backends.etcd.target import Target
 from storage_service.errors import ConfigurationError
 

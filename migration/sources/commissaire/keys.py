@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from migration.sources.base import Place
-from migration.sources.custodia_files import read_private
+from migration.sources.private_file import read_private
 from models.secret import Secret
 from storage_service.errors import ConfigurationError
 

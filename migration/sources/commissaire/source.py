@@ -21,12 +21,12 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from migration.digest import Digest
 from migration.records import Item, Record
-from migration.sources import commissaire_records as records
 from migration.sources.base import Option, Options, Original, Place, Source
-from migration.sources.commissaire_keys import Held, Keys, at_once
-from migration.sources.commissaire_places import check_directories
-from migration.sources.commissaire_v2 import Etcd2Keys
-from migration.sources.commissaire_v3 import EtcdKeys
+from migration.sources.commissaire import records
+from migration.sources.commissaire.keys import Held, Keys, at_once
+from migration.sources.commissaire.places import check_directories
+from migration.sources.commissaire.v2 import Etcd2Keys
+from migration.sources.commissaire.v3 import EtcdKeys
 from models.secret import Secret
 from storage_service.backends.etcd.target import parse
 from storage_service.errors import ConfigurationError

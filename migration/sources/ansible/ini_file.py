@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from migration.sources import files
-from migration.sources.ansible_inventory import UNGROUPED, Inventory, Problem, take_host
+from migration.sources.ansible.inventory import UNGROUPED, Inventory, Problem, take_host
 from migration.sources.files import Unfit
 
 _SECTION: Final = re.compile(r"\[([^:\]\s]+)(?::(\w+))?\]\s*(?:#.*)?")

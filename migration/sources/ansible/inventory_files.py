@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from migration.sources import ansible_ini, ansible_yaml, files
-from migration.sources.ansible_inventory import Inventory, Problem, Variables
+from migration.sources import files
+from migration.sources.ansible import ini_file, yaml_file
+from migration.sources.ansible.inventory import Inventory, Problem, Variables
 from migration.sources.files import File, Identity, Unfit
 from storage_service.errors import ConfigurationError
 
@@ -119,19 +120,19 @@ class Files:
         data: Any = None
         if not path.suffix or path.suffix in _YAML:
             try:
-                data = ansible_yaml.load(content)
+                data = yaml_file.load(content)
             except Unfit:
                 if path.suffix:
                     raise
-        if ansible_yaml.is_inventory(data):
+        if yaml_file.is_inventory(data):
             try:
-                ansible_yaml.parse(data, self._inventory, self.shown(path))
+                yaml_file.parse(data, self._inventory, self.shown(path))
             except Unfit as error:
                 raise Unfit(f"{error}: {ADVICE}") from None
         elif path.suffix in _YAML:
             raise Unfit("holds no groups")
         else:
-            ansible_ini.parse(content.decode(errors="surrogateescape"), self._inventory, self.shown(path))
+            ini_file.parse(content.decode(errors="surrogateescape"), self._inventory, self.shown(path))
 
     def _group(self, base: Path, group: str) -> Variables:
         directory = base / "group_vars"
@@ -162,7 +163,7 @@ ENCRYPTED: Final = (
 
 
 def _variables(content: bytes) -> Variables:
-    data = ansible_yaml.load(content)
+    data = yaml_file.load(content)
     if data is None:
         return {}
     if not isinstance(data, dict):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from migration.sources.custodia_files import read_private
+from migration.sources.private_file import read_private
 from models.secret import Secret
 from storage_service.errors import ConfigurationError
 

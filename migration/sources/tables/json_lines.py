@@ -28,7 +28,7 @@ from migration.records import Record
 from migration.sources import files, making
 from migration.sources.base import Option, Options
 from migration.sources.files import Unfit
-from migration.sources.rows import Layout, Row, RowSource, lines
+from migration.sources.tables.rows import Layout, Row, RowSource, lines
 from models import MODELS, Host, HostCreds, Model, SecretModel, strict_json
 from models.secret import Secret
 

@@ -21,12 +21,13 @@ import msgspec
 from migration.digest import Digest
 from migration.errors import EstateRefused, EstateUnavailable
 from migration.records import Item, Record
-from migration.sources import custodia_conf, files
+from migration.sources import files
 from migration.sources.base import Option, Options, Original, Place
-from migration.sources.custodia_conf import Store
-from migration.sources.custodia_records import EMPTY_CONTAINER, Outcome, id_of, key_of, secret
-from migration.sources.custodia_table import TEXTS, Cell, Row, Table
-from migration.sources.custodia_tokens import MasterKey, Unopenable, is_token
+from migration.sources.custodia import conf
+from migration.sources.custodia.conf import Store
+from migration.sources.custodia.records import EMPTY_CONTAINER, Outcome, id_of, key_of, secret
+from migration.sources.custodia.table import TEXTS, Cell, Row, Table
+from migration.sources.custodia.tokens import MasterKey, Unopenable, is_token
 from models.names import SECRETS
 from models.secret import Secret
 from storage_service.errors import ConfigurationError
@@ -36,7 +37,7 @@ T = TypeVar("T")
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "key": Option("the file of the master key, a JWK in JSON; without it, nothing in the store may be encrypted"),
-    "table": Option(f"the table, if it is not {custodia_conf.TABLE}"),
+    "table": Option(f"the table, if it is not {conf.TABLE}"),
     "store": Option(
         "where FILE is Custodia's configuration, *.conf: the store to read, if it is not the one it serves"
     ),
@@ -72,9 +73,9 @@ def make(place: str, options: Options) -> "CustodiaSqlite":
             )
     if is_conf:
         store = said.get("store")
-        look = partial(custodia_conf.read, path, store, said.get("instance", ""))
+        look = partial(conf.read, path, store, said.get("instance", ""))
         return CustodiaSqlite(f"custodia-sqlite:{path}{f' store {store}' if store else ''}", look)
-    table, key = said.get("table", custodia_conf.TABLE), said.get("key")
+    table, key = said.get("table", conf.TABLE), said.get("key")
     look = partial(Store, path, table, None if key is None else Path(key))
     return CustodiaSqlite(f"custodia-sqlite:{path} table {table}", look)
 

@@ -24,8 +24,8 @@ from migration.digest import Digest
 from migration.errors import EstateRefused, EstateUnavailable
 from migration.records import Item, Record
 from migration.sources.base import Option, Options, Original, Place
-from migration.sources.custodia_files import read_private
-from migration.sources.custodia_records import EMPTY_CONTAINER, Outcome, id_of, key_of, secret
+from migration.sources.custodia.records import EMPTY_CONTAINER, Outcome, id_of, key_of, secret
+from migration.sources.private_file import read_private
 from models.names import SECRETS
 from models.secret import Secret
 from storage_service.errors import ConfigurationError

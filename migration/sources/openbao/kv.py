@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from migration.sources.openbao_http import Server
+from migration.sources.openbao.http import Server
 from models.secret import Secret
 
 PAGE: Final = 1000  # names in one answer, where the server can be told: OpenBao with version 2

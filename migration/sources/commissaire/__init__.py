@@ -1,0 +1,1 @@
+"""Commissaire's records in etcd."""

@@ -1,0 +1,1 @@
+"""Convection's generic stores."""

@@ -1,0 +1,1 @@
+"""Custodia: the SQLite store that it keeps, and itself while it runs."""

@@ -1,0 +1,1 @@
+"""Files of rows: tables, and lines of JSON."""
