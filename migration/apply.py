@@ -1,10 +1,10 @@
 """``apply``: every record is read, saved, read back, compared and journalled; again and again it does no harm.
 
-A batch goes so. Both sides are read, and each record decided. The batch is written in as many parts as commits take:
-what is sealed in one commit with the row of the journal that tells of the whole part. What is plain follows, each record
-guarded by the revision it was seen at. Then all is read back and compared by keyed hash, and the marks at the source are looked at again: what changed there
-meanwhile is told. Killed anywhere, the journal tells of everything that may have been written, and the next run
-compares everything again.
+A batch goes so. Both sides are read, and each record decided. Then it is written in parts: what is sealed in one commit
+with the row of the journal that tells of the whole part. What is plain follows, each record guarded by the revision it
+was seen at. Then all is read back and compared by keyed hash, and the marks at the source are looked at again: what
+changed there meanwhile is told. Killed anywhere, the journal tells of everything that may have been written, and the
+next run compares everything again.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from migration.batches import Batch, batches, parts
 from migration.compare import Act, Comparison, Decision, Policy
 from migration.errors import Mismatch, RunHeld
 from migration.journal import MAX_ROW, ROLLED_BACK, UNDONE, Applied, Copy, Former, Journal, Stage, now
-from migration.records import Item, Record
+from migration.records import Moving
 from migration.report import Report
 from migration.sources.base import Source
 from migration.spill import Spill
@@ -144,12 +144,12 @@ class Apply:
     # One batch
 
     async def _move(self, batch: Batch) -> None:
-        pairs = self._as_planned(batch.pairs)
+        records = self._as_planned(batch.records)
         work = _Work()
         pause = _PAUSE
         for left in reversed(range(ATTEMPTS)):
             try:
-                written = await self._write(await self._comparison.of(pairs), work)
+                written = await self._write(await self._comparison.of(records), work)
                 break
             except (Changed, NoContainer):
                 if not left:
@@ -162,7 +162,7 @@ class Apply:
                 await asyncio.sleep(pause)
                 pause *= 2
             await self._settle(work)
-        await asyncio.gather(self._compare_back(written), self._look_again(pairs))
+        await asyncio.gather(self._compare_back(written), self._look_again(records))
         self._advance(batch.items)
 
     async def _settle(self, work: "_Work") -> None:
@@ -172,15 +172,16 @@ class Apply:
             if row is not None:
                 self._remember(copies)
 
-    def _as_planned(self, pairs: Sequence[tuple[Item, Record]]) -> Sequence[tuple[Item, Record]]:
+    def _as_planned(self, records: Sequence[Moving]) -> Sequence[Moving]:
         if self._planned is None:
-            return pairs
+            return records
         kept = []
         told: set[str] = set()
-        for item, record in pairs:
+        for each in records:
+            item = each.item
             planned = self._planned.get(item.id)
             if planned == item.mark:
-                kept.append((item, record))
+                kept.append(each)
             elif item.id not in told:
                 told.add(item.id)
                 why = "it is new since the plan" if planned is None else "it changed at the source since the plan"
@@ -297,9 +298,9 @@ class Apply:
                     " source was touched; see whether somebody else writes there, and run apply again"
                 )
 
-    async def _look_again(self, pairs: Sequence[tuple[Item, Record]]) -> None:
+    async def _look_again(self, records: Sequence[Moving]) -> None:
         """Tell of every item that was changed at the source since it was read."""
-        read = {item.id: item.mark for item, _ in pairs}
+        read = {each.item.id: each.item.mark for each in records}
         marks = await self._source.marks(list(read))
         for item, mark in read.items():
             if marks.get(item) != mark:

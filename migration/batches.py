@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from migration.compare import Decision, fault_of
 from migration.digest import Digest
-from migration.records import Item, Record
+from migration.records import Item, Moving, Record
 from migration.report import Report
 from migration.sources.base import Source
 from migration.spill import Spill
@@ -38,7 +38,7 @@ def _commit(room: int) -> _Bounds:
 class Batch:
     """Records whose both sides are read at once, and how many items are done with them."""
 
-    pairs: list[tuple[Item, Record]] = field(default_factory=list)
+    records: list[Moving] = field(default_factory=list)
     items: int = 0
 
 
@@ -100,13 +100,13 @@ async def batches(source: Source, digest: Digest, report: Report) -> AsyncIterat
     batch, pack = Batch(), _Pack(_BATCH)
     with Spill() as met:
         async for items in _pages(source.items()):
-            for item, records in _first_met(items, digest, met, report):
-                for record in records:
-                    if not pack.takes(record):
+            for records in _first_met(items, digest, met, report):
+                for each in records:
+                    if not pack.takes(each.record):
                         yield batch
                         batch, pack = Batch(), _Pack(_BATCH)
-                        pack.takes(record)
-                    batch.pairs.append((item, record))
+                        pack.takes(each.record)
+                    batch.records.append(each)
                 batch.items += 1
     if batch.items:
         yield batch
@@ -122,10 +122,8 @@ async def _pages(items: AsyncIterator[Item]) -> AsyncIterator[Sequence[Item]]:
     yield page
 
 
-def _first_met(
-    items: Sequence[Item], digest: Digest, met: Spill, report: Report
-) -> Iterator[tuple[Item, Sequence[Record]]]:
-    """Yield each item with those of its records that can move and that nothing before had the name of."""
+def _first_met(items: Sequence[Item], digest: Digest, met: Spill, report: Report) -> Iterator[Sequence[Moving]]:
+    """Yield for each item those of its records that can move and that nothing before had the name of."""
     known = dict(met.get_many([record.name for item in items for record in item.records]))
     new: dict[str, str] = {}
     for item in items:
@@ -140,10 +138,10 @@ def _first_met(
             mine = digest.of(record.name, record.value.reveal())
             if record.name not in known:
                 known[record.name] = new[record.name] = f"{mine} {item.id}"
-                records.append(record)
+                records.append(Moving(item, record, mine))
                 continue
             theirs, _, where = known[record.name].partition(" ")
             if theirs != mine:
                 report.tell("duplicate", item.id, f"another value of this name comes from {where}", record.name)
-        yield item, records
+        yield records
     met.update(new.items())

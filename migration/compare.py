@@ -9,7 +9,7 @@ import msgspec
 
 from migration.digest import Digest
 from migration.journal import Copy
-from migration.records import Item, Record
+from migration.records import Item, Moving, Record
 from migration.spill import Spill
 from migration.target import Held, Target
 from models import names
@@ -123,16 +123,16 @@ class Comparison:
         self._copies = copies
         self._policy = policy
 
-    async def of(self, pairs: Sequence[tuple[Item, Record]]) -> Sequence[Decision]:
+    async def of(self, records: Sequence[Moving]) -> Sequence[Decision]:
         """Return the decision for each record, in their order."""
-        held = await self.held([record.name for _, record in pairs])
-        copies = self._copies.get_many([record.name for _, record in pairs])
+        wanted = [each.record.name for each in records]
+        held = await self.held(wanted)
+        copies = self._copies.get_many(wanted)
         decisions = []
-        for item, record in pairs:
+        for item, record, digest in records:
             there = held.get(record.name)
             known = copies.get(record.name)
             last = None if known is None else msgspec.json.decode(known, type=Copy)
-            digest = self.digest(record.name, record)
             lies = None if there is None else self.digest(record.name, there)
             ours = last is not None and last.act in ("created", "replaced") and lies == last.digest
             # What is sealed is written together with its row, so if it is gone then somebody removed it.
@@ -151,6 +151,6 @@ class Comparison:
             [*wanted, *(TOMBSTONES + name for name in wanted if name.startswith(names.SECRETS))]
         )
 
-    def digest(self, name: str, value: Record | Held) -> str:
-        """Return the keyed hash of a value under a name."""
+    def digest(self, name: str, value: Held) -> str:
+        """Return the keyed hash of what lies under a name."""
         return self._digest.of(name, value.value.reveal())

@@ -65,7 +65,7 @@ async def plan(
         await known_copies(journal, copies)
         comparison = Comparison(target, journal.digest, copies, policy)
         async for batch in batches(source, journal.digest, report):
-            for each in await comparison.of(batch.pairs):
+            for each in await comparison.of(batch.records):
                 if each.act is Act.CONFLICT:
                     report.tell("conflict", each.item.id, each.why, each.record.name)
                 else:

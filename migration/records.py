@@ -2,7 +2,7 @@
 
 import base64
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from models import MODELS, Model, SecretModel, names
 from models.secret import Secret
@@ -62,6 +62,14 @@ class Item:
     records: tuple[Record, ...] = ()
     fault: str = ""
     notes: tuple[str, ...] = field(default=())
+
+
+class Moving(NamedTuple):
+    """A record that can move, the item it is of, and the keyed hash of its value under its name."""
+
+    item: Item
+    record: Record
+    digest: str
 
 
 def is_sealed(name: str) -> bool:

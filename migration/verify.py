@@ -73,14 +73,14 @@ async def verify(
 async def _compare(batch: Batch, source: Source, target: Target, journal: Journal, report: Report) -> None:
     """Compare one batch; what changed while that was done is told as such, whatever it looked like."""
     digest = journal.digest
-    held = await target.read([record.name for _, record in batch.pairs])
-    missing = [TOMBSTONES + record.name for _, record in batch.pairs if record.sealed and record.name not in held]
+    held = await target.read([each.record.name for each in batch.records])
+    absent = [each.record for each in batch.records if each.record.name not in held]
+    missing = [TOMBSTONES + record.name for record in absent if record.sealed]
     deleted = await target.read(missing) if missing else {}
-    marks = await _marks(source, list({item.id: None for item, _ in batch.pairs}))
+    marks = await _marks(source, list({each.item.id: None for each in batch.records}))
     told: set[str] = set()
-    for item, record in batch.pairs:
+    for item, record, mine in batch.records:
         report.count("records")
-        mine = digest.of(record.name, record.value.reveal())
         report.sum = digest.of(report.sum, record.name, mine)
         there = held.get(record.name)
         if marks.get(item.id) != item.mark:
@@ -102,7 +102,7 @@ async def _marks(source: Source, ids: Sequence[str]) -> Mapping[str, str]:
 
 
 def _remember(met: Spill, batch: Batch) -> None:
-    wanted = [record.name for _, record in batch.pairs if not names.is_container(record.name)]
+    wanted = [each.record.name for each in batch.records if not names.is_container(each.record.name)]
     met.update((_NAME + name, "") for name in wanted)
     met.update((_CONTAINER + container, "") for container in {names.container_of(name) for name in wanted})
 
