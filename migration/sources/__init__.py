@@ -31,7 +31,7 @@ SOURCES: Final[Mapping[str, Kind]] = {
     "jsonl": Kind("tables.json_lines", "records, a JSON object a line", "FILE"),
     "ansible": Kind("ansible.source", "an Ansible inventory", "FILE or DIRECTORY"),
     "keys": Kind("keys.directory", "a directory of SSH keys, each named for its host", "DIRECTORY"),
-    "strongroom": Kind("strongroom", "another Strongroom", "HOME or SOCKET"),
+    "strongroom": Kind("strongroom.source", "another Strongroom", "HOME or SOCKET"),
 }
 
 

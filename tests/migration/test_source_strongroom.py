@@ -17,8 +17,8 @@ from migration.digest import Digest
 from migration.errors import EstateRefused, EstateUnavailable
 from migration.records import Item, Record
 from migration.sources import open_source
-from migration.sources.strongroom import StrongroomSource
-from migration.sources.strongroom_reading import UNREADABLE
+from migration.sources.strongroom.reading import UNREADABLE
+from migration.sources.strongroom.source import StrongroomSource
 from models import (
     MODELS,
     Cluster,
@@ -347,7 +347,7 @@ async def test_whatever_operation_of_the_store_fails_it_is_settled(
     fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scrub, and then a restore, is done whichever operation of the store fails in it, and done once."""
-    monkeypatch.setattr("migration.sources.strongroom.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("migration.sources.strongroom.source.FIRST_PAUSE", 0.0)
     names = ["secrets/box/a", "secrets/box/b"]
     for number in itertools.count():
         store = FaultyBackend(MemoryBackend())

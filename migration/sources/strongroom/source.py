@@ -25,7 +25,7 @@ from migration.errors import EstateUnavailable
 from migration.journal import PREFIX, run_name
 from migration.records import Item, Record
 from migration.sources.base import Option, Options, Original, Place
-from migration.sources.strongroom_reading import SEALED, SHELVES, Found, Reading, Shelf, ask
+from migration.sources.strongroom.reading import SEALED, SHELVES, Found, Reading, Shelf, ask
 from models import Host, Hosts, names
 from models.secret import Secret
 from storage_service import client_file, wire
