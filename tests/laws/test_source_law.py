@@ -37,22 +37,26 @@ from tests.migration.estates.base import Estate, Maker, Spoken, Stoppable, sourc
 
 
 class Line(NamedTuple):
-    """What makes the estates, the laws that they are under beside those of all, and how many items are many to them."""
+    """What makes the estates, the laws that they are under beside those of all, and how many items are many to them.
+
+    None where many would take minutes to put there: another line has the same reader, or the system itself answers one
+    item at a time.
+    """
 
     make: Maker
     laws: Sequence[Law]
-    many: int = MANY
+    many: int | None = MANY
 
 
 ESTATES: Final[Mapping[str, Line]] = {
     "memory": Line(memory.estate, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS]),
-    "commissaire-v3": Line(commissaire.estate_v3, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS]),
+    "commissaire-v3": Line(commissaire.estate_v3, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS], many=1500),
     "commissaire-v2": Line(commissaire.estate_v2, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS]),
     "custodia-overlay": Line(custodia.estate_overlay, [*SCRUB_LAWS, *FIND_LAWS, *TEXT_LAWS], many=900),
     "custodia-unpinned": Line(custodia.estate_unpinned, [*SCRUB_LAWS, *FIND_LAWS, *TEXT_LAWS], many=900),
     "custodia-store": Line(custodia.estate_encrypted_store, [*SCRUB_LAWS, *FIND_LAWS, *TEXT_LAWS], many=900),
     "custodia-clear": Line(custodia.estate_clear, [*SCRUB_LAWS, *FIND_LAWS, *TEXT_LAWS], many=900),
-    "custodia-socket": Line(custodia.estate_socket, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS], many=300),
+    "custodia-socket": Line(custodia.estate_socket, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS], many=None),
     "convection": Line(convection.estate, [*SCRUB_LAWS, *TEXT_LAWS]),
     "openbao-v1": Line(openbao.estate_v1, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS], many=900),
     "openbao-v2": Line(openbao.estate_v2, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS], many=900),
@@ -105,7 +109,8 @@ def test_another_estate(estates: Estates, kind: str) -> None:
     """No two estates are taken for one, and to read many items takes no more memory than to read few."""
     with estates.another(kind) as another:
         identity_is_of_one_estate(estates.of(kind), another)
-        memory_stays_flat(another, ESTATES[kind].many)
+        if (many := ESTATES[kind].many) is not None:
+            memory_stays_flat(another, many)
 
 
 @pytest.mark.parametrize("kind", ESTATES)
