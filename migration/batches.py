@@ -13,7 +13,6 @@ from migration.spill import Spill
 from migration.target import READ_SIZE
 from models import names
 
-MAX_CHARACTERS: Final = 384 * 1024  # of values in one commit: what they grow to encrypted stays below etcd's limit
 _PAGE: Final = 100  # items looked at together
 _OWN: Final = 2  # changes of the journal in each commit: its row and its lock
 
@@ -31,7 +30,7 @@ _BATCH: Final = _Bounds(READ_SIZE, READ_SIZE, 1024 * 1024)
 
 def _commit(room: int) -> _Bounds:
     """Return what one commit surely takes if it takes *room* changes."""
-    return _Bounds(room, 100, MAX_CHARACTERS)
+    return _Bounds(room, 100, 384 * 1024)  # what values grow to encrypted stays below etcd's limit
 
 
 @dataclass(slots=True)
@@ -61,7 +60,8 @@ class _Pack:
         plain = self._plain + (not sealed)
         characters = self._characters + len(record.value)
         within = changes <= self._bounds.changes and plain <= self._bounds.plain
-        if self._characters and not (within and characters <= self._bounds.characters):
+        first = self._changes == _OWN and not self._plain
+        if not (first or (within and characters <= self._bounds.characters)):
             return False
         self._changes, self._plain, self._characters = changes, plain, characters
         self._containers |= containers
