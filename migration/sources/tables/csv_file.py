@@ -15,7 +15,7 @@ Scrubbing empties the cells of the key, its file and the user, or the value; see
 
 import codecs
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Final, NamedTuple
 
@@ -25,7 +25,7 @@ from migration.records import Record
 from migration.sources import files, making
 from migration.sources.base import Option, Options
 from migration.sources.files import Unfit
-from migration.sources.tables.rows import MAX_ROW, Layout, Row, RowSource
+from migration.sources.tables.rows import MAX_ROW, Layout, Row, RowSource, TakenOut
 from models import Host, names
 from storage_service.errors import ConfigurationError
 
@@ -189,6 +189,7 @@ class _Table:
             )
         self._at = of_hosts if self._is_of_hosts else of_secrets
         left = [heading for at, heading in enumerate(headings) if heading and at not in self._at.values()]
+        self.names_key_files = _KEY_FILE in self._at
         self.notes = (f"columns that stay behind: {', '.join(map(files.printable, left))}",) if left else ()
 
     def _columns(self, headings: Sequence[str], fields: Sequence[str]) -> dict[str, int]:
@@ -211,9 +212,14 @@ class _Table:
         if len(cells) != self._width:
             raise Unfit(f"it has {len(cells)} cells where the header has {self._width}")
         said = {field: self._text(raw, cells[at]) for field, at in self._at.items()}
-        scrubbed = _without(raw, [cells[at] for field, at in self._at.items() if field in _SCRUBBED])
-        needles = tuple(raw[cells[self._at[field]].inner] for field in _NEEDLES if said.get(field))
-        return (_host if self._is_of_hosts else _secret)(said, scrubbed, needles)
+
+        def take_out() -> TakenOut:
+            return TakenOut(
+                _without(raw, [cells[at] for field, at in self._at.items() if field in _SCRUBBED]),
+                tuple(raw[cells[self._at[field]].inner] for field in _NEEDLES if said.get(field)),
+            )
+
+        return (_host if self._is_of_hosts else _secret)(said, take_out)
 
     def _text(self, raw: bytes, cell: Cell) -> str:
         try:
@@ -223,7 +229,7 @@ class _Table:
         raise Unfit(f"it is not encoded in {self._form.encoding}")  # out here: the error holds the cell
 
 
-def _host(said: Mapping[str, str], scrubbed: bytes, needles: tuple[bytes, ...]) -> Row:
+def _host(said: Mapping[str, str], take_out: Callable[[], TakenOut]) -> Row:
     fields: dict[str, object] = {
         name: _value(name, text.strip()) for name, text in said.items() if name in _HOST and text.strip()
     }
@@ -235,16 +241,16 @@ def _host(said: Mapping[str, str], scrubbed: bytes, needles: tuple[bytes, ...]) 
     def records(content: bytes) -> tuple[Record, ...]:
         return making.host(fields | {_KEY: making.key_of_file(content) if key_file else said.get(_KEY, "")})
 
-    return Row(records, scrubbed, needles, key_file)
+    return Row(records, take_out, key_file)
 
 
-def _secret(said: Mapping[str, str], scrubbed: bytes, needles: tuple[bytes, ...]) -> Row:
+def _secret(said: Mapping[str, str], take_out: Callable[[], TakenOut]) -> Row:
     name = said.get("name", "").strip()
     name = name or "/".join((names.SECRETS.rstrip("/"), said.get("container", "").strip(), said.get("key", "").strip()))
     value = said["value"]
     if not value:
-        return Row(lambda _: (), scrubbed, notes=("its value is empty: there is nothing to move",))
-    return Row(lambda _: (making.secret(name, value),), scrubbed, needles)
+        return Row(lambda _: (), take_out, notes=("its value is empty: there is nothing to move",))
+    return Row(lambda _: (making.secret(name, value),), take_out)
 
 
 def _value(field: str, text: str) -> object:

@@ -18,7 +18,7 @@ import codecs
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final, NamedTuple
 
@@ -28,7 +28,7 @@ from migration.records import Record
 from migration.sources import files, making
 from migration.sources.base import Option, Options
 from migration.sources.files import Unfit
-from migration.sources.tables.rows import Layout, Row, RowSource, lines
+from migration.sources.tables.rows import Layout, Row, RowSource, TakenOut, lines
 from models import MODELS, Host, HostCreds, Model, SecretModel, strict_json
 from models.secret import Secret
 
@@ -52,6 +52,7 @@ class JsonLines:
     row: ClassVar[str] = "line"
     headed: ClassVar[bool] = False
     notes: ClassVar[tuple[str, ...]] = ()
+    names_key_files: ClassVar[bool] = False
 
     def lengths(self, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         """Yield the lines."""
@@ -93,10 +94,10 @@ def _record(raw: bytes, said: Mapping[str, Any]) -> Row:
         secret = making.CREDENTIALS
     fields = {name: value for name, value in said.items() if name in known or name in secret}
     notes = _notes(said.keys() - fields.keys() - {"model"})
-    scrubbed, needles = _taken_out(raw, secret, _secret_fields(HostCreds if model is Host else model))
+    take_out = partial(_taken_out, raw, secret, _secret_fields(HostCreds if model is Host else model))
     if is_secret and not fields.keys() & set(secret):
-        return Row(lambda _: (), scrubbed, notes=(*notes, "it holds no secret: there is nothing to move"))
-    return Row(lambda _: _records(model, fields), scrubbed, needles, notes=notes)
+        return Row(lambda _: (), take_out, notes=(*notes, "it holds no secret: there is nothing to move"))
+    return Row(lambda _: _records(model, fields), take_out, notes=notes)
 
 
 def _records(model: type[Model], fields: Mapping[str, Any]) -> tuple[Record, ...]:
@@ -110,9 +111,9 @@ def _records(model: type[Model], fields: Mapping[str, Any]) -> tuple[Record, ...
 def _secret(raw: bytes, said: Mapping[str, Any]) -> Row:
     values = [said[each] for each in _VALUES if each in said]
     notes = _notes(said.keys() - {"name", *_VALUES})
-    scrubbed, needles = _taken_out(raw, _VALUES, _VALUES)
+    take_out = partial(_taken_out, raw, _VALUES, _VALUES)
     if not values or values == [""]:
-        return Row(lambda _: (), scrubbed, notes=(*notes, "it holds no value: there is nothing to move"))
+        return Row(lambda _: (), take_out, notes=(*notes, "it holds no value: there is nothing to move"))
     if len(values) > 1:
         raise Unfit("it has both value and value_base64")
     name, value = said["name"], values[0]
@@ -125,7 +126,7 @@ def _secret(raw: bytes, said: Mapping[str, Any]) -> Row:
             value = None
         if value is None:
             raise Unfit("its value_base64 is no base64")
-    return Row(lambda _: (making.secret(name, value),), scrubbed, needles, notes=notes)
+    return Row(lambda _: (making.secret(name, value),), take_out, notes=notes)
 
 
 class _Member(NamedTuple):
@@ -137,15 +138,15 @@ class _Member(NamedTuple):
     end: int
 
 
-def _taken_out(raw: bytes, names: Collection[str], needles: Collection[str]) -> tuple[bytes, tuple[bytes, ...]]:
+def _taken_out(raw: bytes, names: Collection[str], needles: Collection[str]) -> TakenOut:
     """Return an object's text without some members, and the texts of those that are searched for, as they stand."""
     text = raw.decode()
     members = list(_members(text))
     if not any(member.name in names for member in members):
-        return raw, ()
+        return TakenOut(raw, ())
     kept = ", ".join(text[member.start : member.end] for member in members if member.name not in names)
     found = (text[each.value : each.end] for each in members if each.name in needles)
-    return (
+    return TakenOut(
         f"{text[: text.index('{')]}{{{kept}}}{text[text.rindex('}') + 1 :]}".encode(),
         tuple(value[1:-1].encode() for value in found if value.startswith('"') and value != '""'),
     )

@@ -18,7 +18,7 @@ from array import array
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Final, NamedTuple, Protocol, TypeVar
 
@@ -42,15 +42,38 @@ _NO_FILE: Final = 0  # stands for the key file of a row that names none
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+class TakenOut(NamedTuple):
+    """A row without what becomes an encrypted record, and the texts of that which are worth a search."""
+
+    scrubbed: bytes
+    needles: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
 class Row:
-    """What a row says. *make* takes the content of the *key_file* it names, or nothing, and may raise `Unfit`."""
+    """What a row says. *make* takes the content of the *key_file* it names, or nothing, and may raise `Unfit`.
+
+    *take_out* is asked only for a row that is to be scrubbed: reading an estate does without.
+    """
 
     make: Callable[[bytes], tuple[Record, ...]]
-    scrubbed: bytes = field(repr=False)  # the row without what becomes an encrypted record
-    needles: tuple[bytes, ...] = field(repr=False, default=())
+    take_out: Callable[[], TakenOut] = field(repr=False)
     key_file: str = ""
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def _taken_out(self) -> TakenOut:
+        return self.take_out()
+
+    @property
+    def scrubbed(self) -> bytes:
+        """The row without what becomes an encrypted record."""
+        return self._taken_out.scrubbed
+
+    @property
+    def needles(self) -> tuple[bytes, ...]:
+        """The texts that are taken out of it."""
+        return self._taken_out.needles
 
 
 class Layout(Protocol):
@@ -59,6 +82,10 @@ class Layout(Protocol):
     @property
     def notes(self) -> Sequence[str]:
         """What is to be said of the file as a whole."""
+
+    @property
+    def names_key_files(self) -> bool:
+        """Whether rows may name key files; where they do not, a row is all there is to an item."""
 
     def parse(self, raw: bytes) -> Row:
         """Return what a row says.
@@ -252,7 +279,10 @@ class RowSource:
         """Return the marks of rows: a keyed hash of the row, and of its key file."""
 
         def look(file: BinaryIO, index: _Index) -> dict[str, str]:
-            return {id_: self._item(index, number, raw).mark for id_, number, raw in self._found(file, index, ids)}
+            found = self._found(file, index, ids)
+            if not index.layout.names_key_files:
+                return {id_: self._digest.of(raw) for id_, _, raw in found}
+            return {id_: self._item(index, number, raw).mark for id_, number, raw in found}
 
         return await self._in_thread(look)
 
