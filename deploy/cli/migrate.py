@@ -141,7 +141,7 @@ async def _plan(estate: Estate, on_conflict: str, out: Path | None) -> int:
 def _as_planned(advice: str, on_conflict: str, out: Path | None) -> str:
     """Return *advice* with what makes its apply the one that was planned."""
     policy = "" if on_conflict == "stop" or "--on-conflict" in advice else f" --on-conflict {on_conflict}"
-    plan = "" if out is None else f" --plan {shlex.quote(str(out))}"
+    plan = "" if out is None else f" --plan {shlex.quote(str(out.absolute()))}"
     return advice.replace("migrate apply", f"migrate apply{plan}{policy}")
 
 

@@ -10,10 +10,11 @@ from deploy.cli.common import common
 if TYPE_CHECKING:
     from migration.journal import Run
 
+_PART: Final = r"""(?:'[^']*'|"[^"]*"|[^;'"])"""  # of a command line: what is quoted may be anything
 _COMMAND: Final = re.compile(
-    r"strongroom migrate (?P<verb>plan|apply|verify|scrub|rollback|forget)(?! [^-])(?P<flags>(?: -[^;]*)?)"
+    rf"strongroom migrate (?P<verb>plan|apply|verify|scrub|rollback|forget)(?! [^-])(?P<flags>(?: -{_PART}*)?)"
 )
-_STEP: Final = re.compile(r"(?P<words>.*?): (?P<command>strongroom [^;]+)(?:; |$)")
+_STEP: Final = re.compile(rf"(?P<words>.*?): (?P<command>strongroom {_PART}+)(?:; |$)")
 
 
 def estate_words(run: "Run", news: Mapping[str, Sequence[str]]) -> list[str]:

@@ -53,6 +53,7 @@ _GRAVE: Final = frozenset(
 )
 _DOUBTFUL: Final = frozenset({"extra", "note", "unreachable"})
 _HEADINGS: Final = {"note": "note", "found": "secrets remain", "unreachable": "not searched", "extra": "extra"}
+_READING: Final = ("plan", "apply", "verify")  # which are nothing if the source has nothing
 _WELL: Final = {"plan": "all of it can move"}
 
 
@@ -60,7 +61,7 @@ def code(report: Report) -> int:
     """Return the exit code of *report*."""
     if report.complete:
         return exits.DONE
-    if not report.counts.get("items") and report.verb in ("plan", "apply", "verify"):
+    if not report.counts.get("items") and report.verb in _READING:
         return exits.NOT_FOUND
     return exits.CONFLICT if report.counts.get("conflict") else exits.FAILED
 
@@ -95,9 +96,10 @@ def next_steps(text: str) -> None:
 
 
 def _told(report: Report) -> Iterator[tuple[int, str, str]]:
-    for kind in sorted(report.counts, key=_order):
-        if report.counts[kind] or kind == "items":
-            yield report.counts[kind], _COUNTS.get(kind, kind), _style(kind)
+    counts = ({"items": 0} if report.verb in _READING else {}) | report.counts
+    for kind in sorted(counts, key=_order):
+        if counts[kind] or kind == "items":
+            yield counts[kind], _COUNTS.get(kind, kind), _style(kind)
 
 
 def _order(kind: str) -> int:
