@@ -31,7 +31,8 @@ from storage_service.errors import Changed, Invalid, NoContainer, TooLarge, Unav
 
 PARALLEL: Final = 4  # batches under way at once
 ATTEMPTS: Final = 8  # at one batch, while others write what it writes
-_PAUSE: Final = 0.2  # seconds after the service did not answer, doubled each time
+_PAUSE: Final = 0.2  # seconds after the service did not answer, doubled each time …
+_LONGEST_PAUSE: Final = 2.0  # … up to here
 
 _WRITES: Final = (Act.CREATE, Act.REPLACE)
 _DONE: Final = {Act.CREATE: "created", Act.REPLACE: "replaced", Act.PRESENT: "present", Act.KEEP: "kept"}
@@ -160,7 +161,7 @@ class Apply:
                 if not left:
                     raise
                 await asyncio.sleep(pause)
-                pause *= 2
+                pause = min(2 * pause, _LONGEST_PAUSE)
             await self._settle(work)
         await asyncio.gather(self._compare_back(written), self._look_again(records))
         self._advance(batch.items)

@@ -28,7 +28,8 @@ from storage_service.client.sealed_operations import Remove, Write
 from storage_service.errors import Changed, NotEmpty, Unavailable
 
 ATTEMPTS: Final = 8  # at one batch, while others write what it writes
-_PAUSE: Final = 0.2  # seconds after the service did not answer, doubled each time
+_PAUSE: Final = 0.2  # seconds after the service did not answer, doubled each time …
+_LONGEST_PAUSE: Final = 2.0  # … up to here
 _PAGE: Final = 100  # names in one go
 _OWN: Final = 2  # changes of the journal in each commit: its row and its lock
 
@@ -179,7 +180,7 @@ class Rollback:
                 if not left:
                     raise
                 await asyncio.sleep(pause)
-                pause *= 2
+                pause = min(2 * pause, _LONGEST_PAUSE)
         for kind, copy, why in page.left:
             self.report.tell(kind, copy.item, why, copy.name)
         self.report.count("not ours", len(copies) - len(ours))
@@ -277,7 +278,7 @@ class Rollback:
                 if not left:
                     raise
                 await asyncio.sleep(pause)
-                pause *= 2
+                pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             return
 

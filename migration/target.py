@@ -115,10 +115,10 @@ class Target:
             try:
                 await self._client.commit_sealed(changes)
             except Unavailable as error:
-                if error.fate is not Fate.NOT_APPLIED and await self._exists(witness):
+                if error.fate is Fate.NOT_APPLIED or attempt == ATTEMPTS - 1:
+                    raise  # the client has asked more than once already
+                if await self._exists(witness):
                     break
-                if attempt == ATTEMPTS - 1:
-                    raise
                 await asyncio.sleep(pause)
                 pause *= 2
             except Changed:
