@@ -1,5 +1,6 @@
 """What the verbs of ``strongroom migrate`` share: the estate that is meant, opened on both sides."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -102,7 +103,17 @@ def run(act: Coroutine[Any, Any, T]) -> T:
     """Carry *act* out, on the loop that the service runs on, too."""
     import uvloop
 
-    return uvloop.run(act)
+    async def quietly() -> T:
+        asyncio.get_running_loop().set_exception_handler(_heard)
+        return await act
+
+    return uvloop.run(quietly())
+
+
+def _heard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say nothing of a socket that became ready for who was cancelled in that moment, as anyio's unix sockets can."""
+    if not isinstance(context.get("exception"), asyncio.InvalidStateError):
+        loop.default_exception_handler(context)
 
 
 @asynccontextmanager

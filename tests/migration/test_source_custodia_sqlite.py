@@ -373,10 +373,13 @@ async def test_what_is_no_estate_is_refused(pinned: CustodiaEstate, what: str) -
     said = {"place": pinned.place, "key": str(pinned.server.key)} | make(pinned.server)
     place = str(said.pop("place"))
 
+    async def read() -> None:
+        source = open_source("custodia-sqlite", place, {name: [str(value)] for name, value in said.items() if value})
+        await source.open(Digest())
+        await anext(source.items())
+
     with pytest.raises(error) as caught:
-        await open_source("custodia-sqlite", place, {name: [str(value)] for name, value in said.items() if value}).open(
-            Digest()
-        )
+        await read()
 
     assert text in str(caught.value)
     assert "s3cret" not in str(caught.value).replace("${…}", "")

@@ -201,6 +201,7 @@ def test_ctrl_c_at_a_question(moving: Moving) -> None:
         said = b""
         while b"[y/N]" not in said:
             said += os.read(leader, 1024)
+        eventually(lambda: waits(process.pid))
         process.send_signal(signal.SIGINT)
         with suppress(OSError):  # the other end is closed
             while piece := os.read(leader, 1024):
@@ -211,6 +212,11 @@ def test_ctrl_c_at_a_question(moving: Moving) -> None:
     assert said.rstrip().endswith(b"strongroom: interrupted")
     assert moving.moved() == 3
     assert moving.migrate("rollback", "--yes").code == 0
+
+
+def waits(pid: int) -> bool:
+    """Whether a process sleeps: it is at the question, and no more on its way there."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def test_two_at_once(moving: Moving) -> None:

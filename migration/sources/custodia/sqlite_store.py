@@ -93,6 +93,7 @@ class CustodiaSqlite:
         self._digest = Digest()
         self._table = Table(Path(), "")
         self._key: MasterKey | None = None
+        self._refusal = ""  # why nothing can be read
 
     @property
     def identity(self) -> str:
@@ -100,11 +101,12 @@ class CustodiaSqlite:
         return self._identity
 
     async def open(self, digest: Digest) -> None:
-        """Look for the table, and see that the master key opens what lies there.
+        """Look for the table, and see whether the master key opens what lies there.
+
+        Where it opens nothing, reading is refused; what was scrubbed can still be put back among what is damaged.
 
         Raises:
             ConfigurationError: there is no such table, the key is missing, or the configuration does not say enough.
-            EstateRefused: the master key opens nothing.
         """
         self._digest = digest
         await self._do(self._open)
@@ -117,7 +119,12 @@ class CustodiaSqlite:
         return await self._do(self._table.count)
 
     async def items(self) -> AsyncIterator[Item]:
-        """Yield the rows in the order of their keys, a page at a time."""
+        """Yield the rows in the order of their keys, a page at a time.
+
+        Raises:
+            EstateRefused: the master key opens nothing.
+        """
+        self._check_key()
         after: bytes | None = None
         while True:
             items, after = await self._do(self._items, after)
@@ -131,7 +138,12 @@ class CustodiaSqlite:
         return await self._do(self._marks, ids)
 
     async def find(self, names: Sequence[str]) -> Mapping[str, Record | None]:
-        """Return the records of those names."""
+        """Return the records of those names.
+
+        Raises:
+            EstateRefused: the master key opens nothing.
+        """
+        self._check_key()
         keys = {id_of(key): name for name in names if (key := _key_of_name(name)) is not None}
         items = await self._do(self._items_of, [key_of(item_id) for item_id in keys])
         return {keys[item.id]: next(iter(item.records), None) for item in items if item.records or item.fault}
@@ -209,9 +221,13 @@ class CustodiaSqlite:
         if self._key is None and some and all(map(is_token, some)):
             raise ConfigurationError(f"what lies in {store.database} is encrypted: say -o key=FILE of the master key")
         if self._key is not None and some and not any(map(self._key.fits, chain(some, values))):
-            raise EstateRefused(
+            self._refusal = (
                 f"{store.master_key} opens nothing in {store.database}: it is another store's, or nothing is encrypted"
             )
+
+    def _check_key(self) -> None:
+        if self._refusal:
+            raise EstateRefused(self._refusal)
 
     def _values(self) -> Iterator[bytes]:
         """Yield the stored values of secrets."""
