@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ import pytest
 from storage_service.client import StorageClient
 from storage_service.errors import Unavailable
 from tests.deploy.running import (
+    PATIENCE,
     ROOT,
     Done,
     Up,
@@ -198,6 +200,8 @@ def test_ctrl_c_at_a_question(moving: Moving) -> None:
         stderr=follower,
     ) as process:
         os.close(follower)
+        overdue = Timer(PATIENCE, process.kill)
+        overdue.start()
         said = b""
         while b"[y/N]" not in said:
             said += os.read(leader, 1024)
@@ -206,6 +210,7 @@ def test_ctrl_c_at_a_question(moving: Moving) -> None:
         with suppress(OSError):  # the other end is closed
             while piece := os.read(leader, 1024):
                 said += piece
+    overdue.cancel()
     os.close(leader)
 
     assert process.returncode == 130
