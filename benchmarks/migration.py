@@ -6,7 +6,6 @@ records as they lie in it in the end, one full batch after the other, each on di
 
 import base64
 import json
-import os
 import subprocess
 import sys
 import time
@@ -40,18 +39,17 @@ class Move:
 
 def moving(target: Strongroom, source: Sequence[str], url: str, hosts: int) -> Move:
     """Measure one apply of *hosts* hosts from *source* into *target*, then as many into the store *url* alone."""
+    weight = target.home / "weight"
+    command = [sys.executable, "-m", "deploy.tools.peak", str(weight)]
+    command += [sys.executable, "-m", "deploy.cli", "migrate", "apply", *source, "--home", str(target.service_home)]
     begun = time.perf_counter()
-    command = [sys.executable, "-m", "deploy.cli", "migrate", "apply", *source, "--home", str(target.service_home)]
-    with subprocess.Popen([*command, "--json"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as program:
-        said = program.stdout.read() if program.stdout else b""
-        _, status, usage = os.wait4(program.pid, 0)
-        program.returncode = os.waitstatus_to_exitcode(status)
+    program = subprocess.run([*command, "--json"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     took = time.perf_counter() - begun
-    report = json.loads(said)
+    report = json.loads(program.stdout)
     if program.returncode != 0 or report["counts"]["created"] != hosts * PER_HOST:
         raise ValueError(f"{target.name} did not move {hosts} hosts: {report['counts']}")
     alone = uvloop.run(_alone(url, hosts))
-    return Move(alone, hosts * PER_HOST / took, usage.ru_maxrss / 1024)
+    return Move(alone, hosts * PER_HOST / took, int(weight.read_text()) / 1024)
 
 
 def as_lines(path: Path, hosts: int, first: int = 0) -> list[str]:

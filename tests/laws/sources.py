@@ -42,7 +42,7 @@ AT_REST: Final = 0.25  # seconds without a change after which a system's files a
 AT_ONCE: Final = 1000  # ids and names in one question
 MANY: Final = 3000  # items, some pages of any source
 HELD: Final = 300  # bytes that may be remembered of an item once it is read: less than an item takes
-SLACK: Final = 96 * 1024  # bytes that two readings of the same may differ by
+SLACK: Final = 256 * 1024  # bytes that two readings of the same may differ by
 
 TEXTS: Final[Mapping[str, str]] = {
     "words": "two words",

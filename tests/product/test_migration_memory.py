@@ -2,8 +2,7 @@
 
 import base64
 import json
-import os
-import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -38,21 +37,19 @@ def estate(directory: Path, number: int, model: str) -> Path:
 
 def peak(service: Up, verb: str, place: Path) -> tuple[int, dict[str, int]]:
     """Run a verb in a process of its own; return what it needed at most, in MiB, and what it counted."""
-    process = spawn("migrate", verb, "jsonl", place, environ=clean_environment(STRONGROOM_HOME=str(service.home)))
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with process.stdout, process.stderr:
-        said, err = process.stdout.read(), process.stderr.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)  # it is buried
+    weight = place.with_name("weight")
+    process = spawn(
+        "migrate",
+        verb,
+        "jsonl",
+        place,
+        environ=clean_environment(STRONGROOM_HOME=str(service.home)),
+        prefix=[sys.executable, "-m", "deploy.tools.peak", str(weight)],
+    )
+    said, err = process.communicate()
     assert process.returncode == 0, err
     counts: dict[str, int] = json.loads(said)["counts"]
-    return mebibytes(used), counts
-
-
-def mebibytes(used: resource.struct_rusage) -> int:
-    """Return the largest resident set, which Linux counts in KiB."""
-    return used.ru_maxrss // 1024
+    return int(weight.read_text()) // 1024, counts
 
 
 def test_a_plan_of_a_hundred_thousand_hosts(service: Up, tmp_path: Path) -> None:
