@@ -4,7 +4,7 @@ import asyncio
 import gc
 import itertools
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,27 +26,6 @@ from storage_service.wire import MAX_SECRET
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.house import house
 from tests.migration.moving import Mover, contents, journalled, lying, moving, sealed_at
-
-
-@pytest.fixture
-def estate() -> MemoryEstate:
-    """An estate with a few items."""
-    made = MemoryEstate()
-    made.put_many(range(6))
-    return made
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    """The service's store."""
-    return FaultyBackend(MemoryBackend())
-
-
-@pytest.fixture
-async def mover(estate: MemoryEstate, store: FaultyBackend) -> AsyncIterator[Mover]:
-    """What moves it."""
-    async with moving(estate, store) as mover:
-        yield mover
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """``plan``: what it tells, that it changes nothing, and the file that holds an apply to what was shown."""
 
 import stat
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,8 @@ from migration.spill import Spill
 from models import Host
 from models.secret import Secret
 from storage_service.backends.faulty import FaultyBackend
-from storage_service.backends.memory import MemoryBackend
 from tests.migration.estates.memory import MemoryEstate
-from tests.migration.moving import Mover, contents, journalled, lying, moving
+from tests.migration.moving import Mover, contents, journalled, lying
 
 
 @pytest.fixture
@@ -25,19 +23,6 @@ def estate() -> MemoryEstate:
     made = MemoryEstate()
     made.put_many(range(4))
     return made
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    """The service's store."""
-    return FaultyBackend(MemoryBackend())
-
-
-@pytest.fixture
-async def mover(estate: MemoryEstate, store: FaultyBackend) -> AsyncIterator[Mover]:
-    """What moves it."""
-    async with moving(estate, store) as mover:
-        yield mover
 
 
 async def test_it_changes_nothing(mover: Mover, store: FaultyBackend) -> None:

@@ -12,7 +12,6 @@ from migration.target import Target
 from models import Host
 from models.secret import Secret
 from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.backends.memory import MemoryBackend
 from storage_service.errors import Unavailable
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, lying, moving, sealed_at
@@ -26,12 +25,6 @@ def estate() -> MemoryEstate:
     deep = f"secrets/{made.place}/deep/er/s"
     made.put_records(deep, [Record(deep, Secret("a secret that lies deep"))])
     return made
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    """The service's store."""
-    return FaultyBackend(MemoryBackend())
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from migration.target import Target
 from models import Network, NetworkType
 from models.secret import Secret
 from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.backends.memory import MemoryBackend
 from storage_service.errors import Unavailable
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, lying, moving, sealed_at, sealed_in
@@ -27,12 +26,6 @@ def estate() -> MemoryEstate:
     made.put_many(range(40))
     made.put_records("networks/n", [Record.of(Network(name="n", type=NetworkType.FLANNEL_ETCD))])
     return made
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    """The service's store."""
-    return FaultyBackend(MemoryBackend())
 
 
 @pytest.fixture

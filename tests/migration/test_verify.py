@@ -12,24 +12,9 @@ from migration.verify import MAX_EXTRA
 from models import Host
 from models.secret import Secret
 from storage_service.backends.faulty import FaultyBackend
-from storage_service.backends.memory import MemoryBackend
 from storage_service.client.sealed_operations import Remove
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, moving
-
-
-@pytest.fixture
-def estate() -> MemoryEstate:
-    """An estate with a few items."""
-    made = MemoryEstate()
-    made.put_many(range(6))
-    return made
-
-
-@pytest.fixture
-def store() -> FaultyBackend:
-    """The service's store."""
-    return FaultyBackend(MemoryBackend())
 
 
 @pytest.fixture
