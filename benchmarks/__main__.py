@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description="Measure Strongroom beside OpenBao and Custodia.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="short and small; leaves RESULTS.md alone")
+    parser.add_argument("--requests", action="store_true", help="the requests alone; leaves RESULTS.md alone")
     parser.add_argument("--keyring", action="store_true", help="the keyring alone; leaves RESULTS.md alone")
     parser.add_argument("--migration", action="store_true", help="the migration alone; leaves RESULTS.md alone")
     arguments = parser.parse_args()
@@ -66,12 +67,20 @@ def main() -> None:
             _measure_starts(home, size, measured)
         elif arguments.migration:
             _measure_migration(home, size, measured)
+        elif arguments.requests:
+            measured = measure(home, size)
         else:
             measured = measure(home, size)
+            _measure_keyring(home, size, measured)
+            _measure_migration(home, size, measured)
+            _measure_starts(home, size, measured)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     if arguments.keyring or arguments.migration:
         sys.stdout.write((report.keyring if arguments.keyring else report.migration)(measured) + "\n")
+        return
+    if arguments.requests:
+        sys.stdout.write(report.requests(measured, rounds=size.rounds, seconds=size.seconds, records=RECORDS))
         return
     page = report.page(measured, rounds=size.rounds, seconds=size.seconds, records=RECORDS)
     sys.stdout.write(page)
@@ -80,7 +89,7 @@ def main() -> None:
 
 
 def measure(home: Path, size: Size) -> Measured:
-    """Start everything, measure in rounds, and stop everything."""
+    """Start everything, measure requests in rounds, and stop everything."""
     measured = Measured()
     with contextlib.ExitStack() as stack:
         etcd = _started(stack, Etcd(home / "etcd"))
@@ -88,6 +97,7 @@ def measure(home: Path, size: Size) -> Measured:
             _started(stack, Strongroom(home / "sqlite")),
             _started(stack, Strongroom(home / "on-etcd", f"etcd://{etcd.address}/bench")),
             _started(stack, OpenBao(home / "openbao")),
+            _started(stack, OpenBao(home / "openbao-audited", audited=True)),
             _started(stack, Custodia(home / "custodia", on_socket=False)),
             _started(stack, Custodia(home / "custodia-socket", on_socket=True)),
         ]
@@ -106,9 +116,6 @@ def measure(home: Path, size: Size) -> Measured:
             "SQLite": floors.sqlite(home, size.seconds),
             "etcd": floors.etcd(etcd.address, size.seconds),
         }
-    _measure_keyring(home, size, measured)
-    _measure_migration(home, size, measured)
-    _measure_starts(home, size, measured)
     measured.versions = report.versions()
     return measured
 

@@ -17,7 +17,7 @@ from benchmarks.targets import BAO, SECRET
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 BATCH = 100  # names in one batch get
-COLUMNS = ("Strongroom, SQLite", "Strongroom, etcd", "OpenBao", "Custodia")
+COLUMNS = ("Strongroom, SQLite", "Strongroom, etcd", "OpenBao", "OpenBao, audited", "Custodia")
 
 
 class Cell(NamedTuple):
@@ -92,20 +92,7 @@ def versions() -> str:
 def page(measured: Measured, *, rounds: int, seconds: float, records: int) -> str:
     """Return the whole page in Markdown."""
     parts = [
-        "# Measurements",
-        f"Made by `make bench`, in one run, on one machine: {measured.versions}",
-        f"""\
-Each number is the median of {rounds} rounds of {seconds:.0f} s each, the systems taking turns within a round while the
-others stand idle; the rounds of one number lay {measured.spread():.0%} apart (the median over all numbers). The load
-comes from the same cores: wrk on the network side, a generator of our own on the sockets, which wrk does not speak.
-Secrets are {len(SECRET):,} bytes, about an RSA-2048 key; gets go over {records:,} of them, every put creates one that
-was not there. All systems encrypt, write an audit log, and put a write on disk before they answer. OpenBao runs on one
-node with raft storage and the key-value engine version 1, Custodia with its encrypted overlay on SQLite. A ratio above
-1 means that Strongroom is faster.""",
-        "## Requests a second",
-        _rates(measured),
-        "## Latency, 50th / 99th percentile, in milliseconds",
-        _latencies(measured),
+        requests(measured, rounds=rounds, seconds=seconds, records=records).rstrip("\n"),
         "## From the start of the program to the first answer, in seconds",
         _starts(measured),
         """\
@@ -113,6 +100,30 @@ OpenBao's includes the call that unseals it. Custodia is left out: it would take
 start does not read its store.""",
         keyring(measured),
         migration(measured),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def requests(measured: Measured, *, rounds: int, seconds: float, records: int) -> str:
+    """Return the page of the requests alone."""
+    parts = [
+        "# Measurements",
+        f"Made by `make bench`, in one run, on one machine: {measured.versions}",
+        f"""\
+Each number is the median of {rounds} rounds of {seconds:.0f} s each, the systems taking turns within a round while the
+others stand idle; the rounds of one number lay {measured.spread():.0%} apart (the median over all numbers). The load
+comes from the same cores: wrk on the network side, a generator of our own on the sockets, which wrk does not speak.
+Secrets are {len(SECRET):,} bytes, about an RSA-2048 key; gets go over {records:,} of them, every put creates one that
+was not there. All systems encrypt, and put a write on disk before they answer. Strongroom and Custodia write an audit
+log; OpenBao is measured twice, as it is installed, without one, and with its file audit. OpenBao runs on one node with
+raft storage and the key-value engine version 1, Custodia with its encrypted overlay on SQLite. Ratios are medians of
+those within the rounds; above 1 means that Strongroom is faster.""",
+        "## Requests a second",
+        _rates(measured),
+        "## Against OpenBao as installed (with its audit)",
+        _ratios(measured),
+        "## Latency, 50th / 99th percentile, in milliseconds",
+        _latencies(measured),
         "## Memory of all processes, in MiB (proportional set size, after the load)",
         _table(["", *measured.memory], [["", *(f"{mib:,.0f}" for mib in measured.memory.values())]]),
         "## What nothing above can beat",
@@ -233,26 +244,51 @@ def _named(way: str, target: str) -> str:
 
 
 def _label(way: str, act: str, connections: int) -> str:
+    if act == "batch":
+        return f"secrets in batches of {BATCH}, {connections} connection{'s' if connections > 1 else ''}"
     where = "through the proxy" if way == "network" else "on the socket"
     return f"{act}, {where}, {connections} connection{'s' if connections > 1 else ''}"
 
 
+def _acts(measured: Measured) -> list[tuple[str, str, int]]:
+    """Return what is measured, as rows: those of `_cells`, and the batches."""
+    batched = sorted({cell.connections for cell in measured.outcomes if cell.act == "batch"})
+    return [*_cells(measured), *(("network", "batch", connections) for connections in batched)]
+
+
 def _rates(measured: Measured) -> str:
-    header = ["", *COLUMNS, "SQLite ÷ OpenBao", "etcd ÷ OpenBao", "SQLite ÷ Custodia"]
     rows = []
-    for way, act, connections in _cells(measured):
+    for way, act, connections in _acts(measured):
         rates = [measured.rate(Cell(way, act, connections, _named(way, name))) for name in COLUMNS]
-        sqlite, etcd, bao, custodia = rates
-        ratios = [_ratio(sqlite, bao), _ratio(etcd, bao), _ratio(sqlite, custodia)]
-        rows.append([_label(way, act, connections), *map(_number, rates), *ratios])
-    for connections in sorted({cell.connections for cell in measured.outcomes if cell.act == "batch"}):
-        rates = [measured.rate(Cell("network", "batch", connections, name)) for name in COLUMNS]
-        names = [rate * BATCH if rate else None for rate in rates]
-        single = measured.rate(Cell("network", "get", connections, "OpenBao"))
-        label = f"secrets a second in batches of {BATCH}, {connections} connection{'s' if connections > 1 else ''}"
-        rows.append([label, *map(_number, names), _ratio(names[0], single), _ratio(names[1], single), ""])
+        if act == "batch":
+            rates = [rate * BATCH if rate else None for rate in rates]
+        rows.append([_label(way, act, connections), *map(_number, rates)])
+    return _table(["", *COLUMNS], rows)
+
+
+def _ratios(measured: Measured) -> str:
+    rows = []
+    for way, act, connections in _acts(measured):
+        row = [_label(way, act, connections)]
+        for name in COLUMNS[:2]:
+            ours = Cell(way, act, connections, name)
+            against = [Cell(way, act.replace("batch", "get"), connections, peer) for peer in COLUMNS[2:4]]
+            installed, audited = (_beside(measured, ours, peer) for peer in against)
+            row.append(f"{installed:.2f} ({audited:.2f})" if installed and audited else "")
+        custodia = Cell(way, act, connections, _named(way, "Custodia"))
+        ratio = _beside(measured, Cell(way, act, connections, COLUMNS[0]), custodia)
+        row.append(f"{ratio:.1f}" if ratio else "")
+        rows.append(row)
     note = "The ratios of the batches are against OpenBao's single gets: it has no batch, nor has Custodia."
-    return f"{_table(header, rows)}\n\n{note}"
+    return f"{_table(['', 'SQLite', 'etcd', 'SQLite ÷ Custodia'], rows)}\n\n{note}"
+
+
+def _beside(measured: Measured, ours: Cell, theirs: Cell) -> float | None:
+    """Return the median of the rounds' ratios: of secrets, where ours are batches."""
+    pairs = list(zip(measured.outcomes.get(ours, []), measured.outcomes.get(theirs, []), strict=False))
+    if not pairs:
+        return None
+    return statistics.median(a.rate / b.rate for a, b in pairs) * (BATCH if ours.act == "batch" else 1)
 
 
 def _latencies(measured: Measured) -> str:
@@ -291,10 +327,6 @@ def _floors(measured: Measured) -> str:
 
 def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value else ""
-
-
-def _ratio(ours: float | None, theirs: float | None) -> str:
-    return f"{ours / theirs:.2f}" if ours and theirs else ""
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

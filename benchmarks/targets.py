@@ -1,8 +1,9 @@
 """What is measured: Strongroom on two stores, OpenBao, Custodia, and a route that does nothing.
 
 Each target is started as its own documentation tells to for production, as far as one machine can: OpenBao with raft
-storage, sealed, initialised and unsealed, never in dev mode; Custodia with its encrypted overlay on SQLite. All three
-write an audit log. Nothing speaks TLS, since all of it stays on this machine.
+storage, sealed, initialised and unsealed, never in dev mode; Custodia with its encrypted overlay on SQLite. OpenBao
+runs twice, as it is installed and with its file audit; the others always write an audit log. Nothing speaks TLS, since
+all of it stays on this machine.
 """
 
 import json
@@ -192,12 +193,12 @@ class Etcd(Target):
 
 
 class OpenBao(Target):
-    """OpenBao's server on one node."""
+    """OpenBao's server on one node: as it is installed, or with an audit log in a file."""
 
-    name = "OpenBao"
-
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, audited: bool = False) -> None:
         super().__init__(home)
+        self.name = "OpenBao, audited" if audited else "OpenBao"
+        audit = f'audit "file" "to-file" {{ options {{ file_path = "{home / "audit.log"}" }} }}' if audited else ""
         self._address, cluster = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         self._unix = home / "bao.sock"
         (home / "raft").mkdir()
@@ -212,7 +213,7 @@ class OpenBao(Target):
               tls_disable = true
             }}
             listener "unix" {{ address = "{self._unix}" }}
-            audit "file" "to-file" {{ options {{ file_path = "{home / "audit.log"}" }} }}
+            {audit}
             '''
         )
         self._token = ""
