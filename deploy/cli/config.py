@@ -45,7 +45,7 @@ def show_(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
 def check(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
     """Check the settings; what is wrong is an error, what has no effect is noted."""
     settings = _load(file, sets, options)
-    from deploy.server import rehearse, rehearse_stores
+    from deploy.serving.server import rehearse, rehearse_stores
 
     rehearse(settings)
     rehearse_stores(settings)

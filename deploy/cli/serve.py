@@ -20,7 +20,7 @@ def serve(*, role: str, file: Path | None, sets: dict[str, str], **options: Any)
 
     It tells systemd when it is up (Type=notify) and takes the sockets of a .socket unit.
     """
-    from deploy import server
+    from deploy.serving import server
     from deploy.settings import load
 
     settings = load(environ=os.environ, home=common().home, config=file, flags=flags_of(options), sets=sets)

@@ -14,7 +14,7 @@ from deploy.cli.common import common, common_options, home_or_default
 from deploy.cli.settings_options import flags_of, settings_options
 
 if TYPE_CHECKING:
-    from deploy.up import Running
+    from deploy.serving.up import Running
 
 # state -> why it serves no secrets, and the verb that mends it
 _FIRST: Final = {
@@ -31,7 +31,7 @@ def up(*, sets: dict[str, str], **options: Any) -> None:
 
     The first time, it makes the home: its settings, an API key (client.json) and a root key (secrets.key).
     """
-    from deploy.up import up as run
+    from deploy.serving.up import up as run
 
     run(home_or_default(), environ=os.environ, flags=flags_of(options), sets=sets, ready=_ready)
 

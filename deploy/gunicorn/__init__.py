@@ -4,7 +4,7 @@ import functools
 import os
 from typing import Any
 
-from deploy.server import Role, options
+from deploy.serving.server import Role, options
 from deploy.settings import Settings, load
 from storage_service.keyring.page import Page
 

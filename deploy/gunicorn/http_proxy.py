@@ -6,7 +6,7 @@ Where the settings are is said by STRONGROOM_HOME or STRONGROOM_CONFIG, as to ``
 from typing import Any
 
 from deploy.gunicorn import configure
-from deploy.server import Role, make_app
+from deploy.serving.server import Role, make_app
 
 _settings, _options = configure(Role.PROXY)
 globals().update(_options)  # gunicorn reads a module's names

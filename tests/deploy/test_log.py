@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploy import log
+from deploy.serving import log
 
 
 def record(message: str, *arguments: object, **more: Any) -> logging.LogRecord:

@@ -16,7 +16,7 @@ import pytest
 
 from deploy import server, settings
 from deploy.home import Home
-from deploy.server import Role
+from deploy.serving.server import Role
 from storage_service.errors import ConfigurationError
 from tests.deploy.running import ENDED_WITHIN, PATIENCE, ROOT, Done, clean_environment, eventually, spawn, strongroom
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# What the proxy asks of gunicorn; deploy.server gives it the same.
+# What the proxy asks of gunicorn; deploy.serving.server gives it the same.
 GUNICORN = """
 worker_class = "asgi"
 asgi_loop = "uvloop"

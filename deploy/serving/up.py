@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from deploy.home import Home, write_client
-from deploy.server import Role, Server, listener, make_directories, options, rehearse
+from deploy.serving.server import Role, Server, listener, make_directories, options, rehearse
 from deploy.settings import Settings, load
 from storage_service.client_file import ClientFile
 from storage_service.errors import StartupError
@@ -33,7 +33,7 @@ POLL: Final = 0.02  # seconds between two questions for readiness
 ORPHANS: Final = 2.0  # seconds for the workers of a killed child to follow it
 _ENDING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _WAITED_FOR: Final = _ENDING | {signal.SIGCHLD}
-_SHARED: Final = ("storage_service.app", "http_proxy.app", "deploy.workers", "uvloop", "gunicorn_h1c")
+_SHARED: Final = ("storage_service.app", "http_proxy.app", "deploy.serving.workers", "uvloop", "gunicorn_h1c")
 
 
 class Failed(StartupError):

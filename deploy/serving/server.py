@@ -17,7 +17,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from deploy import log
+from deploy.serving import log
 from deploy.settings import Settings
 from models.secret import Secret
 from storage_service import wire
@@ -127,7 +127,7 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
         "umask": settings.umask,
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108  # unlinked at once
         "control_socket_disable": True,  # a way in that nobody here uses, and a thread before the fork
-        "logger_class": "deploy.log.NoAccessLog",
+        "logger_class": "deploy.serving.log.NoAccessLog",
         "accesslog": None,
         "errorlog": None,
         "loglevel": level.lower(),
@@ -137,13 +137,13 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
         proxy = settings.proxy
         return common | {
             "bind": bind or proxy.listen,
-            "worker_class": "deploy.workers.ProxyWorker",
+            "worker_class": "deploy.serving.workers.ProxyWorker",
             "certfile": str(proxy.tls_certificate) if proxy.tls_certificate else None,
             "keyfile": str(proxy.tls_key) if proxy.tls_key else None,
         }
     return common | {
         "bind": bind or f"unix:{settings.service.socket}",
-        "worker_class": "deploy.workers.StorageWorker",
+        "worker_class": "deploy.serving.workers.StorageWorker",
         "on_starting": lambda _: harden(),  # once there is a log, and before there is a worker, which has the keys
         "when_ready": _set_socket_mode(settings),
     }
