@@ -94,7 +94,7 @@ _OTHER_VARIABLES: Final = frozenset({"config", "url", "etcd_password", *Placehol
 _FILE: Final = "_file"  # STRONGROOM_<NAME>_FILE names a file that holds the value, as containers hand secrets over
 
 # What each handler of the service takes besides its name.
-_AUTHENTICATORS: Final = {"SimpleAuthKeys": ("id_header", "key_header"), "SimpleCredsAuth": ("uid", "gid")}
+_AUTHENTICATORS: Final = {"SimpleAuthKeys": ("id_header", "key_header"), "SimpleCredsAuth": ("uid", "gid", "proxies")}
 _AUTHORIZERS: Final = {"SimplePathAuthz": ("paths",), "UserNameSpace": ("path",)}
 
 

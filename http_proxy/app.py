@@ -6,61 +6,85 @@ request ──▶ AuthenticationManager ──▶ /api/v0/secrets…   Forwarder
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import falcon.asgi
 import msgspec
 
 from http_proxy import authn, errors
-from http_proxy.asgi import Receive, Scope, Send, request_id_of
+from http_proxy.authn.base import Identity
 from http_proxy.errors import FalconApp, Request, Response
 from http_proxy.forward import Forwarder
 from http_proxy.middleware import AuthenticationManager
 from http_proxy.openapi import DOCUMENT
+from http_proxy.request import forwarded, request_id_of
 from http_proxy.resources import add_routes
 from http_proxy.resources.base import Storage, respond
-from http_proxy.upstream import Upstream, UpstreamError
 from storage_service import wire
+from storage_service.client.pool import Place, Pool, UpstreamError
 from storage_service.config import ProxySettings
 from storage_service.errors import Unavailable
+from storage_service.wire.http1 import Exchange
 
 READY_TIMEOUT: Final = 2.0  # seconds for the service to say that it can work
 _DESCRIPTION: Final = msgspec.json.encode(DOCUMENT)
 _ASK_READY: Final = b"GET /readyz HTTP/1.1\r\nhost: strongroom\r\nforwarded: for=unknown\r\n\r\n"
+_BELOW_SECRETS: Final = wire.PROXIED_SECRETS_PATH + "/"
 
 
-def create_app(settings: ProxySettings) -> AuthenticationManager:
-    """Return the proxy as an ASGI application. Nothing is opened, and no environment is read.
+class ProxyApp:
+    """The proxy as the connection's face. Nothing is opened before the first request needs it."""
+
+    def __init__(self, settings: ProxySettings) -> None:
+        """Take the settings.
+
+        Raises:
+            ConfigurationError: an authenticator, or a self-authenticated path, that cannot be.
+        """
+        self._pool = Pool(Place(str(settings.socket)), settings.connections)
+        self._storage = Storage(settings)
+        self._forward = Forwarder(self._pool, timeout=settings.timeout, connections=settings.connections)
+        self._rest = _falcon_app(self._pool, self._storage)
+        authenticators = authn.make(settings.authenticators, self._pool)
+        self._door = AuthenticationManager(self._behind, authenticators, settings.self_auths)
+
+    async def open(self) -> None:
+        """Open nothing: the service need not be there yet."""
+
+    async def close(self) -> None:
+        """Close the connections to the service."""
+        self._pool.close()
+        await self._storage.close()
+
+    def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        """Serve one request."""
+        return self._door(exchange)
+
+    def _behind(self, exchange: Exchange, path: str, identity: Identity | None) -> Coroutine[Any, Any, None] | None:
+        if path.startswith(_BELOW_SECRETS) or path == wire.PROXIED_SECRETS_PATH:
+            return self._forward(exchange, path)
+        request_id = request_id_of(exchange.request.fields).decode("ascii")
+        sender = forwarded(exchange.client, exchange.scheme)
+        return exchange.asgi(self._rest, request_id=request_id, identity=identity, forwarded=sender)
+
+
+def create_app(settings: ProxySettings) -> ProxyApp:
+    """Return the proxy. Nothing is opened, and no environment is read.
 
     Raises:
         ConfigurationError: an authenticator, or a self-authenticated path, that cannot be.
     """
-    upstream = Upstream(str(settings.socket), settings.connections)
-    storage = Storage(settings)
-    forward = Forwarder(upstream, timeout=settings.timeout, connections=settings.connections)
-    rest = _falcon_app(upstream, storage)
-    secrets = wire.PROXIED_SECRETS_PATH.encode("ascii")
-    below = secrets + b"/"
-
-    def route(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "http":
-            path: bytes = scope["raw_path"]
-            if path.startswith(below) or path == secrets:
-                return forward(scope, receive, send)
-        return rest(scope, receive, send)
-
-    return AuthenticationManager(route, authn.make(settings.authenticators, upstream), settings.self_auths)
+    return ProxyApp(settings)
 
 
-def _falcon_app(upstream: Upstream, storage: Storage) -> FalconApp:
+def _falcon_app(pool: Pool, storage: Storage) -> FalconApp:
     app: FalconApp = falcon.asgi.App()
     app.add_middleware(_RequestId())
-    app.add_middleware(_Lifespan(upstream, storage))
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
     app.add_route("/livez", Alive())
-    app.add_route("/readyz", Ready(upstream))
+    app.add_route("/readyz", Ready(pool))
     app.add_route("/openapi.json", Description())
     add_routes(app, storage)
     return app
@@ -77,13 +101,13 @@ class Alive:
 class Ready:
     """Whether requests would be answered: the service is asked the same."""
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
 
     async def on_get(self, _: Request, resp: Response) -> None:
         """Say that they would, or 503."""
         try:
-            status, body = await self._upstream.fetch(_ASK_READY, asyncio.get_running_loop().time() + READY_TIMEOUT)
+            status, body = await self._pool.fetch(_ASK_READY, asyncio.get_running_loop().time() + READY_TIMEOUT)
         except UpstreamError as exc:
             raise Unavailable("the service does not answer") from exc
         if status != 200:
@@ -103,22 +127,5 @@ class Description:
 class _RequestId:
     """Falcon middleware: every answer goes by the id of its request."""
 
-    async def process_request(self, req: Request, _: Response) -> None:
-        state = req.scope.setdefault("state", {})
-        state["request_id"] = request_id_of(req.scope["headers"]).decode("ascii")
-
     async def process_response(self, req: Request, resp: Response, _: object, __: bool) -> None:
         resp.set_header(wire.REQUEST_ID_HEADER, req.scope["state"]["request_id"])
-
-
-class _Lifespan:
-    """Falcon middleware: what was opened for a worker is closed with it. Opening happens on first use."""
-
-    def __init__(self, upstream: Upstream, storage: Storage) -> None:
-        self._upstream = upstream
-        self._storage = storage
-
-    async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
-        del scope, event
-        self._upstream.close()
-        await self._storage.close()

@@ -6,16 +6,16 @@ Nothing that a client sent stands in them, and of the inside no more than the ro
 import logging
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import falcon
 import falcon.asgi
 import msgspec
 
-from http_proxy.asgi import REQUEST_ID, Scope, Send
 from models.errors import InvalidName, ValidationError
 from storage_service import wire
 from storage_service.errors import Internal, Invalid, ServiceError
+from storage_service.wire.http1 import Exchange
 
 _log = logging.getLogger(__name__)
 
@@ -23,20 +23,14 @@ Request: TypeAlias = falcon.asgi.Request
 Response: TypeAlias = falcon.asgi.Response
 FalconApp: TypeAlias = "falcon.asgi.App[Request, Response]"
 
-_NO_STORE: Final = (b"cache-control", b"no-store")
 
-
-async def send_problem(
-    scope: Scope, send: Send, error: ServiceError, request_id: bytes, challenges: Iterable[str] = ()
-) -> None:
-    """Answer a raw ASGI request with *error*; *challenges* take the place of the service's own."""
-    status, fields, body = wire.problem_response(error, request_id.decode("ascii"))
+def answer_problem(exchange: Exchange, error: ServiceError, request_id: bytes, challenges: Iterable[str] = ()) -> None:
+    """Answer with *error*; *challenges* take the place of the service's own."""
+    status, fields, body = wire.problem_answer(error, request_id.decode("ascii"))
     if challenges:
         fields = [field for field in fields if field[0] != b"www-authenticate"]
         fields += [(b"www-authenticate", challenge.encode("ascii")) for challenge in challenges]
-    fields += [_NO_STORE, (b"content-length", b"%d" % len(body)), (REQUEST_ID, request_id)]
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    exchange.answer(status, fields, body)
 
 
 class Rejected(Exception):

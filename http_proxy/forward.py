@@ -1,24 +1,32 @@
 """The way of a secret through the proxy: from the client to the service's socket and back, unread.
 
-The proxy checks how a request is framed, sends on only the fields listed here, and says by ``Forwarded`` (RFC 7239)
-that the caller is no local peer. The credentials go through in the spelling they came in: the service judges them,
-and refuses two spellings of one. Nothing here knows what a secret looks like.
+Only the fields listed here are sent on, and ``Forwarded`` (RFC 7239) says that the caller is no local peer. The
+credentials go through in the spelling they came in: the service judges them, and refuses two spellings of one. Nothing
+here knows what a secret looks like.
+
+What is short goes from connection to connection, by callbacks alone. A body that is still arriving is asked for only
+when the service has said that it wants it (``Expect: 100-continue``), so that no stranger's is read.
 """
 
 import asyncio
+import functools
 import logging
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
-from http_proxy.asgi import REQUEST_ID, UNFRAMED, Message, Receive, Scope, Send, body_length, forwarded, request_id
-from http_proxy.errors import send_problem
-from http_proxy.upstream import INLINE_BODY, Connection, Upstream, UpstreamError
+from http_proxy.request import REQUEST_ID, forwarded, request_id
 from storage_service import wire
-from storage_service.errors import Fate, Invalid, NotImplementedHere, ServiceError, TooLarge, Unavailable
+from storage_service.client.pool import Connection, Pool, UpstreamError
+from storage_service.errors import Fate, NotImplementedHere, ServiceError, TooLarge, Unavailable
+from storage_service.wire import http1
+from storage_service.wire.http1 import CHUNKED, Exchange, Field, Gone
 
 _log = logging.getLogger(__name__)
 
-_METHODS: Final = {"GET": b"GET ", "PUT": b"PUT ", "POST": b"POST ", "DELETE": b"DELETE "}
-_BODYLESS: Final = frozenset(("GET", "DELETE"))  # without a framing field there is no body to ask for
+SHORT: Final = http1.MAX_HEAD // 2  # bytes of a body that is taken like a part of the head: it costs no more
+
+_METHODS: Final = frozenset((b"GET", b"PUT", b"POST", b"DELETE", b"OPTIONS"))
+_BODYLESS: Final = frozenset((b"GET", b"DELETE", b"OPTIONS"))
 _PASSED_ON: Final[dict[bytes, bytes]] = {
     name: name + b": "
     for name in (
@@ -29,201 +37,303 @@ _PASSED_ON: Final[dict[bytes, bytes]] = {
         *wire.AUTH_ID_HEADERS,
         *wire.AUTH_KEY_HEADERS,
     )
-} | dict.fromkeys((b"content-length", b"transfer-encoding", REQUEST_ID), b"")
-"""Fields that reach the service, with the beginnings of their lines; those with none are read here and written anew."""
+}
+"""Fields that reach the service, with the beginnings of their lines."""
+_PASSED_BACK: Final = frozenset(
+    (
+        b"allow",
+        b"cache-control",
+        b"content-type",
+        b"etag",
+        b"location",
+        b"retry-after",
+        b"www-authenticate",
+    )
+)
+"""Fields of an answer that reach the client; all others stop here."""
 _BATCH_GET: Final = b"batch=get"
 _UPLOADS_SHARE: Final = 4  # long uploads hold at most one in so many connections, so that slow ones starve nobody
-_LAST_CHUNK: Final = b"0\r\n\r\n"
-
-
-class _ClientGone(Exception):
-    """The client left before its request was whole; there is nobody to answer."""
 
 
 class Forwarder:
-    """An ASGI application that sends requests at or below *prefix* to *target* on the service."""
+    """Sends requests at or below *prefix* to *target* on the service, and the answers back."""
 
     def __init__(
         self,
-        upstream: Upstream,
+        pool: Pool,
         *,
         timeout: float,
         connections: int,
         prefix: str = wire.PROXIED_SECRETS_PATH,
         target: str = wire.SECRETS_PATH,
     ) -> None:
-        self._upstream = upstream
-        self._timeout = timeout  # seconds, from the request's first byte to the answer's last
+        self._pool = pool
+        self._timeout = timeout  # seconds, from the request's head to the answer's last byte
         self._uploads = asyncio.Semaphore(max(1, connections // _UPLOADS_SHARE))
         self._skip = len(prefix)
-        self._target = target.encode("ascii")
+        self._target = target
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI: forward one request; its path is one that ``middleware.check_path`` let pass."""
-        lines: list[bytes] = []
-        identifier: bytes | None = None
-        lengths: list[bytes] = []
-        coded = False
-        for name, value in scope["headers"]:
-            start = _PASSED_ON.get(name)
-            if start is None:
-                continue
-            if start:
-                lines += (start, value, b"\r\n")
-            elif name == b"content-length":
-                lengths.append(value)
-            elif name == REQUEST_ID:
-                identifier = value
+    def __call__(self, exchange: Exchange, path: str) -> Coroutine[Any, Any, None] | None:
+        """Forward one request for *path*, the plain one."""
+        way = _Way(exchange, asyncio.get_running_loop().time() + self._timeout)
+        request = exchange.request
+        if request.method not in _METHODS:
+            way.refuse(NotImplementedHere("no such method"))
+            return None
+        way.head = self._head(exchange, path, way)
+        if exchange.whole:
+            body = exchange.taken()
+            if body or request.method not in _BODYLESS:
+                way.request = b"%bcontent-length: %d\r\n\r\n%b" % (way.head, len(body), body)
             else:
-                coded = True
-        identifier = request_id(identifier)
-        try:
-            length = body_length(lengths, coded) if lengths or coded else 0
-            head = self._head(scope, lines, identifier)
-            connection = await self._send(scope, receive, head, length)
-        except ServiceError as exc:
-            await send_problem(scope, send, exc, identifier)
-            return
-        except _ClientGone:
-            return
-        headers = connection.headers
-        headers.append((REQUEST_ID, identifier))
-        start_of_answer = {"type": "http.response.start", "status": connection.status, "headers": headers}
-        if connection.streamed:
-            await self._stream(connection, start_of_answer, send)
-            return
-        body = connection.body
-        self._upstream.finish(connection)
-        await send(start_of_answer)
-        await send({"type": "http.response.body", "body": body})
+                way.request = way.head + b"\r\n"
+            connection = self._pool.take_idle()
+            if connection is not None:
+                told = functools.partial(self._answered, way, connection)
+                connection.ask(way.request, way.deadline, told, request_id=way.request_id)
+                return None
+            return self._exchange(way)
+        return self._receive(way)
 
-    def _head(self, scope: Scope, lines: list[bytes], identifier: bytes) -> bytes:
-        """Return the request's head up to where its framing goes: the caller adds that and the empty line.
-
-        Raises:
-            NotImplementedHere: no method of the service.
-            Invalid: a field would break out of its line.
-        """
-        method = _METHODS.get(scope["method"])
-        if method is None:
-            raise NotImplementedHere("no such method")
-        query = scope["query_string"]
-        head = b"".join(
+    def _head(self, exchange: Exchange, path: str, way: "_Way") -> bytes:
+        """Return the request's head up to where its framing goes: the caller adds that and the empty line."""
+        request = exchange.request
+        lines: list[bytes] = []
+        given: bytes | None = None
+        for name, value in request.fields:
+            start = _PASSED_ON.get(name)
+            if start is not None:
+                lines += (start, value, b"\r\n")
+            elif name == REQUEST_ID:
+                given = value
+        way.request_id = request_id(given)
+        return b"".join(
             (
-                method,
-                self._target,
-                scope["raw_path"][self._skip :],
-                b"?" + query if query else b"",
+                request.method,
+                b" ",
+                (self._target + path[self._skip :]).encode("ascii"),
+                b"?" + request.query if request.query else b"",
                 b" HTTP/1.1\r\nhost: strongroom\r\nforwarded: ",
-                forwarded(scope).encode("ascii"),
+                forwarded(exchange.client, exchange.scheme).encode("ascii"),
                 b"\r\nx-request-id: ",
-                identifier,
+                way.request_id,
                 b"\r\n",
                 *lines,
             )
         )
-        ends = 4 + len(lines) // 3
-        if head.count(b"\r") != ends or head.count(b"\n") != ends or b"\0" in head:
-            raise Invalid("a header field holds a line break or a null")
-        return head
 
-    async def _send(self, scope: Scope, receive: Receive, head: bytes, length: int) -> Connection:
-        """Send the request and return the connection with the answer, or its beginning.
+    # short: without a task, unless something has to be waited for
+
+    def _answered(self, way: "_Way", connection: Connection) -> None:
+        """Pass on the answer that *connection* holds, or ask again where the connection had closed meanwhile."""
+        error = connection.error
+        if error is None:
+            if connection.streamed:
+                _start(self._stream(way, connection))
+                return
+            status, fields, body = connection.status, connection.fields, connection.body
+            self._pool.finish(connection)
+            way.answer(status, fields, body)
+        elif connection.used and not error.answered and (way.repeatable or error.unread):
+            self._pool.finish(connection)
+            _start(self._exchange(way))
+        else:
+            self._pool.finish(connection)
+            way.fail(error)
+
+    async def _exchange(self, way: "_Way") -> None:
+        """Send a whole request, and pass on its answer."""
+        try:
+            connection = await self._pool.exchange(
+                way.request, way.deadline, repeatable=way.repeatable, request_id=way.request_id
+            )
+        except UpstreamError as error:
+            way.fail(error)
+            return
+        if connection.streamed:
+            await self._stream(way, connection)
+            return
+        status, fields, body = connection.status, connection.fields, connection.body
+        self._pool.finish(connection)
+        way.answer(status, fields, body)
+
+    # long
+
+    async def _receive(self, way: "_Way") -> None:
+        """Forward a request whose body is still arriving."""
+        exchange = way.exchange
+        length = exchange.request.length
+        if length > wire.MAX_BODY:
+            way.refuse(TooLarge("the body is longer than it may be"))
+            return
+        if 0 <= length <= SHORT:
+            try:
+                body = await exchange.body(SHORT)
+            except ServiceError as error:
+                way.refuse(error)
+                return
+            way.request = b"%bcontent-length: %d\r\n\r\n%b" % (way.head, len(body), body)
+            await self._exchange(way)
+            return
+        try:
+            connection = await self._pool.take(way.deadline)
+        except UpstreamError as error:
+            way.fail(error)
+            return
+        try:
+            refusal = await self._upload(way, connection, length)
+        except BaseException as error:
+            self._pool.finish(connection)
+            if not isinstance(error, UpstreamError):
+                raise
+            way.fail(error)
+            return
+        if refusal is not None:
+            self._pool.finish(connection)
+            way.refuse(refusal)
+        elif connection.streamed:
+            await self._stream(way, connection)
+        else:
+            status, fields, body = connection.status, connection.fields, connection.body
+            self._pool.finish(connection)
+            way.answer(status, fields, body)
+
+    async def _upload(self, way: "_Way", connection: Connection, length: int) -> ServiceError | None:
+        """Send a body as fast as the service takes it, when it has said that it does; return why it is refused here.
 
         Raises:
-            ServiceError: a body too large, or no answer.
-            _ClientGone: the client left before its request was whole.
+            UpstreamError: there is no answer.
+            Gone: the client left before its body was whole.
         """
-        deadline = asyncio.get_running_loop().time() + self._timeout
-        method = scope["method"]
-        repeatable = method == "GET" or (method == "POST" and scope["query_string"] == _BATCH_GET)
-        try:
-            if length == 0 and method in _BODYLESS:
-                return await self._upstream.exchange(head + b"\r\n", deadline, repeatable=repeatable)
-            body, more = await _beginning(receive, deadline)
-            if more:
-                return await self._upload(head, body, length, receive, deadline)
-            framed = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
-            return await self._upstream.exchange(framed, deadline, repeatable=repeatable)
-        except UpstreamError as exc:
-            fate = Fate.NOT_APPLIED if repeatable or exc.unread else Fate.UNKNOWN
-            _log.warning("%s failed (%s): %s", method, fate.value, exc)
-            raise Unavailable("the service does not answer", fate) from exc
-
-    async def _upload(self, head: bytes, body: bytes, length: int, receive: Receive, deadline: float) -> Connection:
-        """Send a request whose body is still arriving, as fast as the service takes it."""
+        loop = asyncio.get_running_loop()
+        wanted: asyncio.Future[None] = loop.create_future()
+        answered: asyncio.Future[None] = loop.create_future()
+        framing = b"transfer-encoding: chunked" if length == CHUNKED else b"content-length: %d" % length
+        connection.ask(
+            b"%bexpect: 100-continue\r\n%b\r\n\r\n" % (way.head, framing),
+            way.deadline,
+            lambda: _done(answered, wanted),
+            request_id=way.request_id,
+            continued=lambda: _done(wanted),
+        )
         whole = False
-        connection: Connection | None = None
         try:
-            async with asyncio.timeout_at(deadline), self._uploads:
-                connection = await self._upstream.take(deadline)
-                chunked = length == UNFRAMED
-                framing = b"transfer-encoding: chunked\r\n\r\n" if chunked else b"content-length: %d\r\n\r\n" % length
-                answer = connection.ask(head + framing + (_chunk(body) if chunked else body), deadline)
-                size, more = len(body), True
-                while more and not connection.decided:
-                    piece, more = await _next(receive)
-                    size += len(piece)
-                    if size > wire.MAX_BODY or (not chunked and size > length):
-                        raise TooLarge("the body is longer than it may be")
-                    if piece:
-                        await connection.write(_chunk(piece) if chunked else piece)
-                    if chunked and not more:
-                        await connection.write(_LAST_CHUNK)
-                whole = not more
-                if not whole:
-                    connection.spoil()  # the service decided without the rest
-                await answer
-        except BaseException as exc:
-            if connection is not None:
-                self._upstream.finish(connection)
-            if isinstance(exc, UpstreamError | TimeoutError):
-                raise UpstreamError(str(exc) or "the request took too long", unread=not whole) from exc
+            await wanted
+            if not connection.decided:
+                async with asyncio.timeout_at(way.deadline), self._uploads:
+                    whole = await _pump(way.exchange, connection, length)
+            if not whole:
+                connection.spoil()  # the service decided without the rest
+            await answered
+        except TooLarge as error:
+            connection.spoil()
+            connection.close()
+            return error
+        except TimeoutError:
+            raise UpstreamError("the request took too long", unread=not whole) from None
+        except BaseException:
+            connection.close()
             raise
-        return connection
+        if connection.error is not None:
+            raise UpstreamError(str(connection.error), unread=not whole, answered=connection.error.answered)
+        return None
 
-    async def _stream(self, connection: Connection, start_of_answer: Message, send: Send) -> None:
+    async def _stream(self, way: "_Way", connection: Connection) -> None:
         """Pass on a long answer, as fast as the client takes it; one that breaks off is left visibly short."""
+        exchange = way.exchange
         try:
+            way.start(connection.status, connection.fields)
             async with asyncio.timeout_at(connection.deadline):
-                await send(start_of_answer)
                 while piece := await connection.read():
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
-        except (UpstreamError, TimeoutError) as exc:
-            _log.warning("an answer broke off: %s", exc)
+                    await exchange.write(piece)
+            exchange.finish()
+        except (UpstreamError, TimeoutError) as error:
+            _log.warning("an answer broke off: %s", error)
+            exchange.abandon()
         finally:
-            self._upstream.finish(connection)
+            self._pool.finish(connection)
 
 
-async def _next(receive: Receive) -> tuple[bytes, bool]:
-    """Return the next piece of the client's body, and whether there is more."""
-    message = await receive()
-    if message["type"] != "http.request":
-        raise _ClientGone
-    return message.get("body", b""), message.get("more_body", False)
+class _Way:
+    """One request on its way."""
+
+    __slots__ = ("deadline", "exchange", "head", "request", "request_id")
+
+    def __init__(self, exchange: Exchange, deadline: float) -> None:
+        self.exchange = exchange
+        self.deadline = deadline
+        self.request_id = b""
+        self.head = b""
+        self.request = b""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether asking twice does no more than asking once."""
+        request = self.exchange.request
+        return request.method == b"GET" or (request.method == b"POST" and request.query == _BATCH_GET)
+
+    def answer(self, status: int, fields: list[Field], body: bytes) -> None:
+        """Pass on a whole answer."""
+        self.exchange.answer(status, self._passed(fields), body)
+
+    def start(self, status: int, fields: list[Field]) -> None:
+        """Pass on the beginning of an answer."""
+        length = next((int(value) for name, value in fields if name == b"content-length"), CHUNKED)
+        self.exchange.start(status, self._passed(fields), length)
+
+    def refuse(self, error: ServiceError) -> None:
+        """Answer what is not forwarded, or came to nothing."""
+        self.exchange.answer(*wire.problem_answer(error, self.request_id.decode("ascii") or "-"))
+
+    def fail(self, error: UpstreamError) -> None:
+        """Answer that there is no answer, and what is known of the request's fate."""
+        fate = Fate.NOT_APPLIED if self.repeatable or error.unread else Fate.UNKNOWN
+        _log.warning("%s failed (%s): %s", self.exchange.request.method.decode("ascii"), fate.value, error)
+        self.refuse(Unavailable("the service does not answer", fate))
+
+    def _passed(self, fields: list[Field]) -> list[Field]:
+        return [(REQUEST_ID, self.request_id), *(field for field in fields if field[0] in _PASSED_BACK)]
 
 
-async def _beginning(receive: Receive, deadline: float) -> tuple[bytes, bool]:
-    """Return the client's body, or so much of it as is worth holding before a connection is taken for the rest.
+async def _pump(exchange: Exchange, connection: Connection, length: int) -> bool:
+    """Send the client's body on until it is whole, or the service has decided; return whether it is whole.
 
     Raises:
-        Invalid: it did not come in time.
+        TooLarge: it is longer than a body may be.
+        Gone: the client left before its end.
     """
-    body, more = await _next(receive)
-    if not more:
-        return body, False
-    pieces, size = [body], len(body)
-    try:
-        async with asyncio.timeout_at(deadline):
-            while more and size < INLINE_BODY:
-                body, more = await _next(receive)
-                pieces.append(body)
-                size += len(body)
-    except TimeoutError:
-        raise Invalid("the body did not come in time") from None
-    return b"".join(pieces), more
+    size = 0
+    chunked = length == CHUNKED
+    while not connection.decided:
+        piece = await exchange.read()
+        size += len(piece)
+        if size > wire.MAX_BODY:
+            raise TooLarge("the body is longer than it may be")
+        if piece:
+            await connection.write(http1.chunk(piece) if chunked else piece)
+        if exchange.whole and not exchange.held:
+            if chunked:
+                await connection.write(http1.LAST_CHUNK)
+            return True
+    return False
 
 
-def _chunk(piece: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+def _done(*futures: "asyncio.Future[None]") -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+_running: set[asyncio.Task[None]] = set()  # asyncio itself holds tasks by weak references alone
+
+
+def _start(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.get_running_loop().create_task(work)
+    _running.add(task)
+    task.add_done_callback(_ended)
+
+
+def _ended(task: "asyncio.Task[None]") -> None:
+    _running.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, Gone):
+        _log.error("forwarding ended in %s", type(error).__name__)

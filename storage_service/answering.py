@@ -18,7 +18,7 @@ Response = falcon.asgi.Response
 
 def caller(req: Request) -> Caller:
     """Return who asks, as the application found out before it handed the request over."""
-    known: Caller = req.scope["strongroom.caller"]
+    known: Caller = req.scope["state"]["caller"]
     return known
 
 

@@ -1,19 +1,17 @@
-"""The service as an ASGI application: identify, then hand over; and one place where errors become answers.
+"""The service as the connection's face: identify, then hand over; and one place where errors become answers.
 
 request ──▶ who asks? ──▶ /secrets…   the raw endpoint of Custodia's contract
                      └──▶ the rest    falcon: model verbs, API keys, status
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import falcon
 import falcon.asgi
 
-from storage_service import asgi, authn, head, resources
-from storage_service.asgi import Receive, Scope, Send
-from storage_service.authn import PEER_EXTENSION, Peer
+from storage_service import authn, head, resources, wire
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
 from storage_service.bootstrap import Page, Parts, build, no_old_place
@@ -27,11 +25,12 @@ from storage_service.errors import (
     NotAuthenticated,
     NotFound,
     ServiceError,
-    StrongroomError,
 )
 from storage_service.read_through import OldPlace
 from storage_service.service import Caller
 from storage_service.wire import SECRETS_PATH
+from storage_service.wire.http1 import Exchange, Gone
+from storage_service.wire.paths import check_query, read_path
 
 Request = falcon.asgi.Request
 Response = falcon.asgi.Response
@@ -39,10 +38,11 @@ Response = falcon.asgi.Response
 log = logging.getLogger(__name__)
 
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # answered to anyone: they tell no more than up or down
+_BELOW_SECRETS: Final = SECRETS_PATH + "/"
 
 
 class StorageApp:
-    """The application that gunicorn serves on the unix socket."""
+    """The application that is served on the unix socket."""
 
     def __init__(
         self,
@@ -58,60 +58,60 @@ class StorageApp:
         self._old_places = old_places
         self._parts: Parts | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or the worker's start and end."""
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-        elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+    async def open(self) -> None:
+        """Open store, keys and audit log; nothing is served before.
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        await receive()
-        try:
-            self._parts = await build(self._settings, self._page, self._opener, self._old_places)
-        except StrongroomError as error:
-            # gunicorn logs the message and ends the server: what is wrong here does not get better by trying again.
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
+        Raises:
+            StrongroomError: as `bootstrap.build`: what is wrong does not get better by trying again.
+        """
+        self._parts = await build(self._settings, self._page, self._opener, self._old_places)
         self._secrets = SecretsEndpoint(self._parts.service)
         self._rest = _falcon_app(self._parts)
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self._parts.close()
-        await send({"type": "lifespan.shutdown.complete"})
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def close(self) -> None:
+        """Close what was opened."""
+        if self._parts is not None:
+            await self._parts.close()
+
+    def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
+        """Serve one request."""
+        return self._answer(exchange)
+
+    async def _answer(self, exchange: Exchange) -> None:
         parts = self._parts
-        assert parts is not None  # noqa: S101  # gunicorn serves nothing before lifespan startup is complete
+        assert parts is not None  # noqa: S101  # nothing is accepted before `open` is done
+        request = exchange.request
         request_id = "-"
         try:
-            fields = head.read(scope["headers"], parts.head_fields)
+            fields = head.read(request.fields, parts.head_fields)
             request_id = fields.request_id or "-"
-            path = asgi.path_of(scope)
+            path = read_path(request.path)
+            check_query(request.query)
             if path in OPEN_PATHS:
-                await self._rest(scope, receive, send)
+                await exchange.asgi(self._rest)
                 return
-            peer: Peer | None = (scope.get("extensions") or {}).get(PEER_EXTENSION)
+            peer = exchange.peer
             try:
                 principal = await authn.authenticate(parts.authenticators, fields, peer)
             except (NotAuthenticated, Denied) as error:
-                await parts.service.refuse(request_id, scope["method"], path, str(error), peer)
+                await parts.service.refuse(request_id, request.method.decode(), path, str(error), peer)
                 raise
             caller = Caller(principal, request_id, peer, fields.on_behalf_of)
-            if path == SECRETS_PATH or path.startswith(SECRETS_PATH + "/"):
-                await self._secrets(scope, receive, send, path=path, caller=caller, head=fields)
+            if path.startswith(_BELOW_SECRETS) or path == SECRETS_PATH:
+                await self._secrets(exchange, path=path, caller=caller, head=fields)
             else:
-                scope["strongroom.caller"] = caller
-                await self._rest(scope, receive, send)
+                await exchange.asgi(self._rest, caller=caller)
         except ServiceError as error:
             if isinstance(error, Internal):
                 # Told in full already: a traceback would add nothing but places where a value could hide.
                 log.error("request %s: %s", request_id, error)  # noqa: TRY400
-            await asgi.respond_problem(send, request_id, error)
+            exchange.answer(*wire.problem_answer(error, request_id))
+        except Gone:
+            raise
         except Exception:
             # Without the traceback's locals; the types of this project keep secrets out of what remains.
             log.exception("request %s: unexpected error", request_id)
-            await asgi.respond_problem(send, request_id, Internal("unexpected"))
+            exchange.answer(*wire.problem_answer(Internal("unexpected"), request_id))
 
 
 def create_app(
@@ -119,7 +119,7 @@ def create_app(
     page: Page | None = None,
     old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
 ) -> StorageApp:
-    """Return the application; it touches nothing before its worker starts.
+    """Return the application; it touches nothing before it is opened.
 
     *page* is what the workers of one service share; without one, this is the only worker. *old_places* makes what asks
     an old place, where settings name one.
@@ -144,5 +144,7 @@ async def _translate(_: Request, __: Response, error: falcon.HTTPError, ___: dic
     if isinstance(error, falcon.HTTPNotFound):
         raise NotFound("no such path") from None
     if isinstance(error, falcon.HTTPMethodNotAllowed):
-        raise MethodNotAllowed("no such method on this path") from None
+        allowed = error.headers or {}
+        listed = allowed.get("Allow", "") if isinstance(allowed, dict) else dict(allowed).get("Allow", "")
+        raise MethodNotAllowed("no such method on this path", tuple(listed.split(", "))) from None
     raise Invalid("the request is malformed") from None

@@ -4,22 +4,13 @@ Custodia's rule over them: the first that says *wrong* ends the request, and at 
 """
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Protocol
 
 from storage_service.apikeys import ApiKeys
 from storage_service.authz.base import Principal
 from storage_service.errors import Denied, NotAuthenticated
 from storage_service.head import Head
-
-PEER_EXTENSION: Final = "strongroom.peer"  # in the ASGI scope's extensions
-
-
-class Peer(NamedTuple):
-    """The process at the other end of the socket, as the kernel tells it (SO_PEERCRED)."""
-
-    pid: int
-    uid: int
-    gid: int
+from storage_service.wire.http1 import Peer
 
 
 class Authenticator(Protocol):
@@ -56,17 +47,20 @@ class SimpleCredsAuth:
     """The user or group that the process at the other end runs as.
 
     A request that a proxy forwarded carries ``Forwarded``; its peer is the proxy, not the caller, and says nothing.
+    Only *proxies* are believed about that: whoever else says so is refused as he would be without it, and gains
+    nothing by it.
     """
 
     uid: int = -1
     gid: int = -1
+    proxies: frozenset[int] = frozenset()  # users
 
     async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
         """Return ``service:<uid>`` when user or group are the configured ones."""
-        if head.forwarded is not None or peer is None:
+        if peer is None or (head.forwarded is not None and peer.uid in self.proxies):
             return None
         if peer.uid == self.uid or (self.gid >= 0 and peer.gid == self.gid):
-            return Principal(f"service:{peer.uid}")
+            return Principal(f"service:{peer.uid}") if head.forwarded is None else None
         raise Denied("this user may not use the socket")
 
 

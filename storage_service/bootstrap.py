@@ -3,6 +3,7 @@
 import contextlib
 import grp
 import logging
+import os
 import pwd
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -146,6 +147,7 @@ def _authenticator(settings: AuthenticatorSettings, keys: ApiKeys) -> Authentica
             return SimpleCredsAuth(
                 uid=_user_id(options.get("uid", "-1")),
                 gid=_group_id(options.get("gid", "-1")),
+                proxies=frozenset(map(_user_id, options.get("proxies", str(os.getuid())).split())),
             )
     raise ConfigurationError(
         f"there is no authenticator {settings.handler!r}; there are SimpleAuthKeys and SimpleCredsAuth"

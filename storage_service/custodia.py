@@ -1,4 +1,4 @@
-"""Custodia's contract for secrets, as a raw ASGI endpoint (seed: Custodia 0.6.0, ``/secrets``).
+"""Custodia's contract for secrets, answered from the connection (seed: Custodia 0.6.0, ``/secrets``).
 
 It stands before falcon because it is the path that every reader of a secret takes, and a route, a request and a
 response object a request cost a fifth of it. The contract and what we add to it: docs/http-api.md.
@@ -6,7 +6,6 @@ response object a request cost a fifth of it. The contract and what we add to it
 
 import base64
 import binascii
-from collections.abc import Awaitable
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
@@ -14,8 +13,7 @@ import msgspec
 
 from models import names, strict_json
 from models.errors import InvalidName
-from storage_service import asgi
-from storage_service.asgi import Header, Receive, Scope, Send
+from storage_service.authz.base import Action
 from storage_service.backends.base import ABSENT, PRESENT
 from storage_service.errors import (
     Denied,
@@ -26,27 +24,39 @@ from storage_service.errors import (
     TooLarge,
 )
 from storage_service.head import Head
+from storage_service.preconditions import expected_revision
 from storage_service.service import Caller, Service
-from storage_service.wire import JSON, MAX_BATCH_NAMES, MAX_SECRET, NEW, OCTET_STREAM, SECRETS_PATH, etag_of
+from storage_service.wire import (
+    JSON,
+    MAX_BATCH_NAMES,
+    MAX_SECRET,
+    NEW,
+    NO_STORE,
+    OCTET_STREAM,
+    SECRETS_PATH,
+    etag_of,
+)
+from storage_service.wire.http1 import Exchange, Field
 
 _JSON_TYPE: Final = (b"content-type", b"application/json; charset=utf-8")
 _OCTETS_TYPE: Final = (b"content-type", OCTET_STREAM.encode())
 _encode = msgspec.json.Encoder().encode
 
+MAX_BODY: Final = 1024 * 1024  # bytes: a secret of `MAX_SECRET`, escaped in a message
+MAX_BATCH_BODY: Final = 700 * 1024  # bytes: `MAX_BATCH_NAMES` names as long as names may be
+
 
 class _Request(NamedTuple):
-    """One request: *trail* is its path below ``/secrets/``, decoded."""
+    """One request: *trail* is its path below ``/secrets/``."""
 
     trail: str
-    query: bytes
-    receive: Receive
-    send: Send
+    exchange: Exchange
     caller: Caller
     head: Head
 
-    def answer(self, status: int, body: bytes, *headers: Header) -> Awaitable[None]:
+    def answer(self, status: int, body: bytes, *fields: Field) -> None:
         """Send the whole response."""
-        return asgi.respond(self.send, self.caller.request_id, status, body, *headers)
+        self.exchange.answer(status, ((b"x-request-id", self.caller.request_id.encode()), NO_STORE, *fields), body)
 
 
 class SecretsEndpoint:
@@ -54,26 +64,30 @@ class SecretsEndpoint:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._methods = {"GET": self._get, "PUT": self._put, "POST": self._post, "DELETE": self._delete}
+        self._methods = {
+            b"GET": self._get,
+            b"PUT": self._put,
+            b"POST": self._post,
+            b"DELETE": self._delete,
+            b"OPTIONS": self._options,
+        }
 
-    async def __call__(
-        self, scope: Scope, receive: Receive, send: Send, *, path: str, caller: Caller, head: Head
-    ) -> None:
+    async def __call__(self, exchange: Exchange, *, path: str, caller: Caller, head: Head) -> None:
         """Answer one request of an authenticated *caller* for *path*, the decoded one.
 
         Raises:
             ServiceError: every refusal; the application around turns it into a problem.
         """
-        method = self._methods.get(scope["method"])
+        method = self._methods.get(exchange.request.method)
         if method is None:
             raise NotImplementedHere("no such method on secrets")
-        await method(_Request(path[len(SECRETS_PATH) + 1 :], scope["query_string"], receive, send, caller, head))
+        await method(_Request(path[len(SECRETS_PATH) + 1 :], exchange, caller, head))
 
     async def _get(self, request: _Request) -> None:
-        _check_query(request.query)
+        _check_query(request.exchange.request.query)
         if request.trail == "" or request.trail.endswith("/"):
             listed = await self._service.list_container(request.caller, self._container(request.trail, request.caller))
-            await request.answer(200, _encode(listed), _JSON_TYPE)
+            request.answer(200, _encode(listed), _JSON_TYPE)
             return
         binary = _wants_octets(request.head.accept)
         entry = await self._service.get(request.caller, _secret_name(request.trail))
@@ -81,47 +95,47 @@ class SecretsEndpoint:
         # At an old place (`storage_service.read_through`) a value has no revision, and may have changed.
         known = request.head.if_none_match is not None and etag in request.head.if_none_match
         if known and entry.revision != ABSENT:
-            await request.answer(304, b"", (b"etag", etag.encode()))
+            request.answer(304, b"", (b"etag", etag.encode()))
         elif binary:
-            await request.answer(200, _octets(entry.value), _OCTETS_TYPE, (b"etag", etag.encode()))
+            request.answer(200, _octets(entry.value), _OCTETS_TYPE, (b"etag", etag.encode()))
         else:
             body = b'{"type":"simple","value":%s}' % _encode(entry.value.decode())
-            await request.answer(200, body, _JSON_TYPE, (b"etag", etag.encode()))
+            request.answer(200, body, _JSON_TYPE, (b"etag", etag.encode()))
 
     async def _put(self, request: _Request) -> None:
         if request.trail == "" or request.trail.endswith("/"):
-            raise MethodNotAllowed("a secret's name has no trailing slash")
-        body = await asgi.read_body(request.receive, request.head)
-        value = _value_of(request.head.content_type, body)
-        expected = asgi.expected_revision(request.head)
-        revision = await self._service.put(request.caller, _secret_name(request.trail), value, expected)
+            raise MethodNotAllowed("a secret's name has no trailing slash", _allowed(request.trail))
+        name, expected = _secret_name(request.trail), expected_revision(request.head)
+        value = _value_of(request.head.content_type, await self._body(request, Action.PUT, name))
+        revision = await self._service.put(request.caller, name, value, expected)
         status = 201 if expected == ABSENT else 200
-        await request.answer(status, b"", (b"etag", etag_of(revision).encode()))
+        request.answer(status, b"", (b"etag", etag_of(revision).encode()))
 
     async def _delete(self, request: _Request) -> None:
         if request.trail == "":
-            raise MethodNotAllowed("the root of all secrets is not deleted")
-        _check_message(await asgi.read_body(request.receive, request.head))
-        if request.trail.endswith("/"):
-            await self._service.delete_container(request.caller, _container_name(request.trail))
+            raise MethodNotAllowed("the root of all secrets is not deleted", _allowed(""))
+        container = request.trail.endswith("/")
+        name = _container_name(request.trail) if container else _secret_name(request.trail)
+        _check_message(await self._body(request, Action.DELETE, name))
+        if container:
+            await self._service.delete_container(request.caller, name)
         else:
-            expected = asgi.expected_revision(request.head)
+            expected = expected_revision(request.head)
             if request.head.if_match == NEW:
                 raise Invalid("what is deleted cannot be expected to be absent")
-            await self._service.delete(
-                request.caller, _secret_name(request.trail), PRESENT if expected == ABSENT else expected
-            )
-        await request.answer(204, b"")
+            await self._service.delete(request.caller, name, PRESENT if expected == ABSENT else expected)
+        request.answer(204, b"")
 
     async def _post(self, request: _Request) -> None:
-        if request.trail == "" and request.query == b"batch=get":
-            await self._batch_get(request, await asgi.read_body(request.receive, request.head))
+        if request.trail == "" and request.exchange.request.query == b"batch=get":
+            await self._batch_get(request, await request.exchange.body(MAX_BATCH_BODY))
             return
         if not request.trail.endswith("/"):
-            raise MethodNotAllowed("a container's name has a trailing slash")
-        _check_message(await asgi.read_body(request.receive, request.head))
-        created = await self._service.create_container(request.caller, _container_name(request.trail))
-        await request.answer(201 if created else 200, b"")
+            raise MethodNotAllowed("a container's name has a trailing slash", _allowed(request.trail))
+        name = _container_name(request.trail)
+        _check_message(await self._body(request, Action.PUT, name))
+        created = await self._service.create_container(request.caller, name)
+        request.answer(201 if created else 200, b"")
 
     async def _batch_get(self, request: _Request, body: bytes) -> None:
         try:
@@ -137,7 +151,15 @@ class SecretsEndpoint:
             entry = entries.get(name)
             message = b"null" if entry is None else b'{"type":"simple","value":%s}' % _encode(entry.value.decode())
             parts.append(b"%s:%s" % (_encode(asked), message))
-        await request.answer(200, b"{%s}" % b",".join(parts), _JSON_TYPE)
+        request.answer(200, b"{%s}" % b",".join(parts), _JSON_TYPE)
+
+    async def _options(self, request: _Request) -> None:
+        request.answer(204, b"", (b"allow", ", ".join(_allowed(request.trail)).encode()))
+
+    async def _body(self, request: _Request, action: Action, name: str) -> bytes:
+        """Return the body, which is not read for those who may not do *action* to *name* whatever it holds."""
+        await self._service.refuse_early(request.caller, action, name)
+        return await request.exchange.body(MAX_BODY)
 
     def _container(self, trail: str, caller: Caller) -> str:
         if trail != "":
@@ -150,6 +172,13 @@ class SecretsEndpoint:
 
 class _BatchGet(msgspec.Struct, forbid_unknown_fields=True):
     names: list[str]
+
+
+def _allowed(trail: str) -> tuple[str, ...]:
+    """Return the methods that fit the path: of the root of all secrets, of a container, of a secret."""
+    if trail == "":
+        return ("GET", "HEAD", "POST", "OPTIONS")
+    return ("GET", "HEAD", "POST" if trail.endswith("/") else "PUT", "DELETE", "OPTIONS")
 
 
 def _secret_name(trail: str) -> str:
@@ -172,7 +201,10 @@ def _checked(trail: str) -> str:
 def _check_query(query: bytes) -> None:
     """Refuse a GET whose query asks for another message type than simple (Custodia: 406)."""
     if query:
-        fields: dict[str, Any] = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=16)
+        try:
+            fields: dict[str, Any] = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=16)
+        except ValueError:
+            raise NotAcceptable("only simple messages are served") from None
         if fields.get("type") != ["simple"] or len(fields.get("value", [""])) != 1:
             raise NotAcceptable("only simple messages are served")
 

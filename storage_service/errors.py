@@ -53,9 +53,16 @@ class NoContainer(NotFound):
 
 
 class MethodNotAllowed(ServiceError):
-    """The verb does not fit the name: a container needs its trailing slash, a secret has none."""
+    """The verb does not fit the name: a container needs its trailing slash, a secret has none.
+
+    *allowed* are the verbs that do.
+    """
 
     code = "method-not-allowed"
+
+    def __init__(self, reason: str, allowed: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.allowed = allowed
 
 
 class NotAcceptable(ServiceError):

@@ -8,7 +8,7 @@ import falcon.asgi
 
 from models import LIST_MODELS, MODELS, Model
 from models.errors import ValidationError
-from storage_service import asgi, key_resources, sealed_resources, wire
+from storage_service import key_resources, preconditions, sealed_resources, wire
 from storage_service.answering import Request, Response, answer, body, caller
 from storage_service.apikeys import ApiKeyRecord
 from storage_service.authz.base import Action
@@ -266,7 +266,7 @@ def _expected(said: wire.Records) -> list[int | None]:
     etags: Sequence[str | None] = said.etags if said.etags is not None else [None] * len(said.records)
     if len(etags) != len(said.records):
         raise Invalid("there is not one etag for each record", (("etags", "are not as many as records"),))
-    return [None if etag is None else ABSENT if etag == wire.NEW else asgi.revision_of(etag) for etag in etags]
+    return [None if etag is None else ABSENT if etag == wire.NEW else preconditions.revision_of(etag) for etag in etags]
 
 
 def _records_answer(stored: Sequence[Stored[Model] | None]) -> wire.RecordsAnswer:

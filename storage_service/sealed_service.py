@@ -13,7 +13,6 @@ from models.errors import InvalidName
 from storage_service import wire
 from storage_service.apikeys import PREFIX as APIKEYS
 from storage_service.apikeys import ApiKeys
-from storage_service.asgi import revision_of
 from storage_service.authz.base import Action
 from storage_service.backends.base import (
     ABSENT,
@@ -28,6 +27,7 @@ from storage_service.backends.base import (
     Vacant,
 )
 from storage_service.errors import Changed, Invalid, NoContainer, NotEmpty, TooLarge, Undecipherable
+from storage_service.preconditions import revision_of
 from storage_service.service import Act, Caller, Door
 
 JOURNAL: Final = "system/journal/"  # what a long work needs to be gone on with, or undone; encrypted like a secret

@@ -15,7 +15,6 @@ from models.secret import Secret
 from storage_service.apikeys import PREFIX as APIKEYS
 from storage_service.apikeys import ApiKeyRecord, ApiKeys
 from storage_service.audit import AuditLog, AuditRecord
-from storage_service.authn import Peer
 from storage_service.authz.base import Action, Decider, Principal
 from storage_service.authz.paths import UserNameSpace, covers, decide
 from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Put, Vacant
@@ -32,6 +31,7 @@ from storage_service.errors import (
 from storage_service.handlers import Handler, KeyPage, RecordPage, Stored
 from storage_service.routing import Routing
 from storage_service.wire import HandlerInfo
+from storage_service.wire.http1 import Peer
 
 T = TypeVar("T")
 
@@ -84,6 +84,17 @@ class Door:
         await self._audit.append(*_records(caller, denied or acts, "denied" if denied else "allowed"))
         if denied:
             raise Denied("outside what these credentials reach")
+
+    async def refuse_early(self, caller: Caller, action: Action, name: str) -> None:
+        """Refuse, and record, what *caller* may not do anyway, before its request is read any further.
+
+        What passes is recorded when it is done.
+
+        Raises:
+            Denied, AuditUnavailable: as `permit`.
+        """
+        if not decide(self._deciders, caller.principal, action, name):
+            await self.permit(caller, action, [name])
 
     async def read(self, caller: Caller, action: Action, wanted: Sequence[str], read: Callable[[], Awaitable[T]]) -> T:
         """Return what *read* returns, if *caller* may have all of *wanted*; it runs while that is being recorded.
@@ -141,6 +152,10 @@ class Service:
         self._keys = keys
         self._door = Door(deciders, audit)
         self._namespaces = [decider for decider in deciders if isinstance(decider, UserNameSpace)]
+
+    async def refuse_early(self, caller: Caller, action: Action, name: str) -> None:
+        """Refuse what *caller* may not do anyway; as `Door.refuse_early`."""
+        await self._door.refuse_early(caller, action, name)
 
     # Secrets
 

@@ -4,9 +4,13 @@ import functools
 import os
 from typing import Any
 
+from deploy.serving.crowd import Crowd
 from deploy.serving.server import Role, options
 from deploy.settings import Settings, load
 from storage_service.keyring.page import Page
+
+# gunicorn runs a configuration module in the process that forks the workers, and may run it anew at each SIGHUP; this
+# package is imported once, so what the workers share outlives that.
 
 
 def configure(role: Role) -> tuple[Settings, dict[str, Any]]:
@@ -21,9 +25,11 @@ def configure(role: Role) -> tuple[Settings, dict[str, Any]]:
 
 @functools.cache
 def shared_page() -> Page:
-    """Return the page of memory that the workers share.
-
-    gunicorn runs a configuration module in the process that forks the workers, and may run it anew at each SIGHUP;
-    this package is imported once, so the page outlives that.
-    """
+    """Return the page of memory that holds the root key for all workers of the storage service."""
     return Page()
+
+
+@functools.cache
+def shared_crowd() -> Crowd:
+    """Return what the workers tell each other about their connections."""
+    return Crowd()

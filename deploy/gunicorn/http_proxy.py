@@ -5,14 +5,15 @@ Where the settings are is said by STRONGROOM_HOME or STRONGROOM_CONFIG, as to ``
 
 from typing import Any
 
-from deploy.gunicorn import configure
+from deploy.gunicorn import configure, shared_crowd
 from deploy.serving.server import Role, make_app
 
 _settings, _options = configure(Role.PROXY)
 globals().update(_options)  # gunicorn reads a module's names
+_crowd = shared_crowd()  # here, before the workers are forked
 wsgi_app = f"{__name__}:application()"
 
 
 def application() -> Any:
     """Return the application; gunicorn calls this in each worker."""
-    return make_app(Role.PROXY, _settings)
+    return make_app(Role.PROXY, _settings, _crowd)

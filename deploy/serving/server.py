@@ -18,21 +18,18 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from deploy.serving import log
+from deploy.serving.crowd import Crowd
+from deploy.serving.limits import Limits
+from deploy.serving.signals import lose_no_signal_in_a_fork, tell_systemd_when_serving
+from deploy.serving.workers import Served
 from deploy.settings import Settings
 from models.secret import Secret
-from storage_service import wire
 from storage_service.errors import ConfigurationError
 from storage_service.hygiene import harden
 from storage_service.keyring.page import Page
 
-KEEPALIVE: Final = (
-    75  # seconds that an idle connection is kept, so that the pools of proxy and clients are worth having
-)
 GRACE: Final = 12  # seconds for requests under way when the server is told to end; over ProxySettings.timeout's default
 HEARTBEAT: Final = 30  # seconds without a sign of life after which gunicorn replaces a worker
-MAX_REQUEST_LINE: Final = 4094  # bytes: a name of 512 bytes, percent-encoded throughout, and room for a query
-MAX_HEADER_FIELDS: Final = 64
-MAX_HEADER_FIELD: Final = 8190  # bytes
 
 
 class Role(StrEnum):
@@ -42,22 +39,24 @@ class Role(StrEnum):
     PROXY = "proxy"
 
 
-def make_app(role: Role, settings: Settings, page: Page | None = None) -> Any:
-    """Return the ASGI application of *role*; it opens nothing before its worker's lifespan starts.
+def make_app(role: Role, settings: Settings, crowd: Crowd, page: Page | None = None) -> Served:
+    """Return what a worker of *role* serves; it opens nothing before the worker's loop runs.
 
     Args:
         role: which process.
         settings: what the operator said.
-        page: what the storage service's workers share; made before they were forked.
+        crowd: what the workers tell each other; made before they were forked.
+        page: what the storage service's workers share; likewise.
     """
     if role is Role.STORAGE:
         from deploy.old_places import old_place
         from storage_service.app import create_app
 
-        return create_app(settings.service, page, old_place)
+        harden()  # anew: a change of user may have opened the process
+        return Served(create_app(settings.service, page, old_place), Limits(), None, crowd)
     from http_proxy.app import create_app as create_proxy
 
-    return create_proxy(settings.proxy)
+    return Served(create_proxy(settings.proxy), Limits(), None, crowd)
 
 
 def rehearse(settings: Settings) -> None:
@@ -101,29 +100,13 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
         bind: an inherited listener, ``fd://N``; None: bind what the settings name.
         level: the lowest level that is logged; debugging, when switched on, overrules it.
     """
-    names = {header.decode().upper() for header in (*wire.AUTH_ID_HEADERS, *wire.AUTH_KEY_HEADERS) if b"_" in header}
-    for authenticator in settings.service.authenticators:
-        names |= {value.upper() for option, value in authenticator.options.items() if option.endswith("_header")}
     level = "DEBUG" if settings.debug else level
     common = {
         "proc_name": f"strongroom-{role}",
         "workers": settings.proxy_workers if role is Role.PROXY else settings.workers,
-        "asgi_loop": "uvloop",
-        "asgi_lifespan": "on",
-        "http_parser": "fast",  # the one in C, everywhere: two parsers would be two grammars
-        "http_protocols": "h1",
-        "keepalive": KEEPALIVE,
+        "worker_class": "deploy.serving.workers.StrongroomWorker",
         "timeout": HEARTBEAT,
         "graceful_timeout": settings.grace,
-        "limit_request_line": MAX_REQUEST_LINE,
-        "limit_request_fields": MAX_HEADER_FIELDS,
-        "limit_request_field_size": MAX_HEADER_FIELD,
-        # Custodia's header names have underscores, which gunicorn drops from all but trusted peers. Every peer is
-        # "trusted" to send these few, and nothing else: no peer is believed about its address or its scheme.
-        "header_map": "drop",
-        "forwarder_headers": ",".join(sorted(names)),
-        "forwarded_allow_ips": "*",
-        "secure_scheme_headers": {},
         "umask": settings.umask,
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108  # unlinked at once
         "control_socket_disable": True,  # a way in that nobody here uses, and a thread before the fork
@@ -134,16 +117,9 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
         "logconfig_dict": log.configuration(settings.log_format, level),
     }
     if role is Role.PROXY:
-        proxy = settings.proxy
-        return common | {
-            "bind": bind or proxy.listen,
-            "worker_class": "deploy.serving.workers.ProxyWorker",
-            "certfile": str(proxy.tls_certificate) if proxy.tls_certificate else None,
-            "keyfile": str(proxy.tls_key) if proxy.tls_key else None,
-        }
+        return common | {"bind": bind or settings.proxy.listen}
     return common | {
         "bind": bind or f"unix:{settings.service.socket}",
-        "worker_class": "deploy.serving.workers.StorageWorker",
         "on_starting": lambda _: harden(),  # once there is a log, and before there is a worker, which has the keys
         "when_ready": _set_socket_mode(settings),
     }
@@ -162,14 +138,15 @@ def _set_socket_mode(settings: Settings) -> Callable[[Any], None]:
 class Server(BaseApplication):
     """One gunicorn, configured by us alone: no file of the working directory and no GUNICORN_CMD_ARGS has a say.
 
-    The storage service's workers share a page of memory, made here, in the process that forks them: it stays what it
-    is when workers are replaced, one by one or all of them by SIGHUP.
+    Workers share two pages of memory, made here, in the process that forks them: they stay what they are when workers
+    are replaced, one by one or all of them by SIGHUP.
     """
 
     def __init__(self, role: Role, settings: Settings, configured: Mapping[str, Any]) -> None:
         self._role = role
         self._settings = settings
         self._configured = configured
+        self._crowd = Crowd()
         self._page = Page() if role is Role.STORAGE else None
         super().__init__(prog=f"strongroom serve {role}")
 
@@ -177,10 +154,11 @@ class Server(BaseApplication):
         """Give gunicorn its settings."""
         for name, value in self._configured.items():
             self.cfg.set(name, value)
+        self.cfg.set("child_exit", lambda _, worker: self._crowd.leave(worker.age))
 
     def load(self) -> Any:
-        """Return the application; called in each worker."""
-        return make_app(self._role, self._settings, self._page)
+        """Return what is served; called in each worker."""
+        return make_app(self._role, self._settings, self._crowd, self._page)
 
     def run(self) -> NoReturn:
         """Serve until told to end.
@@ -188,6 +166,8 @@ class Server(BaseApplication):
         Raises:
             SystemExit: always; code 0 after an orderly end.
         """
+        tell_systemd_when_serving()
+        lose_no_signal_in_a_fork()
         try:
             Arbiter(self).run()
         except HaltServer as halt:

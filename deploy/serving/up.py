@@ -33,7 +33,7 @@ POLL: Final = 0.02  # seconds between two questions for readiness
 ORPHANS: Final = 2.0  # seconds for the workers of a killed child to follow it
 _ENDING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _WAITED_FOR: Final = _ENDING | {signal.SIGCHLD}
-_SHARED: Final = ("storage_service.app", "http_proxy.app", "deploy.serving.workers", "uvloop", "gunicorn_h1c")
+_SHARED: Final = ("storage_service.app", "http_proxy.app", "deploy.serving.workers", "uvloop", "httptools")
 
 
 class Failed(StartupError):

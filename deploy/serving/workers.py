@@ -1,77 +1,236 @@
-"""The worker classes of the two processes: gunicorn's asgi worker, ending without waiting for those who say nothing.
+"""The worker that gunicorn forks: one event loop, which accepts, serves, and ends in good order.
 
-When told to end, gunicorn 27.0.1's worker notices within a second and then waits, up to ``graceful_timeout``, for
-every open connection, also for those that are merely kept alive; clients that pool connections would hold up each
-stop that long. Here the worker notices at once, closes the connections on which nobody waits for an answer, and
-waits for the others. It leans on private names of that version, as ``storage_service.worker`` does.
+It plugs in where gunicorn documents it (``worker_class``, a subclass of ``gunicorn.workers.base.Worker``). gunicorn's
+master keeps what it is good at: signals, sockets, replacing workers. Told to end, a worker stops accepting, closes the
+connections on which nobody waits for an answer, and finishes the others.
 """
 
 import asyncio
+import contextlib
+import errno
+import functools
 import logging
-import weakref
-from typing import Any
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
-from gunicorn.workers import gasgi
+import uvloop
+from gunicorn.workers.base import Worker
 
-from storage_service.hygiene import harden
-from storage_service.worker import PatientProtocol, StrongroomWorker, serve_with
+from deploy.serving.connection import Connection, Face, Server, peer_of
+from deploy.serving.crowd import Crowd
+from deploy.serving.limits import Ledger, Limits, raise_descriptors
+from deploy.serving.signals import SERVING
+from storage_service.errors import StrongroomError
 
+BOOT_ERROR: Final = 3  # the exit code upon which gunicorn's master ends the server instead of forking another
+TICK: Final = 1.0  # seconds between two looks at deadlines, the parent and the heartbeat
+YIELD: Final = 0.002  # seconds that a worker lets others accept, who have fewer connections
+ACCEPTED_AT_ONCE: Final = 16  # connections, before others get their turn on the event loop
+EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+PAUSE: Final = 0.1  # seconds without accepting, when the process or the machine has no descriptors left
 
-class DrainingWorker(gasgi.ASGIWorker):
-    """An asgi worker that knows its connections."""
-
-    async def _serve(self) -> None:
-        make = gasgi.ASGIProtocol  # read here: the class that serves may have been put there in init_process
-        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
-
-        def connection(worker: Any) -> Any:
-            protocol = make(worker)
-            self._connections.add(protocol)
-            return protocol
-
-        gasgi.ASGIProtocol = connection
-        self._serving = asyncio.current_task()
-        await super()._serve()
-
-    def handle_exit_signal(self) -> None:
-        """Begin to end, now rather than at the next heartbeat."""
-        already = not self.alive
-        super().handle_exit_signal()
-        if self.servers and not already and self._serving is not None:
-            self._serving.cancel()  # gunicorn's loop takes this for the end of its pause, and goes on to shut down
-
-    async def _shutdown(self) -> None:
-        for server in self.servers:
-            server.close()
-        for protocol in list(self._connections):
-            if protocol._awaiting_request:
-                protocol._keepalive_timeout()
-        await super()._shutdown()
+log = logging.getLogger(__name__)
 
 
-class ProxyWorker(DrainingWorker):
-    """The worker of the HTTP proxy."""
+class Application(Face, Protocol):
+    """A face with a beginning and an end."""
 
-    def init_process(self) -> None:
-        """Serve with our protocol class; this runs in the worker's own process, after the fork."""
-        serve_with(PatientProtocol)
-        super().init_process()
+    async def open(self) -> None:
+        """Open what it needs; raises `StrongroomError` when it cannot serve."""
 
-
-class StorageWorker(StrongroomWorker, DrainingWorker):
-    """The worker of the storage service: it knows the process at the other end of each connection."""
-
-    def init_process(self) -> None:
-        """Begin; of the workers of one start the first says why it fails, and the others fail for the same reason."""
-        if 1 < self.age <= self.cfg.workers:
-            logging.getLogger("gunicorn.error").addFilter(_is_no_startup_failure)
-        super().init_process()
-
-    def load_wsgi(self) -> None:
-        """Make the application, after closing the process to others anew: a change of user may have opened it."""
-        harden()
-        super().load_wsgi()
+    async def close(self) -> None:
+        """Close it, when the last answer is out."""
 
 
-def _is_no_startup_failure(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("ASGI lifespan startup failed")
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What gunicorn loads in each worker, where others load a WSGI application."""
+
+    application: Application
+    limits: Limits
+    tls: ssl.SSLContext | None  # made before the fork; None: plain HTTP
+    crowd: Crowd
+
+
+class StrongroomWorker(Worker):
+    """Serves one application on the listeners that it was forked with."""
+
+    wsgi: Served
+
+    def init_signals(self) -> None:
+        """Leave the signals as they are until there is a loop to take them: what comes before that ends the worker."""
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGUSR1, signal.SIGWINCH):
+            signal.signal(number, signal.SIG_IGN)
+
+    def run(self) -> None:
+        """Serve until told to end."""
+        raise_descriptors()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(self._serve())
+        if code:
+            raise SystemExit(code)
+
+    async def _serve(self) -> int:
+        """Serve, and return the exit code."""
+        served: Served = self.wsgi
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
+        ledger = Ledger(served.limits, functools.partial(served.crowd.tell, self.age))
+        server = Server(served.application, ledger, served.limits, loop)
+        ticker = asyncio.create_task(self._tick(server, told))
+        try:
+            if await _unless(told, served.application.open()):
+                await self._accept(server, served, told)
+                await served.application.close()
+        except StrongroomError as error:
+            # All workers of one start fail for the same reason: the first of them says it.
+            if not 1 < self.age <= self.cfg.workers:
+                log.error("%s", error)  # noqa: TRY400  # its text is the whole story
+            return BOOT_ERROR
+        finally:
+            served.crowd.leave(self.age)
+            ticker.cancel()
+        return 0
+
+    async def _accept(self, server: Server, served: Served, told: asyncio.Event) -> None:
+        """Let connections in until told to end, and then let what is under way finish."""
+        served.crowd.tell(self.age, 0)
+        doors = [
+            Door(server, socket.socket(fileno=os.dup(listener.fileno())), served.tls, served.crowd, self.age)
+            for listener in self.sockets
+        ]
+        if os.getppid() == self.ppid:
+            os.kill(self.ppid, SERVING)
+        await told.wait()
+        for door in doors:
+            door.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.cfg.graceful_timeout):
+                await server.drain()
+        server.abort()
+
+    async def _tick(self, server: Server, told: asyncio.Event) -> None:
+        while True:
+            self.notify()
+            server.tick()
+            if os.getppid() != self.ppid:  # the master is gone, and nobody would ever end us
+                told.set()
+            await asyncio.sleep(TICK)
+
+
+class Door:
+    """One listener of one worker: accepts while the worker has no more connections than its fellows."""
+
+    def __init__(
+        self, server: Server, listener: socket.socket, context: ssl.SSLContext | None, crowd: Crowd, number: int
+    ) -> None:
+        """Take the listener, the context to speak TLS with, and what tells the *number* how others fare."""
+        self._server = server
+        self._socket = listener
+        self._socket.setblocking(False)
+        self._context = context
+        self._crowd = crowd
+        self._number = number
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._later: asyncio.TimerHandle | None = None
+        self._listen()
+
+    def close(self) -> None:
+        """Accept no more, and end handshakes."""
+        self._server.loop.remove_reader(self._socket)
+        self._socket.close()
+        if self._later is not None:
+            self._later.cancel()
+        if self._context is not None:
+            for handshake in self._connecting:
+                handshake.cancel()
+
+    def _listen(self) -> None:
+        self._later = None
+        self._server.loop.add_reader(self._socket, self._ready)
+
+    def _ready(self) -> None:
+        count = len(self._server.ledger)
+        if self._crowd.has_less(self._number, count):
+            self._pause(YIELD, self._accept_after_all)
+        else:
+            self._accept()
+
+    def _pause(self, seconds: float, then: Callable[[], None]) -> None:
+        self._server.loop.remove_reader(self._socket)
+        self._later = self._server.loop.call_later(seconds, then)
+
+    def _accept_after_all(self) -> None:
+        """Accept one: the others had their time, and did not."""
+        self._listen()
+        self._accept()
+
+    def _accept(self) -> None:
+        server = self._server
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                accepted, address = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in EXHAUSTED:
+                    raise
+                log.error("no connection can be accepted: %s", error.strerror)  # noqa: TRY400
+                self._pause(PAUSE, self._listen)
+                return
+            self._welcome(accepted, address)
+            if self._crowd.has_less(self._number, len(server.ledger)):
+                return
+
+    def _welcome(self, accepted: socket.socket, address: Any) -> None:
+        server = self._server
+        accepted.setblocking(False)
+        peer = peer_of(accepted)
+        client = "" if peer is not None else str(address[0])
+        counted = client if peer is None else f"uid {peer.uid}"
+        if not server.ledger.enter(counted):
+            accepted.close()
+            return
+        scheme = "http" if self._context is None else "https"
+        connection = Connection(server, accepted, counted, client, scheme)
+        if peer is None:
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = server.loop.create_task(self._connect(accepted, connection))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, accepted: socket.socket, connection: Connection) -> None:
+        """Make a transport of *accepted*; where TLS is wanted and does not come about, there is none."""
+        server, context = self._server, self._context
+        handshake = None if context is None else server.limits.head
+        try:
+            await server.loop.connect_accepted_socket(
+                lambda: connection, accepted, ssl=context, ssl_handshake_timeout=handshake
+            )
+        except OSError:  # ssl.SSLError is one: a handshake that came to nothing
+            if connection.transport is None:
+                server.ledger.leave(connection.address)
+            accepted.close()
+
+
+async def _unless(told: asyncio.Event, opening: Coroutine[Any, Any, None]) -> bool:
+    """Let *opening* come to its end, and return True; False if *told* was set before, which ends it."""
+    task, ended = asyncio.create_task(opening), asyncio.create_task(told.wait())
+    await asyncio.wait((task, ended), return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait((task,))
+        return False
+    ended.cancel()
+    task.result()
+    return not told.is_set()

@@ -6,12 +6,12 @@ from typing import Final, Protocol
 from http_proxy.authn.apikey import ApiKeyAuthenticator
 from http_proxy.authn.base import Authenticator
 from http_proxy.authn.basic import BasicAuthenticator
-from http_proxy.upstream import Upstream
+from storage_service.client.pool import Pool
 from storage_service.errors import ConfigurationError
 
 
 class _Configurable(Protocol):
-    def from_options(self, options: Mapping[str, str], upstream: Upstream) -> Authenticator:
+    def from_options(self, options: Mapping[str, str], pool: Pool) -> Authenticator:
         """Return the authenticator that *options* describe."""
 
 
@@ -21,7 +21,7 @@ AUTHENTICATORS: Final[Mapping[str, _Configurable]] = {
 }
 
 
-def make(wanted: Sequence[tuple[str, Mapping[str, str]]], upstream: Upstream) -> tuple[Authenticator, ...]:
+def make(wanted: Sequence[tuple[str, Mapping[str, str]]], pool: Pool) -> tuple[Authenticator, ...]:
     """Return the authenticators that (name, options) pairs describe, in their order. Does no I/O.
 
     Raises:
@@ -30,4 +30,4 @@ def make(wanted: Sequence[tuple[str, Mapping[str, str]]], upstream: Upstream) ->
     for name, _ in wanted:
         if name not in AUTHENTICATORS:
             raise ConfigurationError(f"no authenticator {name!r}; there are {', '.join(AUTHENTICATORS)}")
-    return tuple(AUTHENTICATORS[name].from_options(options, upstream) for name, options in wanted)
+    return tuple(AUTHENTICATORS[name].from_options(options, pool) for name, options in wanted)

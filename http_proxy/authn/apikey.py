@@ -8,8 +8,8 @@ from typing import Final, Self
 import msgspec
 
 from http_proxy.authn.base import Identity, Refused
-from http_proxy.upstream import Upstream, UpstreamError
 from storage_service import wire
+from storage_service.client.pool import Pool, UpstreamError
 from storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated, Unavailable
 
 TIMEOUT: Final = 5.0  # seconds for the service to say whose key it is
@@ -25,11 +25,11 @@ class ApiKeyAuthenticator:
 
     challenge: str | None = wire.CHALLENGE
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
 
     @classmethod
-    def from_options(cls, options: Mapping[str, str], upstream: Upstream) -> Self:
+    def from_options(cls, options: Mapping[str, str], pool: Pool) -> Self:
         """Return the authenticator that a configuration describes; there is nothing to describe.
 
         Raises:
@@ -37,7 +37,7 @@ class ApiKeyAuthenticator:
         """
         if options:
             raise ConfigurationError("the authenticator apikey takes no options")
-        return cls(upstream)
+        return cls(pool)
 
     async def authenticate(self, headers: Mapping[bytes, bytes]) -> Identity | None:
         """Return whom the service takes the caller for.
@@ -53,7 +53,7 @@ class ApiKeyAuthenticator:
         if api_id is None or api_key is None or not (_VALUE.fullmatch(api_id) and _VALUE.fullmatch(api_key)):
             raise Refused
         try:
-            status, body = await self._upstream.fetch(
+            status, body = await self._pool.fetch(
                 # Forwarded: the proxy asks for somebody else, so that its being a local process must not count.
                 b"GET /whoami HTTP/1.1\r\nhost: strongroom\r\nforwarded: for=unknown\r\n"
                 b"custodia-auth-id: %b\r\ncustodia-auth-key: %b\r\n\r\n" % (api_id, api_key),

@@ -26,7 +26,7 @@ import bcrypt
 import msgspec
 
 from http_proxy.authn.base import Identity, Refused
-from http_proxy.upstream import Upstream
+from storage_service.client.pool import Pool
 from storage_service.errors import ConfigurationError, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -100,13 +100,13 @@ class BasicAuthenticator:
         self._executor: ThreadPoolExecutor | None = None  # made on first use, after any fork
 
     @classmethod
-    def from_options(cls, options: Mapping[str, str], upstream: Upstream) -> Self:
+    def from_options(cls, options: Mapping[str, str], pool: Pool) -> Self:
         """Return the authenticator that a configuration describes: ``filepath``, the users file.
 
         Raises:
             ConfigurationError: the options are not these.
         """
-        del upstream
+        del pool
         if set(options) != {"filepath"}:
             raise ConfigurationError("the authenticator basic takes one option: filepath")
         return cls(Path(options["filepath"]))

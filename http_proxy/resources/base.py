@@ -7,7 +7,6 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from http_proxy.asgi import forwarded
 from http_proxy.authn.base import Identity
 from http_proxy.errors import Request, Response
 from models import Model, strict_json
@@ -45,7 +44,7 @@ class Storage:
         """
         identity = identity_of(req)
         headers = {
-            wire.FORWARDED_HEADER: forwarded(req.scope),
+            wire.FORWARDED_HEADER: req.scope["state"]["forwarded"],
             wire.REQUEST_ID_HEADER: req.scope["state"]["request_id"],
         }
         if identity.api_id is not None and identity.api_key is not None:

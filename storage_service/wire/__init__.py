@@ -148,7 +148,18 @@ def problem_response(error: errors.ServiceError, request_id: str) -> tuple[int, 
         headers.append((b"retry-after", b"%d" % math.ceil(error.wait)))
     elif status == 401:
         headers.append((b"www-authenticate", CHALLENGE.encode()))
+    elif isinstance(error, errors.MethodNotAllowed) and error.allowed:
+        headers.append((b"allow", ", ".join(error.allowed).encode()))
     return status, headers, problem_body(error, request_id)
+
+
+NO_STORE: Final = (b"cache-control", b"no-store")  # nothing that is said here is to be kept on its way
+
+
+def problem_answer(error: errors.ServiceError, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Return the whole answer that *error* is: what `problem_response` gives, and what every answer carries."""
+    status, fields, body = problem_response(error, request_id)
+    return status, [(b"x-request-id", request_id.encode()), NO_STORE, *fields], body
 
 
 def error_of(status: int, body: bytes) -> errors.ServiceError:

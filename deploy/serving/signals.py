@@ -1,0 +1,57 @@
+"""What the process that forks the workers does about signals beside gunicorn: readiness, and none lost in a fork."""
+
+import contextlib
+import os
+import signal
+import socket
+from types import FrameType
+from typing import Final
+
+SERVING: Final = signal.SIGRTMIN  # what a worker sends the process that forked it when it serves
+
+_ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
+
+def tell_systemd_when_serving() -> None:
+    """Tell systemd that the service is ready (sd_notify(3)) when the first worker says that it serves.
+
+    gunicorn's master would say so itself as soon as its sockets listen, and a service whose workers cannot start would
+    have been called up; so the name of the socket is taken out of the environment before it runs.
+    """
+    address = os.environ.pop("NOTIFY_SOCKET", "")
+
+    def serving(_: int, __: FrameType | None) -> None:
+        signal.signal(SERVING, signal.SIG_IGN)
+        if address:
+            notify(address, "READY=1")
+
+    signal.signal(SERVING, serving)
+
+
+def notify(address: str, state: str) -> None:
+    """Send *state* to the socket of systemd's that *address* names; one that is gone is nobody to tell."""
+    place = "\0" + address[1:] if address.startswith("@") else address
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as there:
+        there.connect(place)
+        there.sendall(state.encode())
+
+
+def lose_no_signal_in_a_fork() -> None:
+    """Let a worker that is told to end before it can listen to that end.
+
+    Between its fork and its own handlers a worker has its parent's, which note the signal for a loop that it does not
+    have. So signals are held back over the fork, and what came meanwhile takes its default way: the worker ends.
+    """
+
+    def hold() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+
+    def release_in_child() -> None:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_DFL)
+        release()
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=release_in_child)

@@ -1,0 +1,34 @@
+"""What every request is told by: its id, and who sent it."""
+
+import ipaddress
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+from storage_service import wire
+
+REQUEST_ID: Final = wire.REQUEST_ID_HEADER.lower().encode()
+
+
+def request_id(given: bytes | None) -> bytes:
+    """Return *given* if it is a request id (8 to 64 of ``[A-Za-z0-9._-]``), else a new one."""
+    if given is not None and wire.REQUEST_ID.fullmatch(given.decode("latin-1")):
+        return given
+    return os.urandom(12).hex().encode()
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the id of the request with *headers*: its own, or a new one."""
+    return request_id(next((value for name, value in headers if name == REQUEST_ID), None))
+
+
+@lru_cache(maxsize=1024)
+def forwarded(client: str, scheme: str) -> str:
+    """Return the ``Forwarded`` field that tells the service where a request came from (RFC 7239 sec. 4)."""
+    try:
+        address = ipaddress.ip_address(client)
+        node = f'"[{address.compressed}]"' if address.version == 6 else address.compressed
+    except ValueError:
+        node = "unknown"  # it came over a unix socket
+    return f"for={node};proto={'https' if scheme == 'https' else 'http'}"

@@ -1,0 +1,525 @@
+"""Connections to the storage service: a bounded pool of HTTP/1.1 conversations kept open, for one event loop.
+
+The service is trusted as far as framing goes and no further: an answer that breaks RFC 9112, whose end only the end of
+the connection would tell, or that goes by another request's id, counts as no answer. A connection is used again only
+when its last answer was read to the end and nothing followed it.
+
+What a broken connection says about a request rests on a property of unix sockets: a peer that closes with bytes unread
+resets the connection, and one that has closed already makes the write fail. So after a reset or a failed write the
+service cannot have read the whole request, and it may be sent again whatever its method; after a plain end of file
+it may have read all of it.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple, cast
+
+from storage_service.wire import http1
+from storage_service.wire.http1 import Field, Malformed
+
+CONNECT_TIMEOUT: Final = 1.0  # seconds
+INLINE_BODY: Final = 64 * 1024  # bytes; an answer up to here is awaited whole, a longer one is streamed
+HIGH_WATER: Final = 256 * 1024  # bytes of an answer waiting for its reader before the socket is no longer read
+
+_REQUEST_ID: Final = b"x-request-id"
+
+
+class UpstreamError(Exception):
+    """The service gave no whole answer.
+
+    Attributes:
+        unread: the service cannot have read the whole request, so nothing has come of it.
+        answered: some of an answer had come.
+    """
+
+    def __init__(self, reason: str, *, unread: bool = False, answered: bool = False) -> None:
+        super().__init__(reason)
+        self.unread = unread
+        self.answered = answered
+
+
+class Place(NamedTuple):
+    """Where the service listens: a unix socket, or a host and port, with TLS where there is a context."""
+
+    socket: str = ""
+    host: str = ""
+    port: int = 0
+    context: ssl.SSLContext | None = None
+
+
+def _nobody() -> None:
+    """Be told of an answer that nobody waits for any more."""
+
+
+class Connection(asyncio.Protocol):
+    """One conversation with the service: an exchange at a time, never pipelined.
+
+    ``ask`` begins an exchange. When *told* is called, *error* says what went wrong, or *status* and *fields* hold the
+    answer's head and *body* its body, unless the answer is *streamed*: then its body comes from ``read``. The answer is
+    *complete* when it has come to its end, read or not. *deadline* is when, by the loop's clock, the exchange must be
+    over.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_chunks",
+        "_continued",
+        "_expected",
+        "_held",
+        "_in_head",
+        "_keep",
+        "_loop",
+        "_more",
+        "_on_idle_loss",
+        "_reader",
+        "_reading",
+        "_timer",
+        "_told",
+        "_transport",
+        "_writable",
+        "body",
+        "complete",
+        "deadline",
+        "error",
+        "fields",
+        "heard",
+        "status",
+        "streamed",
+        "used",
+    )
+
+    def __init__(self, on_idle_loss: Callable[["Connection"], None]) -> None:
+        self._on_idle_loss = on_idle_loss
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._told: Callable[[], None] | None = None  # while an exchange is under way, until its head has come
+        self._continued: Callable[[], None] | None = None
+        self._expected = b""  # the request's id, which its answer goes by
+        self._more: asyncio.Future[None] | None = None  # while a reader waits
+        self._writable: asyncio.Future[None] | None = None  # while the socket takes no more
+        self._timer: asyncio.TimerHandle | None = None
+        self._reader = http1.AnswerReader()
+        self._buffer = b""  # of a head that is not whole
+        self._chunks: deque[bytes] = deque()  # of a body that is not whole, or not yet read
+        self._held = 0  # bytes in them
+        self._in_head = False  # the head of the current answer is awaited
+        self._reading = True
+        self._keep = True
+        self.deadline = 0.0
+        self.error: UpstreamError | None = None
+        self.heard = False  # something of the current answer came
+        self.used = False  # an exchange went well before this one
+        self.status = 0
+        self.fields: list[Field] = []
+        self.body = b""
+        self.streamed = False
+        self.complete = True
+
+    def __repr__(self) -> str:
+        return f"<Connection {'broken' if self.error else 'idle' if self.complete else 'busy'}>"
+
+    # -- the side of who asks
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the last answer was read to its end and the service goes on listening."""
+        return self.complete and self._keep and self._reading and self.error is None and self._transport is not None
+
+    @property
+    def decided(self) -> bool:
+        """Whether more of the request has no point: the head of the answer is here, or the connection broke."""
+        return self._told is None
+
+    def ask(
+        self,
+        request: bytes,
+        deadline: float,
+        told: Callable[[], None],
+        *,
+        request_id: bytes = b"",
+        continued: Callable[[], None] | None = None,
+    ) -> None:
+        """Write *request*, or its beginning.
+
+        Args:
+            request: a head, with all of its body or as much of it as is here.
+            deadline: when the loop's clock reaches it, the exchange has failed.
+            told: called once, when the answer is there or will not come; never before this returns.
+            request_id: what the request goes by; an answer that goes by another belongs to somebody else.
+            continued: called when the service says that it wants the body that it was told to expect.
+        """
+        self.complete = self.streamed = self.heard = False
+        self._in_head = True
+        self._expected = request_id
+        self._continued = continued
+        self._chunks.clear()  # what the last reader left
+        if self.error is not None or self._transport is None:
+            self.error = UpstreamError("the connection had closed", unread=True)
+            self._loop.call_soon(told)
+            return
+        self._told = told
+        # One timer serves many exchanges: it is set again only when it fires and finds a later deadline.
+        self.deadline = deadline
+        if self._timer is not None and self._timer.when() > deadline:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._expire)
+        self._transport.write(request)
+
+    async def write(self, data: bytes) -> None:
+        """Send more of a request's body, as fast as the service takes it."""
+        if self._transport is not None and self.error is None:
+            self._transport.write(data)
+            if self._writable is not None:
+                await self._writable
+
+    async def read(self) -> bytes:
+        """Return the next piece of a streamed answer, b"" at its end.
+
+        Raises:
+            UpstreamError: the connection broke before the end.
+        """
+        while not self._chunks:
+            if self.complete:
+                return b""
+            if self.error is not None:
+                raise self.error
+            self._more = self._loop.create_future()
+            try:
+                await self._more
+            finally:
+                self._more = None
+        piece = self._chunks.popleft()
+        self._held -= len(piece)
+        if not self._reading and self._held < HIGH_WATER and self._transport is not None:
+            self._reading = True
+            self._transport.resume_reading()
+        return piece
+
+    def spoil(self) -> None:
+        """Say that this connection must not be used again, whatever comes of the exchange."""
+        self._keep = False
+
+    def close(self) -> None:
+        """End the conversation at once; who waits for its answer is not told."""
+        self._told = self._continued = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def let_go(self) -> None:
+        """Hold nothing of the last exchange any more."""
+        self.body, self.fields = b"", []
+        self._reader.pieces = []
+        self._reader.fields = []
+        self._chunks.clear()
+
+    # -- the side of the socket
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio: the socket is open."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Asyncio: the service sent *data*."""
+        self.heard = True
+        try:
+            if self._in_head:
+                self._receive_heads(self._buffer + data if self._buffer else data)
+            elif self.complete:
+                self._break(UpstreamError("bytes that nobody asked for", answered=True))
+            else:
+                self._receive_body(data)
+        except Malformed as error:
+            self._break(UpstreamError(str(error), answered=True))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Asyncio: the socket is closed."""
+        idle, heard = self.complete, self.heard
+        unread = not heard and isinstance(exc, BrokenPipeError | ConnectionResetError)
+        self._break(UpstreamError("the service closed the connection", unread=unread, answered=heard))
+        self._transport = None
+        if idle:
+            self._on_idle_loss(self)
+
+    def pause_writing(self) -> None:
+        """Asyncio: the service does not keep up with what is sent."""
+        if self._writable is None:
+            self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Asyncio: it has caught up."""
+        waiting, self._writable = self._writable, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def _receive_heads(self, data: bytes) -> None:
+        """Take the answer's head, after any interim ones."""
+        while True:
+            end = http1.find_head(data)
+            if not end:
+                self._buffer = data
+                return
+            answer = self._reader.head(data[:end])
+            data = data[end:]
+            if answer is not None:
+                break
+            self.heard = False  # the service has not decided yet
+            if self._continued is not None:
+                self._continued()
+        self._buffer, self._in_head = b"", False
+        self.status, self.fields, length, keep = answer
+        self._keep = self._keep and keep
+        if self._expected:
+            self._check_id()
+        self.body = b""
+        self._held = 0
+        if length:
+            if data:
+                self._receive_body(data)
+            if not self.complete and not 0 <= length <= INLINE_BODY:
+                self.streamed = True
+                self._tell()
+        else:
+            self._keep = self._keep and not data
+            self.complete = True
+            self._tell()
+
+    def _check_id(self) -> None:
+        """See that the answer is the request's own.
+
+        Raises:
+            Malformed: it goes by another id, or says that all is well and goes by none.
+        """
+        found = next((value for name, value in self.fields if name == _REQUEST_ID), None)
+        if found != self._expected and not (found is None and self.status >= 400):
+            raise Malformed("the answer belongs to another request")
+
+    def _receive_body(self, data: bytes) -> None:
+        reader = self._reader
+        if reader.feed_body(data):
+            self._keep = False  # what follows the answer belongs to nobody
+        if reader.complete and not self.streamed:  # whole before anybody was told of it
+            pieces = [*self._chunks, *reader.pieces]
+            self.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._chunks.clear()
+            reader.pieces = []
+            self.complete = True
+            self._tell()
+            return
+        self._chunks.extend(reader.pieces)
+        self._held += sum(map(len, reader.pieces))
+        reader.pieces = []
+        if reader.complete:
+            self.complete = True
+        elif self._held > HIGH_WATER and self._reading and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+        self._wake_reader()
+
+    def _tell(self) -> None:
+        told, self._told, self._continued = self._told, None, None
+        if told is not None:
+            told()
+
+    def _break(self, error: UpstreamError) -> None:
+        if self.error is not None:
+            return
+        self.error = error
+        told = self._told
+        self.close()
+        self._wake_reader()
+        self.resume_writing()
+        if told is not None:
+            told()
+
+    def _wake_reader(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self.complete:
+            return
+        if self._loop.time() < self.deadline:
+            self._timer = self._loop.call_at(self.deadline, self._expire)
+        else:
+            self._break(UpstreamError("the service did not answer in time", answered=self.heard))
+
+
+class Pool:
+    """At most *connections* conversations at a time, waiting callers served in their order.
+
+    Whoever takes a connection gives it back with ``finish``, however the exchange ended. Connections are opened when
+    they are first needed, on the loop that needs them.
+    """
+
+    def __init__(self, place: Place, connections: int, connect_timeout: float = CONNECT_TIMEOUT) -> None:
+        self._place = place
+        self._limit = connections
+        self._connect_timeout = connect_timeout
+        self._open = 0  # connections that exist or are being made
+        self._idle: list[Connection] = []  # the last used is used first, so that a quiet hour needs few
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Pool {self._open} of {self._limit} open, {len(self._idle)} idle, {len(self._waiting)} waiting>"
+
+    def take_idle(self) -> Connection | None:
+        """Return a connection that is open and free, if there is one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.reusable:
+                return connection
+            self._open -= 1  # it broke a moment ago
+        return None
+
+    async def exchange(
+        self, request: bytes, deadline: float, *, repeatable: bool, request_id: bytes = b""
+    ) -> Connection:
+        """Send a whole *request* and return the connection that holds the answer's beginning, or all of it.
+
+        A connection that had been kept open may turn out closed; then the request goes once more over a new one,
+        if it is *repeatable* or cannot have been read.
+
+        Raises:
+            UpstreamError: there is no answer; *unread* says whether something may have come of the request.
+        """
+        connection = await self.take(deadline)
+        used = connection.used
+        error = await self._ask(connection, request, deadline, request_id)
+        if error is None:
+            return connection
+        if not used or error.answered or not (repeatable or error.unread):
+            self.finish(connection)
+            raise error
+        connection.close()
+        connection = await self.connect(deadline)  # in the place of the one that failed
+        error = await self._ask(connection, request, deadline, request_id)
+        if error is not None:
+            self.finish(connection)
+            raise error
+        return connection
+
+    async def _ask(
+        self, connection: Connection, request: bytes, deadline: float, request_id: bytes
+    ) -> UpstreamError | None:
+        """Return what went wrong with the exchange, if something did; a caller that is cancelled gives up its place."""
+        answered: asyncio.Future[UpstreamError | None] = asyncio.get_running_loop().create_future()
+
+        def told() -> None:
+            if not answered.done():
+                answered.set_result(connection.error)  # as of now: it may close as soon as it has answered
+
+        connection.ask(request, deadline, told, request_id=request_id)
+        try:
+            return await answered
+        except BaseException:
+            self.finish(connection)
+            raise
+
+    async def take(self, deadline: float) -> Connection:
+        """Return a connection for one exchange, waiting for one until *deadline*.
+
+        Raises:
+            UpstreamError: none came free, or none could be made; nothing was sent.
+        """
+        connection = self.take_idle()
+        if connection is not None:
+            return connection
+        if self._open < self._limit:
+            self._open += 1
+            return await self.connect(deadline)
+        turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout_at(deadline):
+                given = await turn
+        except BaseException as exc:
+            # A turn that was cancelled stays in the queue; whoever gives something passes it over.
+            if turn.done() and not turn.cancelled():  # it came, but too late
+                late = turn.result()
+                self._give_place() if late is None else self._give(late)
+            if isinstance(exc, TimeoutError):
+                raise UpstreamError("every connection to the service is busy", unread=True) from exc
+            raise
+        return given or await self.connect(deadline)
+
+    def finish(self, connection: Connection) -> None:
+        """Give back a connection; it is kept only if its exchange ended cleanly."""
+        connection.let_go()
+        if connection.reusable:
+            connection.used = True
+            self._give(connection)
+        else:
+            connection.close()
+            self._give_place()
+
+    async def fetch(self, request: bytes, deadline: float) -> tuple[int, bytes]:
+        """Send a repeatable *request* and return status and body of its answer, both in full.
+
+        Raises:
+            UpstreamError: there is no answer, or only a part.
+        """
+        connection = await self.exchange(request, deadline, repeatable=True)
+        try:
+            body = [connection.body]
+            while piece := await connection.read():
+                body.append(piece)
+            return connection.status, b"".join(body)
+        finally:
+            self.finish(connection)
+
+    def close(self) -> None:
+        """Close what is idle; what is busy ends with its exchange."""
+        while self._idle:
+            self._idle.pop().close()
+
+    async def connect(self, deadline: float) -> Connection:
+        """Return a new connection, in a place that the caller has taken; a failure gives the place back.
+
+        Raises:
+            UpstreamError: the service does not listen.
+        """
+        loop = asyncio.get_running_loop()
+        place = self._place
+        make = lambda: Connection(self._forget)  # noqa: E731
+        try:
+            async with asyncio.timeout_at(min(deadline, loop.time() + self._connect_timeout)):
+                if place.socket:
+                    _, connection = await loop.create_unix_connection(make, place.socket)
+                else:
+                    _, connection = await loop.create_connection(make, place.host, place.port, ssl=place.context)
+        except (OSError, TimeoutError) as exc:
+            self._give_place()
+            raise UpstreamError("the service does not listen", unread=True) from exc
+        except BaseException:
+            self._give_place()
+            raise
+        return connection
+
+    def _give(self, connection: Connection) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(connection)
+                return
+        self._idle.append(connection)
+
+    def _give_place(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._open -= 1
+
+    def _forget(self, connection: Connection) -> None:
+        if connection in self._idle:
+            self._idle.remove(connection)
+            self._give_place()
