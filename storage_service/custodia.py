@@ -144,7 +144,7 @@ class SecretsEndpoint:
             raise Invalid('a batch get is {"names": [name, …]}') from None
         if len(wanted) > MAX_BATCH_NAMES:
             raise Invalid(f"a batch get is at most {MAX_BATCH_NAMES} names")
-        full = [_secret_name(name) for name in wanted]
+        full = [_checked(_secret_name(name)) for name in wanted]
         entries = await self._service.get_many(request.caller, full) if full else {}
         parts = []
         for name, asked in zip(full, wanted, strict=True):
@@ -182,18 +182,20 @@ def _allowed(trail: str) -> tuple[str, ...]:
 
 
 def _secret_name(trail: str) -> str:
+    """Return the name of the secret at *trail*, the end of a path that was checked as a whole."""
     if "/" not in trail:
         raise Denied("a secret lies in a container")
-    return _checked(trail)
+    return names.SECRETS + trail
 
 
 def _container_name(trail: str) -> str:
-    return _checked(trail)
+    return names.SECRETS + trail
 
 
-def _checked(trail: str) -> str:
+def _checked(name: str) -> str:
+    """Return *name*, which stood in a body."""
     try:
-        return names.check(names.SECRETS + trail)
+        return names.check(name)
     except InvalidName as error:
         raise Invalid(str(error)) from None
 

@@ -68,13 +68,14 @@ def read(headers: Iterable[tuple[bytes, bytes]], fields: dict[bytes, str] = _FIE
         Invalid: a field stands twice, in one spelling or in two.
     """
     head = Head()
+    seen: set[str] = set()
     for name, value in headers:
         attribute = fields.get(name)
-        if attribute is None:
-            continue
-        if getattr(head, attribute) is not None:
-            raise Invalid("a header field stands twice, or in two spellings")
-        setattr(head, attribute, value.decode("latin-1"))
+        if attribute is not None:
+            if attribute in seen:
+                raise Invalid("a header field stands twice, or in two spellings")
+            seen.add(attribute)
+            setattr(head, attribute, value.decode("latin-1"))
     if head.request_id is None or wire.REQUEST_ID.fullmatch(head.request_id) is None:
         head.request_id = os.urandom(12).hex()
     return head

@@ -178,7 +178,7 @@ class _Body:
         if self._in_head:  # else it is a trailer
             if len(self.fields) == MAX_FIELDS:
                 raise Malformed("too many header fields", 431)
-            self.fields.append((name.lower(), value.strip(b" \t")))
+            self.fields.append((name.lower(), value.rstrip(b" \t")))
 
     def on_body(self, piece: bytes) -> None:
         self.pieces.append(piece)
