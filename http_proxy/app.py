@@ -6,7 +6,7 @@ request ──▶ AuthenticationManager ──▶ /api/v0/secrets…   Forwarder
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import falcon.asgi
@@ -30,8 +30,12 @@ _DESCRIPTION: Final = msgspec.json.encode(DOCUMENT)
 _ASK_READY: Final = b"GET /readyz HTTP/1.1\r\nhost: strongroom\r\nforwarded: for=unknown\r\n\r\n"
 
 
-def create_app(settings: ProxySettings) -> AuthenticationManager:
+def create_app(settings: ProxySettings, notes: Callable[[], Sequence[str]] = tuple) -> AuthenticationManager:
     """Return the proxy as an ASGI application. Nothing is opened, and no environment is read.
+
+    Args:
+        settings: all that it is told.
+        notes: gives what readiness is to warn of at that moment; everybody can read it.
 
     Raises:
         ConfigurationError: an authenticator, or a self-authenticated path, that cannot be.
@@ -39,7 +43,7 @@ def create_app(settings: ProxySettings) -> AuthenticationManager:
     upstream = Upstream(str(settings.socket), settings.connections)
     storage = Storage(settings)
     forward = Forwarder(upstream, timeout=settings.timeout, connections=settings.connections)
-    rest = _falcon_app(upstream, storage)
+    rest = _falcon_app(upstream, storage, notes)
     secrets = wire.PROXIED_SECRETS_PATH.encode("ascii")
     below = secrets + b"/"
 
@@ -53,14 +57,14 @@ def create_app(settings: ProxySettings) -> AuthenticationManager:
     return AuthenticationManager(route, authn.make(settings.authenticators, upstream), settings.self_auths)
 
 
-def _falcon_app(upstream: Upstream, storage: Storage) -> FalconApp:
+def _falcon_app(upstream: Upstream, storage: Storage, notes: Callable[[], Sequence[str]]) -> FalconApp:
     app: FalconApp = falcon.asgi.App()
     app.add_middleware(_RequestId())
     app.add_middleware(_Lifespan(upstream, storage))
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
     app.add_route("/livez", Alive())
-    app.add_route("/readyz", Ready(upstream))
+    app.add_route("/readyz", Ready(upstream, notes))
     app.add_route("/openapi.json", Description())
     add_routes(app, storage)
     return app
@@ -75,10 +79,11 @@ class Alive:
 
 
 class Ready:
-    """Whether requests would be answered: the service is asked the same."""
+    """Whether requests would be answered: the service is asked the same. What should be seen to is told beside it."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, notes: Callable[[], Sequence[str]]) -> None:
         self._upstream = upstream
+        self._notes = notes
 
     async def on_get(self, _: Request, resp: Response) -> None:
         """Say that they would, or 503."""
@@ -88,7 +93,8 @@ class Ready:
             raise Unavailable("the service does not answer") from exc
         if status != 200:
             raise wire.error_of(status, body)
-        respond(resp, {"status": "ready"})
+        warnings = list(self._notes())
+        respond(resp, {"status": "ready"} | ({"warnings": warnings} if warnings else {}))
 
 
 class Description:
