@@ -57,7 +57,7 @@ def create_app(settings: ProxySettings, notes: Callable[[], Sequence[str]] = tup
     return AuthenticationManager(route, authn.make(settings.authenticators, upstream), settings.self_auths)
 
 
-def _falcon_app(upstream: Upstream, storage: Storage, notes: Callable[[], Sequence[str]]) -> FalconApp:
+def _falcon_app(upstream: Upstream, storage: Storage, notes: Callable[[], Sequence[str]] = tuple) -> FalconApp:
     app: FalconApp = falcon.asgi.App()
     app.add_middleware(_RequestId())
     app.add_middleware(_Lifespan(upstream, storage))
