@@ -5,7 +5,7 @@ Where the settings are is said by STRONGROOM_HOME or STRONGROOM_CONFIG, as to ``
 
 from typing import Any
 
-from deploy.gunicorn import configure
+from deploy.gunicorn import configure, shared_tls
 from deploy.serving.server import Role, make_app
 
 _settings, _options = configure(Role.PROXY)
@@ -15,4 +15,4 @@ wsgi_app = f"{__name__}:application()"
 
 def application() -> Any:
     """Return the application; gunicorn calls this in each worker."""
-    return make_app(Role.PROXY, _settings)
+    return make_app(Role.PROXY, _settings, tls=shared_tls(_settings.proxy))

@@ -18,6 +18,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from deploy.serving import log
+from deploy.serving.tls import Holder, holder
 from deploy.settings import Settings
 from models.secret import Secret
 from storage_service import wire
@@ -42,13 +43,14 @@ class Role(StrEnum):
     PROXY = "proxy"
 
 
-def make_app(role: Role, settings: Settings, page: Page | None = None) -> Any:
+def make_app(role: Role, settings: Settings, page: Page | None = None, tls: Holder | None = None) -> Any:
     """Return the ASGI application of *role*; it opens nothing before its worker's lifespan starts.
 
     Args:
         role: which process.
         settings: what the operator said.
         page: what the storage service's workers share; made before they were forked.
+        tls: what the proxy shows; loaded before its workers were forked.
     """
     if role is Role.STORAGE:
         from deploy.old_places import old_place
@@ -57,7 +59,7 @@ def make_app(role: Role, settings: Settings, page: Page | None = None) -> Any:
         return create_app(settings.service, page, old_place)
     from http_proxy.app import create_app as create_proxy
 
-    return create_proxy(settings.proxy)
+    return create_proxy(settings.proxy, tls.notes if tls else tuple)
 
 
 def rehearse(settings: Settings) -> None:
@@ -92,7 +94,9 @@ def rehearse_stores(settings: Settings) -> None:
         old_place(old)
 
 
-def options(role: Role, settings: Settings, *, bind: str | None = None, level: str = "INFO") -> dict[str, Any]:
+def options(
+    role: Role, settings: Settings, *, bind: str | None = None, level: str = "INFO", tls: Holder | None = None
+) -> dict[str, Any]:
     """Return gunicorn's settings for *role*.
 
     Args:
@@ -100,6 +104,10 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
         settings: what the operator said.
         bind: an inherited listener, ``fd://N``; None: bind what the settings name.
         level: the lowest level that is logged; debugging, when switched on, overrules it.
+        tls: the pair that the proxy shows, loaded.
+
+    Raises:
+        RuntimeError: the settings name a certificate and none was loaded: nothing is served without TLS then.
     """
     names = {header.decode().upper() for header in (*wire.AUTH_ID_HEADERS, *wire.AUTH_KEY_HEADERS) if b"_" in header}
     for authenticator in settings.service.authenticators:
@@ -135,18 +143,40 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
     }
     if role is Role.PROXY:
         proxy = settings.proxy
-        return common | {
-            "bind": bind or proxy.listen,
-            "worker_class": "deploy.serving.workers.ProxyWorker",
-            "certfile": str(proxy.tls_certificate) if proxy.tls_certificate else None,
-            "keyfile": str(proxy.tls_key) if proxy.tls_key else None,
-        }
+        if proxy.tls_certificate and tls is None:
+            raise RuntimeError("TLS is configured, and no certificate was loaded")
+        return (
+            common
+            | {
+                "bind": bind or proxy.listen,
+                "worker_class": "deploy.serving.workers.ProxyWorker",
+                "certfile": str(proxy.tls_certificate) if proxy.tls_certificate else None,
+                "keyfile": str(proxy.tls_key) if proxy.tls_key else None,
+            }
+            | _tls_hooks(tls)
+        )
     return common | {
         "bind": bind or f"unix:{settings.service.socket}",
         "worker_class": "deploy.serving.workers.StorageWorker",
         "on_starting": lambda _: harden(),  # once there is a log, and before there is a worker, which has the keys
         "when_ready": _set_socket_mode(settings),
     }
+
+
+def _tls_hooks(tls: Holder | None) -> dict[str, Any]:
+    """Return the hooks that tell of the certificate, renew it, and hand it to each worker before it is forked."""
+
+    def hand_over(_: Any, worker: Any) -> None:
+        worker.tls = tls
+
+    hooks: dict[str, Any] = {"pre_fork": hand_over}
+    if tls is not None:
+        hooks |= {
+            "on_starting": lambda _: tls.announce(),  # once there is a log
+            "on_reload": lambda _: tls.renew(),
+            "ssl_context": lambda _, __: tls.current.context,
+        }
+    return hooks
 
 
 def _set_socket_mode(settings: Settings) -> Callable[[Any], None]:
@@ -163,10 +193,14 @@ class Server(BaseApplication):
     """One gunicorn, configured by us alone: no file of the working directory and no GUNICORN_CMD_ARGS has a say.
 
     The storage service's workers share a page of memory, made here, in the process that forks them: it stays what it
-    is when workers are replaced, one by one or all of them by SIGHUP.
+    is when workers are replaced, one by one or all of them by SIGHUP. The proxy's workers share, likewise, the
+    certificate and key that were loaded here.
     """
 
-    def __init__(self, role: Role, settings: Settings, configured: Mapping[str, Any]) -> None:
+    def __init__(
+        self, role: Role, settings: Settings, configured: Mapping[str, Any], tls: Holder | None = None
+    ) -> None:
+        self.tls = tls
         self._role = role
         self._settings = settings
         self._configured = configured
@@ -180,7 +214,7 @@ class Server(BaseApplication):
 
     def load(self) -> Any:
         """Return the application; called in each worker."""
-        return make_app(self._role, self._settings, self._page)
+        return make_app(self._role, self._settings, self._page, self.tls)
 
     def run(self) -> NoReturn:
         """Serve until told to end.
@@ -200,12 +234,13 @@ def serve(role: Role, settings: Settings) -> NoReturn:
     """Run one process in the foreground, on the sockets that systemd hands over, or on its own.
 
     Raises:
-        ConfigurationError: it cannot listen where the settings say.
+        ConfigurationError: its certificate and key cannot be served, or it cannot listen where the settings say.
         SystemExit: when it has ended.
     """
+    tls = holder(settings.proxy) if role is Role.PROXY else None  # before anything listens
     inherited = os.environ.get("LISTEN_PID") == str(os.getpid()) or "GUNICORN_FD" in os.environ
     bind = None if inherited else f"fd://{listener(role, settings).detach()}"
-    Server(role, settings, options(role, settings, bind=bind)).run()
+    Server(role, settings, options(role, settings, bind=bind, tls=tls), tls).run()
 
 
 def listener(role: Role, settings: Settings) -> socket.socket:
