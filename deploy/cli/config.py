@@ -70,8 +70,8 @@ def check(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
 def _certificate(pair: Any) -> dict[str, object]:
     return {
         "names": pair.names,
-        "not_before": pair.not_before,
-        "not_after": pair.not_after,
+        "not_before": f"{pair.not_before:%Y-%m-%dT%H:%M:%SZ}",
+        "not_after": f"{pair.not_after:%Y-%m-%dT%H:%M:%SZ}",
         "fingerprint": pair.fingerprint,
     }
 
