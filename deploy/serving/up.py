@@ -150,10 +150,10 @@ class _Sockets:
             context.verify_mode = ssl.CERT_NONE
             try:
                 with context.wrap_socket(connection) as wrapped:
-                    return _says_ready(wrapped)
-            except ssl.SSLError as error:
-                # It asks for a certificate, which we have not: a worker is there and refuses strangers, as it should.
-                if self._certified and "ALERT" in (error.reason or ""):
+                    return self._certified or _says_ready(wrapped)
+            except ssl.SSLError:
+                # It wants a certificate, which we have not: a worker is there, and refuses strangers as it should.
+                if self._certified:
                     return True
                 raise
 

@@ -67,6 +67,12 @@ def write_unordered(files: Files) -> None:
     files.put(files.certificate, middle.pem + leaf.certificate.public_bytes(Encoding.PEM))
 
 
+def swap(files: Files) -> None:
+    certificate, key = files.certificate.read_bytes(), files.key.read_bytes()
+    files.put(files.certificate, key)
+    files.put(files.key, certificate)
+
+
 REFUSED = (ssl.SSLError, ConnectionError)
 
 BAD: dict[str, tuple[Callable[[Files], object], str, str]] = {
@@ -77,7 +83,7 @@ BAD: dict[str, tuple[Callable[[Files], object], str, str]] = {
     "garbage certificate": (lambda f: f.put(f.certificate, b"\xff" * 99), "chain.pem", "no certificate that can be re"),
     "garbage key": (lambda f: f.put(f.key, b"\xff" * 99), "key.pem", "no private key that can be read"),
     "huge": (lambda f: f.put(f.certificate, b"x" * 1048577), "chain.pem", "has more than 1048576 bytes"),
-    "swapped": (lambda f: f.certificate.replace(f.key), "chain.pem", "there is no"),
+    "swapped": (swap, "chain.pem", "no certificate that can be read"),
     "the certificate twice": (lambda f: f.put(f.key, f.certificate.read_bytes()), "key.pem", "no private key"),
     "OpenSSH's format": (lambda f: f.put(f.key, openssh(issue())), "key.pem", "no private key that can be read"),
     "another's key": (lambda f: f.put(f.key, issue().key_pem), "key.pem", "does not fit the certificate in"),
