@@ -6,7 +6,7 @@ request ──▶ AuthenticationManager ──▶ /api/v0/secrets…   Forwarder
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import falcon.asgi
@@ -36,8 +36,8 @@ _BELOW_SECRETS: Final = wire.PROXIED_SECRETS_PATH + "/"
 class ProxyApp:
     """The proxy as the connection's face. Nothing is opened before the first request needs it."""
 
-    def __init__(self, settings: ProxySettings) -> None:
-        """Take the settings.
+    def __init__(self, settings: ProxySettings, notes: Callable[[], Sequence[str]] = tuple) -> None:
+        """Take the settings, and what gives the warnings that readiness tells, which everybody can read.
 
         Raises:
             ConfigurationError: an authenticator, or a self-authenticated path, that cannot be.
@@ -45,7 +45,7 @@ class ProxyApp:
         self._pool = Pool(Place(str(settings.socket)), settings.connections)
         self._storage = Storage(settings)
         self._forward = Forwarder(self._pool, timeout=settings.timeout, connections=settings.connections)
-        self._rest = _falcon_app(self._pool, self._storage)
+        self._rest = _falcon_app(self._pool, self._storage, notes)
         authenticators = authn.make(settings.authenticators, self._pool)
         self._door = AuthenticationManager(self._behind, authenticators, settings.self_auths)
 
@@ -69,22 +69,26 @@ class ProxyApp:
         return exchange.asgi(self._rest, request_id=request_id, identity=identity, forwarded=sender)
 
 
-def create_app(settings: ProxySettings) -> ProxyApp:
+def create_app(settings: ProxySettings, notes: Callable[[], Sequence[str]] = tuple) -> ProxyApp:
     """Return the proxy. Nothing is opened, and no environment is read.
+
+    Args:
+        settings: all that it is told.
+        notes: gives what readiness is to warn of at that moment; everybody can read it.
 
     Raises:
         ConfigurationError: an authenticator, or a self-authenticated path, that cannot be.
     """
-    return ProxyApp(settings)
+    return ProxyApp(settings, notes)
 
 
-def _falcon_app(pool: Pool, storage: Storage) -> FalconApp:
+def _falcon_app(pool: Pool, storage: Storage, notes: Callable[[], Sequence[str]] = tuple) -> FalconApp:
     app: FalconApp = falcon.asgi.App()
     app.add_middleware(_RequestId())
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
     app.add_route("/livez", Alive())
-    app.add_route("/readyz", Ready(pool))
+    app.add_route("/readyz", Ready(pool, notes))
     app.add_route("/openapi.json", Description())
     add_routes(app, storage)
     return app
@@ -99,10 +103,11 @@ class Alive:
 
 
 class Ready:
-    """Whether requests would be answered: the service is asked the same."""
+    """Whether requests would be answered: the service is asked the same. What should be seen to is told beside it."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, notes: Callable[[], Sequence[str]]) -> None:
         self._pool = pool
+        self._notes = notes
 
     async def on_get(self, _: Request, resp: Response) -> None:
         """Say that they would, or 503."""
@@ -112,7 +117,8 @@ class Ready:
             raise Unavailable("the service does not answer") from exc
         if status != 200:
             raise wire.error_of(status, body)
-        respond(resp, {"status": "ready"})
+        warnings = list(self._notes())
+        respond(resp, {"status": "ready"} | ({"warnings": warnings} if warnings else {}))
 
 
 class Description:
