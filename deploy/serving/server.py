@@ -113,6 +113,7 @@ def options(
     """
     level = "DEBUG" if settings.debug else level
     common = {
+        "on_starting": _starting(role, tls),
         "proc_name": f"strongroom-{role}",
         "workers": settings.proxy_workers if role is Role.PROXY else settings.workers,
         "worker_class": "deploy.serving.workers.StrongroomWorker",
@@ -130,22 +131,26 @@ def options(
     if role is Role.PROXY:
         if settings.proxy.tls_certificate and tls is None:
             raise RuntimeError("TLS is configured, and no certificate was loaded")
-        return common | {"bind": bind or settings.proxy.listen} | _tls_hooks(tls)
+        renewal = {} if tls is None else {"on_reload": lambda _: tls.renew()}
+        return common | {"bind": bind or settings.proxy.listen} | renewal
     return common | {
         "bind": bind or f"unix:{settings.service.socket}",
-        "on_starting": lambda _: harden(),  # once there is a log, and before there is a worker, which has the keys
         "when_ready": _set_socket_mode(settings),
     }
 
 
-def _tls_hooks(tls: Holder | None) -> dict[str, Any]:
-    """Return the hooks that tell of the certificate, and renew it."""
-    if tls is None:
-        return {}
-    return {
-        "on_starting": lambda _: tls.announce(),  # once there is a log
-        "on_reload": lambda _: tls.renew(),
-    }
+def _starting(role: Role, tls: Holder | None) -> Callable[[Any], None]:
+    """Return the hook for the process that forks the workers: once there is a log, and before anything listens."""
+
+    def on_starting(_: Any) -> None:
+        if role is Role.STORAGE:
+            harden()  # before there is a worker, which has the keys
+        if tls is not None:
+            tls.announce()
+        tell_systemd_when_serving()
+        lose_no_signal_in_a_fork()
+
+    return on_starting
 
 
 def _set_socket_mode(settings: Settings) -> Callable[[Any], None]:
@@ -192,8 +197,6 @@ class Server(BaseApplication):
         Raises:
             SystemExit: always; code 0 after an orderly end.
         """
-        tell_systemd_when_serving()
-        lose_no_signal_in_a_fork()
         try:
             Arbiter(self).run()
         except HaltServer as halt:

@@ -1,8 +1,8 @@
 """The audit log: on disk before it is said to be, whole lines only, and a refusal when it cannot be written."""
 
 import asyncio
-import fcntl
 import errno
+import fcntl
 import json
 import os
 from datetime import UTC, datetime
