@@ -115,14 +115,26 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
         "errorlog": None,
         "loglevel": level.lower(),
         "logconfig_dict": log.configuration(settings.log_format, level),
+        "on_starting": _prepare(role),
     }
     if role is Role.PROXY:
         return common | {"bind": bind or settings.proxy.listen}
     return common | {
         "bind": bind or f"unix:{settings.service.socket}",
-        "on_starting": lambda _: harden(),  # once there is a log, and before there is a worker, which has the keys
         "when_ready": _set_socket_mode(settings),
     }
+
+
+def _prepare(role: Role) -> Callable[[Any], None]:
+    """Return a hook that readies the process that forks the workers: once there is a log, and before the first."""
+
+    def on_starting(_: Any) -> None:
+        if role is Role.STORAGE:
+            harden()  # its workers have the keys
+        tell_systemd_when_serving()
+        lose_no_signal_in_a_fork()
+
+    return on_starting
 
 
 def _set_socket_mode(settings: Settings) -> Callable[[Any], None]:
@@ -166,8 +178,6 @@ class Server(BaseApplication):
         Raises:
             SystemExit: always; code 0 after an orderly end.
         """
-        tell_systemd_when_serving()
-        lose_no_signal_in_a_fork()
         try:
             Arbiter(self).run()
         except HaltServer as halt:

@@ -56,6 +56,10 @@ class Served:
     tls: ssl.SSLContext | None  # made before the fork; None: plain HTTP
     crowd: Crowd
 
+    def __call__(self) -> "Served":
+        """Return itself: a gunicorn that is told a module's name takes from it only what can be called."""
+        return self
+
 
 class StrongroomWorker(Worker):
     """Serves one application on the listeners that it was forked with."""

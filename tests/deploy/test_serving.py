@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from deploy import server, settings
+from deploy import settings
 from deploy.home import Home
+from deploy.serving import server
 from deploy.serving.server import Role
 from storage_service.errors import ConfigurationError
 from tests.deploy.running import ENDED_WITHIN, PATIENCE, ROOT, Done, clean_environment, eventually, spawn, strongroom

@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import pytest
 from conftest import CONNECTIONS, TIMEOUT, Proxy
-from raw_http import Client, Exchange, Message, ScriptedService, ask, read_message, request
+
+from tests.raw_http import Client, Exchange, Message, ScriptedService, ask, read_message, request
 
 CREDENTIALS = ("CUSTODIA_AUTH_ID: ci", "CUSTODIA_AUTH_KEY: k3y")
 SECRET = "/api/v0/secrets/hosts/10.0.0.7"
