@@ -121,6 +121,9 @@ class Exchange:
     keep: bool = True
 
     async def body(self) -> bytes:
+        """Read the request's body, having asked for it where the other end waits for that."""
+        if self.head.get("expect") == "100-continue":
+            self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return await read_body(self.reader, self.head)
 
     @property

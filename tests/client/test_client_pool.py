@@ -158,6 +158,38 @@ async def test_what_one_reader_leaves_never_reaches_the_next(scripted: ScriptedS
     assert await pool.fetch(GET, soon()) == (200, b"short")
 
 
+@pytest.mark.parametrize(
+    ("line", "taken"),
+    [
+        (b"x-request-id: request-1\r\n", True),
+        (b"X-Request-ID:request-1\r\n", True),
+        (b"x-request-id: request-2\r\n", False),
+        (b"x-request-id: request-2\r\nx-request-id: request-1\r\n", False),
+        (b"", False),
+    ],
+)
+async def test_an_answer_to_another_request_is_no_answer(
+    scripted: ScriptedService, pool: Pool, line: bytes, taken: bool
+) -> None:
+    """An answer that goes by another id than the one sent, or by none, reaches nobody, and ends its connection."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(b"HTTP/1.1 200 -\r\n%bcontent-length: 2\r\n\r\n{}" % line)
+
+    scripted.script = script
+    asking = pool.exchange(GET, soon(), repeatable=True, request_id=b"request-1")
+    if taken:
+        connection = await asking
+        assert connection.body == b"{}"
+        pool.finish(connection)
+        assert repr(pool) == "<Pool 1 of 2 open, 1 idle, 0 waiting>"
+    else:
+        with pytest.raises(UpstreamError) as told:
+            await asking
+        assert (told.value.answered, told.value.unread) == (True, False)
+        assert repr(pool) == "<Pool 0 of 2 open, 0 idle, 0 waiting>"
+
+
 async def test_a_deadline_earlier_than_the_last_is_kept(scripted: ScriptedService, pool: Pool) -> None:
     """The connection's one timer serves the shorter wait as well."""
 

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import PASSWORD, Proxy
 
 from http_proxy.app import create_app
 from http_proxy.authn.base import Identity
@@ -18,6 +17,7 @@ from storage_service.errors import ConfigurationError, Invalid
 from storage_service.wire import http1
 from storage_service.wire.paths import read_path
 from tests.in_process import inside
+from tests.proxy.conftest import PASSWORD, Proxy
 from tests.raw_http import Client, Exchange, ScriptedService, ask, request
 
 S = "/api/v0/secrets"

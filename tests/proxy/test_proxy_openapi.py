@@ -5,7 +5,6 @@ from pathlib import Path
 
 import falcon.inspect
 import pytest
-from conftest import Proxy
 from openapi_spec_validator import validate
 
 from http_proxy.app import _falcon_app
@@ -17,6 +16,7 @@ from models.secret import Secret
 from storage_service import wire
 from storage_service.client.pool import Place, Pool
 from storage_service.config import ProxySettings
+from tests.proxy.conftest import Proxy
 from tests.raw_http import ScriptedService, ask, request
 
 
