@@ -14,7 +14,7 @@ import msgspec
 
 from http_proxy import authn, errors
 from http_proxy.authn.base import Identity
-from http_proxy.errors import FalconApp, Request, Response
+from http_proxy.errors import FalconApp, Request, Response, answer_problem
 from http_proxy.forward import Forwarder
 from http_proxy.middleware import AuthenticationManager
 from http_proxy.openapi import DOCUMENT
@@ -24,7 +24,7 @@ from http_proxy.resources.base import Storage, respond
 from storage_service import wire
 from storage_service.client.pool import Place, Pool, UpstreamError
 from storage_service.config import ProxySettings
-from storage_service.errors import Unavailable
+from storage_service.errors import TooLarge, Unavailable
 from storage_service.wire.http1 import Exchange
 
 READY_TIMEOUT: Final = 2.0  # seconds for the service to say that it can work
@@ -64,7 +64,11 @@ class ProxyApp:
     def _behind(self, exchange: Exchange, path: str, identity: Identity | None) -> Coroutine[Any, Any, None] | None:
         if path.startswith(_BELOW_SECRETS) or path == wire.PROXIED_SECRETS_PATH:
             return self._forward(exchange, path)
-        request_id = request_id_of(exchange.request.fields).decode("ascii")
+        known = request_id_of(exchange.request.fields)
+        if exchange.request.length > wire.MAX_BODY:  # here: falcon awaits the beginning of a body first
+            answer_problem(exchange, TooLarge("the body is longer than it may be"), known)
+            return None
+        request_id = known.decode("ascii")
         sender = forwarded(exchange.client, exchange.scheme)
         return exchange.asgi(self._rest, request_id=request_id, identity=identity, forwarded=sender)
 

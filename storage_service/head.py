@@ -7,6 +7,8 @@ from typing import Final
 from storage_service import wire
 from storage_service.errors import Invalid
 
+_REQUEST_ID: Final = wire.REQUEST_ID_HEADER.lower().encode()
+
 # header name -> attribute of Head; the spellings of one credential share an attribute
 _FIELDS: Final[dict[bytes, str]] = {
     b"accept": "accept",
@@ -14,7 +16,7 @@ _FIELDS: Final[dict[bytes, str]] = {
     b"content-length": "content_length",
     b"if-match": "if_match",
     b"if-none-match": "if_none_match",
-    wire.REQUEST_ID_HEADER.lower().encode(): "request_id",
+    _REQUEST_ID: "request_id",
     wire.FORWARDED_HEADER.lower().encode(): "forwarded",
     wire.ON_BEHALF_HEADER.lower().encode(): "on_behalf_of",
     **dict.fromkeys(wire.AUTH_ID_HEADERS, "auth_id"),
@@ -79,6 +81,14 @@ def read(headers: Iterable[tuple[bytes, bytes]], fields: dict[bytes, str] = _FIE
     if head.request_id is None or wire.REQUEST_ID.fullmatch(head.request_id) is None:
         head.request_id = os.urandom(12).hex()
     return head
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the id of a request whose head is refused: its own where that is well-formed, else a new one."""
+    for name, value in headers:
+        if name == _REQUEST_ID and wire.REQUEST_ID.fullmatch(given := value.decode("latin-1")) is not None:
+            return given
+    return os.urandom(12).hex()
 
 
 def fields_with(id_header: str, key_header: str) -> dict[bytes, str]:

@@ -361,7 +361,9 @@ class AnswerReader(_Body):
                 coded = True
             elif name == b"connection" and b"close" in value.lower():
                 keep = False
-        if 100 <= status < 200:
+        if not 100 <= status < 600:
+            raise Malformed("the answer has no status")
+        if status < 200:
             return None
         if status in _BODYLESS:
             length, coded = 0, False
@@ -387,7 +389,7 @@ def write_head(status: int, fields: Iterable[Field], length: int, date: bytes, *
         close: whether the connection ends with it.
         minor: of the HTTP/1 that the client speaks: to one of HTTP/1.0 the end of the connection ends the body.
     """
-    parts = [_STATUS_LINES[status], date]
+    parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date]
     for name, value in fields:
         parts += (name, b": ", value, b"\r\n")
     if status not in _BODYLESS:
