@@ -131,13 +131,12 @@ class SecretsEndpoint:
         if len(wanted) > MAX_BATCH_NAMES:
             raise Invalid(f"a batch get is at most {MAX_BATCH_NAMES} names")
         full = [_secret_name(name) for name in wanted]
-        entries = await self._service.get_many(request.caller, full) if full else {}
         parts = []
-        for name, asked in zip(full, wanted, strict=True):
-            entry = entries.get(name)
-            message = b"null" if entry is None else b'{"type":"simple","value":%s}' % _encode(entry.value.decode())
-            parts.append(b"%s:%s" % (_encode(asked), message))
-        await request.answer(200, b"{%s}" % b",".join(parts), _JSON_TYPE)
+        async with self._service.read_many(request.caller, full) as values:
+            async for name, entry in values:
+                message = b"null" if entry is None else b'{"type":"simple","value":%s}' % _encode(entry.value.decode())
+                parts.append(b"%s:%s" % (_encode(name[len(names.SECRETS) :]), message))
+            await request.answer(200, b"{%s}" % b",".join(parts), _JSON_TYPE)
 
     def _container(self, trail: str, caller: Caller) -> str:
         if trail != "":

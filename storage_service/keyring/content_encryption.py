@@ -58,6 +58,17 @@ class ContentEncryption:
         ciphertext = encryptor.update(plaintext + padding) + encryptor.finalize()
         return ciphertext, _tag(mac, associated, iv, ciphertext)
 
+    def verify(self, associated: bytes, iv: bytes, ciphertext: bytes, tag: bytes) -> None:
+        """Return if `decrypt` would return a plaintext; no more of it than the last block is made for that.
+
+        Raises:
+            InvalidSignature, ValueError, Locked: as `decrypt`.
+        """
+        self._check_tag(associated, iv, ciphertext, tag)
+        before = ciphertext[-2 * BLOCK : -BLOCK] or iv
+        decryptor = Cipher(self._aes, CBC(before)).decryptor()
+        _check_padding(decryptor.update(ciphertext[-BLOCK:]) + decryptor.finalize())
+
     def decrypt(self, associated: bytes, iv: bytes, ciphertext: bytes, tag: bytes) -> bytes:
         """Return the plaintext; the tag is checked, in constant time, before anything is decrypted.
 
@@ -66,14 +77,14 @@ class ContentEncryption:
             ValueError: the tag is right but the padding is not, so a holder of the key wrote nonsense.
             Locked: the key was wiped.
         """
-        if not hmac.compare_digest(tag, _tag(self._mac.copy(), associated, iv, ciphertext)):
-            raise InvalidSignature
+        self._check_tag(associated, iv, ciphertext, tag)
         decryptor = Cipher(self._aes, CBC(iv)).decryptor()
         padded = decryptor.update(ciphertext) + decryptor.finalize()
-        size = padded[-1] if padded else 0
-        if not 0 < size <= BLOCK or not padded.endswith(_PADDINGS[size]):
-            raise ValueError("the padding is wrong")
-        return padded[:-size]
+        return padded[: -_check_padding(padded)]
+
+    def _check_tag(self, associated: bytes, iv: bytes, ciphertext: bytes, tag: bytes) -> None:
+        if not hmac.compare_digest(tag, _tag(self._mac.copy(), associated, iv, ciphertext)):
+            raise InvalidSignature
 
     def wipe(self) -> None:
         """Overwrite the key where Python lets us, and refuse every later use."""
@@ -88,6 +99,18 @@ class _Wiped:
 
     def copy(self) -> NoReturn:
         raise Locked("the key was dropped")
+
+
+def _check_padding(padded: bytes) -> int:
+    """Return how many bytes at the end of *padded* are padding (PKCS #7).
+
+    Raises:
+        ValueError: it ends in none.
+    """
+    size = padded[-1] if padded else 0
+    if not 0 < size <= BLOCK or not padded.endswith(_PADDINGS[size]):
+        raise ValueError("the padding is wrong")
+    return size
 
 
 def _tag(mac: HMAC, associated: bytes, iv: bytes, ciphertext: bytes) -> bytes:

@@ -193,8 +193,8 @@ class TestReading:
         """A record that moves, and is taken from the old place, between the two questions is found where it is."""
 
         class Moving(MemoryBackend):
-            async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
-                found = await super().get_many(names)
+            async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
+                found = await super().get_many(names, limit=limit)
                 if TOMBSTONES + A in names:
                     rig.first.values.clear()
                     await self.commit([Put(A, b"old a, moved")])
