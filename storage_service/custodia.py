@@ -27,7 +27,16 @@ from storage_service.errors import (
 )
 from storage_service.head import Head
 from storage_service.service import Caller, Service
-from storage_service.wire import JSON, MAX_BATCH_NAMES, MAX_SECRET, NEW, OCTET_STREAM, SECRETS_PATH, etag_of
+from storage_service.wire import (
+    JSON,
+    MAX_BATCH_NAMES,
+    MAX_NAMES_BODY,
+    MAX_SECRET,
+    NEW,
+    OCTET_STREAM,
+    SECRETS_PATH,
+    etag_of,
+)
 
 _JSON_TYPE: Final = (b"content-type", b"application/json; charset=utf-8")
 _OCTETS_TYPE: Final = (b"content-type", OCTET_STREAM.encode())
@@ -115,7 +124,10 @@ class SecretsEndpoint:
 
     async def _post(self, request: _Request) -> None:
         if request.trail == "" and request.query == b"batch=get":
-            await self._batch_get(request, await asgi.read_body(request.receive, request.head))
+            body = await asgi.read_body(request.receive, request.head)
+            if len(body) > MAX_NAMES_BODY:
+                raise TooLarge("the body is over its limit")
+            await self._batch_get(request, body)
             return
         if not request.trail.endswith("/"):
             raise MethodNotAllowed("a container's name has a trailing slash")

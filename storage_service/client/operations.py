@@ -463,7 +463,7 @@ def _object(text: str) -> msgspec.Raw:
 def each_of(
     wanted: Sequence[str], most: int, ask: Callable[[Sequence[str]], Operation[list[A]]]
 ) -> Operation[dict[str, A]]:
-    """Return what *ask* answers for each of *wanted*: each asked once, *most* at a time, in halves where it is too much.
+    """Return what *ask* answers for each of *wanted*: asked once, *most* at a time, halved where it is too much.
 
     Raises:
         TooLarge: one alone is too much.
