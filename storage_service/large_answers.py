@@ -39,7 +39,7 @@ class LargeAnswers:
 
     def __init__(self, patience: float = PATIENCE, longest: float = LONGEST) -> None:
         """Take the seconds that somebody waits for a turn, and that a turn lasts at most."""
-        self._patience = patience
+        self.patience = patience
         self._longest = longest
         self._lock = asyncio.Lock()
 
@@ -50,7 +50,7 @@ class LargeAnswers:
             Unavailable: others' answers took too long.
         """
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self.patience):
                 await self._lock.acquire()
         except TimeoutError:
             raise Unavailable("other large answers are under way") from None

@@ -5,6 +5,7 @@ record is being written, a write begins after. The audit line says what was deci
 a second line, ``failed``, with the reason that no caller is told.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from storage_service.audit import AuditLog, AuditRecord
 from storage_service.authn import Peer
 from storage_service.authz.base import Action, Decider, Principal
 from storage_service.authz.paths import UserNameSpace, covers, decide
-from storage_service.backends.base import ABSENT, PRESENT, Check, Conflict, Delete, Entry, Put, Vacant
+from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Page, Put, Vacant
 from storage_service.errors import (
     Changed,
     Denied,
@@ -84,6 +85,40 @@ class Values:
             closed = self._found.pop(name, None)
             yield name, None if closed is None else closed.open()
             await turns.take()
+
+
+class Listing:
+    """The names in a container, relative to it, in pages: to be gone through once, as fast as somebody takes them.
+
+    So much of a container is in memory as one page holds, and others get their turn between two of them.
+    """
+
+    def __init__(self, backend: Backend, container: str, first: Page) -> None:
+        """Take the first page of *container*.
+
+        Raises:
+            NotFound: there is no such container; its own marker sorts before everything in it.
+        """
+        if first.names[:1] != (container,):
+            raise NotFound("there is no such container")
+        self._backend = backend
+        self._container = container
+        self._page = Page(first.names[1:], first.more)
+
+    @property
+    def large(self) -> bool:
+        """Whether there is more than the first page."""
+        return self._page.more
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[str]]:
+        page, after = self._page, self._container
+        while True:
+            yield [name.removeprefix(self._container) for name in page.names]
+            if not page.more:
+                return
+            after = page.names[-1] if page.names else after
+            await asyncio.sleep(0)
+            page = await self._backend.list(self._container, after)
 
 
 class Door:
@@ -286,12 +321,20 @@ class Service:
         return True
 
     async def list_container(self, caller: Caller, name: str) -> list[str]:
+        """Return what `listing` yields, all of it in memory; raises what `listing` does."""
+        return [inner async for page in await self.listing(caller, name) for inner in page]
+
+    async def listing(self, caller: Caller, name: str) -> Listing:
         """Return all names in container *name*, relative to it, in order; containers in it keep their slash.
 
         Raises:
             Denied, NotFound, Unavailable, AuditUnavailable
         """
-        return await self._door.read(caller, Action.LIST, [name], lambda: self._listing(name))
+
+        async def read() -> Listing:
+            return Listing(self._secrets, name, await self._secrets.list(name))
+
+        return await self._door.read(caller, Action.LIST, [name], read)
 
     async def delete_container(self, caller: Caller, name: str) -> None:
         """Remove an empty container.
@@ -488,20 +531,6 @@ class Service:
         for namespace in self._namespaces:
             return f"{namespace.path.strip('/')}/{principal.name}/".lstrip("/")
         return None
-
-    async def _listing(self, container: str) -> list[str]:
-        listed: list[str] = []
-        after: str | None = None
-        while True:
-            page = await self._secrets.list(container, after)
-            listed += page.names
-            if not page.more:
-                break
-            after = page.names[-1]
-        # The container's own marker sorts before everything in it.
-        if not listed or listed[0] != container:
-            raise NotFound("there is no such container")
-        return [name.removeprefix(container) for name in listed[1:]]
 
 
 def check_distinct(wanted: Sequence[object]) -> None:
