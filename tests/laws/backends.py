@@ -540,7 +540,7 @@ async def getting_none_or_one_twice(backend: Backend) -> None:
 
 @_law
 async def reading_many_has_a_limit(backend: Backend) -> None:
-    """What is more than the limit together is not read, be it more or one that is large; what is within it is, whole."""
+    """What is more than the limit together is not read, be it several or one; what is within it is read whole."""
     values = {f"m/{number}": bytes([65 + number]) * 1000 for number in range(4)}
     await backend.commit([Put(name, value) for name, value in values.items()])
 
