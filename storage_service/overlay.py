@@ -32,6 +32,7 @@ T = TypeVar("T")
 ATTEMPTS = 8  # at one batch, while others change the keyring
 _LEAST = 3  # changes below for one here, and never fewer are reckoned with: a value, its row, and a row it had
 _STRETCH = 256 * 1024  # bytes to encrypt or decrypt, about 2 ms, before others get their turn on the event loop
+_EACH = 4 * 1024  # bytes that a value counts in any case, for what it takes to begin with one
 
 
 class Closed(NamedTuple):
@@ -220,6 +221,7 @@ class _Turns:
 
     async def take(self, size: int) -> None:
         """Wait for a turn if, with *size* bytes more, the stretch would grow too long."""
+        size = max(size, _EACH)
         self._done += size
         if self._done > _STRETCH:
             self._done = size

@@ -138,7 +138,7 @@ class Save:
         model = _model(said.model)
         records = await _built(model, said.records)
         stored = await self._service.save(caller(req), records, _expected(said))
-        answer(req, resp, _records_answer(stored))
+        answer(req, resp, await _records_answer(stored))
 
 
 class Get:
@@ -152,7 +152,7 @@ class Get:
         said = await _records_said(req)
         model = _model(said.model)
         stored, turn = await self._service.fetch_held(caller(req), model, _references(model, said.records))
-        answer(req, resp, _records_answer(stored), turn)
+        answer(req, resp, await _records_answer(stored), turn)
 
 
 class Delete:
@@ -187,7 +187,7 @@ class List:
             answer(req, resp, wire.KeysAnswer(keys=list(keys.keys), more=keys.more))
             return
         page = await self._service.list_records(caller(req), list_model.item, *place)
-        listed = _records_answer(page.records)
+        listed = await _records_answer(page.records)
         listed.more = page.more
         answer(req, resp, listed)
 
@@ -338,9 +338,14 @@ def _expected(said: wire.Records) -> list[int | None]:
     return [None if etag is None else ABSENT if etag == wire.NEW else asgi.revision_of(etag) for etag in etags]
 
 
-def _records_answer(stored: Sequence[Stored[Model] | None]) -> wire.RecordsAnswer:
+async def _records_answer(stored: Sequence[Stored[Model] | None]) -> wire.RecordsAnswer:
+    turns = Turns()
+    records: list[dict[str, object] | None] = []
+    for each in stored:
+        await turns.take()
+        records.append(None if each is None else each.record.to_dict())
     return wire.RecordsAnswer(
-        records=[None if each is None else each.record.to_dict() for each in stored],
+        records=records,
         etags=[None if each is None else wire.etag_of(each.revision) for each in stored],
     )
 

@@ -90,14 +90,17 @@ class SealedService:
         async def read(limit: int) -> wire.SealedEntries:
             found = await self._sealed.get_many(wanted, limit=limit) if wanted else {}
             check_size(sum(len(found[name].value) for name in wanted if name in found), limit)
-            return wire.SealedEntries(
-                entries=[
+            turns = Turns()
+            entries: list[wire.SealedEntry | None] = []
+            for name in wanted:
+                await turns.take()
+                entry = found.get(name)
+                entries.append(
                     None
-                    if (entry := found.get(name)) is None
+                    if entry is None
                     else wire.SealedEntry(value=_text(name, entry.value), etag=wire.etag_of(entry.revision))
-                    for name in wanted
-                ]
-            )
+                )
+            return wire.SealedEntries(entries=entries)
 
         return await self._door.read(caller, Action.GET, wanted, lambda: self._large_answers.made(read))
 
