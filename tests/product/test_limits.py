@@ -137,6 +137,31 @@ def test_a_body_is_limited_by_its_route(face: tuple[str, Connect], strongroom_se
     assert _status(connect, chunked, first, whole) == 413
 
 
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
+def test_no_body_of_a_secret_is_over_the_outermost_limit(
+    face: tuple[str, Connect], strongroom_server: Server, method: str
+) -> None:
+    """What is over `MAX_BODY` is 413 on the way of the secrets, too, whether its length is said or not."""
+    path = ("/api/v0" if face[0] == "proxy" else "") + ("/secrets/a/" if method == "POST" else "/secrets/a/b")
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n".encode()
+    head += _own(strongroom_server)
+    chunks = wire.MAX_BODY // 0x10000
+
+    assert _status(face[1], head + b"Content-Length: %d\r\n" % (wire.MAX_BODY + 1), b" ") == 413
+    assert _status(face[1], head + b"Transfer-Encoding: chunked\r\n", b"1\r\n \r\n", chunks) == 413
+
+
+@pytest.mark.parametrize("escape", ["%2E", "%2e", "%2E%2E", "%2F", "%2f", "%5C", "%5c", "%00"])
+@pytest.mark.parametrize("path", ["/secrets/a{}b", "/secrets/{}/b", "/secrets{}a/b", "/secrets/a/{}"])
+def test_what_is_encoded_to_mean_two_paths_is_refused(
+    face: tuple[str, Connect], strongroom_server: Server, path: str, escape: str
+) -> None:
+    """An encoded dot, slash, backslash or zero byte is 400 on both faces, in capitals and in small letters."""
+    asked = ("/api/v0" if face[0] == "proxy" else "") + path.format(escape)
+    head = f"GET {asked} HTTP/1.1\r\nHost: x\r\n".encode() + _own(strongroom_server)
+    assert _status(face[1], head, b"") == 400
+
+
 LATE = [route for route in ROUTES if "/secrets/" not in route]
 
 
