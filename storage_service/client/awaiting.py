@@ -46,6 +46,7 @@ class AsyncStorageClient(Session[httpx.AsyncHTTPTransport, Callable[[float], Awa
     save_texts = _method(operations.save_texts)
     delete = _method(operations.delete)
     delete_many = _method(operations.delete_many)
+    check_may = _method(operations.check_may)
     list_keys = _method(operations.list_keys)
     list_store_handlers = _method(operations.list_store_handlers)
 

@@ -59,6 +59,17 @@ class ContentEncryption:
         ciphertext = encryptor.update(plaintext + padding) + encryptor.finalize()
         return ciphertext, _tag(mac, associated, iv, ciphertext)
 
+    def verify(self, associated: bytes, iv: bytes, ciphertext: bytes, tag: bytes) -> None:
+        """Return if `decrypt` would return a plaintext; no more of it than the last block is made for that.
+
+        Raises:
+            InvalidSignature, ValueError, Locked: as `decrypt`.
+        """
+        self._check_tag(associated, iv, ciphertext, tag)
+        before = ciphertext[-2 * BLOCK : -BLOCK] or iv
+        decryptor = Cipher(self._aes, CBC(before)).decryptor()
+        _check_padding(decryptor.update(ciphertext[-BLOCK:]) + decryptor.finalize())
+
     def decrypt(self, associated: bytes, iv: bytes, ciphertext: bytes, tag: bytes) -> bytes:
         """Return the plaintext; the tag is checked, in constant time, before anything is decrypted.
 
@@ -67,8 +78,7 @@ class ContentEncryption:
             ValueError: the tag is right but the padding is not, so a holder of the key wrote nonsense.
             Locked: the key was wiped.
         """
-        if not hmac.compare_digest(tag, _tag(self._mac.copy(), associated, iv, ciphertext)):
-            raise InvalidSignature
+        self._check_tag(associated, iv, ciphertext, tag)
         # In CBC the block before is the IV: so one context goes on from value to value, each behind its own IV, and is
         # spared its making, a quarter of a short value's cost. It holds one block of ciphertext between two.
         try:
@@ -77,10 +87,11 @@ class ContentEncryption:
             decryptor = Cipher(self._aes, CBC(bytes(BLOCK))).decryptor()
         padded = decryptor.update(iv + ciphertext)[BLOCK:]
         self._decryptors.append(decryptor)
-        size = padded[-1] if padded else 0
-        if not 0 < size <= BLOCK or not padded.endswith(_PADDINGS[size]):
-            raise ValueError("the padding is wrong")
-        return padded[:-size]
+        return padded[: -_check_padding(padded)]
+
+    def _check_tag(self, associated: bytes, iv: bytes, ciphertext: bytes, tag: bytes) -> None:
+        if not hmac.compare_digest(tag, _tag(self._mac.copy(), associated, iv, ciphertext)):
+            raise InvalidSignature
 
     def wipe(self) -> None:
         """Overwrite the key where Python lets us, and refuse every later use."""
@@ -96,6 +107,18 @@ class _Wiped:
 
     def copy(self) -> NoReturn:
         raise Locked("the key was dropped")
+
+
+def _check_padding(padded: bytes) -> int:
+    """Return how many bytes at the end of *padded* are padding (PKCS #7).
+
+    Raises:
+        ValueError: it ends in none.
+    """
+    size = padded[-1] if padded else 0
+    if not 0 < size <= BLOCK or not padded.endswith(_PADDINGS[size]):
+        raise ValueError("the padding is wrong")
+    return size
 
 
 def _tag(mac: HMAC, associated: bytes, iv: bytes, ciphertext: bytes) -> bytes:

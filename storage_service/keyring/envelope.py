@@ -18,7 +18,7 @@ import os
 import re
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -27,7 +27,7 @@ from models import strict_json
 from models.names import SECRETS
 from storage_service.errors import Undecipherable
 from storage_service.keyring import base64url
-from storage_service.keyring.content_encryption import BLOCK, IV_SIZE, TAG_SIZE
+from storage_service.keyring.content_encryption import BLOCK, IV_SIZE, TAG_SIZE, ContentEncryption
 from storage_service.keyring.ring import Key
 from storage_service.wire import MAX_STORED
 
@@ -50,6 +50,9 @@ class Reason(StrEnum):
 
 
 K_co = TypeVar("K_co", bound=Key, covariant=True)
+T = TypeVar("T")
+
+_Parts: TypeAlias = tuple[bytes, bytes, bytes, bytes]  # protected header, IV, ciphertext, tag
 
 
 class Keys(Protocol[K_co]):
@@ -102,21 +105,35 @@ def opened(keys: Keys[K_co], name: str, token: bytes) -> tuple[K_co, bytes]:
     Raises:
         Undecipherable: with the `Reason` for which it does not open, and nothing of what is inside.
     """
-    try:
-        protected, iv, ciphertext, tag = _segments(token)
-        kid = _kid_for(name, protected)
-        key = keys.get(kid)
-        if key is None:
-            raise _Refused(Reason.UNKNOWN_KID)
-        return key, key.content.decrypt(protected, iv, ciphertext, tag)
-    except _Refused as refused:
-        reason = refused.reason
-    except InvalidSignature:
-        reason = Reason.WRONG_TAG
-    except ValueError:  # base64url, JSON or padding; its text adds nothing
-        reason = Reason.MALFORMED
-    # Raised after the handlers, so that neither a frame nor a text of theirs hangs on this error.
-    raise Undecipherable(name, reason)
+    key, _, value = _carried_out(ContentEncryption.decrypt, keys, name, token)
+    return key, value
+
+
+def verified(keys: Keys[Key], name: str, token: bytes) -> "Verified":
+    """Return what `opened` would open, still encrypted; arguments and errors are the same."""
+    key, parts, _ = _carried_out(ContentEncryption.verify, keys, name, token)
+    return Verified(key, parts)
+
+
+class Verified:
+    """A value that was found to open under its name, still encrypted."""
+
+    __slots__ = ("_key", "_parts")
+
+    def __init__(self, key: Key, parts: _Parts) -> None:
+        self._key = key
+        self._parts = parts
+
+    def __repr__(self) -> str:
+        return "<Verified>"
+
+    def open(self) -> bytes:
+        """Return the value.
+
+        Raises:
+            Locked: its key was wiped since it was verified.
+        """
+        return self._key.content.decrypt(*self._parts)
 
 
 def kid_of(token: bytes) -> str | None:
@@ -126,6 +143,26 @@ def kid_of(token: bytes) -> str | None:
         return _members(base64url.decode(protected)).get("kid")
     except (_Refused, ValueError):
         return None
+
+
+def _carried_out(
+    act: Callable[[ContentEncryption, bytes, bytes, bytes, bytes], T], keys: Keys[K_co], name: str, token: bytes
+) -> tuple[K_co, _Parts, T]:
+    """Return the key of *token*, what it takes to decrypt it, and what *act* makes of that; errors as `opened`."""
+    try:
+        protected, iv, ciphertext, tag = _segments(token)
+        key = keys.get(_kid_for(name, protected))
+        if key is None:
+            raise _Refused(Reason.UNKNOWN_KID)
+        return key, (protected, iv, ciphertext, tag), act(key.content, protected, iv, ciphertext, tag)
+    except _Refused as refused:
+        reason = refused.reason
+    except InvalidSignature:
+        reason = Reason.WRONG_TAG
+    except ValueError:  # base64url, JSON or padding; its text adds nothing
+        reason = Reason.MALFORMED
+    # Raised after the handlers, so that neither a frame nor a text of theirs hangs on this error.
+    raise Undecipherable(name, reason)
 
 
 def bound_name(name: str) -> str:
