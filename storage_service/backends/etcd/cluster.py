@@ -8,16 +8,22 @@ A token that etcd no longer accepts is replaced by one login, however many calls
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 import grpc
-from aetcd import rpc
+from grpc.aio import AioRpcError
 
 from models.secret import Secret
 from storage_service.backends.etcd.failures import CallFailed, Kind, diagnose, diagnose_cancel
+from storage_service.backends.etcd.messages_pb2 import (
+    AuthenticateRequest,
+    WatchCreateRequest,
+    WatchRequest,
+    WatchResponse,
+)
+from storage_service.backends.etcd.methods import AUTHENTICATE, WATCH, A, Method, Q
 from storage_service.backends.etcd.target import Target
 from storage_service.errors import ConfigurationError, Fate
 
@@ -39,19 +45,8 @@ CHANNEL_OPTIONS: Final = (
 )
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
-Method: TypeAlias = Callable[["Member"], Any]
 
 ANONYMOUS: Final[Metadata] = (("hasleader", "true"),)  # a member cut off from its leader says so at once
-
-RANGE: Final[Method] = attrgetter("kv.Range")
-TXN: Final[Method] = attrgetter("kv.Txn")
-COMPACT: Final[Method] = attrgetter("kv.Compact")
-MEMBERS: Final[Method] = attrgetter("cluster.MemberList")
-STATUS: Final[Method] = attrgetter("maintenance.Status")
-DEFRAGMENT: Final[Method] = attrgetter("maintenance.Defragment")
-SNAPSHOT: Final[Method] = attrgetter("maintenance.Snapshot")
-_AUTHENTICATE: Final[Method] = attrgetter("auth.Authenticate")
-_WATCH: Final[Method] = attrgetter("watch.Watch")
 
 _CLOSED: Final = "the store is closed"
 
@@ -64,14 +59,17 @@ class Member:
     def __init__(self, endpoint: str, credentials: Any) -> None:
         self.endpoint = endpoint
         if credentials is None:
-            self.channel = rpc.insecure_channel(endpoint, CHANNEL_OPTIONS)
+            self.channel = grpc.aio.insecure_channel(endpoint, CHANNEL_OPTIONS)
         else:
-            self.channel = rpc.secure_channel(endpoint, credentials, CHANNEL_OPTIONS)
-        self.kv = rpc.KVStub(self.channel)
-        self.auth = rpc.AuthStub(self.channel)
-        self.watch = rpc.WatchStub(self.channel)
-        self.cluster = rpc.ClusterStub(self.channel)
-        self.maintenance = rpc.MaintenanceStub(self.channel)
+            self.channel = grpc.aio.secure_channel(endpoint, credentials, CHANNEL_OPTIONS)
+        self._calls: dict[Method[Any, Any], Any] = {}
+
+    def __call__(self, method: Method[Any, Any]) -> Any:
+        """Return what makes calls of *method* to this member."""
+        call = self._calls.get(method)
+        if call is None:
+            call = self._calls[method] = method.on(self.channel)
+        return call
 
 
 class Cluster:
@@ -149,17 +147,17 @@ class Cluster:
 
     async def call(
         self,
-        method: Method,
-        request: Any,
+        method: Method[Q, A],
+        request: Q,
         *,
         idempotent: bool,
         deadline: float | None = None,
         token: Metadata | None = None,
-    ) -> Any:
+    ) -> A:
         """Return the answer to *request*.
 
         Args:
-            method: RANGE or TXN.
+            method: one of keys, for instance RANGE.
             request: a message for it.
             idempotent: whether it may be sent again where its first sending may have been applied.
             deadline: when to give up, of what `deadline` gave for the whole operation (None: from now on).
@@ -174,7 +172,7 @@ class Cluster:
         while True:
             member, sent = self._members[self._current], token or self._token
             try:
-                return await self._attempt(method(member), request, sent, deadline - self.time())
+                return await self._attempt(member, method, request, sent, deadline - self.time())
             except CallFailed as failure:
                 if idempotent:
                     failure.fate = Fate.NOT_APPLIED
@@ -193,7 +191,7 @@ class Cluster:
                     raise
             await asyncio.sleep(pause)
 
-    async def ask(self, member: Member, method: Method, request: Any, timeout: float) -> Any:
+    async def ask(self, member: Member, method: Method[Q, A], request: Q, timeout: float) -> A:
         """Return the answer of that one *member* to what it may be asked twice, for instance to defragment itself.
 
         Args:
@@ -207,14 +205,14 @@ class Cluster:
         """
         sent = self._token
         try:
-            return await self._send(method(member), request, sent, timeout)
+            return await self._send(member, method, request, sent, timeout)
         except CallFailed as failure:
             if failure.kind is not Kind.LOGIN or not self._target.user:
                 raise
         await self._log_in(sent, self.deadline())
-        return await self._send(method(member), request, self._token, timeout)
+        return await self._send(member, method, request, self._token, timeout)
 
-    async def stream(self, member: Member, method: Method, request: Any, timeout: float) -> AsyncGenerator[Any, None]:
+    async def stream(self, member: Member, method: Method[Q, A], request: Q, timeout: float) -> AsyncGenerator[A, None]:
         """Yield the answers that one *member* streams, each of which may take *timeout* seconds to come.
 
         Args:
@@ -228,7 +226,7 @@ class Cluster:
         """
         for logged_in in (not self._target.user, True):
             sent, began = self._token, False
-            call = method(member)(request, metadata=sent)
+            call = member(method)(request, metadata=sent)
             self._streams.add(call)
             try:
                 while (answer := await self._next(call, timeout)) is not grpc.aio.EOF:
@@ -244,7 +242,7 @@ class Cluster:
                 call.cancel()
             await self._log_in(sent, self.deadline())
 
-    async def watch(self, request: Any) -> AsyncGenerator[Any, None]:
+    async def watch(self, request: WatchCreateRequest) -> AsyncGenerator[WatchResponse, None]:
         """Yield the answers to one watch, the one that says it was created first, until a member fails it.
 
         Whoever watches asks again from the last revision seen, and is then served by the next member.
@@ -275,15 +273,15 @@ class Cluster:
             raise
 
     @asynccontextmanager
-    async def _stream(self, member: Member, token: Metadata, request: Any) -> AsyncGenerator[Any, None]:
+    async def _stream(self, member: Member, token: Metadata, request: WatchCreateRequest) -> AsyncGenerator[Any, None]:
         """Hold the stream of one watch open; it is cancelled when the block or the cluster ends."""
         if not self._open:
             raise CallFailed(Kind.REFUSED, _CLOSED)
-        stream = _WATCH(member)(_said(request), metadata=token)
+        stream = member(WATCH)(_said(request), metadata=token)
         self._streams.add(stream)
         try:
             yield stream
-        except rpc.AioRpcError as error:
+        except AioRpcError as error:
             raise diagnose(error) from error
         except TimeoutError as error:
             raise CallFailed(Kind.LOST, "etcd did not begin the watch in time") from error
@@ -294,14 +292,15 @@ class Cluster:
             self._streams.discard(stream)
             stream.cancel()
 
-    async def _attempt(self, call: Any, request: Any, token: Metadata, left: float) -> Any:
-        return await self._send(call, request, token, min(left, self._target.timeout * ATTEMPT))
+    async def _attempt(self, member: Member, method: Method[Q, A], request: Q, token: Metadata, left: float) -> A:
+        return await self._send(member, method, request, token, min(left, self._target.timeout * ATTEMPT))
 
-    async def _send(self, call: Any, request: Any, token: Metadata, timeout: float) -> Any:
+    async def _send(self, member: Member, method: Method[Q, A], request: Q, token: Metadata, timeout: float) -> A:
         try:
-            return await call(request, metadata=token, timeout=timeout)
-        except rpc.AioRpcError as error:
+            answer: A = await member(method)(request, metadata=token, timeout=timeout)
+        except AioRpcError as error:
             raise diagnose(error) from error
+        return answer
 
     async def _next(self, stream: Any, timeout: float) -> Any:
         """Return the next answer of *stream*, or EOF."""
@@ -310,7 +309,7 @@ class Cluster:
                 return await stream.read()
         except TimeoutError:
             raise CallFailed(Kind.LOST, "etcd did not answer in time") from None
-        except rpc.AioRpcError as error:
+        except AioRpcError as error:
             raise diagnose(error) from error
 
     async def _log_in(self, stale: Metadata, deadline: float) -> None:
@@ -336,9 +335,9 @@ class Cluster:
             raise
 
     async def _authenticate(self) -> None:
-        request = rpc.AuthenticateRequest(name=self._target.user, password=self._password.reveal())
+        request = AuthenticateRequest(name=self._target.user, password=self._password.reveal())
         try:
-            answer = await self.call(_AUTHENTICATE, request, idempotent=True, token=ANONYMOUS)
+            answer = await self.call(AUTHENTICATE, request, idempotent=True, token=ANONYMOUS)
         except CallFailed as failure:
             if failure.kind is Kind.REFUSED:
                 self._refused_until = self.time() + REFUSAL_KEPT
@@ -394,13 +393,13 @@ def _load(target: Target) -> tuple[Any, Secret]:
     return grpc.ssl_channel_credentials(*pems), password
 
 
-async def _said(request: Any) -> AsyncGenerator[Any, None]:
+async def _said(request: WatchCreateRequest) -> AsyncGenerator[WatchRequest, None]:
     """Give the one thing that a watch says, and keep its stream open."""
-    yield rpc.WatchRequest(create_request=request)
+    yield WatchRequest(create_request=request)
     await asyncio.Event().wait()
 
 
-def _ended(answer: Any) -> CallFailed:
+def _ended(answer: WatchResponse) -> CallFailed:
     """Return why etcd ended a watch."""
     if answer.compact_revision:
         return CallFailed(Kind.COMPACTED, "etcd no longer keeps the changes since that revision")

@@ -8,7 +8,8 @@ text that the table does not know is taken for the worst: the request may have b
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from aetcd.rpc import AioRpcError, StatusCode
+from grpc import StatusCode
+from grpc.aio import AioRpcError
 
 from storage_service.errors import ConfigurationError, Fate, StrongroomError, TooLarge, Unavailable
 
