@@ -4,6 +4,7 @@
     failures    what a failed call says about the request: one table
     messages    etcd's messages, compiled from messages.proto
     methods     the calls that take them
+    reads       single keys, asked for together
     cluster     calls and streams, to whichever member answers, logged in
     keyspace    names as etcd's keys, changes as one transaction; no I/O
     receipts    how a write whose answer was lost is settled

@@ -100,8 +100,7 @@ class EtcdBackend:
     async def get(self, name: str) -> Entry | None:
         """Return what is stored under *name*."""
         with self._answering():
-            answer = await self._read(RANGE, RangeRequest(key=self._keys.key(name)))
-            return next((_entry(kv) for kv in answer.kvs), None)
+            return await self._cluster.get(self._keys.key(name))
 
     async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
         """Return those of *names* that exist, all as of one moment."""

@@ -8,14 +8,15 @@ A token that etcd no longer accepts is replaced by one login, however many calls
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import grpc
 from grpc.aio import AioRpcError
 
 from models.secret import Secret
+from storage_service.backends.base import Entry
 from storage_service.backends.etcd.failures import CallFailed, Kind, diagnose, diagnose_cancel
 from storage_service.backends.etcd.messages_pb2 import (
     AuthenticateRequest,
@@ -23,7 +24,8 @@ from storage_service.backends.etcd.messages_pb2 import (
     WatchRequest,
     WatchResponse,
 )
-from storage_service.backends.etcd.methods import AUTHENTICATE, WATCH, A, Method, Q
+from storage_service.backends.etcd.methods import AUTHENTICATE, WATCH, A, Metadata, Method, Q
+from storage_service.backends.etcd.reads import Reads
 from storage_service.backends.etcd.target import Target
 from storage_service.errors import ConfigurationError, Fate
 
@@ -31,6 +33,7 @@ ATTEMPT: Final = 0.4  # of an operation's timeout, for one of its attempts: time
 FIRST_PAUSE: Final = 0.05  # seconds, once every member has been asked; doubled each time …
 LONGEST_PAUSE: Final = 0.4  # … up to here
 LOGINS: Final = 5  # in one operation; each follows a token that was good and no longer is
+BLAMELESS: Final = frozenset({Kind.NOT_DONE, Kind.LOGIN, Kind.UNTRUSTED})  # failures of all that go together alike
 REFUSAL_KEPT: Final = 10.0  # seconds until a login that etcd refused is tried again
 
 CHANNEL_OPTIONS: Final = (
@@ -43,8 +46,6 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),  # a member that is back is found within a second
 )
-
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 ANONYMOUS: Final[Metadata] = (("hasleader", "true"),)  # a member cut off from its leader says so at once
 
@@ -62,6 +63,7 @@ class Member:
             self.channel = grpc.aio.insecure_channel(endpoint, CHANNEL_OPTIONS)
         else:
             self.channel = grpc.aio.secure_channel(endpoint, credentials, CHANNEL_OPTIONS)
+        self.reads = Reads(self.channel)
         self._calls: dict[Method[Any, Any], Any] = {}
 
     def __call__(self, method: Method[Any, Any]) -> Any:
@@ -166,13 +168,51 @@ class Cluster:
         Raises:
             CallFailed: with the fate of what is not idempotent; of what is, nothing needs to be known.
         """
-        deadline = deadline or self.deadline()
+
+        async def attempt(member: Member, sent: Metadata, until: float) -> A:
+            return await self._send(member, method, request, sent, until - self.time())
+
+        return await self._persist(attempt, idempotent=idempotent, deadline=deadline or self.deadline(), token=token)
+
+    async def get(self, key: bytes) -> Entry | None:
+        """Return what is stored under *key*; what is asked for at the same time goes to etcd together.
+
+        A read that failed in company is done again alone, so that no other's value can be to blame for it.
+
+        Raises:
+            CallFailed: as of `call`.
+        """
+        alone = False
+
+        async def attempt(member: Member, sent: Metadata, until: float) -> Entry | None:
+            nonlocal alone
+            try:
+                return await member.reads.get(key, sent, until, alone=alone)
+            except CallFailed as failure:
+                if alone or not failure.shared or failure.kind in BLAMELESS:
+                    raise
+                alone = True
+                if failure.kind is Kind.LOST:
+                    raise
+            return await member.reads.get(key, sent, until, alone=True)
+
+        return await self._persist(attempt, idempotent=True, deadline=self.deadline())
+
+    async def _persist(
+        self,
+        attempt: Callable[[Member, Metadata, float], Awaitable[A]],
+        *,
+        idempotent: bool,
+        deadline: float,
+        token: Metadata | None = None,
+    ) -> A:
+        """Return what *attempt* gives for a member, a token and a time to give up, tried again where that may help."""
         logins = untrusted = 0
         pauses = self._pauses()
         while True:
             member, sent = self._members[self._current], token or self._token
             try:
-                return await self._attempt(member, method, request, sent, deadline - self.time())
+                return await attempt(member, sent, min(deadline, self.time() + self._target.timeout * ATTEMPT))
             except CallFailed as failure:
                 if idempotent:
                     failure.fate = Fate.NOT_APPLIED
@@ -292,9 +332,6 @@ class Cluster:
             self._streams.discard(stream)
             stream.cancel()
 
-    async def _attempt(self, member: Member, method: Method[Q, A], request: Q, token: Metadata, left: float) -> A:
-        return await self._send(member, method, request, token, min(left, self._target.timeout * ATTEMPT))
-
     async def _send(self, member: Member, method: Method[Q, A], request: Q, token: Metadata, timeout: float) -> A:
         try:
             answer: A = await member(method)(request, metadata=token, timeout=timeout)
@@ -354,6 +391,7 @@ class Cluster:
         """Let the calls to come go to the next member; of all that fail at one at once, the first does it."""
         if member is self._members[self._current] and len(self._members) > 1:
             self._current = (self._current + 1) % len(self._members)
+            member.reads.turn_away(CallFailed(Kind.NOT_DONE, failure.reason))
             log.warning("etcd member %s: %s; the next is asked", member.endpoint, failure.reason)
 
     def _pauses(self) -> Iterator[float]:

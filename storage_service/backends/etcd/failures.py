@@ -34,6 +34,7 @@ class CallFailed(Exception):
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
+        self.shared = False  # it went with others, and one of them may be to blame
         self.fate = Fate.UNKNOWN if kind in {Kind.LOST, Kind.FULL} else Fate.NOT_APPLIED  # until more is known
 
     def answer(self) -> StrongroomError:

@@ -4,7 +4,7 @@ They are made on bare channels: the stubs that gRPC generates would call them by
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 from storage_service.backends.etcd.messages_pb2 import (
     AuthenticateRequest,
@@ -30,7 +30,8 @@ from storage_service.backends.etcd.messages_pb2 import (
 Q = TypeVar("Q")  # what is asked
 A = TypeVar("A")  # what is answered
 
-Shape = Literal["unary_unary", "unary_stream", "stream_stream"]
+Metadata: TypeAlias = tuple[tuple[str, str], ...]  # what goes with a request: a token
+Shape: TypeAlias = Literal["unary_unary", "unary_stream", "stream_stream"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
