@@ -78,7 +78,7 @@ class Reads:
 
         Args:
             key: the whole of it.
-            token: what to show to etcd; reads with different ones do not go together.
+            token: what to show to etcd; of reads that go together, the newest one's.
             until: when to give up, on the loop's clock.
             alone: whether to send it by itself, past what waits.
 
@@ -91,9 +91,7 @@ class Reads:
         loop = asyncio.get_running_loop()
         one = _Read(key, token, until, loop.create_future())
         self._waiting.append(one)
-        if not self._turn_ends and self._under_way < IN_FLIGHT:
-            self._turn_ends = True
-            loop.call_soon(self._send)
+        self._send_soon(loop)
         timer = loop.call_at(until, one.expire)
         try:
             outcome = await one.answer
@@ -113,6 +111,12 @@ class Reads:
         while self._waiting:
             self._waiting.popleft().give(failure)
 
+    def _send_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Send what waits at the end of this turn of the loop, if anything may be sent."""
+        if self._waiting and not self._turn_ends and self._under_way < IN_FLIGHT:
+            self._turn_ends = True
+            loop.call_soon(self._send)
+
     def _send(self) -> None:
         self._turn_ends = False
         loop = asyncio.get_running_loop()
@@ -120,16 +124,13 @@ class Reads:
             self._begin(batch, loop)
 
     def _gathered(self) -> list[_Read]:
-        """Take off the queue what goes next: the first that wait, as many as may go, with one token."""
+        """Take off the queue what goes next: the first that wait, as many as may go."""
         batch: list[_Read] = []
         room = min(MAX_BATCH, max(1, SIZE // max(1, self._largest)))
         while self._waiting and len(batch) < room:
-            one = self._waiting[0]
+            one = self._waiting.popleft()
             if not one.answer.done():
-                if batch and one.token is not batch[0].token:
-                    break
                 batch.append(one)
-            self._waiting.popleft()
         return batch
 
     def _begin(self, batch: Sequence[_Read], loop: asyncio.AbstractEventLoop) -> None:
@@ -147,8 +148,7 @@ class Reads:
         self._under_way -= 1
         if task is not None:
             self._tasks.discard(task)
-        if self._waiting and not self._turn_ends:
-            self._send()
+        self._send_soon(asyncio.get_running_loop())  # not now: who hears of a failure may turn away what waits
 
     def _forget(self, one: _Read) -> None:
         """Let what was sent for *one* go on for the others, and end it if there are none."""
@@ -173,7 +173,7 @@ class Reads:
         request = TxnRequest(success=[read(key) for key in keys])
         left = max(one.until for one in batch) - asyncio.get_running_loop().time()
         try:
-            answer = await self._transaction(request, metadata=batch[0].token, timeout=left)
+            answer = await self._transaction(request, metadata=batch[-1].token, timeout=left)
         except AioRpcError as error:
             failure = diagnose(error)
             for one in batch:
