@@ -5,6 +5,7 @@
     messages    etcd's messages, compiled from messages.proto
     methods     the calls that take them
     reads       single keys, asked for together
+    breaker     when a cluster that does not answer is left alone
     cluster     calls and streams, to whichever member answers, logged in
     keyspace    names as etcd's keys, changes as one transaction; no I/O
     receipts    how a write whose answer was lost is settled

@@ -35,8 +35,10 @@ from storage_service.backends.etcd.messages_pb2 import (
 from storage_service.backends.etcd.methods import RANGE, TXN, A, Method, Q
 from storage_service.backends.etcd.receipts import Receipt, Receipts, Settled
 from storage_service.backends.etcd.target import Target, parse
-from storage_service.errors import Fate
+from storage_service.errors import Fate, TooLarge
+from storage_service.wire import MAX_STORED
 
+LIMITED_PART: Final = 16  # values in one question where their size is limited, however little room is left
 FAREWELL: Final = 1.0  # seconds for removing our receipts on closing
 RESUMED: Final = frozenset({Kind.LOST, Kind.NOT_DONE, Kind.UNTRUSTED})  # a watch goes on after these
 
@@ -102,18 +104,22 @@ class EtcdBackend:
         with self._answering():
             return await self._cluster.get(self._keys.key(name))
 
-    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
-        """Return those of *names* that exist, all as of one moment."""
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
+        """Return those of *names* that exist, all as of one moment.
+
+        Raises:
+            TooLarge: they are more than *limit* bytes together; no more than a few values past it were held.
+        """
         check_names(names)
         keys = [self._keys.key(name) for name in dict.fromkeys(names)]
         with self._answering():
             try:
-                kvs = await self._get_keys(keys)
+                entries = await self._get_keys(keys, limit)
             except CallFailed as failure:
                 if failure.kind is not Kind.COMPACTED:
                     raise
-                kvs = await self._get_keys(keys)  # etcd forgot the first moment meanwhile; another is as good
-            return {self._keys.name(kv.key): _entry(kv) for kv in kvs}
+                entries = await self._get_keys(keys, limit)  # etcd forgot that moment meanwhile; another is as good
+            return entries
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
         """Return a page of the names that begin with *prefix*; values stay where they are."""
@@ -210,16 +216,29 @@ class EtcdBackend:
     async def _read(self, method: Method[Q, A], request: Q, deadline: float | None = None) -> A:
         return await self._cluster.call(method, request, idempotent=True, deadline=deadline)
 
-    async def _get_keys(self, keys: Sequence[bytes]) -> Sequence[KeyValue]:
-        """Return what is stored under *keys*, in parts of 128, all as of the moment of the first."""
-        kvs: list[KeyValue] = []
-        revision = 0  # the latest
-        for start in range(0, len(keys), MAX_BATCH):
-            part = [read(key, revision=revision) for key in keys[start : start + MAX_BATCH]]
+    async def _get_keys(self, keys: Sequence[bytes], limit: int | None) -> Mapping[str, Entry]:
+        """Return what is stored under *keys*, part by part, all as of the moment of the first.
+
+        Raises:
+            CallFailed: that moment was compacted meanwhile, or etcd does not answer.
+            TooLarge: the values are more than *limit* bytes together.
+        """
+        entries: dict[str, Entry] = {}
+        revision = start = size = 0  # revision 0: the latest
+        while start < len(keys):
+            # The next values could all be as large as one may be: what is asked for then fits, or is not much.
+            room = MAX_BATCH if limit is None else min(MAX_BATCH, max(LIMITED_PART, (limit - size) // MAX_STORED))
+            part = [read(key, revision=revision) for key in keys[start : start + room]]
             answer = await self._read(TXN, TxnRequest(success=part))
             revision = revision or answer.header.revision
-            kvs += (kv for response in answer.responses for kv in response.response_range.kvs)
-        return kvs
+            for response in answer.responses:
+                for kv in response.response_range.kvs:
+                    entry = entries[self._keys.name(kv.key)] = _entry(kv)
+                    size += len(entry.value)
+            if limit is not None and size > limit:
+                raise TooLarge("the values are larger together than what is read at once")
+            start += len(part)
+        return entries
 
     async def _commit(self, batch: Batch, receipt: Receipt, deadline: float) -> int:
         """Commit *batch* with *receipt*; a lost write is settled, and done again if it was not applied.

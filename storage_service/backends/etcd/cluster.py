@@ -2,6 +2,7 @@
 
 One channel goes to each member. All calls go to one of them until it fails one, and then to the next. What may be
 asked again is asked again within the operation's deadline, elsewhere or a little later; ``failures`` says what may.
+Where no member answers for a while, operations fail at once (``breaker``).
 A token that etcd no longer accepts is replaced by one login, however many calls found out at once.
 """
 
@@ -17,6 +18,7 @@ from grpc.aio import AioRpcError
 
 from models.secret import Secret
 from storage_service.backends.base import Entry
+from storage_service.backends.etcd.breaker import Breaker
 from storage_service.backends.etcd.failures import CallFailed, Kind, diagnose, diagnose_cancel
 from storage_service.backends.etcd.messages_pb2 import (
     AuthenticateRequest,
@@ -86,6 +88,7 @@ class Cluster:
         self._login: asyncio.Task[None] | None = None
         self._refused_until = 0.0  # on the loop's clock
         self._vouched: Metadata | None = None  # a fresh token: a watch that is denied with it is denied indeed
+        self._breaker = Breaker()
         self._open = False
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -136,13 +139,25 @@ class Cluster:
 
     @contextmanager
     def operation(self) -> Iterator[None]:
-        """Mark an operation as under way, so that `close` waits for it; all calls belong to one."""
+        """Mark an operation as under way, so that `close` waits for it; all calls belong to one.
+
+        Raises:
+            CallFailed: the cluster is closed, or has not answered for a while.
+        """
         if not self._open:
             raise CallFailed(Kind.REFUSED, _CLOSED)
+        probe = self._breaker.admit(self.time())
+        cut_short = True
         self._under_way += 1
         try:
             yield
+            cut_short = False
+        except Exception:
+            cut_short = False
+            raise
         finally:
+            if probe:
+                self._breaker.probed(self.time(), cut_short=cut_short)
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
@@ -212,7 +227,7 @@ class Cluster:
         while True:
             member, sent = self._members[self._current], token or self._token
             try:
-                return await attempt(member, sent, min(deadline, self.time() + self._target.timeout * ATTEMPT))
+                answer = await attempt(member, sent, min(deadline, self.time() + self._target.timeout * ATTEMPT))
             except CallFailed as failure:
                 if idempotent:
                     failure.fate = Fate.NOT_APPLIED
@@ -222,13 +237,21 @@ class Cluster:
                     self._leave(member, failure)
                 if failure.kind is Kind.LOGIN and self._target.user and token is None and logins < LOGINS:
                     logins += 1
+                    self._breaker.answered()
                     await self._log_in(sent, deadline)
                 elif failure.kind is Kind.NOT_DONE or (failure.kind is Kind.LOST and idempotent):
                     pause = next(pauses)
                 elif failure.kind is not Kind.UNTRUSTED or untrusted == len(self._members):
+                    if failure.kind is not Kind.LOST:
+                        self._breaker.answered()
                     raise
                 if self.time() + pause >= deadline:
+                    if failure.kind in {Kind.NOT_DONE, Kind.LOST}:
+                        self._breaker.unanswered(self.time())
                     raise
+            else:
+                self._breaker.answered()
+                return answer
             await asyncio.sleep(pause)
 
     async def ask(self, member: Member, method: Method[Q, A], request: Q, timeout: float) -> A:
@@ -298,6 +321,7 @@ class Cluster:
                 while answer is not grpc.aio.EOF:
                     if answer.canceled:
                         raise _ended(answer)
+                    self._breaker.answered()
                     self._vouched = None
                     yield answer
                     answer = await stream.read()

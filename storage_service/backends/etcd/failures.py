@@ -34,6 +34,7 @@ class CallFailed(Exception):
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
+        self.retry_after: float | None = None  # seconds, where it is known when asking again may help
         self.shared = False  # it went with others, and one of them may be to blame
         self.fate = Fate.UNKNOWN if kind in {Kind.LOST, Kind.FULL} else Fate.NOT_APPLIED  # until more is known
 
@@ -41,7 +42,7 @@ class CallFailed(Exception):
         """Return what a caller of the backend is told."""
         if self.kind is Kind.TOO_LARGE:
             return TooLarge(self.reason)
-        return Unavailable(self.reason, self.fate)
+        return Unavailable(self.reason, self.fate, self.retry_after)
 
     def startup_answer(self) -> StrongroomError:
         """Return what whoever opens the backend is told: what only an operator can mend is a configuration error."""
