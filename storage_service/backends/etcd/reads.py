@@ -21,7 +21,7 @@ from storage_service.backends.etcd.keyspace import read
 from storage_service.backends.etcd.messages_pb2 import RangeRequest, RangeResponse, TxnRequest
 from storage_service.backends.etcd.methods import RANGE, TXN, Metadata
 
-IN_FLIGHT: Final = 2  # transactions; with one the network waits for us, with more each holds fewer reads
+IN_FLIGHT: Final = 2  # transactions; one did as well by rate, but lets all wait for the slowest
 SIZE: Final = 1024 * 1024  # bytes of values expected in one answer
 FADING: Final = 8  # with each answer, an eighth of what was large once and is no more is forgotten
 
@@ -35,7 +35,7 @@ _TURN: Final = _Turn()
 
 
 class _Read:
-    """One caller's read; *batch* holds all that were sent with it, itself among them."""
+    """One caller's read; while it is under way, *batch* holds all that were sent with it, itself among them."""
 
     __slots__ = ("answer", "batch", "key", "task", "token", "until")
 
@@ -86,7 +86,6 @@ class Reads:
             CallFailed: with ``shared`` where it went with others.
         """
         if alone:
-            self._under_way += 1
             return await self._ask_alone(key, token, until)
         loop = asyncio.get_running_loop()
         one = _Read(key, token, until, loop.create_future())
@@ -101,7 +100,10 @@ class Reads:
         finally:
             timer.cancel()
         if isinstance(outcome, _Turn):
-            return await self._ask_alone(key, token, until)
+            try:
+                return await self._ask_alone(key, token, until)
+            finally:
+                self._end()
         if isinstance(outcome, CallFailed):
             raise outcome
         return outcome
@@ -158,14 +160,11 @@ class Reads:
             self._end()  # it was its turn, and it is not taken
 
     async def _ask_alone(self, key: bytes, token: Metadata, until: float) -> Entry | None:
-        """Send one read, which is counted as under way already."""
         left = until - asyncio.get_running_loop().time()
         try:
             answer = await self._range(RangeRequest(key=key), metadata=token, timeout=left)
         except AioRpcError as error:
             raise diagnose(error) from error
-        finally:
-            self._end()
         return self._found([answer])[0]
 
     async def _ask(self, batch: Sequence[_Read]) -> None:
@@ -174,14 +173,16 @@ class Reads:
         left = max(one.until for one in batch) - asyncio.get_running_loop().time()
         try:
             answer = await self._transaction(request, metadata=batch[-1].token, timeout=left)
+            entries = dict(zip(keys, self._found([each.response_range for each in answer.responses]), strict=True))
+            for one in batch:
+                one.give(entries[one.key])
         except AioRpcError as error:
             failure = diagnose(error)
             for one in batch:
                 one.give(failure)
-            return
-        entries = dict(zip(keys, self._found([each.response_range for each in answer.responses]), strict=True))
-        for one in batch:
-            one.give(entries[one.key])
+        finally:
+            for one in batch:
+                one.batch, one.task = (), None  # a circle, which would keep values until the next collection
 
     def _found(self, answers: Sequence[RangeResponse]) -> list[Entry | None]:
         """Return what *answers* to single keys hold, and learn how large values are."""
