@@ -19,7 +19,7 @@ from pathlib import Path
 from deploy.tools import fetch_debian
 
 OLDEST = (3, 11)
-SOURCES = ("gunicorn-h1c",)  # built here, in C, with the build backend that the first lock file brings
+SOURCES = {"gunicorn-h1c": True, "etcd3": False}  # built here with the first lock file's backend; in C, or not
 
 
 def make(directory: Path, locks: list[Path], project: list[str]) -> None:
@@ -51,10 +51,10 @@ def _install(pip: list[str], lock: Path) -> None:
     """Install what *lock* says and nothing else."""
     options = ["--require-hashes", "--no-build-isolation", "--only-binary", ":all:"]
     environ = os.environ.copy()
-    for package in SOURCES:
+    for package, in_c in SOURCES.items():
         if f"\n{package}==" in lock.read_text(encoding="utf-8"):
             options += ["--no-binary", package]
-            environ |= _compiler()
+            environ |= _compiler() if in_c else {}
     subprocess.run([*pip, "install", *options, "--requirement", str(lock)], env=environ, check=True)
 
 

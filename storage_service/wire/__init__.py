@@ -57,7 +57,7 @@ ON_BEHALF_HEADER: Final = "Strongroom-On-Behalf-Of"  # whom the proxy's own cred
 JSON: Final = "application/json"
 OCTET_STREAM: Final = "application/octet-stream"
 PROBLEM_JSON: Final = "application/problem+json"  # RFC 9457
-RETRY_AFTER: Final = 1  # seconds, with every 503
+RETRY_AFTER: Final = 1  # seconds, with every 503 whose error knows no better
 
 
 def fits(value: bytes) -> bool:
@@ -157,7 +157,8 @@ def problem_response(error: errors.ServiceError, request_id: str) -> tuple[int, 
     status = problem_of(error).status
     headers = [(b"content-type", PROBLEM_JSON.encode())]
     if status == 503:
-        headers.append((b"retry-after", b"%d" % RETRY_AFTER))
+        known = error.retry_after if isinstance(error, errors.Unavailable) else None
+        headers.append((b"retry-after", b"%d" % (RETRY_AFTER if known is None else math.ceil(known))))
     elif isinstance(error, errors.TooManyAttempts):
         headers.append((b"retry-after", b"%d" % math.ceil(error.wait)))
     elif status == 401:
