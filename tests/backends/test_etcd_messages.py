@@ -116,16 +116,16 @@ def test_another_client_of_etcd_fits_into_the_process() -> None:
 
 async def test_etcd3_reads_what_we_write_and_we_read_what_it_writes(etcd: Etcd) -> None:
     """On one etcd, each client sees the other's keys at their revisions, and neither makes what the other has made."""
-    async with opened(etcd, "beside-etcd3") as backend:
+    async with opened(etcd, "with-etcd3") as backend:
         assert isinstance(backend, Watchable)
         since = await backend.commit([Put(name, name.encode(), ABSENT) for name in ("gone", "ours", "theirs")])
-        told = await etcd3("tell", etcd.members[0].client_port, "/beside-etcd3/")
+        told = await etcd3("tell", etcd.members[0].client_port, "/with-etcd3/")
 
-        names = {f"/beside-etcd3/{name}": [name, since] for name in ("gone", "ours", "theirs")}
+        names = {f"/with-etcd3/{name}": [name, since] for name in ("gone", "ours", "theirs")}
         assert {key: value for key, value in told["before"].items() if "~" not in key} == names
         assert told["made"] == [True, False]
         entries = await backend.get_many(["gone", "new", "ours", "theirs"])
-        seen = {f"/beside-etcd3/{name}": [entry.value.decode(), entry.revision] for name, entry in entries.items()}
+        seen = {f"/with-etcd3/{name}": [entry.value.decode(), entry.revision] for name, entry in entries.items()}
         assert {key: value for key, value in told["after"].items() if "~" not in key} == seen
         assert entries["theirs"].value == b"changed by etcd3"
 
