@@ -43,7 +43,7 @@ class Parts:
 
     service: Service
     authenticators: tuple[Authenticator, ...]
-    head_fields: dict[bytes, str]
+    head_fields: head.Table
     store: Backend
     scheme: str
     keeper: Keeper
@@ -168,14 +168,12 @@ def _decider(settings: AuthorizerSettings) -> Decider:
     )
 
 
-def _head_fields(authenticators: tuple[AuthenticatorSettings, ...]) -> dict[bytes, str]:
+def _head_fields(authenticators: tuple[AuthenticatorSettings, ...]) -> head.Table:
     options: Mapping[str, str] = {}
     for settings in authenticators:
         if settings.handler == "SimpleAuthKeys":
             options = settings.options
-    return head.fields_with(
-        options.get("id_header", "CUSTODIA_AUTH_ID"), options.get("key_header", "CUSTODIA_AUTH_KEY")
-    )
+    return head.table_with(options.get("id_header", "CUSTODIA_AUTH_ID"), options.get("key_header", "CUSTODIA_AUTH_KEY"))
 
 
 def _user_id(name: str) -> int:
