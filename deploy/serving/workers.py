@@ -118,6 +118,8 @@ class StrongroomWorker(Worker):
         await told.wait()
         for door in doors:
             door.close()
+        for listener in self.sockets:
+            listener.close()  # or the kernel would go on letting in who finds nobody here
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.cfg.graceful_timeout):
                 await server.drain()
