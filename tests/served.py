@@ -36,6 +36,33 @@ served = Served(app, Limits({limits}), None, Crowd())
 """
 
 
+# The two applications as the product makes them.
+PROXY = """
+from pathlib import Path
+from http_proxy.app import create_app
+from models.secret import Secret
+from storage_service.config import ProxySettings
+
+app = create_app(ProxySettings(
+    socket=Path({socket!r}), api_id="proxy", api_key=Secret({key!r}), connections={connections}, timeout={timeout},
+    authenticators=(("apikey", {{}}), ("basic", {{"filepath": {users!r}}})),
+))
+"""
+
+SERVICE = """
+from pathlib import Path
+from models.secret import Secret
+from storage_service.app import create_app
+from storage_service.config import ServiceSettings
+
+home = Path({home!r})
+app = create_app(ServiceSettings(
+    socket=home / "s", audit_log=home / "audit.log", root_key=home / "secrets.key", store=f"sqlite:{{home}}/store.db",
+    api_id="proxy", api_key=Secret({key!r}),
+))
+"""
+
+
 @contextmanager
 def gunicorn(home: Path, application: str, *, listener: socket.socket, limits: str = "") -> Iterator[Path]:
     """Serve *application*, the source text of a module that makes ``app``, a face; yield the path of the log.

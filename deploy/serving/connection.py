@@ -101,6 +101,8 @@ class Connection(asyncio.Protocol):
         "_buffer",
         "_closing",
         "_exchange",
+        "_half_closed",
+        "_pending",
         "_reading",
         "_unheeded",
         "address",
@@ -130,6 +132,8 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None  # the one under way
         self._buffer = b""  # of a head that is not whole, or of a next request
         self._reading = True
+        self._pending = False  # what is in the buffer is about to be begun
+        self._half_closed = False  # the client sends no more
         self._closing = False  # it ends with the answer
         self._unheeded = 0  # bytes still read, unheeded, after a last answer
 
@@ -150,15 +154,17 @@ class Connection(asyncio.Protocol):
             self._heed_not(len(data))
         elif self._exchange is not None and not self.reader.complete:
             self._receive_body(self._exchange, data)
-        elif self._exchange is not None or self.writable is not None:
+        elif self._exchange is not None or self.writable is not None or self._pending:
             self._keep_for_later(data)
         else:
             self._begin(self._buffer + data if self._buffer else data, len(self._buffer))
 
     def eof_received(self) -> bool:
         """Note that the client sends no more; it may still read (RFC 9112 sec. 9.6), if its request is whole."""
-        self._closing = True
-        return self._exchange is not None and self.reader.complete
+        self._half_closed = True
+        if self._unheeded:
+            return False
+        return self._pending or self.writable is not None or (self._exchange is not None and self.reader.complete)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything; what the face still does is answered to nobody."""
@@ -221,20 +227,23 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, data: bytes, seen: int) -> None:
         """Begin the request that *data* starts with, if its head is whole; *seen* bytes were looked through before."""
-        server = self.server
+        server, came = self.server, data
         try:
             if data[:2] == b"\r\n":  # one empty line before a request is forgiven (RFC 9112 sec. 2.2)
                 data, seen = data[2:], 0
             end = http1.find_head(data, seen)
             if not end:
+                if self._half_closed:
+                    self.abort()
+                    return
                 if not self._buffer:
                     self.deadline = self._in(server.limits.head)
-                self._buffer = data
+                self._buffer = came
                 return
             self._buffer = b""
             request = self.reader.head(data[:end])
         except Malformed as error:
-            self.refuse(error)
+            self.refuse(error, head_only=data.startswith(b"HEAD "))
             return
         server.ledger.work(self)
         self.deadline = math.inf
@@ -250,6 +259,9 @@ class Connection(asyncio.Protocol):
                 self._keep_for_later(data[end:])
         elif request.length:
             self.deadline = exchange.deadline()
+        if self._half_closed and not self.reader.complete:
+            self.abort()  # it will never be whole
+            return
         if request.path == b"*":  # asked of the server, not of a resource
             exchange.answer(204, ((b"allow", ALLOWED),))
         elif request.method == b"TRACE":  # nothing is reflected here: credentials would be
@@ -302,7 +314,8 @@ class Connection(asyncio.Protocol):
 
     def ends(self) -> bool:
         """Whether the connection ends with this answer: it was asked to, or the request's body is not whole."""
-        self._closing = self._closing or self.server.ending or not self.reader.complete
+        last = self._half_closed and not self._buffer
+        self._closing = self._closing or self.server.ending or not self.reader.complete or last
         return self._closing
 
     def finished(self) -> None:
@@ -313,7 +326,7 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return
-        if unread:
+        if unread or (self._closing and self._buffer):
             self._linger(transport)
         elif self._closing:
             self.deadline = self._in(self.server.limits.write)
@@ -323,12 +336,13 @@ class Connection(asyncio.Protocol):
 
     def _next(self, transport: asyncio.Transport) -> None:
         """Wait for the next request, or begin the one that is here already."""
-        if self._closing or self.server.ending:
+        if self._closing or self.server.ending or (self._half_closed and not self._buffer):
             transport.close()
             return
         self._wait_for_request(self.server.limits.idle)
         self.go_on_reading()
         if self._buffer:
+            self._pending = True
             self.server.loop.call_soon(self._begin_kept)
 
     def _wait_for_request(self, seconds: float) -> None:
@@ -336,12 +350,13 @@ class Connection(asyncio.Protocol):
         self.deadline = self._in(seconds)
 
     def _begin_kept(self) -> None:
+        self._pending = False
         if self._buffer and self._exchange is None and self.transport is not None and not self._closing:
             data, self._buffer = self._buffer, b""
             self._begin(data, 0)
 
-    def refuse(self, error: Malformed) -> None:
-        """Answer what is no request, or did not come, and close."""
+    def refuse(self, error: Malformed, *, head_only: bool = False) -> None:
+        """Answer what is no request, or did not come, and close; one that asked for a head alone gets no more."""
         self.server.ledger.work(self)
         exchange, transport = self._exchange, self.transport
         if transport is None:
@@ -350,7 +365,9 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         body = _problem(error.status, str(error))
-        transport.write(http1.write_head(error.status, _PROBLEM, len(body), self.server.date, close=True) + body)
+        head = http1.write_head(error.status, _PROBLEM, len(body), self.server.date, close=True)
+        head_only = head_only or (exchange is not None and exchange.head_only)
+        transport.write(head if head_only else head + body)
         self._let_go()
         self._linger(transport)
 
@@ -385,12 +402,12 @@ class Exchange:
     __slots__ = (
         "_begun",
         "_connection",
-        "_head_only",
         "_left",
         "_more",
         "_pieces",
         "_received",
         "client",
+        "head_only",
         "held",
         "peer",
         "request",
@@ -411,8 +428,8 @@ class Exchange:
         self._begun = connection.server.now
         self._more: asyncio.Future[None] | None = None  # while the face waits for more of the body
         self._left = 0  # bytes of a streamed answer to come, or CHUNKED
-        self._head_only = request.method == b"HEAD"
-        if self._head_only:
+        self.head_only = request.method == b"HEAD"
+        if self.head_only:
             request.method = b"GET"  # which it is, but for the body of its answer (RFC 9110 sec. 9.3.2)
 
     def __repr__(self) -> str:
@@ -462,7 +479,7 @@ class Exchange:
             self.abandon()
             return
         head = http1.write_head(status, fields, len(body), connection.server.date, close=connection.ends())
-        if self._head_only or not body:
+        if self.head_only or not body:
             connection.transport.write(head)
         elif len(body) < _APART:
             connection.transport.write(head + body)
@@ -496,7 +513,7 @@ class Exchange:
             return
         if self._left != CHUNKED:
             self._left -= len(piece)
-        if not self._head_only:
+        if not self.head_only:
             framed = self._left == CHUNKED and self.request.minor
             connection.transport.write(http1.chunk(piece) if framed else piece)
         while connection.writable is not None:
@@ -512,7 +529,7 @@ class Exchange:
         if self._left > 0:
             self.abandon()
             return
-        if self._left == CHUNKED and self.request.minor and not self._head_only:
+        if self._left == CHUNKED and self.request.minor and not self.head_only:
             connection.transport.write(http1.LAST_CHUNK)
         self._over(connection)
 
