@@ -306,11 +306,13 @@ class Connection(asyncio.Protocol):
             self.deadline = math.inf if self.writable is None else self.deadline  # it is not the client that is slow
             self.transport.pause_reading()
 
-    def go_on_reading(self) -> None:
-        """Read from the socket again."""
-        if not self._reading and self.transport is not None:
-            self._reading = True
-            self.transport.resume_reading()
+    def go_on_reading(self) -> bool:
+        """Read from the socket again; return whether it had been left unread."""
+        if self._reading or self.transport is None:
+            return False
+        self._reading = True
+        self.transport.resume_reading()
+        return True
 
     def ends(self) -> bool:
         """Whether the connection ends with this answer: it was asked to, or the request's body is not whole."""
@@ -562,7 +564,7 @@ class Exchange:
     def deadline(self) -> float:
         """Return when the body must be here to its end, at the least rate that is accepted."""
         connection = self._connection
-        if connection is None or connection.reader.complete:
+        if connection is None or connection.reader.complete or (self.request.expects and not self._received):
             return math.inf
         limits = connection.server.limits
         return self._begun + limits.body + 1 + self._received / limits.body_rate
@@ -594,15 +596,17 @@ class Exchange:
         connection = self._connection
         if connection is None or connection.transport is None:
             raise Gone("the client left before its request was whole")
+        server = connection.server
+        waited = connection.go_on_reading()
         if self.request.expects:
             self.request.expects = False
+            waited = True
             if not self._received:
                 connection.transport.write(http1.CONTINUE)
-        server = connection.server
-        self._begun = max(self._begun, server.now - self._received / server.limits.body_rate)
+        if waited:  # for us, which is not held against it
+            self._begun = max(self._begun, server.now - self._received / server.limits.body_rate)
         if connection.writable is None:
             connection.deadline = self.deadline()
-        connection.go_on_reading()
         self._more = server.loop.create_future()
         try:
             await self._more

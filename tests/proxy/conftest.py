@@ -55,8 +55,8 @@ def proxy(short_dir: Path, users_file: Path) -> Iterator[Proxy]:
     text = PROXY.format(
         socket=str(socket), key="proxy-key", connections=CONNECTIONS, timeout=TIMEOUT, users=str(users_file)
     )
-    with tcp_listener() as listener, gunicorn(home, text, listener=listener) as log:
-        yield Proxy(listener.getsockname()[1], socket, log)
+    with tcp_listener() as listener, gunicorn(home, text, listener=listener) as running:
+        yield Proxy(listener.getsockname()[1], socket, running.log)
 
 
 @pytest.fixture
@@ -91,9 +91,9 @@ def platform_processes(short_dir: Path, users_file: Path) -> Iterator[tuple[Path
         unix_listener(home / "s") as inner,
         tcp_listener() as outer,
         gunicorn(home, SERVICE.format(home=str(home), key=key), listener=inner),
-        gunicorn(front, application, listener=outer) as log,
+        gunicorn(front, application, listener=outer) as running,
     ):
-        yield home, outer.getsockname()[1], log
+        yield home, outer.getsockname()[1], running.log
 
 
 @pytest.fixture

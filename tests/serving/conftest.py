@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.served import PROXY, SERVICE, gunicorn, tcp_listener, unix_listener
+from tests.served import PROXY, SERVICE, Running, gunicorn, tcp_listener, unix_listener
 
 SMALL = """
 from tests.serving.face import Face
@@ -20,12 +20,17 @@ app = Face()
 
 @dataclass(frozen=True)
 class Served:
-    """A face that is served: where, what it asks for on a way that it answers, and its gunicorn's log."""
+    """A face that is served: where, by what gunicorn, and what a body is taken with."""
 
     place: int | Path
     path: bytes  # of a body that is taken
     fields: bytes  # whole lines: credentials
-    log: Path
+    running: Running
+
+    @property
+    def log(self) -> Path:
+        """Where it logs."""
+        return self.running.log
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +46,8 @@ def small_tcp(short_dir: Path) -> Iterator[Served]:
     """The small face on TCP."""
     home = short_dir / "small_tcp"
     home.mkdir()
-    with tcp_listener() as listener, gunicorn(home, SMALL, listener=listener) as log:
-        yield Served(listener.getsockname()[1], b"/echo", b"", log)
+    with tcp_listener() as listener, gunicorn(home, SMALL, listener=listener) as running:
+        yield Served(listener.getsockname()[1], b"/echo", b"", running)
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +55,8 @@ def small_unix(short_dir: Path) -> Iterator[Served]:
     """The small face on a unix socket."""
     home = short_dir / "small_unix"
     home.mkdir()
-    with unix_listener(home / "s") as listener, gunicorn(home, SMALL, listener=listener) as log:
-        yield Served(home / "s", b"/echo", b"", log)
+    with unix_listener(home / "s") as listener, gunicorn(home, SMALL, listener=listener) as running:
+        yield Served(home / "s", b"/echo", b"", running)
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -77,12 +82,12 @@ def product(short_dir: Path) -> Iterator[dict[str, Served]]:
     with (
         unix_listener(home / "s") as inner,
         tcp_listener() as outer,
-        gunicorn(home, SERVICE.format(home=str(home), key=key), listener=inner) as log,
-        gunicorn(front, proxy, listener=outer) as front_log,
+        gunicorn(home, SERVICE.format(home=str(home), key=key), listener=inner) as service,
+        gunicorn(front, proxy, listener=outer) as front_running,
     ):
         yield {
-            "socket": Served(home / "s", b"/secrets/s/k", fields, log),
-            "proxy": Served(outer.getsockname()[1], b"/api/v0/secrets/p/k", fields, front_log),
+            "socket": Served(home / "s", b"/secrets/s/k", fields, service),
+            "proxy": Served(outer.getsockname()[1], b"/api/v0/secrets/p/k", fields, front_running),
         }
 
 
