@@ -32,6 +32,7 @@ from storage_service.wire.http1 import CHUNKED, Field, Gone, Malformed, Peer, Re
 
 HIGH_WATER: Final = 256 * 1024  # bytes that came and nobody took yet, before the socket is no longer read
 UNHEEDED: Final = 1024 * 1024  # bytes of a body that are read on after its request was answered early
+HEARD_OUT: Final = 0.25  # seconds for a first request to come in, when the server is told to end
 ALLOWED: Final = b"GET, HEAD, PUT, POST, DELETE, OPTIONS"
 
 _UCRED: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
@@ -72,8 +73,17 @@ class Server:
             connection.expire()
 
     async def drain(self) -> None:
-        """Close the connections on which nobody waits for an answer, and each of the others after its answer."""
+        """Close the connections on which nobody waits for an answer, and each of the others after its answer.
+
+        Who has only just come may have a request on its way, and would take the end for a refusal: who was never
+        answered has a moment to be heard in.
+        """
         self.ending = True
+        for connection in list(self.connections):
+            if not connection.silent:
+                connection.drain()
+        if self.connections:
+            await asyncio.sleep(HEARD_OUT)
         for connection in list(self.connections):
             connection.drain()
         if self.connections:

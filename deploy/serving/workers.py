@@ -89,7 +89,7 @@ class StrongroomWorker(Worker):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, told.set)
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
-        ledger = Ledger(served.limits, functools.partial(served.crowd.tell, self.age))
+        ledger = Ledger(served.limits, functools.partial(self._tell, served.crowd, told))
         server = Server(served.application, ledger, served.limits, loop)
         ticker = asyncio.create_task(self._tick(server, told))
         try:
@@ -106,6 +106,11 @@ class StrongroomWorker(Worker):
             ticker.cancel()
         return 0
 
+    def _tell(self, crowd: Crowd, told: asyncio.Event, count: int) -> None:
+        """Tell the other workers the count, as long as anybody comes to this one."""
+        if not told.is_set():
+            crowd.tell(self.age, count)
+
     async def _accept(self, server: Server, served: Served, told: asyncio.Event) -> None:
         """Let connections in until told to end, and then let what is under way finish."""
         served.crowd.tell(self.age, 0)
@@ -116,8 +121,9 @@ class StrongroomWorker(Worker):
         if os.getppid() == self.ppid:
             os.kill(self.ppid, SERVING)
         await told.wait()
+        served.crowd.leave(self.age)
         for door in doors:
-            door.close()
+            await door.close()
         for listener in self.sockets:
             listener.close()  # or the kernel would go on letting in who finds nobody here
         with contextlib.suppress(TimeoutError):
@@ -151,8 +157,8 @@ class Door:
         self._later: asyncio.TimerHandle | None = None
         self._listen()
 
-    def close(self) -> None:
-        """Accept no more, and end handshakes."""
+    async def close(self) -> None:
+        """Accept no more, end handshakes, and see whoever was let in through to a connection."""
         self._server.loop.remove_reader(self._socket)
         self._socket.close()
         if self._later is not None:
@@ -160,6 +166,8 @@ class Door:
         if self._context is not None:
             for handshake in self._connecting:
                 handshake.cancel()
+        if self._connecting:
+            await asyncio.wait(self._connecting)
 
     def _listen(self) -> None:
         self._later = None
