@@ -392,8 +392,13 @@ class Connection(asyncio.Protocol):
     def _linger(self, transport: asyncio.Transport) -> None:
         """Read on for a moment what nobody wants: closing with bytes unread would take the answer away again."""
         self._closing = True
-        self._unheeded = UNHEEDED
         self._buffer = b""
+        if self._half_closed:  # there is nothing more to read
+            self.deadline = self._in(self.server.limits.write)
+            transport.close()
+            return
+        self._unheeded = UNHEEDED
+        self.server.ledger.wait(self)  # it may make room for another
         self.deadline = self._in(self.server.limits.linger)
         if transport.can_write_eof():
             transport.write_eof()

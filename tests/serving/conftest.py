@@ -4,6 +4,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,10 +67,10 @@ def small(request: pytest.FixtureRequest) -> Served:
     return served
 
 
-@pytest.fixture(scope="session")
-def product(short_dir: Path) -> Iterator[dict[str, Served]]:
-    """Service and proxy, as they run in earnest."""
-    home, front, key = short_dir / "service", short_dir / "front", secrets.token_hex(32)
+@contextmanager
+def both(place: Path, workers: int = 1) -> Iterator[dict[str, Served]]:
+    """Run service and proxy below the directory *place*, which has a short name."""
+    home, front, key = place / "service", place / "front", secrets.token_hex(32)
     home.mkdir(mode=0o700)
     front.mkdir()
     users = front / "users.json"
@@ -82,13 +83,20 @@ def product(short_dir: Path) -> Iterator[dict[str, Served]]:
     with (
         unix_listener(home / "s") as inner,
         tcp_listener() as outer,
-        gunicorn(home, SERVICE.format(home=str(home), key=key), listener=inner) as service,
+        gunicorn(home, SERVICE.format(home=str(home), key=key), listener=inner, workers=workers) as service,
         gunicorn(front, proxy, listener=outer) as front_running,
     ):
         yield {
             "socket": Served(home / "s", b"/secrets/s/k", fields, service),
             "proxy": Served(outer.getsockname()[1], b"/api/v0/secrets/p/k", fields, front_running),
         }
+
+
+@pytest.fixture(scope="session")
+def product(short_dir: Path) -> Iterator[dict[str, Served]]:
+    """Service and proxy, as they run in earnest."""
+    with both(short_dir) as served:
+        yield served
 
 
 @pytest.fixture(params=["tcp", "unix", "socket", "proxy"])

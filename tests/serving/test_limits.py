@@ -219,6 +219,28 @@ async def test_who_is_worked_for_is_never_closed_for_another(capped: Served) -> 
         assert not await closed(await crowd.connect("127.0.0.2"))
 
 
+async def test_who_was_refused_makes_room(capped: Served) -> None:
+    """A connection that is read on for a moment, so that its client sees a refusal, is in nobody's way."""
+    async with Crowd(capped) as crowd:
+        for _ in range(40):
+            client = await crowd.connect("127.0.0.2")
+            assert (await client.ask(b"nonsense\r\n\r\n")).status == 400
+        assert not await closed(await crowd.connect("127.0.0.2"))
+
+
+async def test_who_left_in_the_middle_is_gone_at_once(capped: Served) -> None:
+    """A client that was refused, and had sent its last before, is not waited for."""
+    async with Crowd(capped) as crowd:
+        kept = await crowd.connect("127.0.0.3")
+        for turn in range(40):
+            client = await crowd.connect("127.0.0.2")
+            client.writer.write((b"nonsense\r\n\r\n", request("PUT", "/early", "content-length: 9"))[turn % 2])
+            client.writer.write_eof()
+            await client.rest()
+        assert json.loads((await kept.ask(request("GET", "/counts"))).body)["connections"] == 0
+    assert "are open" not in capped.log.read_text()
+
+
 async def test_two_thousand_silent_connections_keep_nobody_out(short_dir: Path, tmp_path: Path) -> None:
     """With the limits as they are shipped: all of them are open, and everybody else is served."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
