@@ -253,7 +253,7 @@ def test_systemd_is_not_told_of_what_does_not_serve(short_dir: Path, tmp_path: P
 
 
 def worker_of(connection: socket.socket) -> int:
-    """Return the number of connections that the worker at the other end has, which tells the workers apart by pid."""
+    """Return the process at the other end."""
     told = said(connection, "/pid")
     return int(told.rpartition(b"\r\n\r\n")[2])
 
