@@ -320,7 +320,7 @@ def _floors(measured: Measured) -> str:
         for connections in sorted({cell.connections for cell in measured.outcomes}):
             rate = measured.rate(Cell(way, "get", connections, "a constant"))
             rows.append(
-                [f"a constant from falcon on one gunicorn worker, {connections} at a time ({what})", _number(rate)]
+                [f"a constant from falcon on one worker of ours, {connections} at a time ({what})", _number(rate)]
             )
     return _table(["a second", ""], rows)
 

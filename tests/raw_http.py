@@ -70,7 +70,7 @@ async def read_message(reader: asyncio.StreamReader) -> Message:
 
 @dataclass
 class Client:
-    """One connection to a server on TCP."""
+    """One connection to a server."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -78,6 +78,22 @@ class Client:
     @classmethod
     async def to(cls, port: int) -> Self:
         return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    @classmethod
+    async def at(cls, place: int | Path) -> Self:
+        """Connect to a port, or to a unix socket."""
+        if isinstance(place, int):
+            return await cls.to(place)
+        return cls(*await asyncio.open_unix_connection(place))
+
+    async def rest(self) -> bytes:
+        """Return what still comes until the other end closes, or resets, the connection."""
+        told = b""
+        async with asyncio.timeout(DEADLINE):
+            with suppress(ConnectionError):
+                while piece := await self.reader.read(65536):
+                    told += piece
+        return told
 
     async def ask(self, request: bytes) -> Message:
         self.writer.write(request)

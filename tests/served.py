@@ -5,16 +5,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
 # What the processes ask of gunicorn; deploy.serving.server gives them the same.
 GUNICORN = """
+from deploy.serving.crowd import Crowd
 from deploy.serving.signals import lose_no_signal_in_a_fork, tell_systemd_when_serving
 
+crowd = Crowd()
 worker_class = "deploy.serving.workers.StrongroomWorker"
 graceful_timeout = 1
 control_socket_disable = True
@@ -24,42 +27,95 @@ loglevel = "debug"
 def on_starting(arbiter):
     tell_systemd_when_serving()
     lose_no_signal_in_a_fork()
+
+
+def child_exit(arbiter, worker):
+    crowd.leave(worker.age)
 """
 
 # What an application's module ends with: the names that a test sets otherwise stand in *limits*.
 SERVED = """
-from deploy.serving.crowd import Crowd
 from deploy.serving.limits import Limits
 from deploy.serving.workers import Served
+from gunicorn_conf import crowd
 
-served = Served(app, Limits({limits}), None, Crowd())
+served = Served(app, Limits({limits}), None, crowd)
 """
 
 
-@contextmanager
-def gunicorn(home: Path, application: str, *, listener: socket.socket, limits: str = "") -> Iterator[Path]:
-    """Serve *application*, the source text of a module that makes ``app``, a face; yield the path of the log.
+# The two applications as the product makes them.
+PROXY = """
+from pathlib import Path
+from http_proxy.app import create_app
+from models.secret import Secret
+from storage_service.config import ProxySettings
 
-    Connections wait in the listener until the worker runs, so nobody has to wait for it. *limits* are arguments for
+app = create_app(ProxySettings(
+    socket=Path({socket!r}), api_id="proxy", api_key=Secret({key!r}), connections={connections}, timeout={timeout},
+    authenticators=(("apikey", {{}}), ("basic", {{"filepath": {users!r}}})),
+))
+"""
+
+SERVICE = """
+from pathlib import Path
+from models.secret import Secret
+from storage_service.app import create_app
+from storage_service.config import ServiceSettings
+
+home = Path({home!r})
+app = create_app(ServiceSettings(
+    socket=home / "s", audit_log=home / "audit.log", root_key=home / "secrets.key", store=f"sqlite:{{home}}/store.db",
+    api_id="proxy", api_key=Secret({key!r}),
+))
+"""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A gunicorn that runs: its master, and where all of it logs."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    @property
+    def workers(self) -> set[int]:
+        """The processes that serve."""
+        pid = self.process.pid
+        return {int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+@contextmanager
+def gunicorn(
+    home: Path,
+    application: str,
+    *,
+    listener: socket.socket,
+    limits: str = "",
+    workers: int = 1,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
+    """Serve *application*, the source text of a module that makes ``app``, a face.
+
+    Connections wait in the listener until a worker runs, so nobody has to wait for it. *limits* are arguments for
     `Limits`, in Python.
     """
     name = f"app_{home.name.replace('-', '_')}"
     (home / f"{name}.py").write_text(application + SERVED.format(limits=limits))
     (home / "gunicorn_conf.py").write_text(
-        GUNICORN + f'bind = "fd://{listener.fileno()}"\nwsgi_app = "{name}:served"\n'
+        GUNICORN + f'bind = "fd://{listener.fileno()}"\nwsgi_app = "{name}:served"\nworkers = {workers}\n'
     )
     log = home / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", str(home / "gunicorn_conf.py")],
+            [sys.executable, "-m", "gunicorn", "-c", "python:gunicorn_conf"],
             cwd=home,
-            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{home}"},
+            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{home}"} | dict(environ or {}),
             pass_fds=[listener.fileno()],
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     try:
-        yield log
+        yield Running(process, log)
     finally:
         process.send_signal(signal.SIGINT)
         try:

@@ -73,7 +73,11 @@ class Server:
             connection.expire()
 
     async def drain(self) -> None:
-        """Close the connections on which nobody waits for an answer, and each of the others after its answer."""
+        """Close the connections on which nobody waits for an answer, and each of the others after its answer.
+
+        Who has only just come may have a request on its way, and would take the end for a refusal: who was never
+        answered has a moment to be heard in.
+        """
         self.ending = True
         for connection in list(self.connections):
             connection.drain()
@@ -102,6 +106,8 @@ class Connection(asyncio.Protocol):
         "_buffer",
         "_closing",
         "_exchange",
+        "_half_closed",
+        "_pending",
         "_reading",
         "_unheeded",
         "address",
@@ -131,6 +137,8 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None  # the one under way
         self._buffer = b""  # of a head that is not whole, or of a next request
         self._reading = True
+        self._pending = False  # what is in the buffer is about to be begun
+        self._half_closed = False  # the client sends no more
         self._closing = False  # it ends with the answer
         self._unheeded = 0  # bytes still read, unheeded, after a last answer
         server.connections.add(self)
@@ -153,15 +161,17 @@ class Connection(asyncio.Protocol):
             self._heed_not(len(data))
         elif self._exchange is not None and not self.reader.complete:
             self._receive_body(self._exchange, data)
-        elif self._exchange is not None or self.writable is not None:
+        elif self._exchange is not None or self.writable is not None or self._pending:
             self._keep_for_later(data)
         else:
             self._begin(self._buffer + data if self._buffer else data, len(self._buffer))
 
     def eof_received(self) -> bool:
         """Note that the client sends no more; it may still read (RFC 9112 sec. 9.6), if its request is whole."""
-        self._closing = True
-        return self._exchange is not None and self.reader.complete
+        self._half_closed = True
+        if self._unheeded:
+            return False
+        return self._pending or self.writable is not None or (self._exchange is not None and self.reader.complete)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything; what the face still does is answered to nobody."""
@@ -230,20 +240,23 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, data: bytes, seen: int) -> None:
         """Begin the request that *data* starts with, if its head is whole; *seen* bytes were looked through before."""
-        server = self.server
+        server, came = self.server, data
         try:
             if data[:2] == b"\r\n":  # one empty line before a request is forgiven (RFC 9112 sec. 2.2)
                 data, seen = data[2:], 0
             end = http1.find_head(data, seen)
             if not end:
+                if self._half_closed:
+                    self.abort()
+                    return
                 if not self._buffer:
                     self.deadline = self._in(server.limits.head)
-                self._buffer = data
+                self._buffer = came
                 return
             self._buffer = b""
             request = self.reader.head(data[:end])
         except Malformed as error:
-            self.refuse(error)
+            self.refuse(error, head_only=data.startswith(b"HEAD "))
             return
         server.ledger.work(self)
         self.deadline = math.inf
@@ -259,6 +272,9 @@ class Connection(asyncio.Protocol):
                 self._keep_for_later(data[end:])
         elif request.length:
             self.deadline = exchange.deadline()
+        if self._half_closed and not self.reader.complete:
+            self.abort()  # it will never be whole
+            return
         if request.path == b"*":  # asked of the server, not of a resource
             exchange.answer(204, ((b"allow", ALLOWED),))
         elif request.method == b"TRACE":  # nothing is reflected here: credentials would be
@@ -303,15 +319,18 @@ class Connection(asyncio.Protocol):
             self.deadline = math.inf if self.writable is None else self.deadline  # it is not the client that is slow
             self.transport.pause_reading()
 
-    def go_on_reading(self) -> None:
-        """Read from the socket again."""
-        if not self._reading and self.transport is not None:
-            self._reading = True
-            self.transport.resume_reading()
+    def go_on_reading(self) -> bool:
+        """Read from the socket again; return whether it had been left unread."""
+        if self._reading or self.transport is None:
+            return False
+        self._reading = True
+        self.transport.resume_reading()
+        return True
 
     def ends(self) -> bool:
         """Whether the connection ends with this answer: it was asked to, or the request's body is not whole."""
-        self._closing = self._closing or self.server.ending or not self.reader.complete
+        last = self._half_closed and not self._buffer
+        self._closing = self._closing or self.server.ending or not self.reader.complete or last
         return self._closing
 
     def finished(self) -> None:
@@ -322,7 +341,7 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return
-        if unread:
+        if unread or (self._closing and self._buffer):
             self._linger(transport)
         elif self._closing:
             self.deadline = self._in(self.server.limits.write)
@@ -332,12 +351,13 @@ class Connection(asyncio.Protocol):
 
     def _next(self, transport: asyncio.Transport) -> None:
         """Wait for the next request, or begin the one that is here already."""
-        if self._closing or self.server.ending:
+        if self._closing or self.server.ending or (self._half_closed and not self._buffer):
             transport.close()
             return
         self._wait_for_request(self.server.limits.idle)
         self.go_on_reading()
         if self._buffer:
+            self._pending = True
             self.server.loop.call_soon(self._begin_kept)
 
     def _wait_for_request(self, seconds: float) -> None:
@@ -345,12 +365,13 @@ class Connection(asyncio.Protocol):
         self.deadline = self._in(seconds)
 
     def _begin_kept(self) -> None:
+        self._pending = False
         if self._buffer and self._exchange is None and self.transport is not None:
             data, self._buffer = self._buffer, b""
             self._begin(data, 0)
 
-    def refuse(self, error: Malformed) -> None:
-        """Answer what is no request, or did not come, and close."""
+    def refuse(self, error: Malformed, *, head_only: bool = False) -> None:
+        """Answer what is no request, or did not come, and close; one that asked for a head alone gets no more."""
         self.server.ledger.work(self)
         exchange, transport = self._exchange, self.transport
         if transport is None:
@@ -359,7 +380,9 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         body = _problem(error.status, str(error))
-        transport.write(http1.write_head(error.status, _PROBLEM, len(body), self.server.date, close=True) + body)
+        head = http1.write_head(error.status, _PROBLEM, len(body), self.server.date, close=True)
+        head_only = head_only or (exchange is not None and exchange.head_only)
+        transport.write(head if head_only else head + body)
         self._let_go()
         self._linger(transport)
 
@@ -372,8 +395,13 @@ class Connection(asyncio.Protocol):
     def _linger(self, transport: asyncio.Transport) -> None:
         """Read on for a moment what nobody wants: closing with bytes unread would take the answer away again."""
         self._closing = True
-        self._unheeded = UNHEEDED
         self._buffer = b""
+        if self._half_closed:  # there is nothing more to read
+            self.deadline = self._in(self.server.limits.write)
+            transport.close()
+            return
+        self._unheeded = UNHEEDED
+        self.server.ledger.wait(self)  # it may make room for another
         self.deadline = self._in(self.server.limits.linger)
         if transport.can_write_eof():
             transport.write_eof()
@@ -394,12 +422,12 @@ class Exchange:
     __slots__ = (
         "_begun",
         "_connection",
-        "_head_only",
         "_left",
         "_more",
         "_pieces",
         "_received",
         "client",
+        "head_only",
         "held",
         "peer",
         "request",
@@ -420,8 +448,8 @@ class Exchange:
         self._begun = connection.server.now
         self._more: asyncio.Future[None] | None = None  # while the face waits for more of the body
         self._left = 0  # bytes of a streamed answer to come, or CHUNKED
-        self._head_only = request.method == b"HEAD"
-        if self._head_only:
+        self.head_only = request.method == b"HEAD"
+        if self.head_only:
             request.method = b"GET"  # which it is, but for the body of its answer (RFC 9110 sec. 9.3.2)
 
     def __repr__(self) -> str:
@@ -471,7 +499,7 @@ class Exchange:
             self.abandon()
             return
         head = http1.write_head(status, fields, len(body), connection.server.date, close=connection.ends())
-        if self._head_only or not body:
+        if self.head_only or not body:
             connection.transport.write(head)
         elif len(body) < _APART:
             connection.transport.write(head + body)
@@ -505,7 +533,7 @@ class Exchange:
             return
         if self._left != CHUNKED:
             self._left -= len(piece)
-        if not self._head_only:
+        if not self.head_only:
             framed = self._left == CHUNKED and self.request.minor
             connection.transport.write(http1.chunk(piece) if framed else piece)
         while connection.writable is not None:
@@ -521,7 +549,7 @@ class Exchange:
         if self._left > 0:
             self.abandon()
             return
-        if self._left == CHUNKED and self.request.minor and not self._head_only:
+        if self._left == CHUNKED and self.request.minor and not self.head_only:
             connection.transport.write(http1.LAST_CHUNK)
         self._over(connection)
 
@@ -554,7 +582,7 @@ class Exchange:
     def deadline(self) -> float:
         """Return when the body must be here to its end, at the least rate that is accepted."""
         connection = self._connection
-        if connection is None or connection.reader.complete:
+        if connection is None or connection.reader.complete or (self.request.expects and not self._received):
             return math.inf
         limits = connection.server.limits
         return self._begun + limits.body + 1 + self._received / limits.body_rate
@@ -586,15 +614,17 @@ class Exchange:
         connection = self._connection
         if connection is None or connection.transport is None:
             raise Gone("the client left before its request was whole")
+        server = connection.server
+        waited = connection.go_on_reading()
         if self.request.expects:
             self.request.expects = False
+            waited = True
             if not self._received:
                 connection.transport.write(http1.CONTINUE)
-        server = connection.server
-        self._begun = max(self._begun, server.now - self._received / server.limits.body_rate)
+        if waited:  # for us, which is not held against it
+            self._begun = max(self._begun, server.now - self._received / server.limits.body_rate)
         if connection.writable is None:
             connection.deadline = self.deadline()
-        connection.go_on_reading()
         self._more = server.loop.create_future()
         try:
             await self._more

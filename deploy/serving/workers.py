@@ -89,7 +89,7 @@ class StrongroomWorker(Worker):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, told.set)
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
-        ledger = Ledger(served.limits, functools.partial(served.crowd.tell, self.age))
+        ledger = Ledger(served.limits, functools.partial(self._tell, served.crowd, told))
         server = Server(served.application, ledger, served.limits, loop)
         ticker = asyncio.create_task(self._tick(server, told))
         try:
@@ -106,6 +106,11 @@ class StrongroomWorker(Worker):
             ticker.cancel()
         return 0
 
+    def _tell(self, crowd: Crowd, told: asyncio.Event, count: int) -> None:
+        """Tell the other workers the count, as long as anybody comes to this one."""
+        if not told.is_set():
+            crowd.tell(self.age, count)
+
     async def _accept(self, server: Server, served: Served, told: asyncio.Event) -> None:
         """Let connections in until told to end, and then let what is under way finish."""
         served.crowd.tell(self.age, 0)
@@ -116,8 +121,11 @@ class StrongroomWorker(Worker):
         if os.getppid() == self.ppid:
             os.kill(self.ppid, SERVING)
         await told.wait()
+        served.crowd.leave(self.age)
         for door in doors:
             door.close()
+        for listener in self.sockets:
+            listener.close()  # or the kernel would go on letting in who finds nobody here
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.cfg.graceful_timeout):
                 await server.drain()

@@ -261,7 +261,7 @@ class RequestReader(_Body):
             raise Malformed("the request target is not a path")
         request = Request(method, target, minor)
         self._read_fields(head)
-        request.fields = self.fields
+        request.fields, self.fields = self.fields, []  # nothing of a request stays here when it is over
         self._frame(request)
         if self.complete is not (request.length == 0):
             raise Malformed("the body's length can be read in two ways")  # an upgrade, say, that has a body
@@ -290,7 +290,7 @@ class RequestReader(_Body):
     def _frame(self, request: Request) -> None:
         """Find out how the body is framed, and how the connection goes on."""
         hosts = length = coded = 0
-        for name, value in self.fields:
+        for name, value in request.fields:
             if name == b"content-length":
                 request.length = length = int(value) if len(value) <= 15 else 10**15
             elif name == b"host":

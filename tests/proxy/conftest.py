@@ -13,37 +13,11 @@ import pytest
 
 from storage_service.client import AsyncStorageClient
 from tests.raw_http import ScriptedService
-from tests.served import gunicorn, tcp_listener, unix_listener
+from tests.served import PROXY, SERVICE, gunicorn, tcp_listener, unix_listener
 
 CONNECTIONS = 8
 TIMEOUT = 2.0  # seconds
 PASSWORD = "correct:horse:battery"
-
-APPLICATION = """
-from pathlib import Path
-from http_proxy.app import create_app
-from models.secret import Secret
-from storage_service.config import ProxySettings
-
-app = create_app(ProxySettings(
-    socket=Path({socket!r}), api_id="proxy", api_key=Secret({key!r}), connections={connections}, timeout={timeout},
-    authenticators=(("apikey", {{}}), ("basic", {{"filepath": {users!r}}})),
-))
-"""
-
-
-SERVICE = """
-from pathlib import Path
-from models.secret import Secret
-from storage_service.app import create_app
-from storage_service.config import ServiceSettings
-
-home = Path({home!r})
-app = create_app(ServiceSettings(
-    socket=home / "s", audit_log=home / "audit.log", root_key=home / "secrets.key", store=f"sqlite:{{home}}/store.db",
-    api_id="proxy", api_key=Secret({key!r}),
-))
-"""
 
 
 @dataclass(frozen=True)
@@ -78,11 +52,11 @@ def proxy(short_dir: Path, users_file: Path) -> Iterator[Proxy]:
     home = short_dir / "proxy"
     home.mkdir()
     socket = short_dir / "s"
-    text = APPLICATION.format(
+    text = PROXY.format(
         socket=str(socket), key="proxy-key", connections=CONNECTIONS, timeout=TIMEOUT, users=str(users_file)
     )
-    with tcp_listener() as listener, gunicorn(home, text, listener=listener) as log:
-        yield Proxy(listener.getsockname()[1], socket, log)
+    with tcp_listener() as listener, gunicorn(home, text, listener=listener) as running:
+        yield Proxy(listener.getsockname()[1], socket, running.log)
 
 
 @pytest.fixture
@@ -110,16 +84,16 @@ def platform_processes(short_dir: Path, users_file: Path) -> Iterator[tuple[Path
     (home / "key").write_text(key)
     front = short_dir / "front"
     front.mkdir()
-    application = APPLICATION.format(
+    application = PROXY.format(
         socket=str(home / "s"), key=key, connections=CONNECTIONS, timeout=10.0, users=str(users_file)
     )
     with (
         unix_listener(home / "s") as inner,
         tcp_listener() as outer,
         gunicorn(home, SERVICE.format(home=str(home), key=key), listener=inner),
-        gunicorn(front, application, listener=outer) as log,
+        gunicorn(front, application, listener=outer) as running,
     ):
-        yield home, outer.getsockname()[1], log
+        yield home, outer.getsockname()[1], running.log
 
 
 @pytest.fixture
