@@ -182,6 +182,10 @@ class Unavailable(ServiceError):
         self.fate = fate
 
 
+class Untrusted(Unavailable):
+    """Who listens where the service should cannot show that it is the service; the text says what to do."""
+
+
 class AuditUnavailable(ServiceError):
     """The audit log cannot be written, and what cannot be recorded is not done."""
 

@@ -23,15 +23,17 @@ class Heard:
 
 @dataclass(frozen=True)
 class Reply:
-    """Answer, and keep the connection."""
+    """Answer, and keep the connection. The answer goes by the id of its request unless it says another."""
 
     body: bytes = b"{}"
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
-    def bytes(self) -> bytes:
+    def bytes(self, request_id: str = "") -> bytes:
+        """Return it as it is sent."""
         lines = [f"HTTP/1.1 {self.status} -", f"Content-Length: {len(self.body)}"]
-        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        said = {"X-Request-ID": request_id} | self.headers
+        lines += [f"{name}: {value}" for name, value in said.items() if value]
         return "\r\n".join([*lines, "", ""]).encode() + self.body
 
 
@@ -125,19 +127,25 @@ class ScriptedService:
         if request is None:
             return False
         self.heard.append(request)
+        request_id = request.headers.get("x-request-id", "")
         match self._script.popleft() if self._script else Reply(status=599):
             case Reply() as reply:
-                connection.sendall(reply.bytes())
+                connection.sendall(reply.bytes(request_id))
                 return True
             case CloseWithinAnswer(status):
-                connection.sendall(f"HTTP/1.1 {status} -\r\nContent-Length: 10\r\n\r\nhalf".encode())
+                connection.sendall(head(status, 10, request_id) + b"half")
             case Silence():
                 connection.recv(1)
             case Drip():
-                connection.sendall(b"HTTP/1.1 200 -\r\nContent-Length: 1000000\r\n\r\n")
+                connection.sendall(head(200, 1_000_000, request_id))
                 for _ in range(1_000_000):
                     connection.sendall(b" ")
         return False
+
+
+def head(status: int, length: int, request_id: str) -> bytes:
+    """Return the head of an answer that says how long its body is."""
+    return f"HTTP/1.1 {status} -\r\nContent-Length: {length}\r\nX-Request-ID: {request_id}\r\n\r\n".encode()
 
 
 def _read(connection: socket.socket) -> Heard | None:
