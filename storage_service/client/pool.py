@@ -35,6 +35,7 @@ __all__ = ["CONNECT_TIMEOUT", "HIGH_WATER", "INLINE_BODY", "Connection", "Place"
 
 CONNECT_TIMEOUT: Final = 1.0  # seconds
 INLINE_BODY: Final = 64 * 1024  # bytes; an answer up to here is awaited whole, a longer one is streamed
+LONG: Final = 16 * 1024  # bytes of a request that a socket's buffer may have no room for
 HIGH_WATER: Final = 256 * 1024  # bytes of an answer waiting for its reader before the socket is no longer read
 
 _left_behind: list[asyncio.Transport] = []  # by forks: see `Connection.forget`
@@ -60,6 +61,7 @@ class Connection(asyncio.Protocol):
         "_in_head",
         "_keep",
         "_local",
+        "_long",
         "_loop",
         "_more",
         "_on_idle_loss",
@@ -100,6 +102,7 @@ class Connection(asyncio.Protocol):
         self._reading = True
         self._keep = True
         self._cut = False  # what was to be written failed at once
+        self._long = False  # the request may be longer than what the socket takes at once
         self.deadline = 0.0
         self.since = 0.0  # when, by the loop's clock, it was last used
         self.error: UpstreamError | None = None
@@ -161,6 +164,7 @@ class Connection(asyncio.Protocol):
             self._timer = None
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._expire)
+        self._long = len(request) > LONG
         self._transport.write(request)
         if not self._local:
             self._cut = self._transport.is_closing()
@@ -168,6 +172,7 @@ class Connection(asyncio.Protocol):
     async def write(self, data: bytes) -> None:
         """Send more of a request's body, as fast as the service takes it."""
         if self._transport is not None and self.error is None:
+            self._long = True
             self._transport.write(data)
             if self._writable is not None:
                 await self._writable
@@ -301,6 +306,8 @@ class Connection(asyncio.Protocol):
         self._buffer, self._in_head = b"", False
         self.status, self.fields, length, keep = answer
         self._keep = self._keep and keep
+        if self._long and self._transport is not None and self._transport.get_write_buffer_size():
+            self._keep = False  # it was answered early, and the rest of it may never be read
         self.body = b""
         self._held = 0
         if length:
