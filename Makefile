@@ -9,6 +9,7 @@ CUSTODIA := .venv-custodia/complete
 OPENBAO := .venv-openbao/complete
 CONVECTION := .venv-convection/complete
 ANSIBLE := .venv-ansible/complete
+ETCD3 := .venv-etcd3/complete
 
 .PHONY: help setup run check format test bench docs lock clean
 
@@ -30,7 +31,7 @@ format: $(VENV) ## format the code and mend what ruff can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-test: check $(CUSTODIA) $(OPENBAO) $(CONVECTION) $(ANSIBLE) test-tools ## check, and run every test against real parts: etcd, Custodia, OpenBao, Convection, Ansible, systemd
+test: check $(CUSTODIA) $(OPENBAO) $(CONVECTION) $(ANSIBLE) $(ETCD3) test-tools ## check, and run every test against real parts: etcd, Custodia, OpenBao, Convection, Ansible, systemd
 	.venv/bin/pytest $(ARGS)
 
 bench: $(VENV) $(CUSTODIA) $(OPENBAO) bench-tools ## measure against OpenBao and Custodia; ROUNDS=1 QUICK=1 for a fast look
@@ -48,6 +49,7 @@ lock: .venv/bin/pip-compile ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --output-file requirements/openbao.txt requirements/openbao.in
 	$(COMPILE) --output-file requirements/convection.txt requirements/convection.in
 	$(COMPILE) --output-file requirements/ansible.txt requirements/ansible.in
+	$(COMPILE) --output-file requirements/etcd3.txt requirements/etcd3.in
 
 COMPILE = CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options $(LOCK)
@@ -57,7 +59,7 @@ COMPILE = CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --gen
 	$(MAKE) setup
 
 clean: ## remove all that was made here, and nothing else
-	rm -rf .venv .venv-custodia .venv-openbao .venv-convection .venv-ansible .tools .run build *.egg-info
+	rm -rf .venv .venv-custodia .venv-openbao .venv-convection .venv-ansible .venv-etcd3 .tools .run build *.egg-info
 	rm -rf .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -75,6 +77,9 @@ $(CONVECTION): requirements/convection.txt
 
 $(ANSIBLE): requirements/ansible.txt
 	$(PYTHON) -m deploy.tools.make_venv $(@D) $<
+
+$(ETCD3): requirements/etcd3.txt requirements/build.txt
+	$(PYTHON) -m deploy.tools.make_venv $(@D) requirements/build.txt $<
 
 .PHONY: test-tools bench-tools
 test-tools:

@@ -7,9 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import aetcd
+import grpc
 
 from benchmarks.targets import SECRET
+from storage_service.backends.etcd.keyspace import put
+from storage_service.backends.etcd.messages_pb2 import RangeRequest, TxnRequest
+from storage_service.backends.etcd.methods import RANGE, TXN
 
 _VALUE = SECRET.encode()
 _KEYS = 1000
@@ -43,11 +46,11 @@ def etcd(address: str, seconds: float) -> dict[str, float]:
 
 
 async def _etcd(address: str, seconds: float) -> dict[str, float]:
-    host, _, port = address.partition(":")
-    async with aetcd.Client(host=host, port=int(port)) as client:
+    async with grpc.aio.insecure_channel(address) as channel:
+        transaction, look = TXN.on(channel), RANGE.on(channel)
         acts: dict[str, Callable[[int], Awaitable[object]]] = {
-            "put": lambda n: client.put(f"floor/h{n}".encode(), _VALUE),
-            "get": lambda n: client.get(f"floor/h{n}".encode()),
+            "put": lambda n: transaction(TxnRequest(success=[put(f"floor/h{n}".encode(), _VALUE)])),
+            "get": lambda n: look(RangeRequest(key=f"floor/h{n}".encode())),
         }
         return {f"{act} {at_once}": await _rate_of(acts[act], at_once, seconds) for act in acts for at_once in (1, 16)}
 

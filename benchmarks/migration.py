@@ -15,12 +15,13 @@ from pathlib import Path
 
 import grpc
 import uvloop
-from aetcd import rpc
 
 from benchmarks.targets import SECRET, Strongroom
 from models import Host, HostCreds, Secret
 from storage_service.backends import open_backend
 from storage_service.backends.base import MAX_BATCH, Put
+from storage_service.backends.etcd.messages_pb2 import PutRequest, RequestOp, TxnRequest
+from storage_service.backends.etcd.methods import TXN
 from storage_service.keyring.envelope import encrypt
 from storage_service.keyring.ring import DataKey
 
@@ -64,18 +65,18 @@ def as_lines(path: Path, hosts: int, first: int = 0) -> list[str]:
 def as_commissaire(address: str, prefix: str, hosts: int, first: int = 0) -> list[str]:
     """Put an estate of Commissaire's into the etcd at *address*, and return what names it on the command line."""
     with grpc.insecure_channel(address) as channel:
-        kv = rpc.KVStub(channel)
+        transaction = TXN.on(channel)
         for start in range(first, first + hosts, MAX_BATCH):
             puts = [
-                rpc.RequestOp(
-                    request_put=rpc.PutRequest(
+                RequestOp(
+                    request_put=PutRequest(
                         key=f"{prefix}/hosts/{_address(number)}".encode(),
                         value=json.dumps(_old_host(number)).encode(),
                     )
                 )
                 for number in range(start, min(start + MAX_BATCH, first + hosts))
             ]
-            kv.Txn(rpc.TxnRequest(success=puts))
+            transaction(TxnRequest(success=puts))
     return ["commissaire", f"etcd://{address}{prefix}"]
 
 

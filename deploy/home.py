@@ -37,6 +37,9 @@ TEMPLATE: Final = """\
 
 # Where the HTTP proxy listens.
 # listen = "127.0.0.1:8000"
+
+# With tls_certificate and tls_key the proxy speaks TLS of this version or a later one; "1.2" lets older clients in.
+tls_minimum = "1.3"
 """
 
 

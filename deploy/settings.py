@@ -78,6 +78,9 @@ class Keys(msgspec.Struct, kw_only=True):
     proxy_authenticators: _Tables = msgspec.field(default_factory=lambda: [{"name": "apikey"}])
     tls_certificate: _Text | None = None
     tls_key: _Text | None = None
+    tls_minimum: Annotated[str, msgspec.Meta(pattern=r"^1\.[23]$")] = "1.2"  # the file of a new home says 1.3
+    tls_client_certificates: Annotated[str, msgspec.Meta(pattern="^(off|optional|required)$")] = "off"
+    tls_client_ca: _Text | None = None
     connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0  # seconds
 
@@ -305,6 +308,7 @@ class _Resolver:
         certificate, key = self._optional_path("tls_certificate"), self._optional_path("tls_key")
         if (certificate is None) != (key is None):
             raise ConfigurationError("'tls_certificate' and 'tls_key' go together")
+        self._check_client_certificates()
         store = self._store("store", keys.store)
         workers = keys.workers
         if store.startswith("memory:") and "workers" not in self._stated:
@@ -346,6 +350,9 @@ class _Resolver:
             ),
             tls_certificate=certificate,
             tls_key=key,
+            tls_minimum=keys.tls_minimum,
+            tls_client_certificates=keys.tls_client_certificates,
+            tls_client_ca=self._optional_path("tls_client_ca"),
             connections=keys.connections,
             timeout=keys.timeout,
             debug=keys.debug,
@@ -394,6 +401,17 @@ class _Resolver:
     def _optional_path(self, key: str) -> Path | None:
         text = getattr(self._keys, key)
         return None if text is None else _below(self._home, text)
+
+    def _check_client_certificates(self) -> None:
+        """Refuse what would look as if clients were asked for certificates while they are not."""
+        keys = self._keys
+        asked = keys.tls_client_certificates != "off"
+        if asked and keys.tls_certificate is None:
+            raise self._error("tls_client_certificates", "needs TLS: say tls_certificate and tls_key")
+        if asked and keys.tls_client_ca is None:
+            raise self._error("tls_client_certificates", "needs 'tls_client_ca', the authority that signs them")
+        if keys.tls_client_ca is not None and "tls_client_certificates" not in self._stated:
+            raise self._error("tls_client_ca", 'asks nobody: say tls_client_certificates = "optional" or "required"')
 
     def _octal(self, key: str, text: str) -> int:
         if re.fullmatch(r"(0o)?[0-7]{3,4}", text) is None or int(text, 8) > 0o777:

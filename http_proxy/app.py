@@ -6,7 +6,7 @@ request ──▶ AuthenticationManager ──▶ /api/v0/secrets…   Forwarder
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import falcon.asgi
@@ -14,7 +14,7 @@ import msgspec
 
 from http_proxy import authn, errors
 from http_proxy.authn.base import Identity
-from http_proxy.errors import FalconApp, Request, Response
+from http_proxy.errors import FalconApp, Request, Response, answer_problem
 from http_proxy.forward import Forwarder
 from http_proxy.middleware import AuthenticationManager
 from http_proxy.openapi import DOCUMENT
@@ -24,7 +24,7 @@ from http_proxy.resources.base import Storage, respond
 from storage_service import wire
 from storage_service.client.pool import Place, Pool, UpstreamError
 from storage_service.config import ProxySettings
-from storage_service.errors import Unavailable
+from storage_service.errors import TooLarge, Unavailable
 from storage_service.wire.http1 import Exchange
 
 READY_TIMEOUT: Final = 2.0  # seconds for the service to say that it can work
@@ -36,8 +36,8 @@ _BELOW_SECRETS: Final = wire.PROXIED_SECRETS_PATH + "/"
 class ProxyApp:
     """The proxy as the connection's face. Nothing is opened before the first request needs it."""
 
-    def __init__(self, settings: ProxySettings) -> None:
-        """Take the settings.
+    def __init__(self, settings: ProxySettings, notes: Callable[[], Sequence[str]] = tuple) -> None:
+        """Take the settings, and what gives the warnings that readiness tells, which everybody can read.
 
         Raises:
             ConfigurationError: an authenticator, or a self-authenticated path, that cannot be.
@@ -45,7 +45,7 @@ class ProxyApp:
         self._pool = Pool(Place(str(settings.socket)), settings.connections)
         self._storage = Storage(settings)
         self._forward = Forwarder(self._pool, timeout=settings.timeout, connections=settings.connections)
-        self._rest = _falcon_app(self._pool, self._storage)
+        self._rest = _falcon_app(self._pool, self._storage, notes)
         authenticators = authn.make(settings.authenticators, self._pool)
         self._door = AuthenticationManager(self._behind, authenticators, settings.self_auths)
 
@@ -64,27 +64,35 @@ class ProxyApp:
     def _behind(self, exchange: Exchange, path: str, identity: Identity | None) -> Coroutine[Any, Any, None] | None:
         if path.startswith(_BELOW_SECRETS) or path == wire.PROXIED_SECRETS_PATH:
             return self._forward(exchange, path)
-        request_id = request_id_of(exchange.request.fields).decode("ascii")
+        known = request_id_of(exchange.request.fields)
+        if exchange.request.length > wire.MAX_BODY:  # here: falcon awaits the beginning of a body first
+            answer_problem(exchange, TooLarge("the body is longer than it may be"), known)
+            return None
+        request_id = known.decode("ascii")
         sender = forwarded(exchange.client, exchange.scheme)
         return exchange.asgi(self._rest, request_id=request_id, identity=identity, forwarded=sender)
 
 
-def create_app(settings: ProxySettings) -> ProxyApp:
+def create_app(settings: ProxySettings, notes: Callable[[], Sequence[str]] = tuple) -> ProxyApp:
     """Return the proxy. Nothing is opened, and no environment is read.
+
+    Args:
+        settings: all that it is told.
+        notes: gives what readiness is to warn of at that moment; everybody can read it.
 
     Raises:
         ConfigurationError: an authenticator, or a self-authenticated path, that cannot be.
     """
-    return ProxyApp(settings)
+    return ProxyApp(settings, notes)
 
 
-def _falcon_app(pool: Pool, storage: Storage) -> FalconApp:
+def _falcon_app(pool: Pool, storage: Storage, notes: Callable[[], Sequence[str]] = tuple) -> FalconApp:
     app: FalconApp = falcon.asgi.App()
     app.add_middleware(_RequestId())
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
     app.add_route("/livez", Alive())
-    app.add_route("/readyz", Ready(pool))
+    app.add_route("/readyz", Ready(pool, notes))
     app.add_route("/openapi.json", Description())
     add_routes(app, storage)
     return app
@@ -99,10 +107,11 @@ class Alive:
 
 
 class Ready:
-    """Whether requests would be answered: the service is asked the same."""
+    """Whether requests would be answered: the service is asked the same. What should be seen to is told beside it."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, notes: Callable[[], Sequence[str]]) -> None:
         self._pool = pool
+        self._notes = notes
 
     async def on_get(self, _: Request, resp: Response) -> None:
         """Say that they would, or 503."""
@@ -112,7 +121,8 @@ class Ready:
             raise Unavailable("the service does not answer") from exc
         if status != 200:
             raise wire.error_of(status, body)
-        respond(resp, {"status": "ready"})
+        warnings = list(self._notes())
+        respond(resp, {"status": "ready"} | ({"warnings": warnings} if warnings else {}))
 
 
 class Description:

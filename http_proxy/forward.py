@@ -14,7 +14,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from http_proxy.request import REQUEST_ID, forwarded, request_id
+from http_proxy.request import REQUEST_ID, forwarded, request_id, request_id_of
 from storage_service import wire
 from storage_service.client.pool import Connection, Pool, UpstreamError
 from storage_service.errors import Fate, NotImplementedHere, ServiceError, TooLarge, Unavailable
@@ -78,6 +78,7 @@ class Forwarder:
         way = _Way(exchange, asyncio.get_running_loop().time() + self._timeout)
         request = exchange.request
         if request.method not in _METHODS:
+            way.request_id = request_id_of(request.fields)
             way.refuse(NotImplementedHere("no such method"))
             return None
         way.head = self._head(exchange, path, way)
@@ -283,7 +284,7 @@ class _Way:
 
     def refuse(self, error: ServiceError) -> None:
         """Answer what is not forwarded, or came to nothing."""
-        self.exchange.answer(*wire.problem_answer(error, self.request_id.decode("ascii") or "-"))
+        self.exchange.answer(*wire.problem_answer(error, self.request_id.decode("ascii")))
 
     def fail(self, error: UpstreamError) -> None:
         """Answer that there is no answer, and what is known of the request's fate."""

@@ -136,9 +136,13 @@ _PUT_HOST: Final = _operation(
     _ref("schemas", "NewHost"),
 )
 
+_READY: Final = _object("status", status={"const": "ready"}, warnings=_TEXTS)
+
 PATHS: Final[dict[str, _Json]] = {
     "/livez": _at(get=_operation("Whether the proxy runs", {200: _answer("It does.")}, **_OPEN)),
-    "/readyz": _at(get=_operation("Whether requests would be answered", {200: _answer("They would.")}, **_OPEN)),
+    "/readyz": _at(
+        get=_operation("Whether requests would be answered", {200: _answer("They would.", _READY)}, **_OPEN)
+    ),
     "/openapi.json": _at(get=_operation("This document", {200: _answer("It.", {"type": "object"})}, **_OPEN)),
     "/api/v0/": _at(
         get=_operation(

@@ -402,7 +402,8 @@ def _show(value: object) -> str:
 
 def _decode(model: str, text: bytes) -> object:
     try:
-        return strict_json.decode(text)
+        # A record that lies somewhere must stay readable; how much it may hold is asked where it comes in.
+        return strict_json.decode(text, most=len(text))
     except strict_json.MalformedJSON as error:
         reason = str(error)
     # Raised out here: the parser's error, which holds the whole document, is not to hang on this one.

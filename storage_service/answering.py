@@ -1,6 +1,7 @@
 """What every resource does with a request: see who asks, read what is said, and answer it."""
 
-from typing import TypeVar
+import asyncio
+from typing import Any, Final, Self, TypeVar
 
 import falcon.asgi
 import msgspec
@@ -8,12 +9,15 @@ import msgspec
 from models import strict_json
 from storage_service import wire
 from storage_service.errors import Invalid, TooLarge
+from storage_service.large_answers import Turn
 from storage_service.service import Caller
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 Request = falcon.asgi.Request
 Response = falcon.asgi.Response
+
+PIECE: Final = 64 * 1024  # bytes of an answer that are sent at once
 
 
 def caller(req: Request) -> Caller:
@@ -22,32 +26,45 @@ def caller(req: Request) -> Caller:
     return known
 
 
-async def body(req: Request, of: type[T]) -> T:
-    """Return the request's body as an *of*.
+async def body(req: Request, of: type[T], limit: int) -> T:
+    """Return the request's body, of at most *limit* bytes, as an *of*.
 
     Raises:
-        TooLarge: it is over `wire.MAX_BODY`.
+        TooLarge: it is over *limit*.
         Invalid: it is no such thing; nothing of it is repeated.
     """
-    text = await content(req)
+    said = await decoded(await content(req, limit))
     try:
-        return msgspec.convert(strict_json.decode(text), of)
-    except strict_json.MalformedJSON as error:
-        raise Invalid(str(error)) from None
+        return msgspec.convert(said, of)
     except msgspec.ValidationError:
         raise not_a(of) from None
 
 
-async def content(req: Request) -> bytes:
-    """Return the request's body as it was sent.
+async def decoded(text: bytes, most: int = strict_json.MAX_STRUCTURE) -> Any:
+    """Return the value of the JSON *text* with at most *most* in it; others get their turn meanwhile if it takes long.
 
     Raises:
-        TooLarge: it is over `wire.MAX_BODY`.
+        Invalid: it is no such thing; nothing of it is repeated.
     """
-    if req.content_length is not None and req.content_length > wire.MAX_BODY:
+    try:
+        if most > strict_json.MAX_STRUCTURE < strict_json.structure(text):
+            return await asyncio.to_thread(strict_json.decode, text, most)
+        return strict_json.decode(text, most)
+    except strict_json.MalformedJSON as error:
+        reason = str(error)
+    raise Invalid(reason)  # after the handler: what was caught may hold the body in its frames
+
+
+async def content(req: Request, limit: int) -> bytes:
+    """Return the request's body as it was sent; one that says it is over *limit* is not read.
+
+    Raises:
+        TooLarge: it is over *limit*.
+    """
+    if req.content_length is not None and req.content_length > limit:
         raise TooLarge("the body is over its limit")
-    sent: bytes = await req.stream.read(wire.MAX_BODY + 1)
-    if len(sent) > wire.MAX_BODY:
+    sent: bytes = await req.stream.read(limit + 1)
+    if len(sent) > limit:
         raise TooLarge("the body is over its limit")
     return sent
 
@@ -57,10 +74,45 @@ def not_a(of: type[msgspec.Struct]) -> Invalid:
     return Invalid(f"the body is not a {of.__name__}: see docs/http-api.md")
 
 
-def answer(req: Request, resp: Response, said: object) -> None:
-    """Answer *said* as JSON, or nothing for None; it is not to be stored on its way."""
+def answer(req: Request, resp: Response, said: object, turn: Turn | None = None) -> None:
+    """Answer *said* as JSON, or nothing for None; it is not to be stored on its way.
+
+    The *turn* that a large answer was made in ends when it was handed over.
+    """
     resp.set_header("Cache-Control", "no-store")
     resp.set_header(wire.REQUEST_ID_HEADER, caller(req).request_id)
-    if said is not None:
-        resp.content_type = wire.JSON
-        resp.data = msgspec.json.encode(said)
+    if said is None:
+        return
+    resp.content_type = wire.JSON
+    text = msgspec.json.encode(said)
+    if turn is None:
+        resp.data = text
+    else:
+        resp.content_length = len(text)
+        resp.stream = _Pieces(text, turn)
+
+
+class _Pieces:
+    """An answer, piece by piece, each when the one before it was handed over; with the last, its turn ends."""
+
+    def __init__(self, text: bytes, turn: Turn) -> None:
+        self._text = text
+        self._at = 0
+        self._turn = turn
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = self._text[self._at : self._at + PIECE]
+        if not piece:
+            raise StopAsyncIteration
+        self._at += PIECE
+        return piece
+
+    async def close(self) -> None:
+        """End the turn; falcon calls this whatever became of the answer, once it has begun."""
+        self._turn.end()
+
+    def __del__(self) -> None:
+        self._turn.end()  # of one whose client left before it began

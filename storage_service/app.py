@@ -25,6 +25,7 @@ from storage_service.errors import (
     NotAuthenticated,
     NotFound,
     ServiceError,
+    TooLarge,
 )
 from storage_service.read_through import OldPlace
 from storage_service.service import Caller
@@ -83,7 +84,11 @@ class StorageApp:
         request = exchange.request
         request_id = "-"
         try:
-            fields = head.read(request.fields, parts.head_fields)
+            try:
+                fields = head.read(request.fields, parts.head_fields)
+            except Invalid:
+                request_id = head.request_id_of(request.fields)  # a proxy takes no answer that goes by another
+                raise
             request_id = fields.request_id or "-"
             path = read_path(request.path)
             check_query(request.query)
@@ -99,6 +104,8 @@ class StorageApp:
             caller = Caller(principal, request_id, peer, fields.on_behalf_of)
             if path.startswith(_BELOW_SECRETS) or path == SECRETS_PATH:
                 await self._secrets(exchange, path=path, caller=caller, head=fields)
+            elif request.length > wire.MAX_BODY:
+                raise TooLarge("the body is over its limit")  # here: falcon awaits the beginning of a body first
             else:
                 await exchange.asgi(self._rest, caller=caller)
         except ServiceError as error:

@@ -51,10 +51,11 @@ class AuditLog:
         self._encode = msgspec.json.Encoder().encode
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writing: list[tuple[bytes, asyncio.Future[None]]] | None = None
-        self._groups: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
+        self._groups: queue.SimpleQueue[tuple[bytes, bool] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._crowded = False
         self._descriptor = -1
+        self._place: tuple[int, int] | None = None  # device and inode of the file that is open
         self._torn = False  # the last write stopped inside a line
 
     def open(self) -> None:
@@ -114,7 +115,8 @@ class AuditLog:
         self._waiting = []
         self._crowded = len(group) > 1
         self._timer = self._loop.call_later(DEADLINE, self._expire, group)
-        self._groups.put([line for line, _ in group])
+        # The thread has to win the interpreter for each call it makes, so all but the write itself is done here.
+        self._groups.put((b"".join([line for line, _ in group]), self._replaced()))
 
     def _end_group(self, error: OSError | None) -> None:
         self._timer.cancel()
@@ -139,13 +141,21 @@ class AuditLog:
         self._waiting.clear()
         self._timer = self._loop.call_later(DEADLINE, self._expire, group)
 
+    def _replaced(self) -> bool:
+        """Whether another file, or none, has the path now: a look into the kernel's memory, not at the disk."""
+        try:
+            named = self._path.stat()
+        except OSError:
+            return True
+        return (named.st_dev, named.st_ino) != self._place
+
     # What follows runs on the writer thread alone.
 
     def _write_groups(self) -> None:
-        while (lines := self._groups.get()) is not None:
+        while (group := self._groups.get()) is not None:
             error: OSError | None = None
             try:
-                self._write(b"".join(lines))
+                self._write(*group)
             except OSError as caught:
                 error = caught
             try:
@@ -153,8 +163,8 @@ class AuditLog:
             except RuntimeError:
                 return  # the loop is closed: nobody waits any more
 
-    def _write(self, data: bytes) -> None:
-        if self._replaced():
+    def _write(self, data: bytes, replaced: bool) -> None:
+        if replaced:
             replacement = self._open()
             os.close(self._descriptor)
             self._descriptor = replacement
@@ -164,23 +174,16 @@ class AuditLog:
         if written < len(data):
             self._torn = True
             os.write(self._descriptor, data[written:])  # raises with the reason the first one stopped
-        os.fdatasync(self._descriptor)
         self._torn = False
 
-    def _replaced(self) -> bool:
-        try:
-            named = self._path.stat()
-        except FileNotFoundError:
-            return True
-        held = os.fstat(self._descriptor)
-        return (held.st_dev, held.st_ino) != (named.st_dev, named.st_ino)
-
     def _open(self) -> int:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        size = os.fstat(descriptor).st_size
-        if size:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_DSYNC  # a write returns when it is on disk
+        descriptor = os.open(self._path, flags, 0o600)
+        found = os.fstat(descriptor)
+        self._place = found.st_dev, found.st_ino
+        if found.st_size:
             with self._path.open("rb") as written:
-                written.seek(size - 1)
+                written.seek(found.st_size - 1)
                 self._torn = written.read(1) != b"\n"
         else:
             self._torn = False

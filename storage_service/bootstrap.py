@@ -25,6 +25,7 @@ from storage_service.keyring.machine_documents import documents_in
 from storage_service.keyring.page import Page
 from storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
 from storage_service.keyring.upgrade import upgrade
+from storage_service.large_answers import LargeAnswers
 from storage_service.overlay import EncryptedBackend
 from storage_service.read_through import OldPlace, OldPlaces, ReadThroughBackend
 from storage_service.routing import build as build_routing
@@ -42,7 +43,7 @@ class Parts:
 
     service: Service
     authenticators: tuple[Authenticator, ...]
-    head_fields: dict[bytes, str]
+    head_fields: head.Table
     store: Backend
     scheme: str
     keeper: Keeper
@@ -116,12 +117,14 @@ async def build(
             stack.push_async_callback(backend.close)
             await backend.open()
         deciders = (Reach(), *map(_decider, settings.authorizers))
+        large_answers = LargeAnswers()
         service = Service(
             secrets=secrets,
             routing=routing,
             keys=keys,
             deciders=deciders,
             audit=audit,
+            large_answers=large_answers,
         )
         return Parts(
             service=service,
@@ -132,7 +135,7 @@ async def build(
             keeper=keeper,
             key_service=KeyService(service, store, keeper, file, documents, machine=machine),
             # Of the store alone: who moves an estate must see what has moved.
-            sealed_service=SealedService(encrypted, keys, Door((WholeReach(), *deciders), audit)),
+            sealed_service=SealedService(encrypted, keys, Door((WholeReach(), *deciders), audit), large_answers),
             old=old,
             closing=stack.pop_all(),
         )
@@ -165,14 +168,12 @@ def _decider(settings: AuthorizerSettings) -> Decider:
     )
 
 
-def _head_fields(authenticators: tuple[AuthenticatorSettings, ...]) -> dict[bytes, str]:
+def _head_fields(authenticators: tuple[AuthenticatorSettings, ...]) -> head.Table:
     options: Mapping[str, str] = {}
     for settings in authenticators:
         if settings.handler == "SimpleAuthKeys":
             options = settings.options
-    return head.fields_with(
-        options.get("id_header", "CUSTODIA_AUTH_ID"), options.get("key_header", "CUSTODIA_AUTH_KEY")
-    )
+    return head.table_with(options.get("id_header", "CUSTODIA_AUTH_ID"), options.get("key_header", "CUSTODIA_AUTH_KEY"))
 
 
 def _user_id(name: str) -> int:

@@ -44,7 +44,7 @@ class ClientFile:
                 text = file.read(MAX_FILE)
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-        if mode & 0o077 and not _is_credential(path):
+        if mode & 0o077 and not is_credential(path):
             raise ConfigurationError(
                 f"{path}: others than its owner can read this API key; run: chmod 600 {path}"
                 " - and replace the key if they may have read it"
@@ -74,6 +74,7 @@ class _Fields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     api_key: str
 
 
-def _is_credential(path: Path) -> bool:
+def is_credential(path: Path) -> bool:
+    """Whether systemd handed *path* over as a credential of this process' unit."""
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     return directory is not None and path.is_relative_to(directory)

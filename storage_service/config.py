@@ -77,6 +77,9 @@ class ProxySettings:
     authenticators: tuple[tuple[str, Mapping[str, str]], ...] = (("apikey", {}),)  # (name in the table, options)
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    tls_minimum: str = "1.2"  # "1.2" | "1.3"
+    tls_client_certificates: str = "off"  # "off" | "optional" | "required"
+    tls_client_ca: Path | None = None  # who signs the certificates of clients
     connections: int = 64  # kept open to the socket, at most
     timeout: float = 10.0  # seconds for one forwarded request, from its first byte to the answer's last
     debug: bool = False

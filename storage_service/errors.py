@@ -173,13 +173,17 @@ class Fate(StrEnum):
 
 
 class Unavailable(ServiceError):
-    """The store, or the service itself, does not answer; *fate* says what became of a write."""
+    """The store, or the service itself, does not answer; *fate* says what became of a write.
+
+    *retry_after* is in seconds, where it is known when asking again may help.
+    """
 
     code = "unavailable"
 
-    def __init__(self, reason: str, fate: Fate = Fate.NOT_APPLIED) -> None:
+    def __init__(self, reason: str, fate: Fate = Fate.NOT_APPLIED, retry_after: float | None = None) -> None:
         super().__init__(reason)
         self.fate = fate
+        self.retry_after = retry_after
 
 
 class Untrusted(Unavailable):

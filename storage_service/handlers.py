@@ -32,6 +32,7 @@ from storage_service.backends.base import (
     not_applied,
 )
 from storage_service.errors import Changed, Exists, Fate, Internal, Invalid, NotFound, TooLarge, Unavailable
+from storage_service.turns import Turns
 from storage_service.wire import MAX_SECRET
 
 M = TypeVar("M", bound=Model)
@@ -121,15 +122,18 @@ class Handler:
         revisions = await _in_batches(writes, self._fitting, self._write)
         return [Stored(record, revision) for record, revision in zip(records, revisions, strict=True)]
 
-    async def get_many(self, model: type[M], keys: Sequence[str]) -> Sequence[Stored[M] | None]:
+    async def get_many(
+        self, model: type[M], keys: Sequence[str], limit: int | None = None
+    ) -> Sequence[Stored[M] | None]:
         """Return for each of *keys* its record, or None where there is none; up to `MAX_PAGE` are as of one moment.
 
         Raises:
             Invalid: a key is not one.
+            TooLarge: as stored, of each `MAX_PAGE` they are more than *limit* bytes together; none was read.
             BadRecord: what is stored is no valid record.
         """
         wanted = self._names(model, keys)
-        found = await self._read(model, wanted)
+        found = await self._read(model, wanted, limit)
         return [found.get(name) for name in wanted]
 
     async def delete_many(
@@ -176,7 +180,9 @@ class Handler:
 
     # All
 
-    async def list(self, model: type[M], after: str | None = None, limit: int = MAX_PAGE) -> RecordPage[M]:
+    async def list(
+        self, model: type[M], after: str | None = None, limit: int = MAX_PAGE, size: int | None = None
+    ) -> RecordPage[M]:
         """Return a page of the records of *model*, in the byte order of their keys.
 
         Each record is as it was when its page was read; what comes or goes meanwhile may be missed.
@@ -185,18 +191,26 @@ class Handler:
             model: what the records are.
             after: the key after which the page begins.
             limit: records in the page, 1 to `MAX_PAGE`.
+            size: bytes that they may have together as stored; there are fewer of them in the page then.
 
         Raises:
             Invalid: *after* is no key, or *limit* out of bounds.
             BadRecord: what is stored is no valid record.
+            TooLarge: not even the first is within *size*.
         """
         position = self._position(model, after, limit)
         found: list[Stored[M]] = []
         while True:
             page = await self._backend.list(model.prefix(), position, limit - len(found))
-            found += (await self._read(model, _records_among(page.names, model))).values()
+            records = _records_among(page.names, model)
+            fitting, read = await self._read_some(model, records, size)
+            found += read.values()
+            if fitting < len(records):
+                return RecordPage(tuple(found), more=True)
             if not page.more or len(found) == limit:
                 return RecordPage(tuple(found), page.more)
+            if size is not None and found:
+                return RecordPage(tuple(found), more=True)  # of what comes now, nobody has looked how much it is
             position = page.names[-1]
 
     async def keys(self, model: type[Model], after: str | None = None, limit: int = MAX_PAGE) -> KeyPage:
@@ -253,14 +267,35 @@ class Handler:
             raise BadRecord(name, model.__name__, [Fault(model.primary_key, "is not the one of its name")])
         return Stored(record, entry.revision)
 
-    async def _read(self, model: type[M], wanted: Sequence[str]) -> Mapping[str, Stored[M]]:
+    async def _read(self, model: type[M], wanted: Sequence[str], limit: int | None = None) -> Mapping[str, Stored[M]]:
         found: dict[str, Stored[M]] = {}
         distinct = list(dict.fromkeys(wanted))
+        turns = Turns()
         for start in range(0, len(distinct), MAX_PAGE):
             page = distinct[start : start + MAX_PAGE]
-            entries = await self._backend.get_many(page)
-            found |= {name: self._decode(model, name, entries[name]) for name in page if name in entries}
+            entries = await self._backend.get_many(page, limit=limit)
+            for name in page:
+                if name in entries:
+                    found[name] = self._decode(model, name, entries[name])
+                    await turns.take()
         return found
+
+    async def _read_some(
+        self, model: type[M], wanted: Sequence[str], limit: int | None
+    ) -> tuple[int, Mapping[str, Stored[M]]]:
+        """Return how many of *wanted*, from the first on, have *limit* bytes together, half as many at worst, and them.
+
+        Raises:
+            TooLarge: not even the first has.
+        """
+        some = len(wanted)
+        while True:
+            try:
+                return some, await self._read(model, wanted[:some], limit)
+            except TooLarge:
+                if some < 2:
+                    raise
+                some //= 2
 
     def _containers(self, writes: Sequence[Put]) -> Sequence[str]:
         """Return the containers that must be there when *writes* are: secrets have them, plain records do not."""

@@ -2,88 +2,81 @@
 
 import os
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from storage_service import wire
 from storage_service.errors import Invalid
 
-# header name -> attribute of Head; the spellings of one credential share an attribute
-_FIELDS: Final[dict[bytes, str]] = {
-    b"accept": "accept",
-    b"content-type": "content_type",
-    b"content-length": "content_length",
-    b"if-match": "if_match",
-    b"if-none-match": "if_none_match",
-    wire.REQUEST_ID_HEADER.lower().encode(): "request_id",
-    wire.FORWARDED_HEADER.lower().encode(): "forwarded",
-    wire.ON_BEHALF_HEADER.lower().encode(): "on_behalf_of",
-    **dict.fromkeys(wire.AUTH_ID_HEADERS, "auth_id"),
-    **dict.fromkeys(wire.AUTH_KEY_HEADERS, "auth_key"),
-}
 
-
-class Head:
+class Head(NamedTuple):
     """The header fields that mean something here; the credentials stay out of the repr."""
 
-    __slots__ = (
-        "accept",
-        "auth_id",
-        "auth_key",
-        "content_length",
-        "content_type",
-        "forwarded",
-        "if_match",
-        "if_none_match",
-        "on_behalf_of",
-        "request_id",
-    )
-
-    accept: str | None
-    auth_id: str | None
-    auth_key: str | None
-    content_length: str | None
-    content_type: str | None
-    forwarded: str | None
-    if_match: str | None
-    if_none_match: str | None
-    on_behalf_of: str | None
-    request_id: str | None
-
-    def __init__(self) -> None:
-        self.accept = self.content_type = self.content_length = None
-        self.if_match = self.if_none_match = None
-        self.request_id = self.forwarded = self.on_behalf_of = None
-        self.auth_id = self.auth_key = None
+    request_id: str | None = None
+    auth_id: str | None = None
+    auth_key: str | None = None
+    accept: str | None = None
+    content_type: str | None = None
+    if_match: str | None = None
+    if_none_match: str | None = None
+    forwarded: str | None = None
+    on_behalf_of: str | None = None
 
     def __repr__(self) -> str:
         return f"<Head of request {self.request_id}>"
 
 
-def read(headers: Iterable[tuple[bytes, bytes]], fields: dict[bytes, str] = _FIELDS) -> Head:
-    """Return the head that *headers* (names in lower case, as ASGI gives them) make.
+Table = dict[bytes, int]  # header name -> place in `Head`; the spellings of one credential share a place
+
+_REQUEST_ID: Final = wire.REQUEST_ID_HEADER.lower().encode()
+_PLACES: Final = {name: place for place, name in enumerate(Head._fields)}
+_NOTHING: Final[tuple[str | None, ...]] = (None,) * len(_PLACES)
+_TABLE: Final[Table] = {
+    _REQUEST_ID: _PLACES["request_id"],
+    b"accept": _PLACES["accept"],
+    b"content-type": _PLACES["content_type"],
+    b"if-match": _PLACES["if_match"],
+    b"if-none-match": _PLACES["if_none_match"],
+    wire.FORWARDED_HEADER.lower().encode(): _PLACES["forwarded"],
+    wire.ON_BEHALF_HEADER.lower().encode(): _PLACES["on_behalf_of"],
+    **dict.fromkeys(wire.AUTH_ID_HEADERS, _PLACES["auth_id"]),
+    **dict.fromkeys(wire.AUTH_KEY_HEADERS, _PLACES["auth_key"]),
+}
+
+
+def read(headers: Iterable[tuple[bytes, bytes]], table: Table = _TABLE) -> Head:
+    """Return the head that *headers* (names in lower case) make.
 
     A request id that is not well-formed is replaced by a new one.
 
     Raises:
         Invalid: a field stands twice, in one spelling or in two.
     """
-    head = Head()
+    values = list(_NOTHING)
     for name, value in headers:
-        attribute = fields.get(name)
-        if attribute is None:
-            continue
-        if getattr(head, attribute) is not None:
-            raise Invalid("a header field stands twice, or in two spellings")
-        setattr(head, attribute, value.decode("latin-1"))
-    if head.request_id is None or wire.REQUEST_ID.fullmatch(head.request_id) is None:
-        head.request_id = os.urandom(12).hex()
-    return head
+        place = table.get(name)
+        if place is not None:
+            if values[place] is not None:
+                raise Invalid("a header field stands twice, or in two spellings")
+            values[place] = value.decode("latin-1")
+    given = values[0]
+    if given is None or wire.REQUEST_ID.fullmatch(given) is None:
+        values[0] = os.urandom(12).hex()
+    return Head(*values)
 
 
-def fields_with(id_header: str, key_header: str) -> dict[bytes, str]:
-    """Return the header table with the names that a configuration gives the two credentials added to it."""
-    table = dict(_FIELDS)
-    for header, attribute in ((id_header, "auth_id"), (key_header, "auth_key")):
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the id of a request whose head is refused: its own where that is well-formed, else a new one."""
+    for name, value in headers:
+        if name == _REQUEST_ID and wire.REQUEST_ID.fullmatch(given := value.decode("latin-1")) is not None:
+            return given
+    return os.urandom(12).hex()
+
+
+def table_with(id_header: str, key_header: str) -> Table:
+    """Return the table with the names that a configuration gives the two credentials added to it."""
+    table = dict(_TABLE)
+    for header, field in ((id_header, "auth_id"), (key_header, "auth_key")):
         name = header.lower().encode()
-        table[name] = table[name.replace(b"_", b"-")] = table[name.replace(b"-", b"_")] = attribute
+        for spelling in (name, name.replace(b"_", b"-"), name.replace(b"-", b"_")):
+            table[spelling] = _PLACES[field]
     return table

@@ -3,13 +3,15 @@
 The proxy forwards none of it.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import falcon
 import falcon.asgi
+import msgspec
 
 from storage_service import wire
 from storage_service.answering import Request, Response, answer, body, caller
+from storage_service.authz.base import Action
 from storage_service.key_service import KeyService
 from storage_service.keyring_wire import (
     KEYRING_PATH,
@@ -25,6 +27,8 @@ from storage_service.keyring_wire import (
     Scanning,
     Typed,
 )
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 def add_routes(app: falcon.asgi.App[Any, Any], keys: KeyService) -> None:
@@ -59,6 +63,16 @@ class _Resource:
     def __init__(self, keys: KeyService) -> None:
         self._keys = keys
 
+    async def _said(self, req: Request, of: type[T], what: str | None = None) -> T:
+        """Return the body of *req* as an *of*; where the path says *what* is to be done, its right to that comes first.
+
+        Raises:
+            Denied, TooLarge, Invalid
+        """
+        if what is not None:
+            await self._keys.expect(caller(req), Action.PUT, what)
+        return await body(req, of, wire.MAX_CEREMONY_BODY)
+
 
 class Keyring(_Resource):
     """The keyring as a whole."""
@@ -73,7 +87,7 @@ class First(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make it, and show what opens it, this once."""
-        wanted = await body(req, NewKeyring)
+        wanted = await self._said(req, NewKeyring, "init")
         made = await self._keys.initialize(caller(req), wanted)
         resp.status = falcon.HTTP_201
         answer(req, resp, made)
@@ -84,7 +98,7 @@ class Unlock(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Unlock every worker."""
-        said = await body(req, Typed)
+        said = await self._said(req, Typed, "unlock")
         await self._keys.unlock(caller(req), said.text)
         _done(req, resp)
 
@@ -103,7 +117,7 @@ class NextRoot(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Prepare it, and show what opens it, this once."""
-        wanted = await body(req, NewRoot)
+        wanted = await self._said(req, NewRoot, "root")
         made = await self._keys.prepare_root(caller(req), wanted)
         resp.status = falcon.HTTP_201
         answer(req, resp, made)
@@ -114,7 +128,7 @@ class PreparedRoot(_Resource):
 
     async def on_post(self, req: Request, resp: Response, kid: str) -> None:
         """Let it take the place of the one in use."""
-        said = await body(req, Typed)
+        said = await self._said(req, Typed, f"root/{kid}")
         await self._keys.confirm_root(caller(req), kid, said.text)
         _done(req, resp)
 
@@ -133,7 +147,7 @@ class Keysets(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make one."""
-        wanted = await body(req, NewKeyset)
+        wanted = await self._said(req, NewKeyset)
         await self._keys.create_keyset(caller(req), wanted.name, wanted.keys)
         _done(req, resp)
 
@@ -152,7 +166,7 @@ class Rotate(_Resource):
 
     async def on_post(self, req: Request, resp: Response, name: str) -> None:
         """Make it, and make it active."""
-        said = await body(req, Rotation)
+        said = await self._said(req, Rotation, f"keysets/{name}/rotate")
         await self._keys.rotate(caller(req), name, said.keys)
         _done(req, resp)
 
@@ -171,7 +185,7 @@ class Assign(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Say which it is from now on."""
-        said = await body(req, Assigning)
+        said = await self._said(req, Assigning)
         await self._keys.assign(caller(req), said.container, said.keyset)
         _done(req, resp)
 
@@ -181,7 +195,7 @@ class Reencrypt(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Do one step of it, and tell where the next one begins."""
-        answer(req, resp, await self._keys.reencrypt(caller(req), await body(req, Reencryption)))
+        answer(req, resp, await self._keys.reencrypt(caller(req), await self._said(req, Reencryption)))
 
 
 class Resume(_Resource):
@@ -189,7 +203,7 @@ class Resume(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Write secrets again."""
-        said = await body(req, Resumption)
+        said = await self._said(req, Resumption)
         await self._keys.resume(caller(req), said.keyset, leave_unreadable=said.leave_unreadable)
         _done(req, resp)
 
@@ -199,7 +213,7 @@ class Retire(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Destroy it, when it is proven that nothing is under it."""
-        said = await body(req, Retirement)
+        said = await self._said(req, Retirement)
         await self._keys.retire(caller(req), said.version)
         _done(req, resp)
 
@@ -217,7 +231,7 @@ class Scan(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Look at every record."""
-        said = await body(req, Scanning)
+        said = await self._said(req, Scanning)
         answer(req, resp, await self._keys.scan(caller(req), repair=said.repair))
 
 
@@ -230,7 +244,7 @@ class Backups(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Register one, that needs all versions of today."""
-        said = await body(req, NewBackup)
+        said = await self._said(req, NewBackup)
         await self._keys.register_backup(caller(req), said.label)
         _done(req, resp)
 

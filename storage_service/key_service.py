@@ -89,6 +89,18 @@ class KeyService:
         self._machines = machines
         self._machine = machine
 
+    async def expect(self, caller: Caller, action: Action, what: str) -> None:
+        """Refuse *caller* what would be refused anyway, before anything is read: *what* is a name below the keyring's.
+
+        Raises:
+            Denied, AuditUnavailable
+        """
+        try:
+            name = names.check(KEYRING + what)
+        except InvalidName:
+            return  # the act itself says what is wrong with it
+        await self._service.expect(caller, action, [name])
+
     # What can be told
 
     @property

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 from models.names import is_container
 from storage_service.backends.base import (
@@ -23,12 +24,42 @@ from storage_service.backends.base import (
 )
 from storage_service.errors import Halted, Undecipherable
 from storage_service.keyring import census, document
-from storage_service.keyring.envelope import Reason, decrypt, encrypt
+from storage_service.keyring.envelope import Reason, decrypt, encrypt, verified
 from storage_service.keyring.ring import Keys, Ring
+
+T = TypeVar("T")
 
 ATTEMPTS = 8  # at one batch, while others change the keyring
 _LEAST = 3  # changes below for one here, and never fewer are reckoned with: a value, its row, and a row it had
 _STRETCH = 256 * 1024  # bytes to encrypt or decrypt, about 2 ms, before others get their turn on the event loop
+_EACH = 4 * 1024  # bytes that a value counts in any case, for what it takes to begin with one
+
+
+class Closed(NamedTuple):
+    """An entry whose value is not in memory in the clear until *reveal* is called; that it opens is known."""
+
+    revision: int
+    reveal: Callable[[], bytes]
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        """Return an entry that is open anyway."""
+        return cls(entry.revision, lambda: entry.value)
+
+    def open(self) -> Entry:
+        """Return the entry.
+
+        Raises:
+            Locked: the key is gone that it was found to open with.
+        """
+        return Entry(self.reveal(), self.revision)
+
+
+class Discreet(Backend, Protocol):
+    """A backend of secrets, which can be had without all of them being in memory in the clear."""
+
+    async def get_closed(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Closed]:
+        """Return those of *names* that exist, as `get_many`, each found to open and none of them opened."""
 
 
 class EncryptedBackend:
@@ -80,16 +111,30 @@ class EncryptedBackend:
         entry = await self._backend.get(name)
         return None if entry is None else await self._opened(ring, name, entry)
 
-    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
-        """Return those of *names* that exist, decrypted."""
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
+        """Return those of *names* that exist, decrypted; *limit* is of what is stored, and asked before."""
         ring = self._keys.current or await self._keys.sync()
-        entries = await self._backend.get_many(names)
+        entries = await self._backend.get_many(names, limit=limit)
         turns = _Turns()
         opened = {}
         for name, entry in entries.items():
             await turns.take(len(entry.value))
             opened[name] = await self._opened(ring, name, entry)
         return opened
+
+    async def get_closed(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Closed]:
+        """Return those of *names* that exist, as `get_many`, each found to open and none of them opened.
+
+        So much plaintext is in memory as whoever asked has opened and not let go of.
+        """
+        ring = self._keys.current or await self._keys.sync()
+        entries = await self._backend.get_many(names, limit=limit)
+        turns = _Turns()
+        closed: dict[str, Closed] = {}
+        for name, entry in entries.items():
+            await turns.take(len(entry.value))
+            closed[name] = await self._verified(ring, name, entry)
+        return closed
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
         """Return a page of the names that begin with *prefix*, without the rows of the census; nothing is decrypted."""
@@ -139,12 +184,21 @@ class EncryptedBackend:
         """
         if is_container(name) and not entry.value:
             return entry
+        return Entry(await self._tried(decrypt, ring, name, entry.value), entry.revision)
+
+    async def _verified(self, ring: Ring, name: str, entry: Entry) -> Closed:
+        """Return *entry*, found to open with one of the rings that `_opened` tries."""
+        if is_container(name) and not entry.value:
+            return Closed.of(entry)
+        return Closed(entry.revision, (await self._tried(verified, ring, name, entry.value)).open)
+
+    async def _tried(self, act: Callable[[Ring, str, bytes], T], ring: Ring, name: str, token: bytes) -> T:
         try:
-            return Entry(decrypt(ring, name, entry.value), entry.revision)
+            return act(ring, name, token)
         except Undecipherable as error:
             if error.reason != Reason.UNKNOWN_KID or (newer := await self._keys.refresh(ring)) is ring:
                 raise
-        return Entry(decrypt(newer, name, entry.value), entry.revision)
+        return act(newer, name, token)
 
     async def _watch(self, backend: Watchable, prefix: str, since: int) -> AsyncGenerator[Event, None]:
         events = backend.watch(prefix, since)
@@ -167,6 +221,7 @@ class _Turns:
 
     async def take(self, size: int) -> None:
         """Wait for a turn if, with *size* bytes more, the stretch would grow too long."""
+        size = max(size, _EACH)
         self._done += size
         if self._done > _STRETCH:
             self._done = size

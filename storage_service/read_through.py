@@ -20,7 +20,6 @@ from storage_service.backends.base import (
     ABSENT,
     MAX_PAGE,
     PRESENT,
-    Backend,
     Change,
     Check,
     Conflict,
@@ -30,12 +29,15 @@ from storage_service.backends.base import (
     Put,
     Vacant,
     check_batch,
+    check_size,
     not_applied,
 )
 from storage_service.errors import Unavailable, Undecipherable
+from storage_service.overlay import Closed, Discreet
 from storage_service.wire import TOMBSTONES
 
 ATTEMPTS: Final = 8  # at one batch, while others move its records
+AT_ONCE: Final = 16  # names of which an old place is asked at a time where their values may not be many bytes
 DEADLINE: Final = 5.0  # seconds that an old place has to open, or to answer
 
 log = logging.getLogger(__name__)
@@ -177,7 +179,7 @@ class ReadThroughBackend:
     does not answer, and `Undecipherable` for what is malformed there.
     """
 
-    def __init__(self, backend: Backend, old: OldPlaces) -> None:
+    def __init__(self, backend: Discreet, old: OldPlaces) -> None:
         self._backend = backend
         self._old = old
 
@@ -206,11 +208,23 @@ class ReadThroughBackend:
             return (await self._elsewhere([name])).get(name)
         return entry
 
-    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
-        """Return those of *names* that exist, here (as of one moment) or else in an old place."""
-        found = await self._backend.get_many(names)
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
+        """Return those of *names* that exist, here (as of one moment) or else in an old place.
+
+        *limit* is of what is stored here, and again of what lies in old places.
+        """
+        found = await self._backend.get_many(names, limit=limit)
         missing = [name for name in names if name not in found and _moves(name)]
-        return {**found, **await self._elsewhere(missing)} if missing else found
+        return {**found, **await self._elsewhere(missing, limit)} if missing else found
+
+    async def get_closed(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Closed]:
+        """Return those of *names* that exist, as `get_many`; what lies in an old place was never encrypted for us."""
+        found = await self._backend.get_closed(names, limit=limit)
+        missing = [name for name in names if name not in found and _moves(name)]
+        if not missing:
+            return found
+        elsewhere = await self._elsewhere(missing, limit)
+        return {**found, **{name: Closed.of(entry) for name, entry in elsewhere.items()}}
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
         """Return a page of the names here."""
@@ -238,14 +252,23 @@ class ReadThroughBackend:
             unmoved |= {name for name, entry in found.items() if entry.revision == ABSENT}
         raise not_applied("others move the records of this batch without end")
 
-    async def _elsewhere(self, missing: Sequence[str]) -> Mapping[str, Entry]:
-        """Return those of *missing*, which were not here, that lie in an old place, or are here by now."""
+    async def _elsewhere(self, missing: Sequence[str], limit: int | None = None) -> Mapping[str, Entry]:
+        """Return those of *missing*, which were not here, that lie in an old place, or are here by now.
+
+        Raises:
+            TooLarge: their values are more than *limit* bytes together.
+        """
         buried = await self._backend.get_many([TOMBSTONES + name for name in missing])
         wanted = [name for name in missing if TOMBSTONES + name not in buried]
-        found = await self._old.find(wanted)
+        found: dict[str, Entry] = {}
+        # No old place tells beforehand what a value weighs: with a limit, they are asked little by little.
+        size = max(1, len(wanted)) if limit is None else AT_ONCE
+        for start in range(0, len(wanted), size):
+            found |= await self._old.find(wanted[start : start + size])
+            check_size(sum(len(entry.value) for entry in found.values()), limit)
         # What is in neither may have moved, and been taken from the old place, since this one was asked.
         left = [name for name in wanted if name not in found]
-        return {**found, **await self._backend.get_many(left)} if left else found
+        return {**found, **await self._backend.get_many(left, limit=limit)} if left else found
 
 
 def _moves(name: str) -> bool:

@@ -1,15 +1,17 @@
 """What the socket serves beside ``/secrets``, ``/keyring`` and ``/sealed``: models, API keys, who am I, status."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import falcon
 import falcon.asgi
+import msgspec
 
 from models import LIST_MODELS, MODELS, Model
-from models.errors import ValidationError
+from models.errors import InvalidName, ValidationError
+from models.strict_json import structure
 from storage_service import key_resources, preconditions, sealed_resources, wire
-from storage_service.answering import Request, Response, answer, body, caller
+from storage_service.answering import Request, Response, answer, body, caller, content, decoded, not_a
 from storage_service.apikeys import ApiKeyRecord
 from storage_service.authz.base import Action
 from storage_service.backends.base import ABSENT
@@ -18,6 +20,9 @@ from storage_service.errors import Invalid
 from storage_service.handlers import Stored
 from storage_service.keyring_wire import KEYRING_PATH
 from storage_service.service import Reference, Service
+from storage_service.turns import Turns
+
+MOST: Final = 250_000  # of ``{ [ : ,`` in one body of records, within texts, too: about what 1,000 long ones have
 
 
 def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
@@ -33,6 +38,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
         (wire.STORAGE_PATH + "/get", Get(service)),
         (wire.STORAGE_PATH + "/delete", Delete(service)),
         (wire.STORAGE_PATH + "/list", List(service)),
+        (wire.STORAGE_PATH + "/may", May(service)),
         (wire.STORAGE_PATH + "/handlers", Handlers(service)),
         (wire.APIKEYS_PATH, ApiKeyCollection(service)),
         (wire.APIKEYS_PATH + "/{key_id}", ApiKeyItem(service)),
@@ -128,11 +134,11 @@ class Save:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Build all records, and only then write them; answer them as they are stored."""
-        said = await body(req, wire.Records)
+        said = await _records_said(req)
         model = _model(said.model)
-        records = _built(model, said.records)
+        records = await _built(model, said.records)
         stored = await self._service.save(caller(req), records, _expected(said))
-        answer(req, resp, _records_answer(stored))
+        answer(req, resp, await _records_answer(stored))
 
 
 class Get:
@@ -143,10 +149,10 @@ class Get:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer the records in the order asked."""
-        said = await body(req, wire.Records)
+        said = await _records_said(req)
         model = _model(said.model)
-        stored = await self._service.fetch(caller(req), model, _references(model, said.records))
-        answer(req, resp, _records_answer(stored))
+        stored, turn = await self._service.fetch_held(caller(req), model, _references(model, said.records))
+        answer(req, resp, await _records_answer(stored), turn)
 
 
 class Delete:
@@ -157,7 +163,7 @@ class Delete:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer for each record whether it was there."""
-        said = await body(req, wire.Records)
+        said = await _records_said(req)
         model = _model(said.model)
         removed = await self._service.remove(caller(req), model, _references(model, said.records), _expected(said))
         answer(req, resp, wire.DeletedAnswer(deleted=removed))
@@ -171,7 +177,7 @@ class List:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer a page of a list model."""
-        said = await body(req, wire.Listing)
+        said = await body(req, wire.Listing, wire.MAX_LISTING_BODY)
         list_model = LIST_MODELS.get(said.model)
         if list_model is None:
             raise Invalid("there is no such list model", (("model", "is not the name of a list model"),))
@@ -181,9 +187,23 @@ class List:
             answer(req, resp, wire.KeysAnswer(keys=list(keys.keys), more=keys.more))
             return
         page = await self._service.list_records(caller(req), list_model.item, *place)
-        listed = _records_answer(page.records)
+        listed = await _records_answer(page.records)
         listed.more = page.more
         answer(req, resp, listed)
+
+
+class May:
+    """The verb that asks whether something would be allowed, before it is said what exactly: the proxy's question."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Answer nothing if it would be, or refuse it as the act itself would be refused, and record that."""
+        said = await body(req, wire.Intent, wire.MAX_LISTING_BODY)
+        await self._service.expect(caller(req), Action(said.action), [_intended(said)])
+        resp.status = falcon.HTTP_204
+        answer(req, resp, None)
 
 
 class Handlers:
@@ -210,7 +230,7 @@ class ApiKeyCollection:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make one, and show it this once."""
-        wanted = await body(req, wire.NewApiKey)
+        wanted = await body(req, wire.NewApiKey, wire.MAX_KEY_BODY)
         key, record = await self._service.create_key(caller(req), wanted.id, wanted.paths, wanted.actions)
         info = _info(wanted.id, record)
         info.key = key.reveal()
@@ -238,15 +258,64 @@ def _model(name: str) -> type[Model]:
     return model
 
 
-def _built(model: type[Model], given: Sequence[dict[str, object]]) -> list[Model]:
+class _Said(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`wire.Records`, of which the records are still text."""
+
+    model: str
+    records: list[msgspec.Raw]
+    etags: list[str | None] | None = None
+
+
+_said: Final = msgspec.json.Decoder(_Said).decode
+
+
+async def _records_said(req: Request) -> wire.Records:
+    """Return the records that are the body of *req*, each read by itself: others get their turn in between.
+
+    Raises:
+        TooLarge: it is over `wire.MAX_RECORDS_BODY`.
+        Invalid: it is no such thing, or of more than `wire.MAX_RECORDS`; nothing of it is repeated.
+    """
+    text = await content(req, wire.MAX_RECORDS_BODY)
+    if structure(text) > MOST:
+        raise Invalid("the records hold more than is read at once: send fewer of them")
+    try:
+        said = _said(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        said = None
+    if said is None:  # after the handler: the error that was caught may hold the body
+        raise not_a(wire.Records)
+    if max(len(said.records), len(said.etags or ())) > wire.MAX_RECORDS:
+        raise Invalid(f"at most {wire.MAX_RECORDS} records are named at once")
+    turns = Turns()
+    records: list[dict[str, object]] = []
+    for raw in said.records:
+        record = await decoded(bytes(raw), wire.MAX_RECORD_STRUCTURE)
+        if not isinstance(record, dict):
+            raise not_a(wire.Records)
+        records.append(record)
+        await turns.take()
+    return wire.Records(model=said.model, records=records, etags=said.etags)
+
+
+def _intended(said: wire.Intent) -> str:
+    try:
+        return _model(said.model).name_of(said.key)
+    except InvalidName as error:
+        raise Invalid("a primary key is not valid", (("key", str(error)),)) from None
+
+
+async def _built(model: type[Model], given: Sequence[dict[str, object]]) -> list[Model]:
     records: list[Model] = []
     faults: list[tuple[str, str]] = []
+    turns = Turns()
     for index, values in enumerate(given):
         try:
             records.append(model.from_dict(values))
         except ValidationError as error:
             where = "" if len(given) == 1 else f"[{index}]."
             faults += [(where + fault.field, fault.reason) for fault in error.faults]
+        await turns.take()
     if faults:
         raise Invalid("a record is not valid, so none is saved", tuple(faults))
     return records
@@ -269,9 +338,14 @@ def _expected(said: wire.Records) -> list[int | None]:
     return [None if etag is None else ABSENT if etag == wire.NEW else preconditions.revision_of(etag) for etag in etags]
 
 
-def _records_answer(stored: Sequence[Stored[Model] | None]) -> wire.RecordsAnswer:
+async def _records_answer(stored: Sequence[Stored[Model] | None]) -> wire.RecordsAnswer:
+    turns = Turns()
+    records: list[dict[str, object] | None] = []
+    for each in stored:
+        await turns.take()
+        records.append(None if each is None else each.record.to_dict())
     return wire.RecordsAnswer(
-        records=[None if each is None else each.record.to_dict() for each in stored],
+        records=records,
         etags=[None if each is None else wire.etag_of(each.revision) for each in stored],
     )
 

@@ -7,6 +7,9 @@ import msgspec
 
 from storage_service import wire
 from storage_service.answering import Request, Response, answer, caller, content, not_a
+from storage_service.authz.base import Action
+from storage_service.backends.base import MAX_BATCH
+from storage_service.errors import Invalid
 from storage_service.sealed_service import SealedService
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -27,21 +30,27 @@ class _Body(Generic[T]):
     """Reads bodies of one type.
 
     PERF: in one go, where `storage_service.answering.body` looks for members that stand twice, lest two parsers differ:
-    nothing but this parser ever reads these.
+    nothing but this parser ever reads these. What it costs depends on how many strings there are, so those are counted.
     """
 
-    def __init__(self, of: type[T]) -> None:
+    def __init__(self, of: type[T], limit: int, most: int) -> None:
+        """Take the type, and how many bytes and strings a body of it may have."""
         self._of = of
+        self._limit = limit
+        self._marks = 2 * most
         self._decode = msgspec.json.Decoder(of).decode
 
     async def read(self, req: Request) -> T:
         """Return the body of *req*.
 
         Raises:
-            TooLarge: it is over `wire.MAX_BODY`.
+            TooLarge: it is over its limit.
             Invalid: it is no such thing; nothing of it is repeated.
         """
-        text = await content(req)
+        text = await content(req, self._limit)
+        # At least as many strings begin or end here: a mark after two backslashes is not counted.
+        if text.count(b'"') - text.count(b'\\"') > self._marks:
+            raise Invalid("the body holds more than can be done at once")
         try:
             return self._decode(text)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -49,9 +58,9 @@ class _Body(Generic[T]):
         raise not_a(self._of)  # after the handler: the error that was caught may hold the body
 
 
-_NAMES: Final = _Body(wire.SealedNames)
-_LISTING: Final = _Body(wire.SealedListing)
-_COMMIT: Final = _Body(wire.SealedCommit)
+_NAMES: Final = _Body(wire.SealedNames, wire.MAX_NAMES_BODY, wire.MAX_SEALED_READ + 16)
+_LISTING: Final = _Body(wire.SealedListing, wire.MAX_LISTING_BODY, 16)
+_COMMIT: Final = _Body(wire.SealedCommit, wire.MAX_COMMIT_BODY, 8 * MAX_BATCH)  # a change has up to seven
 
 
 class _Resource:
@@ -74,8 +83,9 @@ class Read(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer them in the order asked."""
+        await self._sealed.expect(caller(req), Action.GET)
         said = await _NAMES.read(req)
-        answer(req, resp, await self._sealed.read(caller(req), said.names))
+        answer(req, resp, *await self._sealed.read_held(caller(req), said.names))
 
 
 class List(_Resource):
@@ -83,6 +93,7 @@ class List(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer a page of them."""
+        await self._sealed.expect(caller(req), Action.LIST)
         said = await _LISTING.read(req)
         answer(req, resp, await self._sealed.list(caller(req), said.prefix, said.after, said.limit))
 
@@ -92,5 +103,6 @@ class Commit(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Do all of it or nothing."""
+        await self._sealed.expect(caller(req), Action.PUT)
         said = await _COMMIT.read(req)
         answer(req, resp, await self._sealed.commit(caller(req), said.changes))

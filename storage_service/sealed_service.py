@@ -14,6 +14,7 @@ from storage_service import wire
 from storage_service.apikeys import PREFIX as APIKEYS
 from storage_service.apikeys import ApiKeys
 from storage_service.authz.base import Action
+from storage_service.authz.paths import WholeReach
 from storage_service.backends.base import (
     ABSENT,
     MAX_PAGE,
@@ -25,10 +26,13 @@ from storage_service.backends.base import (
     Delete,
     Put,
     Vacant,
+    check_size,
 )
 from storage_service.errors import Changed, Invalid, NoContainer, NotEmpty, TooLarge, Undecipherable
+from storage_service.large_answers import LargeAnswers, Turn
 from storage_service.preconditions import revision_of
 from storage_service.service import Act, Caller, Door
+from storage_service.turns import Turns
 
 JOURNAL: Final = "system/journal/"  # what a long work needs to be gone on with, or undone; encrypted like a secret
 _PLACES: Final = (names.SECRETS, JOURNAL, APIKEYS)
@@ -41,11 +45,21 @@ class SealedService:
     served here, Locked or Uninitialized while there is no key, and Unavailable with its fate.
     """
 
-    def __init__(self, sealed: Backend, keys: ApiKeys, door: Door) -> None:
+    def __init__(self, sealed: Backend, keys: ApiKeys, door: Door, large_answers: LargeAnswers | None = None) -> None:
         """Take the parts; *sealed* must be an encrypting backend, and *door* one for whoever reaches everything."""
         self._sealed = sealed
         self._keys = keys
         self._door = door
+        self._large_answers = large_answers or LargeAnswers()
+
+    async def expect(self, caller: Caller, action: Action) -> None:
+        """Refuse, and record that, whoever does not reach everything; before a body is read.
+
+        Raises:
+            Denied, AuditUnavailable
+        """
+        if WholeReach().decide(caller.principal, action, names.SECRETS) is False:
+            await self._door.permit(caller, action, [names.SECRETS])
 
     async def limits(self, caller: Caller) -> wire.SealedLimits:
         """Return how much one commit takes now; fewer after a keyset was given another version."""
@@ -57,25 +71,38 @@ class SealedService:
 
         Raises:
             Invalid: more names than `wire.MAX_SEALED_READ`.
+            TooLarge: they take more than `wire.MAX_BATCH_STORED` bytes in the store, and nothing was decrypted; or one
+                that stands several times would make more than that of the answer.
             Undecipherable: a value does not open, or is not text.
         """
+        entries, turn = await self.read_held(caller, wanted)
+        if turn is not None:
+            turn.end()
+        return entries
+
+    async def read_held(self, caller: Caller, wanted: Sequence[str]) -> tuple[wire.SealedEntries, Turn | None]:
+        """Return what `read` does, and of a large answer the turn, which its caller ends when it was handed over."""
         if len(wanted) > wire.MAX_SEALED_READ:
             raise Invalid(f"at most {wire.MAX_SEALED_READ} names are read at once")
         for name in wanted:
             _check_name(name)
 
-        async def read() -> wire.SealedEntries:
-            found = await self._sealed.get_many(wanted) if wanted else {}
-            return wire.SealedEntries(
-                entries=[
+        async def read(limit: int) -> wire.SealedEntries:
+            found = await self._sealed.get_many(wanted, limit=limit) if wanted else {}
+            check_size(sum(len(found[name].value) for name in wanted if name in found), limit)
+            turns = Turns()
+            entries: list[wire.SealedEntry | None] = []
+            for name in wanted:
+                await turns.take()
+                entry = found.get(name)
+                entries.append(
                     None
-                    if (entry := found.get(name)) is None
+                    if entry is None
                     else wire.SealedEntry(value=_text(name, entry.value), etag=wire.etag_of(entry.revision))
-                    for name in wanted
-                ]
-            )
+                )
+            return wire.SealedEntries(entries=entries)
 
-        return await self._door.read(caller, Action.GET, wanted, read)
+        return await self._door.read(caller, Action.GET, wanted, lambda: self._large_answers.made(read))
 
     async def list(self, caller: Caller, prefix: str, after: str | None, limit: int) -> wire.SealedPage:
         """Return a page of names that begin with *prefix*, containers among them, in byte order.
@@ -105,7 +132,11 @@ class SealedService:
             NotEmpty: a container is not empty.
             Halted: no value may be encrypted.
         """
-        changes = {change.name: self._change(change) for change in said}
+        changes: dict[str, Put | Delete | Check] = {}
+        turns = Turns()
+        for each in said:
+            changes[each.name] = self._change(each)
+            await turns.take()
         if not said or len(changes) < len(said):
             raise Invalid("a commit is one or more changes, no two of one name")
         guards = _containers(changes)

@@ -5,7 +5,9 @@ record is being written, a write begins after. The audit line says what was deci
 a second line, ``failed``, with the reason that no caller is told.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
@@ -17,7 +19,7 @@ from storage_service.apikeys import ApiKeyRecord, ApiKeys
 from storage_service.audit import AuditLog, AuditRecord
 from storage_service.authz.base import Action, Decider, Principal
 from storage_service.authz.paths import UserNameSpace, covers, decide
-from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Put, Vacant
+from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Page, Put, Vacant
 from storage_service.errors import (
     Changed,
     Denied,
@@ -26,14 +28,20 @@ from storage_service.errors import (
     NoContainer,
     NotEmpty,
     NotFound,
+    TooLarge,
     Undecipherable,
 )
 from storage_service.handlers import Handler, KeyPage, RecordPage, Stored
+from storage_service.large_answers import LargeAnswers, Turn
+from storage_service.overlay import Closed, Discreet
 from storage_service.routing import Routing
-from storage_service.wire import HandlerInfo
+from storage_service.turns import Turns
+from storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED, HandlerInfo
 from storage_service.wire.http1 import Peer
 
 T = TypeVar("T")
+
+MANY: Final = 100  # names, which take about a millisecond to decide on, and as long to write down
 
 ROOT: Final = names.SECRETS  # the top of the secrets tree: neither a secret nor a container
 
@@ -62,6 +70,59 @@ class Act(NamedTuple):
     name: str
 
 
+class Values:
+    """Secrets in the order asked, each with its name, None for one that does not exist: to be gone through once.
+
+    *large* says that they are to be handed over one by one, for all of them together are many bytes.
+    """
+
+    def __init__(self, wanted: Sequence[str], found: Mapping[str, Closed], *, large: bool) -> None:
+        self.large = large
+        self._wanted = wanted
+        self._found = dict(found)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, Entry | None]]:
+        turns = Turns()
+        for name in self._wanted:
+            closed = self._found.pop(name, None)
+            yield name, None if closed is None else closed.open()
+            await turns.take()
+
+
+class Listing:
+    """The names in a container, relative to it, in pages: to be gone through once, as fast as somebody takes them.
+
+    So much of a container is in memory as one page holds, and others get their turn between two of them.
+    """
+
+    def __init__(self, backend: Backend, container: str, first: Page) -> None:
+        """Take the first page of *container*.
+
+        Raises:
+            NotFound: there is no such container; its own marker sorts before everything in it.
+        """
+        if first.names[:1] != (container,):
+            raise NotFound("there is no such container")
+        self._backend = backend
+        self._container = container
+        self._page = Page(first.names[1:], first.more)
+
+    @property
+    def large(self) -> bool:
+        """Whether there is more than the first page."""
+        return self._page.more
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[str]]:
+        page, after = self._page, self._container
+        while True:
+            yield [name.removeprefix(self._container) for name in page.names]
+            if not page.more:
+                return
+            after = page.names[-1] if page.names else after
+            await asyncio.sleep(0)
+            page = await self._backend.list(self._container, after)
+
+
 class Door:
     """Decides and records; what it lets through may be done."""
 
@@ -85,16 +146,15 @@ class Door:
         if denied:
             raise Denied("outside what these credentials reach")
 
-    async def refuse_early(self, caller: Caller, action: Action, name: str) -> None:
-        """Refuse, and record, what *caller* may not do anyway, before its request is read any further.
-
-        What passes is recorded when it is done.
+    async def expect(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
+        """Refuse, and record that, what `permit` would refuse; nothing is recorded of what is still to be permitted.
 
         Raises:
             Denied, AuditUnavailable: as `permit`.
         """
-        if not decide(self._deciders, caller.principal, action, name):
-            await self.permit(caller, action, [name])
+        denied = [name for name in wanted if not decide(self._deciders, caller.principal, action, name)]
+        if denied:
+            await self.permit(caller, action, denied)
 
     async def read(self, caller: Caller, action: Action, wanted: Sequence[str], read: Callable[[], Awaitable[T]]) -> T:
         """Return what *read* returns, if *caller* may have all of *wanted*; it runs while that is being recorded.
@@ -106,6 +166,8 @@ class Door:
         acts = [Act(action, name) for name in wanted]
         if any(not decide(self._deciders, caller.principal, action, name) for name in wanted):
             await self.permit_each(caller, acts)  # says no, and records it
+        if len(acts) > MANY:
+            await asyncio.sleep(0)
         recorded = self._audit.append(*_records(caller, acts, "allowed"))
         try:
             return await read()
@@ -140,22 +202,20 @@ class Service:
     def __init__(
         self,
         *,
-        secrets: Backend,
+        secrets: Discreet,
         routing: Routing,
         keys: ApiKeys,
         deciders: Sequence[Decider],
         audit: AuditLog,
+        large_answers: LargeAnswers | None = None,
     ) -> None:
         """Take the parts; *secrets* must be an encrypting backend, which the bootstrap sees to."""
+        self.large_answers: Final = large_answers or LargeAnswers()
         self._secrets = secrets
         self._routing = routing
         self._keys = keys
         self._door = Door(deciders, audit)
         self._namespaces = [decider for decider in deciders if isinstance(decider, UserNameSpace)]
-
-    async def refuse_early(self, caller: Caller, action: Action, name: str) -> None:
-        """Refuse what *caller* may not do anyway; as `Door.refuse_early`."""
-        await self._door.refuse_early(caller, action, name)
 
     # Secrets
 
@@ -170,13 +230,38 @@ class Service:
             raise NotFound("there is no such secret")
         return entry
 
-    async def get_many(self, caller: Caller, wanted: Sequence[str]) -> Mapping[str, Entry]:
-        """Return those of *wanted* that exist; if one may not be read or does not open, none is.
+    @asynccontextmanager
+    async def read_many(self, caller: Caller, wanted: Sequence[str]) -> AsyncIterator[Values]:
+        """Give the secrets *wanted*, one by one; if one may not be read or does not open, none is.
+
+        All is decided, recorded, and found to open before the first is given. Of a large answer no value is in memory
+        in the clear before its turn, and it is the only one of its worker, until this is left: when it was handed over.
 
         Raises:
+            Invalid: a name stands twice.
+            TooLarge: they take more than `wire.MAX_BATCH_STORED` bytes in the store; nothing was decrypted.
             Denied, Undecipherable, Locked, Unavailable, AuditUnavailable
         """
-        return await self._door.read(caller, Action.GET, wanted, lambda: self._secrets.get_many(wanted))
+        check_distinct(wanted)
+        if not wanted:
+            yield Values([], {}, large=False)
+            return
+        async with AsyncExitStack() as stack:
+
+            async def read() -> Values:
+                # PERF: what is small is opened at once, for there is no need to look at it twice.
+                with suppress(TooLarge):
+                    found = await self._secrets.get_many(wanted, limit=LARGE_ANSWER)
+                    return Values(wanted, {name: Closed.of(entry) for name, entry in found.items()}, large=False)
+                await stack.enter_async_context(self.large_answers.turn())
+                return Values(wanted, await self._secrets.get_closed(wanted, limit=MAX_BATCH_STORED), large=True)
+
+            yield await self._door.read(caller, Action.GET, wanted, read)
+
+    async def get_many(self, caller: Caller, wanted: Sequence[str]) -> Mapping[str, Entry]:
+        """Return those of *wanted* that exist, all of them in memory; raises what `read_many` does."""
+        async with self.read_many(caller, wanted) as values:
+            return {name: entry async for name, entry in values if entry is not None}
 
     async def put(self, caller: Caller, name: str, value: bytes, expected: int) -> int:
         """Write a secret into an existing container and return its revision.
@@ -240,12 +325,20 @@ class Service:
         return True
 
     async def list_container(self, caller: Caller, name: str) -> list[str]:
+        """Return what `listing` yields, all of it in memory; raises what `listing` does."""
+        return [inner async for page in await self.listing(caller, name) for inner in page]
+
+    async def listing(self, caller: Caller, name: str) -> Listing:
         """Return all names in container *name*, relative to it, in order; containers in it keep their slash.
 
         Raises:
             Denied, NotFound, Unavailable, AuditUnavailable
         """
-        return await self._door.read(caller, Action.LIST, [name], lambda: self._listing(name))
+
+        async def read() -> Listing:
+            return Listing(self._secrets, name, await self._secrets.list(name))
+
+        return await self._door.read(caller, Action.LIST, [name], read)
 
     async def delete_container(self, caller: Caller, name: str) -> None:
         """Remove an empty container.
@@ -290,18 +383,31 @@ class Service:
         """Return the records of *model* that *wanted* refers to, None for each that does not exist.
 
         Raises:
-            Denied, Invalid, Undecipherable, Internal, Locked, Unavailable, AuditUnavailable
+            Invalid: one stands twice.
+            TooLarge: in a handler's store they take more than `wire.MAX_BATCH_STORED` bytes; nothing was read.
+            Denied, Undecipherable, Internal, Locked, Unavailable, AuditUnavailable
         """
+        stored, turn = await self.fetch_held(caller, model, wanted)
+        if turn is not None:
+            turn.end()
+        return stored
+
+    async def fetch_held(
+        self, caller: Caller, model: type[Model], wanted: Sequence[Reference]
+    ) -> tuple[list[Stored[Model] | None], Turn | None]:
+        """Return what `fetch` does, and of a large answer the turn, which its caller ends when it was handed over."""
+        check_distinct(wanted)
         handlers = [self._routing.handler_of(model, reference.source) for reference in wanted]
 
-        async def read() -> list[Stored[Model] | None]:
+        async def read(limit: int) -> list[Stored[Model] | None]:
             found: dict[int, Stored[Model] | None] = {}
             for handler, places in _by_handler(handlers):
-                stored = await handler.get_many(model, [wanted[place].key for place in places])
+                stored = await handler.get_many(model, [wanted[place].key for place in places], limit)
                 found.update(zip(places, stored, strict=True))
             return [found[place] for place in range(len(wanted))]
 
-        return await self._door.read(caller, Action.GET, [_name_of(model, reference) for reference in wanted], read)
+        full = [_name_of(model, reference) for reference in wanted]
+        return await self._door.read(caller, Action.GET, full, lambda: self.large_answers.made(read))
 
     async def remove(
         self, caller: Caller, model: type[Model], wanted: Sequence[Reference], expected: Sequence[int | None]
@@ -326,13 +432,20 @@ class Service:
     ) -> RecordPage[Model]:
         """Return a page of the records of *model* that its own handler keeps, in the order of their keys.
 
-        Of hosts, with *source*: that the handler of that name keeps.
+        Of hosts, with *source*: that the handler of that name keeps. There are fewer than *limit* in it, and more to
+        come, where they would take more than `wire.LARGE_ANSWER` bytes in the store; but one in any case.
 
         Raises:
             Denied, Invalid, Undecipherable, Internal, Locked, Unavailable, AuditUnavailable
         """
         handler = self._routing.handler_of(model, source)
-        return await self._door.read(caller, Action.LIST, [model.prefix()], lambda: handler.list(model, after, limit))
+
+        async def read() -> RecordPage[Model]:
+            with suppress(TooLarge):
+                return await handler.list(model, after, limit, LARGE_ANSWER)
+            return await handler.list(model, after, 1)
+
+        return await self._door.read(caller, Action.LIST, [model.prefix()], read)
 
     async def list_record_keys(
         self, caller: Caller, model: type[Model], after: str | None, limit: int, source: str = ""
@@ -402,6 +515,14 @@ class Service:
         """
         await self._door.permit(caller, action, [name])
 
+    async def expect(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
+        """Refuse, and record that, what would be refused to *caller* anyway: before a body is read, say.
+
+        Raises:
+            Denied, AuditUnavailable
+        """
+        await self._door.expect(caller, action, wanted)
+
     async def failed(self, caller: Caller, action: Action, name: str, reason: str) -> None:
         """Record that an act that was allowed did not succeed, and why.
 
@@ -415,19 +536,15 @@ class Service:
             return f"{namespace.path.strip('/')}/{principal.name}/".lstrip("/")
         return None
 
-    async def _listing(self, container: str) -> list[str]:
-        listed: list[str] = []
-        after: str | None = None
-        while True:
-            page = await self._secrets.list(container, after)
-            listed += page.names
-            if not page.more:
-                break
-            after = page.names[-1]
-        # The container's own marker sorts before everything in it.
-        if not listed or listed[0] != container:
-            raise NotFound("there is no such container")
-        return [name.removeprefix(container) for name in listed[1:]]
+
+def check_distinct(wanted: Sequence[object]) -> None:
+    """Refuse to answer one name more than once.
+
+    Raises:
+        Invalid: one stands twice.
+    """
+    if len(set(wanted)) < len(wanted):
+        raise Invalid("a name stands twice")
 
 
 def _by_handler(handlers: Sequence[Handler]) -> list[tuple[Handler, list[int]]]:

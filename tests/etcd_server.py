@@ -13,18 +13,75 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
-from aetcd import rpc
+
+from storage_service.backends.etcd.messages_pb2 import (
+    AuthenticateRequest,
+    CompactionRequest,
+    DefragmentRequest,
+    DeleteRangeRequest,
+    PutRequest,
+    RangeRequest,
+    SnapshotRequest,
+    StatusRequest,
+)
+from storage_service.backends.etcd.methods import (
+    AUTHENTICATE,
+    COMPACT,
+    DEFRAGMENT,
+    RANGE,
+    SNAPSHOT,
+    STATUS,
+    A,
+    Method,
+    Q,
+)
+from tests.etcd_admin_pb2 import (
+    AlarmRequest,
+    AlarmResponse,
+    AuthEnableRequest,
+    AuthEnableResponse,
+    AuthRoleAddRequest,
+    AuthRoleAddResponse,
+    AuthRoleGrantPermissionRequest,
+    AuthRoleGrantPermissionResponse,
+    AuthUserAddRequest,
+    AuthUserAddResponse,
+    AuthUserChangePasswordRequest,
+    AuthUserChangePasswordResponse,
+    AuthUserGrantRoleRequest,
+    AuthUserGrantRoleResponse,
+    DeleteRangeResponse,
+    LeaseGrantRequest,
+    LeaseGrantResponse,
+    Permission,
+    PutResponse,
+)
 
 READY_WITHIN: Final = 20.0  # seconds for a member to become healthy, also on a busy machine
 POLL: Final = 0.02  # seconds between two questions
 LOGINS: Final = 5  # of an administrator, for one call
 LOOPBACK: Final = "127.0.0.1"
+
+PUT: Final = Method("/etcdserverpb.KV/Put", PutRequest, PutResponse)
+DELETE_RANGE: Final = Method("/etcdserverpb.KV/DeleteRange", DeleteRangeRequest, DeleteRangeResponse)
+LEASE_GRANT: Final = Method("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest, LeaseGrantResponse)
+ALARM: Final = Method("/etcdserverpb.Maintenance/Alarm", AlarmRequest, AlarmResponse)
+AUTH_ENABLE: Final = Method("/etcdserverpb.Auth/AuthEnable", AuthEnableRequest, AuthEnableResponse)
+USER_ADD: Final = Method("/etcdserverpb.Auth/UserAdd", AuthUserAddRequest, AuthUserAddResponse)
+USER_CHANGE_PASSWORD: Final = Method(
+    "/etcdserverpb.Auth/UserChangePassword", AuthUserChangePasswordRequest, AuthUserChangePasswordResponse
+)
+USER_GRANT_ROLE: Final = Method("/etcdserverpb.Auth/UserGrantRole", AuthUserGrantRoleRequest, AuthUserGrantRoleResponse)
+ROLE_ADD: Final = Method("/etcdserverpb.Auth/RoleAdd", AuthRoleAddRequest, AuthRoleAddResponse)
+ROLE_GRANT_PERMISSION: Final = Method(
+    "/etcdserverpb.Auth/RoleGrantPermission", AuthRoleGrantPermissionRequest, AuthRoleGrantPermissionResponse
+)
 _NO_LIMIT: Final = [
     ("grpc.max_receive_message_length", -1)
 ]  # an administrator looks at all that a session's tests left
@@ -182,7 +239,7 @@ class Etcd:
         """Return the member that leads at this moment."""
         for member in self.members:
             with grpc.insecure_channel(member.endpoint) as channel:
-                status = rpc.MaintenanceStub(channel).Status(rpc.StatusRequest())
+                status = STATUS.on(channel)(StatusRequest())
             if status.leader == status.header.member_id:
                 return member
         raise RuntimeError("the cluster has no leader")
@@ -203,75 +260,78 @@ class Admin:
     """What an administrator does with etcdctl, without needing it: raw, blocking calls."""
 
     def __init__(self, channel: grpc.Channel, user: str, password: str) -> None:
-        self.kv = rpc.KVStub(channel)
-        self.auth = rpc.AuthStub(channel)
-        self.maintenance = rpc.MaintenanceStub(channel)
-        self._who = rpc.AuthenticateRequest(name=user, password=password) if user else None
+        self._channel = channel
+        self._who = AuthenticateRequest(name=user, password=password) if user else None
 
-    def _as_user(self, call: Callable[..., Any], request: Any) -> Any:
-        """Make *call* with a token of this moment.
+    def call(self, method: Method[Q, A], request: Q) -> A:
+        """Return the answer to *request*, with a token of this moment.
 
         etcd counts the life of a JWT in whole seconds from a second that is half over already, so one of a second may
         be dead on arrival: then there is another login.
         """
         for _ in range(LOGINS):
-            token = self.auth.Authenticate(self._who).token if self._who else None
+            token = AUTHENTICATE.on(self._channel)(self._who).token if self._who else None
             try:
-                return call(request, metadata=(("token", token),) if token else ())
+                answer: A = method.on(self._channel)(request, metadata=(("token", token),) if token else ())
             except grpc.RpcError as error:
                 if not self._who or error.code() is not grpc.StatusCode.UNAUTHENTICATED:
                     raise
+            else:
+                return answer
         raise AssertionError("etcd refuses the tokens that it has just issued")
 
     def keys(self, prefix: str = "/") -> dict[str, Any]:
         """Return every key under *prefix* with etcd's own record of it."""
-        request = rpc.RangeRequest(key=prefix.encode(), range_end=b"\xff")
-        kvs = self._as_user(self.kv.Range, request).kvs
+        kvs = self.call(RANGE, RangeRequest(key=prefix.encode(), range_end=b"\xff")).kvs
         return {kv.key.decode(): kv for kv in kvs if kv.key.startswith(prefix.encode())}
 
     def put(self, key: str, value: bytes) -> None:
         """Write a key past the backend."""
-        self._as_user(self.kv.Put, rpc.PutRequest(key=key.encode(), value=value))
+        self.call(PUT, PutRequest(key=key.encode(), value=value))
 
     def delete_all(self, prefix: str) -> None:
         """Remove every key under *prefix* past the backend."""
-        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        self.kv.DeleteRange(rpc.DeleteRangeRequest(key=prefix.encode(), range_end=end.encode()))
+        self.call(DELETE_RANGE, DeleteRangeRequest(key=prefix.encode(), range_end=_end(prefix)))
 
     def compact(self) -> int:
         """Forget all history up to this moment, and return the revision it ends at."""
-        revision = int(self.kv.Range(rpc.RangeRequest(key=b"/")).header.revision)
-        self.kv.Compact(rpc.CompactionRequest(revision=revision, physical=True))
+        revision = self.call(RANGE, RangeRequest(key=b"/")).header.revision
+        self.call(COMPACT, CompactionRequest(revision=revision, physical=True))
         return revision
+
+    def snapshot(self) -> bytes:
+        """Return the member's database as it streams it."""
+        return b"".join(part.blob for part in SNAPSHOT.on(self._channel)(SnapshotRequest()))
 
     def free_space(self) -> None:
         """Do what an operator does about NOSPACE: compact, defragment, disarm."""
         self.compact()
-        self.maintenance.Defragment(rpc.DefragmentRequest())
-        for alarm in self.maintenance.Alarm(rpc.AlarmRequest(action=rpc.AlarmRequest.GET)).alarms:
-            self.maintenance.Alarm(
-                rpc.AlarmRequest(action=rpc.AlarmRequest.DEACTIVATE, memberID=alarm.memberID, alarm=alarm.alarm)
-            )
+        self.call(DEFRAGMENT, DefragmentRequest())
+        for alarm in self.call(ALARM, AlarmRequest(action=AlarmRequest.GET)).alarms:
+            self.call(ALARM, AlarmRequest(action=AlarmRequest.DEACTIVATE, memberID=alarm.memberID, alarm=alarm.alarm))
 
     def enable_auth(self, user: str, password: str, prefix: str) -> None:
         """Switch authentication on: ``root`` (with the same *password*) and *user*, who may use *prefix* only."""
-        auth = self.auth
         for name in ("root", user):
-            auth.UserAdd(rpc.AuthUserAddRequest(name=name, password=password))
-            auth.RoleAdd(rpc.AuthRoleAddRequest(name=name))
-            auth.UserGrantRole(rpc.AuthUserGrantRoleRequest(user=name, role=name))
-        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        permission = rpc.Permission(permType=rpc.Permission.READWRITE, key=prefix.encode(), range_end=end.encode())
-        auth.RoleGrantPermission(rpc.AuthRoleGrantPermissionRequest(name=user, perm=permission))
-        auth.AuthEnable(rpc.AuthEnableRequest())
+            self.call(USER_ADD, AuthUserAddRequest(name=name, password=password))
+            self.call(ROLE_ADD, AuthRoleAddRequest(name=name))
+            self.call(USER_GRANT_ROLE, AuthUserGrantRoleRequest(user=name, role=name))
+        permission = Permission(permType=Permission.READWRITE, key=prefix.encode(), range_end=_end(prefix))
+        self.call(ROLE_GRANT_PERMISSION, AuthRoleGrantPermissionRequest(name=user, perm=permission))
+        self.call(AUTH_ENABLE, AuthEnableRequest())
 
     def touch_auth(self, name: str) -> None:
         """Change the store of users: every JWT that is out becomes 'revision of auth store is old'."""
-        self._as_user(self.auth.RoleAdd, rpc.AuthRoleAddRequest(name=name))
+        self.call(ROLE_ADD, AuthRoleAddRequest(name=name))
 
     def change_password(self, user: str, password: str) -> None:
         """Give *user* another password."""
-        self._as_user(self.auth.UserChangePassword, rpc.AuthUserChangePasswordRequest(name=user, password=password))
+        self.call(USER_CHANGE_PASSWORD, AuthUserChangePasswordRequest(name=user, password=password))
+
+
+def _end(prefix: str) -> bytes:
+    """Return the first key past all that begin with *prefix*."""
+    return prefix[:-1].encode() + bytes([ord(prefix[-1]) + 1])
 
 
 @contextlib.contextmanager

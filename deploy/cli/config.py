@@ -1,6 +1,7 @@
 """``strongroom config``: what the settings come to, before anything is started on them."""
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,36 @@ def show_(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
 @settings_options
 @common_options
 def check(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
-    """Check the settings; what is wrong is an error, what has no effect is noted."""
+    """Check the settings; what is wrong is an error, what has no effect is noted.
+
+    Run it as the user of the service: certificate and key are read as that user will.
+    """
     settings = _load(file, sets, options)
+    from deploy.serving import tls
     from deploy.serving.server import rehearse, rehearse_stores
 
+    now = datetime.now(UTC)
     rehearse(settings)
     rehearse_stores(settings)
+    pair = tls.check(settings.proxy, now)
+    soon = pair and pair.note(now)
+    notes = (*settings.notes, *((soon,) if soon else ()))
     if show.as_json():
-        show.answer({"valid": True, "notes": settings.notes})
+        show.answer({"valid": True, "notes": notes, "tls": pair and _certificate(pair)})
     else:
         show.line("the settings are valid")
-        _notes(settings.notes)
+        if pair:
+            show.line(f"the proxy's certificate is for {', '.join(pair.names)}, until {pair.not_after:%Y-%m-%d}")
+        _notes(notes)
+
+
+def _certificate(pair: Any) -> dict[str, object]:
+    return {
+        "names": pair.names,
+        "not_before": f"{pair.not_before:%Y-%m-%dT%H:%M:%SZ}",
+        "not_after": f"{pair.not_after:%Y-%m-%dT%H:%M:%SZ}",
+        "fingerprint": pair.fingerprint,
+    }
 
 
 def _load(file: Path | None, sets: dict[str, str], options: dict[str, Any]) -> Any:

@@ -6,7 +6,9 @@ from typing import Any
 
 from deploy.serving.crowd import Crowd
 from deploy.serving.server import Role, options
+from deploy.serving.tls import Holder, holder
 from deploy.settings import Settings, load
+from storage_service.config import ProxySettings
 from storage_service.keyring.page import Page
 
 # gunicorn runs a configuration module in the process that forks the workers, and may run it anew at each SIGHUP; this
@@ -17,10 +19,10 @@ def configure(role: Role) -> tuple[Settings, dict[str, Any]]:
     """Return what the operator said, and gunicorn's settings for *role*.
 
     Raises:
-        ConfigurationError: see ``deploy.settings.load``.
+        ConfigurationError: see ``deploy.settings.load``; or the certificate and key of the proxy cannot be served.
     """
     settings = load(environ=os.environ)
-    return settings, options(role, settings)
+    return settings, options(role, settings, tls=shared_tls(settings.proxy) if role is Role.PROXY else None)
 
 
 @functools.cache
@@ -33,3 +35,17 @@ def shared_page() -> Page:
 def shared_crowd() -> Crowd:
     """Return what the workers tell each other about their connections."""
     return Crowd()
+
+
+_held: list[Holder | None] = []
+
+
+def shared_tls(settings: ProxySettings) -> Holder | None:
+    """Return what the proxy's workers show, loaded once: a reload renews it, and does not begin anew.
+
+    Raises:
+        ConfigurationError: the certificate and key cannot be served.
+    """
+    if not _held:
+        _held.append(holder(settings))
+    return _held[0]

@@ -6,6 +6,7 @@ in, and no more of it is read than the application asks for.
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from storage_service.wire.http1 import CHUNKED, Field, Gone
 
@@ -40,7 +41,7 @@ def _scope(exchange: "Exchange", state: Mapping[str, object]) -> dict[str, Any]:
         "http_version": f"1.{request.minor}",
         "method": request.method.decode("ascii"),
         "scheme": exchange.scheme,
-        "path": request.path.decode("latin-1"),
+        "path": unquote_to_bytes(request.path).decode("utf-8", "replace"),
         "raw_path": request.path,
         "query_string": request.query,
         "root_path": "",

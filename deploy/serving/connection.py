@@ -32,6 +32,7 @@ from storage_service.wire.http1 import CHUNKED, Field, Gone, Malformed, Peer, Re
 
 HIGH_WATER: Final = 256 * 1024  # bytes that came and nobody took yet, before the socket is no longer read
 UNHEEDED: Final = 1024 * 1024  # bytes of a body that are read on after its request was answered early
+FIRST_REQUEST: Final = 0.25  # seconds that a connection which has not had one is left when the worker ends
 ALLOWED: Final = b"GET, HEAD, PUT, POST, DELETE, OPTIONS"
 
 _UCRED: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
@@ -132,6 +133,7 @@ class Connection(asyncio.Protocol):
         self._reading = True
         self._closing = False  # it ends with the answer
         self._unheeded = 0  # bytes still read, unheeded, after a last answer
+        server.connections.add(self)
 
     def __repr__(self) -> str:
         return f"<Connection {'busy' if self._exchange else 'idle'}>"
@@ -141,8 +143,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request."""
         self.transport = cast("asyncio.Transport", transport)
-        self.server.connections.add(self)
         self._wait_for_request(self.server.limits.head)
+        if self.server.ending:  # a handshake took its time
+            self.drain()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in the order they came."""
@@ -205,8 +208,14 @@ class Connection(asyncio.Protocol):
         self.abort()
 
     def drain(self) -> None:
-        """Close after the answer that is under way, or now."""
+        """Close after the answer that is under way, or now; one that was just opened has a request on its way."""
         self._closing = True
+        if self.silent:
+            self.server.loop.call_later(FIRST_REQUEST, self._close_unless_busy)
+        else:
+            self._close_unless_busy()
+
+    def _close_unless_busy(self) -> None:
         if self._exchange is None and self.transport is not None and not self._unheeded:
             self.transport.close()
 
@@ -336,7 +345,7 @@ class Connection(asyncio.Protocol):
         self.deadline = self._in(seconds)
 
     def _begin_kept(self) -> None:
-        if self._buffer and self._exchange is None and self.transport is not None and not self._closing:
+        if self._buffer and self._exchange is None and self.transport is not None:
             data, self._buffer = self._buffer, b""
             self._begin(data, 0)
 

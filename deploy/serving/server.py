@@ -21,6 +21,7 @@ from deploy.serving import log
 from deploy.serving.crowd import Crowd
 from deploy.serving.limits import Limits
 from deploy.serving.signals import lose_no_signal_in_a_fork, tell_systemd_when_serving
+from deploy.serving.tls import Holder, holder
 from deploy.serving.workers import Served
 from deploy.settings import Settings
 from models.secret import Secret
@@ -39,7 +40,9 @@ class Role(StrEnum):
     PROXY = "proxy"
 
 
-def make_app(role: Role, settings: Settings, crowd: Crowd, page: Page | None = None) -> Served:
+def make_app(
+    role: Role, settings: Settings, crowd: Crowd, page: Page | None = None, tls: Holder | None = None
+) -> Served:
     """Return what a worker of *role* serves; it opens nothing before the worker's loop runs.
 
     Args:
@@ -47,6 +50,7 @@ def make_app(role: Role, settings: Settings, crowd: Crowd, page: Page | None = N
         settings: what the operator said.
         crowd: what the workers tell each other; made before they were forked.
         page: what the storage service's workers share; likewise.
+        tls: what the proxy shows; loaded before its workers were forked.
     """
     if role is Role.STORAGE:
         from deploy.old_places import old_place
@@ -56,7 +60,8 @@ def make_app(role: Role, settings: Settings, crowd: Crowd, page: Page | None = N
         return Served(create_app(settings.service, page, old_place), Limits(), None, crowd)
     from http_proxy.app import create_app as create_proxy
 
-    return Served(create_proxy(settings.proxy), Limits(), None, crowd)
+    application = create_proxy(settings.proxy, tls.notes if tls else tuple)
+    return Served(application, Limits(), tls.current.context if tls else None, crowd)
 
 
 def rehearse(settings: Settings) -> None:
@@ -91,7 +96,9 @@ def rehearse_stores(settings: Settings) -> None:
         old_place(old)
 
 
-def options(role: Role, settings: Settings, *, bind: str | None = None, level: str = "INFO") -> dict[str, Any]:
+def options(
+    role: Role, settings: Settings, *, bind: str | None = None, level: str = "INFO", tls: Holder | None = None
+) -> dict[str, Any]:
     """Return gunicorn's settings for *role*.
 
     Args:
@@ -99,9 +106,14 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
         settings: what the operator said.
         bind: an inherited listener, ``fd://N``; None: bind what the settings name.
         level: the lowest level that is logged; debugging, when switched on, overrules it.
+        tls: the pair that the proxy shows, loaded.
+
+    Raises:
+        RuntimeError: the settings name a certificate and none was loaded: nothing is served without TLS then.
     """
     level = "DEBUG" if settings.debug else level
     common = {
+        "on_starting": _starting(role, tls),
         "proc_name": f"strongroom-{role}",
         "workers": settings.proxy_workers if role is Role.PROXY else settings.workers,
         "worker_class": "deploy.serving.workers.StrongroomWorker",
@@ -117,12 +129,28 @@ def options(role: Role, settings: Settings, *, bind: str | None = None, level: s
         "logconfig_dict": log.configuration(settings.log_format, level),
     }
     if role is Role.PROXY:
-        return common | {"bind": bind or settings.proxy.listen}
+        if settings.proxy.tls_certificate and tls is None:
+            raise RuntimeError("TLS is configured, and no certificate was loaded")
+        renewal = {} if tls is None else {"on_reload": lambda _: tls.renew()}
+        return common | {"bind": bind or settings.proxy.listen} | renewal
     return common | {
         "bind": bind or f"unix:{settings.service.socket}",
-        "on_starting": lambda _: harden(),  # once there is a log, and before there is a worker, which has the keys
         "when_ready": _set_socket_mode(settings),
     }
+
+
+def _starting(role: Role, tls: Holder | None) -> Callable[[Any], None]:
+    """Return the hook for the process that forks the workers: once there is a log, and before anything listens."""
+
+    def on_starting(_: Any) -> None:
+        if role is Role.STORAGE:
+            harden()  # before there is a worker, which has the keys
+        if tls is not None:
+            tls.announce()
+        tell_systemd_when_serving()
+        lose_no_signal_in_a_fork()
+
+    return on_starting
 
 
 def _set_socket_mode(settings: Settings) -> Callable[[Any], None]:
@@ -138,11 +166,14 @@ def _set_socket_mode(settings: Settings) -> Callable[[Any], None]:
 class Server(BaseApplication):
     """One gunicorn, configured by us alone: no file of the working directory and no GUNICORN_CMD_ARGS has a say.
 
-    Workers share two pages of memory, made here, in the process that forks them: they stay what they are when workers
-    are replaced, one by one or all of them by SIGHUP.
+    Workers share pages of memory, made here, in the process that forks them: they stay what they are when workers are
+    replaced, one by one or all of them by SIGHUP. So does the certificate that was loaded here, until a SIGHUP.
     """
 
-    def __init__(self, role: Role, settings: Settings, configured: Mapping[str, Any]) -> None:
+    def __init__(
+        self, role: Role, settings: Settings, configured: Mapping[str, Any], tls: Holder | None = None
+    ) -> None:
+        self.tls = tls
         self._role = role
         self._settings = settings
         self._configured = configured
@@ -158,7 +189,7 @@ class Server(BaseApplication):
 
     def load(self) -> Any:
         """Return what is served; called in each worker."""
-        return make_app(self._role, self._settings, self._crowd, self._page)
+        return make_app(self._role, self._settings, self._crowd, self._page, self.tls)
 
     def run(self) -> NoReturn:
         """Serve until told to end.
@@ -166,8 +197,6 @@ class Server(BaseApplication):
         Raises:
             SystemExit: always; code 0 after an orderly end.
         """
-        tell_systemd_when_serving()
-        lose_no_signal_in_a_fork()
         try:
             Arbiter(self).run()
         except HaltServer as halt:
@@ -180,12 +209,13 @@ def serve(role: Role, settings: Settings) -> NoReturn:
     """Run one process in the foreground, on the sockets that systemd hands over, or on its own.
 
     Raises:
-        ConfigurationError: it cannot listen where the settings say.
+        ConfigurationError: its certificate and key cannot be served, or it cannot listen where the settings say.
         SystemExit: when it has ended.
     """
+    tls = holder(settings.proxy) if role is Role.PROXY else None  # before anything listens
     inherited = os.environ.get("LISTEN_PID") == str(os.getpid()) or "GUNICORN_FD" in os.environ
     bind = None if inherited else f"fd://{listener(role, settings).detach()}"
-    Server(role, settings, options(role, settings, bind=bind)).run()
+    Server(role, settings, options(role, settings, bind=bind, tls=tls), tls).run()
 
 
 def listener(role: Role, settings: Settings) -> socket.socket:

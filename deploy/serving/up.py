@@ -23,6 +23,7 @@ from typing import Final, NoReturn
 
 from deploy.home import Home, write_client
 from deploy.serving.server import Role, Server, listener, make_directories, options, rehearse
+from deploy.serving.tls import Holder, holder
 from deploy.settings import Settings, load
 from storage_service.client_file import ClientFile
 from storage_service.errors import StartupError
@@ -69,7 +70,8 @@ def up(
         level: the lowest level that is logged.
 
     Raises:
-        ConfigurationError: the settings are wrong, the home is in use or not private, or an address is taken.
+        ConfigurationError: the settings are wrong, a certificate or key cannot be served, the home is in use or not
+            private, or an address is taken.
         Failed: a process did not start, or ended unbidden; the other was ended.
     """
     place = Home(home)
@@ -79,12 +81,13 @@ def up(
         settings = load(environ=environ, home=home, flags=flags, sets=sets)
         rehearse(settings)
         make_directories(settings)
+        tls = holder(settings.proxy)  # before anything listens
         with _Sockets(settings) as sockets:
             client = ClientFile(sockets.url, settings.service.socket, settings.service.api_id, settings.service.api_key)
             write_client(client, place.client)
             with _Family(settings.grace) as family:
                 storage = family.start(Role.STORAGE, settings, sockets, level)
-                proxy = family.start(Role.PROXY, settings, sockets, level)
+                proxy = family.start(Role.PROXY, settings, sockets, level, tls)
                 sockets.let_go()
                 if family.wait_until_ready(sockets.storage_ready) and family.wait_until_ready(sockets.proxy_ready):
                     ready(Running(home, settings, client))
@@ -99,6 +102,7 @@ class _Sockets:
     def __init__(self, settings: Settings) -> None:
         self._path = settings.service.socket
         self._tls = settings.proxy.tls_certificate is not None
+        self._certified = settings.proxy.tls_client_certificates == "required"
         self._bound = {Role.STORAGE: listener(Role.STORAGE, settings)}
         try:
             self._bound[Role.PROXY] = listener(Role.PROXY, settings)
@@ -144,8 +148,14 @@ class _Sockets:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False  # this asks whether it is up, not who it is; nothing is sent that matters
             context.verify_mode = ssl.CERT_NONE
-            with context.wrap_socket(connection) as wrapped:
-                return _says_ready(wrapped)
+            try:
+                with context.wrap_socket(connection) as wrapped:
+                    return self._certified or _says_ready(wrapped)
+            except ssl.SSLError:
+                # It wants a certificate, which we have not: a worker is there, and refuses strangers as it should.
+                if self._certified:
+                    return True
+                raise
 
 
 def _says_ready(connection: socket.socket) -> bool:
@@ -196,30 +206,32 @@ class _Family:
             pass  # what came during the end asked for the end
         signal.pthread_sigmask(signal.SIG_SETMASK, self._unblocked)
 
-    def start(self, role: Role, settings: Settings, sockets: _Sockets, level: str) -> _Child:
+    def start(self, role: Role, settings: Settings, sockets: _Sockets, level: str, tls: Holder | None = None) -> _Child:
         """Fork *role*."""
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._be(role, settings, sockets, level, parent)
+            self._be(role, settings, sockets, level, parent, tls=tls)
         with suppress(ProcessLookupError, PermissionError):
             os.setpgid(pid, pid)  # in both processes, so that it is done whichever comes first
         child = _Child(role, pid)
         self._children.append(child)
         return child
 
-    def _be(self, role: Role, settings: Settings, sockets: _Sockets, level: str, parent: int) -> NoReturn:
+    def _be(
+        self, role: Role, settings: Settings, sockets: _Sockets, level: str, parent: int, *, tls: Holder | None
+    ) -> NoReturn:
         """Be the child; never return into what the parent was doing."""
         code: int | str | None = 1
         try:
             os.setpgid(0, 0)
             _follow(parent)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._unblocked)
-            configured = options(role, settings, bind=sockets.take(role), level=level)
+            configured = options(role, settings, bind=sockets.take(role), level=level, tls=tls)
             configured["post_fork"] = lambda arbiter, _: _follow(arbiter.pid)
-            Server(role, settings, configured).run()
+            Server(role, settings, configured, tls).run()
         except SystemExit as end:
             code = end.code
         except BaseException:  # noqa: BLE001  # whatever it is, it is told, and the child ends

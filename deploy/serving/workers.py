@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 import uvloop
 from gunicorn.workers.base import Worker
 
-from deploy.serving.connection import Connection, Face, Server, peer_of
+from deploy.serving.connection import Connection, Exchange, Face, Server, peer_of
 from deploy.serving.crowd import Crowd
 from deploy.serving.limits import Ledger, Limits, raise_descriptors
 from deploy.serving.signals import SERVING
@@ -55,6 +55,10 @@ class Served:
     limits: Limits
     tls: ssl.SSLContext | None  # made before the fork; None: plain HTTP
     crowd: Crowd
+
+    def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        """Be the application, for gunicorn loads nothing else than what can be called."""
+        return self.application(exchange)
 
 
 class StrongroomWorker(Worker):
@@ -146,14 +150,11 @@ class Door:
         self._listen()
 
     def close(self) -> None:
-        """Accept no more, and end handshakes."""
+        """Accept no more; handshakes under way go on."""
         self._server.loop.remove_reader(self._socket)
         self._socket.close()
         if self._later is not None:
             self._later.cancel()
-        if self._context is not None:
-            for handshake in self._connecting:
-                handshake.cancel()
 
     def _listen(self) -> None:
         self._later = None
@@ -219,7 +220,7 @@ class Door:
             )
         except OSError:  # ssl.SSLError is one: a handshake that came to nothing
             if connection.transport is None:
-                server.ledger.leave(connection.address)
+                server.leave(connection)
             accepted.close()
 
 

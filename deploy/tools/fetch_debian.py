@@ -66,32 +66,6 @@ def unpack(package: str) -> None:
             _run(["dpkg-deb", "--extract", str(archive), str(UNPACKED)])
 
 
-def compiler(package: str, headers: Path) -> dict[str, str]:
-    """Return the environment in which C is compiled with Debian's gcc, unpacked below ``.tools/debian``.
-
-    It makes modules that a running Python loads: the C library is in that process already, so they are not linked with
-    it, and none of its start files are needed.
-
-    Args:
-        package: Debian's package of Python's headers.
-        headers: where it would have them, were it installed.
-
-    Raises:
-        NotFetchedError: gcc or the headers could not be had.
-    """
-    unpack("gcc")
-    unpack(package)
-    include = UNPACKED / "usr/include"
-    places = [UNPACKED / headers.relative_to("/"), *include.glob("*-linux-gnu*"), include]
-    return {
-        "PATH": f"{UNPACKED / 'usr/bin'}:{os.environ['PATH']}",
-        "LD_LIBRARY_PATH": _libraries(),
-        "CC": "gcc",
-        "LDSHARED": "gcc -shared -nostdlib",
-        "CPPFLAGS": " ".join(f"-isystem {place}" for place in places),
-    }
-
-
 def _libraries() -> str:
     return ":".join(str(path) for pattern in _LIBRARIES for path in sorted(UNPACKED.glob(pattern)))
 

@@ -9,17 +9,15 @@ made anew, and what fails is removed, so that a half-made environment is never t
 
 import argparse
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 from deploy.tools import fetch_debian
 
 OLDEST = (3, 11)
-SOURCES = ("gunicorn-h1c",)  # built here, in C, with the build backend that the first lock file brings
+SOURCES = ("etcd3",)  # built here with the first lock file's backend; pure Python
 
 
 def make(directory: Path, locks: list[Path], project: list[str]) -> None:
@@ -50,23 +48,10 @@ def make(directory: Path, locks: list[Path], project: list[str]) -> None:
 def _install(pip: list[str], lock: Path) -> None:
     """Install what *lock* says and nothing else."""
     options = ["--require-hashes", "--no-build-isolation", "--only-binary", ":all:"]
-    environ = os.environ.copy()
     for package in SOURCES:
         if f"\n{package}==" in lock.read_text(encoding="utf-8"):
             options += ["--no-binary", package]
-            environ |= _compiler()
-    subprocess.run([*pip, "install", *options, "--requirement", str(lock)], env=environ, check=True)
-
-
-def _compiler() -> dict[str, str]:
-    """Return what the environment must say for C to be compiled against this Python."""
-    headers = Path(sysconfig.get_path("include"))
-    if shutil.which("cc") is not None and (headers / "Python.h").exists():
-        return {}
-    try:
-        return fetch_debian.compiler(f"libpython{headers.name.removeprefix('python')}-dev", headers)
-    except fetch_debian.NotFetchedError as exc:
-        raise SystemExit(f"install gcc and python3-dev, and try again ({exc})") from exc
+    subprocess.run([*pip, "install", *options, "--requirement", str(lock)], check=True)
 
 
 def _install_project(pip: list[str], project: list[str]) -> None:

@@ -89,6 +89,18 @@ class Resource:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
+    async def read_for(self, req: Request, model: type[Model], key: str) -> dict[str, object]:
+        """Return the body of *req*, which is to change the record that the path names.
+
+        Whether the caller may do that is asked first: of who may not, nothing is read.
+
+        Raises:
+            Denied: the caller may not, which the service has recorded.
+            Invalid, TooLarge: as `read_object`.
+        """
+        await self.storage.for_caller(req).check_may("put", model, key)
+        return await read_object(req)
+
 
 def identity_of(req: Request) -> Identity:
     """Return who calls.
@@ -118,13 +130,18 @@ async def read_object(req: Request) -> dict[str, object]:
 
     Raises:
         Invalid: it is no such thing.
-        TooLarge: it is over the limit.
+        TooLarge: it is over the limit of one record; one that says so itself is not read.
     """
-    body = await req.stream.read(wire.MAX_BODY + 1)
-    if len(body) > wire.MAX_BODY:
+    if req.content_length is not None and req.content_length > wire.MAX_MODEL_BODY:
+        raise TooLarge("the body is over its limit")
+    body: bytes = await req.stream.read(wire.MAX_MODEL_BODY + 1)
+    if len(body) > wire.MAX_MODEL_BODY:
         raise TooLarge("the body is over its limit")
     try:
-        value = strict_json.decode(body) if body else {}
+        if strict_json.structure(body) > strict_json.MAX_STRUCTURE:  # others get their turn meanwhile
+            value = await asyncio.to_thread(strict_json.decode, body, wire.MAX_RECORD_STRUCTURE)
+        else:
+            value = strict_json.decode(body) if body else {}
     except strict_json.MalformedJSON as exc:
         raise Invalid(f"the body is not JSON as it is read here: {exc}") from None
     if not isinstance(value, dict):

@@ -9,7 +9,6 @@ from http_proxy.resources.base import (
     Resource,
     Storage,
     find,
-    read_object,
     remove_if_there,
     respond,
     save_new,
@@ -64,7 +63,7 @@ class ClusterItem(Resource):
 
         A network that does not exist becomes the default one.
         """
-        body = await read_object(req)
+        body = await self.read_for(req, Cluster, name)
         settle(body, "name", name)
         wanted = Cluster.from_dict(body)
         client = self.storage.for_caller(req)
@@ -101,7 +100,7 @@ class ClusterMembers(Resource):
 
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
         """Put the hosts *new* in the place of *old*, provided that *old* is what they are."""
-        body = await read_object(req)
+        body = await self.read_for(req, Cluster, name)
         old, new = texts(body, "old"), list(dict.fromkeys(texts(body, "new")))
         client = self.storage.for_caller(req)
 
@@ -155,7 +154,7 @@ class ClusterOperation(Resource):
 
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
         """Ask for it; a deployment needs the ``version``."""
-        body = await read_object(req)
+        body = await self.read_for(req, self._model, name)
         settle(body, "name", name)
         told = {
             "status": OperationState.IN_PROCESS.value,

@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 
 from http_proxy.errors import Rejected, Request, Response
-from http_proxy.resources.base import Resource, find, read_object, remove_if_there, respond, save_new, save_over, settle
+from http_proxy.resources.base import Resource, find, remove_if_there, respond, save_new, save_over, settle
 from models import ContainerManagerConfig, ContainerManagerConfigs, ContainerManagerCreds
 from storage_service.errors import Invalid
 
@@ -36,7 +36,7 @@ class ContainerManagerItem(Resource):
         Options that open it (``token``, ``password`` and the other fields of its credentials) are taken out and kept
         as a secret; the plain record is written last, so that a PUT that failed half-way can be sent again.
         """
-        body = await read_object(req)
+        body = await self.read_for(req, ContainerManagerConfig, name)
         settle(body, "name", name)
         options = body.get("options", {})
         if not isinstance(options, dict):

@@ -50,7 +50,7 @@ class HostItem(Resource):
 
     async def on_put(self, req: Request, resp: Response, address: str) -> None:
         """Add it: ``ssh_priv_key``, ``remote_user`` and, if it is to join one, ``cluster``."""
-        body = await read_object(req)
+        body = await self.read_for(req, Host, address)
         settle(body, "address", address)
         await _add(self.storage, req, resp, body)
 
@@ -78,7 +78,7 @@ class HostCredentials(Resource):
     async def on_put(self, req: Request, resp: Response, address: str) -> None:
         """Replace it, for a key that was changed; with ``If-Match``, only if it is still the one that was read."""
         check_may_reveal(req)
-        body = await read_object(req)
+        body = await self.read_for(req, HostCreds, address)
         settle(body, "address", address)
         creds = HostCreds.from_dict(body)
         client = self.storage.for_caller(req)

@@ -1,7 +1,7 @@
 """``/networks`` and ``/network/{name}``: what clusters are joined to."""
 
 from http_proxy.errors import Rejected, Request, Response
-from http_proxy.resources.base import Resource, find, read_object, respond, save_new, settle
+from http_proxy.resources.base import Resource, find, respond, save_new, settle
 from models import Network, Networks
 
 
@@ -22,7 +22,7 @@ class NetworkItem(Resource):
 
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
         """Make it; one that is there already must be the same."""
-        body = await read_object(req)
+        body = await self.read_for(req, Network, name)
         settle(body, "name", name)
         network = Network.from_dict(body)
         client = self.storage.for_caller(req)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
-from storage_service.errors import Fate, StrongroomError, Unavailable
+from storage_service.errors import Fate, StrongroomError, TooLarge, Unavailable
 from storage_service.wire import MAX_STORED
 
 ABSENT: Final = 0
@@ -132,11 +132,13 @@ class Backend(Protocol):
     async def get(self, name: str) -> Entry | None:
         """Return what is stored under *name*."""
 
-    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
         """Return those of *names* that exist, all as of one moment; at most `MAX_PAGE` names.
 
         Raises:
             ValueError: more names than that.
+            TooLarge: as stored, their values are more than *limit* bytes together; which is found out before they are
+                in memory, as far as the store can tell it.
         """
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
@@ -203,6 +205,16 @@ def check_names(names: Sequence[str]) -> None:
     """
     if len(names) > MAX_PAGE:
         raise ValueError(f"at most {MAX_PAGE} names are read at once")
+
+
+def check_size(size: int, limit: int | None) -> None:
+    """Refuse to read values of *size* bytes together where *limit* says how many may be.
+
+    Raises:
+        TooLarge: they are more.
+    """
+    if limit is not None and size > limit:
+        raise TooLarge("what is asked for is over its limit together")
 
 
 def check_limit(limit: int) -> None:

@@ -78,10 +78,10 @@ class FaultyBackend:
         async with self._operation("get"):
             return await self._backend.get(name)
 
-    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
         """Return those of *names* that exist, or fail."""
         async with self._operation("get_many"):
-            return await self._backend.get_many(names)
+            return await self._backend.get_many(names, limit=limit)
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
         """Return a page of names, or fail."""

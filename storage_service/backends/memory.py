@@ -21,6 +21,7 @@ from storage_service.backends.base import (
     check_batch,
     check_limit,
     check_names,
+    check_size,
     failed_guards,
     not_applied,
 )
@@ -72,11 +73,13 @@ class MemoryBackend:
         self._asked("get")
         return self._entries.get(name)
 
-    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
         """Return those of *names* that exist."""
         check_names(names)
         self._asked("get_many")
-        return {name: self._entries[name] for name in names if name in self._entries}
+        found = {name: self._entries[name] for name in names if name in self._entries}
+        check_size(sum(len(entry.value) for entry in found.values()), limit)
+        return found
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
         """Return a page of the names that begin with *prefix*."""

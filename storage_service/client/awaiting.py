@@ -47,6 +47,7 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
     save_texts = _method(operations.save_texts)
     delete = _method(operations.delete)
     delete_many = _method(operations.delete_many)
+    check_may = _method(operations.check_may)
     list_keys = _method(operations.list_keys)
     list_store_handlers = _method(operations.list_store_handlers)
 

@@ -45,6 +45,7 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
     save_texts = _method(operations.save_texts)
     delete = _method(operations.delete)
     delete_many = _method(operations.delete_many)
+    check_may = _method(operations.check_may)
     list_keys = _method(operations.list_keys)
     list_store_handlers = _method(operations.list_store_handlers)
 

@@ -27,7 +27,7 @@ from enum import StrEnum
 from typing import Final, TypeAlias, TypeVar
 
 from storage_service import wire
-from storage_service.errors import Fate, ServiceError, Unavailable, Untrusted
+from storage_service.errors import Fate, ServiceError, TooLarge, Unavailable, Untrusted
 from storage_service.wire.http1 import Field
 
 T = TypeVar("T")
@@ -112,14 +112,20 @@ def converse(operation: Operation[T], patience: Patience) -> Talk[T]:
     Raises:
         ServiceError: what the service answered, or `Unavailable` where no attempt got an answer.
     """
-    answer: Answer | None = None
+    answer: Answer | TooLarge | None = None
     while True:
         try:
-            call = next(operation) if answer is None else operation.send(answer)
+            if isinstance(answer, TooLarge):
+                call = operation.throw(answer)
+            else:
+                call = next(operation) if answer is None else operation.send(answer)
         except StopIteration as done:
             result: T = done.value
             return result
-        answer = yield from _attempts(call, patience)
+        try:
+            answer = yield from _attempts(call, patience)
+        except TooLarge as error:
+            answer = error  # the operation's own affair: it may ask for less
 
 
 def may_repeat(effect: Effect, error: ServiceError) -> bool:

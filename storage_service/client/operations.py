@@ -5,7 +5,7 @@ here is what both offer. Every operation can raise any `ServiceError`; those nam
 """
 
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Generic, NamedTuple, TypeVar, cast
 
@@ -17,7 +17,7 @@ from models.errors import InvalidName, ModelError
 from models.secret import Secret
 from storage_service import wire
 from storage_service.client.dialogue import Answer, Call, Effect, Operation
-from storage_service.errors import Internal, NotFound
+from storage_service.errors import Internal, NotFound, TooLarge
 
 M = TypeVar("M", bound=Model)
 A = TypeVar("A")
@@ -105,10 +105,14 @@ def get(model: type[M], key: str, *, source: str = "") -> Operation[Record[M]]:
 
 def get_many(model: type[M], keys: Iterable[str], *, source: str = "") -> Operation[list[Record[M] | None]]:
     """Return the records with *keys*, in the order asked, None in the place of each that does not exist."""
-    wanted = _references(model, keys, source)
-    if not wanted:
-        return []
-    return _records(model, (yield _storage("get", _body(model, wanted), Effect.READ)), len(wanted))
+
+    def ask(some: Sequence[str]) -> Operation[list[Record[M] | None]]:
+        body = _body(model, _references(model, some, source))
+        return _records(model, (yield _storage("get", body, Effect.READ)), len(some))
+
+    wanted = _several(keys)
+    found = yield from each_of(wanted, wire.MAX_RECORDS, ask)
+    return [found[key] for key in wanted]
 
 
 def save(model: M, *, etag: str | None = None) -> Operation[Record[M]]:
@@ -148,8 +152,11 @@ def save_many(models: Iterable[M], *, etags: Sequence[str | None] | None = None)
         raise TypeError("records that are saved together are of one model")
     if etags is not None and len(etags) != len(given):
         raise ValueError("there is one etag for each record")
-    body = _body(model, [each.to_dict() for each in given], etags)
-    stored = _records(model, (yield _storage("save", body, _guard(etags))), len(given))
+    stored: list[Record[M] | None] = []
+    for start, end in _parts(len(given)):
+        tags = None if etags is None else etags[start:end]
+        body = _body(model, [each.to_dict() for each in given[start:end]], tags)
+        stored += _records(model, (yield _storage("save", body, _guard(tags))), end - start)
     return [_there(record) for record in stored]
 
 
@@ -158,16 +165,20 @@ def get_texts(model: type[Model], keys: Iterable[str]) -> Operation[list[StoredT
 
     The text of a record is what its model's ``to_json`` returns.
     """
-    wanted = _references(model, keys, "")
-    if not wanted:
-        return []
-    said = decode((yield _storage("get", _body(model, wanted), Effect.READ)), _Texts)
-    if not len(said.records) == len(said.etags) == len(wanted):
-        raise _unreadable()
-    return [
-        None if etag is None else StoredText(Secret(str(text, "utf-8")), etag)
-        for text, etag in zip(said.records, said.etags, strict=True)
-    ]
+
+    def ask(some: Sequence[str]) -> Operation[list[StoredText | None]]:
+        body = _body(model, _references(model, some, ""))
+        said = decode((yield _storage("get", body, Effect.READ)), _Texts)
+        if not len(said.records) == len(said.etags) == len(some):
+            raise _unreadable()
+        return [
+            None if etag is None else StoredText(Secret(str(text, "utf-8")), etag)
+            for text, etag in zip(said.records, said.etags, strict=True)
+        ]
+
+    wanted = _several(keys)
+    found = yield from each_of(wanted, wire.MAX_RECORDS, ask)
+    return [found[key] for key in wanted]
 
 
 def save_texts(
@@ -185,10 +196,14 @@ def save_texts(
         return []
     if etags is not None and len(etags) != len(given):
         raise ValueError("there is one etag for each text")
-    said = decode((yield _storage("save", _body(model, given, etags), _guard(etags))), _Tags)
-    if len(said.etags) != len(given):
-        raise _unreadable()
-    return said.etags
+    stored: list[str] = []
+    for start, end in _parts(len(given)):
+        tags = None if etags is None else etags[start:end]
+        said = decode((yield _storage("save", _body(model, given[start:end], tags), _guard(tags))), _Tags)
+        if len(said.etags) != end - start:
+            raise _unreadable()
+        stored += said.etags
+    return stored
 
 
 def delete(model: type[M], key: str, *, etag: str | None = None, source: str = "") -> Operation[None]:
@@ -217,11 +232,25 @@ def delete_many(
         return []
     if etags is not None and len(etags) != len(wanted):
         raise ValueError("there is one etag for each record")
-    answer = yield _storage("delete", _body(model, wanted, etags), _guard(etags))
-    deleted = decode(answer, wire.DeletedAnswer).deleted
-    if len(deleted) != len(wanted):
-        raise _unreadable()
+    deleted: list[bool] = []
+    for start, end in _parts(len(wanted)):
+        tags = None if etags is None else etags[start:end]
+        answer = yield _storage("delete", _body(model, wanted[start:end], tags), _guard(tags))
+        said = decode(answer, wire.DeletedAnswer).deleted
+        if len(said) != end - start:
+            raise _unreadable()
+        deleted += said
     return deleted
+
+
+def check_may(action: str, model: type[Model], key: str) -> Operation[None]:
+    """Return if the caller may do *action* to the record of *model* with *key*: who asks first need not say all.
+
+    Raises:
+        Denied: the caller may not, which is recorded as if it had tried.
+    """
+    body = msgspec.json.encode({"action": action, "model": model.__name__, "key": key})
+    yield _storage("may", body, Effect.READ)
 
 
 def page(list_model: type[ListModel[M]], after: str | None) -> Operation[Page[M]]:
@@ -266,19 +295,17 @@ def get_secret(container: str, key: str) -> Operation[StoredSecret]:
 def get_secrets(wanted: Iterable[str]) -> Operation[dict[str, Secret | None]]:
     """Return the secrets with the names *wanted* (``"db/password"``), None for each that does not exist.
 
-    They are asked for by the thousand, so over a thousand names are not read as of one moment.
+    They are asked for by the thousand, and in halves where they are more than one answer holds (8 MiB as stored): so
+    over a thousand names, or so many bytes, are not read as of one moment.
     """
-    found: dict[str, Secret | None] = {}
-    distinct = list(dict.fromkeys(_several(wanted)))
-    for start in range(0, len(distinct), wire.MAX_BATCH_NAMES):
-        batch = distinct[start : start + wire.MAX_BATCH_NAMES]
-        body = msgspec.json.encode({"names": batch})
+
+    def ask(some: Sequence[str]) -> Operation[list[Secret | None]]:
+        body = msgspec.json.encode({"names": some})
         answer = yield Call("POST", f"{wire.SECRETS_PATH}/?batch=get", Effect.READ, body, {"Content-Type": wire.JSON})
         messages = decode(answer, dict[str, _Message | None])
-        for name in batch:
-            message = messages.get(name)
-            found[name] = None if message is None else Secret(message.value)
-    return found
+        return [None if (message := messages.get(name)) is None else Secret(message.value) for name in some]
+
+    return (yield from each_of(_several(wanted), wire.MAX_BATCH_NAMES, ask))
 
 
 def set_secret(container: str, key: str, value: str | Secret | bytes, *, etag: str | None = None) -> Operation[str]:
@@ -431,6 +458,36 @@ def _object(text: str) -> msgspec.Raw:
         msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         return msgspec.Raw(text)
     raise ValueError("a text is no JSON object")
+
+
+def each_of(
+    wanted: Sequence[str], most: int, ask: Callable[[Sequence[str]], Operation[list[A]]]
+) -> Operation[dict[str, A]]:
+    """Return what *ask* answers for each of *wanted*: asked once, *most* at a time, halved where it is too much.
+
+    Raises:
+        TooLarge: one alone is too much.
+    """
+    distinct = list(dict.fromkeys(wanted))
+    left = [distinct[start : start + most] for start in range(0, len(distinct), most)]
+    found: dict[str, A] = {}
+    while left:
+        some = left.pop(0)
+        try:
+            answers = yield from ask(some)
+        except TooLarge:
+            if len(some) < 2:
+                raise
+            left[:0] = [some[: len(some) // 2], some[len(some) // 2 :]]
+        else:
+            found.update(zip(some, answers, strict=True))
+    return found
+
+
+def _parts(size: int) -> Iterator[tuple[int, int]]:
+    """Yield where each part of *size* records begins and ends that one request may have."""
+    for start in range(0, size, wire.MAX_RECORDS):
+        yield start, min(start + wire.MAX_RECORDS, size)
 
 
 def _references(model: type[Model], keys: Iterable[str], source: str) -> list[dict[str, object]]:

@@ -8,7 +8,7 @@ import msgspec
 from models.secret import Secret
 from storage_service import wire
 from storage_service.client.dialogue import Call, Effect, Operation
-from storage_service.client.operations import ANY_REVISION, decode
+from storage_service.client.operations import ANY_REVISION, decode, each_of
 from storage_service.errors import Internal
 
 
@@ -47,18 +47,23 @@ def sealed_limit() -> Operation[int]:
 
 
 def read_sealed(wanted: Sequence[str]) -> Operation[list[Sealed | None]]:
-    """Return what is stored under each of *wanted*, as of one moment, None where there is nothing; at most 1,000.
+    """Return what is stored under each of *wanted*, None where there is nothing.
+
+    Up to 1,000 are read as of one moment, if one answer holds them (8 MiB as stored): else they are read in parts.
 
     Raises:
         Denied: the credentials do not reach everything.
     """
-    if not wanted:
-        return []
-    answer = yield _call("read", wire.SealedNames(names=list(wanted)), Effect.READ)
-    entries = decode(answer, wire.SealedEntries).entries
-    if len(entries) != len(wanted):
-        raise Internal("the service's answer is not what was asked for")
-    return [None if each is None else Sealed(Secret(each.value), each.etag) for each in entries]
+
+    def ask(some: Sequence[str]) -> Operation[list[Sealed | None]]:
+        answer = yield _call("read", wire.SealedNames(names=list(some)), Effect.READ)
+        entries = decode(answer, wire.SealedEntries).entries
+        if len(entries) != len(some):
+            raise Internal("the service's answer is not what was asked for")
+        return [None if each is None else Sealed(Secret(each.value), each.etag) for each in entries]
+
+    found = yield from each_of(wanted, wire.MAX_SEALED_READ, ask)
+    return [found[name] for name in wanted]
 
 
 def list_sealed(prefix: str, after: str | None = None, limit: int = 1000) -> Operation[wire.SealedPage]:

@@ -20,7 +20,7 @@ from storage_service.keyring.document import Document
 from storage_service.keyring.envelope import kid_of
 from storage_service.keyring.ring import DataKey, Keys, Ring, is_kid, version_of
 from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.turns import Turns
+from storage_service.turns import Turns
 
 CENSUS: Final = SYSTEM + "census/"
 

@@ -13,10 +13,12 @@ one value), and its header may say nothing but the four members above. The frami
 costs several times as much; it is the oracle in the tests.
 """
 
+import functools
 import os
+import re
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -25,7 +27,7 @@ from models import strict_json
 from models.names import SECRETS
 from storage_service.errors import Undecipherable
 from storage_service.keyring import base64url
-from storage_service.keyring.content_encryption import BLOCK, IV_SIZE, TAG_SIZE
+from storage_service.keyring.content_encryption import BLOCK, IV_SIZE, TAG_SIZE, ContentEncryption
 from storage_service.keyring.ring import Key
 from storage_service.wire import MAX_STORED
 
@@ -48,6 +50,9 @@ class Reason(StrEnum):
 
 
 K_co = TypeVar("K_co", bound=Key, covariant=True)
+T = TypeVar("T")
+
+_Parts: TypeAlias = tuple[bytes, bytes, bytes, bytes]  # protected header, IV, ciphertext, tag
 
 
 class Keys(Protocol[K_co]):
@@ -100,10 +105,56 @@ def opened(keys: Keys[K_co], name: str, token: bytes) -> tuple[K_co, bytes]:
     Raises:
         Undecipherable: with the `Reason` for which it does not open, and nothing of what is inside.
     """
+    key, _, value = _carried_out(ContentEncryption.decrypt, keys, name, token)
+    return key, value
+
+
+def verified(keys: Keys[Key], name: str, token: bytes) -> "Verified":
+    """Return what `opened` would open, still encrypted; arguments and errors are the same."""
+    key, parts, _ = _carried_out(ContentEncryption.verify, keys, name, token)
+    return Verified(key, parts)
+
+
+class Verified:
+    """A value that was found to open under its name, still encrypted."""
+
+    __slots__ = ("_key", "_parts")
+
+    def __init__(self, key: Key, parts: _Parts) -> None:
+        self._key = key
+        self._parts = parts
+
+    def __repr__(self) -> str:
+        return "<Verified>"
+
+    def open(self) -> bytes:
+        """Return the value.
+
+        Raises:
+            Locked: its key was wiped since it was verified.
+        """
+        return self._key.content.decrypt(*self._parts)
+
+
+def kid_of(token: bytes) -> str | None:
+    """Return the kid that *token* claims to be encrypted under, unproven; None if it claims none that can be read."""
     try:
-        protected, header, iv, ciphertext, tag = _segments(token)
-        key = _key_for(keys, name, header)
-        return key, key.content.decrypt(protected, iv, ciphertext, tag)
+        protected, *_ = _segments(token)
+        return _members(base64url.decode(protected)).get("kid")
+    except (_Refused, ValueError):
+        return None
+
+
+def _carried_out(
+    act: Callable[[ContentEncryption, bytes, bytes, bytes, bytes], T], keys: Keys[K_co], name: str, token: bytes
+) -> tuple[K_co, _Parts, T]:
+    """Return the key of *token*, what it takes to decrypt it, and what *act* makes of that; errors as `opened`."""
+    try:
+        protected, iv, ciphertext, tag = _segments(token)
+        key = keys.get(_kid_for(name, protected))
+        if key is None:
+            raise _Refused(Reason.UNKNOWN_KID)
+        return key, (protected, iv, ciphertext, tag), act(key.content, protected, iv, ciphertext, tag)
     except _Refused as refused:
         reason = refused.reason
     except InvalidSignature:
@@ -112,15 +163,6 @@ def opened(keys: Keys[K_co], name: str, token: bytes) -> tuple[K_co, bytes]:
         reason = Reason.MALFORMED
     # Raised after the handlers, so that neither a frame nor a text of theirs hangs on this error.
     raise Undecipherable(name, reason)
-
-
-def kid_of(token: bytes) -> str | None:
-    """Return the kid that *token* claims to be encrypted under, unproven; None if it claims none that can be read."""
-    try:
-        _, header, *_ = _segments(token)
-        return _members(header).get("kid")
-    except (_Refused, ValueError):
-        return None
 
 
 def bound_name(name: str) -> str:
@@ -144,6 +186,9 @@ class _Refused(Exception):
         self.reason = reason
 
 
+_KID: Final = re.compile(rb"[A-Za-z0-9._-]+")  # what stands in JSON as it is
+_HEADERS: Final = 4096  # remembered, some 500 bytes each
+
 _HEAD: Final = f'{{"alg":"{ALG}","enc":"{ENC}","kid":"'.encode()
 
 
@@ -151,8 +196,8 @@ def _tail(bound: str) -> bytes:
     return b'","custodia.key":%b}' % msgspec.json.encode(bound)
 
 
-def _segments(token: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-    """Return the protected header as it stands, the header, the IV, the ciphertext and the tag, all of right sizes.
+def _segments(token: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return the protected header as it stands, the IV, the ciphertext and the tag, all of right sizes.
 
     Raises:
         _Refused: there are not five segments of the right sizes.
@@ -163,32 +208,39 @@ def _segments(token: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     protected, wrapped, *sealed = token.split(b".", 5)  # a sixth would be one too many, however many more there are
     if wrapped or len(sealed) != 3 or len(protected) > MAX_HEADER:
         raise _Refused(Reason.MALFORMED)
-    header = base64url.decode(protected)
     iv, ciphertext, tag = map(base64url.decode, sealed)
     if len(iv) != IV_SIZE or len(tag) != TAG_SIZE or not ciphertext or len(ciphertext) % BLOCK:
         raise _Refused(Reason.MALFORMED)
-    return protected, header, iv, ciphertext, tag
+    return protected, iv, ciphertext, tag
 
 
-def _key_for(keys: Keys[K_co], name: str, header: bytes) -> K_co:
-    """Return the key that *header* names, if the header is one to accept for *name*."""
+@functools.lru_cache(maxsize=_HEADERS)
+def _kid_for(name: str, protected: bytes) -> str | None:
+    """Return the kid in the *protected* header, if that is one to accept for *name*; None if it names none.
+
+    A function of the two alone, and nothing in them is secret; so what was found is remembered for names in use.
+
+    Raises:
+        _Refused: it is not.
+        ValueError: it is no canonical base64url, or no JSON.
+    """
     try:
         bound = bound_name(name)
     except ValueError:
         raise _Refused(Reason.WRONG_NAME) from None
-    # The header we would have written round a kid we know is beyond doubt, and needs no parser.
+    header = base64url.decode(protected)
+    # The header that we would have written is beyond doubt, and needs no parser.
     tail = _tail(bound)
-    if header.startswith(_HEAD) and header.endswith(tail):
-        key = keys.get(header[len(_HEAD) : -len(tail)].decode("ascii", "replace"))
-        if key is not None:
-            return key
+    if (
+        header.startswith(_HEAD)
+        and header.endswith(tail)
+        and _KID.fullmatch(header, len(_HEAD), len(header) - len(tail))
+    ):
+        return header[len(_HEAD) : -len(tail)].decode("ascii")
     members = _members(header)
     if members.get("custodia.key") != bound:
         raise _Refused(Reason.WRONG_NAME)
-    key = keys.get(members.get("kid"))
-    if key is None:
-        raise _Refused(Reason.UNKNOWN_KID)
-    return key
+    return members.get("kid")
 
 
 def _members(header: bytes) -> dict[str, str]:

@@ -141,7 +141,7 @@ def read(text: bytes) -> Exported:
     if len(text) > MAX_FILE:
         raise Invalid(f"an export of a keyring has at most {MAX_FILE} bytes")
     try:
-        said = strict_json.decode(text)
+        said = strict_json.decode(text, most=len(text))
     except strict_json.MalformedJSON as error:
         raise Invalid(f"that is no export of a keyring, or was cut short: {error}") from None
     if not isinstance(said, dict) or said.get("what") != WHAT:

@@ -27,7 +27,7 @@ from storage_service.keyring import census, envelope, records, vault
 from storage_service.keyring.document import Document
 from storage_service.keyring.ring import Keys, Ring
 from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.turns import Turns
+from storage_service.turns import Turns
 
 IN_FLIGHT: Final = 4  # commits at once, so that they share a write to the disk: at full pace
 GENTLE: Final = 14  # records in a commit, one at once, at any other: so little that nobody has to wait for it

@@ -8,7 +8,7 @@ import binascii
 import math
 import re
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -16,11 +16,25 @@ from storage_service import errors
 
 VERSION: Final = "0.1.0"
 
-MAX_BODY: Final = 10 * 1024 * 1024  # bytes of one request; more is 413
+MAX_BODY: Final = 10 * 1024 * 1024  # bytes of one request, whatever it asks for; more is 413
 MAX_SECRET: Final = 512 * 1024  # bytes of one secret's value, as sent
 MAX_STORED: Final = 1024 * 1024  # bytes of one stored value: a 512 KiB secret as base64 in a message in a JWE
 MAX_BATCH_NAMES: Final = 1000  # names in one batch get
+MAX_BATCH_STORED: Final = 8 * 1024 * 1024  # bytes that what one batch reads has in the store, in all; more is 413
+LARGE_ANSWER: Final = 256 * 1024  # bytes in the store from which on a worker gives one such answer at a time
+MAX_RECORDS: Final = 1000  # records in one save, get or delete
 MAX_JSON_DEPTH: Final = 32  # nested objects and arrays in a body
+MAX_RECORD_STRUCTURE: Final = 40_000  # objects, arrays, members and elements of one record: a cluster of as many hosts
+
+# Bytes of a body, by what it is. All are within MAX_BODY, which is asked before anybody knows what it is.
+MAX_SECRET_BODY: Final = 1024 * 1024  # one secret: as octets, or as text with every second character escaped
+MAX_NAMES_BODY: Final = 700 * 1024  # the names of a batch: 1,000 of 512 bytes, quoted
+MAX_MODEL_BODY: Final = 1024 * 1024  # one record of a model, on the proxy
+MAX_RECORDS_BODY: Final = MAX_BODY  # records of a model, on the socket
+MAX_COMMIT_BODY: Final = MAX_BODY  # what is written sealed
+MAX_KEY_BODY: Final = 64 * 1024  # a new API key and what it reaches
+MAX_CEREMONY_BODY: Final = 16 * 1024  # whatever is said of keys: unlock keys and shares, a line each
+MAX_LISTING_BODY: Final = 4 * 1024  # which page of which listing
 
 SECRETS_PATH: Final = "/secrets"  # on the socket
 API_PATH: Final = "/api/v0"  # on the proxy
@@ -43,7 +57,7 @@ ON_BEHALF_HEADER: Final = "Strongroom-On-Behalf-Of"  # whom the proxy's own cred
 JSON: Final = "application/json"
 OCTET_STREAM: Final = "application/octet-stream"
 PROBLEM_JSON: Final = "application/problem+json"  # RFC 9457
-RETRY_AFTER: Final = 1  # seconds, with every 503
+RETRY_AFTER: Final = 1  # seconds, with every 503 whose error knows no better
 
 
 def fits(value: bytes) -> bool:
@@ -143,7 +157,8 @@ def problem_response(error: errors.ServiceError, request_id: str) -> tuple[int, 
     status = problem_of(error).status
     headers = [(b"content-type", PROBLEM_JSON.encode())]
     if status == 503:
-        headers.append((b"retry-after", b"%d" % RETRY_AFTER))
+        known = error.retry_after if isinstance(error, errors.Unavailable) else None
+        headers.append((b"retry-after", b"%d" % (RETRY_AFTER if known is None else math.ceil(known))))
     elif isinstance(error, errors.TooManyAttempts):
         headers.append((b"retry-after", b"%d" % math.ceil(error.wait)))
     elif status == 401:
@@ -206,7 +221,7 @@ def etag_of(revision: int) -> str:
 NEW: Final = etag_of(0)
 """The tag of a record that does not exist yet: who saves with it makes the record, or is told that it is there."""
 
-# The model verbs on the socket: POST /storage/<verb>, one uniform model a request.
+# The model verbs on the socket: POST /storage/<verb>, one uniform model a request, at most MAX_RECORDS records.
 STORAGE_PATH: Final = "/storage"
 
 
@@ -234,6 +249,14 @@ class Listing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     keys: bool = False
     after: str | None = None
     limit: int = 1000
+
+
+class Intent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of may: what somebody is about to do to the record of *model* with *key*."""
+
+    action: Literal["get", "list", "put", "delete"]
+    model: str
+    key: str
 
 
 class RecordsAnswer(msgspec.Struct, kw_only=True):

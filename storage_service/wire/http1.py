@@ -179,7 +179,7 @@ class _Body:
         if self._in_head:  # else it is a trailer
             if len(self.fields) == MAX_FIELDS:
                 raise Malformed("too many header fields", 431)
-            self.fields.append((name.lower(), value.strip(b" \t")))
+            self.fields.append((name.lower(), value.rstrip(b" \t")))
 
     def on_body(self, piece: bytes) -> None:
         self.pieces.append(piece)
@@ -362,7 +362,9 @@ class AnswerReader(_Body):
                 coded = True
             elif name == b"connection" and b"close" in value.lower():
                 keep = False
-        if 100 <= status < 200:
+        if not 100 <= status < 600:
+            raise Malformed("the answer has no status")
+        if status < 200:
             return None
         if status in _BODYLESS:
             length, coded = 0, False
@@ -399,7 +401,7 @@ def write_head(status: int, fields: Iterable[Field], length: int, date: bytes, *
         close: whether the connection ends with it.
         minor: of the HTTP/1 that the client speaks: to one of HTTP/1.0 the end of the connection ends the body.
     """
-    parts = [_STATUS_LINES[status], date]
+    parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date]
     for name, value in fields:
         parts += (name, b": ", value, b"\r\n")
     if status not in _BODYLESS:

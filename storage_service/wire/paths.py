@@ -28,6 +28,8 @@ def read_path(raw: bytes, prefix: str = "") -> str:
         raw = unquote_to_bytes(raw)
     try:
         path = raw.decode("ascii")
+        if path[:1] != "/":
+            raise Invalid("the request target is not a path")
         if path not in {"/", prefix}:
             names.check(path[len(prefix) if prefix and path.startswith(prefix) else 1 :])
     except UnicodeDecodeError:

@@ -26,6 +26,7 @@ from storage_service.backends.base import (
     Vacant,
     Watchable,
 )
+from storage_service.backends.etcd import EtcdBackend
 from storage_service.errors import Fate, TooLarge, Unavailable
 from tests.etcd_server import Etcd, Member, running
 from tests.tcp_fault import Fault, TcpFault
@@ -185,6 +186,49 @@ def test_it_works_under_uvloop(etcd: Etcd) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work())
+
+
+@pytest.mark.parametrize(
+    ("limit", "parts"),
+    [(0, 1), (15 * 100_000, 1), (16 * 100_000, 2), (31 * 100_000, 2), (40 * 100_000 - 1, 3)],
+)
+async def test_what_is_too_large_together_is_not_read_to_its_end(etcd: Etcd, limit: int, parts: int) -> None:
+    """With a limit, reading stops with the part that goes over it: TooLarge, and no more crosses the wire."""
+    prefix = f"t-{next(_NUMBERS)}"
+    async with TcpFault(etcd.members[0].endpoint).running() as network, opened(etcd, prefix=prefix) as writer:
+        names = [f"n/{number:02}" for number in range(40)]
+        for name in names:
+            await writer.commit([Put(name, bytes(100_000))])
+        backend = open_backend(f"etcd://{network.endpoint}/{prefix}")
+        assert isinstance(backend, EtcdBackend)
+        await backend.open()
+        requests, replied = network.requests, network.replied_bytes
+        with pytest.raises(TooLarge):
+            await backend.get_many(names, limit=limit)
+        assert network.requests - requests == parts
+        assert network.replied_bytes - replied < limit + 17 * 100_000
+
+        assert len(await backend.get_many(names, limit=40 * 100_000)) == 40
+        await backend.close()
+
+
+async def test_a_limited_reading_is_of_one_moment(etcd: Etcd) -> None:
+    """What is written between two parts of a limited reading is not seen by it."""
+    prefix = f"t-{next(_NUMBERS)}"
+    async with TcpFault(etcd.members[0].endpoint).running() as network, opened(etcd, prefix=prefix) as writer:
+        names = [f"n/{number:02}" for number in range(20)]
+        await writer.commit([Put(name, b"old") for name in names])
+        backend = open_backend(f"etcd://{network.endpoint}/{prefix}")
+        assert isinstance(backend, EtcdBackend)
+        await backend.open()
+        network.say([Fault.NONE, Fault.HOLD])
+        reading = asyncio.create_task(backend.get_many(names, limit=100))
+        await network.held.wait()
+        await writer.commit([Put(name, b"new") for name in names])
+        network.release()
+
+        assert {entry.value for entry in (await reading).values()} == {b"old"}
+        await backend.close()
 
 
 # etcd is away, or slow.

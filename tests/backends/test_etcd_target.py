@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from aetcd.rpc import AioRpcError, StatusCode
-from grpc.aio import Metadata
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 
 from models.secret import Secret
 from storage_service.backends import open_backend

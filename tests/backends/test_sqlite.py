@@ -18,7 +18,7 @@ import pytest
 from storage_service.backends.base import PRESENT, Check, Conflict, Delete, Entry, Event, Put, Vacant
 from storage_service.backends.sqlite import SqliteBackend
 from storage_service.backends.sqlite.file import APPLICATION_ID
-from storage_service.errors import ConfigurationError, Fate, Unavailable
+from storage_service.errors import ConfigurationError, Fate, TooLarge, Unavailable
 from tests.backends import sqlite_process
 
 ROOT: Final = Path(__file__).parents[2]
@@ -626,6 +626,26 @@ async def test_a_lock_of_another_process_is_waited_for_and_then_said(path: Path)
         await child.wait()
         await backend.commit([Put("n/0", b"")])
         assert await every_name(backend) == ["n/0"]
+
+
+async def test_what_is_too_large_is_measured_and_not_read(path: Path) -> None:
+    """Over a limit the values stay in the file: they are asked for their lengths, and then for nothing."""
+    backend = SqliteBackend(path)
+    await backend.open()
+    names = [f"l/{number}" for number in range(4)]
+    await backend.commit([Put(name, bytes(1000)) for name in names])
+    assert backend._reader is not None
+    asked: list[str] = []
+    backend._reader.set_trace_callback(asked.append)
+
+    with pytest.raises(TooLarge):
+        await backend.get_many(names, limit=3999)
+    assert [statement.split()[0] for statement in asked] == ["BEGIN", "SELECT", "COMMIT"]
+    assert "length(value)" in asked[1]
+    asked.clear()
+    assert set(await backend.get_many(names, limit=4000)) == set(names)
+    assert [statement.split()[0] for statement in asked] == ["BEGIN", "SELECT", "SELECT", "COMMIT"]
+    await backend.close()
 
 
 async def test_two_processes_count_together(path: Path) -> None:

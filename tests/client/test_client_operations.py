@@ -1,5 +1,6 @@
 """What each operation sends, and how it reads the answer: with no I/O."""
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,9 +12,10 @@ from models.errors import InvalidName
 from models.hosts import Host, HostCreds, Hosts
 from models.secret import Secret
 from storage_service import errors, wire
-from storage_service.client import operations
-from storage_service.client.dialogue import Answer, Call, Effect, Operation
+from storage_service.client import operations, sealed_operations
+from storage_service.client.dialogue import Answer, Call, Effect, Operation, Patience, Send, converse
 from storage_service.client.operations import Record, StoredSecret, StoredText
+from storage_service.errors import ServiceError, TooLarge
 
 HOST = Host.new(address="10.0.0.7")
 OTHER = Host.new(address="10.0.0.8")
@@ -345,6 +347,108 @@ def test_many_secrets_are_asked_for_by_the_thousand() -> None:
     assert list(found) == wanted
     assert found["db/7"] is None
     assert found["db/2499"] == Secret("vdb/2499")
+
+
+def converse_with(operation: Operation[Any], answer: Callable[[Call], object]) -> tuple[list[Call], Any]:
+    """Carry an operation through, with what *answer* gives for each call: what is to be told, or an error's body."""
+    patience = Patience(total=5.0, retries=0, clock=lambda: 0.0, jitter=lambda: 0.0)
+    talk, calls, outcome = converse(operation, patience), [], None
+    try:
+        while True:
+            step = talk.send(outcome)
+            assert isinstance(step, Send)
+            calls.append(step.call)
+            said = answer(step.call)
+            if isinstance(said, ServiceError):
+                status, _, body = wire.problem_response(said, "request-1")
+                outcome = Answer(status, {}, body)
+            else:
+                outcome = Answer(200, {}, msgspec.json.encode(said))
+    except StopIteration as done:
+        return calls, done.value
+
+
+def asked(call: Call) -> list[str]:
+    """Return the names, or the primary keys, that a call asks for."""
+    said = msgspec.json.decode(call.body)
+    return said["names"] if "names" in said else [record["address"] for record in said["records"]]
+
+
+TOO_MUCH: dict[str, tuple[Callable[[list[str]], Operation[Any]], Callable[[list[str]], object]]] = {
+    "get_secrets": (
+        operations.get_secrets,
+        lambda names: {name: {"type": "simple", "value": name} for name in names},
+    ),
+    "get_many": (
+        lambda names: operations.get_many(Host, names),
+        lambda names: records(*(Host.new(address=name) for name in names)),
+    ),
+    "get_texts": (
+        lambda names: operations.get_texts(Host, names),
+        lambda names: records(*(Host.new(address=name) for name in names)),
+    ),
+    "read_sealed": (
+        sealed_operations.read_sealed,
+        lambda names: wire.SealedEntries(entries=[wire.SealedEntry(value=name, etag='"1"') for name in names]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_what_is_too_much_for_one_answer_is_asked_for_in_halves(name: str) -> None:
+    """Each name is answered once and stands in its place, however small the parts in which it had to be asked for."""
+    operation, answers = TOO_MUCH[name]
+    wanted = [f"h{number}" for number in range(11)]
+
+    calls, found = converse_with(
+        operation([*wanted, "h3"]),
+        lambda call: TooLarge("") if len(asked(call)) > 3 else answers(asked(call)),
+    )
+
+    answered = [asked(call) for call in calls if len(asked(call)) <= 3]
+    assert [name for some in answered for name in some] == wanted
+    assert len(calls) == 7
+    if name == "get_secrets":
+        assert [secret.reveal() for secret in found.values()] == list(found) == wanted
+    else:
+        tell: Callable[[Any], str] = {
+            "get_many": lambda each: each.model.address,
+            "get_texts": lambda each: json.loads(each.text.reveal())["address"],
+            "read_sealed": lambda each: each.value.reveal(),
+        }[name]
+        assert [tell(each) for each in found] == [*wanted, "h3"]
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_one_that_is_too_much_alone_is_an_error(name: str) -> None:
+    """Where halving helps no more, it is `TooLarge`."""
+    with pytest.raises(TooLarge):
+        converse_with(TOO_MUCH[name][0](["a", "b"]), lambda _: TooLarge(""))
+
+
+def test_many_records_are_written_by_the_thousand() -> None:
+    """Records to save or to remove go a thousand a request, in order, each with its tag."""
+    hosts = [Host.new(address=f"h{number}") for number in range(2100)]
+    tags = [f'"{number + 1}"' for number in range(2100)]
+    keys = [host.address for host in hosts]
+    texts = [Secret(host.to_json().decode()) for host in hosts]
+
+    def answer(call: Call) -> object:
+        said = msgspec.json.decode(call.body)
+        assert [int(tag.strip('"')) - 1 for tag in said["etags"]] == [int(each[1:]) for each in asked(call)]
+        if call.path.endswith("delete"):
+            return wire.DeletedAnswer(deleted=[True] * len(said["records"]))
+        return wire.RecordsAnswer(records=said["records"], etags=said["etags"])
+
+    for operation in (
+        operations.save_many(hosts, etags=tags),
+        operations.save_texts(Host, texts, etags=tags),
+        operations.delete_many(Host, keys, etags=tags),
+    ):
+        calls, done = converse_with(operation, answer)
+        assert [len(asked(call)) for call in calls] == [1000, 1000, 100]
+        assert {call.effect for call in calls} == {Effect.GUARDED}
+        assert len(done) == 2100
 
 
 UNREADABLE: dict[str, tuple[Callable[[], Operation[Any]], object]] = {

@@ -344,7 +344,7 @@ class TestPrinting:
             (("apikey", "list"), {"apikeys"}),
             (("apikey", "revoke", "schema"), {"id", "revoked"}),
             (("config", "show"), {"settings", "sources", "notes"}),
-            (("config", "check"), {"valid", "notes"}),
+            (("config", "check"), {"valid", "notes", "tls"}),
         ],
     )
     def test_the_schema_of_json(self, run: Run, arguments: tuple[str, ...], keys: set[str]) -> None:

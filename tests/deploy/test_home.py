@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def mode(path: Path) -> int:
 
 
 def test_a_first_start_makes_the_home(home: Path) -> None:
-    """Directories are 0700, files 0600, the settings are all comments, and the key has 256 bits."""
+    """Directories are 0700, files 0600, the settings say what a new home is given, and the key has 256 bits."""
     client = begin(home)
 
     made = {path.name: mode(path) for path in (home, *home.iterdir())}
@@ -40,7 +41,7 @@ def test_a_first_start_makes_the_home(home: Path) -> None:
         "strongroom.toml": 0o600,
         "client.json": 0o600,
     }
-    assert all(line.startswith("#") or not line for line in (home / "strongroom.toml").read_text().splitlines())
+    assert tomllib.loads((home / "strongroom.toml").read_text()) == {"tls_minimum": "1.3"}
     assert client.api_id == "storage_service"
     assert len(client.api_key) == 43  # 32 bytes in base64url, without padding
 

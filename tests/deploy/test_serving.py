@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from deploy import server, settings
+from deploy import settings
 from deploy.home import Home
+from deploy.serving import server
 from deploy.serving.server import Role
 from storage_service.errors import ConfigurationError
 from tests.deploy.running import ENDED_WITHIN, PATIENCE, ROOT, Done, clean_environment, eventually, spawn, strongroom
@@ -162,15 +163,11 @@ class TestGunicorn:
                 eventually(lambda: answer(address, "/livez") == 200)
             assert end(process).code == 0
 
-    def test_both_are_told_the_same_of_headers(self, made: Path) -> None:
-        """Custodia's names, and what a configuration renames them to, arrive from anybody; no other underscore does."""
-        (made / "strongroom.toml").write_text('[[authenticators]]\nhandler = "SimpleAuthKeys"\nid_header = "My_Id"\n')
+    def test_neither_opens_a_way_in_of_its_own(self, made: Path) -> None:
+        """Gunicorn's own log of accesses, and its socket for control, stay shut, however it is started."""
         for role in Role:
             configured = server.options(role, load(made))
-            assert configured["forwarder_headers"] == "CUSTODIA_AUTH_ID,CUSTODIA_AUTH_KEY,CUSTODIA_KEY_ID,MY_ID"
-            assert configured["header_map"] == "drop"
-            assert configured["forwarded_allow_ips"] == "*"
-            assert configured["secure_scheme_headers"] == {}
+            assert configured["worker_class"] == "deploy.serving.workers.StrongroomWorker"
             assert configured["accesslog"] is None
             assert configured["control_socket_disable"] is True
 
@@ -185,14 +182,14 @@ class TestPage:
         first = gunicorn.load()
         gunicorn.reload()
 
-        assert gunicorn.load()._page is first._page
+        assert gunicorn.load().application._page is first.application._page
 
     def test_it_outlives_a_reload_of_a_plain_gunicorn(self, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The configuration module may be run anew, as gunicorn does with a file: the page stays the same."""
         monkeypatch.setenv("STRONGROOM_HOME", str(made))
         first, again = (runpy.run_path(str(ROOT / "deploy/gunicorn/storage_service.py")) for _ in range(2))
 
-        assert first["application"]()._page is again["application"]()._page
+        assert first["application"]().application._page is again["application"]().application._page
 
     def test_the_proxy_has_none(self, made: Path) -> None:
         """What has no keys has no place for them."""

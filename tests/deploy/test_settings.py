@@ -10,12 +10,15 @@ import msgspec
 import pytest
 
 from deploy import settings
+from deploy.home import Home
 from deploy.settings import Settings
 from models.secret import REDACTED
 from storage_service.config import ReadThroughSettings
 from storage_service.errors import ConfigurationError
+from tests.deploy.running import ROOT
 
 CANARY = "c4nary-h0rse-battery"
+PAIR = "tls_certificate = 'c.pem'\ntls_key = 'k.pem'\n"
 KEY = {"STRONGROOM_API_KEY": "k", "STRONGROOM_API_ID": "i"}
 
 
@@ -63,6 +66,8 @@ def test_the_strongest_place_decides(
         ("UMASK", "027", "umask", 0o027),
         ("STORE", "memory", "service.store", "memory:"),
         ("AUTOGEN_ROOT_KEY", "false", "service.autogen_root_key", False),
+        ("TLS_MINIMUM", "1.3", "proxy.tls_minimum", "1.3"),
+        ("TLS_CLIENT_CERTIFICATES", "off", "proxy.tls_client_certificates", "off"),
     ],
 )
 def test_variables_say_what_the_file_can(home: Path, variable: str, text: str, field: str, value: object) -> None:
@@ -152,6 +157,17 @@ def test_handlers_and_plugins_are_tables(home: Path) -> None:
         ("socket_mode = '0999'", "strongroom.toml: 'socket_mode' is an octal mode in quotes"),
         ("log_format = 'xml'", "strongroom.toml: 'log_format': expected `str` matching regex"),
         ("tls_certificate = 'c.pem'", "'tls_certificate' and 'tls_key' go together"),
+        ("tls_key = 'k.pem'", "'tls_certificate' and 'tls_key' go together"),
+        ("tls_minimum = 1.3", "strongroom.toml: 'tls_minimum': expected `str`, got `float`"),
+        (f"tls_minimum = '{CANARY}'", "strongroom.toml: 'tls_minimum': expected `str` matching regex"),
+        ("tls_minimum = '1.1'", "strongroom.toml: 'tls_minimum': expected `str` matching regex"),
+        (f"tls_client_certificates = '{CANARY}'", "'tls_client_certificates': expected `str` matching regex"),
+        (
+            "tls_client_certificates = 'required'",
+            "'tls_client_certificates' needs TLS: say tls_certificate and tls_key",
+        ),
+        (f"{PAIR}tls_client_certificates = 'optional'", "needs 'tls_client_ca', the authority that signs them"),
+        (f"{PAIR}tls_client_ca = 'ca.pem'", "'tls_client_ca' asks nobody: say tls_client_certificates = \"optional\""),
         (f"socket = '/run/{'x' * 120}'", "strongroom.toml: 'socket' makes a path of 125 bytes"),
         (
             "[[authenticators]]\nhandler = 'SimpleHeaderAuth'",
@@ -206,6 +222,32 @@ def test_a_settings_file_that_was_named_must_be_there(short: Path) -> None:
     """Only the usual place may be empty."""
     with pytest.raises(ConfigurationError, match="No such file or directory"):
         settings.load(environ=KEY, config=short / "gone.toml")
+
+
+def test_tls_is_said_in_layers_like_all_else(home: Path) -> None:
+    """The file says files and versions, a variable one of them anew, and each is shown with who said it."""
+    toml = f"{PAIR}tls_minimum = '1.3'\ntls_client_certificates = 'required'\ntls_client_ca = '/etc/ca.pem'"
+    loaded = load(home, toml, KEY | {"STRONGROOM_TLS_CLIENT_CERTIFICATES": "optional"})
+
+    assert (loaded.proxy.tls_certificate, loaded.proxy.tls_key) == (home / "c.pem", home / "k.pem")
+    assert (loaded.proxy.tls_minimum, loaded.proxy.tls_client_ca) == ("1.3", Path("/etc/ca.pem"))
+    assert loaded.proxy.tls_client_certificates == "optional"
+    assert source_of(loaded, "tls_client_certificates") == "STRONGROOM_TLS_CLIENT_CERTIFICATES"
+    assert source_of(loaded, "tls_client_ca") == source_of(loaded, "tls_minimum") == "strongroom.toml"
+    off = load(home, f"{PAIR}tls_client_ca = 'ca.pem'\ntls_client_certificates = 'off'").proxy
+    assert (off.tls_client_certificates, off.tls_client_ca) == ("off", home / "ca.pem")
+
+
+def test_a_home_that_says_nothing_of_tls_keeps_1_2(home: Path, short: Path) -> None:
+    """An upgrade locks no client out; a home that is made now, and settings that systemd is given, ask for 1.3."""
+    assert load(home).proxy.tls_minimum == "1.2"
+
+    made = Home(short / "new")
+    made.prepare()
+    made.furnish()
+    assert settings.load(environ={}, home=made.path).proxy.tls_minimum == "1.3"
+    shipped = ROOT / "deploy/systemd/strongroom.toml"
+    assert settings.load(environ=KEY, config=shipped, home=home).proxy.tls_minimum == "1.3"
 
 
 def test_a_variable_that_means_nothing_is_noted(home: Path) -> None:

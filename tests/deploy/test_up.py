@@ -341,6 +341,7 @@ def test_the_proxy_speaks_tls(home: Path, short: Path) -> None:
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     issued.private_key_pem.write_to_path(str(short / "key.pem"))
+    (short / "key.pem").chmod(0o600)
     issued.cert_chain_pems[0].write_to_path(str(short / "cert.pem"))
     environ = clean_environment(
         STRONGROOM_TLS_CERTIFICATE=str(short / "cert.pem"), STRONGROOM_TLS_KEY=str(short / "key.pem")

@@ -79,9 +79,9 @@ class Gated:
         await self._order.gate(self._process)
         return await self._store.get(name)
 
-    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
         await self._order.gate(self._process)
-        return await self._store.get_many(names)
+        return await self._store.get_many(names, limit=limit)
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
         await self._order.gate(self._process)

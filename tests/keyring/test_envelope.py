@@ -13,7 +13,7 @@ from models.names import MAX_NAME
 from storage_service import wire
 from storage_service.errors import Locked, Undecipherable
 from storage_service.keyring import base64url
-from storage_service.keyring.envelope import MAX_VALUE, Reason, bound_name, decrypt, encrypt, kid_of
+from storage_service.keyring.envelope import MAX_VALUE, Reason, bound_name, decrypt, encrypt, kid_of, verified
 from storage_service.keyring.ring import DataKey, Ring
 from tests.keyring.reference import KEY, NAME, OTHER, VECTORS_FOLDER, sealed
 
@@ -350,14 +350,35 @@ STORIES: Final[dict[str, tuple[bytes, Reason]]] = {
 @pytest.mark.parametrize(("token", "reason"), STORIES.values(), ids=STORIES)
 def test_tampering(token: bytes, reason: Reason) -> None:
     """Each change is refused for its own reason, and outside all reasons are one error, which repeats nothing."""
-    with pytest.raises(Undecipherable) as caught:
-        decrypt(RING, NAME, token)
+    for act in (decrypt, verified):
+        with pytest.raises(Undecipherable) as caught:
+            act(RING, NAME, token)
 
-    assert caught.value.reason == reason
-    assert caught.value.name == NAME
-    assert str(caught.value) == f"{NAME}: {reason}"
-    assert caught.value.__context__ is None, "no error of a parser or a cipher hangs on it"
-    assert wire.problem_body(caught.value, "r") == wire.problem_body(Undecipherable("", ""), "r")
+        assert caught.value.reason == reason
+        assert caught.value.name == NAME
+        assert str(caught.value) == f"{NAME}: {reason}"
+        assert caught.value.__context__ is None, "no error of a parser or a cipher hangs on it"
+        assert wire.problem_body(caught.value, "r") == wire.problem_body(Undecipherable("", ""), "r")
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 31, 32, 1000])
+def test_what_is_verified_opens(size: int) -> None:
+    """A value that was found to open is opened later, however many blocks it has, and shows nothing before."""
+    value = bytes(range(256)) * 4
+    closed = verified(RING, NAME, encrypt(KEY, NAME, value[:size]))
+
+    assert closed.open() == closed.open() == value[:size]
+    assert repr(closed) == "<Verified>"
+
+
+def test_what_was_verified_opens_under_no_wiped_key() -> None:
+    """A key that is dropped after a value was verified does not open it: the service is locked."""
+    dropped = DataKey("default.1", KEY.reveal())
+    closed = verified(Ring([dropped]), NAME, encrypt(dropped, NAME, VALUE))
+    dropped.wipe()
+
+    with pytest.raises(Locked):
+        closed.open()
 
 
 def test_every_single_bit_counts() -> None:

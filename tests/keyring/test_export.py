@@ -186,8 +186,8 @@ class Meddled(MemoryBackend):
             await self._meddle(self._reads)
         return await self._store.get(name)
 
-    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
-        return await self._store.get_many(names)
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
+        return await self._store.get_many(names, limit=limit)
 
     async def list(self, prefix: str, after: str | None = None, limit: int = 1000) -> Page:
         return await self._store.list(prefix, after, limit)

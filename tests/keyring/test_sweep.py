@@ -13,8 +13,8 @@ from storage_service.keyring import census, records, sweep, vault
 from storage_service.keyring.document import NAME, Document
 from storage_service.keyring.envelope import MAX_VALUE
 from storage_service.keyring.sweep import Step
-from storage_service.keyring.turns import STRETCH, Turns
 from storage_service.overlay import EncryptedBackend
+from storage_service.turns import STRETCH, Turns
 from tests.keyring.story import (
     ROOT,
     VALUES,

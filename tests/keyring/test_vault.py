@@ -162,10 +162,10 @@ class Interrupted(FaultyBackend):
         await self._before()
         return await super().get(name)
 
-    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
         """Return those of *names* that exist."""
         await self._before()
-        return await super().get_many(names)
+        return await super().get_many(names, limit=limit)
 
     async def list(self, prefix: str, after: str | None = None, limit: int = 1000) -> Page:
         """Return a page of names."""

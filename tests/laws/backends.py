@@ -43,7 +43,7 @@ from storage_service.backends.base import (
     Vacant,
     Watchable,
 )
-from storage_service.errors import Unavailable
+from storage_service.errors import TooLarge, Unavailable
 from storage_service.wire import MAX_STORED
 
 Law: TypeAlias = Callable[[Backend], Awaitable[None]]
@@ -536,6 +536,21 @@ async def getting_none_or_one_twice(backend: Backend) -> None:
 
     assert dict(await backend.get_many([])) == {}
     assert {name: entry.value for name, entry in (await backend.get_many(["a", "a"])).items()} == {"a": b"one"}
+
+
+@_law
+async def reading_many_has_a_limit(backend: Backend) -> None:
+    """What is more than the limit together is not read, be it several or one; what is within it is read whole."""
+    values = {f"m/{number}": bytes([65 + number]) * 1000 for number in range(4)}
+    await backend.commit([Put(name, value) for name, value in values.items()])
+
+    for names, limit in ((list(values), 3999), (["m/0"], 999), (["m/0", "m/none", "m/0"], 999), (["m/1"], 0)):
+        with pytest.raises(TooLarge):
+            await backend.get_many(names, limit=limit)
+    got = await backend.get_many(list(values), limit=4 * 4000)
+    assert {name: entry.value for name, entry in got.items()} == values
+    assert set(await backend.get_many(["m/0", "m/0", "m/none"], limit=4000)) == {"m/0"}
+    assert dict(await backend.get_many(["m/none"], limit=0)) == dict(await backend.get_many([], limit=0)) == {}
 
 
 @_law

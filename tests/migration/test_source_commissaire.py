@@ -7,9 +7,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, Final, NamedTuple
 
-import grpc
 import pytest
-from aetcd import rpc
 
 from migration.digest import Digest
 from migration.errors import EstateUnavailable
@@ -20,8 +18,10 @@ from migration.sources.commissaire.keys import Held
 from migration.sources.commissaire.source import CommissaireSource, make
 from migration.sources.commissaire.v3 import LARGEST_PAGE
 from models.secret import Secret
+from storage_service.backends.etcd.messages_pb2 import PutRequest
 from storage_service.errors import ConfigurationError
-from tests.etcd_server import Etcd, running
+from tests.etcd_admin_pb2 import LeaseGrantRequest
+from tests.etcd_server import LEASE_GRANT, PUT, Etcd, running
 from tests.migration.estates.commissaire import CommissaireEstate, EstateV2, EstateV3, container_manager, host
 from tests.migration.http_cuts import HttpCuts
 from tests.tcp_fault import Fault, TcpFault
@@ -177,7 +177,7 @@ async def test_keys_that_are_no_text_are_told(store: Etcd) -> None:
     """In v3 a key may be any bytes: its id is printable, and asking by it finds it again."""
     estate = EstateV3(store, f"old-{next(_NUMBERS)}")
     with store.admin() as admin:
-        admin.kv.Put(rpc.PutRequest(key=estate.prefix.encode() + b"hosts/\xff%\n", value=b"{}"))
+        admin.call(PUT, PutRequest(key=estate.prefix.encode() + b"hosts/\xff%\n", value=b"{}"))
     async with opened(estate) as source:
         (item,) = [item async for item in source.items()]
 
@@ -314,9 +314,9 @@ async def test_what_lives_for_a_time_goes_on_doing_so(estate: CommissaireEstate)
     if isinstance(estate, EstateV2):
         estate.ask("PUT", key, value=value, ttl=1000)
     else:
-        with grpc.insecure_channel(estate.store.members[0].endpoint) as channel:
-            lease = rpc.LeaseStub(channel).LeaseGrant(rpc.LeaseGrantRequest(TTL=1000)).ID
-            rpc.KVStub(channel).Put(rpc.PutRequest(key=key.encode(), value=value, lease=lease))
+        with estate.store.admin() as admin:
+            lease = admin.call(LEASE_GRANT, LeaseGrantRequest(TTL=1000)).ID
+            admin.call(PUT, PutRequest(key=key.encode(), value=value, lease=lease))
     async with opened(estate) as source:
         items = await by_path(source, estate)
         originals = list((await source.originals([key])).values())

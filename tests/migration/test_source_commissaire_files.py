@@ -16,6 +16,8 @@ from migration.sources import open_source
 from migration.sources.base import Place
 from migration.sources.commissaire.places import ids_of
 from migration.sources.commissaire.source import CommissaireSource
+from storage_service.backends.etcd.messages_pb2 import StatusRequest
+from storage_service.backends.etcd.methods import STATUS
 from storage_service.errors import ConfigurationError
 from tests.etcd_server import Etcd, binary, running
 from tests.migration.estates.commissaire import CommissaireEstate, EstateV2, EstateV3
@@ -235,10 +237,8 @@ async def test_every_member_is_purged_and_told(tmp_path: Path) -> None:
 
 def test_a_log_says_whose_it_is(alone: Etcd, tmp_path: Path) -> None:
     """The ids in a log are those of its cluster and member; what is no log has none."""
-    from aetcd import rpc
-
     with alone.admin() as admin:
-        header = admin.maintenance.Status(rpc.StatusRequest()).header
+        header = admin.call(STATUS, StatusRequest()).header
     (log,) = tmp_path.rglob("*.wal")
     assert ids_of(log) == (header.cluster_id, header.member_id)
 

@@ -245,7 +245,7 @@ def test_defaults_are_not_shared(model: type[Model]) -> None:
         ('{"a": "ä"}'.encode("utf-16"), "the text is not UTF-8"),
         (b'{"a":' + b"[" * 32 + b"]" * 32 + b"}", "the text is nested deeper than 32"),
         (b"[" * 100_000, "the text is nested deeper than 32"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "the text is not JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "a number is longer than 32 characters"),
     ],
 )
 def test_json_that_is_not_strict_is_refused(model: type[Model], text: bytes, reason: str) -> None:

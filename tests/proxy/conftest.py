@@ -10,10 +10,10 @@ from pathlib import Path
 
 import argon2
 import pytest
-from raw_http import ScriptedService
-from served import gunicorn, tcp_listener, unix_listener
 
 from storage_service.client import AsyncStorageClient
+from tests.raw_http import ScriptedService
+from tests.served import gunicorn, tcp_listener, unix_listener
 
 CONNECTIONS = 8
 TIMEOUT = 2.0  # seconds
@@ -113,11 +113,10 @@ def platform_processes(short_dir: Path, users_file: Path) -> Iterator[tuple[Path
     application = APPLICATION.format(
         socket=str(home / "s"), key=key, connections=CONNECTIONS, timeout=10.0, users=str(users_file)
     )
-    worker = "storage_service.worker.StrongroomWorker"
     with (
         unix_listener(home / "s") as inner,
         tcp_listener() as outer,
-        gunicorn(home, SERVICE.format(home=str(home), key=key), listener=inner, worker=worker),
+        gunicorn(home, SERVICE.format(home=str(home), key=key), listener=inner),
         gunicorn(front, application, listener=outer) as log,
     ):
         yield home, outer.getsockname()[1], log

@@ -15,7 +15,7 @@ import pytest
 from http_proxy import authn
 from http_proxy.authn.base import Identity, Refused
 from http_proxy.authn.basic import MAX_REMEMBERED, MAX_WAITING, REMEMBERED, BasicAuthenticator, verify
-from http_proxy.upstream import Upstream
+from storage_service.client.pool import Place, Pool
 from storage_service.errors import ConfigurationError, Unavailable
 
 CHEAP = argon2.PasswordHasher.from_parameters(argon2.profiles.CHEAPEST)
@@ -263,10 +263,10 @@ def test_a_long_password_means_to_bcrypt_what_it_always_did() -> None:
 def test_a_configuration_that_makes_no_sense_is_refused(wanted: list[tuple[str, dict[str, str]]], words: str) -> None:
     """At the start, with words for the operator."""
     with pytest.raises(ConfigurationError, match=words):
-        authn.make(wanted, Upstream("/nowhere", 1))
+        authn.make(wanted, Pool(Place("/nowhere"), 1))
 
 
 def test_authenticators_keep_their_order() -> None:
     """They are asked as they are listed."""
-    made = authn.make([("basic", {"filepath": "/x"}), ("apikey", {})], Upstream("/nowhere", 1))
+    made = authn.make([("basic", {"filepath": "/x"}), ("apikey", {})], Pool(Place("/nowhere"), 1))
     assert [type(one).__name__ for one in made] == ["BasicAuthenticator", "ApiKeyAuthenticator"]

@@ -6,8 +6,9 @@ import re
 from contextlib import suppress
 
 import pytest
-from conftest import CONNECTIONS, TIMEOUT, Proxy
-from raw_http import Client, Exchange, Message, ScriptedService, ask, read_message, request
+
+from tests.proxy.conftest import CONNECTIONS, TIMEOUT, Proxy
+from tests.raw_http import Client, Exchange, Message, ScriptedService, ask, read_head, read_message, request
 
 CREDENTIALS = ("CUSTODIA_AUTH_ID: ci", "CUSTODIA_AUTH_KEY: k3y")
 SECRET = "/api/v0/secrets/hosts/10.0.0.7"
@@ -90,7 +91,7 @@ async def test_only_listed_fields_of_an_answer_reach_the_client(proxy: Proxy, se
     """What the service says beside the contract stays between the two."""
     passed = ["Allow: GET", "Cache-Control: no-store", "Content-Type: text/x", 'ETag: "1"', "Location: /x"]
     passed += ["Retry-After: 9", "WWW-Authenticate: Custodia"]
-    stopped = ["Set-Cookie: a=b", "X-Powered-By: x", "Keep-Alive: timeout=5", "X-Request-ID: of-the-service", "Via: x"]
+    stopped = ["Set-Cookie: a=b", "X-Powered-By: x", "Keep-Alive: timeout=5", "Via: x", "Server: x"]
 
     async def script(exchange: Exchange) -> None:
         exchange.answer(200, b"{}", *passed, *stopped)
@@ -98,7 +99,7 @@ async def test_only_listed_fields_of_an_answer_reach_the_client(proxy: Proxy, se
     service.script = script
     answer = await get(proxy, "x-request-id: of-the-client")
 
-    told = {name: value for name, value in answer.fields if name not in {"server", "date", "content-length"}}
+    told = {name: value for name, value in answer.fields if name not in {"date", "content-length"}}
     assert told == dict(line.lower().split(": ") for line in passed) | {
         "x-request-id": "of-the-client",
         "etag": '"1"',
@@ -126,15 +127,48 @@ async def test_the_path_is_rewritten_and_the_query_kept(
     assert [heard.target for heard in service.heard] == [forwarded]
 
 
-@pytest.mark.parametrize("method", ["PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "FOO"])
-async def test_other_methods_are_not_forwarded(proxy: Proxy, service: ScriptedService, method: str) -> None:
-    """GET, PUT, POST and DELETE are all there is."""
-    async with await Client.to(proxy.port) as client:
-        client.writer.write(request(method, SECRET, "connection: close"))
-        head = (await asyncio.wait_for(client.reader.read(), 10)).split(b"\r\n")[0]
+@pytest.mark.parametrize(("method", "status"), [("PATCH", 501), ("TRACE", 405), ("CONNECT", 501), ("FOO", 501)])
+async def test_other_methods_are_not_forwarded(
+    proxy: Proxy, service: ScriptedService, method: str, status: int
+) -> None:
+    """GET, HEAD, PUT, POST, DELETE and OPTIONS are all there is."""
+    answer = await ask(proxy.port, request(method, SECRET, "x-request-id: abcdefgh"))
 
-    assert head in {b"HTTP/1.1 501 Not Implemented", b"HTTP/1.1 400 Bad Request"}
+    assert answer.status == status
+    assert answer.get("x-request-id") == ("abcdefgh" if method == "PATCH" else None)  # the others are no requests
     assert service.heard == []
+
+
+async def test_a_head_request_is_a_get_without_a_body(proxy: Proxy, service: ScriptedService) -> None:
+    """The service is asked for the whole, and the client told of it all but the body; its next request is served."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.answer(200, b"x" * size, 'etag: "7"')
+
+    service.script = script
+    async with await Client.to(proxy.port) as client:
+        for size in (0, 5, 300_000):
+            client.writer.write(request("HEAD", SECRET) + request("GET", SECRET))
+            head = await asyncio.wait_for(read_head(client.reader), 10)
+            whole = await asyncio.wait_for(read_message(client.reader), 10)
+            assert head.status == whole.status == 200
+            assert head.get("content-length") == whole.get("content-length") == str(size) == str(len(whole.body))
+            assert head.get("etag") == whole.get("etag") == '"7"'
+
+    assert {heard.method for heard in service.heard} == {"GET"}
+
+
+async def test_what_a_path_allows_is_the_services_to_say(proxy: Proxy, service: ScriptedService) -> None:
+    """OPTIONS goes on, and what the service allows comes back."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(b"HTTP/1.1 204 -\r\n%ballow: GET, PUT\r\n\r\n" % exchange.id_line)
+
+    service.script = script
+    answer = await ask(proxy.port, request("OPTIONS", SECRET))
+
+    assert (answer.status, answer.get("allow")) == (204, "GET, PUT")
+    assert [heard.first for heard in service.heard] == ["OPTIONS /secrets/hosts/10.0.0.7 HTTP/1.1"]
 
 
 @pytest.mark.parametrize("size", [1, 1000, 65536, 300_000, 3_000_000])
@@ -164,7 +198,7 @@ async def test_answers_pass_whole(proxy: Proxy, service: ScriptedService, size: 
 
     async def script(exchange: Exchange) -> None:
         if chunked:
-            exchange.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            exchange.writer.write(b"HTTP/1.1 200 OK\r\n%bTransfer-Encoding: chunked\r\n\r\n" % exchange.id_line)
             for start in range(0, size, 70_001):
                 piece = body[start : start + 70_001]
                 exchange.writer.write(b"%X\r\n%b\r\n" % (len(piece), piece))
@@ -185,7 +219,8 @@ async def test_an_answer_that_comes_in_crumbs_is_whole(proxy: Proxy, service: Sc
     """It does not matter where the socket cuts an answer."""
 
     async def script(exchange: Exchange) -> None:
-        for byte in b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello":
+        head = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n%bContent-Length: 5\r\n\r\n" % exchange.id_line
+        for byte in head + b"hello":
             exchange.writer.write(bytes([byte]))
             await exchange.writer.drain()
             await asyncio.sleep(0)
@@ -199,7 +234,7 @@ async def test_answers_without_a_body_end_with_their_head(proxy: Proxy, service:
     """204 and 304 have no body, whatever length they tell."""
 
     async def script(exchange: Exchange) -> None:
-        exchange.writer.write(b'HTTP/1.1 %d -\r\nETag: "1"\r\n\r\n' % status)
+        exchange.writer.write(b'HTTP/1.1 %d -\r\n%bETag: "1"\r\n\r\n' % (status, exchange.id_line))
 
     service.script = script
     async with await Client.to(proxy.port) as client:
@@ -333,7 +368,8 @@ async def test_bytes_after_an_answer_belong_to_nobody(proxy: Proxy, service: Scr
 
     async def script(exchange: Exchange) -> None:
         exchange.writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+            b"HTTP/1.1 200 OK\r\n%bContent-Length: 2\r\n\r\n{}HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+            % exchange.id_line
         )
 
     service.script = script
@@ -364,7 +400,8 @@ async def test_a_long_answer_that_breaks_off_is_visibly_short(proxy: Proxy, serv
     """The client of an answer cut short sees less than it was promised, and the connection end."""
 
     async def script(exchange: Exchange) -> None:
-        exchange.say(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 500_000)
+        head = b"HTTP/1.1 200 OK\r\n%bContent-Length: 1000000\r\n\r\n" % exchange.id_line
+        exchange.say(head + b"x" * 500_000)
 
     service.script = script
     with pytest.raises(asyncio.IncompleteReadError):

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import falcon.inspect
 import pytest
-from conftest import Proxy
 from openapi_spec_validator import validate
-from raw_http import ScriptedService, ask, request
 
 from http_proxy.app import _falcon_app
 from http_proxy.openapi import DOCUMENT
 from http_proxy.resources import ENDPOINTS
 from http_proxy.resources.base import Storage
-from http_proxy.upstream import Upstream
 from models import MODELS, Cluster, ContainerManagerConfig, Host, HostCreds, Model, Network
 from models.secret import Secret
 from storage_service import wire
+from storage_service.client.pool import Place, Pool
 from storage_service.config import ProxySettings
+from tests.proxy.conftest import Proxy
+from tests.raw_http import ScriptedService, ask, request
 
 
 def test_the_document_is_valid() -> None:
@@ -37,7 +37,7 @@ async def test_the_document_is_served_to_anyone(proxy: Proxy, service: ScriptedS
 def test_every_route_is_in_the_document_and_the_reverse() -> None:
     """Paths and methods are the same on both sides; the secrets are forwarded, and are no route of falcon's."""
     settings = ProxySettings(socket=Path("/nowhere"), api_id="a", api_key=Secret("b"))
-    app = _falcon_app(Upstream("/nowhere", 1), Storage(settings))
+    app = _falcon_app(Pool(Place("/nowhere"), 1), Storage(settings))
     served = {
         (route.path.rstrip("/"), method.method.lower())
         for route in falcon.inspect.inspect_routes(app)

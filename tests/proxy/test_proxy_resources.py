@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from conftest import PASSWORD, Platform
-from raw_http import Message, ask, request
 
 from models import Cluster, Clusters, ContainerManagerCreds, Host, HostCreds, HostState
 from storage_service.client import IssuedKey
 from storage_service.errors import NotFound
+from tests.proxy.conftest import PASSWORD, Platform
+from tests.raw_http import Message, ask, request
 
 KEY = base64.b64encode(b"-----BEGIN OPENSSH PRIVATE KEY-----\ncanary-8f3a\n").decode()
 OTHER = base64.b64encode(b"another").decode()

@@ -561,10 +561,10 @@ async def test_what_vanishes_between_name_and_value_is_left_out(kept: Kept) -> N
     """A page is filled with what is still there."""
 
     class Vanishing(MemoryBackend):
-        async def get_many(self, names: Sequence[str]) -> Any:
+        async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Any:
             if "hosts/a" in names and await self.get("hosts/a"):
                 await self.commit([Delete("hosts/a")])
-            return await super().get_many(names)
+            return await super().get_many(names, limit=limit)
 
     store = Vanishing()
     await store.open()

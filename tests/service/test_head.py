@@ -35,7 +35,7 @@ def test_two_spellings_are_refused(names: tuple[bytes, bytes]) -> None:
 @pytest.mark.parametrize("name", [b"x-api-key", b"x_api_key"])
 def test_configured_header_names(name: bytes) -> None:
     """A configuration may name the credential headers; Custodia's own go on being read."""
-    fields = head.fields_with("X_API_ID", "X_API_KEY")
+    fields = head.table_with("X_API_ID", "X_API_KEY")
 
     assert head.read([(name, b"k")], fields).auth_key == "k"
     assert head.read([(b"custodia-auth-key", b"k")], fields).auth_key == "k"

@@ -24,7 +24,7 @@ from storage_service.backends.base import (
 )
 from storage_service.backends.faulty import Fault, FaultyBackend
 from storage_service.backends.memory import HISTORY, MemoryBackend
-from storage_service.errors import Fate, Halted, Locked, Unavailable, Undecipherable
+from storage_service.errors import Fate, Halted, Locked, TooLarge, Unavailable, Undecipherable
 from storage_service.keyring import census, document
 from storage_service.keyring.envelope import MAX_VALUE, Reason, encrypt, kid_of
 from storage_service.keyring.ring import DataKey, Place, Ring
@@ -180,6 +180,21 @@ async def test_one_operation_is_one_operation() -> None:
         assert below.calls == {"commit": 1, "get": 1, "get_many": 1, "list": 1}
 
 
+async def test_what_is_closed_opens_to_what_is_stored() -> None:
+    """Values that are had closed are those that are had open, containers among them, with their revisions."""
+    async with encrypted() as (overlay, _, _):
+        await overlay.commit([Put("secrets/a", CANARY), Put("secrets/hosts/", b""), Put("secrets/b", b"2")])
+        names = ["secrets/b", "secrets/hosts/", "secrets/none", "secrets/a"]
+
+        closed = await overlay.get_closed(names)
+
+        assert {name: each.open() for name, each in closed.items()} == await overlay.get_many(names)
+        assert {name: each.revision for name, each in closed.items()} == dict.fromkeys(closed, 2)
+        assert CANARY.decode() not in repr(closed)
+        with pytest.raises(TooLarge):
+            await overlay.get_closed(names, limit=len(CANARY))
+
+
 EDITS: Final[dict[str, tuple[Callable[[dict[str, bytes]], bytes], Reason]]] = {
     "swapped with another": (lambda stored: stored["secrets/b"], Reason.WRONG_NAME),
     "put there in the clear": (lambda stored: b"in the clear", Reason.MALFORMED),
@@ -204,7 +219,12 @@ async def test_an_edited_value_does_not_open(edit: Callable[[dict[str, bytes]], 
             async with aclosing(overlay.watch("secrets/", since)) as events:
                 await anext(events)
 
-        for act in (overlay.get("secrets/a"), overlay.get_many(["secrets/b", "secrets/a"]), watched()):
+        for act in (
+            overlay.get("secrets/a"),
+            overlay.get_many(["secrets/b", "secrets/a"]),
+            overlay.get_closed(["secrets/b", "secrets/a"]),
+            watched(),
+        ):
             with pytest.raises(Undecipherable) as caught:
                 await act
             assert (caught.value.name, caught.value.reason) == ("secrets/a", reason)
@@ -568,6 +588,7 @@ async def test_a_batch_that_no_ring_takes_is_refused() -> None:
 ACTS: Final[dict[str, Callable[[EncryptedBackend], Awaitable[object]]]] = {
     "get": lambda overlay: overlay.get("secrets/a"),
     "get_many": lambda overlay: overlay.get_many(["secrets/a"]),
+    "get_closed": lambda overlay: overlay.get_closed(["secrets/a"]),
     "list": lambda overlay: overlay.list("secrets/"),
     "put": lambda overlay: overlay.commit([Put("secrets/a", b"y")]),
     "delete": lambda overlay: overlay.commit([Delete("secrets/a")]),

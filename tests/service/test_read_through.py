@@ -15,10 +15,13 @@ from models.names import MAX_NAME
 from models.secret import Secret
 from storage_service.backends.base import ABSENT, PRESENT, Backend, Change, Check, Conflict, Delete, Entry, Put, Vacant
 from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Changed, Exists, Fate, NotFound, Unavailable, Undecipherable
+from storage_service.errors import Changed, Exists, Fate, NotFound, TooLarge, Unavailable, Undecipherable
 from storage_service.handlers import Handler
-from storage_service.read_through import OldPlaces, ReadThroughBackend
+from storage_service.keyring.ring import DataKey, Ring
+from storage_service.overlay import EncryptedBackend
+from storage_service.read_through import AT_ONCE, OldPlaces, ReadThroughBackend
 from storage_service.wire import TOMBSTONES
+from tests.keyring.fixed import Fixed
 from tests.laws import backends as law_of_backends
 from tests.laws import old_places as law_of_places
 from tests.laws.backends import BATCHES, LAWS, Step, follows_the_model
@@ -193,8 +196,8 @@ class TestReading:
         """A record that moves, and is taken from the old place, between the two questions is found where it is."""
 
         class Moving(MemoryBackend):
-            async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
-                found = await super().get_many(names)
+            async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
+                found = await super().get_many(names, limit=limit)
                 if TOMBSTONES + A in names:
                     rig.first.values.clear()
                     await self.commit([Put(A, b"old a, moved")])
@@ -203,6 +206,33 @@ class TestReading:
         store = Moving()
         await store.open()
         assert await ReadThroughBackend(store, rig.old).get(A) == Entry(b"old a, moved", 2)
+
+    async def test_there_is_a_limit_there_too(self, rig: Rig) -> None:
+        """Of what lies in an old place no more is asked than a limit allows, little by little."""
+        names = [f"secrets/hosts/n{number:03}" for number in range(100)]
+        rig.first.values.update(dict.fromkeys(names, "x" * 100))
+
+        for reading in (rig.backend.get_many(names, limit=5000), rig.backend.get_many([names[0]], limit=99)):
+            with pytest.raises(TooLarge):
+                await reading
+        assert rig.old.count <= 5000 // 100 + AT_ONCE + 1
+        found = await rig.backend.get_many([*names, "secrets/hosts/none"], limit=10_000)
+        assert {name: entry.value for name, entry in found.items()} == dict.fromkeys(names, b"x" * 100)
+
+    async def test_what_is_closed_is_read_there_too(self) -> None:
+        """Values that are had closed are those of the store, and what lies in an old place."""
+        rig = Rig()
+        overlay = EncryptedBackend(rig.store, Fixed(Ring([DataKey("default.1", bytes(64))])))
+        backend = ReadThroughBackend(overlay, rig.old)
+        await backend.open()
+        await overlay.commit([Put(B, b"new b")])
+
+        closed = await backend.get_closed([A, B, "secrets/hosts/c"])
+
+        assert {name: each.open().value for name, each in closed.items()} == {A: b"old a", B: b"new b"}
+        assert closed[A].revision == ABSENT
+        with pytest.raises(TooLarge):
+            await backend.get_closed([A], limit=4)
 
     async def test_the_longest_name_has_a_tombstone(self, rig: Rig) -> None:
         """The row of a tombstone is no longer than what a store takes."""

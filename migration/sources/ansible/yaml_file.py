@@ -78,7 +78,7 @@ def load(content: bytes) -> Any:
     """
     if content.lstrip()[:1] in (b"{", b"["):
         try:
-            return _json(strict_json.decode(content))
+            return _json(strict_json.decode(content, most=len(content)))
         except strict_json.MalformedJSON:
             pass  # then it may be YAML, which has brackets too
     where = ""

@@ -106,7 +106,7 @@ def read(path: str, value: bytes) -> Reading:
     kind, key = found
     reading = Reading()
     try:
-        values = strict_json.decode(value)
+        values = strict_json.decode(value, most=len(value))
         if not isinstance(values, dict):
             raise _Unreadable("it is no JSON object")
         models = _READERS.get(kind.model, _plain)(kind, key, values, reading)

@@ -11,25 +11,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from aetcd import rpc
-
 from migration.errors import EstateRefused, EstateUnavailable
 from migration.sources.base import Place
 from migration.sources.commissaire.keys import MAINTENANCE, Held, read_password
 from migration.sources.commissaire.places import Machine, places_of
-from storage_service.backends.etcd.cluster import (
-    COMPACT,
-    DEFRAGMENT,
-    MEMBERS,
-    RANGE,
-    SNAPSHOT,
-    STATUS,
-    TXN,
-    Cluster,
-    Member,
-)
+from storage_service.backends.etcd.cluster import Cluster, Member
 from storage_service.backends.etcd.failures import CallFailed, Kind
 from storage_service.backends.etcd.keyspace import compare_revision, read
+from storage_service.backends.etcd.messages_pb2 import (
+    CompactionRequest,
+    Compare,
+    DefragmentRequest,
+    DeleteRangeRequest,
+    KeyValue,
+    MemberListRequest,
+    PutRequest,
+    RangeRequest,
+    RangeResponse,
+    RequestOp,
+    SnapshotRequest,
+    StatusRequest,
+    TxnRequest,
+)
+from storage_service.backends.etcd.methods import COMPACT, DEFRAGMENT, MEMBERS, RANGE, SNAPSHOT, STATUS, TXN
 from storage_service.backends.etcd.target import Target
 
 AT_ONCE: Final = 16  # calls under way: etcd writes them to its log together
@@ -80,7 +84,7 @@ class EtcdKeys:
     async def count(self) -> int:
         """Return how many keys there are; no value is read."""
         with self._operation():
-            return int((await self._range(count_only=True)).count)
+            return (await self._range(count_only=True)).count
 
     async def pages(self) -> AsyncGenerator[Sequence[Held], None]:
         """Yield all keys in their order, of as many bytes at a time as the last page lets expect."""
@@ -115,8 +119,8 @@ class EtcdKeys:
     async def swap(self, held: Held, value: bytes) -> Held | None:
         """Write *value* if the key is still as *held* says, its lease as it is; return what is there now."""
         key = _bytes(held.key)
-        write = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value, lease=held.life))
-        request = rpc.TxnRequest(
+        write = RequestOp(request_put=PutRequest(key=key, value=value, lease=held.life))
+        request = TxnRequest(
             compare=[compare_revision(key, held.revision), _compare_value(key, held.value)],
             success=[write],
             failure=[read(key)],
@@ -139,15 +143,15 @@ class EtcdKeys:
         with self._operation():
             for number, member in enumerate(members):
                 if number:
-                    request = rpc.TxnRequest(success=[rpc.RequestOp(request_put=rpc.PutRequest(key=barrier))])
+                    request = TxnRequest(success=[RequestOp(request_put=PutRequest(key=barrier))])
                     await self._cluster.call(TXN, request, idempotent=True)
                 revision = (await self._range(limit=1, keys_only=True)).header.revision
                 await self._compact(member, revision)
                 await self._defragment(member)
                 done.append(f"etcd member {member.endpoint}: compacted up to revision {revision}, and defragmented")
             if len(members) > 1:
-                request = rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=barrier))
-                await self._cluster.call(TXN, rpc.TxnRequest(success=[request]), idempotent=True)
+                request = RequestOp(request_delete_range=DeleteRangeRequest(key=barrier))
+                await self._cluster.call(TXN, TxnRequest(success=[request]), idempotent=True)
         left = [machine for machine in await self._machines() if not machine.named]
         return [*done, *(f"{machine.words} was not defragmented: name it in the place too" for machine in left)]
 
@@ -176,24 +180,24 @@ class EtcdKeys:
         with _answering(also), self._cluster.operation():
             yield
 
-    async def _range(self, key: bytes = b"", **options: Any) -> Any:
-        request = rpc.RangeRequest(key=key or self._first, range_end=self._end, **options)
+    async def _range(self, key: bytes = b"", **options: Any) -> RangeResponse:
+        request = RangeRequest(key=key or self._first, range_end=self._end, **options)
         return await self._cluster.call(RANGE, request, idempotent=True)
 
-    async def _get(self, keys: Sequence[str], size: int, **options: Any) -> Sequence[Any]:
+    async def _get(self, keys: Sequence[str], size: int, **options: Any) -> Sequence[KeyValue]:
         ours = [_bytes(key) for key in dict.fromkeys(keys) if key.startswith(self.prefix)]
-        kvs: list[Any] = []
+        kvs: list[KeyValue] = []
         for start in range(0, len(ours), size):
             part = [read(key, **options) for key in ours[start : start + size]]
             with self._operation():
-                answer = await self._cluster.call(TXN, rpc.TxnRequest(success=part), idempotent=True)
+                answer = await self._cluster.call(TXN, TxnRequest(success=part), idempotent=True)
             kvs += (kv for response in answer.responses for kv in response.response_range.kvs)
         return kvs
 
     # One member
 
     async def _compact(self, member: Member, revision: int) -> None:
-        request = rpc.CompactionRequest(revision=revision, physical=True)
+        request = CompactionRequest(revision=revision, physical=True)
         try:
             await self._cluster.ask(member, COMPACT, request, MAINTENANCE)
         except CallFailed as failure:
@@ -202,7 +206,7 @@ class EtcdKeys:
 
     async def _defragment(self, member: Member) -> None:
         try:
-            await self._cluster.ask(member, DEFRAGMENT, rpc.DefragmentRequest(), MAINTENANCE)
+            await self._cluster.ask(member, DEFRAGMENT, DefragmentRequest(), MAINTENANCE)
         except CallFailed as failure:
             if failure.kind is Kind.REFUSED:
                 raise EstateRefused(
@@ -219,13 +223,13 @@ class EtcdKeys:
         with self._operation():
             for member in self._cluster.members:
                 try:
-                    header = (await self._cluster.ask(member, STATUS, rpc.StatusRequest(), timeout)).header
+                    header = (await self._cluster.ask(member, STATUS, StatusRequest(), timeout)).header
                 except CallFailed:
                     continue  # it is told as a member that does not answer
                 cluster = header.cluster_id
                 words = f"etcd member {member.endpoint}"
                 found[header.member_id] = Machine(cluster, header.member_id, words, member.endpoint)
-            answer = await self._cluster.call(MEMBERS, rpc.MemberListRequest(), idempotent=True)
+            answer = await self._cluster.call(MEMBERS, MemberListRequest(), idempotent=True)
             for each in answer.members:
                 words = f"etcd member {each.name or format(each.ID, 'x')}"
                 found.setdefault(each.ID, Machine(cluster or answer.header.cluster_id, each.ID, words))
@@ -237,7 +241,7 @@ class EtcdKeys:
             return True
         with self._operation():
             try:
-                async with aclosing(self._cluster.stream(member, SNAPSHOT, rpc.SnapshotRequest(), MAINTENANCE)) as each:
+                async with aclosing(self._cluster.stream(member, SNAPSHOT, SnapshotRequest(), MAINTENANCE)) as each:
                     async for _ in each:
                         break
             except CallFailed as failure:
@@ -249,7 +253,7 @@ class EtcdKeys:
     async def _snapshot(self, member: Member) -> AsyncIterator[bytes]:
         """Yield a member's database as it streams it; none of it is kept."""
         with self._operation():
-            async with aclosing(self._cluster.stream(member, SNAPSHOT, rpc.SnapshotRequest(), MAINTENANCE)) as answers:
+            async with aclosing(self._cluster.stream(member, SNAPSHOT, SnapshotRequest(), MAINTENANCE)) as answers:
                 async for answer in answers:
                     yield answer.blob
 
@@ -268,12 +272,12 @@ def _answering(also: str = "") -> Iterator[None]:
         raise EstateUnavailable(f"{failure.reason}{lost}: {_TRY_AGAIN}") from failure
 
 
-def _held(kv: Any) -> Held:
+def _held(kv: KeyValue) -> Held:
     return Held(kv.key.decode(errors="surrogateescape"), kv.value, kv.mod_revision, kv.lease)
 
 
-def _compare_value(key: bytes, value: bytes) -> Any:
-    return rpc.Compare(key=key, target=rpc.Compare.VALUE, result=rpc.Compare.EQUAL, value=value)
+def _compare_value(key: bytes, value: bytes) -> Compare:
+    return Compare(key=key, target=Compare.VALUE, result=Compare.EQUAL, value=value)
 
 
 def _bytes(key: str) -> bytes:

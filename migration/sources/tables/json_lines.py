@@ -69,7 +69,7 @@ class JsonLines:
     def parse(self, raw: bytes) -> Row:
         """Return what a line says."""
         try:
-            said = strict_json.decode(raw.removeprefix(codecs.BOM_UTF8))
+            said = strict_json.decode(raw.removeprefix(codecs.BOM_UTF8), most=len(raw))
         except strict_json.MalformedJSON as error:
             reason = str(error)
         else:

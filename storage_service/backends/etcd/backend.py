@@ -4,10 +4,8 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
-from typing import Any, Final, Self
+from typing import Final, Self
 from urllib.parse import SplitResult
-
-from aetcd import rpc
 
 from storage_service.backends.base import (
     MAX_BATCH,
@@ -22,13 +20,25 @@ from storage_service.backends.base import (
     check_limit,
     check_names,
 )
-from storage_service.backends.etcd.cluster import FIRST_PAUSE, LONGEST_PAUSE, RANGE, TXN, Cluster, Method
+from storage_service.backends.etcd import messages_pb2
+from storage_service.backends.etcd.cluster import FIRST_PAUSE, LONGEST_PAUSE, Cluster
 from storage_service.backends.etcd.failures import CallFailed, Kind
 from storage_service.backends.etcd.keyspace import Batch, Keyspace, never, put, read
+from storage_service.backends.etcd.messages_pb2 import (
+    KeyValue,
+    RangeRequest,
+    TxnRequest,
+    TxnResponse,
+    WatchCreateRequest,
+    WatchResponse,
+)
+from storage_service.backends.etcd.methods import RANGE, TXN, A, Method, Q
 from storage_service.backends.etcd.receipts import Receipt, Receipts, Settled
 from storage_service.backends.etcd.target import Target, parse
-from storage_service.errors import Fate
+from storage_service.errors import Fate, TooLarge
+from storage_service.wire import MAX_STORED
 
+LIMITED_PART: Final = 16  # values in one question where their size is limited, however little room is left
 FAREWELL: Final = 1.0  # seconds for removing our receipts on closing
 RESUMED: Final = frozenset({Kind.LOST, Kind.NOT_DONE, Kind.UNTRUSTED})  # a watch goes on after these
 
@@ -92,21 +102,24 @@ class EtcdBackend:
     async def get(self, name: str) -> Entry | None:
         """Return what is stored under *name*."""
         with self._answering():
-            answer = await self._read(RANGE, rpc.RangeRequest(key=self._keys.key(name)))
-            return next((_entry(kv) for kv in answer.kvs), None)
+            return await self._cluster.get(self._keys.key(name))
 
-    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
-        """Return those of *names* that exist, all as of one moment."""
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
+        """Return those of *names* that exist, all as of one moment.
+
+        Raises:
+            TooLarge: they are more than *limit* bytes together; no more than a few values past it were held.
+        """
         check_names(names)
         keys = [self._keys.key(name) for name in dict.fromkeys(names)]
         with self._answering():
             try:
-                kvs = await self._get_keys(keys)
+                entries = await self._get_keys(keys, limit)
             except CallFailed as failure:
                 if failure.kind is not Kind.COMPACTED:
                     raise
-                kvs = await self._get_keys(keys)  # etcd forgot the first moment meanwhile; another is as good
-            return {self._keys.name(kv.key): _entry(kv) for kv in kvs}
+                entries = await self._get_keys(keys, limit)  # etcd forgot that moment meanwhile; another is as good
+            return entries
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
         """Return a page of the names that begin with *prefix*; values stay where they are."""
@@ -117,7 +130,7 @@ class EtcdBackend:
         with self._answering():
             if first >= end:
                 return Page((), more=False)
-            answer = await self._read(RANGE, rpc.RangeRequest(key=first, range_end=end, limit=limit, keys_only=True))
+            answer = await self._read(RANGE, RangeRequest(key=first, range_end=end, limit=limit, keys_only=True))
             return Page(tuple(self._keys.name(kv.key) for kv in answer.kvs), more=answer.more)
 
     async def commit(self, changes: Sequence[Change]) -> int:
@@ -159,7 +172,7 @@ class EtcdBackend:
         pause, give_up = FIRST_PAUSE, self._cluster.deadline()
         while True:
             # Progress is told every ten minutes, so that quiet names do not leave us behind a compaction.
-            request = rpc.WatchCreateRequest(key=first, range_end=end, start_revision=since + 1, progress_notify=True)
+            request = WatchCreateRequest(key=first, range_end=end, start_revision=since + 1, progress_notify=True)
             try:
                 async with aclosing(self._cluster.watch(request)) as answers:
                     async for answer in answers:
@@ -189,7 +202,7 @@ class EtcdBackend:
     async def _probe(self) -> None:
         """Ask for a transaction that never writes, but for which etcd demands all permissions that we need."""
         first, end = self._keys.all
-        request = rpc.TxnRequest(
+        request = TxnRequest(
             compare=[never(first)],
             success=[put(first, b"")],
             failure=[read(first, range_end=end, keys_only=True, limit=1)],
@@ -200,19 +213,32 @@ class EtcdBackend:
             if failure.kind is not Kind.FULL:  # reading and deleting go on
                 raise
 
-    async def _read(self, method: Method, request: Any, deadline: float | None = None) -> Any:
+    async def _read(self, method: Method[Q, A], request: Q, deadline: float | None = None) -> A:
         return await self._cluster.call(method, request, idempotent=True, deadline=deadline)
 
-    async def _get_keys(self, keys: Sequence[bytes]) -> Sequence[Any]:
-        """Return what is stored under *keys*, in parts of 128, all as of the moment of the first."""
-        kvs: list[Any] = []
-        revision = 0  # the latest
-        for start in range(0, len(keys), MAX_BATCH):
-            part = [read(key, revision=revision) for key in keys[start : start + MAX_BATCH]]
-            answer = await self._read(TXN, rpc.TxnRequest(success=part))
+    async def _get_keys(self, keys: Sequence[bytes], limit: int | None) -> Mapping[str, Entry]:
+        """Return what is stored under *keys*, part by part, all as of the moment of the first.
+
+        Raises:
+            CallFailed: that moment was compacted meanwhile, or etcd does not answer.
+            TooLarge: the values are more than *limit* bytes together.
+        """
+        entries: dict[str, Entry] = {}
+        revision = start = size = 0  # revision 0: the latest
+        while start < len(keys):
+            # The next values could all be as large as one may be: what is asked for then fits, or is not much.
+            room = MAX_BATCH if limit is None else min(MAX_BATCH, max(LIMITED_PART, (limit - size) // MAX_STORED))
+            part = [read(key, revision=revision) for key in keys[start : start + room]]
+            answer = await self._read(TXN, TxnRequest(success=part))
             revision = revision or answer.header.revision
-            kvs += (kv for response in answer.responses for kv in response.response_range.kvs)
-        return kvs
+            for response in answer.responses:
+                for kv in response.response_range.kvs:
+                    entry = entries[self._keys.name(kv.key)] = _entry(kv)
+                    size += len(entry.value)
+            if limit is not None and size > limit:
+                raise TooLarge("the values are larger together than what is read at once")
+            start += len(part)
+        return entries
 
     async def _commit(self, batch: Batch, receipt: Receipt, deadline: float) -> int:
         """Commit *batch* with *receipt*; a lost write is settled, and done again if it was not applied.
@@ -256,31 +282,31 @@ class EtcdBackend:
         except CallFailed:
             return Settled(Fate.UNKNOWN)
 
-    def _event(self, event: Any) -> Event:
+    def _event(self, event: messages_pb2.Event) -> Event:
         kv = event.kv
-        entry = _entry(kv) if event.type == rpc.Event.PUT else None
+        entry = _entry(kv) if event.type == messages_pb2.Event.PUT else None
         return Event(self._keys.name(kv.key), entry, kv.mod_revision)
 
 
-def _entry(kv: Any) -> Entry:
+def _entry(kv: KeyValue) -> Entry:
     return Entry(kv.value, kv.mod_revision)
 
 
-def _judge(batch: Batch, answer: Any) -> None:
+def _judge(batch: Batch, answer: TxnResponse) -> None:
     """Raise Conflict if the probes in *answer* show that a guard of *batch* does not hold."""
     if failed := batch.failed(answer):
         raise Conflict(failed)
 
 
-def _revision(batch: Batch, answer: Any) -> int:
+def _revision(batch: Batch, answer: TxnResponse) -> int:
     """Return the revision of a transaction without a receipt, or raise Conflict."""
     if not answer.succeeded:
         raise Conflict(batch.failed(answer))
-    return int(answer.header.revision)
+    return answer.header.revision
 
 
-def _told(answer: Any) -> int:
+def _told(answer: WatchResponse) -> int:
     """Return the revision up to which a watch has been told everything, once *answer* is (0: it does not say)."""
     if answer.events:
         return int(answer.events[-1].kv.mod_revision)
-    return 0 if answer.created else int(answer.header.revision)
+    return 0 if answer.created else answer.header.revision

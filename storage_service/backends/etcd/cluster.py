@@ -2,22 +2,32 @@
 
 One channel goes to each member. All calls go to one of them until it fails one, and then to the next. What may be
 asked again is asked again within the operation's deadline, elsewhere or a little later; ``failures`` says what may.
+Where no member answers for a while, operations fail at once (``breaker``).
 A token that etcd no longer accepts is replaced by one login, however many calls found out at once.
 """
 
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from operator import attrgetter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import grpc
-from aetcd import rpc
+from grpc.aio import AioRpcError
 
 from models.secret import Secret
+from storage_service.backends.base import Entry
+from storage_service.backends.etcd.breaker import Breaker
 from storage_service.backends.etcd.failures import CallFailed, Kind, diagnose, diagnose_cancel
+from storage_service.backends.etcd.messages_pb2 import (
+    AuthenticateRequest,
+    WatchCreateRequest,
+    WatchRequest,
+    WatchResponse,
+)
+from storage_service.backends.etcd.methods import AUTHENTICATE, WATCH, A, Metadata, Method, Q
+from storage_service.backends.etcd.reads import Reads
 from storage_service.backends.etcd.target import Target
 from storage_service.errors import ConfigurationError, Fate
 
@@ -25,6 +35,7 @@ ATTEMPT: Final = 0.4  # of an operation's timeout, for one of its attempts: time
 FIRST_PAUSE: Final = 0.05  # seconds, once every member has been asked; doubled each time …
 LONGEST_PAUSE: Final = 0.4  # … up to here
 LOGINS: Final = 5  # in one operation; each follows a token that was good and no longer is
+BLAMELESS: Final = frozenset({Kind.NOT_DONE, Kind.LOGIN, Kind.UNTRUSTED})  # failures of all that go together alike
 REFUSAL_KEPT: Final = 10.0  # seconds until a login that etcd refused is tried again
 
 CHANNEL_OPTIONS: Final = (
@@ -38,20 +49,7 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1_000),  # a member that is back is found within a second
 )
 
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
-Method: TypeAlias = Callable[["Member"], Any]
-
 ANONYMOUS: Final[Metadata] = (("hasleader", "true"),)  # a member cut off from its leader says so at once
-
-RANGE: Final[Method] = attrgetter("kv.Range")
-TXN: Final[Method] = attrgetter("kv.Txn")
-COMPACT: Final[Method] = attrgetter("kv.Compact")
-MEMBERS: Final[Method] = attrgetter("cluster.MemberList")
-STATUS: Final[Method] = attrgetter("maintenance.Status")
-DEFRAGMENT: Final[Method] = attrgetter("maintenance.Defragment")
-SNAPSHOT: Final[Method] = attrgetter("maintenance.Snapshot")
-_AUTHENTICATE: Final[Method] = attrgetter("auth.Authenticate")
-_WATCH: Final[Method] = attrgetter("watch.Watch")
 
 _CLOSED: Final = "the store is closed"
 
@@ -64,14 +62,18 @@ class Member:
     def __init__(self, endpoint: str, credentials: Any) -> None:
         self.endpoint = endpoint
         if credentials is None:
-            self.channel = rpc.insecure_channel(endpoint, CHANNEL_OPTIONS)
+            self.channel = grpc.aio.insecure_channel(endpoint, CHANNEL_OPTIONS)
         else:
-            self.channel = rpc.secure_channel(endpoint, credentials, CHANNEL_OPTIONS)
-        self.kv = rpc.KVStub(self.channel)
-        self.auth = rpc.AuthStub(self.channel)
-        self.watch = rpc.WatchStub(self.channel)
-        self.cluster = rpc.ClusterStub(self.channel)
-        self.maintenance = rpc.MaintenanceStub(self.channel)
+            self.channel = grpc.aio.secure_channel(endpoint, credentials, CHANNEL_OPTIONS)
+        self.reads = Reads(self.channel)
+        self._calls: dict[Method[Any, Any], Any] = {}
+
+    def __call__(self, method: Method[Any, Any]) -> Any:
+        """Return what makes calls of *method* to this member."""
+        call = self._calls.get(method)
+        if call is None:
+            call = self._calls[method] = method.on(self.channel)
+        return call
 
 
 class Cluster:
@@ -86,6 +88,7 @@ class Cluster:
         self._login: asyncio.Task[None] | None = None
         self._refused_until = 0.0  # on the loop's clock
         self._vouched: Metadata | None = None  # a fresh token: a watch that is denied with it is denied indeed
+        self._breaker = Breaker()
         self._open = False
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -136,30 +139,42 @@ class Cluster:
 
     @contextmanager
     def operation(self) -> Iterator[None]:
-        """Mark an operation as under way, so that `close` waits for it; all calls belong to one."""
+        """Mark an operation as under way, so that `close` waits for it; all calls belong to one.
+
+        Raises:
+            CallFailed: the cluster is closed, or has not answered for a while.
+        """
         if not self._open:
             raise CallFailed(Kind.REFUSED, _CLOSED)
+        probe = self._breaker.admit(self.time())
+        cut_short = True
         self._under_way += 1
         try:
             yield
+            cut_short = False
+        except Exception:
+            cut_short = False
+            raise
         finally:
+            if probe:
+                self._breaker.probed(self.time(), cut_short=cut_short)
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
 
     async def call(
         self,
-        method: Method,
-        request: Any,
+        method: Method[Q, A],
+        request: Q,
         *,
         idempotent: bool,
         deadline: float | None = None,
         token: Metadata | None = None,
-    ) -> Any:
+    ) -> A:
         """Return the answer to *request*.
 
         Args:
-            method: RANGE or TXN.
+            method: one of keys, for instance RANGE.
             request: a message for it.
             idempotent: whether it may be sent again where its first sending may have been applied.
             deadline: when to give up, of what `deadline` gave for the whole operation (None: from now on).
@@ -168,13 +183,51 @@ class Cluster:
         Raises:
             CallFailed: with the fate of what is not idempotent; of what is, nothing needs to be known.
         """
-        deadline = deadline or self.deadline()
+
+        async def attempt(member: Member, sent: Metadata, until: float) -> A:
+            return await self._send(member, method, request, sent, until - self.time())
+
+        return await self._persist(attempt, idempotent=idempotent, deadline=deadline or self.deadline(), token=token)
+
+    async def get(self, key: bytes) -> Entry | None:
+        """Return what is stored under *key*; what is asked for at the same time goes to etcd together.
+
+        A read that failed in company is done again alone, so that no other's value can be to blame for it.
+
+        Raises:
+            CallFailed: as of `call`.
+        """
+        alone = False
+
+        async def attempt(member: Member, sent: Metadata, until: float) -> Entry | None:
+            nonlocal alone
+            try:
+                return await member.reads.get(key, sent, until, alone=alone)
+            except CallFailed as failure:
+                if alone or not failure.shared or failure.kind in BLAMELESS:
+                    raise
+                alone = True
+                if failure.kind is Kind.LOST:
+                    raise
+            return await member.reads.get(key, sent, until, alone=True)
+
+        return await self._persist(attempt, idempotent=True, deadline=self.deadline())
+
+    async def _persist(
+        self,
+        attempt: Callable[[Member, Metadata, float], Awaitable[A]],
+        *,
+        idempotent: bool,
+        deadline: float,
+        token: Metadata | None = None,
+    ) -> A:
+        """Return what *attempt* gives for a member, a token and a time to give up, tried again where that may help."""
         logins = untrusted = 0
         pauses = self._pauses()
         while True:
             member, sent = self._members[self._current], token or self._token
             try:
-                return await self._attempt(method(member), request, sent, deadline - self.time())
+                answer = await attempt(member, sent, min(deadline, self.time() + self._target.timeout * ATTEMPT))
             except CallFailed as failure:
                 if idempotent:
                     failure.fate = Fate.NOT_APPLIED
@@ -184,16 +237,24 @@ class Cluster:
                     self._leave(member, failure)
                 if failure.kind is Kind.LOGIN and self._target.user and token is None and logins < LOGINS:
                     logins += 1
+                    self._breaker.answered()
                     await self._log_in(sent, deadline)
                 elif failure.kind is Kind.NOT_DONE or (failure.kind is Kind.LOST and idempotent):
                     pause = next(pauses)
                 elif failure.kind is not Kind.UNTRUSTED or untrusted == len(self._members):
+                    if failure.kind is not Kind.LOST:
+                        self._breaker.answered()
                     raise
                 if self.time() + pause >= deadline:
+                    if failure.kind in {Kind.NOT_DONE, Kind.LOST}:
+                        self._breaker.unanswered(self.time())
                     raise
+            else:
+                self._breaker.answered()
+                return answer
             await asyncio.sleep(pause)
 
-    async def ask(self, member: Member, method: Method, request: Any, timeout: float) -> Any:
+    async def ask(self, member: Member, method: Method[Q, A], request: Q, timeout: float) -> A:
         """Return the answer of that one *member* to what it may be asked twice, for instance to defragment itself.
 
         Args:
@@ -207,14 +268,14 @@ class Cluster:
         """
         sent = self._token
         try:
-            return await self._send(method(member), request, sent, timeout)
+            return await self._send(member, method, request, sent, timeout)
         except CallFailed as failure:
             if failure.kind is not Kind.LOGIN or not self._target.user:
                 raise
         await self._log_in(sent, self.deadline())
-        return await self._send(method(member), request, self._token, timeout)
+        return await self._send(member, method, request, self._token, timeout)
 
-    async def stream(self, member: Member, method: Method, request: Any, timeout: float) -> AsyncGenerator[Any, None]:
+    async def stream(self, member: Member, method: Method[Q, A], request: Q, timeout: float) -> AsyncGenerator[A, None]:
         """Yield the answers that one *member* streams, each of which may take *timeout* seconds to come.
 
         Args:
@@ -228,7 +289,7 @@ class Cluster:
         """
         for logged_in in (not self._target.user, True):
             sent, began = self._token, False
-            call = method(member)(request, metadata=sent)
+            call = member(method)(request, metadata=sent)
             self._streams.add(call)
             try:
                 while (answer := await self._next(call, timeout)) is not grpc.aio.EOF:
@@ -244,7 +305,7 @@ class Cluster:
                 call.cancel()
             await self._log_in(sent, self.deadline())
 
-    async def watch(self, request: Any) -> AsyncGenerator[Any, None]:
+    async def watch(self, request: WatchCreateRequest) -> AsyncGenerator[WatchResponse, None]:
         """Yield the answers to one watch, the one that says it was created first, until a member fails it.
 
         Whoever watches asks again from the last revision seen, and is then served by the next member.
@@ -260,6 +321,7 @@ class Cluster:
                 while answer is not grpc.aio.EOF:
                     if answer.canceled:
                         raise _ended(answer)
+                    self._breaker.answered()
                     self._vouched = None
                     yield answer
                     answer = await stream.read()
@@ -275,15 +337,15 @@ class Cluster:
             raise
 
     @asynccontextmanager
-    async def _stream(self, member: Member, token: Metadata, request: Any) -> AsyncGenerator[Any, None]:
+    async def _stream(self, member: Member, token: Metadata, request: WatchCreateRequest) -> AsyncGenerator[Any, None]:
         """Hold the stream of one watch open; it is cancelled when the block or the cluster ends."""
         if not self._open:
             raise CallFailed(Kind.REFUSED, _CLOSED)
-        stream = _WATCH(member)(_said(request), metadata=token)
+        stream = member(WATCH)(_said(request), metadata=token)
         self._streams.add(stream)
         try:
             yield stream
-        except rpc.AioRpcError as error:
+        except AioRpcError as error:
             raise diagnose(error) from error
         except TimeoutError as error:
             raise CallFailed(Kind.LOST, "etcd did not begin the watch in time") from error
@@ -294,14 +356,12 @@ class Cluster:
             self._streams.discard(stream)
             stream.cancel()
 
-    async def _attempt(self, call: Any, request: Any, token: Metadata, left: float) -> Any:
-        return await self._send(call, request, token, min(left, self._target.timeout * ATTEMPT))
-
-    async def _send(self, call: Any, request: Any, token: Metadata, timeout: float) -> Any:
+    async def _send(self, member: Member, method: Method[Q, A], request: Q, token: Metadata, timeout: float) -> A:
         try:
-            return await call(request, metadata=token, timeout=timeout)
-        except rpc.AioRpcError as error:
+            answer: A = await member(method)(request, metadata=token, timeout=timeout)
+        except AioRpcError as error:
             raise diagnose(error) from error
+        return answer
 
     async def _next(self, stream: Any, timeout: float) -> Any:
         """Return the next answer of *stream*, or EOF."""
@@ -310,7 +370,7 @@ class Cluster:
                 return await stream.read()
         except TimeoutError:
             raise CallFailed(Kind.LOST, "etcd did not answer in time") from None
-        except rpc.AioRpcError as error:
+        except AioRpcError as error:
             raise diagnose(error) from error
 
     async def _log_in(self, stale: Metadata, deadline: float) -> None:
@@ -336,9 +396,9 @@ class Cluster:
             raise
 
     async def _authenticate(self) -> None:
-        request = rpc.AuthenticateRequest(name=self._target.user, password=self._password.reveal())
+        request = AuthenticateRequest(name=self._target.user, password=self._password.reveal())
         try:
-            answer = await self.call(_AUTHENTICATE, request, idempotent=True, token=ANONYMOUS)
+            answer = await self.call(AUTHENTICATE, request, idempotent=True, token=ANONYMOUS)
         except CallFailed as failure:
             if failure.kind is Kind.REFUSED:
                 self._refused_until = self.time() + REFUSAL_KEPT
@@ -355,6 +415,7 @@ class Cluster:
         """Let the calls to come go to the next member; of all that fail at one at once, the first does it."""
         if member is self._members[self._current] and len(self._members) > 1:
             self._current = (self._current + 1) % len(self._members)
+            member.reads.turn_away(CallFailed(Kind.NOT_DONE, failure.reason))
             log.warning("etcd member %s: %s; the next is asked", member.endpoint, failure.reason)
 
     def _pauses(self) -> Iterator[float]:
@@ -394,13 +455,13 @@ def _load(target: Target) -> tuple[Any, Secret]:
     return grpc.ssl_channel_credentials(*pems), password
 
 
-async def _said(request: Any) -> AsyncGenerator[Any, None]:
+async def _said(request: WatchCreateRequest) -> AsyncGenerator[WatchRequest, None]:
     """Give the one thing that a watch says, and keep its stream open."""
-    yield rpc.WatchRequest(create_request=request)
+    yield WatchRequest(create_request=request)
     await asyncio.Event().wait()
 
 
-def _ended(answer: Any) -> CallFailed:
+def _ended(answer: WatchResponse) -> CallFailed:
     """Return why etcd ended a watch."""
     if answer.compact_revision:
         return CallFailed(Kind.COMPACTED, "etcd no longer keeps the changes since that revision")

@@ -8,7 +8,8 @@ text that the table does not know is taken for the worst: the request may have b
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple
 
-from aetcd.rpc import AioRpcError, StatusCode
+from grpc import StatusCode
+from grpc.aio import AioRpcError
 
 from storage_service.errors import ConfigurationError, Fate, StrongroomError, TooLarge, Unavailable
 
@@ -33,13 +34,15 @@ class CallFailed(Exception):
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
+        self.retry_after: float | None = None  # seconds, where it is known when asking again may help
+        self.shared = False  # it went with others, and one of them may be to blame
         self.fate = Fate.UNKNOWN if kind in {Kind.LOST, Kind.FULL} else Fate.NOT_APPLIED  # until more is known
 
     def answer(self) -> StrongroomError:
         """Return what a caller of the backend is told."""
         if self.kind is Kind.TOO_LARGE:
             return TooLarge(self.reason)
-        return Unavailable(self.reason, self.fate)
+        return Unavailable(self.reason, self.fate, self.retry_after)
 
     def startup_answer(self) -> StrongroomError:
         """Return what whoever opens the backend is told: what only an operator can mend is a configuration error."""

@@ -3,10 +3,17 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from aetcd import rpc
-
 from storage_service.backends.base import ABSENT, MAX_BATCH, PRESENT, Change, Delete, Put, Vacant, failed_guards
 from storage_service.backends.etcd.failures import CallFailed, Kind
+from storage_service.backends.etcd.messages_pb2 import (
+    Compare,
+    DeleteRangeRequest,
+    PutRequest,
+    RangeRequest,
+    RequestOp,
+    TxnRequest,
+    TxnResponse,
+)
 
 _PAST_NAMES: Final = b"{"  # the byte after "z": no name begins with it or with what follows it
 RECEIPTS: Final = b"~receipts/"  # beside the names, and past the end of every range of them
@@ -70,17 +77,15 @@ class Batch:
         """Whether one compare and one put more stay within etcd's limit."""
         return max(len(self._guards), len(self._writes)) < MAX_BATCH
 
-    def request(self, compares: Iterable[Any] = (), writes: Iterable[Any] = ()) -> Any:
+    def request(self, compares: Iterable[Compare] = (), writes: Iterable[RequestOp] = ()) -> TxnRequest:
         """Return the transaction, with *compares* and *writes* of somebody else in it."""
-        return rpc.TxnRequest(
-            compare=[*self._compares, *compares], success=[*self._writes, *writes], failure=self._probes
-        )
+        return TxnRequest(compare=[*self._compares, *compares], success=[*self._writes, *writes], failure=self._probes)
 
-    def survey(self) -> Any:
+    def survey(self) -> TxnRequest:
         """Return a transaction that only reads what `failed` judges."""
-        return rpc.TxnRequest(success=self._probes)
+        return TxnRequest(success=self._probes)
 
-    def failed(self, answer: Any) -> list[Change]:
+    def failed(self, answer: TxnResponse) -> list[Change]:
         """Return the guards that do not hold, by what the probes in *answer* read."""
         occupied: dict[str, bool] = {}
         revisions: dict[str, int] = {}
@@ -93,29 +98,29 @@ class Batch:
         return failed_guards(self._guards, revisions.__getitem__, occupied.__getitem__)
 
 
-def compare_revision(key: bytes, revision: int) -> Any:
+def compare_revision(key: bytes, revision: int) -> Compare:
     """Return the compare that holds while *key* is at *revision* (0: it does not exist)."""
-    return rpc.Compare(key=key, target=rpc.Compare.MOD, result=rpc.Compare.EQUAL, mod_revision=revision)
+    return Compare(key=key, target=Compare.MOD, result=Compare.EQUAL, mod_revision=revision)
 
 
-def never(key: bytes) -> Any:
+def never(key: bytes) -> Compare:
     """Return a compare that cannot hold: nothing is created before revision 0."""
-    return rpc.Compare(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.LESS, create_revision=0)
+    return Compare(key=key, target=Compare.CREATE, result=Compare.LESS, create_revision=0)
 
 
-def put(key: bytes, value: bytes) -> Any:
+def put(key: bytes, value: bytes) -> RequestOp:
     """Return the operation that writes *value*."""
-    return rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value))
+    return RequestOp(request_put=PutRequest(key=key, value=value))
 
 
-def delete(key: bytes) -> Any:
+def delete(key: bytes) -> RequestOp:
     """Return the operation that removes *key*; that it is not there is no error."""
-    return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key))
+    return RequestOp(request_delete_range=DeleteRangeRequest(key=key))
 
 
-def read(key: bytes, **options: Any) -> Any:
+def read(key: bytes, **options: Any) -> RequestOp:
     """Return the operation that reads *key*, or with ``range_end`` a range; *options* are those of a RangeRequest."""
-    return rpc.RequestOp(request_range=rpc.RangeRequest(key=key, **options))
+    return RequestOp(request_range=RangeRequest(key=key, **options))
 
 
 def _end(prefix: bytes) -> bytes:
@@ -129,27 +134,25 @@ def _inside(prefix: str, keys: Keyspace) -> tuple[bytes, bytes]:
     return first + b"\0", end
 
 
-def _compare(guard: Change, keys: Keyspace) -> Any:
+def _compare(guard: Change, keys: Keyspace) -> Compare:
     if isinstance(guard, Vacant):
         first, end = _inside(guard.prefix, keys)
         # Over a range, a compare holds when it holds for every key there; no key was created at revision 0.
-        return rpc.Compare(
-            key=first, range_end=end, target=rpc.Compare.CREATE, result=rpc.Compare.EQUAL, create_revision=0
-        )
+        return Compare(key=first, range_end=end, target=Compare.CREATE, result=Compare.EQUAL, create_revision=0)
     key = keys.key(guard.name)
     if guard.expected == PRESENT:
-        return rpc.Compare(key=key, target=rpc.Compare.CREATE, result=rpc.Compare.GREATER, create_revision=0)
+        return Compare(key=key, target=Compare.CREATE, result=Compare.GREATER, create_revision=0)
     return compare_revision(key, guard.expected or ABSENT)
 
 
-def _probe(guard: Change, keys: Keyspace) -> Any:
+def _probe(guard: Change, keys: Keyspace) -> RequestOp:
     if isinstance(guard, Vacant):
         first, end = _inside(guard.prefix, keys)
         return read(first, range_end=end, keys_only=True, limit=1)
     return read(keys.key(guard.name), keys_only=True)
 
 
-def _write(change: Put | Delete, keys: Keyspace) -> Any:
+def _write(change: Put | Delete, keys: Keyspace) -> RequestOp:
     if isinstance(change, Put):
         return put(keys.key(change.name), change.value)
     return delete(keys.key(change.name))

@@ -23,13 +23,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from secrets import token_hex
-from typing import Any, Final
-
-from aetcd import rpc
+from typing import Final
 
 from storage_service.backends.base import MAX_BATCH
-from storage_service.backends.etcd.cluster import TXN, Cluster
+from storage_service.backends.etcd.cluster import Cluster
 from storage_service.backends.etcd.keyspace import Keyspace, compare_revision, delete, put, read
+from storage_service.backends.etcd.messages_pb2 import Compare, RequestOp, TxnRequest
+from storage_service.backends.etcd.methods import TXN
 from storage_service.errors import Fate
 
 COMMITTED: Final = b"committed"
@@ -46,12 +46,12 @@ class Receipt:
     kept: bool = False  # a commit that expects it never written may still arrive, so that it must not be removed
 
     @property
-    def compare(self) -> Any:
+    def compare(self) -> Compare:
         """What makes a commit fail once this receipt has moved on."""
         return compare_revision(self.key, self.revision)
 
     @property
-    def signature(self) -> Any:
+    def signature(self) -> RequestOp:
         """What a commit writes."""
         return put(self.key, COMMITTED)
 
@@ -97,7 +97,7 @@ class Receipts:
         Raises:
             CallFailed: etcd cannot be asked now; the receipt stays open.
         """
-        request = rpc.TxnRequest(
+        request = TxnRequest(
             compare=[receipt.compare],
             success=[put(receipt.key, SETTLED) if under_way else read(receipt.key)],
             failure=[read(receipt.key)],
@@ -125,7 +125,7 @@ class Receipts:
         """
         keys = [receipt.key for receipt in self._free if receipt.revision and not receipt.open and not receipt.kept]
         for start in range(0, len(keys), MAX_BATCH):
-            request = rpc.TxnRequest(success=[delete(key) for key in keys[start : start + MAX_BATCH]])
+            request = TxnRequest(success=[delete(key) for key in keys[start : start + MAX_BATCH]])
             await self._cluster.call(TXN, request, idempotent=True)
 
     def _new_key(self) -> bytes:

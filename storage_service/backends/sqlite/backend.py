@@ -25,6 +25,7 @@ from storage_service.backends.base import (
     check_batch,
     check_limit,
     check_names,
+    check_size,
     not_applied,
 )
 from storage_service.backends.sqlite.file import BEYOND, STATE, connect_reader, make, unavailable
@@ -37,6 +38,7 @@ POLL_INTERVAL: Final = 0.2  # seconds between a watch's looks for what other pro
 
 _GET: Final = "SELECT value, revision FROM entry WHERE name = ?"
 _GET_MANY: Final = "SELECT name, value, revision FROM entry WHERE name IN (SELECT value FROM json_each(?))"
+_SIZE: Final = "SELECT ifnull(sum(length(value)), 0) FROM entry WHERE name IN (SELECT value FROM json_each(?))"
 _LIST: Final = "SELECT name FROM entry WHERE name >= ? AND name < ? ORDER BY name LIMIT ?"
 _LIST_AFTER: Final = "SELECT name FROM entry WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
 _NEWS: Final = """
@@ -143,11 +145,21 @@ class SqliteBackend:
             raise unavailable(exc) from exc
         return None if row is None else Entry(*row)
 
-    async def get_many(self, names: Sequence[str]) -> Mapping[str, Entry]:
-        """Return those of *names* that exist; one statement sees one moment."""
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
+        """Return those of *names* that exist; what they weigh is asked of the same moment, without the values."""
         check_names(names)
+        wanted = (json.dumps(list(names)),)
+        db = self._db
         try:
-            rows = self._db.execute(_GET_MANY, (json.dumps(list(names)),)).fetchall()
+            if limit is None:
+                rows = db.execute(_GET_MANY, wanted).fetchall()  # one statement sees one moment
+            else:
+                db.execute("BEGIN")
+                try:
+                    check_size(db.execute(_SIZE, wanted).fetchone()[0], limit)
+                    rows = db.execute(_GET_MANY, wanted).fetchall()
+                finally:
+                    db.execute("COMMIT")
         except sqlite3.Error as exc:
             raise unavailable(exc) from exc
         return {name: Entry(value, revision) for name, value, revision in rows}

@@ -121,11 +121,21 @@ class Exchange:
     keep: bool = True
 
     async def body(self) -> bytes:
+        """Read the request's body, having asked for it where the other end waits for that."""
+        if self.head.get("expect") == "100-continue":
+            self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return await read_body(self.reader, self.head)
 
+    @property
+    def id_line(self) -> bytes:
+        """The line by which an answer says whose it is; empty where the request has no id."""
+        known = self.head.get("x-request-id")
+        return b"" if known is None else b"x-request-id: %b\r\n" % known.encode("latin-1")
+
     def answer(self, status: int = 200, body: bytes = b"{}", *lines: str) -> None:
-        """Answer as the service does."""
-        head = "\r\n".join([f"HTTP/1.1 {status} -", f"content-length: {len(body)}", *lines, "", ""])
+        """Answer as the service does, by the request's id."""
+        identity = self.id_line.decode("latin-1")
+        head = f"HTTP/1.1 {status} -\r\n{identity}" + "\r\n".join([f"content-length: {len(body)}", *lines, "", ""])
         self.writer.write(head.encode("latin-1") + body)
 
     def say(self, raw: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Processes under test: gunicorn with its asgi worker, on a listener that the test opened."""
+"""Processes under test: gunicorn with our worker, on a listener that the test opened."""
 
 import os
 import signal
@@ -9,38 +9,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
-# What the proxy asks of gunicorn; deploy.serving.server gives it the same.
+# What the processes ask of gunicorn; deploy.serving.server gives them the same.
 GUNICORN = """
-worker_class = "asgi"
-asgi_loop = "uvloop"
-asgi_lifespan = "on"
-http_protocols = "h1"
-keepalive = 75
+from deploy.serving.signals import lose_no_signal_in_a_fork, tell_systemd_when_serving
+
+worker_class = "deploy.serving.workers.StrongroomWorker"
 graceful_timeout = 1
-limit_request_line = 4094
-limit_request_fields = 64
-limit_request_field_size = 8190
-header_map = "drop"
-forwarder_headers = "CUSTODIA_AUTH_ID,CUSTODIA_AUTH_KEY,CUSTODIA_KEY_ID"
-forwarded_allow_ips = "*"
-secure_scheme_headers = {}
 control_socket_disable = True
 loglevel = "debug"
+
+
+def on_starting(arbiter):
+    tell_systemd_when_serving()
+    lose_no_signal_in_a_fork()
+"""
+
+# What an application's module ends with: the names that a test sets otherwise stand in *limits*.
+SERVED = """
+from deploy.serving.crowd import Crowd
+from deploy.serving.limits import Limits
+from deploy.serving.workers import Served
+
+served = Served(app, Limits({limits}), None, Crowd())
 """
 
 
 @contextmanager
-def gunicorn(home: Path, application: str, *, listener: socket.socket, worker: str = "asgi") -> Iterator[Path]:
-    """Serve *application*, the source text of a module that makes ``app``; yield the path of the log.
+def gunicorn(home: Path, application: str, *, listener: socket.socket, limits: str = "") -> Iterator[Path]:
+    """Serve *application*, the source text of a module that makes ``app``, a face; yield the path of the log.
 
-    Connections wait in the listener until the worker runs, so nobody has to wait for it.
+    Connections wait in the listener until the worker runs, so nobody has to wait for it. *limits* are arguments for
+    `Limits`, in Python.
     """
     name = f"app_{home.name.replace('-', '_')}"
-    (home / f"{name}.py").write_text(application)
+    (home / f"{name}.py").write_text(application + SERVED.format(limits=limits))
     (home / "gunicorn_conf.py").write_text(
-        GUNICORN + f'bind = "fd://{listener.fileno()}"\nworker_class = "{worker}"\nwsgi_app = "{name}:app"\n'
+        GUNICORN + f'bind = "fd://{listener.fileno()}"\nwsgi_app = "{name}:served"\n'
     )
     log = home / "log"
     with log.open("wb") as output:
