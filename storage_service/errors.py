@@ -186,6 +186,10 @@ class Unavailable(ServiceError):
         self.retry_after = retry_after
 
 
+class Untrusted(Unavailable):
+    """Who listens where the service should cannot show that it is the service; the text says what to do."""
+
+
 class AuditUnavailable(ServiceError):
     """The audit log cannot be written, and what cannot be recorded is not done."""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Callable[..., Any])
 
+RETRIES: Final = 3  # within half a second: who types a command is told at once that nobody listens
 _PLACES: Final = ("HOME", "SOCKET", "URL")
 _CREDENTIALS: Final = ("API_ID", "API_KEY")
 
@@ -68,7 +69,7 @@ def client(timeout: float = 10.0) -> "StorageClient":
     """
     from storage_service.client import StorageClient
 
-    return StorageClient.from_environment(places(), timeout=timeout)
+    return StorageClient.from_environment(places(), timeout=timeout, retries=RETRIES)
 
 
 def places() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from deploy.cli import show
-from deploy.cli.common import places
+from deploy.cli.common import RETRIES, places
 from deploy.cli.migrate_next import completed, estate_words
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ async def opened_target() -> "AsyncIterator[Target]":
     from migration.target import Target
     from storage_service.client import AsyncStorageClient
 
-    async with AsyncStorageClient.from_environment(places(), timeout=CALL) as client:
+    async with AsyncStorageClient.from_environment(places(), timeout=CALL, retries=RETRIES) as client:
         yield Target(client)
 
 

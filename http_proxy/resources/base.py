@@ -17,6 +17,7 @@ from storage_service.errors import Changed, Denied, Invalid, NotAuthenticated, N
 
 M = TypeVar("M", bound=Model)
 
+RETRIES: Final = 3  # within half a second: who asks has a client, and patience, of their own
 ATTEMPTS: Final = 16  # at one change, while other workers change the same record
 
 
@@ -30,6 +31,7 @@ class Storage:
             api_key=settings.api_key,
             timeout=settings.timeout,
             connections=settings.connections,
+            retries=RETRIES,
         )
         self._changing = asyncio.Lock()
 

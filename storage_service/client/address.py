@@ -5,6 +5,7 @@ The unix socket is preferred wherever both are known: it serves everything, the 
 
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 from models.secret import Secret
 from storage_service import client_file, wire
+from storage_service.client.place import Place
 from storage_service.client_file import ClientFile
 from storage_service.errors import ConfigurationError, NotImplementedHere
 
@@ -20,6 +22,10 @@ ENVIRONMENT: Final = "STRONGROOM_"  # what every variable's name begins with
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
+_PORTS: Final = {"http": 80, "https": 443}
+_LOCATION = re.compile(r"[\w.:%\[\]-]+")  # a host, in any script, and a port
+_PATH = re.compile(r"[!-~]*", re.ASCII)
+_FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)  # RFC 9110 sec. 5.6.2
 _FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", re.ASCII)  # RFC 9110 sec. 5.5, its ASCII part
 
 
@@ -38,17 +44,28 @@ class Address:
         """
         if (self.socket is None) is not bool(self.url):
             raise ConfigurationError("a client needs either the socket or the url of the service")
-        parts = urlsplit(self.url)
-        if self.url and (parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query):
+        if self.url and not _is_url(self.url):
             raise ConfigurationError("the url is http://host:port or https://host:port, without credentials or query")
 
     def __str__(self) -> str:
         return self.url or str(self.socket)
 
+    def place(self, context: ssl.SSLContext | None) -> Place:
+        """Return where to connect to; with *context*, where the url asks for TLS."""
+        if self.socket is not None:
+            return Place(os.fspath(self.socket))
+        parts = urlsplit(self.url)
+        return Place("", parts.hostname or "", parts.port or _PORTS[parts.scheme], context)
+
     @property
-    def base_url(self) -> str:
-        """The URL that paths are appended to; over a socket its host is a mere formality."""
-        return self.url.rstrip("/") or "http://strongroom"
+    def host_field(self) -> str:
+        """What every request says in ``Host``; over a socket that is a mere formality."""
+        if self.socket is not None:
+            return "strongroom"
+        parts = urlsplit(self.url)
+        host = (parts.hostname or "").encode("idna").decode("ascii")
+        host = f"[{host}]" if ":" in host else host
+        return host if parts.port in (None, _PORTS[parts.scheme]) else f"{host}:{parts.port}"
 
     def path_of(self, path: str) -> str:
         """Return *path*, a path on the socket, as it is called here.
@@ -59,7 +76,9 @@ class Address:
         if self.socket is not None:
             return path
         if path.startswith(wire.SECRETS_PATH + "/"):
-            return wire.PROXIED_SECRETS_PATH + path.removeprefix(wire.SECRETS_PATH)
+            return (
+                urlsplit(self.url).path.rstrip("/") + wire.PROXIED_SECRETS_PATH + path.removeprefix(wire.SECRETS_PATH)
+            )
         raise NotImplementedHere("over a url there are secrets alone; the rest is on the unix socket")
 
 
@@ -76,11 +95,22 @@ class Caller:
         """Refuse what no header field can carry, before a library quotes it in an error of its own.
 
         Raises:
-            ConfigurationError: a value is empty, or not printable ASCII.
+            ConfigurationError: a value is empty, or not printable ASCII; or the service would not take a request's id.
         """
+        if any(_FIELD_NAME.fullmatch(name) is None for name in self.headers):
+            raise ConfigurationError("a header field's name is letters, digits and dashes")
+        if self.request_id is not None and wire.REQUEST_ID.fullmatch(self.request_id) is None:
+            raise ConfigurationError(f"the {wire.REQUEST_ID_HEADER} is 8 to 64 of letters, digits, '.', '_' and '-'")
         for what, value in self.fields().items():
             if _FIELD_VALUE.fullmatch(value) is None:
                 raise ConfigurationError(f"the value for {what} is empty or not printable ASCII")
+
+    @property
+    def request_id(self) -> str | None:
+        """What every request of this caller goes by, if that was given."""
+        return next(
+            (value for name, value in self.headers.items() if name.lower() == wire.REQUEST_ID_HEADER.lower()), None
+        )
 
     def fields(self) -> dict[str, str]:
         """Return the header fields that say all this; the API key among them."""
@@ -88,6 +118,18 @@ class Caller:
         if self.on_behalf_of is not None:
             fields[wire.ON_BEHALF_HEADER] = self.on_behalf_of
         return fields
+
+
+def _is_url(url: str) -> bool:
+    """Whether *url* leads to a host: with no credentials, no query, and nothing that would break a request's lines."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna")
+        _ = parts.port  # which is looked at here
+    except ValueError:
+        return False
+    plain = _LOCATION.fullmatch(parts.netloc) is not None and _PATH.fullmatch(parts.path) is not None
+    return bool(host) and plain and parts.scheme in _PORTS and not parts.query and not parts.fragment
 
 
 def read_home(home: StrPath) -> tuple[Address, Caller]:

@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-import httpx
-
 from models.base import ListModel, Model
 from storage_service.client import key_operations, operations, sealed_operations
-from storage_service.client.dialogue import Answer, Operation, Outcome, Pause, Send, converse
+from storage_service.client.dialogue import Effect, Operation, Outcome, Pause, Send, converse
+from storage_service.client.loops import LoopPools
 from storage_service.client.operations import Record
-from storage_service.client.session import Sending, Session, present_as
+from storage_service.client.place import UpstreamError
+from storage_service.client.session import Session, present_as
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
@@ -29,13 +29,14 @@ def _method(
     return method
 
 
-class AsyncStorageClient(Session[httpx.AsyncHTTPTransport, Callable[[float], Awaitable[None]]]):
-    """The storage service, for one event loop: ``async with AsyncStorageClient.from_home(DIR) as client: …``.
+class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]]):
+    """The storage service, for event loops: ``async with AsyncStorageClient.from_home(DIR) as client: …``.
 
-    Its tasks may share one. Methods, arguments and errors are those of `StorageClient`.
+    Tasks may share one; each event loop has connections of its own. Methods, arguments and errors are those of
+    `StorageClient`.
     """
 
-    _transport_class = httpx.AsyncHTTPTransport
+    _new_transport = LoopPools
     _sleep = staticmethod(asyncio.sleep)
 
     get = _method(operations.get)
@@ -114,7 +115,7 @@ class AsyncStorageClient(Session[httpx.AsyncHTTPTransport, Callable[[float], Awa
     async def close(self) -> None:
         """Close the connections."""
         if self._owns_transport:
-            await self._transport.aclose()
+            await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -140,18 +141,11 @@ class AsyncStorageClient(Session[httpx.AsyncHTTPTransport, Callable[[float], Awa
             return result
 
     async def _exchange(self, send: Send) -> Outcome:
-        sending = Sending()
-        request, deadline = self._request(send, sending.atrace), self._deadline(send)
-        response: httpx.Response | None = None
+        call = send.call
+        request, request_id = self._request(call)
         try:
-            response = await self._transport.handle_async_request(request)
-            body = bytearray()
-            async for part in response.aiter_raw():
-                body += part
-                self._check(deadline)
-            return Answer(response.status_code, response.headers, bytes(body))
-        except httpx.TransportError as error:
-            return self._lost(send.call, error, sending, response)
-        finally:
-            if response is not None:
-                await response.aclose()
+            return await self._transport.exchange(
+                request, send.seconds, repeatable=call.effect is Effect.READ, request_id=request_id
+            )
+        except UpstreamError as error:
+            return self._lost(call, error)

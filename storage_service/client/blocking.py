@@ -1,20 +1,18 @@
 """`StorageClient`: the operations as methods that block."""
 
-import socket
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
-import httpx
-
 from models.base import ListModel, Model
 from storage_service.client import key_operations, operations, sealed_operations
-from storage_service.client.dialogue import Answer, Operation, Outcome, Pause, Send, converse
+from storage_service.client.dialogue import Effect, Operation, Outcome, Pause, Send, converse
 from storage_service.client.operations import Record
-from storage_service.client.session import Sending, Session, present_as
+from storage_service.client.place import UpstreamError
+from storage_service.client.session import Session, present_as
+from storage_service.client.sockets import SocketPool
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
@@ -29,14 +27,14 @@ def _method(operation: Callable[P, Operation[T]]) -> Callable[Concatenate["Stora
     return method
 
 
-class StorageClient(Session[httpx.HTTPTransport, Callable[[float], None]]):
+class StorageClient(Session[SocketPool, Callable[[float], None]]):
     """The storage service, for threads: ``with StorageClient.from_home(DIR) as client: …``.
 
     Threads may share one. Every method raises the `ServiceError` that the service answers, and `Unavailable` when it
     does not answer; what each does is told in ``storage_service.client.operations``.
     """
 
-    _transport_class = httpx.HTTPTransport
+    _new_transport = SocketPool
     _sleep = staticmethod(time.sleep)
 
     get = _method(operations.get)
@@ -147,29 +145,11 @@ class StorageClient(Session[httpx.HTTPTransport, Callable[[float], None]]):
             return result
 
     def _exchange(self, send: Send) -> Outcome:
-        sending = Sending()
-        request, deadline = self._request(send, sending.trace), self._deadline(send)
-        response: httpx.Response | None = None
+        call = send.call
+        request, request_id = self._request(call)
         try:
-            response = self._transport.handle_request(request)
-            body = bytearray()
-            for part in response.iter_raw():
-                body += part
-                self._check(deadline)
-            return Answer(response.status_code, response.headers, bytes(body))
-        except httpx.TransportError as error:
-            _close_abandoned(error)
-            return self._lost(send.call, error, sending, response)
-        finally:
-            if response is not None:
-                response.close()
-
-
-def _close_abandoned(error: BaseException | None) -> None:
-    """Close the socket of a failed connect: httpcore 1.0 leaves it to the collector, which warns of it."""
-    while error is not None:
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            abandoned = frame.f_locals.get("sock")
-            if isinstance(abandoned, socket.socket):
-                abandoned.close()
-        error = error.__cause__
+            return self._transport.exchange(
+                request, send.seconds, repeatable=call.effect is Effect.READ, request_id=request_id
+            )
+        except UpstreamError as error:
+            return self._lost(call, error)

@@ -9,6 +9,7 @@ the attempt ended in          reads  guarded writes   other writes
 Unavailable, not applied      again  again            again
 Unavailable, fate unknown     again  again            no
 Unavailable, applied          again  no               no
+Untrusted                     no     no               no
 any other error, or Locked    no     no               no
 ============================  =====  ===============  ===========
 
@@ -16,20 +17,24 @@ A guarded write names the very revision that it replaces. Revisions never come b
 however often it is sent. An error that follows an attempt of unknown fate says nothing of that attempt (`Changed` may
 be its own work), so the caller is told what is true: the fate is unknown. Creating, plain saving and plain deleting
 are not sent again, because between two attempts someone else may have written what the second would undo.
+
+Unless a number is given, a call is sent as often as its time allows, so that a service that is restarted is waited for.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias, TypeVar
 
 from storage_service import wire
-from storage_service.errors import Fate, ServiceError, TooLarge, Unavailable
+from storage_service.errors import Fate, ServiceError, TooLarge, Unavailable, Untrusted
+from storage_service.wire.http1 import Field
 
 T = TypeVar("T")
 
 FIRST_PAUSE: Final = 0.05  # seconds, at most, before the first repetition; doubled for each further one
-LONGEST_PAUSE: Final = 2.0  # seconds; what the service asks for with Retry-After comes on top
+LONGEST_PAUSE: Final = 1.0  # seconds; what the service asks for with Retry-After comes on top
+_LEAST: Final = 0.5  # of the longest allowed pause, so that nobody is asked without end in no time
 
 
 class Effect(StrEnum):
@@ -62,6 +67,11 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
 
+    @classmethod
+    def of(cls, status: int, fields: Iterable[Field], body: bytes) -> "Answer":
+        """Return the answer that came as these."""
+        return cls(status, {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}, body)
+
     def __repr__(self) -> str:
         return f"<Answer {self.status}, {len(self.body)} bytes>"
 
@@ -86,9 +96,9 @@ class Patience:
     """How long to go on trying, and by which clock."""
 
     total: float  # seconds for one call: its attempts and pauses together
-    retries: int  # attempts after the first, at most
+    retries: int | None  # attempts after the first, at most; None: as many as there is time for
     clock: Callable[[], float]  # monotonic seconds
-    jitter: Callable[[], float]  # 0 to 1: how much of the longest allowed pause to take
+    jitter: Callable[[], float]  # 0 to 1: which part of the longest allowed pause to take, from its half to all of it
 
 
 Operation: TypeAlias = Generator[Call, Answer, T]
@@ -120,7 +130,7 @@ def converse(operation: Operation[T], patience: Patience) -> Talk[T]:
 
 def may_repeat(effect: Effect, error: ServiceError) -> bool:
     """Whether a call that ended in *error* may be sent again: the table above."""
-    if not isinstance(error, Unavailable):
+    if not isinstance(error, Unavailable) or isinstance(error, Untrusted):
         return False
     match effect:
         case Effect.READ:
@@ -142,7 +152,7 @@ def _attempts(call: Call, patience: Patience) -> Talk[Answer]:
         error = _error(call, outcome)
         if isinstance(error, Unavailable) and error.fate is not Fate.NOT_APPLIED:
             doubt = error
-        pause = _asked_for(outcome) + patience.jitter() * min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
+        pause = _asked_for(outcome) + _pause(attempt, patience.jitter())
         too_late = attempt == patience.retries or patience.clock() + pause >= deadline
         if too_late or not may_repeat(call.effect, error):
             raise doubt or error
@@ -150,11 +160,16 @@ def _attempts(call: Call, patience: Patience) -> Talk[Answer]:
         attempt += 1
 
 
+def _pause(attempt: int, jitter: float) -> float:
+    longest = min(FIRST_PAUSE * (1 << min(attempt, 16)), LONGEST_PAUSE)
+    return longest * (_LEAST + (1 - _LEAST) * jitter)
+
+
 def _error(call: Call, outcome: Outcome | None) -> ServiceError:
     error = wire.error_of(outcome.status, outcome.body) if isinstance(outcome, Answer) else outcome
     if error is None:
         raise RuntimeError("a Send is answered with its outcome")
-    if call.effect is Effect.READ and isinstance(error, Unavailable):
+    if call.effect is Effect.READ and isinstance(error, Unavailable) and error.fate is not Fate.NOT_APPLIED:
         return Unavailable(str(error))  # what changes nothing was not applied, whatever the answer says
     return error
 

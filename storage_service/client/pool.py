@@ -7,50 +7,38 @@ when its last answer was read to the end and nothing followed it.
 What a broken connection says about a request rests on a property of unix sockets: a peer that closes with bytes unread
 resets the connection, and one that has closed already makes the write fail. So after a reset or a failed write the
 service cannot have read the whole request, and it may be sent again whatever its method; after a plain end of file
-it may have read all of it.
+it may have read all of it. Over TCP a reset says nothing; there a request is unread if a part of it was never written.
+
+A pool belongs to its event loop and its process. A forked child forgets the connections (`forget`) and makes its own.
 """
 
 import asyncio
-import ssl
+import os
+import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
+from weakref import WeakSet
 
+from storage_service.client.place import (
+    FULL_QUEUE_PAUSE,
+    KEPT_OPEN,
+    Place,
+    UpstreamError,
+    connect_unix,
+    forget_in_children,
+)
 from storage_service.wire import http1
 from storage_service.wire.http1 import Field, Malformed
 
+__all__ = ["CONNECT_TIMEOUT", "HIGH_WATER", "INLINE_BODY", "Connection", "Place", "Pool", "UpstreamError"]
+
 CONNECT_TIMEOUT: Final = 1.0  # seconds
 INLINE_BODY: Final = 64 * 1024  # bytes; an answer up to here is awaited whole, a longer one is streamed
+LONG: Final = 16 * 1024  # bytes of a request that a socket's buffer may have no room for
 HIGH_WATER: Final = 256 * 1024  # bytes of an answer waiting for its reader before the socket is no longer read
 
-_REQUEST_ID: Final = b"x-request-id"
-
-
-class UpstreamError(Exception):
-    """The service gave no whole answer.
-
-    Attributes:
-        unread: the service cannot have read the whole request, so nothing has come of it.
-        answered: some of an answer had come.
-    """
-
-    def __init__(self, reason: str, *, unread: bool = False, answered: bool = False) -> None:
-        super().__init__(reason)
-        self.unread = unread
-        self.answered = answered
-
-
-class Place(NamedTuple):
-    """Where the service listens: a unix socket, or a host and port, with TLS where there is a context."""
-
-    socket: str = ""
-    host: str = ""
-    port: int = 0
-    context: ssl.SSLContext | None = None
-
-
-def _nobody() -> None:
-    """Be told of an answer that nobody waits for any more."""
+_left_behind: list[asyncio.Transport] = []  # by forks: see `Connection.forget`
 
 
 class Connection(asyncio.Protocol):
@@ -63,13 +51,17 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "__weakref__",
         "_buffer",
         "_chunks",
         "_continued",
+        "_cut",
         "_expected",
         "_held",
         "_in_head",
         "_keep",
+        "_local",
+        "_long",
         "_loop",
         "_more",
         "_on_idle_loss",
@@ -85,13 +77,15 @@ class Connection(asyncio.Protocol):
         "error",
         "fields",
         "heard",
+        "since",
         "status",
         "streamed",
         "used",
     )
 
-    def __init__(self, on_idle_loss: Callable[["Connection"], None]) -> None:
+    def __init__(self, on_idle_loss: Callable[["Connection"], None], *, local: bool = True) -> None:
         self._on_idle_loss = on_idle_loss
+        self._local = local  # a unix socket
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._told: Callable[[], None] | None = None  # while an exchange is under way, until its head has come
@@ -107,7 +101,10 @@ class Connection(asyncio.Protocol):
         self._in_head = False  # the head of the current answer is awaited
         self._reading = True
         self._keep = True
+        self._cut = False  # what was to be written failed at once
+        self._long = False  # the request may be longer than what the socket takes at once
         self.deadline = 0.0
+        self.since = 0.0  # when, by the loop's clock, it was last used
         self.error: UpstreamError | None = None
         self.heard = False  # something of the current answer came
         self.used = False  # an exchange went well before this one
@@ -167,11 +164,15 @@ class Connection(asyncio.Protocol):
             self._timer = None
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._expire)
+        self._long = len(request) > LONG
         self._transport.write(request)
+        if not self._local:
+            self._cut = self._transport.is_closing()
 
     async def write(self, data: bytes) -> None:
         """Send more of a request's body, as fast as the service takes it."""
         if self._transport is not None and self.error is None:
+            self._long = True
             self._transport.write(data)
             if self._writable is not None:
                 await self._writable
@@ -186,7 +187,7 @@ class Connection(asyncio.Protocol):
             if self.complete:
                 return b""
             if self.error is not None:
-                raise self.error
+                raise self.error.anew()
             self._more = self._loop.create_future()
             try:
                 await self._more
@@ -215,15 +216,36 @@ class Connection(asyncio.Protocol):
     def let_go(self) -> None:
         """Hold nothing of the last exchange any more."""
         self.body, self.fields = b"", []
+        self._buffer = b""
         self._reader.pieces = []
         self._reader.fields = []
         self._chunks.clear()
+
+    def forget(self) -> None:
+        """In a forked child: be no connection any more, and leave the parent's alone.
+
+        The descriptor comes to stand for nothing, and the transport is kept: closing either would have the loop, whose
+        epoll is the parent's, too, forget the parent's connection.
+        """
+        self.error = UpstreamError("the connection is another process's", unread=True)
+        self.let_go()
+        transport, self._transport = self._transport, None
+        if transport is None:
+            return
+        _left_behind.append(transport)
+        number = transport.get_extra_info("socket").fileno()
+        if number >= 0:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, number, inheritable=False)
+            os.close(nothing)
 
     # -- the side of the socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio: the socket is open."""
         self._transport = cast("asyncio.Transport", transport)
+        if not self._local:
+            self._transport.set_write_buffer_limits(1, 0)  # so that `pause_writing` says what was not written
 
     def data_received(self, data: bytes) -> None:
         """Asyncio: the service sent *data*."""
@@ -236,13 +258,20 @@ class Connection(asyncio.Protocol):
             else:
                 self._receive_body(data)
         except Malformed as error:
-            self._break(UpstreamError(str(error), answered=True))
+            self._break(UpstreamError(str(error), answered=True, status=0 if self._in_head else self.status))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio: the socket is closed."""
         idle, heard = self.complete, self.heard
-        unread = not heard and isinstance(exc, BrokenPipeError | ConnectionResetError)
-        self._break(UpstreamError("the service closed the connection", unread=unread, answered=heard))
+        reset = self._local and isinstance(exc, BrokenPipeError | ConnectionResetError)
+        self._break(
+            UpstreamError(
+                "the service closed the connection before its answer was whole",
+                unread=self._unsent or (reset and not heard),
+                answered=heard,
+                status=0 if self._in_head else self.status,
+            )
+        )
         self._transport = None
         if idle:
             self._on_idle_loss(self)
@@ -272,11 +301,13 @@ class Connection(asyncio.Protocol):
             self.heard = False  # the service has not decided yet
             if self._continued is not None:
                 self._continued()
+        if self._expected:
+            http1.check_id(answer, self._expected)
         self._buffer, self._in_head = b"", False
         self.status, self.fields, length, keep = answer
         self._keep = self._keep and keep
-        if self._expected:
-            self._check_id()
+        if self._long and self._transport is not None and self._transport.get_write_buffer_size():
+            self._keep = False  # it was answered early, and the rest of it may never be read
         self.body = b""
         self._held = 0
         if length:
@@ -290,15 +321,10 @@ class Connection(asyncio.Protocol):
             self.complete = True
             self._tell()
 
-    def _check_id(self) -> None:
-        """See that the answer is the request's own.
-
-        Raises:
-            Malformed: it goes by another id, or says that all is well and goes by none.
-        """
-        found = next((value for name, value in self.fields if name == _REQUEST_ID), None)
-        if found != self._expected and not (found is None and self.status >= 400):
-            raise Malformed("the answer belongs to another request")
+    @property
+    def _unsent(self) -> bool:
+        """Whether a part of the request was never written."""
+        return self._cut or self._writable is not None
 
     def _receive_body(self, data: bytes) -> None:
         reader = self._reader
@@ -349,7 +375,15 @@ class Connection(asyncio.Protocol):
         if self._loop.time() < self.deadline:
             self._timer = self._loop.call_at(self.deadline, self._expire)
         else:
-            self._break(UpstreamError("the service did not answer in time", answered=self.heard))
+            unsent = self._unsent or (self._transport is not None and self._transport.get_write_buffer_size() > 0)
+            self._break(
+                UpstreamError(
+                    "the service did not answer in time",
+                    unread=unsent,
+                    answered=self.heard,
+                    status=0 if self._in_head else self.status,
+                )
+            )
 
 
 class Pool:
@@ -366,6 +400,8 @@ class Pool:
         self._open = 0  # connections that exist or are being made
         self._idle: list[Connection] = []  # the last used is used first, so that a quiet hour needs few
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        self._all: WeakSet[Connection] = WeakSet()
+        forget_in_children(self)
 
     def __repr__(self) -> str:
         return f"<Pool {self._open} of {self._limit} open, {len(self._idle)} idle, {len(self._waiting)} waiting>"
@@ -375,8 +411,10 @@ class Pool:
         while self._idle:
             connection = self._idle.pop()
             if connection.reusable:
-                return connection
-            self._open -= 1  # it broke a moment ago
+                if asyncio.get_running_loop().time() - connection.since < KEPT_OPEN:
+                    return connection
+                connection.close()
+            self._open -= 1  # it broke a moment ago, or is about to be closed at the other end
         return None
 
     async def exchange(
@@ -385,7 +423,7 @@ class Pool:
         """Send a whole *request* and return the connection that holds the answer's beginning, or all of it.
 
         A connection that had been kept open may turn out closed; then the request goes once more over a new one,
-        if it is *repeatable* or cannot have been read.
+        if it is *repeatable* or cannot have been read, and there is time.
 
         Raises:
             UpstreamError: there is no answer; *unread* says whether something may have come of the request.
@@ -395,15 +433,16 @@ class Pool:
         error = await self._ask(connection, request, deadline, request_id)
         if error is None:
             return connection
-        if not used or error.answered or not (repeatable or error.unread):
+        late = asyncio.get_running_loop().time() >= deadline
+        if late or not used or error.answered or not (repeatable or error.unread):
             self.finish(connection)
-            raise error
+            raise error.anew()
         connection.close()
         connection = await self.connect(deadline)  # in the place of the one that failed
         error = await self._ask(connection, request, deadline, request_id)
         if error is not None:
             self.finish(connection)
-            raise error
+            raise error.anew()
         return connection
 
     async def _ask(
@@ -455,6 +494,7 @@ class Pool:
         connection.let_go()
         if connection.reusable:
             connection.used = True
+            connection.since = asyncio.get_running_loop().time()
             self._give(connection)
         else:
             connection.close()
@@ -479,6 +519,18 @@ class Pool:
         """Close what is idle; what is busy ends with its exchange."""
         while self._idle:
             self._idle.pop().close()
+            self._give_place()
+        for connection in self._all:
+            connection.spoil()
+
+    def forget(self) -> None:
+        """In a forked child: begin anew, without a connection."""
+        for connection in list(self._all):
+            connection.forget()
+        self._all = WeakSet()
+        self._idle.clear()
+        self._waiting.clear()
+        self._open = 0
 
     async def connect(self, deadline: float) -> Connection:
         """Return a new connection, in a place that the caller has taken; a failure gives the place back.
@@ -488,20 +540,29 @@ class Pool:
         """
         loop = asyncio.get_running_loop()
         place = self._place
-        make = lambda: Connection(self._forget)  # noqa: E731
+        make = lambda: Connection(self._forget, local=bool(place.socket))  # noqa: E731
         try:
             async with asyncio.timeout_at(min(deadline, loop.time() + self._connect_timeout)):
                 if place.socket:
-                    _, connection = await loop.create_unix_connection(make, place.socket)
+                    _, connection = await loop.create_unix_connection(make, sock=await self._queue())
                 else:
                     _, connection = await loop.create_connection(make, place.host, place.port, ssl=place.context)
-        except (OSError, TimeoutError) as exc:
+        except OSError as exc:  # TimeoutError is one
             self._give_place()
-            raise UpstreamError("the service does not listen", unread=True) from exc
+            raise place.unreachable(exc) from exc
         except BaseException:
             self._give_place()
             raise
+        self._all.add(connection)
         return connection
+
+    async def _queue(self) -> socket.socket:
+        """Return a connection to the unix socket, waiting for room in the service's queue of them."""
+        while True:
+            try:
+                return connect_unix(self._place.socket)
+            except BlockingIOError:
+                await asyncio.sleep(FULL_QUEUE_PAUSE)
 
     def _give(self, connection: Connection) -> None:
         while self._waiting:

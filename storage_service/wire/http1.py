@@ -24,6 +24,7 @@ CHUNKED: Final = -1  # the length of a body that comes in chunks
 HEAD_END: Final = b"\r\n\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
+REQUEST_ID: Final = b"x-request-id"  # the field that an answer goes by the id of its request in
 
 METHODS: Final = frozenset((b"GET", b"HEAD", b"PUT", b"POST", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"))
 _VERSIONS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
@@ -376,6 +377,17 @@ class AnswerReader(_Body):
         if self.complete is not (size == 0):
             raise Malformed("the body's length can be read in two ways")
         return Answer(status, self.fields, size, keep)
+
+
+def check_id(answer: Answer, expected: bytes) -> None:
+    """See that *answer* is that of the request with the id *expected*.
+
+    Raises:
+        Malformed: it goes by another id, or says that all is well and goes by none.
+    """
+    found = next((value for name, value in answer.fields if name == REQUEST_ID), None)
+    if found != expected and not (found is None and answer.status >= 400):
+        raise Malformed("the answer belongs to another request")
 
 
 def write_head(status: int, fields: Iterable[Field], length: int, date: bytes, *, close: bool, minor: int = 1) -> bytes:

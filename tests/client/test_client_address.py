@@ -1,6 +1,7 @@
 """Where the service is and who asks, from arguments, a home and the environment."""
 
 import json
+import ssl
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from models.secret import Secret
 from storage_service.client import AsyncStorageClient, StorageClient
 from storage_service.client.address import Address, Caller, read_environment, read_home
+from storage_service.client.place import Place
 from storage_service.errors import ConfigurationError, NotImplementedHere
 
 CANARY = "cAnArY-51e7"
@@ -157,10 +159,59 @@ def test_over_a_url_secrets_lie_under_the_proxy_and_there_is_nothing_else() -> N
     """The proxy's path for secrets stands in the place of the socket's; what it does not offer is not sent to it."""
     address = Address(url="http://127.0.0.1:8000/")
 
-    assert address.base_url + address.path_of("/secrets/db/p") == "http://127.0.0.1:8000/api/v0/secrets/db/p"
+    assert address.place(None) == Place("", "127.0.0.1", 8000)
+    assert address.path_of("/secrets/db/p") == "/api/v0/secrets/db/p"
+    assert Address(url="http://proxy/strongroom/").path_of("/secrets/db/p") == "/strongroom/api/v0/secrets/db/p"
     for path in ("/storage/get", "/apikeys", "/status", "/secretsX"):
         with pytest.raises(NotImplementedHere):
             address.path_of(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "place", "host"),
+    [
+        ("https://vault.example", "https://vault.example:443", "vault.example"),
+        ("https://vault.example:443", "https://vault.example:443", "vault.example"),
+        ("http://vault.example:8000", "http://vault.example:8000", "vault.example:8000"),
+        ("http://[::1]:8000", "http://[::1]:8000", "[::1]:8000"),
+        ("http://bücher.example", "http://bücher.example:80", "xn--bcher-kva.example"),
+    ],
+)
+def test_a_url_says_where_to_connect_and_which_host_to_ask_for(url: str, place: str, host: str) -> None:
+    """The port is the scheme's where none is said, and then ``Host`` says none; names may be in any script."""
+    address = Address(url=url)
+    context = ssl.create_default_context() if url.startswith("https:") else None
+
+    assert str(address.place(context)) == place
+    assert address.host_field == host
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h:port",
+        "http://h:99999",
+        "http://a..b",
+        "http://h/a b",
+        "http://h/a\r\nX-Other: y",
+        "http://h/#fragment",
+        "http://:8000",
+        "http://ho st",
+        "http://:password@h",
+    ],
+)
+def test_a_url_that_no_request_can_be_sent_to_is_refused(url: str) -> None:
+    """It is refused when the client is made, and not repeated."""
+    with pytest.raises(ConfigurationError, match="the url is http://host:port") as caught:
+        Address(url=url)
+    assert url not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["short", "x" * 65, "request 0001", "request-0001\u00e9"])
+def test_a_request_id_that_the_service_would_not_take_is_refused(given: str) -> None:
+    """It would answer by another, and the answer would pass for another request's."""
+    with pytest.raises(ConfigurationError, match="X-Request-ID"):
+        Caller(api_id="ci", api_key=Secret("k"), headers={"x-request-id": given})
 
 
 def test_a_caller_shows_no_key() -> None:

@@ -20,7 +20,7 @@ from storage_service.client.dialogue import (
     converse,
     may_repeat,
 )
-from storage_service.errors import Fate, Unavailable
+from storage_service.errors import Fate, Unavailable, Untrusted
 
 OK = Answer(200, {}, b"done")
 
@@ -43,7 +43,9 @@ LOCKED = answer(errors.Locked("locked"))
 class Told:
     """Carries out a talk: plays *outcomes* in order, and notes what was sent and paused by a clock of its own."""
 
-    def __init__(self, outcomes: list[Outcome], *, retries: int = 3, total: float = 10.0, jitter: float = 0.0) -> None:
+    def __init__(
+        self, outcomes: list[Outcome], *, retries: int | None = 3, total: float = 10.0, jitter: float = 0.0
+    ) -> None:
         self.now = 1000.0
         self.sent: list[float] = []  # seconds each attempt was given
         self.pauses: list[float] = []
@@ -128,12 +130,33 @@ def test_nothing_but_unavailable_is_repeated(code: str, effect: Effect) -> None:
     assert not may_repeat(effect, wire.PROBLEMS[code].error("reason"))
 
 
-def test_pauses_double_up_to_the_longest_and_are_jittered() -> None:
-    """The pauses are the fraction of 50 ms, 100 ms … 2 s that the jitter says."""
-    told = Told([REFUSED] * 8 + [OK], retries=8, total=100.0, jitter=0.5)
+@pytest.mark.parametrize(("jitter", "part"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
+def test_pauses_double_up_to_the_longest_and_are_jittered(jitter: float, part: float) -> None:
+    """The pauses are 50 ms, 100 ms … 1 s, or down to half of that, as the jitter says."""
+    told = Told([REFUSED] * 8 + [OK], retries=8, total=100.0, jitter=jitter)
     told.carry_out(one(READ))
 
-    assert told.pauses == [0.5 * min(FIRST_PAUSE * 2**n, LONGEST_PAUSE) for n in range(8)]
+    assert told.pauses == pytest.approx([part * min(FIRST_PAUSE * 2**n, LONGEST_PAUSE) for n in range(8)])
+
+
+@pytest.mark.parametrize("jitter", [0.0, 1.0])
+def test_without_a_number_the_time_is_used_up(jitter: float) -> None:
+    """A service that is away for nine of ten seconds is waited for, and not asked more than a few times a second."""
+    told = Told([REFUSED] * 100, retries=None, total=10.0, jitter=jitter)
+    with pytest.raises(Unavailable):
+        told.carry_out(one(READ))
+
+    assert told.now >= 1009.0
+    assert len(told.sent) <= 25
+
+
+def test_who_is_not_trusted_is_not_asked_again() -> None:
+    """A certificate does not become trusted by asking again, and the caller sees what it is."""
+    told = Told([Untrusted("its certificate is not trusted")])
+    with pytest.raises(Untrusted, match="is not trusted"):
+        told.carry_out(one(READ))
+
+    assert len(told.sent) == 1
 
 
 def test_retry_after_comes_on_top_of_the_pause() -> None:
@@ -151,7 +174,7 @@ def test_a_retry_after_that_is_no_number_of_seconds_is_not_heeded(asked: str) ->
     told = Told([answer(Unavailable("away", Fate.NOT_APPLIED), **{"retry-after": asked}), OK])
     told.carry_out(one(WRITE))
 
-    assert told.pauses == [0.0]
+    assert told.pauses == [FIRST_PAUSE / 2]
 
 
 def test_no_pause_that_would_outlast_the_patience() -> None:

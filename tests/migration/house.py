@@ -10,21 +10,24 @@ All houses of one process have one root key file, so that a store can be opened 
 import asyncio
 import functools
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-import httpx
-
+from deploy.serving import asgi
 from models.secret import Secret
 from storage_service.app import StorageApp
 from storage_service.backends.base import Backend
 from storage_service.backends.faulty import Killed
 from storage_service.bootstrap import Page
 from storage_service.client import AsyncStorageClient
+from storage_service.client.dialogue import Answer
+from storage_service.client.place import UpstreamError
 from storage_service.config import ServiceSettings
+from storage_service.errors import TooLarge
+from storage_service.wire import http1
 
 API_ID: Final = "tests"
 API_KEY: Final = Secret("the-key-of-the-house")
@@ -65,9 +68,10 @@ async def house(store: Backend, *, apart: bool = False, timeout: float = 10.0) -
                 api_id=API_ID,
                 api_key=API_KEY,
                 timeout=timeout,
+                retries=3,
                 sleep=lambda _: asyncio.sleep(0),
             )
-            client._transport = InProcess(app, apart=apart)  # type: ignore[assignment]  # no HTTP needs httpx's own
+            client._transport = InProcess(app, apart=apart)  # type: ignore[assignment]  # a pool in all that is called
             async with client:
                 yield client
     finally:
@@ -75,67 +79,104 @@ async def house(store: Backend, *, apart: bool = False, timeout: float = 10.0) -
         settings.audit_log.unlink(missing_ok=True)
 
 
-class InProcess(httpx.AsyncBaseTransport):
-    """What takes a client's requests to an application in this process; the limits of their time hold."""
+class InProcess:
+    """What takes a client's requests to the service in this process; the limits of their time hold."""
 
-    def __init__(self, app: Callable[..., Any], *, apart: bool) -> None:
-        self._app = httpx.ASGITransport(app)
+    def __init__(self, app: StorageApp, *, apart: bool) -> None:
+        self._app = app
         self._apart = apart
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Return the application's answer.
+    async def exchange(self, request: bytes, seconds: float, *, repeatable: bool, request_id: bytes) -> Answer:
+        """Return the service's answer.
 
         Raises:
-            httpx.ReadTimeout: it did not come in the request's time.
-            httpx.ReadError: the service died, and does so apart.
+            UpstreamError: it did not come in time, or the service died, and does so apart.
         """
+        end = http1.find_head(request)
+        reader = http1.RequestReader()
+        asked = OneExchange(reader.head(request[:end]), request[end:])
         try:
-            async with asyncio.timeout(request.extensions["timeout"]["read"]):
-                return await self._app.handle_async_request(request)
+            async with asyncio.timeout(seconds):
+                await self._app(asked)
         except TimeoutError:
-            raise httpx.ReadTimeout("the service did not answer in time") from None
+            raise UpstreamError("the service did not answer in time") from None
         except Killed:
             if not self._apart:
                 raise
-        raise httpx.ReadError("the service died")
+            raise UpstreamError("the service died") from None
+        assert not asked.open
+        return Answer.of(asked.status, asked.fields, b"".join(asked.body_said))
+
+    async def close(self) -> None:
+        """Close nothing: there are no connections."""
+
+
+class OneExchange:
+    """One request and its answer, as `http1.Exchange` says, with no connection round them."""
+
+    peer = None
+    client = ""
+    scheme = "http"
+    whole = True
+
+    def __init__(self, request: http1.Request, body: bytes) -> None:
+        self.request = request
+        self.open = True
+        self.streaming = False
+        self.status = 0
+        self.fields: list[http1.Field] = []
+        self.body_said: list[bytes] = []
+        self._body = body
+
+    @property
+    def held(self) -> int:
+        return len(self._body)
+
+    async def body(self, limit: int) -> bytes:
+        if len(self._body) > limit:
+            raise TooLarge("the body is over its limit")
+        return self.taken()
+
+    async def read(self) -> bytes:
+        return self.taken()
+
+    def taken(self) -> bytes:
+        body, self._body = self._body, b""
+        return body
+
+    def answer(self, status: int, fields: Iterable[http1.Field], body: bytes = b"") -> None:
+        self.start(status, fields)
+        self.body_said.append(body)
+        self.finish()
+
+    def start(self, status: int, fields: Iterable[http1.Field], length: int = http1.CHUNKED) -> None:
+        assert self.open
+        self.streaming = True
+        self.status, self.fields = status, list(fields)
+
+    async def write(self, piece: bytes) -> None:
+        self.body_said.append(piece)
+
+    def finish(self) -> None:
+        self.open = False
+
+    def abandon(self) -> None:
+        raise UpstreamError("the service closed the connection", answered=self.streaming, status=self.status)
+
+    async def asgi(self, app: Any, **state: object) -> None:
+        await asgi.run(app, self, state)  # type: ignore[arg-type]  # it is one
 
 
 @asynccontextmanager
 async def _living(app: StorageApp) -> AsyncIterator[None]:
-    """Take an application through its life, as a server does (ASGI's lifespan)."""
-    said: asyncio.Queue[str] = asyncio.Queue()
-    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-
-    async def tell(message: dict[str, Any]) -> None:
-        if "failed" in message["type"]:
-            _fail(message)
-        heard.put_nowait(message)
-
-    async def listen() -> dict[str, Any]:
-        return {"type": await said.get()}
-
-    life = asyncio.create_task(app({"type": "lifespan"}, listen, tell), name="house")
+    """Take the service through its life, as a worker does."""
+    await app.open()
+    await asyncio.sleep(0)  # what it does beside its opening has begun, and asked the store what it asks
     try:
-        said.put_nowait("lifespan.startup")
-        await _either(life, heard.get())
         yield
     finally:
-        said.put_nowait("lifespan.shutdown")
         with suppress(Killed):  # the dead shut nothing down
-            await life
-
-
-def _fail(message: dict[str, Any]) -> NoReturn:
-    raise AssertionError(f"the house does not start: {message['message']}")
-
-
-async def _either(life: "asyncio.Task[None]", hearing: Any) -> None:
-    """Wait until something is heard; where life ends before, raise what it ended with."""
-    heard = asyncio.create_task(hearing)
-    await asyncio.wait({life, heard}, return_when=asyncio.FIRST_COMPLETED)
-    if not heard.done():
-        heard.cancel()
-        life.result()
+            await app.close()
 
 
 @functools.cache
