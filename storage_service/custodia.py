@@ -15,7 +15,7 @@ import msgspec
 from models import names, strict_json
 from models.errors import InvalidName
 from storage_service.authz.base import Action
-from storage_service.backends.base import ABSENT, PRESENT
+from storage_service.backends.base import ABSENT, PRESENT, Entry
 from storage_service.errors import (
     Denied,
     Invalid,
@@ -164,11 +164,11 @@ class SecretsEndpoint:
             raise Invalid(f"a batch get is at most {MAX_BATCH_NAMES} names")
         full = [_checked(_secret_name(name)) for name in wanted]
         async with self._service.read_many(request.caller, full) as values:
-            parts = _batch(values)
             if values.large:
-                await request.stream(parts, _JSON_TYPE)
+                await request.stream(_batch(values), _JSON_TYPE)
             else:
-                request.answer(200, b"".join([part async for part in parts]), _JSON_TYPE)
+                members = [_member(name, entry) for name, entry in values.held()]
+                request.answer(200, b"{%s}" % b",".join(members), _JSON_TYPE)
 
     async def _options(self, request: _Request) -> None:
         request.answer(204, b"", (b"allow", ", ".join(_allowed(request.trail)).encode()))
@@ -187,12 +187,16 @@ class SecretsEndpoint:
         return own
 
 
+def _member(name: str, entry: Entry | None) -> bytes:
+    message = b"null" if entry is None else b'{"type":"simple","value":%s}' % _encode(entry.value.decode())
+    return b"%s:%s" % (_encode(name[len(names.SECRETS) :]), message)
+
+
 async def _batch(values: Values) -> AsyncIterator[bytes]:
     """Yield the JSON object of a batch, a secret at a time."""
     before = b"{"
     async for name, entry in values:
-        message = b"null" if entry is None else b'{"type":"simple","value":%s}' % _encode(entry.value.decode())
-        yield b"%s%s:%s" % (before, _encode(name[len(names.SECRETS) :]), message)
+        yield before + _member(name, entry)
         before = b","
     yield b"{}" if before == b"{" else b"}"
 

@@ -109,7 +109,12 @@ class EncryptedBackend:
         """Return what is stored under *name*, decrypted."""
         ring = self._keys.current or await self._keys.sync()
         entry = await self._backend.get(name)
-        return None if entry is None else await self._opened(ring, name, entry)
+        if entry is None:
+            return None
+        try:  # PERF: without the detours that those take which do not open at once
+            return Entry(decrypt(ring, name, entry.value), entry.revision)
+        except Undecipherable:
+            return await self._opened(ring, name, entry)
 
     async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
         """Return those of *names* that exist, decrypted; *limit* is of what is stored, and asked before."""
@@ -119,7 +124,10 @@ class EncryptedBackend:
         opened = {}
         for name, entry in entries.items():
             await turns.take(len(entry.value))
-            opened[name] = await self._opened(ring, name, entry)
+            try:  # PERF: as in `get`
+                opened[name] = Entry(decrypt(ring, name, entry.value), entry.revision)
+            except Undecipherable:
+                opened[name] = await self._opened(ring, name, entry)
         return opened
 
     async def get_closed(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Closed]:

@@ -6,7 +6,7 @@ a second line, ``failed``, with the reason that no caller is told.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
@@ -73,19 +73,28 @@ class Act(NamedTuple):
 class Values:
     """Secrets in the order asked, each with its name, None for one that does not exist: to be gone through once.
 
-    *large* says that they are to be handed over one by one, for all of them together are many bytes.
+    *large* says that they are to be handed over one by one, for all of them together are many bytes; what is small is
+    open already, and *held* gives it without further ado.
     """
 
-    def __init__(self, wanted: Sequence[str], found: Mapping[str, Closed], *, large: bool) -> None:
+    def __init__(
+        self, wanted: Sequence[str], found: Mapping[str, Entry] | Mapping[str, Closed], *, large: bool
+    ) -> None:
         self.large = large
         self._wanted = wanted
-        self._found = dict(found)
+        self._found: dict[str, Entry | Closed] = dict(found)
+
+    def held(self) -> Iterator[tuple[str, Entry | None]]:
+        """Yield them, where they are not large."""
+        for name in self._wanted:
+            found = self._found.get(name)
+            yield name, found.open() if isinstance(found, Closed) else found
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, Entry | None]]:
         turns = Turns()
         for name in self._wanted:
-            closed = self._found.pop(name, None)
-            yield name, None if closed is None else closed.open()
+            found = self._found.pop(name, None)
+            yield name, found.open() if isinstance(found, Closed) else found
             await turns.take()
 
 
@@ -252,7 +261,7 @@ class Service:
                 # PERF: what is small is opened at once, for there is no need to look at it twice.
                 with suppress(TooLarge):
                     found = await self._secrets.get_many(wanted, limit=LARGE_ANSWER)
-                    return Values(wanted, {name: Closed.of(entry) for name, entry in found.items()}, large=False)
+                    return Values(wanted, found, large=False)
                 await stack.enter_async_context(self.large_answers.turn())
                 return Values(wanted, await self._secrets.get_closed(wanted, limit=MAX_BATCH_STORED), large=True)
 

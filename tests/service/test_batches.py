@@ -31,7 +31,7 @@ from storage_service.service import Caller, Door, Reference, Service
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 NARROW = Caller(Principal("apikey:narrow", ("/secrets/db/a",), frozenset({Action.GET})), "request-2")
-SMALL, LARGE = b"s" * 1000, b"L" * (160 * 1024)  # two large ones are over what is small together
+SMALL, LARGE = b"s" * 1000, b"L" * (320 * 1024)  # two large ones are over what is small together
 
 
 class Counting(MemoryBackend):
