@@ -5,6 +5,7 @@ counted, in all and for each address. When they are too many, the one that has b
 request is being worked on never is.
 """
 
+import contextlib
 import logging
 import math
 import resource
@@ -120,4 +121,5 @@ def raise_descriptors() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        with contextlib.suppress(OSError, ValueError):  # fewer will do: the ledger counts by what there is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

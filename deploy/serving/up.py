@@ -32,7 +32,16 @@ from storage_service.hygiene import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, pr
 READY_WITHIN: Final = 30.0  # seconds for both to become ready; gunicorn gives an application as long to start
 POLL: Final = 0.02  # seconds between two questions for readiness
 ORPHANS: Final = 2.0  # seconds for the workers of a killed child to follow it
-_ENDING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
+_ENDING: Final = frozenset(
+    {
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGQUIT,
+        signal.SIGABRT,
+        signal.SIGILL,
+    }  # POSIX's, from outside
+)
 _WAITED_FOR: Final = _ENDING | {signal.SIGCHLD}
 _SHARED: Final = ("storage_service.app", "http_proxy.app", "deploy.serving.workers", "uvloop", "httptools")
 

@@ -164,7 +164,9 @@ def weight(pid: int) -> int:
 class TestEnd:
     """How it ends."""
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    @pytest.mark.parametrize(
+        "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT, signal.SIGILL]
+    )
     def test_a_signal_ends_everything(self, home: Path, number: signal.Signals) -> None:
         """Code 0, not a word, nothing left; and what was stored is there the next time."""
         with up(home) as running:

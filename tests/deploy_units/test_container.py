@@ -70,7 +70,8 @@ def test_a_container_can_do_nothing_it_need_not(services: dict[str, dict[str, An
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["user"] == "10001:10001"
-    assert service["ulimits"] == {"core": 0}
+    assert service["ulimits"] == {"core": 0, "nofile": 65536}
+    assert service["pids_limit"] == 256
     assert service["memswap_limit"] == service["mem_limit"]
 
 

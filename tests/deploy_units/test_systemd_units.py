@@ -80,6 +80,7 @@ def test_what_no_rating_counts(service: str) -> None:
     said = settings(service)
 
     assert {"LimitCORE": ["0"], "MemorySwapMax": ["0"], "UMask": ["0077"]}.items() <= said.items()
+    assert {"LimitNOFILE": ["65536"], "TasksMax": ["256"], "MemoryMax": ["1G"]}.items() <= said.items()
 
 
 def test_the_root_key_can_be_kept_in_memory() -> None:
