@@ -52,7 +52,8 @@ _PASSED_BACK: Final = frozenset(
 )
 """Fields of an answer that reach the client; all others stop here."""
 _BATCH_GET: Final = b"batch=get"
-_UPLOADS_SHARE: Final = 4  # long uploads hold at most one in so many connections, so that slow ones starve nobody
+_MOST_QUEUED: Final = 64
+_SHARE: Final = 4  # long uploads hold at most one in so many connections, and so do batches: slow ones starve nobody
 
 
 class Forwarder:
@@ -69,7 +70,9 @@ class Forwarder:
     ) -> None:
         self._pool = pool
         self._timeout = timeout  # seconds, from the request's head to the answer's last byte
-        self._uploads = asyncio.Semaphore(max(1, connections // _UPLOADS_SHARE))
+        self._uploads = asyncio.Semaphore(max(1, connections // _SHARE))
+        self._batches = asyncio.Semaphore(max(1, connections // _SHARE))
+        self._queued = 0  # uploads that wait for their turn, each with what of its body is here already
         self._skip = len(prefix)
         self._target = target
 
@@ -88,6 +91,8 @@ class Forwarder:
                 way.request = b"%bcontent-length: %d\r\n\r\n%b" % (way.head, len(body), body)
             else:
                 way.request = way.head + b"\r\n"
+            if way.is_batch:
+                return self._batch(way)
             connection = self._pool.take_idle()
             if connection is not None:
                 told = functools.partial(self._answered, way, connection)
@@ -142,6 +147,19 @@ class Forwarder:
             self._pool.finish(connection)
             way.fail(error)
 
+    async def _batch(self, way: "_Way") -> None:
+        """Send a batch get: its answer may be long, and wait for others, so that batches have a share of the pool."""
+        try:
+            async with asyncio.timeout_at(way.deadline):
+                await self._batches.acquire()
+        except TimeoutError:
+            way.fail(UpstreamError("other batches take too long", unread=True))
+            return
+        try:
+            await self._exchange(way)
+        finally:
+            self._batches.release()
+
     async def _exchange(self, way: "_Way") -> None:
         """Send a whole request, and pass on its answer."""
         try:
@@ -176,6 +194,26 @@ class Forwarder:
             way.request = b"%bcontent-length: %d\r\n\r\n%b" % (way.head, len(body), body)
             await self._exchange(way)
             return
+        # The turn comes before the connection: who waits for one must not hold the other.
+        if self._queued >= _MOST_QUEUED:
+            way.fail(UpstreamError("too many uploads wait", unread=True))
+            return
+        self._queued += 1
+        try:
+            async with asyncio.timeout_at(way.deadline):
+                await self._uploads.acquire()
+        except TimeoutError:
+            way.fail(UpstreamError("other uploads take too long", unread=True))
+            return
+        finally:
+            self._queued -= 1
+        try:
+            await self._receive_long(way, length)
+        finally:
+            self._uploads.release()
+
+    async def _receive_long(self, way: "_Way", length: int) -> None:
+        """Forward a request whose body is long, in its turn."""
         try:
             connection = await self._pool.take(way.deadline)
         except UpstreamError as error:
@@ -221,7 +259,7 @@ class Forwarder:
         try:
             await wanted
             if not connection.decided:
-                async with asyncio.timeout_at(way.deadline), self._uploads:
+                async with asyncio.timeout_at(way.deadline):
                     whole = await _pump(way.exchange, connection, length)
             if not whole:
                 connection.spoil()  # the service decided without the rest
@@ -271,7 +309,13 @@ class _Way:
     def repeatable(self) -> bool:
         """Whether asking twice does no more than asking once."""
         request = self.exchange.request
-        return request.method == b"GET" or (request.method == b"POST" and request.query == _BATCH_GET)
+        return request.method == b"GET" or self.is_batch
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it asks for many secrets at once."""
+        request = self.exchange.request
+        return request.method == b"POST" and request.query == _BATCH_GET
 
     def answer(self, status: int, fields: list[Field], body: bytes) -> None:
         """Pass on a whole answer."""

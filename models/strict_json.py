@@ -14,6 +14,7 @@ the costliest 10,000 here.
 """
 
 import json
+import re
 from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 32  # objects and arrays inside one another
@@ -28,6 +29,9 @@ _ALL_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 
 class MalformedJSON(ValueError):
     """The text is not JSON of this kind; the message names the rule and never the text."""
+
+
+_HALF: Final = re.compile(rb"\\u[dD][89a-fA-F]")  # of a surrogate pair; two halves together are a character
 
 
 def decode(text: bytes, most: int = MAX_STRUCTURE) -> Any:
@@ -65,6 +69,11 @@ def decode(text: bytes, most: int = MAX_STRUCTURE) -> Any:
         raise MalformedJSON("the text is not JSON") from None
     except RecursionError:
         raise MalformedJSON(f"the text is nested deeper than {MAX_DEPTH}") from None
+    if _HALF.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise MalformedJSON("the text holds half of a surrogate pair") from None
     # As many openers as the limit or fewer cannot be too deep, which spares nearly every document the look.
     if text.count(b"{") + text.count(b"[") > MAX_DEPTH:
         _check_depth(_without_strings(text, most) if bare is text else bare)

@@ -8,8 +8,10 @@ for the last two; *for* names whom a proxy spoke for. There is no field that cou
 """
 
 import asyncio
+import errno
 import os
 import queue
+import stat
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -177,9 +179,13 @@ class AuditLog:
         self._torn = False
 
     def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_DSYNC  # a write returns when it is on disk
+        # A write returns when it is on disk; and nothing waits for somebody to read from a pipe.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_DSYNC | os.O_NONBLOCK
         descriptor = os.open(self._path, flags, 0o600)
         found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):  # a device or a pipe takes everything, and keeps nothing
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is no regular file")
         self._place = found.st_dev, found.st_ino
         if found.st_size:
             with self._path.open("rb") as written:

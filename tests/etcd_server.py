@@ -190,6 +190,10 @@ class Member:
         """Send it a signal: SIGSTOP makes it slow without end, SIGCONT lets it go on."""
         assert self.process is not None
         self.process.send_signal(number)
+        if number == signal.SIGSTOP:  # each of its threads goes on until it next comes by the kernel
+            threads = list(Path(f"/proc/{self.process.pid}/task").iterdir())
+            while any((each / "stat").read_text().rpartition(")")[2].split()[0] != "T" for each in threads):
+                time.sleep(0.001)
 
     def kill(self) -> None:
         """End it as a power cut would, and wait until it is gone. A second call does nothing."""

@@ -70,7 +70,11 @@ class Server:
         self.now = self.loop.time()
         self.date = http1.date_line(time.time())
         for connection in [each for each in self.connections if each.deadline < self.now]:
-            connection.expire()
+            try:
+                connection.expire()
+            except Exception as error:  # noqa: BLE001  # the clock goes on for all the others
+                log.error("a connection could not be ended: %s", type(error).__name__)  # noqa: TRY400
+                connection.abort()
 
     async def drain(self) -> None:
         """Close the connections on which nobody waits for an answer, and each of the others after its answer.
@@ -113,6 +117,7 @@ class Connection(asyncio.Protocol):
         "address",
         "client",
         "deadline",
+        "handshake",
         "peer",
         "reader",
         "scheme",
@@ -131,6 +136,7 @@ class Connection(asyncio.Protocol):
         self.peer = peer_of(accepted)
         self.silent = True
         self.deadline = math.inf
+        self.handshake: asyncio.Task[None] | None = None  # what makes its transport
         self.transport: asyncio.Transport | None = None
         self.reader = http1.RequestReader()
         self.writable: asyncio.Future[None] | None = None  # while the client does not keep up
@@ -142,6 +148,7 @@ class Connection(asyncio.Protocol):
         self._closing = False  # it ends with the answer
         self._unheeded = 0  # bytes still read, unheeded, after a last answer
         server.connections.add(self)
+        server.ledger.wait(self)  # from its first moment on, so that no handshake is above making room
 
     def __repr__(self) -> str:
         return f"<Connection {'busy' if self._exchange else 'idle'}>"
@@ -215,6 +222,8 @@ class Connection(asyncio.Protocol):
     def evict(self) -> None:
         """Close, to make room."""
         self.server.ledger.work(self)  # at once, so that the next to go is another
+        if self.handshake is not None and self.transport is None:
+            self.handshake.cancel()
         self.abort()
 
     def drain(self) -> None:
@@ -252,6 +261,7 @@ class Connection(asyncio.Protocol):
                 if not self._buffer:
                     self.deadline = self._in(server.limits.head)
                 self._buffer = came
+                self.go_on_reading()
                 return
             self._buffer = b""
             request = self.reader.head(data[:end])
@@ -355,8 +365,9 @@ class Connection(asyncio.Protocol):
             transport.close()
             return
         self._wait_for_request(self.server.limits.idle)
-        self.go_on_reading()
-        if self._buffer:
+        if not self._buffer:
+            self.go_on_reading()
+        else:  # as long as that holds requests, no more is read
             self._pending = True
             self.server.loop.call_soon(self._begin_kept)
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import ipaddress
 import logging
 import os
 import signal
@@ -206,7 +207,7 @@ class Door:
         accepted.setblocking(False)
         peer = peer_of(accepted)
         client = "" if peer is not None else str(address[0])
-        counted = client if peer is None else f"uid {peer.uid}"
+        counted = _network(client) if peer is None else f"uid {peer.uid}"
         if not server.ledger.enter(counted):
             accepted.close()
             return
@@ -215,6 +216,7 @@ class Door:
         if peer is None:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = server.loop.create_task(self._connect(accepted, connection))
+        connection.handshake = task
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
@@ -226,10 +228,24 @@ class Door:
             await server.loop.connect_accepted_socket(
                 lambda: connection, accepted, ssl=context, ssl_handshake_timeout=handshake
             )
-        except OSError:  # ssl.SSLError is one: a handshake that came to nothing
+        except (OSError, asyncio.CancelledError):  # ssl.SSLError is one: a handshake that came to nothing
             if connection.transport is None:
                 server.leave(connection)
             accepted.close()
+        finally:
+            connection.handshake = None
+
+
+def _network(client: str) -> str:
+    """Return whom a connection from *client* counts for: of IPv6, a whole /64, since one host has all of it."""
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return client
+    if isinstance(address, ipaddress.IPv4Address):
+        return client
+    mapped = address.ipv4_mapped
+    return str(mapped) if mapped is not None else address.exploded[:19]
 
 
 async def _unless(told: asyncio.Event, opening: Coroutine[Any, Any, None]) -> bool:

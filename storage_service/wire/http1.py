@@ -20,6 +20,7 @@ MAX_HEAD: Final = 32 * 1024  # bytes of a head
 MAX_FIELDS: Final = 64  # header fields in a head
 MAX_CODING: Final = 64 * 1024  # bytes that the chunked coding may take beyond as many as the body itself
 
+_LENGTH_DIGITS: Final = 15
 CHUNKED: Final = -1  # the length of a body that comes in chunks
 HEAD_END: Final = b"\r\n\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -170,8 +171,10 @@ class _Body:
         self.complete = True  # no body is under way
         self._in_head = False
         self._left = 0  # bytes of the body to come, or `CHUNKED`
-        self._coding = 0  # bytes of chunked coding less those of the body
-        self._tail = b""  # the last three bytes of a chunked body so far: the mark of its end may be cut there
+        self._coding = 0  # bytes of chunked coding
+        self._line = b""  # of that, what is here of a line that is not whole
+        self._chunk = 0  # bytes of a chunk to come, the line's end after it included
+        self._trailing = False  # the last chunk was there
 
     # httptools calls these
 
@@ -183,7 +186,6 @@ class _Body:
 
     def on_body(self, piece: bytes) -> None:
         self.pieces.append(piece)
-        self._coding -= len(piece)
 
     def on_message_complete(self) -> None:
         self.complete = True
@@ -192,7 +194,7 @@ class _Body:
 
     def _begin(self, length: int) -> None:
         self._left = length
-        self._coding, self._tail = 0, b""
+        self._coding, self._line, self._chunk, self._trailing = 0, b"", 0, False
 
     def feed(self, parser: Any, data: bytes) -> bytes:
         """Give *parser* what of *data* belongs to the body that is under way, and return the rest.
@@ -202,32 +204,53 @@ class _Body:
         """
         try:
             if self._left == CHUNKED:
-                return self._feed_chunks(parser, data)
-            own, rest = data[: self._left], data[self._left :]
-            self._left -= len(own)
-            parser.feed_data(own)
-        except httptools.HttpParserError:
+                stop, ended = self._find_end(data)
+            else:
+                stop = min(self._left, len(data))
+                self._left -= stop
+                ended = self._left == 0
+            parser.feed_data(data[:stop])
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             raise Malformed("the body is not framed as it says") from None
-        return rest
+        if self.complete is not ended:
+            raise Malformed("the body's end can be seen in two places")
+        return data[stop:]
 
-    def _feed_chunks(self, parser: Any, data: bytes) -> bytes:
-        # httptools does not say where a message ended. The chunked coding ends in an empty line, so it is given what
-        # there is up to the end of each line that could be that one, and then asked.
-        start, searched = 0, self._tail + data
-        offset = len(self._tail)
-        while not self.complete:
-            end = searched.find(HEAD_END, start)
-            stop = len(searched) if end < 0 else end + 4
-            piece = data[max(0, start - offset) : stop - offset]
-            self._coding += len(piece)
-            parser.feed_data(piece)
+    def _find_end(self, data: bytes) -> tuple[int, bool]:
+        """Return how much of *data* belongs to a body in chunks, and whether that is its end.
+
+        httptools does not say where a message ended, so the sizes are followed here (RFC 9112 sec. 7.1); what they are
+        made of is for httptools to judge, which is given the same bytes.
+
+        Raises:
+            Malformed: there is no size where one should be, or far more coding than a body needs.
+        """
+        at = 0
+        while at < len(data):
+            if self._chunk:
+                step = min(self._chunk, len(data) - at)
+                self._chunk -= step
+                at += step
+                continue
+            end = data.find(b"\n", at) + 1
+            line = self._line + data[at : end or len(data)]
+            self._coding += (end or len(data)) - at
             if self._coding > MAX_CODING:
                 raise Malformed("the body is far shorter than its coding")
-            start = stop
-            if end < 0:
-                self._tail = searched[-3:]
-                return b""
-        return data[start - offset :]
+            at, self._line = end or len(data), b"" if end else line
+            if not end:
+                break
+            if self._trailing:
+                if line == b"\r\n":
+                    return at, True
+                continue
+            try:
+                size = int(line.partition(b";")[0], 16)
+            except ValueError:
+                raise Malformed("the body is not framed as it says") from None
+            self._trailing = size == 0
+            self._chunk = size + 2 if size > 0 else 0  # the line's end after it
+        return at, False
 
 
 class RequestReader(_Body):
@@ -293,7 +316,9 @@ class RequestReader(_Body):
         hosts = length = coded = 0
         for name, value in request.fields:
             if name == b"content-length":
-                request.length = length = int(value) if len(value) <= 15 else 10**15
+                if len(value) > _LENGTH_DIGITS:  # whatever llhttp makes of it, the two shall not differ
+                    raise Malformed("the body is longer than any may be", 413)
+                request.length = length = int(value)
             elif name == b"host":
                 hosts += 1
                 if not value.isascii() or b"," in value or b" " in value or b"/" in value or b"@" in value:
@@ -355,7 +380,9 @@ class AnswerReader(_Body):
         coded, keep = False, True
         for name, value in self.fields:
             if name == b"content-length":
-                length = int(value) if len(value) <= 15 else 10**15
+                if len(value) > _LENGTH_DIGITS:
+                    raise Malformed("the body is longer than any may be")
+                length = int(value)
             elif name == b"transfer-encoding":
                 if coded or value.lower() != b"chunked":
                     raise Malformed("a transfer coding other than chunked")
