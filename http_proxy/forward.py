@@ -247,11 +247,17 @@ class Forwarder:
         loop = asyncio.get_running_loop()
         wanted: asyncio.Future[None] = loop.create_future()
         answered: asyncio.Future[None] = loop.create_future()
+        errors: list[UpstreamError | None] = []
+
+        def told() -> None:
+            errors.append(connection.error)  # as of now: the service may close as soon as it has answered
+            _done(answered, wanted)
+
         framing = b"transfer-encoding: chunked" if length == CHUNKED else b"content-length: %d" % length
         connection.ask(
             b"%bexpect: 100-continue\r\n%b\r\n\r\n" % (way.head, framing),
             way.deadline,
-            lambda: _done(answered, wanted),
+            told,
             request_id=way.request_id,
             continued=lambda: _done(wanted),
         )
@@ -273,8 +279,9 @@ class Forwarder:
         except BaseException:
             connection.close()
             raise
-        if connection.error is not None:
-            raise UpstreamError(str(connection.error), unread=not whole, answered=connection.error.answered)
+        failure = errors[0]
+        if failure is not None:
+            raise UpstreamError(str(failure), unread=not whole, answered=failure.answered)
         return None
 
     async def _stream(self, way: "_Way", connection: Connection) -> None:
