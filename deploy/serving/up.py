@@ -199,13 +199,13 @@ class _Family:
         self._children: list[_Child] = []
 
     def __enter__(self) -> "_Family":
+        self._unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)  # first: the imports take a while
         for name in _SHARED:
             with suppress(ModuleNotFoundError):  # the last is an extra
                 importlib.import_module(name)
         prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans come to this process, which can then wait for them
         gc.collect()
         gc.freeze()  # what is here stays out of the collections of the children, and its pages stay shared
-        self._unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
         return self
 
     def __exit__(self, *_: object) -> None:

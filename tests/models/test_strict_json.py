@@ -135,3 +135,10 @@ def test_the_count_is_exact(seed: int) -> None:
 def test_structure_is_counted_within_texts_too() -> None:
     """The quick count is never too low: where it is within the limit, the slow one need not be made."""
     assert strict_json.structure(b'{"a,b":[1,2]}') == 5
+
+
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    """Half a pair cannot be written out again and is refused; a whole one is the character that it means."""
+    with pytest.raises(MalformedJSON, match="surrogate"):
+        decode(b'["\\ud800"]')
+    assert decode(b'["\\ud83d\\ude00"]') == ["\U0001f600"]

@@ -194,3 +194,15 @@ async def test_a_hanging_disk_refuses_within_the_deadline(tmp_path: Path, monkey
         except AuditUnavailable:
             continue
     await log.close()
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+async def test_only_a_regular_file_is_a_log(tmp_path: Path, kind: str) -> None:
+    """What takes everything and keeps nothing is refused when it is opened, and nobody waits for a reader."""
+    path = tmp_path / "audit.log"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")
+    with pytest.raises(AuditUnavailable):
+        AuditLog(path).open()

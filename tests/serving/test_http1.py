@@ -300,3 +300,19 @@ def test_a_chunk_of_nothing_is_nothing() -> None:
     """An empty chunk would be the last."""
     assert http1.chunk(b"") == b""
     assert http1.chunk(b"a" * 26) == b"1a\r\n" + b"a" * 26 + b"\r\n"
+
+
+@pytest.mark.parametrize("length", [b"0000000000000000005", b"1" * 16])
+def test_a_length_of_too_many_digits_is_refused(length: bytes) -> None:
+    """A padded length could be read as two numbers, so that what follows it would land in the body; it is 413."""
+    with pytest.raises(Malformed) as told:
+        read(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: " + length + b"\r\n\r\nhello")
+    assert told.value.status == 413
+
+
+def test_empty_lines_in_a_chunk_cost_nothing() -> None:
+    """A chunk of nothing but line ends is taken as one piece, and what follows the body is the next request's."""
+    reader, lines = RequestReader(), b"\r\n\r\n" * 10_000
+    reader.head(b"PUT /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    rest = reader.feed_body(b"%x\r\n%b\r\n0\r\n\r\nGET /" % (len(lines), lines))
+    assert (reader.pieces, rest, reader.complete) == ([lines], b"GET /", True)
