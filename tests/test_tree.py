@@ -153,3 +153,10 @@ def test_scripts_can_be_run(path: str) -> None:
     assert script.stat().st_mode & 0o111
     assert shell in {"sh", "bash"}
     assert subprocess.run([shell, "-n", script], check=False).returncode == 0
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """Test files are imported by their bare names, so two of one name would end the run before it starts."""
+    names = [path.name for path in files() if path.is_relative_to(ROOT / "tests") and path.name.startswith("test_")]
+    assert names
+    assert sorted(names) == sorted(set(names))
