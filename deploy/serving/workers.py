@@ -29,6 +29,7 @@ from deploy.serving.signals import SERVING
 from storage_service.errors import StrongroomError
 
 BOOT_ERROR: Final = 3  # the exit code upon which gunicorn's master ends the server instead of forking another
+FIRST_TELLS: Final = 5.0  # seconds for the first worker of a start to say why it failed, and to end the others
 TICK: Final = 1.0  # seconds between two looks at deadlines, the parent and the heartbeat
 YIELD: Final = 0.002  # seconds that a worker lets others accept, who have fewer connections
 ACCEPTED_AT_ONCE: Final = 16  # connections, before others get their turn on the event loop
@@ -98,14 +99,24 @@ class StrongroomWorker(Worker):
                 await self._accept(server, served, told)
                 await served.application.close()
         except StrongroomError as error:
-            # All workers of one start fail for the same reason: the first of them says it.
-            if not 1 < self.age <= self.cfg.workers:
+            if not await self._told_by_the_first(told):
                 log.error("%s", error)  # noqa: TRY400  # its text is the whole story
             return BOOT_ERROR
         finally:
             served.crowd.leave(self.age)
             ticker.cancel()
         return 0
+
+    async def _told_by_the_first(self, told: asyncio.Event) -> bool:
+        """Whether another worker tells why none can start: all of one start fail for the same reason.
+
+        Whoever ends with `BOOT_ERROR` ends the others, too; so the first is waited for, or nobody would have told.
+        """
+        if not 1 < self.age <= self.cfg.workers:
+            return False
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(told.wait(), FIRST_TELLS)
+        return told.is_set()
 
     def _tell(self, crowd: Crowd, told: asyncio.Event, count: int) -> None:
         """Tell the other workers the count, as long as anybody comes to this one."""

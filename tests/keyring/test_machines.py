@@ -439,7 +439,7 @@ LISTED: Final[Mapping[str, tuple[object, tuple[str, str, str], str]]] = {
     "a date that is a list": (members(meta=META | {"created_at": [1]}), ("A", "Yes", "-"), NONE),
     "a date beyond all years": (members(meta=META | {"created_at": 10**12}), ("A", "Yes", "-"), NONE),
     "a date beyond all clocks": (members(meta=META | {"created_at": 10**18}), ("A", "Yes", "-"), NONE),
-    "a date beyond all numbers": (members(meta=META | {"created_at": 10**40}), ("A", "Yes", "-"), NONE),
+    "a date beyond all numbers": (members(meta=META | {"created_at": 10**40}), ("-", "?", "-"), NONE),
     "a date of long ago": (
         members(meta=META | {"created_at": -62135596800}),
         ("A", "Yes", "0001-01-01 00:00:00"),
@@ -462,8 +462,8 @@ LISTED: Final[Mapping[str, tuple[object, tuple[str, str, str], str]]] = {
     "a list": ([], ("-", "?", "-"), NONE),
     "nested without end": (b"[" * 5000, ("-", "?", "-"), NONE),
     "too large": (b" " * machines.MAX_DOCUMENT + text_of(members()), ("-", "?", "-"), NONE),
-    "half a character": (members(name="\ud800"), ("-", "Yes", "2025-11-22 08:26:40"), NONE),
-    "half a character for a flag": (flagged("\ud800"), ("A", "?", "2025-11-22 08:26:40"), TAMPERED),
+    "half a character": (members(name="\ud800"), ("-", "?", "-"), NONE),
+    "half a character for a flag": (flagged("\ud800"), ("-", "?", "-"), NONE),
 }
 
 

@@ -204,7 +204,7 @@ FAULTS: Final = [
     Fault("bad base64", "hosts/h", _json(address="h", ssh_priv_key="canary!"), "ssh_priv_key must be base64"),
     Fault("a key that is no text", "hosts/h", _json(address="h", ssh_priv_key=["canary"]), "ssh_priv_key must be text"),
     Fault("a user that is no text", "hosts/h", _json(address="h", remote_user=7), "remote_user must be text"),
-    Fault("PEM that is no text", "hosts/h", b'{"ssh_priv_key": "-----BEGIN \\ud800"}', "UTF-8"),
+    Fault("PEM that is no text", "hosts/h", b'{"ssh_priv_key": "-----BEGIN \\ud800"}', "half of a surrogate pair"),
     Fault("a masked key", "hosts/h", _json(address="h", ssh_priv_key="*" * 8), "mask"),
     Fault("another's address", "hosts/h", _json(address="canary"), "not the one of its key"),
     Fault("a name that is none", "hosts/a b", _json(address="a b"), "must be one segment"),

@@ -93,7 +93,7 @@ STORIES: Final = {
     "a value of a wrong type": Story('{"name":"secrets/a/b","value":7}', "must be text"),
     "two values": Story('{"name":"secrets/a/b","value":"x","value_base64":"eA=="}', "both value and value_base64"),
     "no base64": Story('{"name":"secrets/a/b","value_base64":"hunter2!"}', "no base64"),
-    "half a character": Story('{"name":"secrets/a/b","value":"\\ud800"}', "no Unicode text"),
+    "half a character": Story('{"name":"secrets/a/b","value":"\\ud800"}', "half of a surrogate pair"),
     "a line without end": Story(f'{{"name":"secrets/a/b","value":"{"x" * MAX_ROW}"}}', "the line is over"),
 }
 

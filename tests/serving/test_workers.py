@@ -30,6 +30,25 @@ class App(Face):
 
 app = App()
 """
+FIRST_IS_SLOW = """
+import asyncio
+import os
+from pathlib import Path
+from storage_service.errors import ConfigurationError
+from tests.serving.face import Face
+
+
+class App(Face):
+    async def open(self):
+        master = os.getppid()
+        workers = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        if os.getpid() == min(map(int, workers)):
+            await asyncio.sleep(1)
+        raise ConfigurationError("this face cannot serve; mend that")
+
+
+app = App()
+"""
 SLOW_START = """
 import asyncio
 from tests.serving.face import Face
@@ -186,10 +205,12 @@ def test_workers_are_replaced_without_a_refused_connection(listener: socket.sock
     assert set(told) == {b"HTTP/1.1 200 OK"}
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_a_worker_that_cannot_start_says_why_once_and_ends_the_start(tmp_path: Path, workers: int) -> None:
-    """One line, a code that is not 0, and no end of new workers."""
-    with tcp_listener() as listener, gunicorn(tmp_path, CANNOT, listener=listener, workers=workers) as running:
+@pytest.mark.parametrize(("application", "workers"), [(CANNOT, 1), (CANNOT, 3), (FIRST_IS_SLOW, 2)])
+def test_a_worker_that_cannot_start_says_why_once_and_ends_the_start(
+    tmp_path: Path, application: str, workers: int
+) -> None:
+    """One line, a code that is not 0, and no end of new workers, whichever of them comes to its end first."""
+    with tcp_listener() as listener, gunicorn(tmp_path, application, listener=listener, workers=workers) as running:
         assert running.process.wait(20) != 0
         log = running.log.read_text()
     assert log.count("this face cannot serve; mend that") == 1
