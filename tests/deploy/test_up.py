@@ -15,7 +15,18 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from tests.deploy.running import ENDED_WITHIN, PATIENT, Up, alive, clean_environment, eventually, spawn, strongroom, up
+from tests.deploy.running import (
+    ENDED_WITHIN,
+    PATIENT,
+    Up,
+    alive,
+    clean_environment,
+    descendants,
+    eventually,
+    spawn,
+    strongroom,
+    up,
+)
 from tests.etcd_server import Etcd
 
 MAX_MEMORY = 200 * 1024  # kB that all processes of `up` may take together
@@ -213,6 +224,34 @@ class TestEnd:
                 eventually(lambda: not listening(running.url))
                 assert running.end(signal.SIGINT).code == 0
             assert left_behind(running, family) == []
+
+
+MILESTONES = {  # what a start has come to, and by what that is seen
+    "home": lambda home, _: (home / "run").exists(),
+    "lock": lambda home, _: (home / "run/up.pid").exists(),
+    "settings": lambda home, _: (home / "client.json").exists(),
+    "socket": lambda home, _: (home / "run/storage.sock").exists(),
+    "service": lambda _, pid: len(descendants(pid)) >= 1,
+    "proxy": lambda _, pid: len(descendants(pid)) >= 2,
+    "worker": lambda _, pid: len(descendants(pid)) >= 3,
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("milestone", MILESTONES)
+def test_a_signal_during_the_start_leaves_nothing(home: Path, milestone: str, number: signal.Signals) -> None:
+    """Whatever a start has come to, a signal ends it with code 0, without a complaint, process, socket or lock."""
+    process = spawn("up", "--home", home, "--listen", "127.0.0.1:0")
+    try:
+        eventually(lambda: MILESTONES[milestone](home, process.pid))
+        family = [process.pid, *descendants(process.pid)]
+    finally:
+        process.send_signal(number)
+        _, err = process.communicate(timeout=ENDED_WITHIN)
+
+    assert (process.returncode, err) == (0, "")
+    assert list((home / "run").iterdir()) == []
+    assert [pid for pid in family if alive(pid)] == []
 
 
 def listening(url: str) -> bool:
