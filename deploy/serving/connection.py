@@ -255,6 +255,7 @@ class Connection(asyncio.Protocol):
                 data, seen = data[2:], 0
             end = http1.find_head(data, seen)
             if not end:
+                http1.refuse_handshake(data)
                 if self._half_closed:
                     self.abort()
                     return

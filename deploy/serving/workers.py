@@ -24,6 +24,7 @@ from gunicorn.workers.base import Worker
 
 from deploy.serving.connection import Connection, Exchange, Face, Server, peer_of
 from deploy.serving.crowd import Crowd
+from deploy.serving.handshakes import Failures
 from deploy.serving.limits import Ledger, Limits, raise_descriptors
 from deploy.serving.signals import SERVING
 from storage_service.errors import StrongroomError
@@ -155,6 +156,7 @@ class Door:
         self._crowd = crowd
         self._number = number
         self._connecting: set[asyncio.Task[None]] = set()
+        self._failures = Failures(server.loop)
         self._later: asyncio.TimerHandle | None = None
         self._listen()
 
@@ -228,7 +230,9 @@ class Door:
             await server.loop.connect_accepted_socket(
                 lambda: connection, accepted, ssl=context, ssl_handshake_timeout=handshake
             )
-        except (OSError, asyncio.CancelledError):  # ssl.SSLError is one: a handshake that came to nothing
+        except (OSError, asyncio.CancelledError) as error:  # ssl.SSLError is one: a handshake that came to nothing
+            if isinstance(error, OSError) and context is not None:
+                self._failures.note(error, connection.client)
             if connection.transport is None:
                 server.leave(connection)
             accepted.close()

@@ -162,6 +162,16 @@ def find_head(data: bytes, seen: int = 0) -> int:
     return end
 
 
+def refuse_handshake(data: bytes) -> None:
+    """Refuse at once what a client of TLS begins with, which would be waited for as a head that is not whole.
+
+    Raises:
+        Malformed: it is that; the answer lets the client's TLS fail, which says that none is spoken here.
+    """
+    if data[:2] == b"\x16\x03":
+        raise Malformed("TLS is not spoken here")
+
+
 class _Body:
     """What is common to reading requests and answers: the fields, and a body whose end is found exactly."""
 

@@ -158,13 +158,28 @@ class TestLoad:
             "except tls.ConfigurationError as error: print(error)\n"
         )
         command = [sys.executable, "-c", code, str(files.certificate), str(files.key)]
-        done = subprocess.run(command, env=clean_environment(), cwd=ROOT, capture_output=True, text=True, check=True)
 
-        assert done.stdout.startswith(f"{files.key} cannot be read by user ")
-        assert (
-            f"Permission denied; 'tls_key' names a file that this user can read: chown {user()} {files.key}"
-            in done.stdout
-        )
+        def told_to() -> str:
+            return subprocess.run(
+                command, env=clean_environment(), cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout
+
+        said = told_to()
+        assert said.startswith(f"{files.key} cannot be read by user ")
+        assert f"Permission denied; 'tls_key' names a file that this user can read: chown {user()} {files.key}" in said
+
+        files.certificate.chmod(0o600 if os.geteuid() == 0 else 0)  # public, so that nobody need own it
+        said = told_to()
+        assert said.startswith(f"{files.certificate} cannot be read by user ")
+        assert f"chmod a+r {files.certificate}" in said and "chown" not in said
+
+        files.directory.chmod(0o700 if os.geteuid() == 0 else 0o600)  # what keeps the user out is no file
+        try:
+            said = told_to()
+        finally:
+            files.directory.chmod(0o755)
+        assert f"that user may not enter {files.directory}: let it in" in said
+        assert "chown" not in said and "chmod" not in said
 
     def test_links_are_followed(self, files: Files, short: Path) -> None:
         """Kubernetes and certbot keep both files behind links."""
