@@ -174,7 +174,8 @@ def load(settings: ProxySettings) -> Pair:
     """
     certificate, key = settings.tls_certificate, settings.tls_key
     if certificate is None or key is None:
-        raise ConfigurationError("'tls_certificate' and 'tls_key' go together")
+        lacking, there = ("tls_certificate", "tls_key") if certificate is None else ("tls_key", "tls_certificate")
+        raise ConfigurationError(f"'{there}' needs '{lacking}', too: TLS is spoken with both")
     chain_text = _read(certificate, "tls_certificate")
     key_text = _read(key, "tls_key", private=True)
     chain = _certificates(certificate, chain_text)

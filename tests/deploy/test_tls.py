@@ -205,9 +205,9 @@ class TestLoad:
 
     def test_one_without_the_other_is_none(self, files: Files) -> None:
         """Half of a pair never means that there is no TLS."""
-        with pytest.raises(ConfigurationError, match="go together"):
+        with pytest.raises(ConfigurationError, match="'tls_certificate' needs 'tls_key'"):
             tls.holder(replace(told(files), tls_key=None))
-        with pytest.raises(ConfigurationError, match="go together"):
+        with pytest.raises(ConfigurationError, match="'tls_key' needs 'tls_certificate'"):
             tls.holder(replace(told(files), tls_certificate=None))
         assert tls.holder(replace(told(files), tls_certificate=None, tls_key=None)) is None
 
