@@ -406,7 +406,7 @@ class TestHolder:
         loaded = settings.load(environ=environ, home=home)
         with pytest.raises(RuntimeError, match="no certificate was loaded"):
             server.options(Role.PROXY, loaded)
-        assert server.options(Role.PROXY, loaded, tls=tls.holder(loaded.proxy))["on_reload"] is not None
+        assert server.options(Role.PROXY, loaded, tls=tls.holder(loaded.proxy))
 
 
 async def ask(pair: tls.Pair, client: ssl.SSLContext) -> ssl.SSLObject:
