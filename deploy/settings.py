@@ -12,9 +12,10 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
+import msgspec.inspect
 
 from deploy import custodia_conf, storage_conf
 from deploy.home import API_ID
@@ -78,8 +79,8 @@ class Keys(msgspec.Struct, kw_only=True):
     proxy_authenticators: _Tables = msgspec.field(default_factory=lambda: [{"name": "apikey"}])
     tls_certificate: _Text | None = None
     tls_key: _Text | None = None
-    tls_minimum: Annotated[str, msgspec.Meta(pattern=r"^1\.[23]$")] = "1.2"  # the file of a new home says 1.3
-    tls_client_certificates: Annotated[str, msgspec.Meta(pattern="^(off|optional|required)$")] = "off"
+    tls_minimum: Literal["1.2", "1.3"] = "1.2"  # the file of a new home says 1.3
+    tls_client_certificates: Literal["off", "optional", "required"] = "off"
     tls_client_ca: _Text | None = None
     connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0  # seconds
@@ -88,7 +89,7 @@ class Keys(msgspec.Struct, kw_only=True):
     proxy_workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     umask: _Text = "0077"  # octal
     makedirs: bool = False
-    log_format: Annotated[str, msgspec.Meta(pattern="^(plain|json)$")] = "plain"
+    log_format: Literal["plain", "json"] = "plain"
     debug: bool = False
 
 
@@ -263,8 +264,25 @@ def _checked(layer: Layer) -> Layer:
         except msgspec.ValidationError as error:
             named = layer.source.lstrip("-").lower().replace("-", "_").removeprefix(PREFIX.lower()) == key
             where = layer.source if named else f"{layer.source}: '{key}'"
-            raise ConfigurationError(f"{where}: {str(error)[0].lower()}{str(error)[1:]}") from None
+            wanted = _wanted(key) or f"{str(error)[0].lower()}{str(error)[1:]}"
+            raise ConfigurationError(f"{where}: {wanted}") from None
     return Layer(layer.source, values, layer.notes)
+
+
+def _wanted(key: str) -> str:
+    """Return in words what a setting may be; "" where its type, as msgspec tells it, says that well enough."""
+    match msgspec.inspect.type_info(_FIELDS[key].type):
+        case msgspec.inspect.LiteralType(values=values):
+            said = ", ".join(f'"{value}"' for value in values)
+            return f"is one of {said}; a file has it in quotes"
+        case msgspec.inspect.IntType(ge=least, le=most):
+            return f"is a whole number from {least} to {most}"
+        case msgspec.inspect.FloatType(gt=above, le=most):
+            return f"is a number above {above} and not above {most}"
+        case msgspec.inspect.BoolType():
+            return "is true or false"
+        case _:
+            return ""
 
 
 def _from_text(key: str, text: str) -> object:
@@ -307,7 +325,8 @@ class _Resolver:
         socket = self._socket()
         certificate, key = self._optional_path("tls_certificate"), self._optional_path("tls_key")
         if (certificate is None) != (key is None):
-            raise ConfigurationError("'tls_certificate' and 'tls_key' go together")
+            lacking, there = ("tls_certificate", "tls_key") if certificate is None else ("tls_key", "tls_certificate")
+            raise self._error(there, f"needs '{lacking}', too: TLS is spoken with both, or say neither")
         self._check_client_certificates()
         store = self._store("store", keys.store)
         workers = keys.workers

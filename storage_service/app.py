@@ -31,6 +31,7 @@ from storage_service.read_through import OldPlace
 from storage_service.service import Caller
 from storage_service.wire import SECRETS_PATH
 from storage_service.wire.http1 import Exchange, Gone
+from storage_service.wire.http1 import allowed as allowed_methods
 from storage_service.wire.paths import check_query, read_path
 
 Request = falcon.asgi.Request
@@ -153,5 +154,5 @@ async def _translate(_: Request, __: Response, error: falcon.HTTPError, ___: dic
     if isinstance(error, falcon.HTTPMethodNotAllowed):
         allowed = error.headers or {}
         listed = allowed.get("Allow", "") if isinstance(allowed, dict) else dict(allowed).get("Allow", "")
-        raise MethodNotAllowed("no such method on this path", tuple(listed.split(", "))) from None
+        raise MethodNotAllowed("no such method on this path", allowed_methods(listed.split(", "))) from None
     raise Invalid("the request is malformed") from None

@@ -17,6 +17,7 @@ import msgspec
 
 from models.secret import Secret
 from storage_service.errors import ConfigurationError
+from storage_service.reach import why_denied
 
 NAME: Final = "client.json"
 MAX_FILE: Final = 64 * 1024  # bytes
@@ -43,7 +44,8 @@ class ClientFile:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 text = file.read(MAX_FILE)
         except OSError as error:
-            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+            why = why_denied(path) if isinstance(error, PermissionError) else error.strerror
+            raise ConfigurationError(f"{path} cannot be read: {why}") from error
         if mode & 0o077 and not is_credential(path):
             raise ConfigurationError(
                 f"{path}: others than its owner can read this API key; run: chmod 600 {path}"

@@ -187,7 +187,14 @@ class Unavailable(ServiceError):
 
 
 class Untrusted(Unavailable):
-    """Who listens where the service should cannot show that it is the service; the text says what to do."""
+    """Who listens where the service should cannot show that it is the service; the text says what to do.
+
+    So it is where TLS is spoken to who speaks none, and the other way round.
+    """
+
+
+class Barred(Unavailable):
+    """The user whom this runs as may not open the service's socket; the text says what keeps it out."""
 
 
 class AuditUnavailable(ServiceError):

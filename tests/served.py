@@ -29,6 +29,10 @@ def on_starting(arbiter):
     lose_no_signal_in_a_fork()
 
 
+def on_reload(arbiter):
+    crowd.reload()
+
+
 def child_exit(arbiter, worker):
     crowd.leave(worker.age)
 """

@@ -37,6 +37,7 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.StrongroomError: Exit(FAILED),
         errors.Unavailable: Exit(FAILED, "see that it runs: strongroom up, or systemctl status strongroom-storage"),
         errors.Untrusted: Exit(FAILED),  # its text says what to do
+        errors.Barred: Exit(FAILED),
         errors.AuditUnavailable: Exit(FAILED, "see that its audit log can be written"),
         errors.Internal: Exit(FAILED),
         errors.Locked: Exit(LOCKED),

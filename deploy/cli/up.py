@@ -12,6 +12,7 @@ import click
 from deploy.cli import show
 from deploy.cli.common import common, common_options, home_or_default
 from deploy.cli.settings_options import flags_of, settings_options
+from deploy.serving.signals import held_back
 
 if TYPE_CHECKING:
     from deploy.serving.up import Running
@@ -31,9 +32,10 @@ def up(*, sets: dict[str, str], **options: Any) -> None:
 
     The first time, it makes the home: its settings, an API key (client.json) and a root key (secrets.key).
     """
-    from deploy.serving.up import up as run
+    with held_back():  # the imports take longest, and a signal that comes meanwhile asks for the same end
+        from deploy.serving.up import up as run
 
-    run(home_or_default(), environ=os.environ, flags=flags_of(options), sets=sets, ready=_ready)
+        run(home_or_default(), environ=os.environ, flags=flags_of(options), sets=sets, ready=_ready)
 
 
 def _ready(running: "Running") -> None:

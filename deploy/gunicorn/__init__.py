@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from deploy.serving.crowd import Crowd
-from deploy.serving.server import Role, options
+from deploy.serving.server import Role, options, reloading
 from deploy.serving.tls import Holder, holder
 from deploy.settings import Settings, load
 from storage_service.config import ProxySettings
@@ -22,7 +22,8 @@ def configure(role: Role) -> tuple[Settings, dict[str, Any]]:
         ConfigurationError: see ``deploy.settings.load``; or the certificate and key of the proxy cannot be served.
     """
     settings = load(environ=os.environ)
-    return settings, options(role, settings, tls=shared_tls(settings.proxy) if role is Role.PROXY else None)
+    tls = shared_tls(settings.proxy) if role is Role.PROXY else None
+    return settings, options(role, settings, tls=tls) | {"on_reload": reloading(shared_crowd(), tls)}
 
 
 @functools.cache

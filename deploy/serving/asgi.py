@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from storage_service.wire.http1 import CHUNKED, Field, Gone
+from storage_service.wire.http1 import CHUNKED, Field, Gone, allowed
 
 if TYPE_CHECKING:
     from deploy.serving.connection import Exchange
@@ -103,6 +103,8 @@ def _head_of(message: Mapping[str, Any]) -> tuple[int, list[Field], int]:
             raise RuntimeError("a header field holds a line break")
         if name == b"content-length":
             length = int(value)
-        if name not in _FRAMING:
+        if name == b"allow":
+            fields.append((name, ", ".join(allowed(value.decode("ascii").split(", "))).encode("ascii")))
+        elif name not in _FRAMING:
             fields.append((name, value))
     return message["status"], fields, length

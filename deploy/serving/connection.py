@@ -76,15 +76,17 @@ class Server:
                 log.error("a connection could not be ended: %s", type(error).__name__)  # noqa: TRY400
                 connection.abort()
 
-    async def drain(self) -> None:
+    async def drain(self, farewell: float = 0.0) -> None:
         """Close the connections on which nobody waits for an answer, and each of the others after its answer.
+
+        For *farewell* seconds the former are left: who asks once more hears with the answer that it is the last.
 
         Who has only just come may have a request on its way, and would take the end for a refusal: who was never
         answered has a moment to be heard in.
         """
         self.ending = True
         for connection in list(self.connections):
-            connection.drain()
+            connection.drain(farewell)
         if self.connections:
             await self._empty.wait()
 
@@ -226,11 +228,12 @@ class Connection(asyncio.Protocol):
             self.handshake.cancel()
         self.abort()
 
-    def drain(self) -> None:
-        """Close after the answer that is under way, or now; one that was just opened has a request on its way."""
+    def drain(self, farewell: float = 0.0) -> None:
+        """Close after the answer that is under way, or after *farewell* seconds; a new one has a request on its way."""
         self._closing = True
-        if self.silent:
-            self.server.loop.call_later(FIRST_REQUEST, self._close_unless_busy)
+        wait = max(farewell, FIRST_REQUEST) if self.silent else farewell
+        if wait:
+            self.server.loop.call_later(wait, self._close_unless_busy)
         else:
             self._close_unless_busy()
 
@@ -255,6 +258,7 @@ class Connection(asyncio.Protocol):
                 data, seen = data[2:], 0
             end = http1.find_head(data, seen)
             if not end:
+                http1.refuse_handshake(data)
                 if self._half_closed:
                     self.abort()
                     return

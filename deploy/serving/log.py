@@ -36,6 +36,16 @@ class NoAccessLog(Logger):
         return False
 
 
+class Https(logging.Filter):
+    """Says https where gunicorn, which knows nothing of the TLS that we speak, says that it listens for http."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Mend the record; it is always logged."""
+        if record.msg.startswith("Listening at: "):
+            record.msg, record.args = record.getMessage().replace("http://", "https://"), ()
+        return True
+
+
 class Plain(logging.Formatter):
     """A line for people; the traceback of an unexpected error follows it."""
 
@@ -64,20 +74,27 @@ class Json(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
-def configuration(log_format: str, level: str) -> dict[str, Any]:
+def configuration(log_format: str, level: str, *, tls: bool = False) -> dict[str, Any]:
     """Return what ``logging.config.dictConfig`` (gunicorn's ``logconfig_dict``) is told.
 
     Args:
         log_format: "plain" or "json".
         level: the lowest level that is logged, e.g. "INFO".
+        tls: whether what listens over TCP speaks TLS.
     """
     formatter = Json if log_format == "json" else Plain
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": f"{formatter.__module__}.{formatter.__qualname__}"}},
+        "filters": {"https": {"()": f"{Https.__module__}.{Https.__qualname__}"}},
         "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"},
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "line",
+                "stream": "ext://sys.stderr",
+                "filters": ["https"] if tls else [],
+            },
         },
         "root": {"level": level, "handlers": ["stderr"]},
         # gunicorn gives these two handlers of its own; here they are records like any other.

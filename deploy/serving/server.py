@@ -126,17 +126,27 @@ def options(
         "accesslog": None,
         "errorlog": None,
         "loglevel": level.lower(),
-        "logconfig_dict": log.configuration(settings.log_format, level),
+        "logconfig_dict": log.configuration(settings.log_format, level, tls=tls is not None),
     }
     if role is Role.PROXY:
         if settings.proxy.tls_certificate and tls is None:
             raise RuntimeError("TLS is configured, and no certificate was loaded")
-        renewal = {} if tls is None else {"on_reload": lambda _: tls.renew()}
-        return common | {"bind": bind or settings.proxy.listen} | renewal
+        return common | {"bind": bind or settings.proxy.listen}
     return common | {
         "bind": bind or f"unix:{settings.service.socket}",
         "when_ready": _set_socket_mode(settings),
     }
+
+
+def reloading(crowd: Crowd, tls: Holder | None) -> Callable[[Any], None]:
+    """Return the hook for SIGHUP, which comes before the new workers are forked and the old ones told to end."""
+
+    def on_reload(_: Any) -> None:
+        crowd.reload()
+        if tls is not None:
+            tls.renew()
+
+    return on_reload
 
 
 def _starting(role: Role, tls: Holder | None) -> Callable[[Any], None]:
@@ -185,6 +195,7 @@ class Server(BaseApplication):
         """Give gunicorn its settings."""
         for name, value in self._configured.items():
             self.cfg.set(name, value)
+        self.cfg.set("on_reload", reloading(self._crowd, self.tls))
         self.cfg.set("child_exit", lambda _, worker: self._crowd.leave(worker.age))
 
     def load(self) -> Any:

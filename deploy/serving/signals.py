@@ -1,15 +1,47 @@
-"""What the process that forks the workers does about signals beside gunicorn: readiness, and none lost in a fork."""
+"""What processes do about signals beside gunicorn: readiness, none lost in a fork, and none in the middle of a line."""
 
 import contextlib
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
 SERVING: Final = signal.SIGRTMIN  # what a worker sends the process that forked it when it serves
 
+ASK_FOR_THE_END: Final = frozenset(  # POSIX's, from outside
+    {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT, signal.SIGILL}
+)
+HELD_BACK: Final = ASK_FOR_THE_END | {signal.SIGCHLD}
+
 _ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Hold back what asks for the end, and the ends of children, for who waits for them in its own time.
+
+    What came and was not waited for has asked for an end that is here: it is dropped when this is left.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    try:
+        yield
+    finally:
+        if not before >= HELD_BACK:  # the outermost
+            while signal.sigtimedwait(HELD_BACK, 0) is not None:
+                pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def let_through() -> None:
+    """Take signals again, in a forked child of who holds them back."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+
+
+def end_is_asked_for() -> bool:
+    """Whether what is held back asks for the end."""
+    return not ASK_FOR_THE_END.isdisjoint(signal.sigpending())
 
 
 def tell_systemd_when_serving() -> None:

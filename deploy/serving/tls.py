@@ -9,7 +9,6 @@ There is no way from here to serving without TLS where TLS was asked for.
 
 import logging
 import os
-import pwd
 import ssl
 import stat
 from collections.abc import Iterable, Iterator
@@ -29,6 +28,7 @@ from storage_service.client_file import is_credential
 from storage_service.config import ProxySettings
 from storage_service.errors import ConfigurationError, KeyFileUnusable
 from storage_service.keyring.private_file import PrivateFile
+from storage_service.reach import closed_directory, user_name
 
 SOON: Final = timedelta(days=14)  # before its end a certificate is spoken of
 MAX_FILE: Final = 1024 * 1024  # bytes; a chain has some ten thousand, a bundle of authorities some hundred thousand
@@ -174,7 +174,8 @@ def load(settings: ProxySettings) -> Pair:
     """
     certificate, key = settings.tls_certificate, settings.tls_key
     if certificate is None or key is None:
-        raise ConfigurationError("'tls_certificate' and 'tls_key' go together")
+        lacking, there = ("tls_certificate", "tls_key") if certificate is None else ("tls_key", "tls_certificate")
+        raise ConfigurationError(f"'{there}' needs '{lacking}', too: TLS is spoken with both")
     chain_text = _read(certificate, "tls_certificate")
     key_text = _read(key, "tls_key", private=True)
     chain = _certificates(certificate, chain_text)
@@ -221,21 +222,26 @@ def _read(path: Path, setting: str, *, private: bool = False, trusted: bool = Fa
             f"{error}; where another user must own it, hand it over with systemd's LoadCredential="
         ) from None
     except OSError as error:
-        raise ConfigurationError(
-            f"{path} cannot be read by user {_user()}, whom this runs as: {error.strerror}; '{setting}' names a file"
-            f" that this user can read: chown {os.geteuid()} {path}, or systemd's LoadCredential="
-        ) from None
+        raise _unreadable(path, setting, error, private=private) from None
     if len(text) > MAX_FILE:
         raise ConfigurationError(f"{path} has more than {MAX_FILE} bytes; '{setting}' names a file in PEM")
     return text
 
 
-def _user() -> str:
-    uid = os.geteuid()
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+def _unreadable(path: Path, setting: str, error: OSError, *, private: bool) -> ConfigurationError:
+    """Say who cannot read the file, what keeps it from that, and what mends it: what is public needs no owner."""
+    why = f"{path} cannot be read by user {user_name()}, whom this runs as"
+    directory = closed_directory(path) if isinstance(error, PermissionError) else None
+    if directory is not None:
+        return ConfigurationError(
+            f"{why}, for that user may not enter {directory}: let it in, or put what '{setting}' names elsewhere, or"
+            " hand it over with systemd's LoadCredential="
+        )
+    mend = f"chown {os.geteuid()} {path}" if private else f"chmod a+r {path}"
+    return ConfigurationError(
+        f"{why}: {error.strerror}; '{setting}' names a file that this user can read: {mend}, or systemd's"
+        " LoadCredential="
+    )
 
 
 def _certificates(path: Path, text: bytes) -> list[x509.Certificate]:

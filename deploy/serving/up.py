@@ -23,6 +23,7 @@ from typing import Final, NoReturn
 
 from deploy.home import Home, write_client
 from deploy.serving.server import Role, Server, listener, make_directories, options, rehearse
+from deploy.serving.signals import ASK_FOR_THE_END, HELD_BACK, end_is_asked_for, held_back, let_through
 from deploy.serving.tls import Holder, holder
 from deploy.settings import Settings, load
 from storage_service.client_file import ClientFile
@@ -32,17 +33,6 @@ from storage_service.hygiene import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, pr
 READY_WITHIN: Final = 30.0  # seconds for both to become ready; gunicorn gives an application as long to start
 POLL: Final = 0.02  # seconds between two questions for readiness
 ORPHANS: Final = 2.0  # seconds for the workers of a killed child to follow it
-_ENDING: Final = frozenset(
-    {
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-        signal.SIGQUIT,
-        signal.SIGABRT,
-        signal.SIGILL,
-    }  # POSIX's, from outside
-)
-_WAITED_FOR: Final = _ENDING | {signal.SIGCHLD}
 _SHARED: Final = ("storage_service.app", "http_proxy.app", "deploy.serving.workers", "uvloop", "httptools")
 
 
@@ -68,7 +58,7 @@ def up(
     ready: Callable[[Running], None],
     level: str = "WARNING",
 ) -> None:
-    """Run both processes until a signal ends them.
+    """Run both processes until a signal ends them; one that comes while they start is waited for like any other.
 
     Args:
         home: the directory to live in; made if it is not there.
@@ -83,23 +73,37 @@ def up(
             private, or an address is taken.
         Failed: a process did not start, or ended unbidden; the other was ended.
     """
-    place = Home(home)
-    place.prepare()
-    with place.lock():
-        place.furnish()
-        settings = load(environ=environ, home=home, flags=flags, sets=sets)
+    with held_back():  # from before the first file on, so that no signal leaves one
+        _up(Home(home), environ=environ, flags=flags, sets=sets, ready=ready, level=level)
+
+
+def _up(
+    home: Home,
+    *,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    sets: Mapping[str, str],
+    ready: Callable[[Running], None],
+    level: str,
+) -> None:
+    home.prepare()
+    with home.lock():
+        home.furnish()
+        settings = load(environ=environ, home=home.path, flags=flags, sets=sets)
         rehearse(settings)
         make_directories(settings)
         tls = holder(settings.proxy)  # before anything listens
         with _Sockets(settings) as sockets:
             client = ClientFile(sockets.url, settings.service.socket, settings.service.api_id, settings.service.api_key)
-            write_client(client, place.client)
+            write_client(client, home.client)
             with _Family(settings.grace) as family:
+                if end_is_asked_for():
+                    return
                 storage = family.start(Role.STORAGE, settings, sockets, level)
                 proxy = family.start(Role.PROXY, settings, sockets, level, tls)
                 sockets.let_go()
                 if family.wait_until_ready(sockets.storage_ready) and family.wait_until_ready(sockets.proxy_ready):
-                    ready(Running(home, settings, client))
+                    ready(Running(home.path, settings, client))
                     family.wait_for_the_end()
                 family.stop(proxy)
                 family.stop(storage)
@@ -189,7 +193,7 @@ class _Child:
 
 
 class _Family:
-    """The children. Signals are blocked in here and waited for, so that nothing happens between two lines.
+    """The children. Signals are held back, and waited for in here, so that nothing happens between two lines.
 
     Leaving ends every child that is left, and everything that descends from one.
     """
@@ -199,7 +203,6 @@ class _Family:
         self._children: list[_Child] = []
 
     def __enter__(self) -> "_Family":
-        self._unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)  # first: the imports take a while
         for name in _SHARED:
             with suppress(ModuleNotFoundError):  # the last is an extra
                 importlib.import_module(name)
@@ -211,9 +214,6 @@ class _Family:
     def __exit__(self, *_: object) -> None:
         for child in self._children:
             _end_group(child.pid)
-        while signal.sigtimedwait(_WAITED_FOR, 0) is not None:
-            pass  # what came during the end asked for the end
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._unblocked)
 
     def start(self, role: Role, settings: Settings, sockets: _Sockets, level: str, tls: Holder | None = None) -> _Child:
         """Fork *role*."""
@@ -237,7 +237,7 @@ class _Family:
         try:
             os.setpgid(0, 0)
             _follow(parent)
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._unblocked)
+            let_through()
             configured = options(role, settings, bind=sockets.take(role), level=level, tls=tls)
             configured["post_fork"] = lambda arbiter, _: _follow(arbiter.pid)
             Server(role, settings, configured, tls).run()
@@ -277,10 +277,10 @@ class _Family:
 
     def _ended(self, seconds: float | None) -> bool:
         """Wait for one signal; return whether it asks for the end."""
-        got = signal.sigwaitinfo(_WAITED_FOR) if seconds is None else signal.sigtimedwait(_WAITED_FOR, seconds)
+        got = signal.sigwaitinfo(HELD_BACK) if seconds is None else signal.sigtimedwait(HELD_BACK, seconds)
         if got is None:
             return False
-        if got.si_signo in _ENDING:
+        if got.si_signo in ASK_FOR_THE_END:
             return True
         for child in self._children:
             if self._reap(child):
@@ -306,8 +306,8 @@ class _Family:
             os.kill(child.pid, signal.SIGTERM)
         deadline = time.monotonic() + self._grace + ORPHANS
         while not self._reap(child) and time.monotonic() < deadline:
-            got = signal.sigtimedwait(_WAITED_FOR, 1.0)
-            if got is not None and got.si_signo in _ENDING:
+            got = signal.sigtimedwait(HELD_BACK, 1.0)
+            if got is not None and got.si_signo in ASK_FOR_THE_END:
                 break
         _end_group(child.pid)
 

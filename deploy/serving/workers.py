@@ -2,7 +2,7 @@
 
 It plugs in where gunicorn documents it (``worker_class``, a subclass of ``gunicorn.workers.base.Worker``). gunicorn's
 master keeps what it is good at: signals, sockets, replacing workers. Told to end, a worker stops accepting, closes the
-connections on which nobody waits for an answer, and finishes the others.
+connections on which nobody waits for an answer, and finishes the others; at a reload, the former after a moment.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from gunicorn.workers.base import Worker
 
 from deploy.serving.connection import Connection, Exchange, Face, Server, peer_of
 from deploy.serving.crowd import Crowd
+from deploy.serving.handshakes import Failures
 from deploy.serving.limits import Ledger, Limits, raise_descriptors
 from deploy.serving.signals import SERVING
 from storage_service.errors import StrongroomError
@@ -34,6 +35,7 @@ TICK: Final = 1.0  # seconds between two looks at deadlines, the parent and the 
 YIELD: Final = 0.002  # seconds that a worker lets others accept, who have fewer connections
 ACCEPTED_AT_ONCE: Final = 16  # connections, before others get their turn on the event loop
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+FAREWELL: Final = 1.0  # seconds that idle connections are left when this worker is replaced, to say that it ends
 PAUSE: Final = 0.1  # seconds without accepting, when the process or the machine has no descriptors left
 
 log = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ class StrongroomWorker(Worker):
         served: Served = self.wsgi
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
+        reloads = served.crowd.reloads
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, told.set)
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
@@ -96,7 +99,7 @@ class StrongroomWorker(Worker):
         ticker = asyncio.create_task(self._tick(server, told))
         try:
             if await _unless(told, served.application.open()):
-                await self._accept(server, served, told)
+                await self._accept(server, served, told, reloads)
                 await served.application.close()
         except StrongroomError as error:
             if not await self._told_by_the_first(told):
@@ -123,8 +126,12 @@ class StrongroomWorker(Worker):
         if not told.is_set():
             crowd.tell(self.age, count)
 
-    async def _accept(self, server: Server, served: Served, told: asyncio.Event) -> None:
-        """Let connections in until told to end, and then let what is under way finish."""
+    async def _accept(self, server: Server, served: Served, told: asyncio.Event, reloads: int) -> None:
+        """Let connections in until told to end, and then let what is under way finish.
+
+        Where others take its place, there have been more than *reloads*, and who is idle hears in its next answer that
+        the connection ends: closed under it, the request that it may be sending would be lost.
+        """
         served.crowd.tell(self.age, 0)
         doors = [
             Door(server, socket.socket(fileno=os.dup(listener.fileno())), served.tls, served.crowd, self.age)
@@ -140,7 +147,7 @@ class StrongroomWorker(Worker):
             listener.close()  # or the kernel would go on letting in who finds nobody here
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.cfg.graceful_timeout):
-                await server.drain()
+                await server.drain(FAREWELL if served.crowd.reloads != reloads else 0.0)
         server.abort()
 
     async def _tick(self, server: Server, told: asyncio.Event) -> None:
@@ -166,6 +173,7 @@ class Door:
         self._crowd = crowd
         self._number = number
         self._connecting: set[asyncio.Task[None]] = set()
+        self._failures = Failures(server.loop)
         self._later: asyncio.TimerHandle | None = None
         self._listen()
 
@@ -239,7 +247,9 @@ class Door:
             await server.loop.connect_accepted_socket(
                 lambda: connection, accepted, ssl=context, ssl_handshake_timeout=handshake
             )
-        except (OSError, asyncio.CancelledError):  # ssl.SSLError is one: a handshake that came to nothing
+        except (OSError, asyncio.CancelledError) as error:  # ssl.SSLError is one: a handshake that came to nothing
+            if isinstance(error, OSError) and context is not None:
+                self._failures.note(error, connection.client)
             if connection.transport is None:
                 server.leave(connection)
             accepted.close()

@@ -7,13 +7,22 @@ which are ours: a library's text may quote what was sent.
 import os
 import socket
 import ssl
+from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 from weakref import WeakSet
+
+from storage_service.errors import ConfigurationError
+from storage_service.reach import closed_directory, why_denied
+from storage_service.wire.http1 import Malformed
 
 KEPT_OPEN: Final = 30.0  # seconds an idle connection is used again within; the service closes it after 75
 FULL_QUEUE_PAUSE: Final = 0.01  # seconds before a unix socket whose queue is full is tried again
 
-_UNTRUSTED: Final = "its certificate is not trusted: set SSL_CERT_FILE, or give the client an ssl_context"
+_TRUST: Final = "SSL_CERT_FILE"  # OpenSSL's own variable, which Python's default context heeds
+_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+_PLAIN: Final = (
+    "see that its proxy has a certificate (tls_certificate and tls_key), or say http:// where plain HTTP is meant"
+)
 _WHY_UNTRUSTED: Final = {  # by OpenSSL's number (x509_vfy.h); whatever else is wrong, nobody vouches for it
     9: "its certificate is not valid yet: see to the clocks, here and there",
     10: "its certificate has expired: renew it there",
@@ -30,12 +39,21 @@ class UpstreamError(Exception):
         answered: some of an answer had come.
         status: the status of the answer that broke off; 0 while its head was not whole, or was another's.
         untrusted: who listens there is not who was wanted; asking again makes no difference.
+        barred: this user may not open the socket.
     """
 
     def __init__(
-        self, reason: str, *, unread: bool = False, answered: bool = False, status: int = 0, untrusted: bool = False
+        self,
+        reason: str,
+        *,
+        unread: bool = False,
+        answered: bool = False,
+        status: int = 0,
+        untrusted: bool = False,
+        barred: bool = False,
     ) -> None:
         super().__init__(reason)
+        self.barred = barred
         self.unread = unread
         self.answered = answered
         self.status = status
@@ -44,8 +62,62 @@ class UpstreamError(Exception):
     def anew(self) -> "UpstreamError":
         """Return the same to be raised: an error that was raised holds its frames, and they what was sent."""
         return UpstreamError(
-            str(self), unread=self.unread, answered=self.answered, status=self.status, untrusted=self.untrusted
+            str(self),
+            unread=self.unread,
+            answered=self.answered,
+            status=self.status,
+            untrusted=self.untrusted,
+            barred=self.barred,
         )
+
+
+class HandshakeUnanswered(OSError):
+    """Somebody listens, and does not speak TLS, or not in time."""
+
+
+class SpeaksTls(Malformed):
+    """What came in place of an answer is TLS."""
+
+    def __init__(self) -> None:
+        super().__init__("the service speaks TLS there, and was called without: say https:// in the url")
+
+
+def refuse_tls(data: bytes) -> None:
+    """Refuse what an answer begins with, if that is a record of TLS (RFC 8446 sec. 5.1): an alert to who speaks none.
+
+    Raises:
+        SpeaksTls: it is.
+    """
+    if data[:2] == b"\x15\x03":
+        raise SpeaksTls
+
+
+def closed_early(*, silent: bool) -> str:
+    """Return that the service closed; *silent*: over plain HTTP, and without a word, as a server of TLS does."""
+    hint = "; if it speaks TLS there, say https:// in the url" if silent else ""
+    return f"the service closed the connection before its answer was whole{hint}"
+
+
+def default_context() -> ssl.SSLContext:
+    """Return what trusts whom the system trusts, or whom ``SSL_CERT_FILE`` names.
+
+    Raises:
+        ConfigurationError: that names no file with certificates that this user can read; OpenSSL passes over it in
+            silence, and then trusts nobody.
+    """
+    path = os.environ.get(_TRUST, "")
+    if not path:
+        return ssl.create_default_context()
+    why = "a file of certificates in PEM is expected"
+    try:
+        return ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        pass
+    except PermissionError:
+        why = why_denied(Path(path))
+    except OSError as error:
+        why = str(error.strerror)
+    raise ConfigurationError(f"{_TRUST} names {path}, which cannot be used: {why}")
 
 
 class Place(NamedTuple):
@@ -55,6 +127,7 @@ class Place(NamedTuple):
     host: str = ""
     port: int = 0
     context: ssl.SSLContext | None = None
+    given: bool = False  # the context is the program's own; else it trusts whom the system, or a variable, names
 
     def __str__(self) -> str:
         if self.socket:
@@ -65,13 +138,42 @@ class Place(NamedTuple):
     def unreachable(self, error: OSError) -> UpstreamError:
         """Return why no connection came about; nothing was sent."""
         if isinstance(error, ssl.SSLCertVerificationError):
-            why = _WHY_UNTRUSTED.get(error.verify_code, _UNTRUSTED)
+            why = _WHY_UNTRUSTED.get(error.verify_code) or _nobody_vouches(given=self.given)
             return UpstreamError(f"the service at {self} is not asked: {why}", unread=True, untrusted=True)
-        if isinstance(error, ssl.SSLError):
-            return UpstreamError(f"the service at {self} came to no terms over TLS", unread=True)
+        if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+            return UpstreamError(f"the service at {self} does not speak TLS: {_PLAIN}", unread=True, untrusted=True)
         if isinstance(error, socket.gaierror):
             return UpstreamError(f"the service at {self} is not found: its name leads nowhere", unread=True)
-        return UpstreamError(f"the service at {self} does not listen", unread=True)
+        if isinstance(error, PermissionError) and self.socket:
+            return UpstreamError(_barred(Path(self.socket)), unread=True, barred=True)
+        return UpstreamError(f"the service at {self} {self._trouble(error)}", unread=True)
+
+    def _trouble(self, error: OSError) -> str:
+        if isinstance(error, ssl.SSLEOFError | ConnectionResetError | ConnectionAbortedError | HandshakeUnanswered):
+            return f"listens, and answers no TLS handshake: {_PLAIN}"
+        if isinstance(error, ssl.SSLError):
+            return f"came to no terms over TLS: {(error.reason or 'unknown').lower().replace('_', ' ')}"
+        if isinstance(error, TimeoutError | BlockingIOError):
+            return "has no room for another connection" if self.socket else "cannot be reached in time"
+        return "does not listen"
+
+
+def _nobody_vouches(*, given: bool) -> str:
+    """Return that no authority that is trusted signed a certificate, and how to name another."""
+    why = "its certificate is not trusted"
+    if given:
+        return f"{why}: the client's ssl_context knows no authority that signed it"
+    if path := os.environ.get(_TRUST, ""):
+        return f"{why}: no authority in {path}, which {_TRUST} names, signed it; add the one that did"
+    return f"{why}: name a file with the authority that signed it in the variable {_TRUST}"
+
+
+def _barred(path: Path) -> str:
+    """Return why this user may not connect to the socket at *path*, and what to do."""
+    text = f"the service cannot be asked: {why_denied(path)}"
+    if closed_directory(path) is None:
+        text += "; add that user to the group, or see to socket_mode in the settings"
+    return text
 
 
 def connect_unix(path: str) -> socket.socket:

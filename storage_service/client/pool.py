@@ -24,9 +24,12 @@ from storage_service.client.place import (
     FULL_QUEUE_PAUSE,
     KEPT_OPEN,
     Place,
+    SpeaksTls,
     UpstreamError,
+    closed_early,
     connect_unix,
     forget_in_children,
+    refuse_tls,
 )
 from storage_service.wire import http1
 from storage_service.wire.http1 import Field, Malformed
@@ -257,6 +260,8 @@ class Connection(asyncio.Protocol):
                 self._break(UpstreamError("bytes that nobody asked for", answered=True))
             else:
                 self._receive_body(data)
+        except SpeaksTls as error:
+            self._break(UpstreamError(str(error), unread=True, untrusted=True))
         except Malformed as error:
             self._break(UpstreamError(str(error), answered=True, status=0 if self._in_head else self.status))
 
@@ -264,9 +269,10 @@ class Connection(asyncio.Protocol):
         """Asyncio: the socket is closed."""
         idle, heard = self.complete, self.heard
         reset = self._local and isinstance(exc, BrokenPipeError | ConnectionResetError)
+        plain = not self._local and self._transport is not None and not self._transport.get_extra_info("ssl_object")
         self._break(
             UpstreamError(
-                "the service closed the connection before its answer was whole",
+                closed_early(silent=plain and not heard),
                 unread=self._unsent or (reset and not heard),
                 answered=heard,
                 status=0 if self._in_head else self.status,
@@ -292,6 +298,7 @@ class Connection(asyncio.Protocol):
         while True:
             end = http1.find_head(data)
             if not end:
+                refuse_tls(data)
                 self._buffer = data
                 return
             answer = self._reader.head(data[:end])
@@ -542,11 +549,16 @@ class Pool:
         place = self._place
         make = lambda: Connection(self._forget, local=bool(place.socket))  # noqa: E731
         try:
-            async with asyncio.timeout_at(min(deadline, loop.time() + self._connect_timeout)):
+            until = min(deadline, loop.time() + self._connect_timeout)
+            async with asyncio.timeout_at(until):
                 if place.socket:
                     _, connection = await loop.create_unix_connection(make, sock=await self._queue())
                 else:
-                    _, connection = await loop.create_connection(make, place.host, place.port, ssl=place.context)
+                    # A little earlier than all of it, so that who listens and is silent can be told apart.
+                    shaking = None if place.context is None else max(0.9 * (until - loop.time()), 0.001)
+                    _, connection = await loop.create_connection(
+                        make, place.host, place.port, ssl=place.context, ssl_handshake_timeout=shaking
+                    )
         except OSError as exc:  # TimeoutError is one
             self._give_place()
             raise place.unreachable(exc) from exc

@@ -13,8 +13,8 @@ from typing import Any, Final, Generic, Self, TypedDict, TypeVar, Unpack, get_ar
 from models.secret import Secret
 from storage_service.client.address import Address, Caller, StrPath, read_environment, read_home
 from storage_service.client.dialogue import Call, Effect, Patience
-from storage_service.client.place import Place, UpstreamError
-from storage_service.errors import ConfigurationError, Fate, Unavailable, Untrusted
+from storage_service.client.place import Place, UpstreamError, default_context
+from storage_service.errors import Barred, ConfigurationError, Fate, Unavailable, Untrusted
 from storage_service.wire import http1
 from storage_service.wire.http1 import Field
 
@@ -90,8 +90,9 @@ class Session(Generic[Transport, Sleep]):
         self._patience = Patience(total=timeout, retries=retries, clock=clock, jitter=jitter)
         self._fields = self._standing_fields()
         self._owns_transport = True
-        context = ssl_context or ssl.create_default_context() if url.startswith("https:") else None
-        self._transport = self._new_transport(self._address.place(context), connections, connect_timeout)
+        context = ssl_context or default_context() if url.startswith("https:") else None
+        place = self._address.place(context)._replace(given=ssl_context is not None)
+        self._transport = self._new_transport(place, connections, connect_timeout)
         if sleep is not None:
             self._sleep = sleep
 
@@ -181,6 +182,8 @@ class Session(Generic[Transport, Sleep]):
         """Return what an attempt that brought no whole answer is to the caller."""
         if error.untrusted:
             return Untrusted(str(error))
+        if error.barred:
+            return Barred(str(error))
         if call.effect is Effect.READ or error.unread:
             return Unavailable(str(error), Fate.NOT_APPLIED)
         return Unavailable(str(error), Fate.APPLIED if 200 <= error.status < 300 else Fate.UNKNOWN)

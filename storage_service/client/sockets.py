@@ -18,10 +18,14 @@ from storage_service.client.dialogue import Answer
 from storage_service.client.place import (
     FULL_QUEUE_PAUSE,
     KEPT_OPEN,
+    HandshakeUnanswered,
     Place,
+    SpeaksTls,
     UpstreamError,
+    closed_early,
     connect_unix,
     forget_in_children,
+    refuse_tls,
 )
 from storage_service.wire import http1
 from storage_service.wire.http1 import Malformed
@@ -79,13 +83,16 @@ class Connection:
         try:
             sent, early = self._send(request, deadline)
             answer, keep_open = self._receive(early, deadline, request_id)
+        except SpeaksTls as error:
+            raise UpstreamError(str(error), unread=True, untrusted=True) from None
         except Malformed as error:
             why = str(error)
         except TimeoutError:
             why = "the service did not answer in time"
         except OSError as error:
             reset = self._local and isinstance(error, BrokenPipeError | ConnectionResetError)
-            why = "the service closed the connection before its answer was whole"
+            plain = not self._local and not isinstance(self._socket, ssl.SSLSocket)
+            why = closed_early(silent=plain and not self._heard)
         else:
             self._keep = keep and keep_open and sent
             return answer
@@ -157,6 +164,7 @@ class Connection:
         while head is None:
             end = http1.find_head(data)
             if not end:
+                refuse_tls(data)
                 data += self._more(deadline)
                 continue
             head = reader.head(data[:end])
@@ -417,10 +425,23 @@ def _connect_tcp(place: Place, deadline: float) -> socket.socket:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if place.context is not None:
                 connection.settimeout(max(deadline - time.monotonic(), 0.001))
-                connection = place.context.wrap_socket(connection, server_hostname=place.host)
+                connection = _shake_hands(connection, place.context, place.host)
             connection.setblocking(False)
         except BaseException:
             connection.close()
             raise
         return connection
     raise failure
+
+
+def _shake_hands(connection: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
+    """Return *connection* with TLS on it.
+
+    Raises:
+        HandshakeUnanswered: nothing came of it in time.
+        OSError: it came to no terms.
+    """
+    try:
+        return context.wrap_socket(connection, server_hostname=host)
+    except TimeoutError:
+        raise HandshakeUnanswered from None

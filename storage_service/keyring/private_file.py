@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from storage_service.errors import KeyFileMissing, KeyFileUnusable
+from storage_service.reach import why_denied
 
 _MODE: Final = 0o600
 _CREDENTIAL_MODE: Final = 0o440  # what systemd's LoadCredential= shows where it lets the unit in by an ACL
@@ -91,7 +92,8 @@ class PrivateFile:
             )
 
     def _unusable(self, path: Path, done: str, error: OSError) -> KeyFileUnusable:
-        return KeyFileUnusable(f"the {self.noun} {path} cannot be {done}: {error.strerror}")
+        why = why_denied(path) if isinstance(error, PermissionError) else error.strerror
+        return KeyFileUnusable(f"the {self.noun} {path} cannot be {done}: {why}")
 
 
 def _link(path: Path, text: bytes) -> bool:

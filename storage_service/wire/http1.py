@@ -22,6 +22,7 @@ MAX_CODING: Final = 64 * 1024  # bytes that the chunked coding may take beyond a
 
 _LENGTH_DIGITS: Final = 15
 CHUNKED: Final = -1  # the length of a body that comes in chunks
+_METHODS: Final = {name: place for place, name in enumerate(("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"))}
 HEAD_END: Final = b"\r\n\r\n"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -160,6 +161,24 @@ def find_head(data: bytes, seen: int = 0) -> int:
             raise Malformed("the request line is too long", 414)
         return 0
     return end
+
+
+def allowed(methods: Iterable[str]) -> tuple[str, ...]:
+    """Return *methods* of a resource with what this connection serves besides: HEAD where there is GET, and OPTIONS."""
+    known = {*methods, "OPTIONS"} - {""}
+    if "GET" in known:
+        known.add("HEAD")
+    return tuple(sorted(known, key=lambda method: (_METHODS.get(method, len(_METHODS)), method)))
+
+
+def refuse_handshake(data: bytes) -> None:
+    """Refuse at once what a client of TLS begins with, which would be waited for as a head that is not whole.
+
+    Raises:
+        Malformed: it is that; the answer lets the client's TLS fail, which says that none is spoken here.
+    """
+    if data[:2] == b"\x16\x03":
+        raise Malformed("TLS is not spoken here")
 
 
 class _Body:

@@ -477,7 +477,7 @@ class TestConfig:
         ("arguments", "text"),
         [
             (("--store", "sqlite:x?y=1"), "an SQLite store takes"),
-            (("--workers", "0"), "--workers: expected `int` >= 1"),
+            (("--workers", "0"), "--workers: is a whole number from 1 to 64"),
             (("--set", "x"), "is NAME=VALUE"),
             (("--store", "etcd://h/a//b"), "prefix"),
         ],

@@ -158,13 +158,28 @@ class TestLoad:
             "except tls.ConfigurationError as error: print(error)\n"
         )
         command = [sys.executable, "-c", code, str(files.certificate), str(files.key)]
-        done = subprocess.run(command, env=clean_environment(), cwd=ROOT, capture_output=True, text=True, check=True)
 
-        assert done.stdout.startswith(f"{files.key} cannot be read by user ")
-        assert (
-            f"Permission denied; 'tls_key' names a file that this user can read: chown {user()} {files.key}"
-            in done.stdout
-        )
+        def told_to() -> str:
+            return subprocess.run(
+                command, env=clean_environment(), cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout
+
+        said = told_to()
+        assert said.startswith(f"{files.key} cannot be read by user ")
+        assert f"Permission denied; 'tls_key' names a file that this user can read: chown {user()} {files.key}" in said
+
+        files.certificate.chmod(0o600 if os.geteuid() == 0 else 0)  # public, so that nobody need own it
+        said = told_to()
+        assert said.startswith(f"{files.certificate} cannot be read by user ")
+        assert f"chmod a+r {files.certificate}" in said and "chown" not in said
+
+        files.directory.chmod(0o700 if os.geteuid() == 0 else 0o600)  # what keeps the user out is no file
+        try:
+            said = told_to()
+        finally:
+            files.directory.chmod(0o755)
+        assert f"that user may not enter {files.directory}: let it in" in said
+        assert "chown" not in said and "chmod" not in said
 
     def test_links_are_followed(self, files: Files, short: Path) -> None:
         """Kubernetes and certbot keep both files behind links."""
@@ -190,9 +205,9 @@ class TestLoad:
 
     def test_one_without_the_other_is_none(self, files: Files) -> None:
         """Half of a pair never means that there is no TLS."""
-        with pytest.raises(ConfigurationError, match="go together"):
+        with pytest.raises(ConfigurationError, match="'tls_certificate' needs 'tls_key'"):
             tls.holder(replace(told(files), tls_key=None))
-        with pytest.raises(ConfigurationError, match="go together"):
+        with pytest.raises(ConfigurationError, match="'tls_key' needs 'tls_certificate'"):
             tls.holder(replace(told(files), tls_certificate=None))
         assert tls.holder(replace(told(files), tls_certificate=None, tls_key=None)) is None
 
@@ -391,7 +406,7 @@ class TestHolder:
         loaded = settings.load(environ=environ, home=home)
         with pytest.raises(RuntimeError, match="no certificate was loaded"):
             server.options(Role.PROXY, loaded)
-        assert server.options(Role.PROXY, loaded, tls=tls.holder(loaded.proxy))["on_reload"] is not None
+        assert server.options(Role.PROXY, loaded, tls=tls.holder(loaded.proxy))
 
 
 async def ask(pair: tls.Pair, client: ssl.SSLContext) -> ssl.SSLObject:

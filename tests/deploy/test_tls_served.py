@@ -228,6 +228,50 @@ class TestServed:
                 assert ANSWERED not in in_the_clear(address)
                 assert get(address, "/readyz", files.trusting()) == (200, {"status": "ready"})
 
+    def test_who_does_not_come_in_is_told_once(self, files: Files, home: Path) -> None:
+        """Of a hundred clients of plain HTTP the log says in a line or two what they do and from where, and no more."""
+        with up(home, environ=clean_environment(**files.environ)) as running:
+            for _ in range(100):
+                in_the_clear(address_of(running))
+            with pytest.raises(ssl.SSLCertVerificationError):
+                get(address_of(running), "/livez", ssl.create_default_context())
+            said = running.end().err
+        lines = [line for line in said.splitlines() if "deploy.serving.handshakes" in line]
+        assert "1 spoke plain HTTP, not TLS: give the client an https:// url (last 127.0.0.1)" in lines[0]
+        assert len(lines) <= 2
+        assert "CUSTODIA" not in said and "livez" not in said
+
+    def test_the_command_is_told_what_the_port_speaks(self, files: Files, home: Path) -> None:
+        """An http url towards TLS and an https url towards plain HTTP end at once, in a line that says which to say."""
+        with up(home, environ=clean_environment(**files.environ)) as running:
+            done = self._ask(running.url.replace("https:", "http:"))
+            assert (done.code, done.err.count("\n")) == (2, 1)
+            assert "if it speaks TLS there, say https:// in the url" in done.err
+            done = self._ask(running.url, SSL_CERT_FILE=str(files.certificate))
+            assert "no authority in" in done.err and "which SSL_CERT_FILE names" in done.err
+        with up(home, environ=clean_environment()) as running:
+            done = self._ask(running.url.replace("http:", "https:"))
+            assert (done.code, done.err.count("\n")) == (2, 1)
+            assert "does not speak TLS: see that its proxy has a certificate" in done.err
+
+    def _ask(self, url: str, **more: str) -> Done:
+        return strongroom("secret", "get", "a/b", environ=clean_environment(STRONGROOM_URL=url, **KEY, **more))
+
+    def test_the_log_says_https(self, files: Files, home: Path) -> None:
+        """Where TLS is spoken, the line about where it listens does not say http."""
+        host, port = address = free_address()
+        environ = clean_environment(
+            **KEY, **files.environ, STRONGROOM_HOME=str(home), STRONGROOM_LISTEN=f"{host}:{port}"
+        )
+        process = spawn("serve", "proxy", environ=environ)
+        try:
+            eventually(lambda: get(address, "/livez", files.trusting())[0] == 200)
+        finally:
+            process.terminate()
+            _, said = process.communicate(timeout=ENDED_WITHIN)
+        assert f"Listening at: https://{host}:{port} (" in said
+        assert "http://" not in said
+
     def test_a_plain_gunicorn_serves_and_renews_the_same(self, files: Files, home: Path) -> None:
         """It shows the pair that was loaded, takes a new one at SIGHUP, and answers nobody in the clear."""
         host, port = address = free_address()

@@ -15,7 +15,19 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from tests.deploy.running import ENDED_WITHIN, PATIENT, Up, alive, clean_environment, eventually, spawn, strongroom, up
+from storage_service.wire import MAX_SECRET_BODY
+from tests.deploy.running import (
+    ENDED_WITHIN,
+    PATIENT,
+    Up,
+    alive,
+    clean_environment,
+    descendants,
+    eventually,
+    spawn,
+    strongroom,
+    up,
+)
 from tests.etcd_server import Etcd
 
 MAX_MEMORY = 200 * 1024  # kB that all processes of `up` may take together
@@ -126,6 +138,52 @@ class TestBegin:
             connection.request("GET", "/api/v0/secrets/up/headers", headers=credentials(service.home))
             assert connection.getresponse().read() == b'{"type":"simple","value":"x"}'
 
+    @pytest.mark.parametrize(
+        ("face", "path", "methods"),
+        [
+            ("proxy", "/livez", "GET, HEAD, OPTIONS"),
+            ("proxy", "/api/v0/hosts", "GET, HEAD, OPTIONS"),
+            ("proxy", "/api/v0/host/192.0.2.1", "GET, HEAD, PUT, DELETE, OPTIONS"),
+            ("proxy", "/api/v0/host/192.0.2.1/creds", "GET, HEAD, PUT, OPTIONS"),
+            ("proxy", "/api/v0/secrets/a/b", "GET, HEAD, PUT, DELETE, OPTIONS"),
+            ("socket", "/livez", "GET, HEAD, OPTIONS"),
+            ("socket", "/storage/get", "POST, OPTIONS"),
+            ("socket", "/apikeys", "GET, HEAD, POST, OPTIONS"),
+            ("socket", "/secrets/a/b", "GET, HEAD, PUT, DELETE, OPTIONS"),
+        ],
+    )
+    def test_allow_names_every_method(self, service: Up, face: str, path: str, methods: str) -> None:
+        """OPTIONS and 405 name the same, HEAD where there is GET, and OPTIONS itself."""
+        with connected(service) as connection:
+            if face == "socket":
+                connection.sock = socket.socket(socket.AF_UNIX)
+                connection.sock.connect(str(service.socket))
+            wrong = "POST" if "PUT" in methods else "PUT"
+            for method, status in (("OPTIONS", {200, 204}), (wrong, {405})):
+                connection.request(method, path, headers=credentials(service.home))
+                answer = connection.getresponse()
+                answer.read()
+                assert (answer.status in status, answer.headers["Allow"]) == (True, methods), method
+
+    @pytest.mark.parametrize("piece", [1 << 10, 1 << 14, 1 << 18])
+    def test_a_chunked_body_over_the_limit_is_413(self, service: Up, piece: int) -> None:
+        """A client that says no length and waits for nothing, as curl with `Expect:` does, is told what is wrong."""
+        parts = urlsplit(service.url)
+        fields = credentials(service.home) | {
+            "Host": parts.netloc,
+            "Content-Type": "application/octet-stream",
+            "Transfer-Encoding": "chunked",
+        }
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        chunk = b"%x\r\n%b\r\n" % (piece, b"x" * piece)
+        body = chunk * (MAX_SECRET_BODY // piece + 1) + b"0\r\n\r\n"
+        for _ in range(8):
+            with socket.create_connection((str(parts.hostname), parts.port or 0), timeout=ENDED_WITHIN) as connection:
+                connection.sendall(f"PUT /api/v0/secrets/up/large HTTP/1.1\r\n{head}\r\n".encode() + body)
+                answer = http.client.HTTPResponse(connection, method="PUT")
+                answer.begin()
+                assert answer.status == 413, answer.read()
+
     def test_answers_name_no_version(self, service: Up) -> None:
         """The Server header tells at most the kind of server."""
         with connected(service) as connection:
@@ -213,6 +271,34 @@ class TestEnd:
                 eventually(lambda: not listening(running.url))
                 assert running.end(signal.SIGINT).code == 0
             assert left_behind(running, family) == []
+
+
+MILESTONES = {  # what a start has come to, and by what that is seen
+    "home": lambda home, _: (home / "run").exists(),
+    "lock": lambda home, _: (home / "run/up.pid").exists(),
+    "settings": lambda home, _: (home / "client.json").exists(),
+    "socket": lambda home, _: (home / "run/storage.sock").exists(),
+    "service": lambda _, pid: len(descendants(pid)) >= 1,
+    "proxy": lambda _, pid: len(descendants(pid)) >= 2,
+    "worker": lambda _, pid: len(descendants(pid)) >= 3,
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("milestone", MILESTONES)
+def test_a_signal_during_the_start_leaves_nothing(home: Path, milestone: str, number: signal.Signals) -> None:
+    """Whatever a start has come to, a signal ends it with code 0, without a complaint, process, socket or lock."""
+    process = spawn("up", "--home", home, "--listen", "127.0.0.1:0")
+    try:
+        eventually(lambda: MILESTONES[milestone](home, process.pid))
+        family = [process.pid, *descendants(process.pid)]
+    finally:
+        process.send_signal(number)
+        _, err = process.communicate(timeout=ENDED_WITHIN)
+
+    assert (process.returncode, err) == (0, "")
+    assert list((home / "run").iterdir()) == []
+    assert [pid for pid in family if alive(pid)] == []
 
 
 def listening(url: str) -> bool:

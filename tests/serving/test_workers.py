@@ -136,6 +136,23 @@ async def test_told_to_end_it_lets_go_of_the_idle_and_finishes_the_busy(
         assert running.process.wait(15) == 0
 
 
+async def test_replaced_it_says_with_an_answer_that_it_ends(listener: socket.socket, tmp_path: Path) -> None:
+    """At a reload who asks goes on being answered, lastly with `Connection: close`; who asks nothing is closed soon."""
+    with gunicorn(tmp_path, SMALL, listener=listener) as running:
+        async with await Client.at(place(listener)) as asking, await Client.at(place(listener)) as idle:
+            assert (await idle.ask(request("GET", "/quick"))).status == 200
+            running.process.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(60):
+                while (answer := await asking.ask(request("GET", "/quick"))).get("connection") != "close":
+                    assert answer.status == 200
+                    await asyncio.sleep(0.05)  # a client that asks now and then
+                assert answer.status == 200
+                assert await asking.rest() == b""
+                assert await idle.rest() == b""
+        async with await Client.at(place(listener)) as anew:
+            assert (await anew.ask(request("GET", "/quick"))).get("connection") != "close"
+
+
 async def release_is_possible(client: Client) -> bool:
     """Whether a request that is held is known to the face; it is, when one that came later was answered."""
     return (await client.ask(request("GET", "/later"))).status == 200
