@@ -136,17 +136,19 @@ async def test_an_answer_that_can_be_read_in_two_ways(
 
 
 SURPLUS: Final = {
-    "after a length": HEAD + b"Content-Length: 29\r\n\r\n%b" % BODY,
-    "after the last chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1d\r\n%b\r\n0\r\n\r\n" % BODY,
-    "after a trailer": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1d\r\n%b\r\n0\r\nX: y\r\n\r\n" % BODY,
+    "after a length": ("GET", HEAD + b"Content-Length: 29\r\n\r\n%b" % BODY),
+    "after the last chunk": ("GET", HEAD + b"Transfer-Encoding: chunked\r\n\r\n1d\r\n%b\r\n0\r\n\r\n" % BODY),
+    "after a trailer": ("GET", HEAD + b"Transfer-Encoding: chunked\r\n\r\n1d\r\n%b\r\n0\r\nX: y\r\n\r\n" % BODY),
+    "after no body": ("PUT", HEAD + b"Content-Length: 0\r\n\r\n"),
 }
 
 
 @pytest.mark.parametrize("story", SURPLUS)
 async def test_what_follows_an_answer_is_nobody_s(asker: Asker, service: ScriptedService, story: str) -> None:
     """A connection on which more came than the answer is not used again, and nobody is given what came."""
-    service.script = lambda exchange: _at_the_second(exchange, service, SURPLUS[story] + EVIL, end=False)
+    method, raw = SURPLUS[story]
+    service.script = lambda exchange: _at_the_second(exchange, service, raw + EVIL, end=False)
 
-    assert [await asker("GET") for _ in range(3)] == [200, 200, 200]
+    assert [await asker(method) for _ in range(3)] == [200, 200, 200]
     assert len(service.heard) == 3
     assert service.connections == 2
