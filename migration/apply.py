@@ -27,7 +27,7 @@ from models import names
 from models.secret import Secret
 from storage_service import wire
 from storage_service.client.sealed_operations import Write
-from storage_service.errors import Changed, Invalid, NoContainer, TooLarge, Unavailable
+from storage_service.errors import Changed, Exists, Invalid, NoContainer, TooLarge, Unavailable
 
 PARALLEL: Final = 4  # batches under way at once
 ATTEMPTS: Final = 8  # at one batch, while others write what it writes
@@ -152,7 +152,7 @@ class Apply:
             try:
                 written = await self._write(await self._comparison.of(records), work)
                 break
-            except (Changed, NoContainer):
+            except (Changed, Exists, NoContainer):
                 if not left:
                     raise
                 await self._journal.check_held()

@@ -247,16 +247,26 @@ class Journal:
             raise RunHeld("another process has taken this migration over; nothing more is done here") from None
 
     async def forget(self) -> None:
-        """Remove every row of this run, the head last."""
+        """Remove every row of this run, the head last.
+
+        Raises:
+            RunHeld: another process has taken this run over.
+        """
         for kind in ("applied", "former", "scrubbed"):
             names = [self.row_name(kind, number) for number in await self.numbers(kind)]
             while names:
                 size = max(1, await self._target.room() - 1)  # beside the lock
-                await self._target.client.commit_sealed([*map(Remove, names[:size]), self.guard])
+                await self._remove(names[:size])
                 del names[:size]
-        await self._target.client.commit_sealed([Remove(f"{PREFIX}{self._run.name}/run"), self.guard])
+        await self._remove([f"{PREFIX}{self._run.name}/run"])
         self._etag = wire.NEW
         self._run.stages = {}
+
+    async def _remove(self, names: Sequence[str]) -> None:
+        try:
+            await self._target.client.commit_sealed([*map(Remove, names), self.guard])
+        except Changed:  # the lock: nothing else is guarded here
+            raise RunHeld("another process has taken this migration over; nothing more is removed here") from None
 
     # The lock
 

@@ -25,6 +25,7 @@ from migration.spill import Spill
 from migration.target import Target
 from models import names
 from models.secret import Secret
+from storage_service.errors import Changed
 from storage_service.wire import MAX_JOURNAL
 
 STAGE: Final = "scrubbed"
@@ -212,7 +213,11 @@ class Scrub:
         if new := [each for each in originals if journalled.get(each.id) != each.mark]:
             content = Scrubbed(originals=[(each.id, each.mark, each.content.reveal()) for each in new])
             row = self._journal.row("scrubbed", self._journal.next_number(), content)
-            await self._target.commit([row, self._journal.guard], row.name)
+            try:
+                await self._target.commit([row, self._journal.guard], row.name)
+            except Changed:
+                await self._journal.check_held()
+                raise
             self._journalled.update((each.id, each.mark) for each in new)
         for original, done in zip(originals, await self._hands.scrub(originals), strict=True):
             if done:

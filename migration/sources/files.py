@@ -158,6 +158,7 @@ def create(path: Path, file: File) -> bool:
             os.link(unfinished, path)  # and not rename, which would replace what somebody put there
         except FileExistsError:
             return _holds(path, file.content)
+        unfinished.unlink()  # before the names are made durable: a power cut must not bring a second one back
         sync_directory(path.parent)
     except OSError as error:
         raise unavailable(path, error) from error

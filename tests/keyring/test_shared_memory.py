@@ -1,0 +1,88 @@
+"""What is left in the memory that workers share, looked at from outside: nothing of a key that is not in force."""
+
+import secrets
+from pathlib import Path
+
+from models.secret import Secret
+from storage_service.authz.base import Principal
+from storage_service.bootstrap import Page, build
+from storage_service.config import ServiceSettings
+from storage_service.keyring_wire import NewRoot
+from storage_service.service import Caller
+
+OPERATOR = Caller(Principal("apikey:operator"), "request-1")
+PIECE = 16  # bytes: what is still in memory of a key is found, though a part of it was wiped
+
+
+def shared() -> bytes:
+    """Return all that this process shares of memory files, as the kernel shows it to whoever may see it."""
+    found = b""
+    with Path("/proc/self/mem").open("rb", buffering=0) as memory:
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if "/memfd:strongroom" in line:
+                start, end = (int(address, 16) for address in line.split()[0].split("-"))
+                memory.seek(start)
+                found += memory.read(end - start)
+    return found
+
+
+def pieces_of(key: bytes) -> int:
+    """Return how many pieces of *key* are in memory that is shared."""
+    memory = shared()
+    return sum(memory.count(key[start : start + PIECE]) for start in range(0, len(key), PIECE))
+
+
+def root_of(page: Page) -> bytes:
+    """Return the root key that is shared."""
+    _, _, octets = page.read()
+    assert octets is not None
+    return bytes(octets)
+
+
+def test_after_a_lock_nothing_is_left() -> None:
+    """When `lock` returns, before anybody reads the page, no piece of the root key is in it."""
+    page, key = Page(), secrets.token_bytes(64)
+    page.unlock(key)
+    assert pieces_of(key) == len(key) // PIECE
+
+    page.lock()
+    assert pieces_of(key) == 0
+    page.close()
+
+
+def test_after_another_unlock_nothing_is_left() -> None:
+    """When another root key takes the place of one, the old one is gone at once, and the new one is there once."""
+    page, old, new = Page(), secrets.token_bytes(64), secrets.token_bytes(64)
+    page.unlock(old)
+
+    page.unlock(new)
+    assert (pieces_of(old), pieces_of(new)) == (0, len(new) // PIECE)
+    page.failed(1000.0)
+    assert pieces_of(new) == len(new) // PIECE
+    page.close()
+
+
+async def test_a_service_that_is_locked(tmp_path: Path) -> None:
+    """When a service says that it is locked, or that its root key was rotated, nothing of the key before is shared."""
+    settings = ServiceSettings(
+        socket=tmp_path / "socket",
+        audit_log=tmp_path / "audit.log",
+        root_key=tmp_path / "secrets.key",
+        store="memory:",
+        api_id="own",
+        api_key=Secret("own-key"),
+    )
+    page = Page()
+    parts = await build(settings, page)
+    old = root_of(page)
+    assert pieces_of(old) == len(old) // PIECE
+
+    made = await parts.key_service.prepare_root(OPERATOR, NewRoot(mode="file"))
+    await parts.key_service.confirm_root(OPERATOR, made.root, None)
+    new = root_of(page)
+    assert (pieces_of(old), pieces_of(new)) == (0, len(new) // PIECE)
+
+    await parts.key_service.lock(OPERATOR)
+    assert pieces_of(new) == 0
+    await parts.close()
+    page.close()

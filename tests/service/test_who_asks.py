@@ -1,0 +1,118 @@
+"""Two ways to know a caller at once, at the service's socket: the process at the other end, and an API id and key."""
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from models.secret import Secret
+from storage_service.app import StorageApp
+from storage_service.bootstrap import Page
+from storage_service.config import AuthenticatorSettings, ServiceSettings
+from tests.in_process import inside
+from tests.raw_http import Message, request
+
+BY_KEY: Final = AuthenticatorSettings(handler="SimpleAuthKeys")
+BY_PROCESS: Final = AuthenticatorSettings(
+    handler="SimpleCredsAuth", options={"uid": str(os.getuid()), "gid": "-1", "proxies": ""}
+)
+BY_ANOTHER: Final = AuthenticatorSettings(
+    handler="SimpleCredsAuth", options={"uid": str(os.getuid() + 1), "proxies": ""}
+)
+
+ID, KEY = "CUSTODIA_AUTH_ID: own", "CUSTODIA_AUTH_KEY: own-key"
+PAIR: Final = (ID, KEY)
+
+Ask = Callable[..., AbstractAsyncContextManager[Message]]
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Ask:
+    """What asks a service with such authenticators who asks, in fields of the head."""
+
+    @asynccontextmanager
+    async def asked(authenticators: Sequence[AuthenticatorSettings], *lines: str) -> AsyncIterator[Message]:
+        settings = ServiceSettings(
+            socket=tmp_path / "socket",
+            audit_log=tmp_path / "audit.log",
+            root_key=tmp_path / "secrets.key",
+            store="memory:",
+            authenticators=tuple(authenticators),
+            api_id="own",
+            api_key=Secret("own-key"),
+        )
+        page = Page()
+        app = StorageApp(settings, page)
+        await app.open()
+        async with inside(app) as served:
+            yield await served.ask(request("GET", "/whoami", *lines))
+        await app.close()
+        page.close()
+
+    return asked
+
+
+def _who(answer: Message) -> str | int:
+    """Return the principal that an answer tells, or its status where it tells none."""
+    return str(json.loads(answer.body)["principal"]) if answer.status == 200 else answer.status
+
+
+PROCESS: Final = f"service:{os.getuid()}"
+
+
+@pytest.mark.parametrize(
+    ("authenticators", "who"),
+    [
+        pytest.param([BY_PROCESS, BY_KEY], "apikey:own", id="the key last"),
+        pytest.param([BY_KEY, BY_PROCESS], PROCESS, id="the process last"),
+        pytest.param([BY_KEY], "apikey:own", id="the key alone"),
+        pytest.param([BY_PROCESS], PROCESS, id="the process alone"),
+        pytest.param([BY_ANOTHER, BY_KEY], 403, id="another process, and a key"),
+        pytest.param([BY_KEY, BY_ANOTHER], 403, id="a key, and another process"),
+    ],
+)
+async def test_the_last_to_know(ask: Ask, authenticators: list[AuthenticatorSettings], who: str | int) -> None:
+    """Of two that both say who asks the last one counts, so that an API id overrides the process; a no ends it."""
+    async with ask(authenticators, *PAIR) as answer:
+        assert _who(answer) == who
+
+
+PAIRS: Final = {
+    "the id alone": ([ID], 403),
+    "the key alone": ([KEY], 403),
+    "an empty key": ([ID, "CUSTODIA_AUTH_KEY: "], 403),
+    "an empty id": (["CUSTODIA_AUTH_ID: ", KEY], 403),
+    "both empty": (["CUSTODIA_AUTH_ID: ", "CUSTODIA_AUTH_KEY: "], 403),
+    "another id, and no key": (["CUSTODIA_AUTH_ID: nobody"], 403),
+    "another id, and a key": (["CUSTODIA_AUTH_ID: nobody", KEY], 403),
+    "a wrong key": ([ID, "CUSTODIA_AUTH_KEY: wrong"], 403),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(
+    "authenticators",
+    [
+        pytest.param([BY_PROCESS, BY_KEY], id="the key last"),
+        pytest.param([BY_KEY, BY_PROCESS], id="the process last"),
+        pytest.param([BY_KEY], id="the key alone"),
+    ],
+)
+async def test_half_a_pair_is_not_none(ask: Ask, authenticators: list[AuthenticatorSettings], pair: str) -> None:
+    """Whoever shows half a credential, or a wrong one, is refused, though the process would have been let in."""
+    lines, status = PAIRS[pair]
+    async with ask(authenticators, *lines) as answer:
+        assert _who(answer) == status
+
+
+@pytest.mark.parametrize(
+    ("authenticators", "who"), [([BY_PROCESS, BY_KEY], PROCESS), ([BY_KEY, BY_PROCESS], PROCESS), ([BY_KEY], 401)]
+)
+async def test_no_pair_is_none(ask: Ask, authenticators: list[AuthenticatorSettings], who: str | int) -> None:
+    """Whoever shows no credential is the process at the other end, where that is asked; or nobody."""
+    async with ask(authenticators) as answer:
+        assert _who(answer) == who
