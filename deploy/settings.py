@@ -22,6 +22,7 @@ from deploy.layer import Layer, Placeholders, read_text, unknown
 from deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, SOCKET
 from models.secret import REDACTED, Secret
 from storage_service.backends import BACKENDS
+from storage_service.backends.url import file_of, of_file, split
 from storage_service.client_file import ClientFile
 from storage_service.config import (
     AuthenticatorSettings,
@@ -34,6 +35,9 @@ from storage_service.config import (
 from storage_service.errors import ConfigurationError
 
 MAX_SOCKET_PATH: Final = 100  # bytes; the kernel's limit is 107 (unix(7)), and nobody should have to count that close
+
+# A file's name as it is, whatever stands in it, and options of the store behind it.
+_SQLITE_FILE: Final = re.compile(r"(.*?)(\?(?:(?:busy_timeout|history)=[0-9.]*&?)+)?", re.DOTALL)
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Tables = list[dict[str, str | list[str]]]
@@ -136,7 +140,7 @@ class Settings:
         """The directories that the service's files lie in."""
         files = [self.service.socket, self.service.audit_log, self.service.root_key]
         if self.service.store.startswith("sqlite:"):
-            files.append(Path(self.service.store.removeprefix("sqlite:")))
+            files.append(file_of(split(self.service.store).path))
         return tuple(dict.fromkeys(file.parent for file in files))
 
 
@@ -209,14 +213,14 @@ def _home_and_file(
         said_by = PREFIX + "HOME"
     config = config or _path(environ.get(PREFIX + "CONFIG"))
     if config is None:
-        usual = (home or DEFAULT_HOME).expanduser() / CONFIG
+        usual = _expanded(home or DEFAULT_HOME) / CONFIG
         config = usual if usual.exists() else None
     file = _toml(config) if config is not None else None
     if home is None and config is not None and file is not None:
         home, said_by = _path(str(file.values.get("home", ""))) or config.parent, file.source
     if home is None:
         home, said_by = DEFAULT_HOME, "default"
-    return home.expanduser().absolute(), said_by, file
+    return _expanded(home).absolute(), said_by, file
 
 
 def _path(text: str | None) -> Path | None:
@@ -288,7 +292,21 @@ def _merge(layers: Iterable[Layer]) -> dict[str, tuple[object, str]]:
 
 def _below(home: Path, text: object) -> Path:
     """Return a path as it was written, or in *home* if it was written relative."""
-    return Path(os.path.normpath(home / Path(str(text)).expanduser()))
+    return Path(os.path.normpath(home / _expanded(Path(str(text)))))
+
+
+def _expanded(path: Path) -> Path:
+    """Return *path* with its ``~`` put in.
+
+    Raises:
+        ConfigurationError: it has one, and nobody knows whose home directory that is.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:  # HOME is not set, and the user is not in /etc/passwd
+        raise ConfigurationError(
+            f"{path}: this user has no home directory; say --home DIR, or set {PREFIX}HOME"
+        ) from None
 
 
 class _Resolver:
@@ -435,7 +453,8 @@ class _Resolver:
         if scheme not in BACKENDS:
             raise self._error(key, "is sqlite, memory, sqlite:FILE or etcd://HOST:PORT,…/PREFIX")
         if scheme == "sqlite":
-            return f"sqlite:{_below(self._home, rest)}"
+            file, options = _SQLITE_FILE.fullmatch(rest).groups(default="")  # type: ignore[union-attr]  # it takes all
+            return of_file("sqlite", _below(self._home, file)) + options
         if scheme == "etcd" and re.match(r"//[^/?]", rest) is None:
             raise self._error(key, "names no server: etcd://HOST:PORT")
         return store
@@ -475,7 +494,7 @@ class _Resolver:
 
     def _shown(self, service: ServiceSettings) -> Iterable[Shown]:
         resolved: dict[str, object] = {
-            "store": service.store,
+            "store": _as_said(service.store),
             "socket": str(service.socket),
             "audit_log": str(service.audit_log),
             "root_key": str(service.root_key),
@@ -495,6 +514,12 @@ class _Resolver:
         for key in _FIELDS:
             _, source = self._stated.get(key, (None, "default"))
             yield Shown(key, redact(resolved.get(key, getattr(self._keys, key))), source)
+
+
+def _as_said(store: str) -> str:
+    """Return the URL of a store as people write it: the path of a file as it is."""
+    url = split(store)
+    return f"sqlite:{file_of(url.path)}" + (f"?{url.query}" if url.query else "") if url.scheme == "sqlite" else store
 
 
 def _text(value: str | list[str]) -> str:
