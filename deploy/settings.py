@@ -152,6 +152,7 @@ def load(
     flags: Mapping[str, object] | None = None,
     sets: Mapping[str, str] | None = None,
     without_key: bool = False,
+    role: str | None = None,
 ) -> Settings:
     """Resolve what flags, environment and files say.
 
@@ -162,6 +163,8 @@ def load(
         flags: settings given on the command line; those that are None are not given.
         sets: ``--set NAME=VALUE``: placeholders and directories of the proposal's two files.
         without_key: let the API key be missing (to look at a configuration before the first start).
+        role: the process that will run, ``storage`` or ``proxy``; None: both. The service has no TLS: what is said of
+            it is not held against a service of its own, whose unit may be told but half of it.
 
     Raises:
         ConfigurationError: a file cannot be read or understood, a name is unknown, or two things contradict.
@@ -173,7 +176,7 @@ def load(
     if file is not None:
         layers.append(file)
     layers += _proposal(home, _merge(layers), Placeholders(sets or {}, environ), environ)
-    return _Resolver(home, layers).settings(without_key=without_key)
+    return _Resolver(home, layers).settings(without_key=without_key, tls=role != "storage")
 
 
 def _flag(name: str, value: object) -> Layer:
@@ -318,15 +321,12 @@ class _Resolver:
         self._notes = tuple(note for layer in layers for note in layer.notes)
         self._keys = Keys(**{key: value for key, (value, _) in self._stated.items()})  # type: ignore[arg-type]
 
-    def settings(self, *, without_key: bool) -> Settings:
+    def settings(self, *, without_key: bool, tls: bool) -> Settings:
         keys = self._keys
         client = _below(self._home, keys.client)
         api_id, api_key = self._credentials(client, without_key=without_key)
         socket = self._socket()
-        certificate, key = self._optional_path("tls_certificate"), self._optional_path("tls_key")
-        if (certificate is None) != (key is None):
-            raise ConfigurationError("'tls_certificate' and 'tls_key' go together")
-        self._check_client_certificates()
+        certificate, key = self._pair() if tls else (None, None)
         store = self._store("store", keys.store)
         workers = keys.workers
         if store.startswith("memory:") and "workers" not in self._stated:
@@ -397,7 +397,10 @@ class _Resolver:
     def _credentials(self, client: Path, *, without_key: bool) -> tuple[str, Secret]:
         """Return the API id and key: those that were said, else client.json's."""
         api_id, api_key = self._keys.api_id, self._keys.api_key
-        if (api_id is None or api_key is None) and client.exists():
+        if without_key and client.exists() and not os.access(client, os.R_OK):
+            # Who checks the proxy's certificate as the proxy's user may not see what systemd hands to the process.
+            self._notes += (f"{client}: this user cannot read it, so it was not looked at",)
+        elif (api_id is None or api_key is None) and client.exists():
             kept = ClientFile.read(client)
             for name in ("api_id", "api_key"):
                 self._stated.setdefault(name, (None, client.name))
@@ -419,6 +422,14 @@ class _Resolver:
     def _optional_path(self, key: str) -> Path | None:
         text = getattr(self._keys, key)
         return None if text is None else _below(self._home, text)
+
+    def _pair(self) -> tuple[Path | None, Path | None]:
+        """Return the files of certificate and key, after a look at all that is said of TLS."""
+        certificate, key = self._optional_path("tls_certificate"), self._optional_path("tls_key")
+        if (certificate is None) != (key is None):
+            raise ConfigurationError("'tls_certificate' and 'tls_key' go together")
+        self._check_client_certificates()
+        return certificate, key
 
     def _check_client_certificates(self) -> None:
         """Refuse what would look as if clients were asked for certificates while they are not."""

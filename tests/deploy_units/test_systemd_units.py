@@ -3,7 +3,6 @@
 import os
 import resource
 import shlex
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ import click
 import pytest
 
 from deploy.cli import strongroom
+from deploy.first_start import URL, make_keys
 from deploy.settings import Settings, load
-from deploy.systemd.make_keys import URL, make_keys
 from tests.deploy_units.programs import program
 from tests.deploy_units.unit_files import SERVICES, SYSTEMD, UNITS, environment, settings
 
@@ -158,19 +157,6 @@ def test_every_user_and_group_is_made() -> None:
         for name in settings(unit).get(setting, [])
     }
     assert named == made
-
-
-def test_keys_are_made_once(tmp_path: Path) -> None:
-    """The keys are for their owner alone, and a second installation leaves them as they are."""
-    make_keys(tmp_path)
-    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-
-    make_keys(tmp_path)
-
-    assert first.keys() == {"secrets.key", "client.json"}
-    assert modes == {0o600}
-    assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
 def test_the_installer_is_a_script_and_installs_what_is_there() -> None:
