@@ -23,6 +23,7 @@ from deploy.layer import Layer, Placeholders, read_text, unknown
 from deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, SOCKET
 from models.secret import REDACTED, Secret
 from storage_service.backends import BACKENDS
+from storage_service.backends.url import file_of, of_file, split
 from storage_service.client_file import ClientFile
 from storage_service.config import (
     AuthenticatorSettings,
@@ -35,6 +36,9 @@ from storage_service.config import (
 from storage_service.errors import ConfigurationError
 
 MAX_SOCKET_PATH: Final = 100  # bytes; the kernel's limit is 107 (unix(7)), and nobody should have to count that close
+
+# A file's name as it is, whatever stands in it, and options of the store behind it.
+_SQLITE_FILE: Final = re.compile(r"(.*?)(\?(?:(?:busy_timeout|history)=[0-9.]*&?)+)?", re.DOTALL)
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Tables = list[dict[str, str | list[str]]]
@@ -137,7 +141,7 @@ class Settings:
         """The directories that the service's files lie in."""
         files = [self.service.socket, self.service.audit_log, self.service.root_key]
         if self.service.store.startswith("sqlite:"):
-            files.append(Path(self.service.store.removeprefix("sqlite:")))
+            files.append(file_of(split(self.service.store).path))
         return tuple(dict.fromkeys(file.parent for file in files))
 
 
@@ -149,6 +153,7 @@ def load(
     flags: Mapping[str, object] | None = None,
     sets: Mapping[str, str] | None = None,
     without_key: bool = False,
+    role: str | None = None,
 ) -> Settings:
     """Resolve what flags, environment and files say.
 
@@ -159,6 +164,8 @@ def load(
         flags: settings given on the command line; those that are None are not given.
         sets: ``--set NAME=VALUE``: placeholders and directories of the proposal's two files.
         without_key: let the API key be missing (to look at a configuration before the first start).
+        role: the process that will run, ``storage`` or ``proxy``; None: both. The service has no TLS: what is said of
+            it is not held against a service of its own, whose unit may be told but half of it.
 
     Raises:
         ConfigurationError: a file cannot be read or understood, a name is unknown, or two things contradict.
@@ -170,7 +177,7 @@ def load(
     if file is not None:
         layers.append(file)
     layers += _proposal(home, _merge(layers), Placeholders(sets or {}, environ), environ)
-    return _Resolver(home, layers).settings(without_key=without_key)
+    return _Resolver(home, layers).settings(without_key=without_key, tls=role != "storage")
 
 
 def _flag(name: str, value: object) -> Layer:
@@ -210,14 +217,14 @@ def _home_and_file(
         said_by = PREFIX + "HOME"
     config = config or _path(environ.get(PREFIX + "CONFIG"))
     if config is None:
-        usual = (home or DEFAULT_HOME).expanduser() / CONFIG
+        usual = _expanded(home or DEFAULT_HOME) / CONFIG
         config = usual if usual.exists() else None
     file = _toml(config) if config is not None else None
     if home is None and config is not None and file is not None:
         home, said_by = _path(str(file.values.get("home", ""))) or config.parent, file.source
     if home is None:
         home, said_by = DEFAULT_HOME, "default"
-    return home.expanduser().absolute(), said_by, file
+    return _expanded(home).absolute(), said_by, file
 
 
 def _path(text: str | None) -> Path | None:
@@ -306,7 +313,21 @@ def _merge(layers: Iterable[Layer]) -> dict[str, tuple[object, str]]:
 
 def _below(home: Path, text: object) -> Path:
     """Return a path as it was written, or in *home* if it was written relative."""
-    return Path(os.path.normpath(home / Path(str(text)).expanduser()))
+    return Path(os.path.normpath(home / _expanded(Path(str(text)))))
+
+
+def _expanded(path: Path) -> Path:
+    """Return *path* with its ``~`` put in.
+
+    Raises:
+        ConfigurationError: it has one, and nobody knows whose home directory that is.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:  # HOME is not set, and the user is not in /etc/passwd
+        raise ConfigurationError(
+            f"{path}: this user has no home directory; say --home DIR, or set {PREFIX}HOME"
+        ) from None
 
 
 class _Resolver:
@@ -318,16 +339,12 @@ class _Resolver:
         self._notes = tuple(note for layer in layers for note in layer.notes)
         self._keys = Keys(**{key: value for key, (value, _) in self._stated.items()})  # type: ignore[arg-type]
 
-    def settings(self, *, without_key: bool) -> Settings:
+    def settings(self, *, without_key: bool, tls: bool) -> Settings:
         keys = self._keys
         client = _below(self._home, keys.client)
         api_id, api_key = self._credentials(client, without_key=without_key)
         socket = self._socket()
-        certificate, key = self._optional_path("tls_certificate"), self._optional_path("tls_key")
-        if (certificate is None) != (key is None):
-            lacking, there = ("tls_certificate", "tls_key") if certificate is None else ("tls_key", "tls_certificate")
-            raise self._error(there, f"needs '{lacking}', too: TLS is spoken with both, or say neither")
-        self._check_client_certificates()
+        certificate, key = self._pair() if tls else (None, None)
         store = self._store("store", keys.store)
         workers = keys.workers
         if store.startswith("memory:") and "workers" not in self._stated:
@@ -398,7 +415,10 @@ class _Resolver:
     def _credentials(self, client: Path, *, without_key: bool) -> tuple[str, Secret]:
         """Return the API id and key: those that were said, else client.json's."""
         api_id, api_key = self._keys.api_id, self._keys.api_key
-        if (api_id is None or api_key is None) and client.exists():
+        if without_key and client.exists() and not os.access(client, os.R_OK):
+            # Who checks the proxy's certificate as the proxy's user may not see what systemd hands to the process.
+            self._notes += (f"{client}: this user cannot read it, so it was not looked at",)
+        elif (api_id is None or api_key is None) and client.exists():
             kept = ClientFile.read(client)
             for name in ("api_id", "api_key"):
                 self._stated.setdefault(name, (None, client.name))
@@ -420,6 +440,15 @@ class _Resolver:
     def _optional_path(self, key: str) -> Path | None:
         text = getattr(self._keys, key)
         return None if text is None else _below(self._home, text)
+
+    def _pair(self) -> tuple[Path | None, Path | None]:
+        """Return the files of certificate and key, after a look at all that is said of TLS."""
+        certificate, key = self._optional_path("tls_certificate"), self._optional_path("tls_key")
+        if (certificate is None) != (key is None):
+            lacking, there = ("tls_certificate", "tls_key") if certificate is None else ("tls_key", "tls_certificate")
+            raise self._error(there, f"needs '{lacking}', too: TLS is spoken with both, or say neither")
+        self._check_client_certificates()
+        return certificate, key
 
     def _check_client_certificates(self) -> None:
         """Refuse what would look as if clients were asked for certificates while they are not."""
@@ -454,7 +483,8 @@ class _Resolver:
         if scheme not in BACKENDS:
             raise self._error(key, "is sqlite, memory, sqlite:FILE or etcd://HOST:PORT,…/PREFIX")
         if scheme == "sqlite":
-            return f"sqlite:{_below(self._home, rest)}"
+            file, options = _SQLITE_FILE.fullmatch(rest).groups(default="")  # type: ignore[union-attr]  # it takes all
+            return of_file("sqlite", _below(self._home, file)) + options
         if scheme == "etcd" and re.match(r"//[^/?]", rest) is None:
             raise self._error(key, "names no server: etcd://HOST:PORT")
         return store
@@ -494,7 +524,7 @@ class _Resolver:
 
     def _shown(self, service: ServiceSettings) -> Iterable[Shown]:
         resolved: dict[str, object] = {
-            "store": service.store,
+            "store": _as_said(service.store),
             "socket": str(service.socket),
             "audit_log": str(service.audit_log),
             "root_key": str(service.root_key),
@@ -514,6 +544,12 @@ class _Resolver:
         for key in _FIELDS:
             _, source = self._stated.get(key, (None, "default"))
             yield Shown(key, redact(resolved.get(key, getattr(self._keys, key))), source)
+
+
+def _as_said(store: str) -> str:
+    """Return the URL of a store as people write it: the path of a file as it is."""
+    url = split(store)
+    return f"sqlite:{file_of(url.path)}" + (f"?{url.query}" if url.query else "") if url.scheme == "sqlite" else store
 
 
 def _text(value: str | list[str]) -> str:

@@ -3,7 +3,8 @@
     {"url": "http://127.0.0.1:8000", "socket": "/srv/strongroom/run/storage.sock", "api_id": "…", "api_key": "…"}
 
 The file holds a key, so one that others than its owner may read is refused. Files that systemd hands over as
-credentials are taken as they are: the unit's user alone can read them, whatever their mode says (systemd.exec(5)).
+credentials are taken as they are: the unit's user alone can read them, whatever their mode says (systemd.exec(5)). So
+is a file of root's with mode 0440, as Kubernetes hands a secret over to a container's group. Links are followed.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from storage_service.reach import why_denied
 
 NAME: Final = "client.json"
 MAX_FILE: Final = 64 * 1024  # bytes
+_HANDED_OVER: Final = 0o440  # of root's: one group may read it, that of whom it was handed to
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,14 @@ class ClientFile:
         """
         try:
             with path.open("rb") as file:
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                status = os.fstat(file.fileno())
                 text = file.read(MAX_FILE)
         except OSError as error:
             why = why_denied(path) if isinstance(error, PermissionError) else error.strerror
             raise ConfigurationError(f"{path} cannot be read: {why}") from error
-        if mode & 0o077 and not is_credential(path):
+        mode = stat.S_IMODE(status.st_mode)
+        handed_over = (status.st_uid == 0 and mode == _HANDED_OVER) or is_credential(path)
+        if mode & 0o077 and not handed_over:
             raise ConfigurationError(
                 f"{path}: others than its owner can read this API key; run: chmod 600 {path}"
                 " - and replace the key if they may have read it"

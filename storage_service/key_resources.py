@@ -36,6 +36,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], keys: KeyService) -> None:
     for path, resource in (
         ("", Keyring(keys)),
         ("/init", First(keys)),
+        ("/init/{kid}", Unseen(keys)),
         ("/unlock", Unlock(keys)),
         ("/lock", Lock(keys)),
         ("/root", NextRoot(keys)),
@@ -91,6 +92,15 @@ class First(_Resource):
         made = await self._keys.initialize(caller(req), wanted)
         resp.status = falcon.HTTP_201
         answer(req, resp, made)
+
+
+class Unseen(_Resource):
+    """A first keyring whose keys nobody got to see."""
+
+    async def on_delete(self, req: Request, resp: Response, kid: str) -> None:
+        """Take it back."""
+        await self._keys.take_back(caller(req), kid)
+        _done(req, resp)
 
 
 class Unlock(_Resource):

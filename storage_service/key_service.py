@@ -10,6 +10,7 @@ left is a reversal that fails: there the keyring is halted, with every key kept,
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
@@ -48,6 +49,7 @@ from storage_service.keyring_wire import (
     KeyringStatus,
     Keyset,
     KeysMade,
+    Mode,
     NewKeyring,
     NewRoot,
     Reencrypted,
@@ -122,7 +124,18 @@ class KeyService:
     async def status(self, caller: Caller) -> KeyringStatus:
         """Return all that can be told of the keyring now."""
         async with self._permitted(caller, Action.GET, "keys"):
-            return await key_overview.tell(self._store, self._keeper, self._machines)
+            said = await key_overview.tell(self._store, self._keeper, self._machines)
+            if said.state == "uninitialized":
+                said.proposed = await self._proposal()
+            return said
+
+    async def _proposal(self) -> Mode:
+        """Return what suits this service as it was set up: who was handed a key file is not to be asked for keys."""
+        if await asyncio.to_thread(os.path.lexists, self._file.path):
+            return "file"
+        if self._machine is not None and await asyncio.to_thread(os.path.lexists, self._machine.path):
+            return "machine"
+        return "unlock"
 
     # The root key
 
@@ -144,6 +157,17 @@ class KeyService:
                 await self._keeper.look_for_keyring()
                 await self._keeper.sync()
             return _made(made, recipients)
+
+    async def take_back(self, caller: Caller, kid: str) -> None:
+        """Undo `initialize`, whose keys could not be shown or were not typed back: the store has no keyring then.
+
+        Raises:
+            NotFound: that is no root key, or not the one in use.
+            InUse: something is encrypted under it.
+        """
+        async with self._permitted(caller, Action.DELETE, f"init/{_root_kid(kid)}"):
+            await rotation.take_back(self._store, kid)
+            self._keeper.forget()
 
     async def prepare_root(self, caller: Caller, wanted: NewRoot) -> KeysMade:
         """Prepare the next root key, and return what people are given, this once; it opens nothing until confirmed.

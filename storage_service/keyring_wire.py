@@ -207,6 +207,7 @@ class KeyringStatus(msgspec.Struct, kw_only=True):
     pending: list[Pending] = []
     halted: Halt | None = None
     counted: bool | None = None  # whether the census is known to be complete
+    proposed: Mode | None = None  # while there is no keyring: who is to open it, going by what the service was given
 
 
 class Reencrypted(msgspec.Struct, kw_only=True):

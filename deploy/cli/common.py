@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=Callable[..., Any])
 
 RETRIES: Final = 3  # within half a second: who types a command is told at once that nobody listens
-_PLACES: Final = ("HOME", "SOCKET", "URL")
+_PLACES: Final = ("HOME", "CLIENT", "SOCKET", "URL")
 _CREDENTIALS: Final = ("API_ID", "API_KEY")
 
 
@@ -58,7 +58,16 @@ def common(ctx: click.Context | None = None) -> Common:
 def home_or_default() -> Path:
     """Return the home that was said, or the default one."""
     said = common().home or os.environ.get(f"{PREFIX}HOME")
-    return Path(said or DEFAULT_HOME).expanduser().absolute()
+    return _expanded(Path(said or DEFAULT_HOME)).absolute()
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # HOME is not set, and the user is not in /etc/passwd
+        raise click.UsageError(
+            f"this user has no home directory: say --home DIR, or set {PREFIX}HOME", click.get_current_context()
+        ) from None
 
 
 def client(timeout: float = 10.0) -> "StorageClient":
@@ -92,10 +101,10 @@ def places() -> dict[str, str]:
         set_aside(*_PLACES, *_CREDENTIALS)  # a flag comes before variables
         environ[f"{PREFIX}HOME"] = str(said.home)
     if said.socket is not None:
-        set_aside("SOCKET", "URL")
+        set_aside("SOCKET", "URL")  # not CLIENT, which also says who asks
         environ[f"{PREFIX}SOCKET"] = str(said.socket)
     elif not any(environ.get(f"{PREFIX}{name}{suffix}") for name in _PLACES for suffix in ("", "_FILE")):
-        home = DEFAULT_HOME.expanduser()
+        home = _expanded(DEFAULT_HOME)
         if not (home / CLIENT).exists():
             raise ConfigurationError("say where the service is: --home DIR; or start one: strongroom up --home DIR")
         environ[f"{PREFIX}HOME"] = str(home)

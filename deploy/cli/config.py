@@ -40,22 +40,25 @@ def show_(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
 
 
 @config.command()
+@click.option("--for", "role", type=click.Choice(["storage", "proxy"]), help="Check for one process [both].")
 @_FILE
 @settings_options
 @common_options
-def check(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
+def check(*, role: str | None, file: Path | None, sets: dict[str, str], **options: Any) -> None:
     """Check the settings; what is wrong is an error, what has no effect is noted.
 
-    Run it as the user of the service: certificate and key are read as that user will.
+    Run it as the user of the service: certificate and key are read as that user will. With --for, what the other
+    process alone reads is left out.
     """
-    settings = _load(file, sets, options)
+    settings = _load(file, sets, options, role)
     from deploy.serving import tls
     from deploy.serving.server import rehearse, rehearse_stores
 
     now = datetime.now(UTC)
     rehearse(settings)
-    rehearse_stores(settings)
-    pair = tls.check(settings.proxy, now)
+    if role != "proxy":
+        rehearse_stores(settings)
+    pair = tls.check(settings.proxy, now)  # the storage service's settings have none
     soon = pair and pair.note(now)
     notes = (*settings.notes, *((soon,) if soon else ()))
     if show.as_json():
@@ -76,11 +79,13 @@ def _certificate(pair: Any) -> dict[str, object]:
     }
 
 
-def _load(file: Path | None, sets: dict[str, str], options: dict[str, Any]) -> Any:
+def _load(file: Path | None, sets: dict[str, str], options: dict[str, Any], role: str | None = None) -> Any:
     from deploy.settings import load
 
     flags = flags_of(options)
-    return load(environ=os.environ, home=common().home, config=file, flags=flags, sets=sets, without_key=True)
+    return load(
+        environ=os.environ, home=common().home, config=file, flags=flags, sets=sets, without_key=True, role=role
+    )
 
 
 def _notes(notes: tuple[str, ...]) -> None:

@@ -4,15 +4,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.cli import key_input, key_options, key_print, show
+from deploy.cli import key_input, show
 from deploy.cli.common import client, common_options
 from deploy.cli.key_census import census
 from deploy.cli.key_file import export, import_
+from deploy.cli.key_init import init
 from deploy.cli.key_keysets import backup, keyset
 from deploy.cli.key_rotate import reencrypt, retire, rotate
 
 if TYPE_CHECKING:
-    from storage_service.keyring_wire import KeyringStatus, Mode
+    from storage_service.keyring_wire import KeyringStatus
 
 _HUMAN = frozenset({"unlock", "shares"})
 
@@ -20,35 +21,6 @@ _HUMAN = frozenset({"unlock", "shares"})
 @click.group()
 def key() -> None:
     """Make, unlock, lock, rotate and retire the keys behind the secrets."""
-
-
-@key.command()
-@key_options.recipients_options
-@click.option("--keyset-keys", type=click.IntRange(1, 32), default=1, metavar="N", help="Keys in each version [1].")
-@click.option("--again", is_flag=True, help="In the place of one whose keys got lost before it was used.")
-@common_options
-def init(
-    *, mode: "Mode | None", count: int | None, shares: tuple[int, int] | None, keyset_keys: int, again: bool
-) -> None:
-    """Make the first keys of a store, and print those for people, this once.
-
-    With --mode file the key file opens it, and the service starts unlocked. With unlock keys (any one opens) or shares
-    (some open together) it is locked now and after every start, until somebody unlocks it.
-    """
-    from storage_service.errors import Exists
-
-    said = key_options.wanted(mode, count, shares) or key_options.Wanted("unlock")
-    if said.mode == "machine":
-        raise click.UsageError("the first machine makes its keyring itself: strongroom machine init")
-    with client() as service:
-        try:
-            made = service.init_keyring(said.mode, total=said.total, needed=said.needed, keys=keyset_keys, again=again)
-        except Exists:
-            raise Exists("the store is initialized already; its keyring is kept") from None
-        state = service.keyring().state
-    key_print.new_keys(made, state=state)
-    if not show.as_json():
-        show.line(f"the service is {state}")
 
 
 @key.command()
@@ -123,5 +95,5 @@ def lock() -> None:
     show.done({"state": "locked"}, "the service is locked")
 
 
-for _command in (rotate, reencrypt, retire, census, keyset, backup, export, import_):
+for _command in (init, rotate, reencrypt, retire, census, keyset, backup, export, import_):
     key.add_command(_command)

@@ -1,5 +1,6 @@
 """How what was made for people to keep is shown: once, on standard output, with a warning beside it."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +12,11 @@ if TYPE_CHECKING:
 
 
 def new_keys(made: "NewKeys", **more: object) -> None:
-    """Print the keys that were made, and what to do with them; *more* goes into the document for programs."""
+    """Print the keys that were made, and what to do with them; *more* goes into the document for programs.
+
+    Raises:
+        OSError: they could not be written.
+    """
     keys = [key.reveal() for key in made.keys]
     if keys:
         click.echo(_warning(made), err=True)
@@ -20,6 +25,7 @@ def new_keys(made: "NewKeys", **more: object) -> None:
         return
     for number, key in enumerate(keys, 1):
         show.line(f"{number:>2}  {key}")
+    sys.stdout.flush()  # what is left in a buffer has not been shown
 
 
 def _warning(made: "NewKeys") -> str:

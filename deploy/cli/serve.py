@@ -23,7 +23,7 @@ def serve(*, role: str, file: Path | None, sets: dict[str, str], **options: Any)
     from deploy.serving import server
     from deploy.settings import load
 
-    settings = load(environ=os.environ, home=common().home, config=file, flags=flags_of(options), sets=sets)
+    settings = load(environ=os.environ, home=common().home, config=file, flags=flags_of(options), sets=sets, role=role)
     server.rehearse(settings)
     if role == server.Role.STORAGE:
         server.make_directories(settings)

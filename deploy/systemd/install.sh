@@ -1,25 +1,55 @@
 #!/bin/sh
 # Install Strongroom from this source tree on a machine that systemd runs, and start it. Run it as root; run it again to
-# install a newer tree. Keys and settings that are there stay as they are.
+# install a newer tree. Keys, settings and the store stay as they are. Each installation is a directory of its own beside
+# the link /opt/strongroom; the one before is kept, to go back to.
 set -eu
 umask 022
 cd "$(dirname "$0")/../.."
 [ "$(id -u)" -eq 0 ] || { echo "install.sh: only root can do this" >&2; exit 1; }
 
-python3 -m deploy.tools.make_venv /opt/strongroom requirements/build.txt requirements/run.txt --project .
-ln -sf /opt/strongroom/bin/strongroom /usr/local/bin/strongroom
+etc=/etc/strongroom
+before=$(readlink /opt/strongroom || :)
+now=/opt/strongroom-$(date +%Y%m%d-%H%M%S)
+
+echo "Installing into $now; this takes about a minute."
+python3 -m deploy.tools.make_venv "$now" requirements/build.txt requirements/run.txt --project .
 
 install -D -m 0644 deploy/systemd/strongroom.sysusers /etc/sysusers.d/strongroom.conf
 systemd-sysusers strongroom.conf
-
-mkdir -p /etc/strongroom
-[ -e /etc/strongroom/strongroom.toml ] || install -m 0644 deploy/systemd/strongroom.toml /etc/strongroom/
-/opt/strongroom/bin/python deploy/systemd/make_keys.py /etc/strongroom
+install -d -m 0755 $etc $etc/tls
+[ -e $etc/strongroom.toml ] || install -m 0644 deploy/systemd/strongroom.toml $etc/
+"$now/bin/python" -m deploy.first_start keys $etc
 
 install -m 0644 deploy/systemd/*.service deploy/systemd/*.socket /etc/systemd/system/
-systemctl daemon-reload
-systemctl enable --now strongroom-storage.socket strongroom-proxy.socket
-systemctl restart strongroom-storage.service strongroom-proxy.service
+install -D -m 0644 deploy/systemd/strongroom.logrotate /etc/logrotate.d/strongroom
 
-echo "Strongroom runs. Root can use it with: strongroom --home /etc/strongroom status"
-echo "Keep a copy of /etc/strongroom/secrets.key where the store's backups are not: without it they cannot be read."
+[ -L /opt/strongroom ] || rm -rf /opt/strongroom # an older installation, which was no link
+ln -sfn "$now" /opt/strongroom.new
+mv -T /opt/strongroom.new /opt/strongroom
+ln -sf /opt/strongroom/bin/strongroom /usr/local/bin/strongroom
+
+failed() {
+    {
+        echo "install.sh: $1"
+        [ -z "$before" ] || [ ! -d "$before" ] ||
+            echo "To go back: ln -sfn $before /opt/strongroom && systemctl restart strongroom-storage strongroom-proxy"
+    } >&2
+    exit 1
+}
+
+units="strongroom-storage.socket strongroom-proxy.socket strongroom-storage.service strongroom-proxy.service"
+systemctl daemon-reload
+# shellcheck disable=SC2086 # four words
+systemctl enable $units
+systemctl restart strongroom-storage.service strongroom-proxy.service || {
+    journalctl --no-pager --output=cat --lines=20 --unit=strongroom-storage --unit=strongroom-proxy >&2
+    failed "a service does not start; the lines above say why"
+}
+"$now/bin/python" -m deploy.first_start keyring $etc || failed "the service runs, and has no keys"
+
+for old in /opt/strongroom-[0-9]*; do
+    [ "$old" = "$now" ] || [ "$old" = "$before" ] || rm -rf "$old"
+done
+
+echo "Strongroom runs, now and after each boot. Root can use it with: strongroom --home $etc status"
+echo "What comes next (TLS, backups, logs, upgrades): docs/operating.md"

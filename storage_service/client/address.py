@@ -138,7 +138,11 @@ def read_home(home: StrPath) -> tuple[Address, Caller]:
     Raises:
         ConfigurationError: the file cannot be read, is no client.json, or others than its owner may read it.
     """
-    said = ClientFile.read(Path(home) / client_file.NAME)
+    return _read_file(Path(home) / client_file.NAME)
+
+
+def _read_file(path: Path) -> tuple[Address, Caller]:
+    said = ClientFile.read(path)
     address = Address(url=said.url) if said.socket is None else Address(socket=said.socket)
     return address, Caller(api_id=said.api_id, api_key=said.api_key)
 
@@ -146,14 +150,17 @@ def read_home(home: StrPath) -> tuple[Address, Caller]:
 def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
     """Return what the environment says.
 
-    ``STRONGROOM_HOME`` names a home; ``STRONGROOM_SOCKET`` or ``STRONGROOM_URL``, ``STRONGROOM_API_ID`` and
+    ``STRONGROOM_HOME`` names a home, ``STRONGROOM_CLIENT`` a ``client.json`` that is elsewhere (a relative path lies in
+    the home); ``STRONGROOM_SOCKET`` or ``STRONGROOM_URL``, ``STRONGROOM_API_ID`` and
     ``STRONGROOM_API_KEY`` say it directly, and win over the home. Each may end in ``_FILE`` and name a file instead.
 
     Raises:
         ConfigurationError: something is missing, said twice, or in a file that cannot be read.
     """
-    said = {name: _variable(environ, name) for name in ("HOME", "SOCKET", "URL", "API_ID", "API_KEY")}
-    home = read_home(said["HOME"]) if said["HOME"] else None
+    said = {name: _variable(environ, name) for name in ("HOME", "CLIENT", "SOCKET", "URL", "API_ID", "API_KEY")}
+    home = (
+        _read_file(Path(said["HOME"], said["CLIENT"] or client_file.NAME)) if said["HOME"] or said["CLIENT"] else None
+    )
     if said["SOCKET"] or said["URL"]:
         address = Address(socket=Path(said["SOCKET"])) if said["SOCKET"] else Address(url=said["URL"])
     elif home is not None:

@@ -66,6 +66,7 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
 
     keyring = _method(key_operations.keyring)
     init_keyring = _method(key_operations.init_keyring)
+    take_back_keyring = _method(key_operations.take_back_keyring)
     unlock = _method(key_operations.unlock)
     lock = _method(key_operations.lock)
     prepare_root = _method(key_operations.prepare_root)

@@ -59,6 +59,19 @@ def init_keyring(
     return _new_keys(decode((yield _post("/init", wanted)), keyring_wire.KeysMade))
 
 
+def take_back_keyring(root: str) -> Operation[None]:
+    """Undo `init_keyring`, whose keys could not be shown: the store has no keyring then.
+
+    Args:
+        root: the kid that `init_keyring` returned.
+
+    Raises:
+        NotFound: that root key is not in use.
+        InUse: something is encrypted under it.
+    """
+    yield _delete(f"/init/{segment(root)}")
+
+
 def unlock(text: str | Secret | None = None) -> Operation[None]:
     """Unlock the service, in all of its workers.
 

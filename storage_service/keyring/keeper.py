@@ -368,6 +368,11 @@ class Keeper:
             self._page.lock()
         self._drop()
 
+    def forget(self) -> None:
+        """Drop all keys, in every worker of the service: the store has no keyring any more, and is watched for one."""
+        self._page.lock(State.UNINITIALIZED)
+        self._drop()
+
     @property
     def wrong_keys(self) -> int:
         """How many there were since the last right one."""

@@ -67,6 +67,8 @@ def make(file: Path) -> RootKey:
     Raises:
         KeyFileUnusable: it cannot be made here.
     """
+    if file.is_symlink():
+        raise KeyFileUnusable(f"{file} is a symbolic link, and what it leads to would stay")
     remove(file)
     return rootkey.make(of(file))
 

@@ -1,7 +1,8 @@
 """A file that holds a key and is ours alone: how one is read, made and looked at, whatever key it holds.
 
 Whoever can read such a file has the key; so it is refused unless it is a plain file of ours or root's that nobody
-else can read or change. It is made once, whole or not at all, whatever number of workers try; nothing here ever
+else can read or change. A link of ours or root's is followed, for that is how Kubernetes hands files over, and what
+it leads to is judged. It is made once, whole or not at all, whatever number of workers try; nothing here ever
 replaces or removes one.
 
 All of this blocks on the disk; who calls it does so off the event loop.
@@ -37,13 +38,16 @@ class PrivateFile:
             KeyFileUnusable: it cannot be read, is no plain file, or is open to others.
         """
         try:
-            # O_NOFOLLOW: a link may lead to what others can write. O_NONBLOCK: a FIFO must not hang the start.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            named = os.lstat(path)
+            if stat.S_ISLNK(named.st_mode) and named.st_uid not in (os.geteuid(), 0):
+                raise KeyFileUnusable(f"{path} is another user's link; give the path of the {self.noun} itself")
+            # O_NONBLOCK: a FIFO must not hang the start.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
+            if path.is_symlink():
+                raise KeyFileUnusable(f"{path} is a symbolic link to nothing; put the {self.noun} there") from None
             raise KeyFileMissing(f"there is no {self.noun} at {path}") from None
         except OSError as error:
-            if path.is_symlink():
-                raise KeyFileUnusable(f"{path} is a symbolic link; give the path of the {self.noun} itself") from None
             raise self._unusable(path, "opened", error) from None
         try:
             self.check(path, os.fstat(descriptor), os.geteuid())

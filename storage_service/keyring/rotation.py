@@ -1,6 +1,7 @@
 """The first root key of a store, and the next one in the place of the one in use.
 
     initialize   a first root key: the document under it and the wraps for its recipients, in one commit
+    take_back    a first root key that nobody got to see is gone again, with the document, in one commit
     prepare      the next root key: wraps for its recipients beside those in use; the document tells of it
     confirm      its recipients have shown that they open it: the document is rewritten under it, in one commit
     abandon      what was prepared is dropped
@@ -24,7 +25,7 @@ from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 from models.secret import Secret
-from storage_service.backends.base import ABSENT, Backend, Change, Check, Conflict, Vacant
+from storage_service.backends.base import ABSENT, Backend, Change, Check, Conflict, Delete, Vacant
 from storage_service.errors import (
     Exists,
     Fate,
@@ -48,7 +49,7 @@ from storage_service.keyring.rootkey import RootKey
 from storage_service.keyring.unattended import KeyFile
 from storage_service.keyring.vault import Sealed
 
-__all__ = ["Made", "Recipients", "abandon", "confirm", "initialize", "prepare", "tidy"]
+__all__ = ["Made", "Recipients", "abandon", "confirm", "initialize", "prepare", "take_back", "tidy"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -110,6 +111,29 @@ async def initialize(
         raise _initialized() from None
     finally:
         root.wipe()
+
+
+async def take_back(store: Backend, root: str) -> None:
+    """Undo `initialize`: let *store* have no keyring, as nothing is encrypted under the one it has.
+
+    Args:
+        store: the store.
+        root: the kid of the root key that `initialize` made.
+
+    Raises:
+        NotFound: another root key is in use, or none.
+        InUse: something is encrypted under it.
+        Overtaken: somebody else changed the keyring or used it meanwhile; nothing was done.
+    """
+    sealed = await vault.read(store)
+    if sealed is None or sealed.root != root:
+        raise NotFound("that root key is not in use")
+    guards = await _unused(store)
+    gone = [Delete(wraps.name_of(root, wrap.recipient)) for wrap in await wraps.wraps_of(store, root)]
+    try:
+        await store.commit([Delete(NAME, expected=sealed.revision), *gone, *guards])
+    except Conflict:
+        raise Overtaken("somebody else changed the keyring or used it meanwhile") from None
 
 
 async def prepare(

@@ -1,6 +1,7 @@
 """Where the service is and who asks, from arguments, a home and the environment."""
 
 import json
+import os
 import ssl
 from pathlib import Path
 
@@ -87,6 +88,41 @@ def test_the_environment_wins_over_the_home(tmp_path: Path) -> None:
     assert read_environment(home | KEY)[1].api_id == "ci"
     assert str(read_environment(home | {"STRONGROOM_URL": "http://h:1"})[0]) == "http://h:1"
     assert read_environment(home | {"STRONGROOM_SOCKET": "/x"})[1].api_id == "local"
+
+
+def test_the_environment_names_a_client_file(tmp_path: Path) -> None:
+    """STRONGROOM_CLIENT is a client.json that lies elsewhere, as in a container; a relative one is a home's."""
+    file = home_at(tmp_path) / "client.json"
+
+    assert read_environment({"STRONGROOM_CLIENT": str(file)})[1].api_id == "local"
+    assert read_environment({"STRONGROOM_CLIENT": str(file), "STRONGROOM_HOME": "/nowhere"})[1].api_id == "local"
+    assert read_environment({"STRONGROOM_CLIENT": "client.json", "STRONGROOM_HOME": str(tmp_path)})[1].api_id == "local"
+    assert str(read_environment({"STRONGROOM_CLIENT": str(file), "STRONGROOM_SOCKET": "/x"})[0]) == "/x"
+
+
+@pytest.mark.parametrize(("mode", "owner", "taken"), [(0o440, 0, True), (0o440, 1, False), (0o640, 0, False)])
+def test_a_file_that_root_hands_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, owner: int, taken: bool
+) -> None:
+    """One of root's that a group may read is taken, as Kubernetes lays it, through its links; nobody else's is."""
+    folder = tmp_path / "..2026_11_30"
+    folder.mkdir()
+    home_at(folder, mode)
+    (tmp_path / "..data").symlink_to(folder.name)
+    (tmp_path / "client.json").symlink_to("..data/client.json")
+    real = os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        fields = list(real(descriptor)[:10])
+        fields[4] = owner
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    if taken:
+        assert read_home(tmp_path)[1].api_id == "local"
+    else:
+        with pytest.raises(ConfigurationError, match="chmod 600"):
+            read_home(tmp_path)
 
 
 def test_the_environment_names_files(tmp_path: Path) -> None:

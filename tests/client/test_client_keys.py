@@ -60,6 +60,7 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, object]
         key_operations.confirm_root(KID, "words"),
         *(b"", "POST", f"/root/{KID}", Effect.GUARDED, {"text": "words"}, None),
     ),
+    "take_back_keyring": (key_operations.take_back_keyring(KID), b"", "DELETE", f"/init/{KID}", WRITE, None, None),
     "abandon_root": (key_operations.abandon_root(KID), b"", "DELETE", f"/root/{KID}", WRITE, None, None),
     "list_keysets": (key_operations.list_keysets(), [], "GET", "/keysets", READ, None, []),
     "create_keyset": (

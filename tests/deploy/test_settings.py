@@ -1,6 +1,7 @@
 """What the operator says, from the places it can be said in."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -391,3 +392,27 @@ def test_every_setting_is_documented() -> None:
     documented = set(re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE))
 
     assert documented == {field.name for field in msgspec.structs.fields(settings.Keys)}
+
+
+@pytest.mark.parametrize("half", ["tls_certificate = 'c.pem'", "tls_key = 'k.pem'", "tls_client_ca = 'ca.pem'"])
+def test_half_of_tls_is_the_proxys_affair(home: Path, half: str) -> None:
+    """The proxy's unit may be told the other half: the service has no TLS, and starts; the proxy and a check refuse."""
+    assert load(home, half, role="storage").proxy.tls_certificate is None
+
+    for role in ("proxy", None):
+        with pytest.raises(ConfigurationError):
+            load(home, half, role=role)
+
+
+def test_a_client_file_that_only_root_reads(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are looked at by a user who may not see the API key, and a note says so; nothing starts like that."""
+    home.mkdir()
+    (home / "client.json").write_text("{}")
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "client.json" and real(path, mode))
+
+    looked_at = load(home, environ={}, without_key=True)
+
+    assert looked_at.notes == (f"{home}/client.json: this user cannot read it, so it was not looked at",)
+    with pytest.raises(ConfigurationError):
+        load(home, environ={})

@@ -3,7 +3,6 @@
 import os
 import resource
 import shlex
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +11,15 @@ import click
 import pytest
 
 from deploy.cli import strongroom
+from deploy.first_start import URL, make_keys
 from deploy.settings import Settings, load
-from deploy.systemd.make_keys import URL, make_keys
+from tests.deploy.running import PATIENCE, spawn
 from tests.deploy_units.programs import program
 from tests.deploy_units.unit_files import SERVICES, SYSTEMD, UNITS, environment, settings
+from tests.etcd_server import free_port
 
 STAND_IN = Path(sys.executable)  # any program that exists
+KEYLESS = {"STRONGROOM_HOME": "/nonexistent"}
 
 
 @pytest.fixture
@@ -160,19 +162,6 @@ def test_every_user_and_group_is_made() -> None:
     assert named == made
 
 
-def test_keys_are_made_once(tmp_path: Path) -> None:
-    """The keys are for their owner alone, and a second installation leaves them as they are."""
-    make_keys(tmp_path)
-    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-
-    make_keys(tmp_path)
-
-    assert first.keys() == {"secrets.key", "client.json"}
-    assert modes == {0o600}
-    assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-
-
 def test_the_installer_is_a_script_and_installs_what_is_there() -> None:
     """A shell can read install.sh, root can run it, and every file of the tree that it names exists."""
     script = SYSTEMD / "install.sh"
@@ -185,3 +174,76 @@ def test_the_installer_is_a_script_and_installs_what_is_there() -> None:
     ]
     assert named
     assert all(list(tree.glob(word)) for word in named)
+
+
+@pytest.mark.parametrize("role", ["storage", "proxy"])
+def test_a_stop_is_a_stop(role: str) -> None:
+    """A stopped service is not started by the next connection, and a crashed one is not held back by its socket."""
+    said = settings(f"strongroom-{role}.service")
+
+    assert said["PropagatesStopTo"] == [f"strongroom-{role}.socket"]
+    assert f"strongroom-{role}.socket" in said["Wants"]
+    assert "Requires" not in said
+    assert f"strongroom-{role}.socket" in said["After"][0].split()
+
+
+@pytest.mark.parametrize("role", ["storage", "proxy"])
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        ("wrokers = 3", "did you mean 'workers'"),
+        ("workers = 0", "workers"),
+        ('proxy_authenticators = [{ name = "none" }]', "none"),
+    ],
+)
+def test_wrong_settings_end_the_start_for_good(tmp_path: Path, role: str, mistake: str, says: str) -> None:
+    """A process with wrong settings says what is wrong and ends with a code after which its unit is not restarted."""
+    make_keys(tmp_path)
+    (tmp_path / "strongroom.toml").write_text(mistake)
+    final = settings(f"strongroom-{role}.service")["RestartPreventExitStatus"][0].split()
+    process = spawn("serve", role, "--home", tmp_path)
+
+    _, said = process.communicate(timeout=PATIENCE)
+
+    assert str(process.returncode) in final
+    assert says in said
+    assert len(said.splitlines()) == 1
+
+
+def test_what_may_mend_itself_is_tried_again(tmp_path: Path) -> None:
+    """A store that does not answer yet ends the service with another code, so that its unit starts it again."""
+    make_keys(tmp_path)
+    (tmp_path / "log").mkdir()
+    (tmp_path / "run").mkdir()
+    port = free_port()
+    said = settings("strongroom-storage.service")
+    process = spawn("serve", "storage", "--home", tmp_path, "--store", f"etcd://127.0.0.1:{port}/strongroom")
+
+    process.communicate(timeout=PATIENCE)
+
+    assert process.returncode != 0
+    assert str(process.returncode) not in said["RestartPreventExitStatus"][0].split()
+    assert said["Restart"] == ["on-failure"]
+
+
+def test_the_installer_lets_everything_start_at_boot() -> None:
+    """Every unit is enabled, and the keyring is made once the services have started."""
+    script = (SYSTEMD / "install.sh").read_text()
+    [units] = [line.partition("=")[2].strip('"') for line in script.splitlines() if line.startswith("units=")]
+
+    assert sorted(units.split()) == sorted(UNITS)
+    assert all("multi-user.target" in settings(unit)["WantedBy"][0] for unit in SERVICES)
+    acts = ["systemctl enable $units", "systemctl restart strongroom-storage.service", "deploy.first_start keyring"]
+    assert sorted(map(script.index, acts)) == list(map(script.index, acts))
+
+
+def test_the_audit_log_is_rotated_as_it_can_bear() -> None:
+    """Logrotate renames the file of the settings and nothing more: no file is made for it, none is copied and cut."""
+    text = (SYSTEMD / "strongroom.logrotate").read_text()
+    [name] = [line.removesuffix(" {") for line in text.splitlines() if line.endswith("{")]
+    words = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith("    ")}
+
+    assert Path(name) == load(environ=KEYLESS, config=SYSTEMD / "strongroom.toml", without_key=True).service.audit_log
+    assert words["su"] == [settings("strongroom-storage.service")["User"][0]] * 2
+    assert words.keys() >= {"nocreate", "delaycompress", "missingok"}
+    assert not words.keys() & {"create", "copytruncate", "postrotate", "nodelaycompress"}

@@ -13,7 +13,7 @@ import pytest
 from jwcrypto.jwk import JWK
 
 from storage_service.errors import KeyFileMissing, KeyFileUnusable, StartupError
-from storage_service.keyring import rootkey
+from storage_service.keyring import next_file, rootkey
 from storage_service.keyring.private_file import PrivateFile
 from storage_service.keyring.rootkey import RootKey
 from tests.keyring.racing import race
@@ -30,9 +30,13 @@ def file(path: Path, text: str | bytes = GOOD, mode: int = 0o600) -> None:
     path.chmod(mode)
 
 
-def linked(path: Path) -> None:
-    file(path.with_name("other"))
-    path.symlink_to("other")
+def linked(path: Path, mode: int = 0o400) -> None:
+    """Lay *path* out as Kubernetes does the files of a Secret: a link, to a link, to a folder that is replaced."""
+    folder = path.with_name("..2026_11_30")
+    folder.mkdir()
+    file(folder / path.name, mode=mode)
+    path.with_name("..data").symlink_to(folder.name)
+    path.symlink_to(f"..data/{path.name}")
 
 
 def folder_is_a_file(path: Path) -> None:
@@ -99,8 +103,8 @@ REFUSED: Final[dict[str, tuple[Callable[[Path], object], type[StartupError], str
     "a folder": (lambda path: path.mkdir(), KeyFileUnusable, "not a plain file"),
     "its folder a file": (folder_is_a_file, KeyFileUnusable, "cannot be opened: Not a directory"),
     "a pipe": (lambda path: os.mkfifo(path, 0o600), KeyFileUnusable, "not a plain file"),
-    "a link to a good file": (linked, KeyFileUnusable, "is a symbolic link"),
-    "a link to nowhere": (lambda path: path.symlink_to("nowhere"), KeyFileUnusable, "is a symbolic link"),
+    "a link to one that others read": (lambda path: linked(path, 0o644), KeyFileUnusable, "run: chmod 600"),
+    "a link to nowhere": (lambda path: path.symlink_to("nowhere"), KeyFileUnusable, "is a symbolic link to nothing"),
 }
 
 
@@ -200,17 +204,49 @@ def test_a_broken_file_is_not_replaced(tmp_path: Path, text: str) -> None:
     assert names_in(tmp_path) == ["secrets.key"]
 
 
-@pytest.mark.parametrize("target", ["elsewhere", "good"])
-def test_a_link_is_not_followed_to_make_one(tmp_path: Path, target: str) -> None:
-    """A link that somebody laid, to nowhere or to a file, is refused, and nothing is made where it leads."""
-    file(tmp_path / "good")
+def test_a_link_is_not_followed_to_make_one(tmp_path: Path) -> None:
+    """A link that somebody laid to nowhere is refused, and nothing is made where it leads."""
     path = tmp_path / "secrets.key"
-    path.symlink_to(target)
+    path.symlink_to("elsewhere")
 
     with pytest.raises(KeyFileUnusable, match="symbolic link"):
         rootkey.make(path)
 
-    assert names_in(tmp_path) == ["good", "secrets.key"]
+    assert names_in(tmp_path) == ["secrets.key"]
+
+
+def test_a_link_to_a_key_file_is_followed(tmp_path: Path) -> None:
+    """The files of a Kubernetes Secret are links; the one that is reached is the key, and making leaves it as it is."""
+    path = tmp_path / "secrets.key"
+    linked(path)
+
+    assert rootkey.read(path).reveal() == BITS
+    assert rootkey.make(path).reveal() == BITS
+    assert path.is_symlink()
+
+
+def test_another_users_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may lay a link beside ours could choose which of our keys is read; so the link must be ours or root's."""
+    path = tmp_path / "secrets.key"
+    linked(path)
+    laid = path.lstat()
+    fields = list(laid[:10])
+    fields[4] = os.geteuid() + 1  # st_uid
+    monkeypatch.setattr(os, "lstat", lambda _: os.stat_result(fields))
+
+    with pytest.raises(KeyFileUnusable, match="another user's link"):
+        rootkey.read(path)
+
+
+def test_a_rotation_makes_no_file_beside_a_link(tmp_path: Path) -> None:
+    """The old key would stay where the link leads; so no next file is made, and the link stays."""
+    path = tmp_path / "secrets.key"
+    linked(path)
+
+    with pytest.raises(KeyFileUnusable, match="what it leads to would stay"):
+        next_file.make(path)
+
+    assert names_in(tmp_path) == ["..2026_11_30", "..data", "secrets.key"]
 
 
 def test_no_folder_no_file(tmp_path: Path) -> None:

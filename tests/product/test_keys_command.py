@@ -1,22 +1,17 @@
 """``strongroom key`` as people and programs meet it: transcripts, at a terminal and away from one."""
 
 import asyncio
-import fcntl
 import json
-import os
 import re
-import select
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
 
 import pytest
 
@@ -24,6 +19,7 @@ from storage_service.backends import open_backend
 from storage_service.backends.base import Put
 from storage_service.client import StorageClient
 from tests.deploy.running import PATIENCE, ROOT, Done, Up, clean_environment, spawn, strongroom, up
+from tests.deploy.terminal import Terminal
 
 Run = Callable[..., Done]
 SR1 = re.compile(r"SR1(?:-[0-9A-Z]{1,5}){12}")
@@ -72,64 +68,6 @@ def client(running: Up, keys: list[str]) -> Iterator[StorageClient]:
         for name in "abcde":
             client.set_secret("db", name, f"value of {name}")
         yield client
-
-
-class Terminal:
-    """The command at a terminal of its own, and what stands on the screen."""
-
-    def __init__(self, home: Path, *arguments: str) -> None:
-        self._master, slave = os.openpty()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.cli", "--home", str(home), "key", *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            cwd=ROOT,
-            env=clean_environment(TERM="dumb", COLUMNS="400"),
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # so that it can be asked
-        )
-        os.close(slave)
-        self.screen = ""
-        self._seen = 0
-
-    def sees(self, text: str) -> None:
-        """Wait until *text* stands on the screen behind what was waited for before."""
-        deadline = time.monotonic() + PATIENCE
-        while text not in self.screen[self._seen :]:
-            assert self._more(deadline), self.screen
-        self._seen = self.screen.index(text, self._seen) + len(text)
-
-    def types(self, line: str) -> None:
-        """Type a line."""
-        os.write(self._master, line.encode() + b"\n")
-
-    def interrupts(self) -> None:
-        """Press Ctrl-C."""
-        os.write(self._master, b"\x03")
-
-    def ends(self) -> int:
-        """Wait for the end, and return the exit code."""
-        while self._more(time.monotonic() + PATIENCE):
-            pass
-        return self._process.wait(PATIENCE)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._master)  # whoever still reads there gets SIGHUP
-        self._process.wait(PATIENCE)
-
-    def _more(self, deadline: float) -> bool:
-        if not select.select([self._master], [], [], deadline - time.monotonic())[0]:
-            return False
-        try:
-            read = os.read(self._master, 65536)
-        except OSError:  # EIO: nobody has the other end open any more
-            return False
-        self.screen += read.decode().replace("\r\n", "\n")
-        return bool(read)
 
 
 def damage(home: Path, name: str) -> None:
@@ -223,7 +161,7 @@ def test_up_says_what_keeps_secrets_away(home: Path, made: bool, says: str) -> N
     waiting = clean_environment(STRONGROOM_AUTOGEN_ROOT_KEY="false")
     if made:
         with up(home, environ=waiting):
-            assert strongroom("--home", home, "key", "init").code == 0
+            assert strongroom("--home", home, "key", "init", "--mode", "unlock").code == 0
     process = spawn("up", "--home", home, "--listen", "127.0.0.1:0", environ=waiting)
     assert process.stdout is not None
     first = process.stdout.readline()

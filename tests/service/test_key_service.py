@@ -157,6 +157,7 @@ Act = Callable[[KeyService, Caller], Awaitable[object]]
 ACTS: dict[str, tuple[Act, str, str]] = {
     "status": (lambda keys, who: keys.status(who), "get", "keys"),
     "init": (lambda keys, who: keys.initialize(who, FILE), "put", "init"),
+    "take back": (lambda keys, who: keys.take_back(who, KID), "delete", f"init/{KID}"),
     "prepare": (lambda keys, who: keys.prepare_root(who, NewRoot(mode="file")), "put", "root"),
     "confirm": (lambda keys, who: keys.confirm_root(who, KID, None), "put", f"root/{KID}"),
     "abandon": (lambda keys, who: keys.abandon_root(who, KID), "delete", f"root/{KID}"),

@@ -99,7 +99,8 @@ class Reader:
             raise EstateRefused(f"{error}; or the token is no longer one") from error
 
     def _connected(self) -> Server:
-        token = read_token(self._token_file, os.environ, Path.home())
+        home = os.path.expanduser("~")  # noqa: PTH111  # which does not mind that a user has none
+        token = read_token(self._token_file, os.environ, Path(home))
         return Server(self._url, token, self._namespace, self._cacert, self._timeout)
 
     async def close(self) -> None:

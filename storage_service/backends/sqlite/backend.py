@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
-from urllib.parse import SplitResult, unquote
+from urllib.parse import SplitResult
 
 from storage_service.backends.base import (
     MAX_BATCH,
@@ -30,6 +30,7 @@ from storage_service.backends.base import (
 )
 from storage_service.backends.sqlite.file import BEYOND, STATE, connect_reader, make, unavailable
 from storage_service.backends.sqlite.writer import Writer
+from storage_service.backends.url import file_of
 from storage_service.errors import ConfigurationError
 
 BUSY_TIMEOUT: Final = 5.0  # seconds a commit waits for another process' transaction
@@ -85,7 +86,7 @@ class SqliteBackend:
         Raises:
             ConfigurationError: the path is not absolute, or an option is unknown or out of range.
         """
-        path = Path(unquote(url.path))
+        path = file_of(url.path)
         if url.netloc or url.fragment or not path.is_absolute() or "\x00" in str(path):
             raise ConfigurationError("an SQLite store is 'sqlite:' and the absolute path of a file on this machine")
         if unknown := options.keys() - {"busy_timeout", "history"}:

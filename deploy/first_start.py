@@ -1,0 +1,121 @@
+"""What is done once for a service that systemd or a container runs, in two steps, with the service started between.
+
+    python -m deploy.first_start keys DIRECTORY [--client DIRECTORY] [--socket PATH]
+    python -m deploy.first_start keyring DIRECTORY [--keys DIRECTORY]
+
+The first makes what the service is handed: the root key, ``secrets.key``, and the API key of proxy and command,
+``client.json``. The second makes the store's keyring for that root key, and says what is to be kept. Both can be run
+again: what is there stays. A store that was lost is not taken for a new one: a mark beside ``client.json`` says that
+there was one.
+"""
+
+import argparse
+import secrets
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from deploy.cli import exits
+from deploy.home import API_ID, API_KEY_BYTES, write_client, write_private
+from deploy.places import CLIENT
+from models.secret import Secret
+from storage_service.client import StorageClient
+from storage_service.client_file import ClientFile
+from storage_service.errors import ConfigurationError, Exists, StrongroomError, Unavailable
+from storage_service.keyring import rootkey
+from storage_service.keyring_wire import KeyringStatus
+
+URL: Final = "http://127.0.0.1:8000"  # strongroom-proxy.socket
+SOCKET: Final = Path("/run/strongroom/storage.sock")  # strongroom-storage.socket
+ROOT_KEY: Final = "secrets.key"
+MARK: Final = "initialized"  # holds the kid of the root key of the first keyring
+PATIENCE: Final = 60.0  # seconds for a service to begin
+
+
+def make_keys(directory: Path, client: Path | None = None, socket: Path = SOCKET) -> None:
+    """Make ``secrets.key`` in *directory* and ``client.json`` in *client* or there, mode 0600; none is replaced.
+
+    Raises:
+        KeyFileUnusable: the root key file cannot be made, or the one that is there is not to be used.
+    """
+    rootkey.make(directory / ROOT_KEY)
+    file = (client or directory) / CLIENT
+    if not file.exists():
+        write_client(ClientFile(URL, socket, API_ID, Secret(secrets.token_urlsafe(API_KEY_BYTES))), file)
+
+
+def make_keyring(directory: Path, patience: float = PATIENCE) -> str:
+    """Give the store a keyring that the service's root key file opens, if it has none; return the service's state.
+
+    Args:
+        directory: that of ``client.json``.
+        patience: seconds to wait for a service that does not listen yet.
+
+    Raises:
+        ConfigurationError: the store is empty, and it was not.
+        StrongroomError: as `StorageClient.init_keyring`.
+        Unavailable: nobody listens.
+    """
+    with StorageClient.from_home(directory) as service:
+        found = _when_it_listens(service, patience)
+        mark = directory / MARK
+        if found.state == "uninitialized":
+            if mark.exists():
+                raise ConfigurationError(
+                    f"the store is empty, and it was not (its root key was {mark.read_text().strip()}): see that the"
+                    " service has the right store, or restore a backup; to begin anew: strongroom key init"
+                )
+            with suppress(Exists):  # somebody else was faster
+                service.init_keyring("file")
+            found = service.keyring()
+        if found.root is not None and not mark.exists():
+            write_private(mark, f"{found.root}\n".encode())
+        return found.state
+
+
+def _when_it_listens(service: StorageClient, patience: float) -> KeyringStatus:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return service.keyring()
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+
+
+def _keep(directory: Path, keys: Path) -> str:
+    return (
+        f"Keep a copy of {keys / ROOT_KEY} where the copies of the store are not: without it nobody can read them, and"
+        " whoever has both can.\n"
+        f"{directory / CLIENT} holds an API key with all rights: keep it to yourself, it needs no copy."
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; return the exit code."""
+    parser = argparse.ArgumentParser(prog="first_start", description="Prepare the first start of a service.")
+    steps = parser.add_subparsers(dest="step", required=True)
+    keys = steps.add_parser("keys", help="make secrets.key and client.json, unless they are there")
+    keys.add_argument("directory", type=Path)
+    keys.add_argument("--client", type=Path, metavar="DIRECTORY", help="where client.json lies, if elsewhere")
+    keys.add_argument("--socket", type=Path, default=SOCKET, metavar="PATH", help=f"the service's [{SOCKET}]")
+    keyring = steps.add_parser("keyring", help="make the store's keyring, unless it has one")
+    keyring.add_argument("directory", type=Path, help="where client.json lies")
+    keyring.add_argument("--keys", type=Path, metavar="DIRECTORY", help="where secrets.key lies, if elsewhere")
+    said = parser.parse_args(arguments)
+    try:
+        if said.step == "keys":
+            make_keys(said.directory, said.client, said.socket)
+        else:
+            state = make_keyring(said.directory)
+            sys.stdout.write(f"The service is {state}.\n{_keep(said.directory, said.keys or said.directory)}\n")
+    except StrongroomError as error:
+        return exits.report(error)
+    return exits.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
