@@ -144,8 +144,10 @@ class AuditLog:
         self._crowded = len(group) > 1
         self._timer = self._loop.call_later(DEADLINE, self._expire, group)
         # The thread has to win the interpreter for each call it makes, so all but the write itself is done here.
+        self._hand_over(b"".join([line for line, _ in group]))
+
+    def _hand_over(self, data: bytes) -> None:
         replaced = self._replaced()
-        data = b"".join([line for line, _ in group])
         self._written = data if replaced else self._apart(data)
         self._groups.put((self._written, replaced))
 
@@ -153,8 +155,7 @@ class AuditLog:
         with contextlib.suppress(OSError):
             self._end = os.lseek(self._descriptor, 0, os.SEEK_CUR)
         if error is None and self._stuck():
-            self._written = b"\n" + self._written[: self._written.index(b"\n") + 1]
-            self._groups.put((self._written, False))
+            self._hand_over(self._written[: self._written.index(b"\n") + 1])
             return
         self._timer.cancel()
         group, self._writing = self._writing or [], None

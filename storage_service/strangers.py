@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from storage_service.errors import ServiceError
+from storage_service.errors import AuditUnavailable, ServiceError
 from storage_service.wire import MAX_CLAIMED, MAX_TOLD, Refusal
 
 PERIOD: Final = 1.0  # seconds that are told in one line
@@ -94,12 +94,25 @@ class Strangers:
         else:
             tally.add(refusal)
 
+    async def retry(self) -> None:
+        """Tell at once of those who could not be told of.
+
+        Raises:
+            AuditUnavailable: they still cannot.
+        """
+        if not self._telling and (due := self._due(float("inf"))):
+            self._begin(due)
+        if self._telling:
+            await asyncio.wait(set(self._telling))
+        if self.failing:
+            raise AuditUnavailable("those who are turned away cannot be recorded")
+
     async def close(self) -> None:
         """Tell of all that is counted, as far as it can be told."""
         if self._timer is not None:
             self._timer.cancel()
         if self._telling:
-            await asyncio.wait(self._telling)
+            await asyncio.wait(set(self._telling))
         await self._try(self._due(float("inf")))
 
     def _tally(self, refusal: Refusal) -> tuple[Key, Tally, bool]:

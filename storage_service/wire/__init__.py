@@ -7,7 +7,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -344,6 +344,15 @@ MAX_REFUSALS: Final = 128  # in one report
 MAX_REFUSALS_BODY: Final = 512 * 1024
 MAX_TOLD: Final = 256  # characters of a text that strangers sent, in the audit log
 MAX_CLAIMED: Final = 8  # names that strangers claimed, in one line of it
+
+
+_CLAIMED: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+
+
+def claimed_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the API id that a request's fields claim, if it can be one."""
+    given = next((value for name, value in headers if name in AUTH_ID_HEADERS), b"")
+    return given.decode("ascii") if _CLAIMED.fullmatch(given) else ""
 
 
 class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
