@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from storage_service import wire
-from tests.deploy.running import Up, credentials, put, through_proxy, up
+from tests.deploy.running import Up, up
+from tests.product.test_faults import credentials, put, through_proxy
 
 Line = dict[str, Any]
 OTHER = "127.0.0.9"  # an address of this machine that nobody else comes from
@@ -318,8 +319,8 @@ def test_a_tampered_key_record_leaves_a_line(tmp_path: Path) -> None:
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(running.socket)), base_url="http://socket") as client:
             key = client.post("/apikeys", json={"id": "real"}, headers=own).json()["key"]
             with closing(sqlite3.connect(running.home / "data" / "strongroom.db")) as store, store:
-                copied = "select 'system/access/apikeys/planted', value, revision from entry where name = ?"
-                store.execute(f"insert into entry (name, value, revision) {copied}", ("system/access/apikeys/real",))
+                copied = "select 'system/access/apikeys/planted', revision, value from entry where name = ?"
+                store.execute(f"insert into entry (name, revision, value) {copied}", ("system/access/apikeys/real",))
             answer = client.get("/secrets/a/b", headers={wire.ID_HEADER: "planted", wire.KEY_HEADER: key})
         lines = [json.loads(line) for line in (running.home / "log/audit.log").read_text().splitlines()]
 
