@@ -309,6 +309,33 @@ def test_a_terminal_shows_what_a_stranger_sent_as_escapes(rig: Rig) -> None:
     assert all(char.isprintable() for char in log.decode().replace("\n", ""))
 
 
+def test_no_password_is_tried_while_refusals_cannot_be_recorded(rig: Rig) -> None:
+    """With the log gone a wrong password is not judged, nor a right one; when it is back each guess is counted."""
+    log, away, address = rig.running.home / "log", rig.running.home / "away", "127.0.3.1"
+    with rig.proxy(basic("bob", "right"), address) as bob, rig.proxy(basic("bob", "wrong"), address) as guessing:
+        assert bob.get("/api/v0/hosts/").status_code == 200
+        log.rename(away)
+        guesses, end = 0, time.monotonic() + 15
+        # The report is tried at once, and the answer does not wait for it.
+        while (told := guessing.get("/api/v0/hosts/")).status_code == 403 and time.monotonic() < end:
+            guesses += 1
+        told_off = [told, guessing.get("/api/v0/hosts/"), bob.get("/api/v0/hosts/")]
+        away.rename(log)
+        after = bob.get("/api/v0/hosts/")
+
+    def counted() -> int:
+        found = rig.until(lambda line: line.get("from") == address and line["decision"] == "denied")
+        assert [line["claimed"] for line in found] == [["bob"]] * len(found)
+        return sum(line.get("count", 1) for line in found)
+
+    assert after.status_code == 200
+    assert {answer.json()["type"] for answer in told_off} == {"urn:strongroom:problem:audit-unavailable"}
+    end = time.monotonic() + 15
+    while counted() < guesses and time.monotonic() < end:
+        time.sleep(0.02)
+    assert counted() == guesses > 0
+
+
 # What was tampered with
 
 
