@@ -414,7 +414,9 @@ async def _in_batches(
         except Unavailable as error:
             if len(batch) == len(changes) or (error.fate is Fate.NOT_APPLIED and not answers):
                 raise
-            raise Unavailable(str(error), Fate.UNKNOWN) from error
+            of_all = Unavailable(str(error), Fate.UNKNOWN)
+            of_all.applied = len(answers)
+            raise of_all from error
         except ServiceError as error:
             error.applied = len(answers)
             raise
