@@ -6,6 +6,7 @@ request ──▶ AuthenticationManager ──▶ /api/v0/secrets…   Forwarder
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -18,7 +19,8 @@ from http_proxy.errors import FalconApp, Request, Response, answer_problem
 from http_proxy.forward import Forwarder
 from http_proxy.middleware import AuthenticationManager
 from http_proxy.openapi import DOCUMENT
-from http_proxy.request import forwarded, request_id_of
+from http_proxy.refusals import Refusals, Refused, why
+from http_proxy.request import forwarded, proof_of, request_id_of
 from http_proxy.resources import add_routes
 from http_proxy.resources.base import Storage, respond
 from storage_service import wire
@@ -44,16 +46,25 @@ class ProxyApp:
         """
         self._pool = Pool(Place(str(settings.socket)), settings.connections)
         self._storage = Storage(settings)
-        self._forward = Forwarder(self._pool, timeout=settings.timeout, connections=settings.connections)
+        self._refusals = Refusals(self._pool, settings)
+        proof = proof_of(settings)
+        self._forward = Forwarder(
+            self._pool,
+            timeout=settings.timeout,
+            connections=settings.connections,
+            proof=proof,
+            refused=self._refusals.note,
+        )
         self._rest = _falcon_app(self._pool, self._storage, notes)
-        authenticators = authn.make(settings.authenticators, self._pool)
-        self._door = AuthenticationManager(self._behind, authenticators, settings.self_auths)
+        authenticators = authn.make(settings.authenticators, self._pool, proof)
+        self._door = AuthenticationManager(self._behind, authenticators, settings.self_auths, self._refusals)
 
     async def open(self) -> None:
         """Open nothing: the service need not be there yet."""
 
     async def close(self) -> None:
-        """Close the connections to the service."""
+        """Close the connections to the service, when it was told who was refused."""
+        await self._refusals.close()
         self._pool.close()
         await self._storage.close()
 
@@ -66,11 +77,14 @@ class ProxyApp:
             return self._forward(exchange, path)
         known = request_id_of(exchange.request.fields)
         if exchange.request.length > wire.MAX_BODY:  # here: falcon awaits the beginning of a body first
-            answer_problem(exchange, TooLarge("the body is longer than it may be"), known)
+            error = TooLarge("the body is longer than it may be")
+            self._refusals.note(Refused(exchange, path, known, identity), why(error))
+            answer_problem(exchange, error, known)
             return None
         request_id = known.decode("ascii")
         sender = forwarded(exchange.client, exchange.scheme)
-        return exchange.asgi(self._rest, request_id=request_id, identity=identity, forwarded=sender)
+        refused = functools.partial(self._refusals.note, Refused(exchange, path, known, identity))
+        return exchange.asgi(self._rest, request_id=request_id, identity=identity, forwarded=sender, refused=refused)
 
 
 def create_app(settings: ProxySettings, notes: Callable[[], Sequence[str]] = tuple) -> ProxyApp:

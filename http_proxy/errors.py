@@ -12,6 +12,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from http_proxy.refusals import Why, why
 from models.errors import InvalidName, ValidationError
 from storage_service import wire
 from storage_service.errors import Internal, Invalid, ServiceError
@@ -70,6 +71,7 @@ async def _on_invalid_name(req: Request, resp: Response, error: InvalidName, par
 async def _on_rejected(req: Request, resp: Response, error: Rejected, params: dict[str, object]) -> None:
     del params
     resp.status = error.status
+    _note(req, Why(error.status, error.title))
     _fill_plain(req, resp, error.status, error.title)
 
 
@@ -90,14 +92,24 @@ async def _on_http_error(req: Request, resp: Response, error: falcon.HTTPError, 
     resp.status = error.status_code
     if error.headers:
         resp.set_headers(error.headers)
-    _fill_plain(req, resp, error.status_code, HTTPStatus(error.status_code).phrase)
+    phrase = HTTPStatus(error.status_code).phrase
+    _note(req, Why(error.status_code, phrase))
+    _fill_plain(req, resp, error.status_code, phrase)
 
 
 def _respond(req: Request, resp: Response, error: ServiceError) -> None:
     status, fields, body = wire.problem_response(error, _request_id(req))
     resp.status = status
+    _note(req, why(error))
     resp.set_headers([(name.decode("ascii"), value.decode("ascii")) for name, value in fields])
     _fill(resp, body)
+
+
+def _note(req: Request, reason: Why) -> None:
+    """Count what is refused here, for the audit log."""
+    refused = req.scope["state"].get("refused")
+    if refused is not None:
+        refused(reason)
 
 
 def _fill_plain(req: Request, resp: Response, status: int, title: str) -> None:

@@ -11,9 +11,10 @@ when the service has said that it wants it (``Expect: 100-continue``), so that n
 import asyncio
 import functools
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from http_proxy.refusals import Refused, Why, why
 from http_proxy.request import REQUEST_ID, forwarded, request_id, request_id_of
 from storage_service import wire
 from storage_service.client.pool import Connection, Pool, UpstreamError
@@ -65,10 +66,15 @@ class Forwarder:
         *,
         timeout: float,
         connections: int,
+        proof: bytes = b"",
+        refused: Callable[[Refused, Why], None] = lambda *_: None,
         prefix: str = wire.PROXIED_SECRETS_PATH,
         target: str = wire.SECRETS_PATH,
     ) -> None:
+        """Take the way to the service, the line that shows it the proxy, and what counts those who are refused here."""
         self._pool = pool
+        self._proof = proof
+        self._refused = refused
         self._timeout = timeout  # seconds, from the request's head to the answer's last byte
         self._uploads = asyncio.Semaphore(max(1, connections // _SHARE))
         self._batches = asyncio.Semaphore(max(1, connections // _SHARE))
@@ -78,7 +84,7 @@ class Forwarder:
 
     def __call__(self, exchange: Exchange, path: str) -> Coroutine[Any, Any, None] | None:
         """Forward one request for *path*, the plain one."""
-        way = _Way(exchange, asyncio.get_running_loop().time() + self._timeout)
+        way = _Way(exchange, asyncio.get_running_loop().time() + self._timeout, path, self._refused)
         request = exchange.request
         if request.method not in _METHODS:
             way.request_id = request_id_of(request.fields)
@@ -124,6 +130,7 @@ class Forwarder:
                 b"\r\nx-request-id: ",
                 way.request_id,
                 b"\r\n",
+                self._proof,
                 *lines,
             )
         )
@@ -303,11 +310,13 @@ class Forwarder:
 class _Way:
     """One request on its way."""
 
-    __slots__ = ("deadline", "exchange", "head", "request", "request_id")
+    __slots__ = ("_refused", "deadline", "exchange", "head", "path", "request", "request_id")
 
-    def __init__(self, exchange: Exchange, deadline: float) -> None:
+    def __init__(self, exchange: Exchange, deadline: float, path: str, refused: Callable[[Refused, Why], None]) -> None:
         self.exchange = exchange
         self.deadline = deadline
+        self.path = path
+        self._refused = refused
         self.request_id = b""
         self.head = b""
         self.request = b""
@@ -335,6 +344,7 @@ class _Way:
 
     def refuse(self, error: ServiceError) -> None:
         """Answer what is not forwarded, or came to nothing."""
+        self._refused(Refused(self.exchange, self.path, self.request_id), why(error))
         self.exchange.answer(*wire.problem_answer(error, self.request_id.decode("ascii")))
 
     def fail(self, error: UpstreamError) -> None:

@@ -4,12 +4,14 @@ A path is refused before anything else looks at it unless it is spelled in the g
 that is matched here is the path that everyone behind sees.
 """
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 from http_proxy.authn.base import Authenticator, Identity, Refused
 from http_proxy.errors import answer_problem
-from http_proxy.request import request_id_of
+from http_proxy.refusals import Refusals, why
+from http_proxy.refusals import Refused as Turned
+from http_proxy.request import forwarded, request_id_of
 from storage_service import wire
 from storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated, ServiceError
 from storage_service.wire.http1 import Exchange, Field
@@ -39,9 +41,15 @@ class AuthenticationManager:
     """
 
     def __init__(
-        self, behind: Behind, authenticators: Sequence[Authenticator], self_auths: Sequence[str] = ("/api/v0/secrets",)
+        self,
+        behind: Behind,
+        authenticators: Sequence[Authenticator],
+        self_auths: Sequence[str] = ("/api/v0/secrets",),
+        refusals: Refusals | None = None,
     ) -> None:
+        """Take what lies behind, who is asked in what order, what is passed by, and where refusals are counted."""
         self._behind = behind
+        self._refusals = refusals
         self._authenticators = tuple(authenticators)
         bare = tuple(prefix.rstrip("/") for prefix in self_auths)
         if not all(prefix.startswith("/") for prefix in bare):
@@ -56,38 +64,66 @@ class AuthenticationManager:
             path = read_path(request.path, API_ROOT)
             check_query(request.query)
         except Invalid as exc:
-            answer_problem(exchange, exc, request_id_of(request.fields))
+            request_id = request_id_of(request.fields)
+            self._note(Turned(exchange, request.path.decode("latin-1"), request_id), exc)
+            answer_problem(exchange, exc, request_id)
             return None
         if path.startswith(self._passed_below) or path in self._passed:
             return self._behind(exchange, path, None)
         return self._authenticated(exchange, path)
 
     async def _authenticated(self, exchange: Exchange, path: str) -> None:
-        fields = exchange.request.fields
         try:
-            identity = await self._identify(fields)
-        except ServiceError as exc:
+            identity = await self._identify(exchange)
+        except Unknown as unknown:
+            exc, request_id = unknown.error, request_id_of(exchange.request.fields)
+            self._note(Turned(exchange, path, request_id, claimed=unknown.claimed), exc)
             challenges = [a.challenge for a in self._authenticators if a.challenge is not None]
             asked = challenges if isinstance(exc, NotAuthenticated) else ()
-            answer_problem(exchange, exc, request_id_of(fields), asked)
+            answer_problem(exchange, exc, request_id, asked)
             return
         work = self._behind(exchange, path, identity)
         if work is not None:
             await work
 
-    async def _identify(self, headers: Sequence[Field]) -> Identity:
-        fields = _single(headers)
+    async def _identify(self, exchange: Exchange) -> Identity:
+        """Return who asks.
+
+        Raises:
+            Unknown: nobody, or it cannot be told who.
+        """
         try:
+            fields = _single(exchange.request.fields)
+            if self._refusals is not None and b"authorization" in fields:
+                await self._refusals.check()
+            fields[b"forwarded"] = forwarded(exchange.client, exchange.scheme).encode("ascii")
             for authenticator in self._authenticators:
                 identity = await authenticator.authenticate(fields)
                 if identity is not None:
                     return identity
-        except Refused:
-            raise Denied("the credentials are wrong") from None
-        raise NotAuthenticated("no credentials")
+        except Refused as refused:
+            denied = Denied("the credentials are wrong")
+            denied.told = refused.told
+            raise Unknown(denied, refused.claimed) from None
+        except ServiceError as error:
+            raise Unknown(error) from error
+        raise Unknown(NotAuthenticated("no credentials"))
+
+    def _note(self, turned: Turned, error: ServiceError) -> None:
+        if self._refusals is not None:
+            self._refusals.note(turned, why(error))
 
 
-def _single(headers: Sequence[Field]) -> Mapping[bytes, bytes]:
+class Unknown(Exception):
+    """Nobody who is known asks; *error* is the answer, *claimed* whom the credentials were to be of."""
+
+    def __init__(self, error: ServiceError, claimed: str = "") -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.claimed = claimed
+
+
+def _single(headers: Sequence[Field]) -> dict[bytes, bytes]:
     """Return *headers* by name; credentials that stand twice are two claims, and which one holds is not guessed.
 
     Raises:

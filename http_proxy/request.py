@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from storage_service import wire
+from storage_service.config import ProxySettings
 
 REQUEST_ID: Final = wire.REQUEST_ID_HEADER.lower().encode()
 
@@ -21,6 +22,11 @@ def request_id(given: bytes | None) -> bytes:
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the id of the request with *headers*: its own, or a new one."""
     return request_id(next((value for name, value in headers if name == REQUEST_ID), None))
+
+
+def proof_of(settings: ProxySettings) -> bytes:
+    """Return the line of a request's head that shows the service that it comes from the proxy."""
+    return f"{wire.PROXY_HEADER.lower()}: {settings.api_id}:{settings.api_key.reveal()}\r\n".encode()
 
 
 @lru_cache(maxsize=1024)

@@ -212,6 +212,11 @@ class ApiKeys:
         return known
 
 
+def claimed(key_id: str | None) -> list[str]:
+    """Return *key_id*, if it can be one, as what a stranger claims to be."""
+    return [key_id] if key_id is not None and _ID.fullmatch(key_id) is not None else []
+
+
 def _is_path(entry: str) -> bool:
     """Whether *entry* is one of SimplePathAuthz: a slash and a name, perhaps with the mark for "exactly" behind it."""
     if not entry.startswith("/"):

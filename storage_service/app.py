@@ -6,18 +6,20 @@ request ──▶ who asks? ──▶ /secrets…   the raw endpoint of Custodia
 
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import falcon
 import falcon.asgi
 
 from storage_service import authn, head, resources, wire
+from storage_service.apikeys import claimed
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
 from storage_service.bootstrap import Page, Parts, build, no_old_place
 from storage_service.config import ReadThroughSettings, ServiceSettings
 from storage_service.custodia import SecretsEndpoint
 from storage_service.errors import (
+    AuditUnavailable,
     Denied,
     Internal,
     Invalid,
@@ -27,8 +29,10 @@ from storage_service.errors import (
     ServiceError,
     TooLarge,
 )
+from storage_service.head import Head
 from storage_service.read_through import OldPlace
 from storage_service.service import Caller
+from storage_service.strangers import bounded
 from storage_service.wire import SECRETS_PATH
 from storage_service.wire.http1 import Exchange, Gone
 from storage_service.wire.http1 import allowed as allowed_methods
@@ -83,26 +87,29 @@ class StorageApp:
         parts = self._parts
         assert parts is not None  # noqa: S101  # nothing is accepted before `open` is done
         request = exchange.request
+        caller: Caller | None = None
+        path = _as_sent(request.path)
         request_id = "-"
         try:
             try:
                 fields = head.read(request.fields, parts.head_fields)
-            except Invalid:
+            except Invalid as error:
                 request_id = head.request_id_of(request.fields)  # a proxy takes no answer that goes by another
+                await self._turn_away(exchange, Head(request_id), path, error)
                 raise
             request_id = fields.request_id or "-"
-            path = read_path(request.path)
-            check_query(request.query)
-            if path in OPEN_PATHS:
+            fault: Invalid | None = None
+            try:
+                path = read_path(request.path)
+                check_query(request.query)
+            except Invalid as error:
+                fault = error
+            if fault is None and path in OPEN_PATHS:
                 await exchange.asgi(self._rest)
                 return
-            peer = exchange.peer
-            try:
-                principal = await authn.authenticate(parts.authenticators, fields, peer)
-            except (NotAuthenticated, Denied) as error:
-                await parts.service.refuse(request_id, request.method.decode(), path, str(error), peer)
-                raise
-            caller = Caller(principal, request_id, peer, fields.on_behalf_of)
+            caller = await self._identified(exchange, fields, path, fault)
+            if fault is not None:
+                raise fault
             if path.startswith(_BELOW_SECRETS) or path == SECRETS_PATH:
                 await self._secrets(exchange, path=path, caller=caller, head=fields)
             elif request.length > wire.MAX_BODY:
@@ -113,13 +120,76 @@ class StorageApp:
             if isinstance(error, Internal):
                 # Told in full already: a traceback would add nothing but places where a value could hide.
                 log.error("request %s: %s", request_id, error)  # noqa: TRY400
+            await self._end(exchange, caller, path, error)
             exchange.answer(*wire.problem_answer(error, request_id))
         except Gone:
             raise
         except Exception:
             # Without the traceback's locals; the types of this project keep secrets out of what remains.
             log.exception("request %s: unexpected error", request_id)
-            exchange.answer(*wire.problem_answer(Internal("unexpected"), request_id))
+            unexpected = Internal("unexpected")
+            await self._end(exchange, caller, path, unexpected, expected=False)
+            exchange.answer(*wire.problem_answer(unexpected, request_id))
+
+    async def _identified(self, exchange: Exchange, fields: Head, path: str, fault: Invalid | None) -> Caller:
+        """Return who calls; whoever is nobody is recorded, and told *fault* first where the request has one.
+
+        Raises:
+            ServiceError: nobody, or it cannot be told who.
+        """
+        parts = self._parts
+        assert parts is not None  # noqa: S101
+        address: str | None = None
+        through_proxy = False
+        try:
+            through_proxy = fields.proxy is not None and await parts.proxy.shown(fields.proxy)
+            if through_proxy:
+                address = authn.address_in(fields.forwarded or "")
+            principal = await authn.authenticate(parts.authenticators, fields, exchange.peer)
+        except ServiceError as error:
+            await self._turn_away(exchange, fields, path, fault or error, address)
+            raise fault or error from None
+        spoken_for = authn.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
+        return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
+
+    async def _turn_away(
+        self, exchange: Exchange, fields: Head, path: str, error: ServiceError, address: str | None = None
+    ) -> None:
+        """Record that somebody was turned away of whom nothing is known but where he is, and what he claims.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        parts = self._parts
+        assert parts is not None  # noqa: S101
+        await parts.service.turn_away(
+            wire.Refusal(
+                request=fields.request_id or "-",
+                action=exchange.request.method.decode(),
+                name=bounded(path),
+                reason=str(error),
+                decision="refused" if isinstance(error, Invalid) else _told(error),
+                claimed=claimed(fields.auth_id),
+                address=address,
+                peer=exchange.peer._asdict() if exchange.peer else None,
+            )
+        )
+
+    async def _end(
+        self, exchange: Exchange, caller: Caller | None, path: str, error: ServiceError, *, expected: bool = True
+    ) -> None:
+        """Record what became of the request of *caller*; where that cannot be, the answer is what it is all the same.
+
+        That it was begun is on record, and a write that may have been done must not be answered as one that was not.
+        """
+        if caller is None:
+            return
+        assert self._parts is not None  # noqa: S101
+        method = exchange.request.method.decode()
+        try:
+            await self._parts.service.end(caller, error, method, path, expected=expected)
+        except AuditUnavailable as unavailable:
+            log.error("request %s: its outcome (%s) is not recorded: %s", caller.request_id, error.code, unavailable)  # noqa: TRY400
 
 
 def create_app(
@@ -156,3 +226,13 @@ async def _translate(_: Request, __: Response, error: falcon.HTTPError, ___: dic
         listed = allowed.get("Allow", "") if isinstance(allowed, dict) else dict(allowed).get("Allow", "")
         raise MethodNotAllowed("no such method on this path", allowed_methods(listed.split(", "))) from None
     raise Invalid("the request is malformed") from None
+
+
+def _as_sent(path: bytes) -> str:
+    """Return a *path* that may be unreadable, for the audit log."""
+    return path.decode("latin-1")
+
+
+def _told(error: ServiceError) -> Literal["denied", "failed"]:
+    """Return whether *error* says that somebody is nobody here, or that this cannot be told."""
+    return "denied" if isinstance(error, Denied | NotAuthenticated) else "failed"

@@ -3,11 +3,15 @@
     {"time":"2026-11-22T09:30:00.123456Z","request":"9f…","principal":"apikey:ci","action":"get",
      "name":"secrets/hosts/10.0.0.7","decision":"allowed","peer":{"pid":812,"uid":990,"gid":990}}
 
-*decision* is ``allowed``, ``denied`` or ``failed`` (allowed, but the stored value did not open); *reason* says why
-for the last two; *for* names whom a proxy spoke for. There is no field that could hold a value.
+*decision* is ``allowed``; or ``denied`` (not within these credentials, or they are wrong), or ``refused`` (no request
+that could be decided on). An act that was allowed and came to nothing has a second line, ``failed``, or ``unknown``
+where nobody can tell what became of it. *reason* says why, *for* names whom the proxy spoke for, *from* is the network
+address that the proxy told. Of strangers a line stands for *count* of them, who *claimed* to be these (`strangers`).
+There is no field that could hold a value; what does not print is escaped.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import queue
@@ -21,12 +25,14 @@ from typing import Final
 import msgspec
 
 from storage_service.errors import AuditUnavailable
+from storage_service.printable import printable
 
 DEADLINE: Final = 5.0  # seconds a line may take to reach the disk before its act is refused
+KEPT: Final = 1024**3  # bytes at most that strangers leave free on the disk of the log: a tenth of it, if that is less
 LINGER: Final = 0.001  # seconds a group waits for more while several callers are at work (PostgreSQL's commit_delay)
 
 
-class AuditRecord(msgspec.Struct, omit_defaults=True, rename={"for_": "for"}):
+class AuditRecord(msgspec.Struct, omit_defaults=True, rename={"for_": "for", "from_": "from"}):
     """One act: who, what, on which name, and the decision."""
 
     request: str
@@ -37,6 +43,9 @@ class AuditRecord(msgspec.Struct, omit_defaults=True, rename={"for_": "for"}):
     reason: str | None = None
     for_: str | None = None
     peer: dict[str, int] | None = None
+    from_: str | None = None
+    claimed: list[str] = []
+    count: int = 1
 
 
 class AuditLog:
@@ -45,6 +54,10 @@ class AuditLog:
     One thread writes, so that the event loop never waits for the disk. Several processes may append to one file:
     each group is one ``write`` to a descriptor opened with O_APPEND. When the file was renamed or removed behind the
     service's back (log rotation, an accident), the next group goes to a new file of the same path.
+
+    A full disk cuts lines off, ours or another process's. Nothing is said to be recorded that stands behind such a
+    piece: a group begins with a line break where the file does not end in one, and if another was cut off in between,
+    the line that stuck to it is written once more.
     """
 
     def __init__(self, path: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
@@ -54,11 +67,14 @@ class AuditLog:
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writing: list[tuple[bytes, asyncio.Future[None]]] | None = None
         self._groups: queue.SimpleQueue[tuple[bytes, bool] | None] = queue.SimpleQueue()
+        self._written = b""  # what was given to the thread last
+        self._size = 0  # of the file, when that was given
         self._thread: threading.Thread | None = None
         self._crowded = False
         self._descriptor = -1
         self._place: tuple[int, int] | None = None  # device and inode of the file that is open
-        self._torn = False  # the last write stopped inside a line
+        self._end = 0  # where our last write ended
+        self._torn = False  # it was cut off
 
     def open(self) -> None:
         """Open the file for appending, and start its thread. Called on the event loop that will append.
@@ -93,6 +109,8 @@ class AuditLog:
         """
         stamp = self._now().isoformat(timespec="microseconds").removesuffix("+00:00").encode()
         line = b"".join([b'{"time":"%sZ",%s\n' % (stamp, self._encode(record)[1:]) for record in records])
+        if not line.isascii() or b"\x7f" in line:
+            line = b"".join([printable(each.decode()).encode() + b"\n" for each in line.split(b"\n")[:-1]])
         future = self._loop.create_future()
         if self._thread is None:
             future.set_exception(AuditUnavailable("the audit log is closed"))
@@ -101,6 +119,14 @@ class AuditLog:
         if self._writing is None and len(self._waiting) == 1:
             self._begin_soon()
         return future
+
+    def has_room(self) -> bool:
+        """Whether strangers may go on filling the disk: so much is kept from them as is told by `KEPT`."""
+        try:
+            disk = os.statvfs(self._path.parent)
+        except OSError:
+            return True  # the write itself says what is wrong
+        return disk.f_bavail * disk.f_frsize >= min(KEPT, disk.f_blocks * disk.f_frsize // 10)
 
     def _begin_soon(self) -> None:
         # A caller alone goes when the callbacks that are ready now have run; where the last group was of several, it
@@ -118,9 +144,19 @@ class AuditLog:
         self._crowded = len(group) > 1
         self._timer = self._loop.call_later(DEADLINE, self._expire, group)
         # The thread has to win the interpreter for each call it makes, so all but the write itself is done here.
-        self._groups.put((b"".join([line for line, _ in group]), self._replaced()))
+        self._hand_over(b"".join([line for line, _ in group]))
+
+    def _hand_over(self, data: bytes) -> None:
+        replaced = self._replaced()
+        self._written = data if replaced else self._apart(data)
+        self._groups.put((self._written, replaced))
 
     def _end_group(self, error: OSError | None) -> None:
+        with contextlib.suppress(OSError):
+            self._end = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+        if error is None and self._stuck():
+            self._hand_over(self._written[: self._written.index(b"\n") + 1])
+            return
         self._timer.cancel()
         group, self._writing = self._writing or [], None
         if self._waiting:
@@ -149,7 +185,25 @@ class AuditLog:
             named = self._path.stat()
         except OSError:
             return True
+        self._size = named.st_size
         return (named.st_dev, named.st_ino) != self._place
+
+    def _apart(self, data: bytes) -> bytes:
+        """Return *data*, behind a line break where the file, which has just been looked at, does not end in one."""
+        if self._size == self._end:  # nobody wrote since, and we know how we ended
+            return b"\n" + data if self._torn else data
+        return data if self._ends_a_line(self._size) else b"\n" + data
+
+    def _stuck(self) -> bool:
+        """Whether what was just written stands behind another process's line that was cut off meanwhile."""
+        start = self._end - len(self._written)
+        return start != self._size and self._written[:1] != b"\n" and not self._ends_a_line(start)
+
+    def _ends_a_line(self, place: int) -> bool:
+        try:
+            return place <= 0 or os.pread(self._descriptor, 1, place - 1) in (b"\n", b"")
+        except OSError:
+            return False  # in doubt
 
     # What follows runs on the writer thread alone.
 
@@ -170,29 +224,27 @@ class AuditLog:
             replacement = self._open()
             os.close(self._descriptor)
             self._descriptor = replacement
-        if self._torn:
-            data = b"\n" + data  # what was cut off stays a line of its own
+            if self._torn:
+                data = b"\n" + data
         written = os.write(self._descriptor, data)
-        if written < len(data):
-            self._torn = True
-            os.write(self._descriptor, data[written:])  # raises with the reason the first one stopped
-        self._torn = False
+        self._torn = written < len(data)
+        if self._torn:
+            os.write(self._descriptor, b"\n")  # raises what stopped the first; else the piece is a line of its own
+            self._torn = False
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _open(self) -> int:
         # A write returns when it is on disk; and nothing waits for somebody to read from a pipe.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_DSYNC | os.O_NONBLOCK
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_DSYNC | os.O_NONBLOCK
         descriptor = os.open(self._path, flags, 0o600)
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):  # a device or a pipe takes everything, and keeps nothing
             os.close(descriptor)
             raise OSError(errno.EINVAL, "it is no regular file")
         self._place = found.st_dev, found.st_ino
-        if found.st_size:
-            with self._path.open("rb") as written:
-                written.seek(found.st_size - 1)
-                self._torn = written.read(1) != b"\n"
-        else:
-            self._torn = False
+        self._end = found.st_size
+        self._torn = found.st_size > 0 and os.pread(descriptor, 1, found.st_size - 1) != b"\n"
+        if not found.st_size:
             directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(directory)  # a new file's name must outlive a crash, too

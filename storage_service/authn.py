@@ -3,14 +3,22 @@
 Custodia's rule over them: the first that says *wrong* ends the request, and at least one must say *who*.
 """
 
+import asyncio
+import hmac
+import re
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from typing import Final, Protocol
 
 from storage_service.apikeys import ApiKeys
 from storage_service.authz.base import Principal
 from storage_service.errors import Denied, NotAuthenticated
 from storage_service.head import Head
 from storage_service.wire.http1 import Peer
+
+BELIEVED: Final = 1.0  # seconds that a key which was shown as the proxy's is not looked at again
+_FOR = re.compile(r'for=(?:"\[([0-9a-f:.]{2,45})\]"|([0-9.]{7,15}));proto=https?', re.ASCII)
+_WHOM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]{0,127}", re.ASCII)
 
 
 class Authenticator(Protocol):
@@ -79,3 +87,45 @@ async def authenticate(authenticators: tuple[Authenticator, ...], head: Head, pe
     if principal is None:
         raise NotAuthenticated("no credentials")
     return principal
+
+
+class Proxy:
+    """Who is believed about the network: whoever shows the proxy's own key, on each request, beside the caller's.
+
+    All others may say what they like in ``Forwarded``, and whom they act for: none of it is written down.
+    """
+
+    def __init__(self, keys: ApiKeys, key_id: str) -> None:
+        """Take what knows API keys, and the id of the proxy's."""
+        self.principal: Final = f"apikey:{key_id}"
+        self._keys = keys
+        self._known = ""
+        self._until = 0.0
+
+    async def shown(self, proof: str) -> bool:
+        """Whether *proof* is the proxy's.
+
+        Raises:
+            Unavailable, Undecipherable: as `ApiKeys.authenticate`.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._until and hmac.compare_digest(proof.encode(), self._known.encode()):
+            return True
+        key_id, _, key = proof.partition(":")
+        principal = await self._keys.authenticate(key_id, key)
+        if principal is None or principal.id != self.principal:
+            return False
+        self._known, self._until = proof, now + BELIEVED
+        return True
+
+
+@lru_cache(maxsize=1024)
+def address_in(forwarded: str) -> str | None:
+    """Return the network address in a ``Forwarded`` of the proxy's; None where it has none to tell."""
+    found = _FOR.fullmatch(forwarded)
+    return None if found is None else found[1] or found[2]
+
+
+def whom_in(on_behalf_of: str | None) -> str | None:
+    """Return whom the proxy says that it acts for, if that can be somebody."""
+    return on_behalf_of if on_behalf_of is not None and _WHOM.fullmatch(on_behalf_of) is not None else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from storage_service import head
 from storage_service.apikeys import ApiKeys
 from storage_service.audit import AuditLog
-from storage_service.authn import Authenticator, SimpleAuthKeys, SimpleCredsAuth
+from storage_service.authn import Authenticator, Proxy, SimpleAuthKeys, SimpleCredsAuth
 from storage_service.authz.base import Decider
 from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, WholeReach
 from storage_service.backends import open_backend
@@ -43,6 +43,7 @@ class Parts:
 
     service: Service
     authenticators: tuple[Authenticator, ...]
+    proxy: Proxy
     head_fields: head.Table
     store: Backend
     scheme: str
@@ -118,6 +119,7 @@ async def build(
             await backend.open()
         deciders = (Reach(), *map(_decider, settings.authorizers))
         large_answers = LargeAnswers()
+        proxy = Proxy(keys, settings.proxy_id or settings.api_id)
         service = Service(
             secrets=secrets,
             routing=routing,
@@ -125,10 +127,13 @@ async def build(
             deciders=deciders,
             audit=audit,
             large_answers=large_answers,
+            proxy=proxy.principal,
         )
+        stack.push_async_callback(service.close)
         return Parts(
             service=service,
             authenticators=tuple(_authenticator(each, keys) for each in settings.authenticators),
+            proxy=proxy,
             head_fields=_head_fields(settings.authenticators),
             store=store,
             scheme=settings.store.partition(":")[0],

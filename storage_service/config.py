@@ -57,6 +57,7 @@ class ServiceSettings:
     )
     api_id: str  # the key that platform services and the operator's command use
     api_key: Secret
+    proxy_id: str | None = None  # the API id of the proxy, which alone is believed about the network; None: *api_id*
     socket_mode: int = 0o660
     autogen_root_key: bool = True
     machine_key: Path | None = None  # this machine's own key pair; used if the file is there

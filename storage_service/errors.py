@@ -16,6 +16,8 @@ class ServiceError(StrongroomError):
     """Base of all answers that are not the thing asked for. Texts never contain what the caller sent."""
 
     code: ClassVar[str] = "internal"
+    told = False  # it is an answer of the service, which has recorded it
+    applied = 0  # how many of several writes are done all the same, of the first of them
 
 
 class Invalid(ServiceError):

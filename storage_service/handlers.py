@@ -31,7 +31,17 @@ from storage_service.backends.base import (
     Vacant,
     not_applied,
 )
-from storage_service.errors import Changed, Exists, Fate, Internal, Invalid, NotFound, TooLarge, Unavailable
+from storage_service.errors import (
+    Changed,
+    Exists,
+    Fate,
+    Internal,
+    Invalid,
+    NotFound,
+    ServiceError,
+    TooLarge,
+    Unavailable,
+)
 from storage_service.turns import Turns
 from storage_service.wire import MAX_SECRET
 
@@ -394,6 +404,7 @@ async def _in_batches(
 
     Raises:
         Unavailable: where there are several batches, its fate speaks of them all.
+        ServiceError: of *act*; it says how many of the changes are *applied* all the same.
     """
     answers: list[T] = []
     while left := changes[len(answers) :]:
@@ -403,5 +414,10 @@ async def _in_batches(
         except Unavailable as error:
             if len(batch) == len(changes) or (error.fate is Fate.NOT_APPLIED and not answers):
                 raise
-            raise Unavailable(str(error), Fate.UNKNOWN) from error
+            of_all = Unavailable(str(error), Fate.UNKNOWN)
+            of_all.applied = len(answers)
+            raise of_all from error
+        except ServiceError as error:
+            error.applied = len(answers)
+            raise
     return answers

@@ -20,6 +20,7 @@ class Head(NamedTuple):
     if_none_match: str | None = None
     forwarded: str | None = None
     on_behalf_of: str | None = None
+    proxy: str | None = None
 
     def __repr__(self) -> str:
         return f"<Head of request {self.request_id}>"
@@ -38,6 +39,7 @@ _TABLE: Final[Table] = {
     b"if-none-match": _PLACES["if_none_match"],
     wire.FORWARDED_HEADER.lower().encode(): _PLACES["forwarded"],
     wire.ON_BEHALF_HEADER.lower().encode(): _PLACES["on_behalf_of"],
+    wire.PROXY_HEADER.lower().encode(): _PLACES["proxy"],
     **dict.fromkeys(wire.AUTH_ID_HEADERS, _PLACES["auth_id"]),
     **dict.fromkeys(wire.AUTH_KEY_HEADERS, _PLACES["auth_key"]),
 }

@@ -32,7 +32,8 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
         ("/", Ping(service)),
         ("/livez", Alive()),
         ("/readyz", Ready(parts)),
-        ("/whoami", Self()),
+        ("/whoami", Self(service)),
+        (wire.REFUSALS_PATH, Report(service)),
         ("/status", StatusPage(parts)),
         (wire.STORAGE_PATH + "/save", Save(service)),
         (wire.STORAGE_PATH + "/get", Get(service)),
@@ -83,9 +84,15 @@ class Ready:
 class Self:
     """Whom the service takes the caller for."""
 
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
     async def on_get(self, req: Request, resp: Response) -> None:
-        """Tell the principal and its reach."""
-        principal = caller(req).principal
+        """Tell the principal and its reach; where the proxy asks, the act that it asks for is recorded, not this."""
+        asking = caller(req)
+        if not asking.through_proxy:
+            await self._service.note(asking, Action.GET, "system/whoami")
+        principal = asking.principal
         answer(
             req,
             resp,
@@ -103,6 +110,7 @@ class StatusPage:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell it; nothing here is secret, but strangers are not told either."""
+        await self._parts.service.note(caller(req), Action.GET, "system/status")
         ring = self._parts.keeper.current
         answer(
             req,
@@ -214,7 +222,24 @@ class Handlers:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List the handlers, without their configuration."""
+        await self._service.note(caller(req), Action.LIST, "system/handlers")
         answer(req, resp, self._service.handlers())
+
+
+class Report:
+    """What the proxy turned away itself."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Record it."""
+        said = await body(req, wire.Refusals, wire.MAX_REFUSALS_BODY)
+        if len(said.refusals) > wire.MAX_REFUSALS:
+            raise Invalid(f"a report is of at most {wire.MAX_REFUSALS} refusals")
+        await self._service.take_report(caller(req), said.refusals)
+        resp.status = falcon.HTTP_204
+        answer(req, resp, None)
 
 
 class ApiKeyCollection:

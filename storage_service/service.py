@@ -1,14 +1,14 @@
 """The one door: every act on a record is decided, recorded, and only then done.
 
 What cannot be recorded is not done, and nothing is answered before its record is on disk: a read may run while its
-record is being written, a write begins after. The audit line says what was decided; a value that does not open adds
-a second line, ``failed``, with the reason that no caller is told.
+record is being written, a write begins after. The audit line says what was decided. Of what was allowed and came to
+nothing a second line says so (`Door.end`), ``failed`` or ``unknown``, with the reason, which no caller is told in full.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
 from models import Model, names
@@ -21,22 +21,27 @@ from storage_service.authz.base import Action, Decider, Principal
 from storage_service.authz.paths import UserNameSpace, covers, decide
 from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Page, Put, Vacant
 from storage_service.errors import (
+    AuditUnavailable,
     Changed,
     Denied,
     Exists,
+    Fate,
     Invalid,
     NoContainer,
     NotEmpty,
     NotFound,
+    ServiceError,
     TooLarge,
+    Unavailable,
     Undecipherable,
 )
 from storage_service.handlers import Handler, KeyPage, RecordPage, Stored
 from storage_service.large_answers import LargeAnswers, Turn
 from storage_service.overlay import Closed, Discreet
 from storage_service.routing import Routing
+from storage_service.strangers import UNKNOWN, Strangers, bounded
 from storage_service.turns import Turns
-from storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED, HandlerInfo
+from storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED, MAX_CLAIMED, HandlerInfo, Refusal, problem_of
 from storage_service.wire.http1 import Peer
 
 T = TypeVar("T")
@@ -54,6 +59,12 @@ class Caller:
     request_id: str
     peer: Peer | None = None
     on_behalf_of: str | None = None
+    address: str | None = None  # on the network, where the proxy told it
+    through_proxy: bool = False
+    allowed: "tuple[Act, ...]" = field(
+        default=(), repr=False
+    )  # what this request was allowed and is not known to have done
+    ended: bool = False  # it is recorded that it came to nothing, and why
 
 
 class Reference(NamedTuple):
@@ -146,14 +157,31 @@ class Door:
             Denied: one of them is out of reach; those that are were recorded.
             AuditUnavailable: it cannot be recorded.
         """
-        await self.permit_each(caller, [Act(action, name) for name in wanted])
+        if not wanted:
+            await self.note(caller, action, "")
+        else:
+            await self.permit_each(caller, [Act(action, name) for name in wanted])
 
     async def permit_each(self, caller: Caller, acts: Sequence[Act]) -> None:
         """Let *caller* do all of *acts*, or none of them; as `permit`."""
         denied = [act for act in acts if not decide(self._deciders, caller.principal, act.action, act.name)]
-        await self._audit.append(*_records(caller, denied or acts, "denied" if denied else "allowed"))
         if denied:
+            await self._deny(caller, denied)
             raise Denied("outside what these credentials reach")
+        await self._audit.append(*_records(caller, acts, "allowed"))
+        caller.allowed += tuple(acts)
+
+    async def deny(self, caller: Caller, action: Action, name: str, reason: str) -> None:
+        """Record that an act is refused that `permit` might allow.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        await self._deny(caller, [Act(action, name)], reason)
+
+    async def _deny(self, caller: Caller, acts: Sequence[Act], reason: str | None = None) -> None:
+        await self._audit.append(*_records(caller, acts, "denied", reason))
+        caller.ended = True
 
     async def expect(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
         """Refuse, and record that, what `permit` would refuse; nothing is recorded of what is still to be permitted.
@@ -177,7 +205,8 @@ class Door:
             await self.permit_each(caller, acts)  # says no, and records it
         if len(acts) > MANY:
             await asyncio.sleep(0)
-        recorded = self._audit.append(*_records(caller, acts, "allowed"))
+        recorded = self._audit.append(*_records(caller, acts or [Act(action, "")], "allowed"))
+        caller.allowed += tuple(acts)
         try:
             return await read()
         except Undecipherable as error:
@@ -193,16 +222,51 @@ class Door:
             AuditUnavailable: it cannot be recorded.
         """
         await self._audit.append(*_records(caller, [Act(action, name)], "failed", reason))
+        caller.ended = True
 
-    async def refuse(self, request_id: str, action: str, name: str, reason: str, peer: Peer | None) -> None:
-        """Record that somebody unknown was turned away.
+    async def note(self, caller: Caller, action: Action, name: str) -> None:
+        """Record an act that nobody who is known is refused.
 
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
-        await self._audit.append(
-            AuditRecord(request_id, "unknown", action, name, "denied", reason, None, peer._asdict() if peer else None)
-        )
+        await self._audit.append(*_records(caller, [Act(action, name)], "allowed"))
+
+    async def end(self, caller: Caller, error: ServiceError, method: str, path: str, *, expected: bool = True) -> None:
+        """Record that a request came to nothing, unless it has been recorded.
+
+        What it was allowed failed; where nobody can tell what became of a write, that is said. Where nothing was
+        decided on yet, the request itself is refused.
+
+        Args:
+            caller: whose request it is.
+            error: what it is answered with.
+            method: of the request.
+            path: as it was read; as it was sent, where it cannot be.
+            expected: it is an error of ours; of others nobody can tell how far a write had come.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        if caller.ended or isinstance(error, AuditUnavailable):
+            return
+        caller.ended = True
+        reason = f"{error.code}: {error}"
+        if caller.allowed:
+            acts = list(dict.fromkeys(caller.allowed))
+            unknown = not expected and any(act.action in (Action.PUT, Action.DELETE) for act in acts)
+            await self._audit.append(*_records(caller, acts, "unknown" if unknown else _outcome(error), reason))
+            return
+        decision = "denied" if isinstance(error, Denied) else "failed" if problem_of(error).status == 500 else "refused"
+        await self._audit.append(_record(caller, method, bounded(path), decision, reason))
+
+    async def turned_away(self, refusals: Sequence[Refusal]) -> None:
+        """Record those who were turned away, as they were counted.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        await self._audit.append(*map(_record_of, refusals))
 
 
 class Service:
@@ -217,14 +281,24 @@ class Service:
         deciders: Sequence[Decider],
         audit: AuditLog,
         large_answers: LargeAnswers | None = None,
+        proxy: str = "",
     ) -> None:
-        """Take the parts; *secrets* must be an encrypting backend, which the bootstrap sees to."""
+        """Take the parts; *secrets* must be an encrypting backend, which the bootstrap sees to.
+
+        *proxy* is the principal that may report whom it turned away.
+        """
         self.large_answers: Final = large_answers or LargeAnswers()
         self._secrets = secrets
         self._routing = routing
         self._keys = keys
         self._door = Door(deciders, audit)
+        self._strangers = Strangers(self._door.turned_away, audit.has_room)
+        self._proxy = proxy
         self._namespaces = [decider for decider in deciders if isinstance(decider, UserNameSpace)]
+
+    async def close(self) -> None:
+        """Write down who was counted and not told yet."""
+        await self._strangers.close()
 
     # Secrets
 
@@ -253,6 +327,7 @@ class Service:
         """
         check_distinct(wanted)
         if not wanted:
+            await self._door.note(caller, Action.GET, ROOT)
             yield Values([], {}, large=False)
             return
         async with AsyncExitStack() as stack:
@@ -380,9 +455,10 @@ class Service:
         await self._door.permit(caller, Action.PUT, [record.record_name for record in records])
         saved: dict[int, Stored[Model]] = {}
         for handler, places in _by_handler(handlers):
-            stored = await handler.save_many(
-                [records[place] for place in places], [expected[place] for place in places]
-            )
+            with _done(caller, [Act(Action.PUT, records[place].record_name) for place in places]):
+                stored = await handler.save_many(
+                    [records[place] for place in places], [expected[place] for place in places]
+                )
             saved.update(zip(places, stored, strict=True))
         return [saved[place] for place in range(len(records))]
 
@@ -427,12 +503,14 @@ class Service:
             Denied, Invalid, Changed, Unavailable, AuditUnavailable
         """
         handlers = [self._routing.handler_of(model, reference.source) for reference in wanted]
-        await self._door.permit(caller, Action.DELETE, [_name_of(model, reference) for reference in wanted])
+        full = [_name_of(model, reference) for reference in wanted]
+        await self._door.permit(caller, Action.DELETE, full)
         removed: dict[int, bool] = {}
         for handler, places in _by_handler(handlers):
-            were_there = await handler.delete_many(
-                model, [wanted[place].key for place in places], [expected[place] for place in places]
-            )
+            with _done(caller, [Act(Action.DELETE, full[place]) for place in places]):
+                were_there = await handler.delete_many(
+                    model, [wanted[place].key for place in places], [expected[place] for place in places]
+                )
             removed.update(zip(places, were_there, strict=True))
         return [removed[place] for place in range(len(wanted))]
 
@@ -481,10 +559,12 @@ class Service:
         Raises:
             Denied, Invalid, Exists, Unavailable, AuditUnavailable
         """
-        await self._door.permit(caller, Action.PUT, [_key_name(key_id)])
-        reach = caller.principal
+        name, reach = _key_name(key_id), caller.principal
+        await self._door.expect(caller, Action.PUT, [name])
         if not (set(actions) <= reach.actions and all(covers(reach.paths, path) for path in paths)):
+            await self._door.deny(caller, Action.PUT, name, "it would reach further than the key that makes it")
             raise Denied("a key reaches no further than the key that makes it")
+        await self._door.permit(caller, Action.PUT, [name])
         return await self._keys.create(key_id, paths, actions)
 
     async def list_keys(self, caller: Caller) -> list[tuple[str, ApiKeyRecord]]:
@@ -501,20 +581,51 @@ class Service:
         Raises:
             Denied, Invalid, NotFound, Unavailable, AuditUnavailable
         """
-        await self._door.permit(caller, Action.DELETE, [_key_name(key_id)])
+        name = _key_name(key_id)
+        await self._door.expect(caller, Action.DELETE, [name])
         if key_id == caller.principal.name:
+            await self._door.deny(caller, Action.DELETE, name, "a key does not revoke itself")
             raise Invalid("a key does not revoke itself")
+        await self._door.permit(caller, Action.DELETE, [name])
         await self._keys.revoke(key_id)
 
     # Decide, record, act
 
-    async def refuse(self, request_id: str, action: str, name: str, reason: str, peer: Peer | None) -> None:
-        """Record that somebody unknown was turned away.
+    async def turn_away(self, refusal: Refusal) -> None:
+        """Record that somebody unknown was turned away, with the others of a second.
 
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
-        await self._door.refuse(request_id, action, name, reason, peer)
+        await self._strangers.turn_away(refusal)
+
+    async def take_report(self, caller: Caller, refusals: Sequence[Refusal]) -> None:
+        """Record whom the proxy turned away: strangers with the others, those it knew line by line.
+
+        Raises:
+            Denied: *caller* is not the proxy.
+            AuditUnavailable: it cannot be recorded.
+        """
+        if caller.principal.id != self._proxy:
+            raise Denied("that is the proxy's to tell")
+        known = [refusal for refusal in refusals if refusal.principal != UNKNOWN]
+        if known:
+            await self._door.turned_away(known)
+        for refusal in refusals:
+            if refusal.principal == UNKNOWN:
+                await self._strangers.turn_away(refusal)
+
+    async def end(self, caller: Caller, error: ServiceError, method: str, path: str, *, expected: bool = True) -> None:
+        """Record that a request of *caller* came to nothing, as `Door.end`."""
+        await self._door.end(caller, error, method, path, expected=expected)
+
+    async def note(self, caller: Caller, action: Action, name: str) -> None:
+        """Record an act that nobody who is known is refused.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        await self._door.note(caller, action, name)
 
     async def allow(self, caller: Caller, action: Action, name: str) -> None:
         """Decide and record an act that has no record of its own behind it (the ping, a status).
@@ -571,21 +682,64 @@ def _name_of(model: type[Model], reference: Reference) -> str:
         raise Invalid("a primary key is not valid", ((model.primary_key, str(error)),)) from None
 
 
+@contextmanager
+def _done(caller: Caller, acts: Sequence[Act]) -> Iterator[None]:
+    """Do *acts* inside: those that are done are none of those of *caller* that a later error is told of."""
+    done = len(acts)
+    try:
+        yield
+    except ServiceError as error:
+        done = error.applied
+        raise
+    except BaseException:
+        done = 0
+        raise
+    finally:
+        finished = set(acts[:done])
+        caller.allowed = tuple(act for act in caller.allowed if act not in finished)
+
+
+def _outcome(error: ServiceError) -> str:
+    """Return what an act that was allowed came to."""
+    if isinstance(error, Denied):
+        return "denied"
+    if isinstance(error, Unavailable):
+        return {Fate.UNKNOWN: "unknown", Fate.APPLIED: "allowed", Fate.NOT_APPLIED: "failed"}[error.fate]
+    return "failed"
+
+
 def _records(caller: Caller, acts: Sequence[Act], decision: str, reason: str | None = None) -> list[AuditRecord]:
-    peer = None if caller.peer is None else caller.peer._asdict()
-    return [
-        AuditRecord(
-            caller.request_id,
-            caller.principal.id,
-            action.value,
-            name,
-            decision,
-            reason,
-            caller.on_behalf_of,
-            peer,
-        )
-        for action, name in acts
-    ]
+    return [_record(caller, action.value, name, decision, reason) for action, name in acts]
+
+
+def _record(caller: Caller, action: str, name: str, decision: str, reason: str | None) -> AuditRecord:
+    return AuditRecord(
+        caller.request_id,
+        caller.principal.id,
+        action,
+        name,
+        decision,
+        reason,
+        caller.on_behalf_of,
+        None if caller.peer is None else caller.peer._asdict(),
+        caller.address,
+    )
+
+
+def _record_of(refusal: Refusal) -> AuditRecord:
+    return AuditRecord(
+        refusal.request,
+        bounded(refusal.principal),
+        bounded(refusal.action),
+        bounded(refusal.name),
+        refusal.decision,
+        bounded(refusal.reason),
+        None,
+        refusal.peer,
+        None if refusal.address is None else bounded(refusal.address),
+        [bounded(each) for each in refusal.claimed[:MAX_CLAIMED]],
+        refusal.count,
+    )
 
 
 def _key_name(key_id: str) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
+from storage_service import wire
+
 DEADLINE = 15.0  # seconds for anything a test waits for
 
 
@@ -166,11 +168,15 @@ class Exchange:
 
 @dataclass
 class ScriptedService:
-    """A service whose every answer is a script; without one it reads the request and says 200."""
+    """A service whose every answer is a script; without one it reads the request and says 200.
+
+    What the proxy tells beside of whom it refused is taken without the script, and kept apart.
+    """
 
     path: Path
     script: Script | None = None
     heard: list[Message] = field(default_factory=list)
+    told: list[Message] = field(default_factory=list)  # reports of refusals
     connections: int = 0
     most_at_once: int = 0
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -221,6 +227,11 @@ class ScriptedService:
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         exchange = Exchange(await read_head(reader), reader, writer)
+        if exchange.head.target == wire.REFUSALS_PATH:
+            self.told.append(Message(exchange.head.first, exchange.head.fields, await exchange.body()))
+            exchange.answer(204, b"")
+            await writer.drain()
+            return exchange.keep
         if self.script is None:
             body = await exchange.body()
             exchange.answer()

@@ -15,14 +15,19 @@ from typing import Any, Final
 import msgspec
 from gunicorn.glogging import Logger
 
+from storage_service.printable import printable
+
 _BREAK = re.compile(r"\s*\n\s*")
 # What gunicorn puts before the reason why an application did not start.
 _STARTUP: Final = re.compile(r"^ASGI lifespan startup failed: Lifespan startup failed: ")
 
 
 def message_of(record: logging.LogRecord) -> str:
-    """Return the record's text on one line: a line break in it would be another line of the log."""
-    return _BREAK.sub(" | ", _STARTUP.sub("", record.getMessage()).strip())
+    """Return the record's text on one line: a line break in it would be another line of the log.
+
+    What does not print is escaped: whoever reads the log on a terminal is not to be steered by what strangers sent.
+    """
+    return printable(_BREAK.sub(" | ", _STARTUP.sub("", record.getMessage()).strip()))
 
 
 class NoAccessLog(Logger):
@@ -53,7 +58,7 @@ class Plain(logging.Formatter):
         """Return the line."""
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         line = f"{when}.{record.msecs:03.0f} {record.levelname} {record.name}[{record.process}] {message_of(record)}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return f"{line}\n{_traceback(self, record)}" if record.exc_info else line
 
 
 class Json(logging.Formatter):
@@ -70,8 +75,13 @@ class Json(logging.Formatter):
             "message": message_of(record),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = _traceback(self, record)
         return msgspec.json.encode(line).decode()
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    assert record.exc_info is not None  # noqa: S101  # or there is none
+    return "\n".join(map(printable, formatter.formatException(record.exc_info).split("\n")))
 
 
 def configuration(log_format: str, level: str, *, tls: bool = False) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import errno
 import functools
-import ipaddress
 import logging
 import os
 import signal
@@ -28,6 +27,7 @@ from deploy.serving.handshakes import Failures
 from deploy.serving.limits import Ledger, Limits, raise_descriptors
 from deploy.serving.signals import SERVING
 from storage_service.errors import StrongroomError
+from storage_service.strangers import network_of
 
 BOOT_ERROR: Final = 3  # the exit code upon which gunicorn's master ends the server instead of forking another
 FIRST_TELLS: Final = 5.0  # seconds for the first worker of a start to say why it failed, and to end the others
@@ -226,7 +226,7 @@ class Door:
         accepted.setblocking(False)
         peer = peer_of(accepted)
         client = "" if peer is not None else str(address[0])
-        counted = _network(client) if peer is None else f"uid {peer.uid}"
+        counted = network_of(client) if peer is None else f"uid {peer.uid}"
         if not server.ledger.enter(counted):
             accepted.close()
             return
@@ -255,18 +255,6 @@ class Door:
             accepted.close()
         finally:
             connection.handshake = None
-
-
-def _network(client: str) -> str:
-    """Return whom a connection from *client* counts for: of IPv6, a whole /64, since one host has all of it."""
-    try:
-        address = ipaddress.ip_address(client.partition("%")[0])
-    except ValueError:
-        return client
-    if isinstance(address, ipaddress.IPv4Address):
-        return client
-    mapped = address.ipv4_mapped
-    return str(mapped) if mapped is not None else address.exploded[:19]
 
 
 async def _unless(told: asyncio.Event, opening: Coroutine[Any, Any, None]) -> bool:

@@ -11,7 +11,7 @@ from storage_service.errors import ConfigurationError
 
 
 class _Configurable(Protocol):
-    def from_options(self, options: Mapping[str, str], pool: Pool) -> Authenticator:
+    def from_options(self, options: Mapping[str, str], pool: Pool, proof: bytes) -> Authenticator:
         """Return the authenticator that *options* describe."""
 
 
@@ -21,8 +21,10 @@ AUTHENTICATORS: Final[Mapping[str, _Configurable]] = {
 }
 
 
-def make(wanted: Sequence[tuple[str, Mapping[str, str]]], pool: Pool) -> tuple[Authenticator, ...]:
+def make(wanted: Sequence[tuple[str, Mapping[str, str]]], pool: Pool, proof: bytes = b"") -> tuple[Authenticator, ...]:
     """Return the authenticators that (name, options) pairs describe, in their order. Does no I/O.
+
+    *proof* is the line of a request's head that shows the service that the proxy asks.
 
     Raises:
         ConfigurationError: a name is unknown, or its options are not its own.
@@ -30,4 +32,4 @@ def make(wanted: Sequence[tuple[str, Mapping[str, str]]], pool: Pool) -> tuple[A
     for name, _ in wanted:
         if name not in AUTHENTICATORS:
             raise ConfigurationError(f"no authenticator {name!r}; there are {', '.join(AUTHENTICATORS)}")
-    return tuple(AUTHENTICATORS[name].from_options(options, pool) for name, options in wanted)
+    return tuple(AUTHENTICATORS[name].from_options(options, pool, proof) for name, options in wanted)

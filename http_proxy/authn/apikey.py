@@ -25,11 +25,13 @@ class ApiKeyAuthenticator:
 
     challenge: str | None = wire.CHALLENGE
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, proof: bytes = b"") -> None:
+        """Take the way to the service, and the line that shows it that the proxy asks."""
         self._pool = pool
+        self._proof = proof
 
     @classmethod
-    def from_options(cls, options: Mapping[str, str], pool: Pool) -> Self:
+    def from_options(cls, options: Mapping[str, str], pool: Pool, proof: bytes) -> Self:
         """Return the authenticator that a configuration describes; there is nothing to describe.
 
         Raises:
@@ -37,7 +39,7 @@ class ApiKeyAuthenticator:
         """
         if options:
             raise ConfigurationError("the authenticator apikey takes no options")
-        return cls(pool)
+        return cls(pool, proof)
 
     async def authenticate(self, headers: Mapping[bytes, bytes]) -> Identity | None:
         """Return whom the service takes the caller for.
@@ -55,8 +57,9 @@ class ApiKeyAuthenticator:
         try:
             status, body = await self._pool.fetch(
                 # Forwarded: the proxy asks for somebody else, so that its being a local process must not count.
-                b"GET /whoami HTTP/1.1\r\nhost: strongroom\r\nforwarded: for=unknown\r\n"
-                b"custodia-auth-id: %b\r\ncustodia-auth-key: %b\r\n\r\n" % (api_id, api_key),
+                b"GET /whoami HTTP/1.1\r\nhost: strongroom\r\nforwarded: %b\r\n%b"
+                b"custodia-auth-id: %b\r\ncustodia-auth-key: %b\r\n\r\n"
+                % (headers.get(b"forwarded", b"for=unknown"), self._proof, api_id, api_key),
                 asyncio.get_running_loop().time() + TIMEOUT,
             )
         except UpstreamError as exc:
@@ -64,7 +67,7 @@ class ApiKeyAuthenticator:
         if status != 200:
             error = wire.error_of(status, body)
             if isinstance(error, Denied | NotAuthenticated):
-                raise Refused
+                raise Refused(told=True)
             raise error
         try:
             principal = msgspec.json.decode(body, type=wire.WhoAmI).principal

@@ -25,6 +25,12 @@ class Identity:
 class Refused(Exception):
     """The credentials were for this authenticator, and they are wrong; the chain ends here."""
 
+    def __init__(self, claimed: str = "", *, told: bool = False) -> None:
+        """Take whom they *claimed* to be of, if that can be somebody; *told*: the service said so, and recorded it."""
+        super().__init__()
+        self.claimed = claimed
+        self.told = told
+
 
 class Authenticator(Protocol):
     """One way of knowing a caller."""
@@ -33,6 +39,8 @@ class Authenticator(Protocol):
 
     async def authenticate(self, headers: Mapping[bytes, bytes]) -> Identity | None:
         """Return who calls, or None where the headers (names in lower case) hold nothing for this authenticator.
+
+        Among them are ``Forwarded`` and ``X-Request-ID`` as the proxy itself says them, never as the client did.
 
         Raises:
             Refused: they do, and it is wrong.

@@ -100,13 +100,13 @@ class BasicAuthenticator:
         self._executor: ThreadPoolExecutor | None = None  # made on first use, after any fork
 
     @classmethod
-    def from_options(cls, options: Mapping[str, str], pool: Pool) -> Self:
+    def from_options(cls, options: Mapping[str, str], pool: Pool, proof: bytes) -> Self:
         """Return the authenticator that a configuration describes: ``filepath``, the users file.
 
         Raises:
             ConfigurationError: the options are not these.
         """
-        del pool
+        del pool, proof
         if set(options) != {"filepath"}:
             raise ConfigurationError("the authenticator basic takes one option: filepath")
         return cls(Path(options["filepath"]))
@@ -128,7 +128,7 @@ class BasicAuthenticator:
         if user is None or users.remembered.get(digest, 0.0) < self._clock():
             claimed = user or users.someone(digest)
             if claimed is None or not await self._check(digest, claimed.hash, password) or user is None:
-                raise Refused
+                raise Refused(name if _USER.fullmatch(name) else "")
             if len(users.remembered) >= MAX_REMEMBERED:
                 users.remembered.clear()
             users.remembered[digest] = self._clock() + REMEMBERED

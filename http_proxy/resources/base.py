@@ -33,6 +33,7 @@ class Storage:
             connections=settings.connections,
             retries=RETRIES,
         )
+        self._proof = f"{settings.api_id}:{settings.api_key.reveal()}"
         self._changing = asyncio.Lock()
 
     def for_caller(self, req: Request) -> AsyncStorageClient:
@@ -48,6 +49,7 @@ class Storage:
         headers = {
             wire.FORWARDED_HEADER: req.scope["state"]["forwarded"],
             wire.REQUEST_ID_HEADER: req.scope["state"]["request_id"],
+            wire.PROXY_HEADER: self._proof,
         }
         if identity.api_id is not None and identity.api_key is not None:
             return self._client.acting_for(api_id=identity.api_id, api_key=identity.api_key, headers=headers)

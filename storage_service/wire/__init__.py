@@ -7,7 +7,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -53,6 +53,7 @@ REQUEST_ID_HEADER: Final = "X-Request-ID"
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)  # what a caller may send; else it gets a new one
 FORWARDED_HEADER: Final = "Forwarded"  # RFC 7239; the proxy always sets it, and who carries it is no local peer
 ON_BEHALF_HEADER: Final = "Strongroom-On-Behalf-Of"  # whom the proxy's own credentials speak for; audit only
+PROXY_HEADER: Final = "Strongroom-Proxy"  # <id>:<key> of the proxy, on all that it sends: who shows it is believed
 
 JSON: Final = "application/json"
 OCTET_STREAM: Final = "application/octet-stream"
@@ -186,6 +187,12 @@ def error_of(status: int, body: bytes) -> errors.ServiceError:
         problem = msgspec.json.decode(body, type=dict[str, object])
     except msgspec.DecodeError:
         problem = {}
+    error = _error_of(status, problem)
+    error.told = True
+    return error
+
+
+def _error_of(status: int, problem: Mapping[str, object]) -> errors.ServiceError:
     code = str(problem.get("type", "")).removeprefix(_TYPE_PREFIX)
     row = PROBLEMS.get(code) or next((p for p in PROBLEMS.values() if p.status == status), PROBLEMS["internal"])
     if row.error is errors.Invalid:
@@ -329,6 +336,44 @@ class Status(msgspec.Struct, kw_only=True):
     endpoints: dict[str, str]  # e.g. {"secrets": "/secrets/"} on the socket
     read_through: list[str] = []  # the old places where what has not moved is read, by identity
     reads_through: int = 0  # records that were, by the worker that answers, since it started
+
+
+# What the proxy turned away itself: POST /refusals, which the service takes of the proxy alone.
+REFUSALS_PATH: Final = "/refusals"
+MAX_REFUSALS: Final = 128  # in one report
+MAX_REFUSALS_BODY: Final = 512 * 1024
+MAX_TOLD: Final = 256  # characters of a text that strangers sent, in the audit log
+MAX_CLAIMED: Final = 8  # names that strangers claimed, in one line of it
+
+
+_CLAIMED: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+
+
+def claimed_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the API id that a request's fields claim, if it can be one."""
+    given = next((value for name, value in headers if name in AUTH_ID_HEADERS), b"")
+    return given.decode("ascii") if _CLAIMED.fullmatch(given) else ""
+
+
+class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One who was turned away, or *count* of them, of whom it tells the last."""
+
+    request: str
+    action: str  # the HTTP method
+    name: str  # the path
+    reason: str
+    decision: Literal["denied", "refused", "failed"] = "denied"
+    principal: str = "unknown"
+    claimed: list[str] = []  # the API ids or users they said they were
+    address: str | None = None
+    peer: dict[str, int] | None = None  # of the socket; the proxy knows none
+    count: int = 1
+
+
+class Refusals(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of a report."""
+
+    refusals: list[Refusal]
 
 
 # What is encrypted, as it is stored: secrets and journals, read and written by whoever reaches everything.

@@ -32,6 +32,19 @@ def test_a_message_is_one_line(formatter: logging.Formatter) -> None:
     assert "harmless | 2026-11-22 CRITICAL forged" in line
 
 
+@pytest.mark.parametrize("formatter", [log.Plain(), log.Json()])
+def test_what_does_not_print_is_escaped(formatter: logging.Formatter) -> None:
+    """Nothing that was sent moves a cursor or hides a part of the log, neither in a message nor in a traceback."""
+    sent = "a\x1b[2J\x7f\x9b31m\u202eb"
+    try:
+        raise ValueError(sent)
+    except ValueError:
+        text = formatter.format(record("told %s", sent, exc_info=sys.exc_info()))
+
+    assert all(char.isprintable() for char in text.replace("\n", ""))
+    assert text.count("202eb") == 2
+
+
 def test_an_error_keeps_its_traceback() -> None:
     """Where something unexpected broke is told: after the line for people, within it for machines."""
     try:

@@ -58,6 +58,7 @@ STOPPED = {
     "X-Forwarded-For: 10.0.0.1",
     "X-Forwarded-Proto: https",
     "Forwarded: for=10.0.0.1",
+    "Strongroom-Proxy: proxy:proxy-key",
     "Strongroom-On-Behalf-Of: root",
     "Authorization: Basic YTpi",
     "Cookie: a=b",
@@ -79,10 +80,11 @@ async def test_only_listed_fields_reach_the_service(proxy: Proxy, service: Scrip
     assert (await ask(proxy.port, request("GET", SECRET, line))).status == 200
 
     (heard,) = service.heard
-    ours = {"host", "forwarded", "x-request-id"}
+    ours = {"host", "forwarded", "x-request-id", "strongroom-proxy"}
     passed = [f"{name}: {value}" for name, value in heard.fields if name not in ours]
     assert passed == ([line.lower()] if line in ALLOWED else [])
     assert heard.all("forwarded") == ["for=127.0.0.1;proto=http"]
+    assert heard.all("strongroom-proxy") == ["proxy:proxy-key"]
     (identifier,) = heard.all("x-request-id")
     assert re.fullmatch("[0-9a-f]{24}", identifier)
 

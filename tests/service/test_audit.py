@@ -206,3 +206,95 @@ async def test_only_a_regular_file_is_a_log(tmp_path: Path, kind: str) -> None:
         path.symlink_to("/dev/null")
     with pytest.raises(AuditUnavailable):
         AuditLog(path).open()
+
+
+UNPRINTABLE = {
+    "DEL": ("a\x7fb", b"a\\u007fb"),
+    "CSI": ("a\x9b31mb", b"a\\u009b31mb"),
+    "NEL": ("a\x85b", b"a\\u0085b"),
+    "a line separator": ("a\u2028b", b"a\\u2028b"),
+    "right to left": ("a\u202eb", b"a\\u202eb"),
+    "of no width": ("a\u200bb", b"a\\u200bb"),
+    "a tag beyond the first plane": ("a\U000e0041b", b"a\\udb40\\udc41b"),
+    "what prints": ("aéß漢b", "aéß漢b".encode()),
+}
+
+
+@pytest.mark.parametrize("kind", UNPRINTABLE)
+async def test_what_does_not_print_is_escaped(tmp_path: Path, kind: str) -> None:
+    """No byte of the log moves a cursor or hides others, and whoever reads the JSON has the text that was sent."""
+    log = AuditLog(tmp_path / "audit.log")
+    log.open()
+    text, written = UNPRINTABLE[kind]
+
+    await log.append(AuditRecord("r", "unknown", "GET", text, "denied"), RECORD)
+
+    assert b'"name":"%b"' % written in (tmp_path / "audit.log").read_bytes()
+    assert [line["name"] for line in lines(tmp_path / "audit.log")] == [text, "secrets/hosts/a"]
+    await log.close()
+
+
+async def test_no_line_sticks_to_anothers_torn_one(tmp_path: Path) -> None:
+    """Where another process's line was cut off since we wrote last, ours begins on a line of its own."""
+    log = AuditLog(tmp_path / "audit.log")
+    log.open()
+    await log.append(RECORD)
+    with (tmp_path / "audit.log").open("ab") as other:
+        other.write(b'{"time":"cut')
+
+    await log.append(RECORD)
+
+    assert [len(line) for line in (tmp_path / "audit.log").read_text().splitlines()][1] == len('{"time":"cut')
+    await log.close()
+
+
+async def test_a_line_that_stuck_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another's line is cut off between our look and our write, our record still gets a line of its own."""
+    log = AuditLog(tmp_path / "audit.log")
+    log.open()
+    await log.append(RECORD)
+    write, torn = os.write, False
+
+    def late(descriptor: int, data: bytes) -> int:
+        nonlocal torn
+        if not torn:
+            torn = True
+            write(descriptor, b'{"time":"cut')
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", late)
+    await asyncio.gather(log.append(AuditRecord("one", "p", "get", "n", "allowed")), log.append(RECORD))
+
+    text = (tmp_path / "audit.log").read_text().splitlines()
+    assert text[1].startswith('{"time":"cut{')
+    assert [json.loads(line)["request"] for line in text[2:]] == ["request-1", "one"]
+    await log.close()
+
+
+async def test_a_record_is_one_write_and_no_more_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record costs one write and, of one process, not one read of the file."""
+    log = AuditLog(tmp_path / "audit.log")
+    log.open()
+    await log.append(RECORD)
+    calls: list[str] = []
+    for name in ("write", "pread", "fsync", "open"):
+        call = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, call=call: (calls.append(name), call(*a))[1])
+
+    await log.append(RECORD)
+
+    assert calls == ["write"]
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "room"), [(50, 1000, False), (150, 1000, True), (2**31, 2**41, True), (2**29, 2**41, False)]
+)
+def test_room_is_a_tenth_of_the_disk_or_a_gibibyte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, size: int, room: bool
+) -> None:
+    """Strangers leave a tenth of the disk, or a gibibyte if that is less."""
+    disk = os.statvfs_result((1, 1, size, free, free, 1, 1, 1, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+
+    assert AuditLog(tmp_path / "audit.log").has_room() is room

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.serving.connection import HIGH_WATER, Connection, Exchange, Server
 from deploy.serving.limits import Ledger, Limits
-from deploy.serving.workers import _network
+from storage_service.strangers import network_of
 
 
 def _answer_nothing(exchange: Exchange) -> Coroutine[Any, Any, None] | None:
@@ -51,7 +51,7 @@ async def test_what_is_held_of_next_requests_is_bounded() -> None:
 )
 def test_whom_a_connection_counts_for(client: str, counted: str) -> None:
     """A host has a whole /64 of IPv6, so all of it is one address."""
-    assert _network(client) == counted
+    assert network_of(client) == counted
 
 
 async def test_a_handshake_makes_room() -> None:

@@ -1,0 +1,245 @@
+"""Whoever is turned away is counted, so that evidence of it stays and its amount does not: a line a second and address.
+
+The first from an address is told at once. Who comes from there within the second is counted, and told as one line with
+their number, the last of them and the names they claimed. So many addresses have a line of their own; the others share
+one. Where the disk has no room for strangers, all of them share one line a minute.
+
+Both processes count by this rule: the service for its log, the proxy for what it reports to the service. Those who are
+known are counted together only where they ask for the same again; there are as many of them as were made.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from storage_service.errors import AuditUnavailable, ServiceError
+from storage_service.wire import MAX_CLAIMED, MAX_TOLD, Refusal
+
+PERIOD: Final = 1.0  # seconds that are told in one line
+SCANT: Final = 60.0  # where there is no room
+MOST: Final = 16  # addresses with a line of their own
+MOST_KNOWN: Final = 64  # different refusals of those who are known
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, ...]
+
+UNKNOWN: Final = "unknown"  # the principal of a stranger
+_MANY: Final[Key] = ("", "many")
+_EVERYBODY: Final[Key] = ("", "everybody")
+
+
+class Tally:
+    """Those of one line to come."""
+
+    def __init__(self, due: float) -> None:
+        self.due = due
+        self.last: Refusal | None = None
+
+    def add(self, refusal: Refusal) -> None:
+        """Count *refusal*: it is the last now."""
+        before = self.last
+        if before is not None:
+            refusal = _together(before, refusal)
+        self.last = refusal
+
+    def put_back(self, told: Refusal) -> None:
+        """Count what could not be told."""
+        self.last = told if self.last is None else _together(told, self.last)
+
+
+class Strangers:
+    """The tallies of one worker.
+
+    Nothing is lost where telling fails: it is counted on, and tried again each second; *failing* says so.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[Sequence[Refusal]], Awaitable[object]],
+        has_room: Callable[[], bool] = lambda: True,
+        period: float = PERIOD,
+    ) -> None:
+        """Take what tells of refusals, and whether there is room for them, as asked once a *period* of seconds."""
+        self.failing = False
+        self._tell = tell
+        self._has_room = has_room
+        self._period = period
+        self._room = True
+        self._asked = float("-inf")
+        self._tallies: dict[Key, Tally] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def turn_away(self, refusal: Refusal) -> None:
+        """Count *refusal*; the first of its address is told before this returns.
+
+        Raises:
+            ServiceError: of what tells; it is counted all the same.
+        """
+        key, tally, first = self._tally(refusal)
+        if first or self.failing:
+            await self._tell_of({key: refusal})
+        else:
+            tally.add(refusal)
+
+    def note(self, refusal: Refusal) -> None:
+        """Count *refusal*; the first of its address is told at once, but nobody waits for it."""
+        key, tally, first = self._tally(refusal)
+        if first and not self.failing:
+            self._begin({key: refusal})
+        else:
+            tally.add(refusal)
+
+    async def retry(self) -> None:
+        """Tell at once of those who could not be told of.
+
+        Raises:
+            AuditUnavailable: they still cannot.
+        """
+        if not self._telling and (due := self._due(float("inf"))):
+            self._begin(due)
+        if self._telling:
+            await asyncio.wait(set(self._telling))
+        if self.failing:
+            raise AuditUnavailable("those who are turned away cannot be recorded")
+
+    async def close(self) -> None:
+        """Tell of all that is counted, as far as it can be told."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._telling:
+            await asyncio.wait(set(self._telling))
+        await self._try(self._due(float("inf")))
+
+    def _tally(self, refusal: Refusal) -> tuple[Key, Tally, bool]:
+        """Return where *refusal* counts, and whether it is the first there."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._asked + self._period:
+            self._asked, room = now, self._has_room()
+            if self._room and not room:
+                log.warning("the disk of the audit log is nearly full: of strangers one line a minute is written")
+            self._room = room
+        key = self._key(refusal)
+        tally = self._tallies.get(key)
+        if tally is not None:
+            return key, tally, False
+        tally = self._tallies[key] = Tally(now + self._wait)
+        self._come_back()
+        return key, tally, True
+
+    def _key(self, refusal: Refusal) -> Key:
+        if refusal.principal != UNKNOWN:
+            known: Key = (refusal.principal, refusal.action, refusal.name)
+            return known if self._may_have(known, MOST_KNOWN) else (refusal.principal,)
+        if not self._room:
+            return _EVERYBODY
+        # What speaks of a tampered record is not lost among guesses.
+        key = ("", network(refusal), "failed") if refusal.decision == "failed" else ("", network(refusal))
+        return key if self._may_have(key, MOST) else _MANY
+
+    def _may_have(self, key: Key, most: int) -> bool:
+        """Whether *key* may have a line of its own."""
+        return key in self._tallies or sum((key[0] == "") == (each[0] == "") for each in self._tallies) < most
+
+    @property
+    def _wait(self) -> float:
+        return self._period if self._room else self._period * SCANT / PERIOD
+
+    def _come_back(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._period, self._tick)
+
+    def _tick(self) -> None:
+        """Tell of those who came since, and forget where nobody did."""
+        self._timer = None
+        if not self._telling:
+            now = asyncio.get_running_loop().time()
+            due = self._due(now)
+            for key, tally in list(self._tallies.items()):
+                if key in due:
+                    tally.due = now + self._wait
+                elif tally.due <= now:
+                    del self._tallies[key]
+            if due:
+                self._begin(due)
+        if self._tallies:
+            self._come_back()
+
+    def _due(self, now: float) -> dict[Key, Refusal]:
+        """Take what is to be told *now* out of its tallies."""
+        due = {}
+        for key, tally in self._tallies.items():
+            if tally.due <= now and tally.last is not None:
+                due[key], tally.last = tally.last, None
+        return due
+
+    def _begin(self, due: Mapping[Key, Refusal]) -> None:
+        task = asyncio.get_running_loop().create_task(self._try(due))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _try(self, due: Mapping[Key, Refusal]) -> None:
+        with contextlib.suppress(ServiceError):  # it has been logged, and will be tried again
+            await self._tell_of(due)
+
+    async def _tell_of(self, due: Mapping[Key, Refusal]) -> None:
+        if not due:
+            return
+        try:
+            await self._tell(list(due.values()))
+        except ServiceError as error:
+            for key, refusal in due.items():
+                self._tallies.setdefault(key, Tally(0.0)).put_back(refusal)
+            self._come_back()
+            if not self.failing:
+                log.error("those who were turned away cannot be recorded: %s", error)  # noqa: TRY400  # that is all
+            self.failing = True
+            raise
+        self.failing = False
+
+
+def network(refusal: Refusal) -> str:
+    """Return whom *refusal* counts for: of IPv6, a whole /64, since one host has all of it; of the socket, a user."""
+    if refusal.address is None:
+        return "here" if refusal.peer is None else f"uid {refusal.peer['uid']}"
+    return network_of(refusal.address)
+
+
+def network_of(client: str) -> str:
+    """Return whom what comes from the address *client* counts for."""
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return client
+    if isinstance(address, ipaddress.IPv4Address):
+        return client
+    mapped = address.ipv4_mapped
+    return str(mapped) if mapped is not None else address.exploded[:19]
+
+
+def bounded(text: str) -> str:
+    """Return *text*, or as much of it as a line about a stranger holds."""
+    return text if len(text) <= MAX_TOLD else text[: MAX_TOLD - 1] + "…"
+
+
+def _together(before: Refusal, last: Refusal) -> Refusal:
+    """Return both as one: the later, with the number and the claims of the two."""
+    claimed = list(dict.fromkeys([*before.claimed, *last.claimed]))
+    if len(claimed) > MAX_CLAIMED:
+        claimed = [*claimed[: MAX_CLAIMED - 1], "…"]
+    return Refusal(
+        request=last.request,
+        action=last.action,
+        name=last.name,
+        reason=last.reason,
+        decision=last.decision,
+        principal=last.principal,
+        claimed=claimed,
+        address=last.address,
+        peer=last.peer,
+        count=before.count + last.count,
+    )

@@ -1,0 +1,357 @@
+"""What stays on record of whoever tries, and of what came of it: the real processes, the socket and the proxy."""
+
+import base64
+import json
+import secrets
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import argon2
+import httpx
+import pytest
+
+from storage_service import wire
+from tests.deploy.running import Up, up
+from tests.product.test_faults import credentials, put, through_proxy
+
+Line = dict[str, Any]
+OTHER = "127.0.0.9"  # an address of this machine that nobody else comes from
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A running service, and a key that reaches one container and one for keys."""
+
+    running: Up
+    narrow: dict[str, str]
+
+    def lines(self) -> list[Line]:
+        """The whole log."""
+        return [json.loads(line) for line in (self.running.home / "log/audit.log").read_text().splitlines()]
+
+    def of(self, answer: httpx.Response, count: int = 1) -> list[Line]:
+        """The lines of a request, of which there are so many soon."""
+        return self.until(lambda line: line["request"] == answer.headers["x-request-id"], count)
+
+    def until(self, wanted: Callable[[Line], bool], count: int = 1) -> list[Line]:
+        """Those lines that are *wanted*, when there are so many."""
+        end = time.monotonic() + 15
+        while True:
+            found = [line for line in self.lines() if wanted(line)]
+            if len(found) >= count or time.monotonic() > end:
+                return found
+            time.sleep(0.02)
+
+    def socket(self, **headers: str) -> httpx.Client:
+        """A client on the socket."""
+        transport = httpx.HTTPTransport(uds=str(self.running.socket))
+        return httpx.Client(transport=transport, base_url="http://socket", headers=headers, timeout=15)
+
+    def proxy(self, headers: dict[str, str] | None = None, address: str = OTHER) -> httpx.Client:
+        """A client of the proxy that comes from *address*."""
+        transport = httpx.HTTPTransport(local_address=address)
+        return httpx.Client(transport=transport, base_url=self.running.url, headers=headers, timeout=15)
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """One service for this page, with two users at the proxy, of whom bob may not see credentials."""
+    home = tmp_path_factory.mktemp("evidence") / "home"
+    home.mkdir(mode=0o700)
+    hashed = argon2.PasswordHasher.from_parameters(argon2.profiles.CHEAPEST).hash("right")
+    users = home / "users.json"
+    users.write_text(json.dumps({"bob": {"hash": hashed}}))
+    users.chmod(0o600)
+    (home / "strongroom.toml").write_text(
+        f'proxy_authenticators = [{{name = "apikey"}}, {{name = "basic", filepath = "{users}"}}]\n'
+    )
+    with up(home) as running:
+        with through_proxy(running) as client:
+            client.post("/box/")
+            put(client, "box/a", "aaa")
+        own = credentials(home)
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(running.socket)), headers=own) as client:
+            paths = ["/secrets/box", "/system/access/apikeys"]
+            made = client.post("http://socket/apikeys", json={"id": "narrow", "paths": paths}).json()
+        yield Rig(running, {wire.ID_HEADER: "narrow", wire.KEY_HEADER: made["key"]})
+
+
+def told(lines: list[Line]) -> list[tuple[str, str, str, str]]:
+    """Who, what, on which name, and what came of it."""
+    return [(line["principal"], line["action"], line["name"], line["decision"]) for line in lines]
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+# What was allowed, and what came of it
+
+
+def test_a_good_get_is_one_line_with_its_address(rig: Rig) -> None:
+    """A secret that was read through the proxy has one line, which says from where on the network it was read."""
+    with rig.proxy(rig.narrow) as client:
+        answer = client.get(wire.PROXIED_SECRETS_PATH + "/box/a")
+
+    assert answer.status_code == 200
+    assert told(rig.of(answer)) == [("apikey:narrow", "get", "secrets/box/a", "allowed")]
+    assert rig.of(answer)[0]["from"] == OTHER
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "action", "reason"),
+    [
+        ("GET", "box/none", "get", "not-found"),
+        ("DELETE", "box/none", "delete", "not-found"),
+        ("PUT", "box/a", "put", "exists"),
+        ("DELETE", "box/", "delete", "not-empty"),
+    ],
+)
+def test_what_was_allowed_and_came_to_nothing_says_so(
+    rig: Rig, method: str, name: str, action: str, reason: str
+) -> None:
+    """An act that was allowed and then refused by what is there has a second line: failed, and why."""
+    message = {"type": "simple", "value": "x"}
+    with rig.socket(**rig.narrow) as client:
+        answer = client.request(method, f"/secrets/{name}", json=message if method == "PUT" else None)
+
+    first, second = rig.of(answer, 2)
+    assert told([first, second]) == [
+        ("apikey:narrow", action, f"secrets/{name}", "allowed"),
+        ("apikey:narrow", action, f"secrets/{name}", "failed"),
+    ]
+    assert second["reason"].startswith(reason + ":")
+
+
+def test_a_key_that_tries_to_make_a_wider_one_is_denied(rig: Rig) -> None:
+    """The attempt is on record as denied, and nothing says that it was allowed."""
+    with rig.socket(**rig.narrow) as client:
+        answer = client.post("/apikeys", json={"id": "wider", "paths": ["/"]})
+
+    assert answer.status_code == 403
+    (line,) = rig.of(answer)
+    assert told([line]) == [("apikey:narrow", "put", "system/access/apikeys/wider", "denied")]
+    assert "further" in line["reason"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/secrets/box/%2e%2e/x", 400),
+        ("GET", "/secrets/box/a%01b", 400),
+        ("PATCH", "/secrets/box/a", 501),
+        ("PUT", "/secrets/box/", 405),
+        ("GET", "/nope", 404),
+        ("PUT", "/secrets/box/b", 400),
+        ("GET", "/secrets/box/a?type=kem", 406),
+        ("POST", "/apikeys", 400),
+        ("GET", "/secrets/a", 403),
+    ],
+)
+def test_whatever_an_identified_caller_is_refused_has_a_line(rig: Rig, method: str, path: str, status: int) -> None:
+    """No request of somebody known goes by without a line that names him, what he asked and the reason."""
+    with rig.socket(**rig.narrow) as client:
+        answer = client.request(method, path)
+
+    assert answer.status_code == status
+    line = rig.of(answer)[-1]
+    assert (line["principal"], line["decision"] in {"refused", "denied"}) == ("apikey:narrow", True)
+    assert line["reason"]
+
+
+@pytest.mark.parametrize("path", ["/status", "/whoami", "/storage/handlers"])
+def test_what_everybody_may_ask_has_a_line_too(rig: Rig, path: str) -> None:
+    """What no key is refused is recorded like every other act."""
+    with rig.socket(**rig.narrow) as client:
+        answer = client.get(path)
+
+    assert [(line["principal"], line["decision"]) for line in rig.of(answer)] == [("apikey:narrow", "allowed")]
+
+
+# Strangers
+
+
+def test_a_guess_says_what_was_claimed_and_from_where(rig: Rig) -> None:
+    """A wrong key through the proxy has the id that was claimed, and the network address, but no part of the key."""
+    guess = secrets.token_hex(8)
+    with rig.proxy({wire.ID_HEADER: "narrow", wire.KEY_HEADER: guess}, "127.0.0.21") as client:
+        answer = client.get(wire.PROXIED_SECRETS_PATH + "/box/a")
+
+    (line,) = rig.of(answer)
+    assert answer.status_code == 403
+    assert (line["principal"], line["decision"], line["claimed"], line["from"]) == (
+        "unknown",
+        "denied",
+        ["narrow"],
+        "127.0.0.21",
+    )
+    assert guess not in (rig.running.home / "log/audit.log").read_text()
+
+
+REFUSED_AT_THE_PROXY: dict[str, tuple[str, dict[str, str], int, str]] = {
+    "a wrong password": ("/api/v0/hosts/", basic("bob", "wrong"), 403, "denied"),
+    "nobody of that name": ("/api/v0/hosts/", basic("mallory", "wrong"), 403, "denied"),
+    "no credentials": ("/api/v0/hosts/", {}, 401, "denied"),
+    "a key that is none": ("/api/v0/hosts/", {wire.ID_HEADER: "narrow"}, 403, "denied"),
+    "a wrong key": ("/api/v0/hosts/", {wire.ID_HEADER: "narrow", wire.KEY_HEADER: "wrong"}, 403, "denied"),
+    "a path of two readings": ("/api/v0/secrets/box/%2e%2e/a", {}, 400, "refused"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED_AT_THE_PROXY)
+def test_what_the_proxy_refuses_stands_in_the_log_of_the_service(rig: Rig, kind: str) -> None:
+    """Sign-ins that fail, requests of nobody and malformed ones leave a line with their address, though no act came."""
+    path, headers, status, decision = REFUSED_AT_THE_PROXY[kind]
+    address = f"127.0.1.{sorted(REFUSED_AT_THE_PROXY).index(kind) + 1}"
+    with rig.proxy(headers, address) as client:
+        answer = client.get(path)
+
+    assert answer.status_code == status
+    (line,) = rig.until(lambda line: line.get("from") == address)
+    assert (line["principal"], line["decision"]) == ("unknown", decision)
+    claimed = {"a wrong password": ["bob"], "nobody of that name": ["mallory"], "a key that is none": ["narrow"]}
+    if kind in claimed:
+        assert line["claimed"] == claimed[kind]
+
+
+def test_what_a_known_user_is_refused_at_the_proxy_names_him(rig: Rig) -> None:
+    """A user who may not see credentials is on record by name, and so is a request of his that is none."""
+    with rig.proxy(basic("bob", "right")) as client:
+        denied = client.get("/api/v0/host/10.0.0.7/creds")
+        nowhere = client.get("/api/v0/nowhere")
+
+    assert [denied.status_code, nowhere.status_code] == [403, 404]
+    (first,), (second,) = rig.of(denied), rig.of(nowhere)
+    assert told([first, second]) == [
+        ("user:bob", "GET", "/api/v0/host/10.0.0.7/creds", "denied"),
+        ("user:bob", "GET", "/api/v0/nowhere", "refused"),
+    ]
+    assert first["from"] == OTHER
+
+
+def test_many_guesses_are_few_lines_and_all_of_them_counted(rig: Rig) -> None:
+    """Three hundred refusals in a moment make the log grow by a few lines, whose numbers add up."""
+    path, address, count = wire.PROXIED_SECRETS_PATH + "/box/" + "a" * 300, "127.0.2.1", 300
+    size = (rig.running.home / "log/audit.log").stat().st_size
+    began = time.monotonic()
+    with rig.proxy(address=address) as client:
+        assert {client.get(path).status_code for _ in range(count)} == {401}
+    took = time.monotonic() - began
+
+    def counted() -> int:
+        return sum(line.get("count", 1) for line in rig.lines() if line.get("from") == address)
+
+    end = time.monotonic() + 15
+    while counted() < count and time.monotonic() < end:
+        time.sleep(0.05)
+    found = [line for line in rig.lines() if line.get("from") == address]
+    assert counted() == count
+    assert len(found) <= 2 * 2 * (took + 2)  # of two workers, one a second and one at its beginning
+    assert (rig.running.home / "log/audit.log").stat().st_size - size < 1000 * len(found) + 10_000
+    assert all(len(line["name"]) <= wire.MAX_TOLD for line in found)
+
+
+# What is believed
+
+
+@pytest.mark.parametrize("proof", [None, "narrow:guess", "storage_service:guess", ":", "narrow"])
+def test_nobody_but_the_proxy_is_believed_about_the_network(rig: Rig, proof: str | None) -> None:
+    """Whoever says on the socket where he comes from, or whom he acts for, is not written down as saying it."""
+    said = {wire.FORWARDED_HEADER: "for=203.0.113.9;proto=http", wire.ON_BEHALF_HEADER: "user:ceo"}
+    if proof is not None:
+        said[wire.PROXY_HEADER] = proof
+    with rig.socket(**rig.narrow, **said) as client:
+        answer = client.get("/secrets/box/a")
+
+    (line,) = rig.of(answer)
+    assert answer.status_code == 200
+    assert "from" not in line
+    assert "for" not in line
+    assert "peer" in line
+
+
+def test_a_client_of_the_proxy_names_no_address_but_its_own(rig: Rig) -> None:
+    """What a client says of where it comes from does not reach the log; what the proxy sees does."""
+    said = {"Forwarded": "for=203.0.113.9", "X-Forwarded-For": "203.0.113.9", wire.ON_BEHALF_HEADER: "user:ceo"}
+    with rig.proxy({**rig.narrow, **said, wire.PROXY_HEADER: "a:b"}) as client:
+        answer = client.get(wire.PROXIED_SECRETS_PATH + "/box/a")
+
+    (line,) = rig.of(answer)
+    assert (line["from"], "for" in line) == (OTHER, False)
+
+
+def test_refusals_are_reported_by_the_proxy_alone(rig: Rig) -> None:
+    """Another key cannot write into the log what it likes, and that it tried is on record."""
+    forged = {"request": "forged-1", "action": "GET", "name": "/x", "reason": "r", "principal": "user:ceo"}
+    with rig.socket(**rig.narrow) as client:
+        answer = client.post(wire.REFUSALS_PATH, json={"refusals": [forged]})
+
+    assert answer.status_code == 403
+    assert told(rig.of(answer)) == [("apikey:narrow", "POST", wire.REFUSALS_PATH, "denied")]
+    assert not [line for line in rig.lines() if line["request"] == "forged-1"]
+
+
+def test_a_terminal_shows_what_a_stranger_sent_as_escapes(rig: Rig) -> None:
+    """Control characters in a path, C1 and DEL among them, stand in no byte of the log."""
+    with closing(socket.socket(socket.AF_UNIX)) as raw:
+        raw.connect(str(rig.running.socket))
+        raw.sendall(b"GET /x%7f%c2%9b31m\x9bRED%e2%80%ae HTTP/1.1\r\nhost: x\r\nx-request-id: escapes-1\r\n\r\n")
+        assert b" 400 " in raw.recv(100)
+    log = (rig.running.home / "log/audit.log").read_bytes()
+
+    assert b"\x7f" not in log
+    assert all(char.isprintable() for char in log.decode().replace("\n", ""))
+
+
+def test_no_password_is_tried_while_refusals_cannot_be_recorded(rig: Rig) -> None:
+    """With the log gone a wrong password is not judged, nor a right one; when it is back each guess is counted."""
+    log, away, address = rig.running.home / "log", rig.running.home / "away", "127.0.3.1"
+    with rig.proxy(basic("bob", "right"), address) as bob, rig.proxy(basic("bob", "wrong"), address) as guessing:
+        assert bob.get("/api/v0/hosts/").status_code == 200
+        log.rename(away)
+        guesses, end = 0, time.monotonic() + 15
+        # The report is tried at once, and the answer does not wait for it.
+        while (told := guessing.get("/api/v0/hosts/")).status_code == 403 and time.monotonic() < end:
+            guesses += 1
+        told_off = [told, guessing.get("/api/v0/hosts/"), bob.get("/api/v0/hosts/")]
+        away.rename(log)
+        after = bob.get("/api/v0/hosts/")
+
+    def counted() -> int:
+        found = rig.until(lambda line: line.get("from") == address and line["decision"] == "denied")
+        assert [line["claimed"] for line in found] == [["bob"]] * len(found)
+        return sum(line.get("count", 1) for line in found)
+
+    assert after.status_code == 200
+    assert {answer.json()["type"] for answer in told_off} == {"urn:strongroom:problem:audit-unavailable"}
+    end = time.monotonic() + 15
+    while counted() < guesses and time.monotonic() < end:
+        time.sleep(0.02)
+    assert counted() == guesses > 0
+
+
+# What was tampered with
+
+
+def test_a_tampered_key_record_leaves_a_line(tmp_path: Path) -> None:
+    """A key's record that was copied to another id opens nothing, is 500, and the log names it and says why."""
+    with up(tmp_path / "home") as running:
+        own = credentials(running.home)
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(running.socket)), base_url="http://socket") as client:
+            key = client.post("/apikeys", json={"id": "real"}, headers=own).json()["key"]
+            with closing(sqlite3.connect(running.home / "data" / "strongroom.db")) as store, store:
+                copied = "select 'system/access/apikeys/planted', revision, value from entry where name = ?"
+                store.execute(f"insert into entry (name, revision, value) {copied}", ("system/access/apikeys/real",))
+            answer = client.get("/secrets/a/b", headers={wire.ID_HEADER: "planted", wire.KEY_HEADER: key})
+        lines = [json.loads(line) for line in (running.home / "log/audit.log").read_text().splitlines()]
+
+    assert answer.status_code == 500
+    (line,) = [line for line in lines if line["request"] == answer.headers["x-request-id"]]
+    assert (line["principal"], line["decision"], line["claimed"]) == ("unknown", "failed", ["planted"])
+    assert "system/access/apikeys/planted" in line["reason"]

@@ -1,0 +1,185 @@
+"""Strangers are counted together, a second and address; nothing of the count is lost, and room is kept from them."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from storage_service.errors import AuditUnavailable
+from storage_service.strangers import MOST, MOST_KNOWN, Strangers, network_of
+from storage_service.wire import MAX_CLAIMED, Refusal
+
+PERIOD = 0.02  # seconds
+
+
+class Lines:
+    """What was told, and whether it can be."""
+
+    def __init__(self) -> None:
+        self.told: list[Refusal] = []
+        self.reports = 0
+        self.broken = False
+        self.room = True
+        self.strangers = Strangers(self.tell, lambda: self.room, PERIOD)
+
+    async def tell(self, refusals: Sequence[Refusal]) -> None:
+        """Take them, or fail."""
+        if self.broken:
+            raise AuditUnavailable("no")
+        self.reports += 1
+        self.told += refusals
+
+    @property
+    def counted(self) -> int:
+        """How many were told of."""
+        return sum(refusal.count for refusal in self.told)
+
+    async def until(self, count: int) -> None:
+        """Wait until so many were told of."""
+        async with asyncio.timeout(10):
+            while self.counted < count:
+                await asyncio.sleep(PERIOD / 4)
+
+
+def refusal(address: str = "192.0.2.1", name: str = "/x", claimed: str = "", principal: str = "unknown") -> Refusal:
+    return Refusal(
+        request="r",
+        action="GET",
+        name=name,
+        reason="no",
+        address=address,
+        claimed=[claimed] if claimed else [],
+        principal=principal,
+    )
+
+
+async def test_one_address_is_a_line_and_a_count() -> None:
+    """The first is told before anybody is answered; the rest of a second in one line: number, last, and claims."""
+    lines = Lines()
+    await lines.strangers.turn_away(refusal(name="/first"))
+    assert [(line.name, line.count) for line in lines.told] == [("/first", 1)]
+
+    for number in range(100):
+        await lines.strangers.turn_away(refusal(name=f"/{number}", claimed=f"id{number % 3}"))
+    assert len(lines.told) == 1
+    await lines.until(101)
+
+    assert [(line.name, line.count, line.claimed) for line in lines.told[1:]] == [("/99", 100, ["id0", "id1", "id2"])]
+
+
+async def test_claims_are_bounded() -> None:
+    """However many names are claimed, a line holds so many of them, and says that there were more."""
+    lines = Lines()
+    for number in range(50):
+        lines.strangers.note(refusal(claimed=f"id{number}"))
+    await lines.until(50)
+
+    assert max(len(line.claimed) for line in lines.told) == MAX_CLAIMED
+    assert lines.told[-1].claimed[-1] == "…"
+
+
+async def test_so_many_addresses_have_lines_of_their_own() -> None:
+    """A thousand addresses in one second make no more lines than there may be, and every one of them is counted."""
+    lines = Lines()
+    for number in range(1000):
+        await lines.strangers.turn_away(refusal(f"192.0.{number // 250}.{number % 250}"))
+    await lines.strangers.close()
+
+    assert lines.counted == 1000
+    assert len(lines.told) <= 2 * (MOST + 1)
+
+
+async def test_a_tampered_record_is_not_lost_among_guesses() -> None:
+    """What could not be told of a key's record has a line of its own beside the guesses from the same address."""
+    lines = Lines()
+    for _ in range(5):
+        await lines.strangers.turn_away(refusal())
+    odd = refusal(name="/tampered")
+    odd.decision = "failed"
+    await lines.strangers.turn_away(odd)
+
+    assert [line.name for line in lines.told] == ["/x", "/tampered"]
+    await lines.strangers.close()
+
+
+async def test_those_who_are_known_are_told_apart() -> None:
+    """What somebody known is refused is one line each, up to a bound; beyond it they are counted by who they are."""
+    lines = Lines()
+    for number in range(MOST_KNOWN + 50):
+        lines.strangers.note(refusal(name=f"/{number}", principal="user:alice"))
+    await lines.strangers.close()
+
+    assert lines.counted == MOST_KNOWN + 50
+    assert {line.name for line in lines.told} >= {f"/{number}" for number in range(MOST_KNOWN)}
+    assert MOST_KNOWN < len(lines.told) <= MOST_KNOWN + 2
+
+
+async def test_what_cannot_be_told_is_counted_on() -> None:
+    """While telling fails everybody is refused for that, nobody is forgotten, and all are told when it works again."""
+    lines = Lines()
+    lines.broken = True
+    for _ in range(5):
+        with pytest.raises(AuditUnavailable):
+            await lines.strangers.turn_away(refusal())
+    assert lines.strangers.failing
+    with pytest.raises(AuditUnavailable):
+        await lines.strangers.retry()
+
+    lines.broken = False
+    await lines.strangers.retry()
+
+    assert not lines.strangers.failing
+    assert lines.counted == 5
+
+
+async def test_nobody_waits_for_a_note_and_none_is_lost() -> None:
+    """A note fails nobody; it is told when telling works again, without anybody else having come."""
+    lines = Lines()
+    lines.broken = True
+    for _ in range(5):
+        lines.strangers.note(refusal())
+    await asyncio.sleep(0)
+    lines.broken = False
+
+    await lines.until(5)
+
+
+async def test_strangers_leave_room() -> None:
+    """On a disk that is nearly full all strangers share a line a minute, however many addresses they have."""
+    lines = Lines()
+    lines.room = False
+    for number in range(100):
+        await lines.strangers.turn_away(refusal(f"192.0.2.{number}"))
+    await asyncio.sleep(5 * PERIOD)
+
+    assert [line.count for line in lines.told] == [1]
+    await lines.strangers.close()
+    assert [line.count for line in lines.told] == [1, 99]
+
+
+async def test_who_does_not_come_again_is_forgotten() -> None:
+    """When a second passed without anybody, the next from there is a first again, and nothing ticks in between."""
+    lines = Lines()
+    await lines.strangers.turn_away(refusal(name="/a"))
+    async with asyncio.timeout(10):
+        while lines.strangers._tallies:
+            await asyncio.sleep(PERIOD)
+
+    await lines.strangers.turn_away(refusal(name="/b"))
+
+    assert [line.name for line in lines.told] == ["/a", "/b"]
+    await lines.strangers.close()
+
+
+@pytest.mark.parametrize(
+    ("client", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:aaaa::1", "2001:0db8:0001:0002"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("no address", "no address"),
+    ],
+)
+def test_one_host_is_one_address(client: str, counted: str) -> None:
+    """Of IPv6 a whole /64 counts as one, for one host has all of it."""
+    assert network_of(client) == counted
