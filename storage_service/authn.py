@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from storage_service.apikeys import ApiKeys
 from storage_service.authz.base import Principal
-from storage_service.errors import Denied, NotAuthenticated
+from storage_service.errors import Denied, Locked, NotAuthenticated
 from storage_service.head import Head
 from storage_service.wire.http1 import Peer
 
@@ -112,7 +112,12 @@ class Proxy:
         if now < self._until and hmac.compare_digest(proof.encode(), self._known.encode()):
             return True
         key_id, _, key = proof.partition(":")
-        principal = await self._keys.authenticate(key_id, key)
+        if f"apikey:{key_id}" != self.principal:
+            return False
+        try:
+            principal = await self._keys.authenticate(key_id, key)
+        except Locked:
+            return False  # what is served of a locked service is served, but nobody can be believed
         if principal is None or principal.id != self.principal:
             return False
         self._known, self._until = proof, now + BELIEVED

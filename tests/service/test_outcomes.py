@@ -1,6 +1,7 @@
 """The line says what came of it: done, failed, or that nobody can tell, on a store that fails at a word."""
 
 import json
+import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,19 +64,22 @@ class Rig:
         ]
 
 
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    """One with a container ``box``."""
-    settings = ServiceSettings(
-        socket=tmp_path / "s",
-        audit_log=tmp_path / "audit.log",
-        root_key=tmp_path / "secrets.key",
+def settings(home: Path) -> ServiceSettings:
+    return ServiceSettings(
+        socket=home / "s",
+        audit_log=home / "audit.log",
+        root_key=home / "secrets.key",
         store="memory:",
         api_id="own",
         api_key=Secret("own-key"),
     )
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    """One with a container ``box``."""
     store, page = Store(), Page()
-    app = StorageApp(settings, page, lambda _: store)
+    app = StorageApp(settings(tmp_path), page, lambda _: store)
     await app.open()
     async with inside(app) as server:
         made = Rig(store, server, tmp_path / "audit.log")
@@ -134,6 +138,37 @@ async def test_of_several_writes_those_that_are_done_are_not_said_to_have_failed
         *[("put", f"hosts/h{number}", "allowed") for number in range(1, 6)],
         *[("put", f"hosts/h{number}", decision) for number in (4, 5)],
     ]
+
+
+async def test_on_a_full_disk_strangers_are_one_line_and_the_others_go_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With little room left fifty strangers add one line of a minute, and each act of somebody known adds its own."""
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((1, 1, 1000, 99, 99, 1, 1, 1, 0, 255)))
+    before = rig.log.read_text()
+    for number in range(50):
+        answer = await rig.server.ask(request("GET", f"/secrets/box/{number}"))
+        assert answer.status == 401
+    for number in range(5):
+        assert (await rig.ask("PUT", f"/secrets/box/k{number}", MESSAGE))[0].status == 201
+
+    lines = [json.loads(line) for line in rig.log.read_text().removeprefix(before).splitlines()]
+    assert [line["principal"] for line in lines] == ["unknown", *["apikey:own"] * 5]
+
+
+async def test_who_was_counted_is_written_down_at_the_end(tmp_path: Path) -> None:
+    """A service that is told to end in the middle of a second writes down whom it had counted."""
+    store, page = Store(), Page()
+    app = StorageApp(settings(tmp_path), page, lambda _: store)
+    await app.open()
+    async with inside(app) as server:
+        for _ in range(7):
+            assert (await server.ask(request("GET", "/secrets/box/a"))).status == 401
+        await app.close()
+    page.close()
+
+    lines = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+    assert sum(line.get("count", 1) for line in lines) == 7
 
 
 async def test_an_outcome_that_cannot_be_recorded_does_not_change_the_answer(
