@@ -69,7 +69,10 @@ class Alive:
 
 
 class Ready:
-    """Whether the service can do its work: the store answers. Locked, it serves plain records still, and is ready."""
+    """Whether the service can do its work: the store answers, and its keyring is the one that is in force here.
+
+    Locked, it serves plain records still, and is ready.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -77,6 +80,7 @@ class Ready:
     async def on_get(self, _: Request, resp: Response) -> None:
         """Say that it does, and whether secrets are served; or 503."""
         await self._parts.store.get("system/ready")
+        await self._parts.keeper.look()
         resp.media = {"status": "ready", "state": self._parts.key_service.state}
 
 

@@ -40,6 +40,7 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.AuditUnavailable: Exit(FAILED, "see that its audit log can be written"),
         errors.Internal: Exit(FAILED),
         errors.Locked: Exit(LOCKED),
+        errors.Behind: Exit(LOCKED, "put this machine's new key file in its place; its log says which"),
         errors.Halted: Exit(FAILED),
         errors.WrongKey: Exit(DENIED),
         errors.TooManyAttempts: Exit(FAILED),
