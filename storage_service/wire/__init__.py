@@ -191,7 +191,7 @@ def error_of(status: int, body: bytes) -> errors.ServiceError:
     problem, row = _read(status, body)
     error = _error_of(row, problem)
     fate = str(problem.get("fate"))
-    if fate in set(errors.Fate):
+    if fate in set(errors.Fate) and fate != error.fate:
         error.fate = errors.Fate(fate)
     return error
 

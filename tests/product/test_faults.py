@@ -121,7 +121,10 @@ def test_the_service_restarts_under_the_proxy(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    """When the store's file may grow no more, writes are 503 and reads go on; with room again, so do writes."""
+    """When the store's file may grow no more, writes are 503 and reads go on; with room again, so do writes.
+
+    The log says why, in one line that counts the others.
+    """
     acknowledged = []
     with up(tmp_path / "home") as running, through_proxy(running) as client:
         client.post("/box/")
@@ -135,11 +138,17 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
             if answers[-1].status_code != 201:
                 break
             acknowledged.append(number)
+        refused = [put(client, "box/more", "x" * 30_000) for _ in range(20)]
         listed = client.get("/box/")
         resource.prlimit(service, resource.RLIMIT_FSIZE, before)
         afterwards = put(client, "box/again", "yes")
         kept = [client.get(f"/box/{number}", headers={"Accept": wire.OCTET_STREAM}).text for number in acknowledged]
+        ended = running.end()
 
+    told = [line for line in ended.err.splitlines() if "refused (unavailable, " in line]
+    assert 0 < len(told) < 8
+    assert all("the store" in line for line in told)
+    assert all(answer.status_code == 503 and "fate" in answer.json() for answer in refused)
     assert answers[-1].status_code == 503
     assert answers[-1].json()["fate"] in ("not-applied", "unknown")
     assert listed.status_code == 200
@@ -175,7 +184,7 @@ def test_a_tampered_row_fails_closed(tmp_path: Path, tampering: str) -> None:
         other = client.get("/box/b")
 
         assert [answer.status_code, batch.status_code, other.status_code] == [500, 500, 200]
-        assert set(answer.json()) == {"type", "title", "status", "request_id"}
+        assert set(answer.json()) == {"type", "title", "status", "request_id", "fate"}
         assert "bbb" not in batch.text
         lines = [json.loads(line) for line in (running.home / "log" / "audit.log").read_text().splitlines()]
         failed = [line for line in lines if line["decision"] == "failed"]
@@ -241,8 +250,8 @@ def test_an_audit_log_that_cannot_be_written_refuses_everything(tmp_path: Path) 
         ]
         (tmp_path / "away").rename(log)
 
-        assert {(a.status_code, a.json()["type"]) for a in answers} == {
-            (503, "urn:strongroom:problem:audit-unavailable")
+        assert {(a.status_code, a.json()["type"], a.json()["fate"]) for a in answers} == {
+            (503, "urn:strongroom:problem:audit-unavailable", "not-applied")
         }
         assert all("aaa" not in answer.text for answer in answers)
         assert client.get("/box/").json() == ["a"]
