@@ -45,6 +45,7 @@ class Parts:
     authenticators: tuple[Authenticator, ...]
     head_fields: head.Table
     store: Backend
+    stores: tuple[Backend, ...]
     scheme: str
     keeper: Keeper
     key_service: KeyService
@@ -131,6 +132,7 @@ async def build(
             authenticators=tuple(_authenticator(each, keys) for each in settings.authenticators),
             head_fields=_head_fields(settings.authenticators),
             store=store,
+            stores=(store, *routing.backends),
             scheme=settings.store.partition(":")[0],
             keeper=keeper,
             key_service=KeyService(service, store, keeper, file, documents, machine=machine),

@@ -14,7 +14,7 @@ from storage_service import key_resources, preconditions, sealed_resources, wire
 from storage_service.answering import Request, Response, answer, body, caller, content, decoded, not_a
 from storage_service.apikeys import ApiKeyRecord
 from storage_service.authz.base import Action
-from storage_service.backends.base import ABSENT
+from storage_service.backends.base import ABSENT, Checkable
 from storage_service.bootstrap import Parts
 from storage_service.errors import Invalid
 from storage_service.handlers import Stored
@@ -69,7 +69,7 @@ class Alive:
 
 
 class Ready:
-    """Whether the service can do its work: the store answers, and its keyring is the one that is in force here.
+    """Whether the service can do its work: stores answer and can be written, and the keyring is the one in force here.
 
     Locked, it serves plain records still, and is ready.
     """
@@ -80,6 +80,9 @@ class Ready:
     async def on_get(self, _: Request, resp: Response) -> None:
         """Say that it does, and whether secrets are served; or 503."""
         await self._parts.store.get("system/ready")
+        for store in self._parts.stores:
+            if isinstance(store, Checkable):
+                await store.check()
         await self._parts.keeper.look()
         resp.media = {"status": "ready", "state": self._parts.key_service.state}
 

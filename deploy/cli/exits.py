@@ -35,7 +35,9 @@ def _table() -> dict[type[BaseException], Exit]:
         click.ClickException: Exit(USAGE),
         ModelError: Exit(USAGE),
         errors.StrongroomError: Exit(FAILED),
-        errors.Unavailable: Exit(FAILED, "see that it runs: strongroom up, or systemctl status strongroom-storage"),
+        errors.Unavailable: Exit(
+            FAILED, "see that it runs: strongroom up, or systemctl status strongroom-storage; its log says more"
+        ),
         errors.Untrusted: Exit(FAILED),  # its text says what to do
         errors.AuditUnavailable: Exit(FAILED, "see that its audit log can be written"),
         errors.Internal: Exit(FAILED),

@@ -115,7 +115,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             503,
             "Secrets are not written until a reversal is finished: strongroom key reencrypt --resume",
         ),
-        Problem(errors.Unavailable, 503, "The store does not answer"),
+        Problem(errors.Unavailable, 503, "The store cannot do this now; the log of the service says why"),
         Problem(errors.AuditUnavailable, 503, "The audit log cannot be written, so nothing was done"),
     )
 }

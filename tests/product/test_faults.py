@@ -6,9 +6,10 @@ import resource
 import shutil
 import signal
 import sqlite3
+import subprocess
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -155,6 +156,59 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     assert afterwards.status_code == 201
     assert len(kept) > 5
     assert set(kept) == {"x" * 30_000}
+
+
+@contextmanager
+def read_only(file: Path) -> Iterator[None]:
+    """Let nobody write *file*, not even root."""
+    if os.geteuid() != 0:
+        file.chmod(0o400)
+    else:
+        subprocess.run(["chattr", "+i", file], check=True)
+    try:
+        yield
+    finally:
+        if os.geteuid() != 0:
+            file.chmod(0o600)
+        else:
+            subprocess.run(["chattr", "-i", file], check=True)
+
+
+def test_a_store_that_may_not_be_written_is_never_ready(tmp_path: Path) -> None:
+    """A service does not start on it, one whose worker starts on it ends, and both say why; then all is well."""
+    home = tmp_path / "home"
+    file = home / "data" / "strongroom.db"
+    with up(home) as running, through_proxy(running) as client:
+        client.post("/box/")
+        with read_only(file):
+            os.kill(worker("storage")(running), signal.SIGKILL)
+            ended = running.ended()
+    with read_only(file):
+        started = spawn("up", "--home", home, "--listen", "127.0.0.1:0", "--json")
+        out, err = started.communicate(timeout=60)
+
+    assert (ended.code, started.returncode, out) == (2, 2, "")
+    assert "may not be written" in ended.err
+    assert "may not be written" in err
+    with up(home) as again, through_proxy(again) as client:
+        assert put(client, "box/a", "aaa").status_code == 201
+
+
+def test_a_store_that_is_moved_away_takes_no_write(tmp_path: Path) -> None:
+    """Of a file that no restart would find, writes are refused and known not to be applied; put back, they go on."""
+    with up(tmp_path / "home") as running, through_proxy(running) as client:
+        client.post("/box/")
+        file = running.home / "data" / "strongroom.db"
+        file.rename(tmp_path / "away")
+        refused = put(client, "box/a", "aaa")
+        eventually(lambda: httpx.get(running.url + "/readyz").status_code == 503)
+        (tmp_path / "away").rename(file)
+        eventually(lambda: httpx.get(running.url + "/readyz").status_code == 200)
+
+        assert (refused.status_code, refused.json()["fate"]) == (503, "not-applied")
+        assert put(client, "box/a", "aaa").status_code == 201
+        ended = running.end()
+    assert "was moved or replaced under the running service" in ended.err
 
 
 TAMPERINGS: dict[str, Callable[[bytes, bytes], bytes]] = {
