@@ -3,8 +3,8 @@
 A batch goes so. Both sides are read, and each record decided. Then it is written in parts: what is sealed in one commit
 with the row of the journal that tells of the whole part. What is plain follows, each record guarded by the revision it
 was seen at. Then all is read back and compared by keyed hash, and the marks at the source are looked at again: what
-changed there meanwhile is told. Killed anywhere, the journal tells of everything that may have been written, and the
-next run compares everything again.
+changed there meanwhile is told. What a client of the service wrote meanwhile is newer, so it stands, and is told, too.
+Killed anywhere, the journal tells of everything that may have been written, and the next run compares everything again.
 """
 
 import asyncio
@@ -52,6 +52,8 @@ class _Work:
     tried: list[tuple[str, Sequence[Copy]]] = field(default_factory=list)  # names of rows, and what they say
     begun: dict[str, Act] = field(default_factory=dict)  # writes, by the record's name
     refused: set[str] = field(default_factory=set)  # names of records
+    tags: dict[str, str | None] = field(default_factory=dict)  # of what was written, by name; None: it was not heard
+    overtaken: set[str] = field(default_factory=set)  # names of records that a client has changed since
 
     def act(self, each: Decision) -> Act:
         """Return what was done about a record: what an attempt finds present and ours, one before it wrote."""
@@ -163,7 +165,7 @@ class Apply:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             await self._settle(work)
-        await asyncio.gather(self._compare_back(written), self._look_again(records))
+        await asyncio.gather(self._compare_back(written, work), self._look_again(records))
         self._advance(batch.items)
 
     async def _settle(self, work: "_Work") -> None:
@@ -191,6 +193,10 @@ class Apply:
 
     async def _write(self, decisions: Sequence[Decision], work: "_Work") -> Sequence[Decision]:
         """Write what is to be written, unless there is a conflict; return what was, by this attempt or one before."""
+        for each in decisions:
+            if each.act is Act.CONFLICT and each.record.name in work.tags and _moved(each):
+                self._overtaken(each, work, removed=each.held is None)  # since an attempt before this one wrote it
+        decisions = [each for each in decisions if each.record.name not in work.overtaken]
         conflicts = [each for each in decisions if each.act is Act.CONFLICT]
         for each in conflicts:
             self.report.tell("conflict", each.item.id, each.why, each.record.name)
@@ -213,7 +219,7 @@ class Apply:
     async def _commit(self, decisions: Sequence[Decision], work: "_Work") -> None:
         """Write the row that tells of *decisions*, and what is sealed with it; without what the service refuses."""
         try:
-            await self._commit_together(decisions, work.tried)
+            await self._commit_together(decisions, work)
         except (Invalid, TooLarge) as error:
             self._room = await self._target.room()  # a commit takes fewer changes by now, or one of them is refused
             for half in self._halves(decisions, error, work):
@@ -232,7 +238,7 @@ class Apply:
         work.refused.add(one.record.name)
         return ()
 
-    async def _commit_together(self, decisions: Sequence[Decision], tried: list[tuple[str, Sequence[Copy]]]) -> None:
+    async def _commit_together(self, decisions: Sequence[Decision], work: "_Work") -> None:
         former = await self._keep_former(decisions)
         copies = [copy for each in decisions if (copy := _copy(each, former)) is not None]
         if not copies:
@@ -252,8 +258,10 @@ class Apply:
             row,
             self._journal.guard,
         ]
-        tried.append((row.name, copies))
-        await self._target.commit(changes, row.name)
+        work.tried.append((row.name, copies))
+        work.tags |= dict.fromkeys((each.record.name for each in sealed), None)
+        tag = await self._target.commit(changes, row.name)
+        work.tags |= dict.fromkeys((each.record.name for each in sealed), tag)
         self._remember(copies)
 
     async def _keep_former(self, decisions: Sequence[Decision]) -> Mapping[str, int]:
@@ -280,7 +288,8 @@ class Apply:
     async def _save_plain(self, plain: Sequence[Decision], work: "_Work") -> None:
         """Save plain records of one model, as few as are saved at once or not at all, without what is refused."""
         try:
-            await self._target.save([each.record for each in plain], [_tag(each) for each in plain])
+            work.tags |= dict.fromkeys((each.record.name for each in plain), None)
+            work.tags |= await self._target.save([each.record for each in plain], [_tag(each) for each in plain])
         except (Invalid, TooLarge) as error:
             for half in self._halves(plain, error, work):
                 await self._save_plain(half, work)
@@ -288,16 +297,33 @@ class Apply:
     def _remember(self, copies: Sequence[Copy]) -> None:
         self._copies.update((copy.name, _text(copy)) for copy in copies)
 
-    async def _compare_back(self, written: Sequence[Decision]) -> None:
-        """Read what was written back, and compare it by keyed hash with what was read at the source."""
+    async def _compare_back(self, written: Sequence[Decision], work: "_Work") -> None:
+        """Read what was written back, and compare it by keyed hash with what was read at the source.
+
+        What is at another revision than the one that was written is a client's, who may write as soon as it is there.
+
+        Raises:
+            Mismatch: it is at the revision that was written, and is something else.
+        """
         held = await self._target.read([each.record.name for each in written])
         for each in written:
             back = held.get(each.record.name)
-            if back is None or self._comparison.digest(each.record.name, back) != each.digest:
+            if back is not None and self._comparison.digest(each.record.name, back) == each.digest:
+                continue
+            if back is not None and back.etag == work.tags.get(each.record.name):
                 raise Mismatch(
-                    f"{each.record.name}: what was read back is not what was saved from {each.item.id}; nothing at the"
-                    " source was touched; see whether somebody else writes there, and run apply again"
+                    f"{each.record.name}: what was read back is not what was saved from {each.item.id}, though nobody"
+                    " wrote there since; nothing at the source was touched: see to the service's store"
                 )
+            self._overtaken(each, work, removed=back is None)
+
+    def _overtaken(self, each: Decision, work: "_Work", *, removed: bool) -> None:
+        """Tell that a client changed a record right after it had moved; what the client did stands."""
+        work.overtaken.add(each.record.name)
+        done = "removed" if removed else "changed"
+        self.report.tell(
+            "note", each.item.id, f"a client {done} it in the service as soon as it was there", each.record.name
+        )
 
     async def _look_again(self, records: Sequence[Moving]) -> None:
         """Tell of every item that was changed at the source since it was read."""
@@ -307,6 +333,11 @@ class Apply:
             if marks.get(item) != mark:
                 gone = item not in marks
                 self.report.tell("changed", item, f"it was {'removed' if gone else 'changed'} while it was moved")
+
+
+def _moved(each: Decision) -> bool:
+    """Whether the journal says that the service had of this record what the source has."""
+    return each.last is not None and each.last.act != "kept" and each.last.digest == each.digest
 
 
 def _tag(each: Decision) -> str:

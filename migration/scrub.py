@@ -5,6 +5,10 @@ was when it moved; each of its records must be in the service as the journal say
 exactly as it lies at the source, goes into a row of the journal, and only then does the source remove its secrets, by
 compare-and-set against that. Killed anywhere, the row is there for ``rollback``, and a second run goes on.
 
+What the service changed or lost since it moved, and still lies at the source, is the old value of a record: a key that
+was replaced, or removed. It is named, and stays, unless it is said (*superseded*) that it goes, too: then it is in the
+journal alone.
+
 At last the source gives up what it removed (compacts, vacuums), and every file that can be reached is searched for
 pieces of everything that was ever journalled. Places that cannot be reached are named, with what to do about them.
 """
@@ -31,7 +35,8 @@ from storage_service.wire import MAX_JOURNAL
 STAGE: Final = "scrubbed"
 
 _UNFINISHED: Final = "unfinished"
-_LEFT: Final = ("bad", "unmoved", "differs", "changed", "too-large", _UNFINISHED)  # why an item keeps its secrets
+_DIFFERS: Final = "differs"
+_LEFT: Final = ("bad", "unmoved", _DIFFERS, "changed", "too-large", _UNFINISHED)  # why an item keeps its secrets
 _BESIDE: Final = 1024  # bytes of a row that are no original's
 
 
@@ -70,7 +75,13 @@ class Scrub:
     """One run of ``scrub``; its journal's lock is held."""
 
     def __init__(
-        self, source: Source, target: Target, journal: Journal, *, advance: Callable[[int], object] = bool
+        self,
+        source: Source,
+        target: Target,
+        journal: Journal,
+        *,
+        superseded: bool = False,
+        advance: Callable[[int], object] = bool,
     ) -> None:
         """Take the parts.
 
@@ -78,6 +89,7 @@ class Scrub:
             source: opened with the journal's digest.
             target: where everything must be.
             journal: with its lock held.
+            superseded: remove, too, what the service holds another value of, or none any more.
             advance: called with how many items more are done.
 
         Raises:
@@ -92,6 +104,7 @@ class Scrub:
         self._hands: Scrubbable = source
         self._target = target
         self._journal = journal
+        self._superseded = superseded
         self._advance = advance
         self._copies = Spill()  # of every record, what the journal says
         self._wanted = Spill()  # of every item that has secrets, what it is
@@ -200,6 +213,9 @@ class Scrub:
         moved = []
         for item, each in batch:
             doubt = _doubt(item, each, copies, lies)
+            if doubt is not None and doubt.kind == _DIFFERS and self._superseded:
+                self.report.tell("superseded", item, "what lay here is in the journal alone from now on", doubt.name)
+                doubt = None
             if doubt is None:
                 moved.append((item, each))
             else:
@@ -282,16 +298,24 @@ class Scrub:
 
 
 def _doubt(item: str, wanted: Wanted, copies: dict[str, Copy], lies: dict[str, str]) -> _Doubt | None:
-    """Return why *item* must keep its secrets; None: they are in the service, as they are here."""
+    """Return why *item* must keep its secrets; None: they are in the service, as they are here.
+
+    That it differs comes last: of such an item nothing else is in doubt.
+    """
+    differs: _Doubt | None = None
     for name, digest in wanted.records:
         copy = copies.get(name)
         if copy is None:
             return _Doubt("unmoved", "it is not in the journal: move it first", name)
         if copy.item == item and copy.mark != wanted.mark:
             return _Doubt("changed", "it was changed at the source since it was moved: move it again", name)
-        if copy.act == "kept" or copy.digest != digest or lies.get(name) != digest:
-            return _Doubt("differs", "what the service holds is not what lies here", name)
-    return None
+        if copy.digest != digest:
+            return _Doubt("changed", "it is not what was looked at when it moved: move it again", name)
+        if copy.act == "kept" or lies.get(name) != digest:
+            gone = name not in lies
+            why = "the service had it, and has it no longer" if gone else "what the service holds is not what lies here"
+            differs = differs or _Doubt(_DIFFERS, why, name)
+    return differs
 
 
 def _advice(report: Report, left: dict[str, int]) -> str:
@@ -301,7 +325,12 @@ def _advice(report: Report, left: dict[str, int]) -> str:
             "secrets remain in the files named; do what is said of each, and search again:"
             " strongroom migrate scrub --search-only"
         )
-    if any(left.get(kind) for kind in ("unmoved", "changed", "differs")):
+    if left.get(_DIFFERS) and not left.keys() - {_DIFFERS}:
+        return (
+            "the service has other values, or none, in the place of what these items still hold; if those are no longer"
+            " needed, remove them, too: strongroom migrate scrub --superseded"
+        )
+    if any(left.get(kind) for kind in ("unmoved", "changed", _DIFFERS)):
         return "some items still have their secrets; compare both sides, and scrub again: strongroom migrate apply"
     if left:
         return (

@@ -5,11 +5,13 @@ from typing import Final
 
 import msgspec
 
+from migration.apply import known_copies
 from migration.compare import TOMBSTONES
 from migration.errors import NoSuchRun
-from migration.journal import ROLLED_BACK, Holder, Journal, Run, Stage
+from migration.journal import ROLLED_BACK, Copy, Holder, Journal, Run, Stage
 from migration.records import Item
 from migration.sources.base import Source
+from migration.spill import Spill
 from migration.target import Target
 from models import names
 
@@ -35,6 +37,7 @@ class Waiting(msgspec.Struct, kw_only=True):
     items: int  # at the source
     waiting: int  # of those: with a secret that the service does not have
     bad: int  # of those: which cannot move
+    superseded: int  # of those: with a secret that the service had, and has another value of by now, or none
     read_through: bool  # whether the service still has to read from the source
     next: str
 
@@ -74,7 +77,10 @@ async def status(
     through = (await target.client.status()).read_through
     found = Status(runs=runs, holder=await Journal.holder(target), reading_through=through)
     if source is not None and name is not None:
-        found.estate = await _waiting(target, source, name, advance, through=source.identity in through)
+        looked = await Journal.find(target, name)
+        if looked is None:
+            raise NoSuchRun(f"there is no run {name} any more")
+        found.estate = await _waiting(target, source, looked, advance, through=source.identity in through)
     return found
 
 
@@ -108,39 +114,59 @@ def _as_told(run: Run) -> RunStatus:
 
 
 async def _waiting(
-    target: Target, source: Source, name: str, advance: Callable[[int], object], *, through: bool
+    target: Target, source: Source, journal: Journal, advance: Callable[[int], object], *, through: bool
 ) -> Waiting:
-    found = Waiting(run=name, items=0, waiting=0, bad=0, read_through=False, next="")
+    found = Waiting(run=journal.run.name, items=0, waiting=0, bad=0, superseded=0, read_through=False, next="")
     page: list[Item] = []
-    async for item in source.items():
-        found.items += 1
-        found.bad += bool(item.fault)
-        page.append(item)
-        if len(page) == _PAGE:
-            found.waiting += await _not_there(target, page)
-            advance(len(page))
-            page = []
-    found.waiting += await _not_there(target, page)
+    with Spill() as copies:
+        await known_copies(journal, copies)
+        async for item in source.items():
+            found.items += 1
+            found.bad += bool(item.fault)
+            page.append(item)
+            if len(page) == _PAGE:
+                await _count(found, target, journal, copies, page)
+                advance(len(page))
+                page = []
+        await _count(found, target, journal, copies, page)
     advance(len(page))
     found.read_through = found.waiting > 0
     found.next = _advice(found, through=through)
     return found
 
 
-async def _not_there(target: Target, items: list[Item]) -> int:
-    """Return how many of *items* have a secret that the service neither has nor knows to be deleted."""
+async def _count(found: Waiting, target: Target, journal: Journal, copies: Spill, items: list[Item]) -> None:
+    """Count those of *items* with a secret that the service neither has nor knows to be deleted, or once had."""
     sealed = [record.name for item in items for record in item.records if record.sealed]
     wanted = [each for each in sealed if not names.is_container(each)]
     held = await target.read(wanted)
     missing = [each for each in wanted if each not in held]
     deleted = await target.read([TOMBSTONES + each for each in missing])
     gone = {each for each in missing if TOMBSTONES + each not in deleted}
-    return sum(any(record.name in gone for record in item.records) for item in items)
+    known = copies.get_many(wanted)
+    moved = {name: msgspec.json.decode(text, type=Copy) for name, text in known.items()}
+    for item in items:
+        waits, old = False, False
+        for record in item.records:
+            name, copy = record.name, moved.get(record.name)
+            if not record.sealed or names.is_container(name):
+                continue
+            digest = journal.digest.of(name, record.value.reveal())
+            had = copy is not None and copy.digest == digest
+            there = held.get(name)
+            waits |= name in gone and not had
+            old |= had and (there is None or journal.digest.of(name, there.value.reveal()) != digest)
+        found.waiting += waits
+        found.superseded += old
 
 
 def _advice(found: Waiting, *, through: bool) -> str:
     if found.waiting:
         return "move what is missing: strongroom migrate apply"
-    if through:
-        return "read_through is no longer needed: take it out of the configuration"
-    return ""
+    steps = ["read_through is no longer needed: take it out of the configuration"] if through else []
+    if found.superseded:
+        steps.append(
+            "the source still holds what was changed or removed in the service since, and when nobody needs that any"
+            " more, it can go, too: strongroom migrate scrub --superseded"
+        )
+    return "; ".join(steps)

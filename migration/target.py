@@ -100,8 +100,10 @@ class Target:
         self._containers |= there
         return [name for name in needed if name not in there]
 
-    async def commit(self, changes: Sequence[Change], witness: str) -> None:
-        """Apply *changes* at once or not at all, whatever answers get lost.
+    async def commit(self, changes: Sequence[Change], witness: str) -> str | None:
+        """Apply *changes* at once or not at all, whatever answers get lost; return the tag of what was written.
+
+        None: the answer that had it was lost.
 
         Args:
             changes: what is to be done; among them the creation of *witness*.
@@ -111,9 +113,10 @@ class Target:
             Changed: something was not at the revision expected of it; nothing was applied.
         """
         pause = FIRST_PAUSE
+        tag: str | None = None
         for attempt in range(ATTEMPTS):
             try:
-                await self._client.commit_sealed(changes)
+                tag = await self._client.commit_sealed(changes)
             except Unavailable as error:
                 if error.fate is Fate.NOT_APPLIED or attempt == ATTEMPTS - 1:
                     raise  # the client has asked more than once already
@@ -128,6 +131,7 @@ class Target:
             else:
                 break
         self._containers |= {each.name for each in changes if isinstance(each, Write) and names.is_container(each.name)}
+        return tag
 
     async def _exists(self, name: str) -> bool:
         (entry,) = await self._client.read_sealed([name])
@@ -139,18 +143,22 @@ class Target:
 
     # Writing what is plain
 
-    async def save(self, records: Sequence[Record], etags: Sequence[str]) -> None:
-        """Save plain records, each only if it is at its tag.
+    async def save(self, records: Sequence[Record], etags: Sequence[str]) -> Mapping[str, str]:
+        """Save plain records, each only if it is at its tag; return their new tags, by name.
 
         Raises:
             Changed: one is not; of its model, those before its batch are saved.
             Invalid: the service refuses one.
         """
-        by_model: dict[type[Model], list[tuple[Secret, str]]] = {}
+        by_model: dict[type[Model], list[tuple[Record, str]]] = {}
         for record, etag in zip(records, etags, strict=True):
-            by_model.setdefault(plain_model(record.name), []).append((record.value, etag))
+            by_model.setdefault(plain_model(record.name), []).append((record, etag))
+        tags: dict[str, str] = {}
         for model, pairs in by_model.items():
-            await self._client.save_texts(model, [text for text, _ in pairs], etags=[etag for _, etag in pairs])
+            texts = [record.value for record, _ in pairs]
+            new = await self._client.save_texts(model, texts, etags=[etag for _, etag in pairs])
+            tags.update((record.name, tag) for (record, _), tag in zip(pairs, new, strict=True))
+        return tags
 
     # Removing
 

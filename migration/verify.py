@@ -1,4 +1,4 @@
-"""``verify``: both sides are compared completely, and of the journal nothing is believed but the key of the hash.
+"""``verify``: both sides are compared completely, and nothing is the same because the journal says so.
 
 Every record of every item is read anew, at the source and in the service, and compared by keyed hash. The reverse is
 looked at too: what the service holds in the containers where the estate's records lie, and the estate does not have.
@@ -7,9 +7,12 @@ looked at too: what the service holds in the containers where the estate's recor
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
 
+import msgspec
+
+from migration.apply import known_copies
 from migration.batches import Batch, batches
 from migration.compare import TOMBSTONES
-from migration.journal import Journal, Run, Stage, now
+from migration.journal import Copy, Journal, Run, Stage, now
 from migration.records import is_sealed
 from migration.report import Report
 from migration.sources.base import Source
@@ -51,9 +54,10 @@ async def verify(
     """
     run = journal.run
     report = Report(verb="verify", run=run.name, source=run.kind, estate=run.identity, started=now())
-    with Spill() as met:
+    with Spill() as met, Spill() as copies:
+        await known_copies(journal, copies)
         async for batch in batches(source, journal.digest, report):
-            await _compare(batch, source, target, journal, report)
+            await _compare(batch, source, target, journal, report, copies=copies)
             _remember(met, batch)
             advance(batch.items)
         # What was scrubbed is in the service alone, as it should be: it is counted.
@@ -70,13 +74,20 @@ async def verify(
     return report
 
 
-async def _compare(batch: Batch, source: Source, target: Target, journal: Journal, report: Report) -> None:
-    """Compare one batch; what changed while that was done is told as such, whatever it looked like."""
+async def _compare(
+    batch: Batch, source: Source, target: Target, journal: Journal, report: Report, *, copies: Spill
+) -> None:
+    """Compare one batch; what changed while that was done is told as such, whatever it looked like.
+
+    Nothing is the same because the journal says so; of what the service does not have, it says whether it had it.
+    """
     digest = journal.digest
     held = await target.read([each.record.name for each in batch.records])
     absent = [each.record for each in batch.records if each.record.name not in held]
     missing = [TOMBSTONES + record.name for record in absent if record.sealed]
     deleted = await target.read(missing) if missing else {}
+    moved = copies.get_many([record.name for record in absent])
+    applied = "applied" in journal.run.stages
     marks = await _marks(source, list({each.item.id: None for each in batch.records}))
     told: set[str] = set()
     for item, record, mine in batch.records:
@@ -89,12 +100,21 @@ async def _compare(batch: Batch, source: Source, target: Target, journal: Journa
                 report.tell("changed", item.id, "it was changed or removed at the source while it was compared")
         elif there is None and TOMBSTONES + record.name in deleted:
             report.tell("differs", item.id, "it was deleted in the service before it had moved", record.name)
+        elif there is None and _had(record.name, mine, applied, moved):
+            report.tell("differs", item.id, "the service had it, and has it no longer", record.name)
         elif there is None:
             report.tell("missing", item.id, "the service does not have it", record.name)
         elif digest.of(record.name, there.value.reveal()) != mine:
             report.tell("differs", item.id, "the service holds another value", record.name)
         else:
             report.count("same")
+
+
+def _had(name: str, digest: str, applied: bool, moved: Mapping[str, str]) -> bool:
+    """Whether the service had what the source has: what is sealed came with its row, the rest before the end."""
+    if name not in moved or not (applied or is_sealed(name)):
+        return False
+    return msgspec.json.decode(moved[name], type=Copy).digest == digest
 
 
 async def _marks(source: Source, ids: Sequence[str]) -> Mapping[str, str]:

@@ -31,6 +31,7 @@ from storage_service.errors import (
 )
 from storage_service.head import Head
 from storage_service.read_through import OldPlace
+from storage_service.refusals import Refusals
 from storage_service.service import Caller
 from storage_service.strangers import bounded
 from storage_service.wire import SECRETS_PATH
@@ -63,6 +64,7 @@ class StorageApp:
         self._opener = opener
         self._old_places = old_places
         self._parts: Parts | None = None
+        self._refusals = Refusals()
 
     async def open(self) -> None:
         """Open store, keys and audit log; nothing is served before.
@@ -76,6 +78,7 @@ class StorageApp:
 
     async def close(self) -> None:
         """Close what was opened."""
+        self._refusals.close()
         if self._parts is not None:
             await self._parts.close()
 
@@ -120,6 +123,8 @@ class StorageApp:
             if isinstance(error, Internal):
                 # Told in full already: a traceback would add nothing but places where a value could hide.
                 log.error("request %s: %s", request_id, error)  # noqa: TRY400
+            elif wire.problem_of(error).status in (500, 503):
+                self._refusals.tell(error, request_id)
             await self._end(exchange, caller, path, error)
             exchange.answer(*wire.problem_answer(error, request_id))
         except Gone:

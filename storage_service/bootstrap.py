@@ -46,6 +46,7 @@ class Parts:
     proxy: Proxy
     head_fields: head.Table
     store: Backend
+    stores: tuple[Backend, ...]
     scheme: str
     keeper: Keeper
     key_service: KeyService
@@ -136,6 +137,7 @@ async def build(
             proxy=proxy,
             head_fields=_head_fields(settings.authenticators),
             store=store,
+            stores=(store, *routing.backends),
             scheme=settings.store.partition(":")[0],
             keeper=keeper,
             key_service=KeyService(service, store, keeper, file, documents, machine=machine),

@@ -12,12 +12,24 @@ class StrongroomError(Exception):
     """Base of all errors of this package; never raised itself."""
 
 
+class Fate(StrEnum):
+    """What became of a write that was not answered with success."""
+
+    NOT_APPLIED = "not-applied"
+    APPLIED = "applied"
+    UNKNOWN = "unknown"
+
+
 class ServiceError(StrongroomError):
-    """Base of all answers that are not the thing asked for. Texts never contain what the caller sent."""
+    """Base of all answers that are not the thing asked for. Texts never contain what the caller sent.
+
+    *fate* is what became of the write that is answered so: a refusal comes before it, unless somebody knows better.
+    """
 
     code: ClassVar[str] = "internal"
     told = False  # it is an answer of the service, which has recorded it
     applied = 0  # how many of several writes are done all the same, of the first of them
+    fate: Fate = Fate.NOT_APPLIED
 
 
 class Invalid(ServiceError):
@@ -115,6 +127,15 @@ class Uninitialized(Locked):
     code = "uninitialized"
 
 
+class Behind(Locked):
+    """The store's keyring is of another root key than this machine can open; secrets are not written here for now.
+
+    A worker that had the keys before goes on reading. The log of the service says what to put where.
+    """
+
+    code = "keyring-behind"
+
+
 class Halted(ServiceError):
     """Secrets are not written for now: re-encryption could neither be finished nor reverted. Every key is kept.
 
@@ -158,20 +179,13 @@ class Unusable(ServiceError):
     """The keyring, a wrap or the key file cannot be used as it is; the text tells the operator what to do."""
 
     code = "keyring-unusable"
+    fate = Fate.UNKNOWN
 
 
 class Overtaken(ServiceError):
     """Somebody else changed the keyring meanwhile, and nothing was done."""
 
     code = "overtaken"
-
-
-class Fate(StrEnum):
-    """What became of a write that was not answered with success."""
-
-    NOT_APPLIED = "not-applied"
-    APPLIED = "applied"
-    UNKNOWN = "unknown"
 
 
 class Unavailable(ServiceError):
@@ -207,6 +221,8 @@ class AuditUnavailable(ServiceError):
 
 class Internal(ServiceError):
     """Something broke inside; the caller learns no more than that, the log has the rest."""
+
+    fate = Fate.UNKNOWN
 
 
 class Undecipherable(Internal):

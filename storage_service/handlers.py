@@ -31,17 +31,7 @@ from storage_service.backends.base import (
     Vacant,
     not_applied,
 )
-from storage_service.errors import (
-    Changed,
-    Exists,
-    Fate,
-    Internal,
-    Invalid,
-    NotFound,
-    ServiceError,
-    TooLarge,
-    Unavailable,
-)
+from storage_service.errors import Changed, Exists, Fate, Internal, Invalid, NotFound, ServiceError, TooLarge
 from storage_service.turns import Turns
 from storage_service.wire import MAX_SECRET
 
@@ -403,21 +393,16 @@ async def _in_batches(
         act: does one batch.
 
     Raises:
-        Unavailable: where there are several batches, its fate speaks of them all.
-        ServiceError: of *act*; it says how many of the changes are *applied* all the same.
+        ServiceError: of *act*; it says how many of the changes are *applied*, and its fate speaks of them all.
     """
     answers: list[T] = []
     while left := changes[len(answers) :]:
         batch = left[: max(1, fitting(left))]
         try:
             answers += await act(batch)
-        except Unavailable as error:
-            if len(batch) == len(changes) or (error.fate is Fate.NOT_APPLIED and not answers):
-                raise
-            of_all = Unavailable(str(error), Fate.UNKNOWN)
-            of_all.applied = len(answers)
-            raise of_all from error
         except ServiceError as error:
             error.applied = len(answers)
+            if answers or (error.fate is Fate.APPLIED and len(batch) < len(changes)):
+                error.fate = Fate.UNKNOWN
             raise
     return answers

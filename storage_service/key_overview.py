@@ -1,10 +1,10 @@
 """What can be told of the keyring without telling a key: its state, who can open it, and what is under way with it."""
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 from storage_service.backends.base import Backend
-from storage_service.errors import KeyringDamaged, StartupError
+from storage_service.errors import Behind, KeyringDamaged, StartupError
 from storage_service.keyring import census, sweep, vault, wraps
 from storage_service.keyring.document import PROTECTED, Document
 from storage_service.keyring.keeper import Keeper
@@ -26,6 +26,8 @@ _STATES: Final[dict[Page, State]] = {
 
 def state_of(keeper: Keeper) -> State:
     """Return the state as this worker knows it, at no cost; what is under way is not looked for."""
+    if keeper.behind:
+        return "behind"
     ring = keeper.current
     return "fatal" if ring is not None and ring.halted else _STATES[keeper.state]
 
@@ -52,8 +54,10 @@ async def tell(store: Backend, keeper: Keeper, machines: MachineDocuments) -> Ke
         StartupError: the keyring, or a wrap, is damaged or of a later version.
         Unavailable: the store does not answer.
     """
+    with suppress(Behind):
+        await keeper.look()
     said = KeyringStatus(state=state_of(keeper), wrong_keys=keeper.wrong_keys, wait=keeper.wait)
-    if said.state in ("uninitialized", "locked"):
+    if said.state in ("uninitialized", "locked", "behind"):
         sealed = await vault.read(store)
         if sealed is not None:
             said.root, said.recipients = sealed.root, await recipients(store, machines, sealed.root)

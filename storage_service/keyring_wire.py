@@ -16,7 +16,7 @@ MAX_LIMIT: Final = 1000
 MIN_PACE: Final = 0.01
 
 Mode: TypeAlias = Literal["file", "unlock", "shares", "machine"]
-State: TypeAlias = Literal["uninitialized", "locked", "unlocked", "rotating", "fatal"]
+State: TypeAlias = Literal["uninitialized", "locked", "unlocked", "rotating", "behind", "fatal"]
 
 # Bodies
 

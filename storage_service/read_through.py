@@ -11,8 +11,9 @@ in the same commit, and where there is one, the old place is not asked. Why it i
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol, TypeGuard, TypeVar
 
 from models.names import SECRETS, is_container
@@ -205,7 +206,8 @@ class ReadThroughBackend:
         """Return what is stored under *name*, here or else in an old place."""
         entry = await self._backend.get(name)
         if entry is None and _moves(name):
-            return (await self._elsewhere([name])).get(name)
+            here, there = await self._elsewhere([name])
+            return here.get(name) or there.get(name)
         return entry
 
     async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
@@ -213,18 +215,13 @@ class ReadThroughBackend:
 
         *limit* is of what is stored here, and again of what lies in old places.
         """
-        found = await self._backend.get_many(names, limit=limit)
-        missing = [name for name in names if name not in found and _moves(name)]
-        return {**found, **await self._elsewhere(missing, limit)} if missing else found
+        found, there = await self._found(names, limit, partial(self._backend.get_many, names, limit=limit))
+        return {**found, **there} if there else found
 
     async def get_closed(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Closed]:
         """Return those of *names* that exist, as `get_many`; what lies in an old place was never encrypted for us."""
-        found = await self._backend.get_closed(names, limit=limit)
-        missing = [name for name in names if name not in found and _moves(name)]
-        if not missing:
-            return found
-        elsewhere = await self._elsewhere(missing, limit)
-        return {**found, **{name: Closed.of(entry) for name, entry in elsewhere.items()}}
+        found, there = await self._found(names, limit, partial(self._backend.get_closed, names, limit=limit))
+        return {**found, **{name: Closed.of(entry) for name, entry in there.items()}} if there else found
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
         """Return a page of the names here."""
@@ -244,31 +241,65 @@ class ReadThroughBackend:
                 failed = [changes[place] for place in sorted({own[id(part)] for part in conflict.failed})]
             overtaken = {change.name for change in failed if _expects_any(change) and change.name in unmoved}
             doubtful = [change.name for change in failed if _expects_any(change) and change.name not in unmoved]
-            found = await self._elsewhere(doubtful) if doubtful else {}
+            here, there = await self._elsewhere(doubtful)
+            found = {*here, *there}
             wrong = [change for change in failed if not (_expects_any(change) and change.name in {*overtaken, *found})]
             if wrong:
                 raise Conflict(wrong)
             unmoved -= overtaken
-            unmoved |= {name for name, entry in found.items() if entry.revision == ABSENT}
+            unmoved |= there.keys()
         raise not_applied("others move the records of this batch without end")
 
-    async def _elsewhere(self, missing: Sequence[str], limit: int | None = None) -> Mapping[str, Entry]:
-        """Return those of *missing*, which were not here, that lie in an old place, or are here by now.
+    async def _found(
+        self, names: Sequence[str], limit: int | None, read: Callable[[], Awaitable[Mapping[str, T]]]
+    ) -> tuple[Mapping[str, T], Mapping[str, Entry]]:
+        """Return what *read* finds of *names* here, and what of the rest lies in an old place.
 
         Raises:
-            TooLarge: their values are more than *limit* bytes together.
+            Unavailable: others moved one of them during every attempt.
         """
-        buried = await self._backend.get_many([TOMBSTONES + name for name in missing])
-        wanted = [name for name in missing if TOMBSTONES + name not in buried]
+        for _ in range(ATTEMPTS):
+            found = await read()
+            moved, there = await self._elsewhere([name for name in names if name not in found and _moves(name)], limit)
+            if not moved:
+                return found, there
+            # What has come here since was written in one commit, perhaps, with what *read* saw before that.
+        raise not_applied("others move these records without end")
+
+    async def _elsewhere(
+        self, missing: Sequence[str], limit: int | None = None
+    ) -> tuple[Mapping[str, Entry], Mapping[str, Entry]]:
+        """Return those of *missing*, which were not here, that are here by now, and those that lie in an old place.
+
+        What an old place answers counts only if the record is neither here nor removed after that: so much can happen
+        between two questions that it was removed, made anew (which lifts the tombstone), and has another value now.
+
+        Raises:
+            TooLarge: the values of either are more than *limit* bytes together.
+        """
+        buried = await self._buried(missing)
+        wanted = [name for name in missing if name not in buried]
         found: dict[str, Entry] = {}
         # No old place tells beforehand what a value weighs: with a limit, they are asked little by little.
         size = max(1, len(wanted)) if limit is None else AT_ONCE
         for start in range(0, len(wanted), size):
             found |= await self._old.find(wanted[start : start + size])
             check_size(sum(len(entry.value) for entry in found.values()), limit)
-        # What is in neither may have moved, and been taken from the old place, since this one was asked.
-        left = [name for name in wanted if name not in found]
-        return {**found, **await self._backend.get_many(left, limit=limit)} if left else found
+        here: dict[str, Entry] = {}
+        for start in range(0, len(wanted), MAX_PAGE // 2):
+            asked = wanted[start : start + MAX_PAGE // 2]
+            now = await self._backend.get_many([*asked, *(TOMBSTONES + name for name in asked)], limit=limit)
+            here |= {name: now[name] for name in asked if name in now}
+            check_size(sum(len(entry.value) for entry in here.values()), limit)
+            for name in asked:
+                if name in now or TOMBSTONES + name in now:
+                    found.pop(name, None)
+        return here, found
+
+    async def _buried(self, names: Sequence[str]) -> Set[str]:
+        """Return those of *names* that were removed."""
+        tombstones = await self._backend.get_many([TOMBSTONES + name for name in names]) if names else {}
+        return {tombstone.removeprefix(TOMBSTONES) for tombstone in tombstones}
 
 
 def _moves(name: str) -> bool:

@@ -14,7 +14,7 @@ from storage_service import key_resources, preconditions, sealed_resources, wire
 from storage_service.answering import Request, Response, answer, body, caller, content, decoded, not_a
 from storage_service.apikeys import ApiKeyRecord
 from storage_service.authz.base import Action
-from storage_service.backends.base import ABSENT
+from storage_service.backends.base import ABSENT, Checkable
 from storage_service.bootstrap import Parts
 from storage_service.errors import Invalid
 from storage_service.handlers import Stored
@@ -70,7 +70,10 @@ class Alive:
 
 
 class Ready:
-    """Whether the service can do its work: the store answers. Locked, it serves plain records still, and is ready."""
+    """Whether the service can do its work: stores answer and can be written, and the keyring is the one in force here.
+
+    Locked, it serves plain records still, and is ready.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -78,6 +81,10 @@ class Ready:
     async def on_get(self, _: Request, resp: Response) -> None:
         """Say that it does, and whether secrets are served; or 503."""
         await self._parts.store.get("system/ready")
+        for store in self._parts.stores:
+            if isinstance(store, Checkable):
+                await store.check()
+        await self._parts.keeper.look()
         resp.media = {"status": "ready", "state": self._parts.key_service.state}
 
 

@@ -35,12 +35,15 @@ def _table() -> dict[type[BaseException], Exit]:
         click.ClickException: Exit(USAGE),
         ModelError: Exit(USAGE),
         errors.StrongroomError: Exit(FAILED),
-        errors.Unavailable: Exit(FAILED, "see that it runs: strongroom up, or systemctl status strongroom-storage"),
+        errors.Unavailable: Exit(
+            FAILED, "see that it runs: strongroom up, or systemctl status strongroom-storage; its log says more"
+        ),
         errors.Untrusted: Exit(FAILED),  # its text says what to do
         errors.Barred: Exit(FAILED),
         errors.AuditUnavailable: Exit(FAILED, "see that its audit log can be written"),
         errors.Internal: Exit(FAILED),
         errors.Locked: Exit(LOCKED),
+        errors.Behind: Exit(LOCKED, "put this machine's new key file in its place; its log says which"),
         errors.Halted: Exit(FAILED),
         errors.WrongKey: Exit(DENIED),
         errors.TooManyAttempts: Exit(FAILED),

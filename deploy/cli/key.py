@@ -68,6 +68,10 @@ def _tell(said: "KeyringStatus") -> None:
             show.line("to make the first keys: strongroom key init")
         case "locked":
             show.line("to unlock it: strongroom key unlock")
+        case "behind":
+            show.line(
+                "another machine rotated the root key: put the new key file in its place here; the log says which"
+            )
 
 
 @key.command()

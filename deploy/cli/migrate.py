@@ -278,18 +278,31 @@ async def _check(text: bytes) -> "Report":
 @estate_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--search-only", is_flag=True, help="Remove nothing; search again for what was removed.")
+@click.option(
+    "--superseded", is_flag=True, help="Remove, too, what was changed or removed in the service since; it is listed."
+)
 @_take_over
 @common_options
-def scrub(*, words: tuple[str, ...], options: tuple[str, ...], yes: bool, search_only: bool, take_over: bool) -> int:
+def scrub(
+    *,
+    words: tuple[str, ...],
+    options: tuple[str, ...],
+    yes: bool,
+    search_only: bool,
+    superseded: bool,
+    take_over: bool,
+) -> int:
     """Remove from the source the secrets that have moved.
 
     Only what a verified apply moved, and only if it is still as it was moved; then the source's files are searched for
     what remains. `rollback` puts it back.
     """
-    return run(_scrub(estate_of(words, options), yes=yes, search_only=search_only, take_over=take_over))
+    return run(
+        _scrub(estate_of(words, options), yes=yes, search_only=search_only, superseded=superseded, take_over=take_over)
+    )
 
 
-async def _scrub(estate: Estate, *, yes: bool, search_only: bool, take_over: bool) -> int:
+async def _scrub(estate: Estate, *, yes: bool, search_only: bool, superseded: bool, take_over: bool) -> int:
     from migration.scrub import Scrub, check_verified
 
     async with open_sides(estate) as sides, sides.journal.held("scrub", take_over=take_over):
@@ -299,7 +312,7 @@ async def _scrub(estate: Estate, *, yes: bool, search_only: bool, take_over: boo
         report = await watched(
             "scrubbing",
             sides,
-            lambda advance: Scrub(sides.from_, sides.target, sides.journal, advance=advance).run(
+            lambda advance: Scrub(sides.from_, sides.target, sides.journal, superseded=superseded, advance=advance).run(
                 search_only=search_only
             ),
         )

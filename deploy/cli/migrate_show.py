@@ -41,6 +41,7 @@ _COUNTS: Final = {
     "conflict": "differ, and somebody must decide",
     "missing": "missing in the service",
     "differs": "differ",
+    "superseded": "were changed or removed in the service, and are removed here, too",
     "changed": "changed meanwhile",
     "waiting": "stay until their items are back",
     "found": "places where secrets remain",
@@ -51,7 +52,7 @@ _GRAVE: Final = frozenset(
         *("changed", "waiting", "found"),
     }
 )
-_DOUBTFUL: Final = frozenset({"extra", "note", "unreachable"})
+_DOUBTFUL: Final = frozenset({"extra", "note", "unreachable", "superseded"})
 _HEADINGS: Final = {"note": "note", "found": "secrets remain", "unreachable": "not searched", "extra": "extra"}
 _READING: Final = ("plan", "apply", "verify")  # which are nothing if the source has nothing
 _WELL: Final = {"plan": "all of it can move"}

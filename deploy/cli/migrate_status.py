@@ -61,6 +61,8 @@ def _of_estate(estate: "Waiting") -> str:
     if not estate.items:
         return "nothing was found at the source"
     bad = f"; {estate.bad:,} cannot move" if estate.bad else ""
+    if estate.superseded:
+        bad = f"; {estate.superseded:,} hold old secrets of records that the service has changed or removed{bad}"
     if not estate.waiting:
         return f"of {estate.items:,} items at the source none waits to be moved{bad}"
     return f"{estate.waiting:,} of {estate.items:,} items at the source are not in the service yet{bad}"

@@ -12,6 +12,7 @@ _NEXT: Final = {
     "uninitialized": "no secrets before there are keys: strongroom key init",
     "locked": "no secrets before it is unlocked: strongroom key unlock",
     "rotating": "what is under way with the keys: strongroom key status",
+    "behind": "no secret is written before this machine has the new key file; its log says which, and where",
     "fatal": "no secret is written, and here is why: strongroom key status",
 }
 

@@ -178,6 +178,18 @@ class Watchable(Protocol):
         """
 
 
+@runtime_checkable
+class Checkable(Protocol):
+    """The optional ability to tell beforehand that nothing could be written."""
+
+    async def check(self) -> None:
+        """See that the store can be written.
+
+        Raises:
+            Unavailable: it cannot.
+        """
+
+
 def check_batch(changes: Sequence[Change]) -> None:
     """Refuse a batch that no store may be given.
 

@@ -15,8 +15,11 @@ from typing import Final
 
 from storage_service.backends.base import Backend
 from storage_service.errors import (
+    Behind,
     Exists,
     Internal,
+    KeyFileMissing,
+    KeyFileUnusable,
     KeyringDamaged,
     Locked,
     StartupError,
@@ -24,6 +27,7 @@ from storage_service.errors import (
     TooManyAttempts,
     Uninitialized,
     WrongKey,
+    WrongRootKey,
 )
 from storage_service.keyring import document, unlock, vault, wraps
 from storage_service.keyring.page import WITH_KEY, Page, State
@@ -32,6 +36,7 @@ from storage_service.keyring.rootkey import RootKey
 from storage_service.keyring.unattended import KeyFile, Way
 from storage_service.keyring.vault import Sealed
 
+_BEHIND: Final = (KeyFileMissing, KeyFileUnusable, WrongRootKey)  # what the right file, put in its place, mends
 LOOK: Final = 0.2  # seconds between two looks at the page by a worker that is asked nothing
 
 log = logging.getLogger(__name__)
@@ -66,6 +71,7 @@ class Keeper:
         self._turn = asyncio.Lock()
         self.on_open: Callable[[], object] = bool  # called whenever this worker has keys and had none
         self._watching: asyncio.Task[None] | None = None
+        self._behind = ""  # why the keyring that is in the store does not open here
 
     # Holding keys
 
@@ -78,7 +84,10 @@ class Keeper:
         """
         async with self._turn:
             with contextlib.suppress(Locked):
-                await self._load()
+                if self._page.state is State.FRESH:
+                    await self._load()
+                else:  # of a service that runs: it has plain records to serve, and may be helped while it does
+                    await self._load_or_fall_behind()
         self._watching = asyncio.create_task(self._watch(), name="keyring")
 
     async def close(self) -> None:
@@ -99,10 +108,30 @@ class Keeper:
         """Whether the service is locked; FRESH stands for a page that nobody has looked at yet."""
         return self._page.state
 
+    @property
+    def behind(self) -> bool:
+        """Whether the keyring in the store did not open here when this worker last looked."""
+        return bool(self._behind) and self._page.state in WITH_KEY
+
+    async def look(self) -> None:
+        """See whether the keyring that is in the store is the one that is held here; locked, there is none to hold.
+
+        Raises:
+            Behind, Internal: it is another, and cannot be opened.
+            Unavailable: the store does not answer.
+        """
+        try:
+            await self.refresh(await self.sync())
+        except Behind:
+            raise
+        except Locked:
+            pass
+
     async def sync(self) -> Ring:
         """Return the ring to use now, after following what the page says.
 
         Raises:
+            Behind: what the store has now does not open with what this machine has; the log says why.
             Uninitialized: the store has no keyring yet.
             Locked: nobody has unlocked the service.
             Internal: the keyring in the store can no longer be used; the log says why.
@@ -126,9 +155,24 @@ class Keeper:
     async def _follow(self) -> Ring:
         """Load what the page and the store say, in a service that runs: it does not end where the keyring is broken."""
         try:
-            return await self._load()
+            return await self._load_or_fall_behind()
         except StartupError as error:
             raise Internal(f"the keyring cannot be used: {error}") from None
+
+    async def _load_or_fall_behind(self) -> Ring:
+        """Load what the page and the store say, and tell, once for each reason, where what is here does not open it."""
+        try:
+            ring = await self._load()
+        except _BEHIND as error:
+            why = str(error)
+            if why != self._behind:
+                log.error("secrets cannot be written, or read by a new worker, until this is mended: %s", why)  # noqa: TRY400
+            self._behind = why
+            raise Behind("the store's keyring does not open here") from None
+        if self._behind:
+            log.info("the store's keyring opens here again")
+        self._behind = ""
+        return ring
 
     async def _is_at(self, revision: int) -> bool:
         """Whether the keyring in the store is at that revision still; where it cannot even be read, it is not."""

@@ -107,11 +107,16 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem(errors.Locked, 503, "The service is locked; unlock it with: strongroom key unlock"),
         Problem(errors.Uninitialized, 503, "The store has no keyring yet; make one with: strongroom key init"),
         Problem(
+            errors.Behind,
+            503,
+            "The root key was rotated on another machine, and this one cannot open the new one yet; its log says why",
+        ),
+        Problem(
             errors.Halted,
             503,
             "Secrets are not written until a reversal is finished: strongroom key reencrypt --resume",
         ),
-        Problem(errors.Unavailable, 503, "The store does not answer"),
+        Problem(errors.Unavailable, 503, "The store cannot do this now; the log of the service says why"),
         Problem(errors.AuditUnavailable, 503, "The audit log cannot be written, so nothing was done"),
     )
 }
@@ -128,7 +133,8 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     """Return the RFC 9457 body for *error*: nothing in it comes from the request.
 
     ``Invalid`` adds its reason and faults, ``InUse`` and ``Halted`` their reason and holders, ``Unusable`` its
-    reason, ``TooManyAttempts`` the seconds to wait, ``Unavailable`` its fate; every other error says its title alone.
+    reason, ``TooManyAttempts`` the seconds to wait; every other error says its title alone. The fate of a write is said
+    by all that is answered with 500 or 503, and by what else does not mean that nothing was applied.
     """
     problem = problem_of(error)
     body: dict[str, object] = {
@@ -148,7 +154,7 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
         body["detail"] = str(error)
     elif isinstance(error, errors.TooManyAttempts):
         body["wait"] = math.ceil(error.wait)
-    elif isinstance(error, errors.Unavailable):
+    if problem.status in (500, 503) or error.fate is not errors.Fate.NOT_APPLIED:
         body["fate"] = error.fate.value
     return msgspec.json.encode(body)
 
@@ -183,18 +189,27 @@ def error_of(status: int, body: bytes) -> errors.ServiceError:
 
     A body that is no problem of ours becomes the first error of that status, or `Internal`.
     """
-    try:
-        problem = msgspec.json.decode(body, type=dict[str, object])
-    except msgspec.DecodeError:
-        problem = {}
-    error = _error_of(status, problem)
+    problem, row = _read(status, body)
+    error = _error_of(row, problem)
+    fate = str(problem.get("fate"))
+    if fate in set(errors.Fate) and fate != error.fate:
+        error.fate = errors.Fate(fate)
     error.told = True
     return error
 
 
-def _error_of(status: int, problem: Mapping[str, object]) -> errors.ServiceError:
+def _read(status: int, body: bytes) -> tuple[dict[str, object], Problem]:
+    """Return what *body* says, and the row of the table that it is of."""
+    try:
+        problem = msgspec.json.decode(body, type=dict[str, object])
+    except msgspec.DecodeError:
+        problem = {}
     code = str(problem.get("type", "")).removeprefix(_TYPE_PREFIX)
     row = PROBLEMS.get(code) or next((p for p in PROBLEMS.values() if p.status == status), PROBLEMS["internal"])
+    return problem, row
+
+
+def _error_of(row: Problem, problem: dict[str, object]) -> errors.ServiceError:
     if row.error is errors.Invalid:
         listed = problem.get("errors")
         faults = tuple(
@@ -214,9 +229,7 @@ def _error_of(status: int, problem: Mapping[str, object]) -> errors.ServiceError
         wait = problem.get("wait")
         return errors.TooManyAttempts(row.title, float(wait) if isinstance(wait, int) else 1.0)
     if row.error is errors.Unavailable:
-        fate = str(problem.get("fate"))
-        known = fate in set(errors.Fate)
-        return errors.Unavailable(row.title, errors.Fate(fate) if known else errors.Fate.UNKNOWN)
+        return errors.Unavailable(row.title, errors.Fate.UNKNOWN)
     return row.error(row.title)
 
 

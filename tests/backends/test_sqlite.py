@@ -5,11 +5,12 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
 import sys
 import threading
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import aclosing, asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -561,6 +562,167 @@ async def test_a_failed_commit_says_what_became_of_it(path: Path, code: int, fat
         assert await backend.get("a") is None
         revision = await backend.commit([Put("a", b"two")])
         assert await backend.get("a") == Entry(b"two", revision)
+
+
+# Files that cannot be written.
+
+
+@pytest.fixture
+def immutable(path: Path) -> Iterator[Callable[[bool], None]]:
+    """Give what makes the store's file one that nobody may write, not even root, or makes it as it was."""
+
+    def turn(on: bool) -> None:
+        if os.geteuid() == 0:  # whom no mode stops
+            subprocess.run(["chattr", "+i" if on else "-i", path], check=True)
+        else:
+            path.chmod(0o400 if on else 0o600)
+
+    yield turn
+    if path.exists():
+        turn(False)
+
+
+async def test_a_file_that_may_not_be_written_is_no_store_to_start_with(
+    path: Path, immutable: Callable[[bool], None]
+) -> None:
+    """Who may only read the file learns it at the start, in words that say so; when it may be written, it is opened."""
+    async with opened(path) as backend:
+        await backend.commit([Put("a", b"1")])
+    immutable(True)
+    with pytest.raises(ConfigurationError, match="may not be written"):
+        await SqliteBackend(path).open()
+
+    immutable(False)
+    async with opened(path) as backend:
+        await backend.commit([Put("a", b"2")])
+
+
+class ReadOnly(sqlite3.Connection):
+    """A connection made while *forbidden* may not write, and stays so, as SQLite's do."""
+
+    forbidden: ClassVar[bool] = False
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        """Run a statement, or refuse to write."""
+        if ReadOnly.forbidden:
+            super().execute("PRAGMA query_only = ON")
+        return super().execute(sql, *parameters)
+
+
+async def test_a_file_that_becomes_read_only_heals(path: Path) -> None:
+    """While it may not be written, commits and checks say so; afterwards both work, on another connection."""
+    ReadOnly.forbidden = False
+    async with opened(path, factory=ReadOnly) as backend:
+        await backend.commit([Put("a", b"1")])
+        await backend.check()
+        ReadOnly.forbidden = True
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="may not be written") as caught:
+                await backend.commit([Put("a", b"2")])
+            assert caught.value.fate is Fate.NOT_APPLIED
+        backend._well_until = 0
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="may not be written"):
+                await backend.check()
+        assert await backend.get("a") == Entry(b"1", 2)
+        ReadOnly.forbidden = False
+
+        await backend.check()
+        await backend.commit([Put("a", b"3")])
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_that_is_moved_away_takes_no_writes(path: Path, tmp_path: Path, replaced: bool) -> None:
+    """What would be written into a file that nobody finds any more is refused; put back, it is the store again."""
+    async with opened(path) as backend:
+        await backend.commit([Put("a", b"1")])
+        away = tmp_path / "away"
+        path.rename(away)
+        if replaced:
+            path.write_bytes(b"")
+        answers = await asyncio.gather(
+            backend.commit([Put("a", b"2")]), backend.check(), backend.commit([Delete("a")]), return_exceptions=True
+        )
+        assert [getattr(answer, "fate", None) for answer in answers] == [Fate.NOT_APPLIED] * 3
+        assert all("moved or replaced" in str(answer) for answer in answers)
+        assert path.exists() is replaced
+        away.rename(path)
+
+        await backend.check()
+        await backend.commit([Put("b", b"2")])
+    async with opened(path) as backend:
+        assert await every_name(backend) == ["a", "b"]
+
+
+async def test_a_check_and_commits_share_a_turn(path: Path) -> None:
+    """Whoever asks whether the store can be written is answered beside those who write, and writes nothing."""
+    async with opened(path) as backend:
+        before = await backend.commit([Put("a", b"1")])
+        _, revision, _ = await asyncio.gather(backend.check(), backend.commit([Put("a", b"2")]), backend.check())
+        assert revision == before + 1
+
+
+async def test_a_full_store_is_not_well_before_something_was_written(path: Path) -> None:
+    """A disk that was full is believed to have room only when something went there."""
+    async with opened(path, factory=FailingCommit) as backend:
+        await backend.check()
+        FailingCommit.code = sqlite3.SQLITE_FULL
+        with pytest.raises(Unavailable):
+            await backend.commit([Put("a", b"1")])
+        backend._well_until, FailingCommit.code = 0, sqlite3.SQLITE_FULL
+        with pytest.raises(Unavailable, match="full"):
+            await backend.check()
+
+        await backend.check()
+        assert await every_name(backend) == []
+
+
+async def test_a_lock_of_another_process_is_no_want_of_a_store(path: Path) -> None:
+    """While another process writes, the store is well: it can be written, a moment later."""
+    async with opened(path) as backend, process("hold", path) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert await asyncio.wait_for(child.stdout.readline(), PATIENCE) == b"held\n"
+        await backend.check()
+        child.stdin.close()
+        await child.wait()
+
+
+class NoCheckpoint(sqlite3.Connection):
+    """A connection that cannot write into the file itself while *forbidden*."""
+
+    forbidden: ClassVar[bool] = False
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        """Run a statement, or fail as the disk does."""
+        if NoCheckpoint.forbidden and "wal_checkpoint" in sql:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR_WRITE, "SQLITE_IOERR_WRITE"
+            raise error
+        return super().execute(sql, *parameters)
+
+
+async def test_a_log_that_cannot_be_brought_into_the_file_is_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the file itself takes no writes any more, the log says so once, and the store is not well until it does."""
+    NoCheckpoint.forbidden = False
+    async with opened(path, factory=NoCheckpoint) as backend:
+        await backend.commit([Put("a", b"1")])
+        NoCheckpoint.forbidden = True
+        await backend.commit([Put("a", b"2")])
+        async with asyncio.timeout(PATIENCE):
+            while not caplog.messages:
+                await asyncio.sleep(0.05)
+        backend._well_until = 0
+        with pytest.raises(Unavailable):
+            await backend.check()
+        NoCheckpoint.forbidden = False
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                with suppress(Unavailable):
+                    await backend.check()
+                    break
+                await asyncio.sleep(0.05)
+    assert len([message for message in caplog.messages if "brought into its file" in message]) == 1
 
 
 async def test_errors_tell_nothing_of_what_was_asked(path: Path) -> None:

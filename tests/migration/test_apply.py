@@ -338,16 +338,46 @@ class Meddled(Target):
         return await super().read(wanted)
 
 
-async def test_what_is_read_back_is_compared(mover: Mover) -> None:
-    """A record that is not what was written a moment ago ends the run, and no stage says that all is well."""
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("removed", [False, True])
+async def test_a_client_writes_before_it_is_read_back(mover: Mover, policy: Policy, removed: bool) -> None:
+    """Who writes a record as soon as it is there is named, what was written stands, and everything else moves."""
 
     async def meddle() -> None:
-        await mover.client.set_secret(mover.estate.place, "s000001", "meddled", etag="*")
+        if removed:
+            await mover.client.delete_secret(mover.estate.place, "s000001")
+            await mover.client.delete(Host, "h000003")
+        else:
+            await mover.client.set_secret(mover.estate.place, "s000001", "newer", etag="*")
+            await mover.client.save(Host(address="h000003", cpus=7))
 
     journal, source = await mover.journal(), mover.estate.source()
     async with journal.held("apply"):
-        with pytest.raises(Mismatch, match="s000001: what was read back is not what was saved"):
-            await Apply(source, Meddled(mover, meddle), journal).run()
+        report = await Apply(source, Meddled(mover, meddle), journal, policy=policy).run()
+
+    assert report.complete
+    assert sorted((each.kind, each.name) for each in report.problems) == [
+        ("note", "hosts/h000003"),
+        ("note", f"secrets/{mover.estate.place}/s000001"),
+    ]
+    found = await contents(mover.client)
+    assert found.get(f"secrets/{mover.estate.place}/s000001") == (None if removed else "newer")
+    assert ("hosts/h000003" in found) is not removed
+    assert len(sealed_at(mover.estate).items() - found.items()) == 1
+
+
+async def test_what_is_read_back_is_compared(mover: Mover) -> None:
+    """A record at the revision that was written, and not what was written, ends the run; no stage says all is well."""
+
+    class Forgetful(Target):
+        async def read(self, wanted: Sequence[str]) -> Mapping[str, Held]:
+            held = await super().read(wanted)
+            return {name: each._replace(value=Secret("else")) for name, each in held.items()}
+
+    journal, source = await mover.journal(), mover.estate.source()
+    async with journal.held("apply"):
+        with pytest.raises(Mismatch, match="what was read back is not what was saved"):
+            await Apply(source, Forgetful(mover.client), journal).run()
 
     assert "applied" not in (await mover.journal()).run.stages
 

@@ -1,6 +1,6 @@
 """``apply`` of more than one commit takes: the parts of a batch, and what becomes of those that the service refuses."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 import pytest
@@ -36,13 +36,13 @@ class Refusing(Target):
         self._error = error
         self._times = times
 
-    async def commit(self, changes: Sequence[Change], witness: str) -> None:
+    async def commit(self, changes: Sequence[Change], witness: str) -> str | None:
         self._see([each.name for each in changes])
-        await super().commit(changes, witness)
+        return await super().commit(changes, witness)
 
-    async def save(self, records: Sequence[Record], etags: Sequence[str]) -> None:
+    async def save(self, records: Sequence[Record], etags: Sequence[str]) -> Mapping[str, str]:
         self._see([each.name for each in records])
-        await super().save(records, etags)
+        return await super().save(records, etags)
 
     def _see(self, names: Sequence[str]) -> None:
         if self._name in names and self._times:
@@ -81,6 +81,23 @@ async def test_what_an_attempt_wrote_is_written(mover: Mover, late: str) -> None
     assert report.counts["created"] == ITEMS * 4 // 3
     assert "present" not in report.counts
     assert sealed_at(mover.estate).items() <= (await contents(mover.client)).items()
+
+
+async def test_a_client_writes_between_two_attempts(mover: Mover) -> None:
+    """What an attempt wrote, and a client changed before the next one, is the client's; the run goes on."""
+    place = mover.estate.place
+
+    class Overtaken(Refusing):
+        async def save(self, records: Sequence[Record], etags: Sequence[str]) -> Mapping[str, str]:
+            if self._times:
+                await mover.client.set_secret(place, "s000001", "newer", etag="*")
+            return await super().save(records, etags)
+
+    report = await applied(mover, Overtaken(mover, "hosts/h000000", Changed("changed"), times=1))
+
+    assert report.complete
+    assert [(each.kind, each.name) for each in report.problems] == [("note", f"secrets/{place}/s000001")]
+    assert (await contents(mover.client))[f"secrets/{place}/s000001"] == "newer"
 
 
 REFUSALS: Final[dict[str, tuple[ServiceError, str]]] = {

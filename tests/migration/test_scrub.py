@@ -11,7 +11,7 @@ from migration.journal import Scrubbed
 from migration.records import Record
 from migration.scrub import Scrub
 from migration.target import Target
-from models import Network, NetworkType
+from models import HostCreds, Network, NetworkType
 from models.secret import Secret
 from storage_service.backends.faulty import Fault, FaultyBackend
 from storage_service.errors import Unavailable
@@ -218,7 +218,46 @@ async def test_what_was_kept(mover: Mover) -> None:
     assert [(each.kind, each.item) for each in report.problems] == [
         ("differs", f"secrets/{mover.estate.place}/s000001")
     ]
+    assert "strongroom migrate scrub --superseded" in report.next
     assert report.counts["scrubbed"] == 39
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_what_was_changed_or_removed_here_can_go(mover: Mover, kept: bool) -> None:
+    """What the service has another value of, or none any more, is named, goes if that is said, and comes back."""
+    place, before = mover.estate.place, dict(sealed_at(mover.estate))
+    await change_in_the_service(mover)
+    await mover.client.delete_secret(place, "s000002")
+    await mover.client.delete(HostCreds, "h000003")
+    if kept:
+        await mover.apply(policy=Policy.KEEP)
+    await mover.verify(skip_differing=True)
+    named = await mover.scrub()
+    left = set(sealed_at(mover.estate))
+    report = await mover.scrub(superseded=True)
+
+    old = {f"secrets/{place}/s000001", f"secrets/{place}/s000002", "secrets/hosts/h000003"}
+    assert left == {each.name for each in named.problems if each.kind == "differs"} == old
+    assert {each.name for each in report.problems if each.kind == "superseded"} == old
+    assert (report.complete, sealed_at(mover.estate)) == (True, {})
+    assert report.counts["scrubbed"] == 40
+
+    await mover.rollback()
+    assert sealed_at(mover.estate) == before
+
+
+@pytest.mark.parametrize("act", [change_at_the_source, touch_at_the_source, break_at_the_source])
+async def test_what_is_newer_at_the_source_never_goes(
+    mover: Mover, act: Callable[[Mover], AsyncIterator[None]]
+) -> None:
+    """Of an item that changed at the source, no word about the service's values removes anything."""
+    await act(mover)  # type: ignore[misc]
+    await change_in_the_service(mover)
+    key = f"secrets/{mover.estate.place}/s000001"
+    before = mover.estate.rows[key]
+    await mover.scrub(superseded=True)
+
+    assert mover.estate.rows[key] == before
 
 
 async def test_an_edit_in_the_last_moment(mover: Mover) -> None:

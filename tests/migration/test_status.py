@@ -96,7 +96,24 @@ async def test_what_the_service_has_otherwise(mover: Mover) -> None:
     found = (await mover.status()).estate
 
     assert found is not None
-    assert found.waiting == 0
+    assert (found.waiting, found.superseded) == (0, 1)
+
+
+async def test_what_the_source_still_holds(mover: Mover) -> None:
+    """Secrets that were changed or removed in the service since are counted where they lie, until they are scrubbed."""
+    await mover.apply()
+    await mover.client.set_secret(mover.estate.place, "s000001", "another", etag="*")
+    await mover.client.delete_secret(mover.estate.place, "s000002")
+    before = (await mover.status()).estate
+    await mover.verify(skip_differing=True)
+    await mover.scrub(superseded=True)
+    after = (await mover.status()).estate
+
+    assert before is not None
+    assert after is not None
+    assert (before.waiting, before.superseded, after.waiting, after.superseded) == (0, 2, 0, 0)
+    assert "strongroom migrate scrub --superseded" in before.next
+    assert after.next == ""
 
 
 async def test_it_changes_nothing(mover: Mover) -> None:

@@ -78,15 +78,19 @@ async def test_what_is_missing_or_differs(mover: Mover) -> None:
     await mover.client.set_secret(place, "s000002", "another", etag="*")
     await mover.client.save(Host(address="h000000", cpus=7))
     await mover.client.delete(Host, "h000003")
+    new = mover.estate.put(7)
     report = await mover.verify()
 
     assert not report.complete
     assert {(each.kind, each.name) for each in report.problems} == {
-        ("missing", f"secrets/{place}/s000001"),
+        ("differs", f"secrets/{place}/s000001"),
         ("differs", f"secrets/{place}/s000002"),
         ("differs", "hosts/h000000"),
-        ("missing", "hosts/h000003"),
+        ("differs", "hosts/h000003"),
+        ("missing", new),
     }
+    gone = {each.name for each in report.problems if "no longer" in each.why}
+    assert gone == {f"secrets/{place}/s000001", "hosts/h000003"}
     assert report.counts["same"] == 4
     assert not await verified(mover)  # although it was before
 
@@ -147,15 +151,18 @@ async def test_skip_bad(mover: Mover) -> None:
 
 
 async def test_skip_differing(mover: Mover) -> None:
-    """That the service holds newer values is no success, unless they may stand; what is missing never may."""
+    """That the service holds newer values, or none any more, is no success unless it may; what never came is none."""
     place = mover.estate.place
     await mover.client.set_secret(place, "s000002", "newer", etag="*")
     await mover.apply(policy=Policy.NEWER)
     strict, lenient = await mover.verify(), await mover.verify(skip_differing=True)
     await mover.client.delete_secret(place, "s000001")
+    removed = [(await mover.verify(skip_differing=skip)).complete for skip in (False, True)]
+    mover.estate.put(7)
     missing = await mover.verify(skip_differing=True)
 
     assert (strict.complete, lenient.complete, missing.complete) == (False, True, False)
+    assert removed == [False, True]
     assert "--skip-differing" in strict.next
 
 

@@ -6,9 +6,10 @@ import resource
 import shutil
 import signal
 import sqlite3
+import subprocess
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -121,7 +122,10 @@ def test_the_service_restarts_under_the_proxy(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    """When the store's file may grow no more, writes are 503 and reads go on; with room again, so do writes."""
+    """When the store's file may grow no more, writes are 503 and reads go on; with room again, so do writes.
+
+    The log says why, in one line that counts the others.
+    """
     acknowledged = []
     with up(tmp_path / "home") as running, through_proxy(running) as client:
         client.post("/box/")
@@ -135,17 +139,76 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
             if answers[-1].status_code != 201:
                 break
             acknowledged.append(number)
+        refused = [put(client, "box/more", "x" * 30_000) for _ in range(20)]
         listed = client.get("/box/")
         resource.prlimit(service, resource.RLIMIT_FSIZE, before)
         afterwards = put(client, "box/again", "yes")
         kept = [client.get(f"/box/{number}", headers={"Accept": wire.OCTET_STREAM}).text for number in acknowledged]
+        ended = running.end()
 
+    told = [line for line in ended.err.splitlines() if "refused (unavailable, " in line]
+    assert 0 < len(told) < 8
+    assert all("the store" in line for line in told)
+    assert all(answer.status_code == 503 and "fate" in answer.json() for answer in refused)
     assert answers[-1].status_code == 503
     assert answers[-1].json()["fate"] in ("not-applied", "unknown")
     assert listed.status_code == 200
     assert afterwards.status_code == 201
     assert len(kept) > 5
     assert set(kept) == {"x" * 30_000}
+
+
+@contextmanager
+def read_only(file: Path) -> Iterator[None]:
+    """Let nobody write *file*, not even root."""
+    if os.geteuid() != 0:
+        file.chmod(0o400)
+    else:
+        subprocess.run(["chattr", "+i", file], check=True)
+    try:
+        yield
+    finally:
+        if os.geteuid() != 0:
+            file.chmod(0o600)
+        else:
+            subprocess.run(["chattr", "-i", file], check=True)
+
+
+def test_a_store_that_may_not_be_written_is_never_ready(tmp_path: Path) -> None:
+    """A service does not start on it, one whose worker starts on it ends, and both say why; then all is well."""
+    home = tmp_path / "home"
+    file = home / "data" / "strongroom.db"
+    with up(home) as running, through_proxy(running) as client:
+        client.post("/box/")
+        with read_only(file):
+            os.kill(worker("storage")(running), signal.SIGKILL)
+            ended = running.ended()
+    with read_only(file):
+        started = spawn("up", "--home", home, "--listen", "127.0.0.1:0", "--json")
+        out, err = started.communicate(timeout=60)
+
+    assert (ended.code, started.returncode, out) == (2, 2, "")
+    assert "may not be written" in ended.err
+    assert "may not be written" in err
+    with up(home) as again, through_proxy(again) as client:
+        assert put(client, "box/a", "aaa").status_code == 201
+
+
+def test_a_store_that_is_moved_away_takes_no_write(tmp_path: Path) -> None:
+    """Of a file that no restart would find, writes are refused and known not to be applied; put back, they go on."""
+    with up(tmp_path / "home") as running, through_proxy(running) as client:
+        client.post("/box/")
+        file = running.home / "data" / "strongroom.db"
+        file.rename(tmp_path / "away")
+        refused = put(client, "box/a", "aaa")
+        eventually(lambda: httpx.get(running.url + "/readyz").status_code == 503)
+        (tmp_path / "away").rename(file)
+        eventually(lambda: httpx.get(running.url + "/readyz").status_code == 200)
+
+        assert (refused.status_code, refused.json()["fate"]) == (503, "not-applied")
+        assert put(client, "box/a", "aaa").status_code == 201
+        ended = running.end()
+    assert "was moved or replaced under the running service" in ended.err
 
 
 TAMPERINGS: dict[str, Callable[[bytes, bytes], bytes]] = {
@@ -175,7 +238,7 @@ def test_a_tampered_row_fails_closed(tmp_path: Path, tampering: str) -> None:
         other = client.get("/box/b")
 
         assert [answer.status_code, batch.status_code, other.status_code] == [500, 500, 200]
-        assert set(answer.json()) == {"type", "title", "status", "request_id"}
+        assert set(answer.json()) == {"type", "title", "status", "request_id", "fate"}
         assert "bbb" not in batch.text
         lines = [json.loads(line) for line in (running.home / "log" / "audit.log").read_text().splitlines()]
         failed = [line for line in lines if line["decision"] == "failed"]
@@ -241,8 +304,8 @@ def test_an_audit_log_that_cannot_be_written_refuses_everything(tmp_path: Path) 
         ]
         (tmp_path / "away").rename(log)
 
-        assert {(a.status_code, a.json()["type"]) for a in answers} == {
-            (503, "urn:strongroom:problem:audit-unavailable")
+        assert {(a.status_code, a.json()["type"], a.json()["fate"]) for a in answers} == {
+            (503, "urn:strongroom:problem:audit-unavailable", "not-applied")
         }
         assert all("sesame" not in answer.text and "c2VzYW1l" not in answer.text for answer in answers)
         assert client.get("/box/").json() == ["a"]

@@ -286,6 +286,19 @@ async def test_a_store_that_fails_tells_the_fate_of_all(
     assert len((await kept.store.list("hosts/")).names) == left
 
 
+async def test_a_guard_that_fails_halfway_tells_the_fate_of_all(kept: Kept) -> None:
+    """A tag that does not hold in a later batch leaves the batches before it: that nothing was applied is not said."""
+    handler = Handler(kept.store, secret=False)
+    for at, fate, left in ((0, Fate.NOT_APPLIED, 0), (MAX_BATCH, Fate.UNKNOWN, MAX_BATCH)):
+        guards: list[int | None] = [None] * (MAX_BATCH + 1)
+        guards[at] = 7
+        with pytest.raises(Changed) as raised:
+            await handler.save_many(hosts(*(f"h{index}" for index in range(MAX_BATCH + 1))), guards)
+
+        assert raised.value.fate is fate
+        assert len((await kept.store.list("hosts/")).names) == left
+
+
 async def test_a_record_stands_once_in_a_request(kept: Kept) -> None:
     """Which of two would win is not left to chance."""
     with pytest.raises(Invalid, match="twice"):

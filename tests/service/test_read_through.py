@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import combinations_with_replacement
 from typing import Final
 
 import pytest
@@ -13,7 +14,19 @@ from hypothesis import given, settings
 from models import HostCreds
 from models.names import MAX_NAME
 from models.secret import Secret
-from storage_service.backends.base import ABSENT, PRESENT, Backend, Change, Check, Conflict, Delete, Entry, Put, Vacant
+from storage_service.backends.base import (
+    ABSENT,
+    MAX_PAGE,
+    PRESENT,
+    Backend,
+    Change,
+    Check,
+    Conflict,
+    Delete,
+    Entry,
+    Put,
+    Vacant,
+)
 from storage_service.backends.memory import MemoryBackend
 from storage_service.errors import Changed, Exists, Fate, NotFound, TooLarge, Unavailable, Undecipherable
 from storage_service.handlers import Handler
@@ -55,6 +68,78 @@ class Rig:
         """All that the store has."""
         page = await self.store.list("")
         return {name: entry.value.decode() for name, entry in (await self.store.get_many(page.names)).items()}
+
+
+class Story:
+    """A rig that has B, too; before each question of a read, those of *acts* that are of its number are committed."""
+
+    def __init__(self, acts: Mapping[int, Sequence[Sequence[Change]]], *, buries: bool = True) -> None:
+        self.done = 0
+        self._acts = acts
+        self._moment = 0
+        self._acting = False
+        goes_on = self.goes_on
+
+        class Asked(MemoryBackend):
+            async def get(self, name: str) -> Entry | None:
+                await goes_on()
+                return await super().get(name)
+
+            async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
+                await goes_on()
+                return await super().get_many(names, limit=limit)
+
+        self.store = EncryptedBackend(Asked(), Fixed(Ring([DataKey("default.1", bytes(64))])))
+        self.rig = Rig()
+        self._place = self.rig.first.place()
+        self.backend = ReadThroughBackend(self.store, OldPlaces([self]))
+        self._writes = self.backend if buries else self.store
+
+    @property
+    def identity(self) -> str:
+        """As an old place."""
+        return "the place of a story"
+
+    async def open(self) -> None:
+        """Open both, and begin."""
+        if self._moment == 0 and not self._acting:
+            self._acting = True
+            await self.backend.open()
+            await self.backend.commit([Put(B, b"b0")])
+            await self._place.open()
+            self._acting = False
+
+    async def close(self) -> None:
+        """As an old place."""
+        await self._place.close()
+
+    async def find(self, names: Sequence[str]) -> Mapping[str, str | None]:
+        """As an old place, before whose answer something may happen, too."""
+        await self.goes_on()
+        return await self._place.find(names)
+
+    async def goes_on(self) -> int:
+        """Let happen what is to happen now; return how many acts have."""
+        if not self._acting:
+            self._acting = True
+            for changes in self._acts.get(self._moment, ()):
+                await self._writes.commit(changes)
+                self.done += 1
+            self._moment += 1
+            self._acting = False
+        return self.done
+
+    async def read(self, way: str) -> tuple[str | None, str | None]:
+        """Read A and B in one *way*."""
+        found: dict[str, Entry | None]
+        if way == "get":
+            found = {name: await self.backend.get(name) for name in (A, B)}
+        elif way == "get_many":
+            found = dict(await self.backend.get_many([A, B]))
+        else:
+            found = {name: each.open() for name, each in (await self.backend.get_closed([A, B])).items()}
+        values = [None if (entry := found.get(name)) is None else entry.value.decode() for name in (A, B)]
+        return values[0], values[1]
 
 
 @pytest.fixture
@@ -206,6 +291,52 @@ class TestReading:
         store = Moving()
         await store.open()
         assert await ReadThroughBackend(store, rig.old).get(A) == Entry(b"old a, moved", 2)
+
+    @pytest.mark.parametrize("way", ["get", "get_many", "get_closed"])
+    async def test_what_was_replaced_meanwhile_never_comes_back(self, way: str) -> None:
+        """Whatever is removed and made anew between any two of its questions, a read tells what was there during it."""
+        acts: list[Sequence[Change]] = [
+            [Delete(A, PRESENT), Put(B, b"b1")],
+            [Put(A, b"a2", ABSENT), Put(B, b"b2")],
+            [Delete(A, PRESENT), Put(B, b"b3")],
+            [Put(A, b"a4", ABSENT), Put(B, b"b4")],
+        ]
+        states = [("old a", "b0"), (None, "b1"), ("a2", "b2"), (None, "b3"), ("a4", "b4")]
+        for moments in combinations_with_replacement(range(8), len(acts)):
+            story = Story(
+                {moment: [act for act, at in zip(acts, moments, strict=True) if at == moment] for moment in moments}
+            )
+            await story.open()
+            began = await story.goes_on()
+            seen = await story.read(way)
+
+            during = states[began : story.done + 1]
+            assert seen[0] in [a for a, _ in during], moments
+            assert seen[1] in [b for _, b in during], moments
+
+    async def test_a_batch_that_moves_meanwhile_is_of_one_moment(self, rig: Rig) -> None:
+        """A record that is moved while a batch is read is not told beside what its commit replaced."""
+        story = Story({2: [[Put(A, b"a1", ABSENT), Put(B, b"b1")]]})
+        await story.open()
+
+        assert await story.read("get_many") == ("a1", "b1")
+
+    async def test_what_moves_without_end(self, rig: Rig) -> None:
+        """A batch of which a record comes and goes at each look is unavailable, rather than of two moments."""
+        come: Sequence[Change] = [Put(A, b"a1"), Put(B, b"b1")]
+        # Of the four questions of an attempt, the first finds it gone, and the last finds it here.
+        acts = {4 * turn + at: [what] for turn in range(20) for at, what in ((0, [Delete(A)]), (3, come))}
+        story = Story(acts, buries=False)
+        await story.open()
+        with pytest.raises(Unavailable, match="without end"):
+            await story.read("get_many")
+
+    async def test_a_full_page_is_looked_at_again(self, rig: Rig) -> None:
+        """As many names as are read at once may all lie in an old place."""
+        names = [f"secrets/hosts/n{number:04}" for number in range(MAX_PAGE)]
+        rig.first.values.update(dict.fromkeys(names, "x"))
+
+        assert (await rig.backend.get_many(names)).keys() == set(names)
 
     async def test_there_is_a_limit_there_too(self, rig: Rig) -> None:
         """Of what lies in an old place no more is asked than a limit allows, little by little."""

@@ -35,6 +35,7 @@ from storage_service.errors import ConfigurationError
 
 BUSY_TIMEOUT: Final = 5.0  # seconds a commit waits for another process' transaction
 HISTORY: Final = 1000  # deleted names that watches can still be told of
+CHECK_INTERVAL: Final = 1.0  # seconds between two looks whether the file can be written
 POLL_INTERVAL: Final = 0.2  # seconds between a watch's looks for what other processes wrote
 
 _GET: Final = "SELECT value, revision FROM entry WHERE name = ?"
@@ -77,6 +78,7 @@ class SqliteBackend:
         self._factory = factory
         self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
+        self._well_until = 0.0  # seconds of the loop's clock
         self._changed = asyncio.Event()  # set, and replaced, whenever this process has written
 
     @classmethod
@@ -124,6 +126,19 @@ class SqliteBackend:
             await writer.stop()
             raise
         self._writer = writer
+
+    async def check(self) -> None:
+        """See that the file can be written; what was found to be well is believed for a second.
+
+        Raises:
+            Unavailable: it cannot, or was moved away; the text says why.
+        """
+        if self._writer is None:
+            raise not_applied("the store is closed")
+        now = asyncio.get_running_loop().time()
+        if now >= self._well_until:
+            await self._writer.check()
+            self._well_until = now + CHECK_INTERVAL
 
     async def close(self) -> None:
         """Write what was begun, empty the log into the file, and let go of both connections; watches end."""

@@ -29,6 +29,9 @@ STATE: Final = """
 """
 """The revision up to which deletions are forgotten, and the revision of the store."""
 
+TOUCH: Final = "UPDATE store SET compacted = compacted"
+"""Changes nothing, and fails where nothing may be changed."""
+
 _SCHEMA: Final = (
     "CREATE TABLE entry (name TEXT NOT NULL UNIQUE, revision INTEGER NOT NULL, value BLOB NOT NULL)",
     "CREATE INDEX entry_revision ON entry (revision, name)",
@@ -57,6 +60,15 @@ _PASSING: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCK
 def primary_code(error: sqlite3.Error) -> int:
     """Return the primary result code of *error*, 0 where SQLite itself gave none."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def place_of(path: Path) -> tuple[int, int] | None:
+    """Return which file lies at *path*, None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def unavailable(error: sqlite3.Error, fate: Fate = Fate.NOT_APPLIED) -> Unavailable:
@@ -97,14 +109,17 @@ def connect_writer(path: Path, busy_timeout: int, factory: type[sqlite3.Connecti
         Unavailable: it is locked, or the disk is full or fails.
     """
     try:
-        db = sqlite3.connect(path, isolation_level=None, timeout=busy_timeout / 1000, factory=factory)
+        # Never made here: a store that went away must not come back empty.
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=busy_timeout / 1000, factory=factory)
         try:
             for pragma in ("secure_delete = ON", "synchronous = FULL", "cell_size_check = ON", "trusted_schema = OFF"):
                 db.execute(f"PRAGMA {pragma}")
             db.execute(f"PRAGMA cache_size = {CACHE_SIZE}")
             _lay_schema(db, path)
             _use_wal(db, busy_timeout)
-            db.execute("BEGIN IMMEDIATE")  # who may not write learns it now
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(TOUCH)  # who may not write learns it now: of such a file, the statement before reads quietly
             db.execute("ROLLBACK")
         except BaseException:
             db.close()

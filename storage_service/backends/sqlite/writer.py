@@ -1,5 +1,8 @@
 """The one thread of a process that writes to an SQLite store, a group of commits at a time.
 
+A store that takes no writes is tried again with every commit, and whenever somebody asks whether it can be written: the
+thread ends for no failure of the disk, and works again when the disk does.
+
 Commits that wait while the disk is busy share the next transaction and its one fsync. The group is decided in memory,
 in order, each commit under its own guards and with its own revision; what remains of it is written in few statements,
 for every statement hands the interpreter lock over and has to win it back from a busy event loop.
@@ -18,12 +21,21 @@ from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple, TypeAlias
 
 from storage_service.backends.base import ABSENT, Change, Conflict, Delete, Put, Vacant, failed_guards, not_applied
-from storage_service.backends.sqlite.file import BEYOND, STATE, connect_writer, primary_code, unavailable
+from storage_service.backends.sqlite.file import (
+    BEYOND,
+    STATE,
+    TOUCH,
+    connect_writer,
+    place_of,
+    primary_code,
+    unavailable,
+)
 from storage_service.errors import Fate, StrongroomError, Unavailable
 
 MAX_GROUP: Final = 64  # commits in one transaction, so that the first does not wait long for the last
 MAX_PART: Final = 4 * 1024 * 1024  # bytes of values in one statement, which counts them in 24 bits
 POLL: Final = 0.0002  # seconds between looks whether another process has finished its group
+CHECK_WAIT: Final = 0.1  # seconds that a look whether the store can be written waits for another process' transaction
 SCRUB_AFTER: Final = 1.0  # seconds from a deletion or replacement until the old value is gone from the log too
 
 _REVISIONS: Final = "SELECT json_group_object(name, revision) FROM entry WHERE name IN (SELECT value FROM json_each(?))"
@@ -47,6 +59,16 @@ _COMPACTED: Final = "UPDATE store SET compacted = ?"
 # (https://sqlite.org/fileformat2.html#walformat). Any other failure, above all of fsync, may have left it whole.
 _NOT_COMMITTED: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR_WRITE}
 
+# Failures that a connection may keep for good, though the file is as it should be again.
+_REOPENED: Final = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+_UNWRITABLE: Final = _REOPENED | {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+}
+_WAITING: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
 log = logging.getLogger(__name__)
 
 Outcome: TypeAlias = int | Exception
@@ -54,7 +76,7 @@ Outcome: TypeAlias = int | Exception
 
 
 class _Job(NamedTuple):
-    changes: Sequence[Change]
+    changes: Sequence[Change]  # none: only see whether the store can be written
     future: "asyncio.Future[int]"
 
 
@@ -90,6 +112,10 @@ class Writer:
         self._waiting: set[asyncio.Future[int]] = set()
         self._ending = False
         self._scrub_at: float | None = None  # monotonic seconds
+        self._place: tuple[int, int] | None = None  # which file is open
+        self._stale = False  # the connection is to be opened anew
+        self._failure = ""  # why the store took no write when it was last tried
+        self._unscrubbed = ""  # why the log could not be brought into the file
 
     async def start(self) -> None:
         """Start the thread, and return when it can write.
@@ -109,6 +135,10 @@ class Writer:
         future.add_done_callback(self._waiting.discard)
         self._jobs.put(_Job(changes, future))
         return future
+
+    def check(self) -> "asyncio.Future[int]":
+        """See, when it is its turn, whether the store can be written; the future fails as that of a commit."""
+        return self.submit(())
 
     async def stop(self) -> None:
         """Write what is queued, empty the log into the file, and end the thread."""
@@ -140,16 +170,18 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            with contextlib.closing(connect_writer(self._path, self._busy_timeout, self._factory)) as db:
-                db.execute("PRAGMA busy_timeout = 0")  # from here on `_begin` waits
+            db = self._connect()
+            try:
                 self._tell(_succeed, self._started)
                 self._scrub(db)  # of what a process that was killed left in the log
                 while (jobs := self._next_group()) is not None:
                     if jobs:
-                        outcomes = self._apply(db, [job.changes for job in jobs])
+                        db, outcomes = self._served(db, [job.changes for job in jobs])
                         self._tell(self._answer, jobs, outcomes)
                     self._scrub_when_due(db)
                 self._scrub(db)
+            finally:
+                db.close()
         except StrongroomError as exc:
             self._tell(self._end, exc)
         except Exception as exc:
@@ -183,6 +215,65 @@ class Writer:
             self._jobs.put(None)  # the end comes after this group
         return jobs or None
 
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file; from here on `_begin` waits for others.
+
+        Raises:
+            ConfigurationError, Unavailable: as `file.connect_writer`.
+        """
+        place = place_of(self._path)
+        db = connect_writer(self._path, self._busy_timeout, self._factory)
+        db.execute("PRAGMA busy_timeout = 0")
+        self._place, self._stale = place, False
+        return db
+
+    def _served(
+        self, db: sqlite3.Connection, batches: Sequence[Sequence[Change]]
+    ) -> tuple[sqlite3.Connection, list[Outcome]]:
+        """Write a group, and look, where that was asked, whether it could be; return what to write with next, too."""
+        if place_of(self._path) != self._place:
+            # Nothing is opened, closed or made: our log, and the locks on it, are of the file that lay there.
+            gone = (
+                f"{self._path} was moved or replaced under the running service: stop it, put the store back, start it"
+            )
+            return db, [not_applied(gone) for _ in batches]
+        if self._stale:
+            try:
+                new = self._connect()
+            except StrongroomError as error:
+                return db, [not_applied(str(error)) for _ in batches]
+            db.close()
+            db = new
+        writes = [changes for changes in batches if changes]
+        written = iter(self._apply(db, writes) if writes else ())
+        checked = 0 if len(writes) == len(batches) else self._checked(db)  # once for all who ask
+        return db, [next(written) if changes else checked for changes in batches]
+
+    def _checked(self, db: sqlite3.Connection) -> Outcome:
+        """Return whether the store can be written: an error, or any number."""
+        if self._unscrubbed:
+            return not_applied(self._unscrubbed)
+        try:
+            self._begin(db, CHECK_WAIT)
+            db.execute(TOUCH)
+            # What failed on its way to the disk is known to work only by going there.
+            db.execute("COMMIT" if self._failure else "ROLLBACK")
+        except sqlite3.Error as exc:
+            _roll_back(db)
+            if primary_code(exc) in _WAITING:  # who has the lock writes
+                return not_applied(self._failure) if self._failure else 0
+            return self._told(exc)
+        self._failure = ""
+        return 0
+
+    def _told(self, error: sqlite3.Error, fate: Fate = Fate.NOT_APPLIED) -> Unavailable:
+        """Return what to answer for *error*, and keep in mind what it says of the store."""
+        answer = unavailable(error, fate)
+        if primary_code(error) in _UNWRITABLE:
+            self._failure = str(answer)
+            self._stale = primary_code(error) in _REOPENED
+        return answer
+
     def _apply(self, db: sqlite3.Connection, batches: Sequence[Sequence[Change]]) -> list[Outcome]:
         """Write a group in one transaction; where it cannot be written together, each commit by itself."""
         begun = False
@@ -195,25 +286,27 @@ class Writer:
             _roll_back(db)
             if begun and len(batches) > 1:
                 return [self._apply(db, [changes])[0] for changes in batches]
-            return [unavailable(exc) for _ in batches]
+            return [self._told(exc) for _ in batches]
         try:
             db.execute("COMMIT")
         except sqlite3.Error as exc:
             _roll_back(db)
             code = getattr(exc, "sqlite_errorcode", None)
             fate = Fate.NOT_APPLIED if code in _NOT_COMMITTED else Fate.UNKNOWN
-            return [unavailable(exc, fate) for _ in batches]
+            return [self._told(exc, fate) for _ in batches]
+        if group.writes:
+            self._failure = ""
         if group.destroys and self._scrub_at is None:
             self._scrub_at = time.monotonic() + SCRUB_AFTER
         return group.outcomes
 
-    def _begin(self, db: sqlite3.Connection) -> None:
-        """Begin a transaction when no other process has one.
+    def _begin(self, db: sqlite3.Connection, patience: float | None = None) -> None:
+        """Begin a transaction when no other process has one; *patience* is seconds, the busy timeout unless said.
 
         SQLite's own waiting begins with a millisecond and goes on to tens of them, where another worker's group takes
         a few tenths of one.
         """
-        deadline = time.monotonic() + self._busy_timeout / 1000
+        deadline = time.monotonic() + (self._busy_timeout / 1000 if patience is None else patience)
         while True:
             try:
                 db.execute("BEGIN IMMEDIATE")
@@ -232,8 +325,14 @@ class Writer:
         """Bring the log into the file and cut it to nothing; while others read from it, try again later."""
         try:
             (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.Error:
+        except sqlite3.Error as exc:
             busy = True
+            why = "" if primary_code(exc) in _WAITING else str(unavailable(exc))
+            if why and not self._unscrubbed:
+                log.error("the store's log cannot be brought into its file, and grows until it can: %s", why)  # noqa: TRY400
+            self._unscrubbed = why or self._unscrubbed
+        else:
+            self._unscrubbed = ""
         self._scrub_at = time.monotonic() + SCRUB_AFTER if busy else None
 
 
@@ -255,13 +354,18 @@ class _Group:
         self.outcomes = [self._decide(changes) for changes in batches]
 
     @property
+    def writes(self) -> bool:
+        """Whether there is anything to be written."""
+        return bool(self._puts or self._deletes)
+
+    @property
     def destroys(self) -> bool:
         """Whether a value that was stored is stored no longer."""
         return not self._stored.isdisjoint(self._puts.keys() | self._deletes.keys())
 
     def write(self, history: int) -> None:
         """Write what was decided, within the transaction that is open."""
-        if not self._puts and not self._deletes:
+        if not self.writes:
             return
         db = self._db
         for puts in self._parts():
