@@ -32,7 +32,7 @@ class Refused:
     path: str
     request_id: bytes
     identity: Identity | None = None
-    claimed: str = ""
+    claimed: str = ""  # a principal that there is
 
 
 class Why(NamedTuple):
@@ -83,7 +83,6 @@ class Refusals:
         if why.status not in _TOLD:
             return
         request, identity = refused.exchange.request, refused.identity
-        claimed = [refused.claimed or wire.claimed_id(request.fields)] if identity is None else []
         self._strangers.note(
             wire.Refusal(
                 request=refused.request_id.decode("ascii"),
@@ -92,7 +91,7 @@ class Refusals:
                 reason=bounded(why.reason),
                 decision="denied" if why.judged else "refused",
                 principal=UNKNOWN if identity is None else identity.name,
-                claimed=[name for name in claimed if name],
+                claimed=[refused.claimed] if refused.claimed else [],
                 address=refused.exchange.client or None,
             )
         )

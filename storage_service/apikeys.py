@@ -89,6 +89,10 @@ class ApiKeys:
         _, verifier, principal = known
         return principal if hmac.compare_digest(offered, verifier) else None
 
+    def knows(self, key_id: str | None) -> bool:
+        """Whether *key_id* is the id of a key, as far as a record was opened here: it is for whoever just showed it."""
+        return key_id is not None and (key_id == self._own_id or key_id in self._opened)
+
     def learn(self) -> None:
         """Begin to open records, as many as are in one page, while others are served."""
         if self._learning is None or self._learning.done():
@@ -210,11 +214,6 @@ class ApiKeys:
             principal = Principal(f"apikey:{key_id}", tuple(record.paths), frozenset(record.actions))
             known = self._opened[key_id] = (opened.revision, record.verifier, principal)
         return known
-
-
-def claimed(key_id: str | None) -> list[str]:
-    """Return *key_id*, if it can be one, as what a stranger claims to be."""
-    return [key_id] if key_id is not None and _ID.fullmatch(key_id) is not None else []
 
 
 def _is_path(entry: str) -> bool:

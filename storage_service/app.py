@@ -12,7 +12,6 @@ import falcon
 import falcon.asgi
 
 from storage_service import authn, head, resources, wire
-from storage_service.apikeys import claimed
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
 from storage_service.bootstrap import Page, Parts, build, no_old_place
@@ -28,6 +27,7 @@ from storage_service.errors import (
     NotFound,
     ServiceError,
     TooLarge,
+    Undecipherable,
 )
 from storage_service.head import Head
 from storage_service.read_through import OldPlace
@@ -174,11 +174,17 @@ class StorageApp:
                 name=bounded(path),
                 reason=str(error),
                 decision="refused" if isinstance(error, Invalid) else _told(error),
-                claimed=claimed(fields.auth_id),
+                claimed=self._claimed(fields.auth_id, error),
                 address=address,
                 peer=exchange.peer._asdict() if exchange.peer else None,
             )
         )
+
+    def _claimed(self, key_id: str | None, error: ServiceError) -> list[str]:
+        """Return whom a stranger claims to be, if there is somebody of that id: what else stands there may be a key."""
+        assert self._parts is not None  # noqa: S101
+        exists = self._parts.keys.knows(key_id) or (isinstance(error, Undecipherable) and key_id is not None)
+        return [f"apikey:{key_id}"] if exists else []
 
     async def _end(
         self, exchange: Exchange, caller: Caller | None, path: str, error: ServiceError, *, expected: bool = True

@@ -44,6 +44,7 @@ class Parts:
     service: Service
     authenticators: tuple[Authenticator, ...]
     proxy: Proxy
+    keys: ApiKeys
     head_fields: head.Table
     store: Backend
     stores: tuple[Backend, ...]
@@ -135,6 +136,7 @@ async def build(
             service=service,
             authenticators=tuple(_authenticator(each, keys) for each in settings.authenticators),
             proxy=proxy,
+            keys=keys,
             head_fields=_head_fields(settings.authenticators),
             store=store,
             stores=(store, *routing.backends),

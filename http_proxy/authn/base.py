@@ -26,7 +26,10 @@ class Refused(Exception):
     """The credentials were for this authenticator, and they are wrong; the chain ends here."""
 
     def __init__(self, claimed: str = "", *, told: bool = False) -> None:
-        """Take whom they *claimed* to be of, if that can be somebody; *told*: the service said so, and recorded it."""
+        """Take whose they *claimed* to be; *told*: the service said so, and recorded it.
+
+        Of an unknown name nothing is repeated: people type passwords where names belong.
+        """
         super().__init__()
         self.claimed = claimed
         self.told = told

@@ -128,7 +128,7 @@ class BasicAuthenticator:
         if user is None or users.remembered.get(digest, 0.0) < self._clock():
             claimed = user or users.someone(digest)
             if claimed is None or not await self._check(digest, claimed.hash, password) or user is None:
-                raise Refused(name if _USER.fullmatch(name) else "")
+                raise Refused("" if user is None else f"user:{name}")
             if len(users.remembered) >= MAX_REMEMBERED:
                 users.remembered.clear()
             users.remembered[digest] = self._clock() + REMEMBERED

@@ -7,7 +7,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -359,15 +359,6 @@ MAX_TOLD: Final = 256  # characters of a text that strangers sent, in the audit 
 MAX_CLAIMED: Final = 8  # names that strangers claimed, in one line of it
 
 
-_CLAIMED: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
-
-
-def claimed_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return the API id that a request's fields claim, if it can be one."""
-    given = next((value for name, value in headers if name in AUTH_ID_HEADERS), b"")
-    return given.decode("ascii") if _CLAIMED.fullmatch(given) else ""
-
-
 class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One who was turned away, or *count* of them, of whom it tells the last."""
 
@@ -377,7 +368,7 @@ class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_f
     reason: str
     decision: Literal["denied", "refused", "failed"] = "denied"
     principal: str = "unknown"
-    claimed: list[str] = []  # the API ids or users they said they were
+    claimed: list[str] = []  # the principals they said they were, of those that there are
     address: str | None = None
     peer: dict[str, int] | None = None  # of the socket; the proxy knows none
     count: int = 1
