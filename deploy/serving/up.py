@@ -83,6 +83,7 @@ def up(
             private, or an address is taken.
         Failed: a process did not start, or ended unbidden; the other was ended.
     """
+    rehearse(load(environ=environ, home=home, flags=flags, sets=sets, without_key=True))  # before anything is made
     place = Home(home)
     place.prepare()
     with place.lock():
