@@ -40,7 +40,7 @@ def put(*, address: str, ssh_key_file: str | None, remote_user: str | None, os_:
     """Store a host; what is not said stays as it is. A key goes into its credentials, which are encrypted."""
     from models.hosts import Host, HostCreds
 
-    key = None if ssh_key_file is None else base64.b64encode(secret_input.read(ssh_key_file, "SSH key")).decode()
+    key = None if ssh_key_file is None else _ssh_key(ssh_key_file)
     with client() as service:
         _update(service, Host, address, values | {"os": os_})
         if key is not None or remote_user is not None:
@@ -50,6 +50,18 @@ def put(*, address: str, ssh_key_file: str | None, remote_user: str | None, os_:
         show.answer(data)
     else:
         show.line(f"stored {address}" + (" and its credentials" if data["credentials"] else ""))
+
+
+def _ssh_key(file: str) -> str:
+    """Return the key in *file* in base64.
+
+    Raises:
+        UsageError: it cannot be read, or there is nothing in it, as behind a pipe whose other end failed.
+    """
+    content = secret_input.read(file, "SSH key")
+    if not content.strip():
+        raise click.UsageError(f"{file}: nothing is in it; no key is replaced by that")
+    return base64.b64encode(content).decode()
 
 
 def _update(service: "StorageClient", model: type[M], key: str, values: dict[str, Any]) -> None:

@@ -109,8 +109,8 @@ def config_init(*, name: str | None, kind: str, documents: Path | None) -> None:
     from deploy.cli.machine_config import initialize
     from storage_service.keyring.machine_key import Kind
 
-    name = _name(name)
-    made = initialize(home_or_default(), Kind(kind), documents and documents.absolute())
+    called = _name(name)
+    made = initialize(home_or_default(), Kind(kind), documents and documents.absolute(), name)
     if show.as_json():
         show.answer(
             {
@@ -126,11 +126,13 @@ def config_init(*, name: str | None, kind: str, documents: Path | None) -> None:
     for line in made.add:
         show.line(f"add to {made.config}:  {line}")
     show.line("the first machine:  strongroom machine init")
-    show.line(f"any other, on an authorizer:  strongroom machine authorize {made.public.name} --name {name}")
+    show.line(f"any other, on an authorizer:  strongroom machine authorize {made.public.name} --name {called}")
 
 
 @machine.command()
-@click.option("--name", metavar="NAME", help="What people are to call this machine [the host's name].")
+@click.option(
+    "--name", metavar="NAME", help="What people are to call this machine [as config init was told, or the host's name]."
+)
 @click.option("--unlock-file", metavar="FILE", help="Read an unlock key or shares from a file; - is standard input.")
 @_here
 def init(*, name: str | None, unlock_file: str | None, file: Path | None, sets: dict[str, str], **options: Any) -> None:
@@ -140,9 +142,11 @@ def init(*, name: str | None, unlock_file: str | None, file: Path | None, sets: 
     terminal and else read from standard input. They never stand on a command line.
     """
     from deploy.cli import machine_here
+    from deploy.cli.machine_config import name_beside
 
-    name = _name(name)
     settings = _settings(file, sets, options)
+    key = settings.service.machine_key
+    name = _name(name or (None if key is None else name_beside(key)))
     made = machine_here.run(
         settings,
         lambda enrolment, store: enrolment.initialize(name, machine_here.otherwise(settings, store, unlock_file)),

@@ -11,6 +11,7 @@ from storage_service.keyring import machine_key
 from storage_service.keyring.machine_key import Kind, MachineKey
 
 KEY: Final = "machine.key"  # the default of the setting of that name
+NAME: Final = "machine.name"  # what people were told to call it, for `machine init`
 PUBLIC: Final = "machine.pub"  # the public key's JWK, to be carried to an authorizer
 
 
@@ -25,13 +26,14 @@ class Made:
     add: tuple[str, ...]  # lines that people have to add to the settings, for there were some already
 
 
-def initialize(home: Path, kind: Kind, documents: Path | None) -> Made:
+def initialize(home: Path, kind: Kind, documents: Path | None, name: str | None = None) -> Made:
     """Make this machine's key pair, and settings where there are none. Blocks on the disk.
 
     Args:
         home: where; made if it is not there.
         kind: which sort of key pair.
         documents: where the documents of machines are to lie; None: in the store.
+        name: what people are to call the machine; None: nobody has said so.
 
     Raises:
         Exists: there is a machine's key already; it is never replaced. Its public key is written again if it is gone.
@@ -47,6 +49,8 @@ def initialize(home: Path, kind: Kind, documents: Path | None) -> Made:
         key = machine_key.make(kind)
         machine_key.write_private(path, key)
         _write_public(public, key)
+        if name is not None:
+            write_private(home / NAME, f"{name}\n".encode())
         lines = () if documents is None else (f"machine_documents = {json.dumps(str(documents), ensure_ascii=False)}",)
         if place.config.exists():
             return Made(key.fingerprint, path, public, place.config, lines)
@@ -54,6 +58,14 @@ def initialize(home: Path, kind: Kind, documents: Path | None) -> Made:
     except OSError as error:
         raise ConfigurationError(f"{error.filename or home}: {error.strerror}") from None
     return Made(key.fingerprint, path, public, place.config, ())
+
+
+def name_beside(key: Path) -> str | None:
+    """Return what the machine whose private key is the file *key* was called when that was made; None: nothing."""
+    try:
+        return key.with_name(NAME).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _write_public(path: Path, key: MachineKey) -> None:

@@ -86,6 +86,8 @@ def _up(
     ready: Callable[[Running], None],
     level: str,
 ) -> None:
+    # Before anything is made:
+    rehearse(load(environ=environ, home=home.path, flags=flags, sets=sets, without_key=True))
     home.prepare()
     with home.lock():
         home.furnish()

@@ -274,6 +274,19 @@ class TestHosts:
         creds = run("host", "creds", "--json", "10.1.0.2").json
         assert (creds["remote_user"], base64.b64decode(creds["ssh_priv_key"])) == ("admin", b"key")
 
+    @pytest.mark.parametrize("nothing", [b"", b"\n"])
+    def test_an_empty_pipe_replaces_no_key(self, run: Run, short: Path, nothing: bytes) -> None:
+        """Where the program before the pipe failed, the command does, too, and the key that is stored stays."""
+        (short / "key").write_text("key")
+        run("host", "put", "10.1.0.3", "--ssh-key-file", short / "key")
+        before = run("host", "creds", "--json", "10.1.0.3").json
+
+        done = run("host", "put", "10.1.0.3", "--cpus", "4", "--ssh-key-file", "-", stdin=nothing)
+
+        assert (done.code, done.out) == (1, "")
+        assert "nothing is in it" in done.err
+        assert run("host", "creds", "--json", "10.1.0.3").json == before
+
     @pytest.mark.parametrize(
         ("arguments", "code", "text"),
         [

@@ -164,6 +164,15 @@ class TestConfig:
         assert [mode(path) for path in (home, key, home / "strongroom.toml")] == [0o700, 0o600, 0o600]
         assert strongroom("--home", home, "config", "show").json["sources"]["machine_key"] == "strongroom.toml"
 
+    def test_the_name_is_kept(self, short: Path) -> None:
+        """What `config init` was told, `machine init` calls it, unless it is told another name."""
+        named, renamed = short / "named", short / "renamed"
+        for home in (named, renamed):
+            strongroom("--home", home, "machine", "config", "init", "--name", "db-1")
+
+        assert strongroom("--home", named, "machine", "init").json["name"] == "db-1"
+        assert strongroom("--home", renamed, "machine", "init", "--name", "db-2").json["name"] == "db-2"
+
     def test_people_are_told_how_to_go_on(self, home: Path) -> None:
         """At a terminal the next step is told, for the first machine and for any other."""
         done = strongroom("--home", home, "machine", "config", "init", "--name", "db-1", terminal=True)

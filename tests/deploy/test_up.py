@@ -479,3 +479,11 @@ def test_the_proposals_files_start_as_they_stand(home: Path, short: Path, etcd: 
         assert b"ssh_priv_key" not in stored["/commissaire/hosts/10.0.0.7"]
         assert (short / "lib/secrets.key").exists()
         assert "up/password" in (short / "log/custodia-audit.log").read_text()
+
+
+def test_settings_that_are_wrong_leave_nothing_behind(home: Path) -> None:
+    """They are looked at before anything is made: no home, and no client.json that leads nowhere."""
+    done = strongroom("--home", home, "up", "--listen", "nowhere")
+
+    assert done.code == 2
+    assert not home.exists()
