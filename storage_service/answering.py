@@ -9,8 +9,8 @@ import msgspec
 from models import strict_json
 from storage_service import wire
 from storage_service.errors import Invalid, TooLarge
-from storage_service.large_answers import Turn
 from storage_service.service import Caller
+from storage_service.turns import Turn
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -93,7 +93,10 @@ def answer(req: Request, resp: Response, said: object, turn: Turn | None = None)
 
 
 class _Pieces:
-    """An answer, piece by piece, each when the one before it was handed over; with the last, its turn ends."""
+    """An answer, piece by piece, each when the one before it was handed over; with the last, its turn ends.
+
+    A turn that is lost takes the answer along: its reader sees the connection end.
+    """
 
     def __init__(self, text: bytes, turn: Turn) -> None:
         self._text = text
@@ -107,6 +110,10 @@ class _Pieces:
         piece = self._text[self._at : self._at + PIECE]
         if not piece:
             raise StopAsyncIteration
+        if self._at:
+            self._turn.moved(PIECE)
+        else:
+            self._turn.await_client()
         self._at += PIECE
         return piece
 

@@ -27,6 +27,7 @@ from storage_service.errors import (
 from storage_service.head import Head
 from storage_service.preconditions import expected_revision
 from storage_service.service import Caller, Listing, Service, Values
+from storage_service.turns import Turn
 from storage_service.wire import (
     JSON,
     MAX_BATCH_NAMES,
@@ -59,12 +60,19 @@ class _Request(NamedTuple):
         """Send the whole response."""
         self.exchange.answer(status, self._head(fields), body)
 
-    async def stream(self, parts: AsyncIterator[bytes], *fields: Field) -> None:
-        """Send a response part by part, as fast as the client takes it; what fails in between ends the connection."""
+    async def stream(self, parts: AsyncIterator[bytes], *fields: Field, turn: Turn | None = None) -> None:
+        """Send a response part by part, as fast as the client takes it; what fails in between ends the connection.
+
+        In a *turn*, a client that is slow may lose it.
+        """
         exchange = self.exchange
         exchange.start(200, self._head(fields))
+        if turn is not None:
+            turn.await_client()
         async for part in parts:
             await exchange.write(part)
+            if turn is not None:
+                turn.moved(len(part))
         exchange.finish()
 
     def _head(self, fields: tuple[Field, ...]) -> tuple[Field, ...]:
@@ -164,8 +172,8 @@ class SecretsEndpoint:
             raise Invalid(f"a batch get is at most {MAX_BATCH_NAMES} names")
         full = [_checked(_secret_name(name)) for name in wanted]
         async with self._service.read_many(request.caller, full) as values:
-            if values.large:
-                await request.stream(_batch(values), _JSON_TYPE)
+            if values.turn is not None:
+                await request.stream(_batch(values), _JSON_TYPE, turn=values.turn)
             else:
                 members = [_member(name, entry) for name, entry in values.held()]
                 request.answer(200, b"{%s}" % b",".join(members), _JSON_TYPE)

@@ -98,6 +98,10 @@ class Exchange(Protocol):
         """The network address of the other end; "" over a unix socket."""
 
     @property
+    def address(self) -> str:
+        """Whom it counts for where everybody may have only so much: a network address, or a user of this machine."""
+
+    @property
     def scheme(self) -> str:
         """Return "http" or "https"."""
 
