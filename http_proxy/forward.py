@@ -162,7 +162,8 @@ class Forwarder:
         """Send a batch get: its answer may be long, and wait for others, so that batches have a share of the pool."""
         try:
             async with await self._batches.begin(way.exchange.address, way.deadline) as turn:
-                await self._exchange(way, turn)
+                if way.exchange.open:  # who left while waiting costs no connection
+                    await self._exchange(way, turn)
         except Unavailable as error:
             way.refuse(error)
 
@@ -202,7 +203,8 @@ class Forwarder:
             return
         try:  # The turn comes before the connection: who waits for one must not hold the other.
             async with await self._uploads.begin(exchange.address, way.deadline) as turn:
-                await self._receive_long(way, length, turn)
+                if exchange.open:  # who left while waiting costs no connection
+                    await self._receive_long(way, length, turn)
         except Unavailable as error:
             way.refuse(error)
 

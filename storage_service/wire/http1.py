@@ -105,6 +105,10 @@ class Exchange(Protocol):
     def scheme(self) -> str:
         """Return "http" or "https"."""
 
+    @property
+    def open(self) -> bool:
+        """Whether somebody still waits for the answer."""
+
     def body(self, limit: int) -> Awaitable[bytes]:
         """Return the request's whole body.
 
