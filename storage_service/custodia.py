@@ -154,6 +154,7 @@ class SecretsEndpoint:
 
     async def _post(self, request: _Request) -> None:
         if request.trail == "" and request.exchange.request.query == b"batch=get":
+            await self._service.expect_some(request.caller, Action.GET, names.SECRETS)
             await self._batch_get(request, await request.exchange.body(MAX_NAMES_BODY))
             return
         if not request.trail.endswith("/"):

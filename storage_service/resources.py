@@ -12,6 +12,7 @@ from models.errors import InvalidName, ValidationError
 from models.strict_json import structure
 from storage_service import key_resources, preconditions, sealed_resources, wire
 from storage_service.answering import Request, Response, answer, body, caller, content, decoded, not_a
+from storage_service.apikeys import PREFIX as APIKEYS
 from storage_service.apikeys import ApiKeyRecord
 from storage_service.authz.base import Action
 from storage_service.backends.base import ABSENT
@@ -134,6 +135,7 @@ class Save:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Build all records, and only then write them; answer them as they are stored."""
+        await self._service.expect_some(caller(req), Action.PUT, "")
         said = await _records_said(req)
         model = _model(said.model)
         records = await _built(model, said.records)
@@ -149,6 +151,7 @@ class Get:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer the records in the order asked."""
+        await self._service.expect_some(caller(req), Action.GET, "")
         said = await _records_said(req)
         model = _model(said.model)
         stored, turn = await self._service.fetch_held(caller(req), model, _references(model, said.records))
@@ -163,6 +166,7 @@ class Delete:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer for each record whether it was there."""
+        await self._service.expect_some(caller(req), Action.DELETE, "")
         said = await _records_said(req)
         model = _model(said.model)
         removed = await self._service.remove(caller(req), model, _references(model, said.records), _expected(said))
@@ -201,7 +205,10 @@ class May:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer nothing if it would be, or refuse it as the act itself would be refused, and record that."""
         said = await body(req, wire.Intent, wire.MAX_LISTING_BODY)
-        await self._service.expect(caller(req), Action(said.action), [_intended(said)])
+        if said.key is None:
+            await self._service.expect_some(caller(req), Action(said.action), _model(said.model).prefix())
+        else:
+            await self._service.expect(caller(req), Action(said.action), [_intended(said.model, said.key)])
         resp.status = falcon.HTTP_204
         answer(req, resp, None)
 
@@ -230,6 +237,7 @@ class ApiKeyCollection:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make one, and show it this once."""
+        await self._service.expect_some(caller(req), Action.PUT, APIKEYS)
         wanted = await body(req, wire.NewApiKey, wire.MAX_KEY_BODY)
         key, record = await self._service.create_key(caller(req), wanted.id, wanted.paths, wanted.actions)
         info = _info(wanted.id, record)
@@ -298,9 +306,9 @@ async def _records_said(req: Request) -> wire.Records:
     return wire.Records(model=said.model, records=records, etags=said.etags)
 
 
-def _intended(said: wire.Intent) -> str:
+def _intended(model: str, key: str) -> str:
     try:
-        return _model(said.model).name_of(said.key)
+        return _model(model).name_of(key)
     except InvalidName as error:
         raise Invalid("a primary key is not valid", (("key", str(error)),)) from None
 

@@ -89,10 +89,11 @@ class Resource:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
-    async def read_for(self, req: Request, model: type[Model], key: str) -> dict[str, object]:
-        """Return the body of *req*, which is to change the record that the path names.
+    async def read_for(self, req: Request, model: type[Model], key: str | None) -> dict[str, object]:
+        """Return the body of *req*, which is to change the record that the path names, or one that it names itself.
 
-        Whether the caller may do that is asked first: of who may not, nothing is read.
+        Whether the caller may do that is asked first: of who may not, nothing is read. Without a *key*, it is whether
+        there can be a record that the caller may change.
 
         Raises:
             Denied: the caller may not, which the service has recorded.
