@@ -139,10 +139,10 @@ async def read_object(req: Request) -> dict[str, object]:
     if len(body) > wire.MAX_MODEL_BODY:
         raise TooLarge("the body is over its limit")
     try:
-        if strict_json.structure(body) > strict_json.MAX_STRUCTURE:  # others get their turn meanwhile
-            value = await asyncio.to_thread(strict_json.decode, body, wire.MAX_RECORD_STRUCTURE)
-        else:
+        if strict_json.short(body):
             value = strict_json.decode(body) if body else {}
+        else:  # others get their turn meanwhile
+            value = await asyncio.to_thread(strict_json.decode, body, wire.MAX_RECORD_STRUCTURE)
     except strict_json.MalformedJSON as exc:
         raise Invalid(f"the body is not JSON as it is read here: {exc}") from None
     if not isinstance(value, dict):
