@@ -5,12 +5,14 @@ credentials go through in the spelling they came in: the service judges them, an
 here knows what a secret looks like.
 
 What is short goes from connection to connection, by callbacks alone. A body that is still arriving is asked for only
-when the service has said that it wants it (``Expect: 100-continue``), so that no stranger's is read.
+when the service has said that it wants it (``Expect: 100-continue``), so that no stranger's is read. Of the
+connections to the service, those that wait for a client are a few, given in turns (`storage_service.turns`).
 """
 
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -19,6 +21,7 @@ from http_proxy.request import REQUEST_ID, forwarded, request_id, request_id_of
 from storage_service import wire
 from storage_service.client.pool import Connection, Pool, UpstreamError
 from storage_service.errors import Fate, NotImplementedHere, ServiceError, TooLarge, Unavailable
+from storage_service.turns import Queue, Rule, Turn
 from storage_service.wire import http1
 from storage_service.wire.http1 import CHUNKED, Exchange, Field, Gone
 
@@ -53,8 +56,17 @@ _PASSED_BACK: Final = frozenset(
 )
 """Fields of an answer that reach the client; all others stop here."""
 _BATCH_GET: Final = b"batch=get"
-_MOST_QUEUED: Final = 64
 _SHARE: Final = 4  # long uploads hold at most one in so many connections, and so do batches: slow ones starve nobody
+
+
+def rule_for(connections: int) -> Rule:
+    """Return who has the turns of uploads, or of batches, before a pool of *connections*.
+
+    A holder is a network address here, for nobody is known yet, and many may share one. So one address has half of the
+    turns, and of the places to wait. Beyond what the rule says, the request's own deadline ends a turn.
+    """
+    turns = max(1, connections // _SHARE)
+    return Rule(turns=turns, held=max(1, turns // 2), waiting=32, queue=64, longest=math.inf, shared=True)
 
 
 class Forwarder:
@@ -76,9 +88,8 @@ class Forwarder:
         self._proof = proof
         self._refused = refused
         self._timeout = timeout  # seconds, from the request's head to the answer's last byte
-        self._uploads = asyncio.Semaphore(max(1, connections // _SHARE))
-        self._batches = asyncio.Semaphore(max(1, connections // _SHARE))
-        self._queued = 0  # uploads that wait for their turn, each with what of its body is here already
+        self._uploads = Queue(rule_for(connections))
+        self._batches = Queue(rule_for(connections))
         self._skip = len(prefix)
         self._target = target
 
@@ -157,18 +168,14 @@ class Forwarder:
     async def _batch(self, way: "_Way") -> None:
         """Send a batch get: its answer may be long, and wait for others, so that batches have a share of the pool."""
         try:
-            async with asyncio.timeout_at(way.deadline):
-                await self._batches.acquire()
-        except TimeoutError:
-            way.fail(UpstreamError("other batches take too long", unread=True))
-            return
-        try:
-            await self._exchange(way)
-        finally:
-            self._batches.release()
+            async with await self._batches.begin(way.exchange.address, way.deadline) as turn:
+                if way.exchange.open:  # who left while waiting costs no connection
+                    await self._exchange(way, turn)
+        except Unavailable as error:
+            way.refuse(error)
 
-    async def _exchange(self, way: "_Way") -> None:
-        """Send a whole request, and pass on its answer."""
+    async def _exchange(self, way: "_Way", turn: Turn | None = None) -> None:
+        """Send a whole request, and pass on its answer, as far as it is long in the *turn* that it has."""
         try:
             connection = await self._pool.exchange(
                 way.request, way.deadline, repeatable=way.repeatable, request_id=way.request_id
@@ -177,7 +184,7 @@ class Forwarder:
             way.fail(error)
             return
         if connection.streamed:
-            await self._stream(way, connection)
+            await self._stream(way, connection, turn)
             return
         status, fields, body = connection.status, connection.fields, connection.body
         self._pool.finish(connection)
@@ -192,42 +199,31 @@ class Forwarder:
         if length > wire.MAX_BODY:
             way.refuse(TooLarge("the body is longer than it may be"))
             return
-        if 0 <= length <= SHORT:
+        if 0 <= length <= SHORT and not exchange.request.expects:  # who waits to be asked waits for the service's word
             try:
                 body = await exchange.body(SHORT)
             except ServiceError as error:
                 way.refuse(error)
                 return
             way.request = b"%bcontent-length: %d\r\n\r\n%b" % (way.head, len(body), body)
-            await self._exchange(way)
+            await (self._batch(way) if way.is_batch else self._exchange(way))
             return
-        # The turn comes before the connection: who waits for one must not hold the other.
-        if self._queued >= _MOST_QUEUED:
-            way.fail(UpstreamError("too many uploads wait", unread=True))
-            return
-        self._queued += 1
-        try:
-            async with asyncio.timeout_at(way.deadline):
-                await self._uploads.acquire()
-        except TimeoutError:
-            way.fail(UpstreamError("other uploads take too long", unread=True))
-            return
-        finally:
-            self._queued -= 1
-        try:
-            await self._receive_long(way, length)
-        finally:
-            self._uploads.release()
+        try:  # The turn comes before the connection: who waits for one must not hold the other.
+            async with await self._uploads.begin(exchange.address, way.deadline) as turn:
+                if exchange.open:  # who left while waiting costs no connection
+                    await self._receive_long(way, length, turn)
+        except Unavailable as error:
+            way.refuse(error)
 
-    async def _receive_long(self, way: "_Way", length: int) -> None:
-        """Forward a request whose body is long, in its turn."""
+    async def _receive_long(self, way: "_Way", length: int, turn: Turn) -> None:
+        """Forward a request whose body is long, or was not sent yet, in its *turn*."""
         try:
             connection = await self._pool.take(way.deadline)
         except UpstreamError as error:
             way.fail(error)
             return
         try:
-            refusal = await self._upload(way, connection, length)
+            refusal = await self._upload(way, connection, length, turn)
         except BaseException as error:
             self._pool.finish(connection)
             if not isinstance(error, UpstreamError):
@@ -238,13 +234,13 @@ class Forwarder:
             self._pool.finish(connection)
             way.refuse(refusal)
         elif connection.streamed:
-            await self._stream(way, connection)
+            await self._stream(way, connection, turn)
         else:
             status, fields, body = connection.status, connection.fields, connection.body
             self._pool.finish(connection)
             way.answer(status, fields, body)
 
-    async def _upload(self, way: "_Way", connection: Connection, length: int) -> ServiceError | None:
+    async def _upload(self, way: "_Way", connection: Connection, length: int, turn: Turn) -> ServiceError | None:
         """Send a body as fast as the service takes it, when it has said that it does; return why it is refused here.
 
         Raises:
@@ -273,7 +269,8 @@ class Forwarder:
             await wanted
             if not connection.decided:
                 async with asyncio.timeout_at(way.deadline):
-                    whole = await _pump(way.exchange, connection, length)
+                    whole = await _pump(way.exchange, connection, length, turn)
+            turn.client_done()
             if not whole:
                 connection.spoil()  # the service decided without the rest
             await answered
@@ -291,14 +288,18 @@ class Forwarder:
             raise UpstreamError(str(failure), unread=not whole, answered=failure.answered)
         return None
 
-    async def _stream(self, way: "_Way", connection: Connection) -> None:
+    async def _stream(self, way: "_Way", connection: Connection, turn: Turn | None = None) -> None:
         """Pass on a long answer, as fast as the client takes it; one that breaks off is left visibly short."""
         exchange = way.exchange
         try:
             way.start(connection.status, connection.fields)
+            if turn is not None:
+                turn.await_client()
             async with asyncio.timeout_at(connection.deadline):
                 while piece := await connection.read():
                     await exchange.write(piece)
+                    if turn is not None:
+                        turn.moved(len(piece))
             exchange.finish()
         except (UpstreamError, TimeoutError) as error:
             _log.warning("an answer broke off: %s", error)
@@ -357,8 +358,10 @@ class _Way:
         return [(REQUEST_ID, self.request_id), *(field for field in fields if field[0] in _PASSED_BACK)]
 
 
-async def _pump(exchange: Exchange, connection: Connection, length: int) -> bool:
+async def _pump(exchange: Exchange, connection: Connection, length: int, turn: Turn) -> bool:
     """Send the client's body on until it is whole, or the service has decided; return whether it is whole.
+
+    A client that is slow to send it may lose its *turn*.
 
     Raises:
         TooLarge: it is longer than a body may be.
@@ -366,9 +369,11 @@ async def _pump(exchange: Exchange, connection: Connection, length: int) -> bool
     """
     size = 0
     chunked = length == CHUNKED
+    turn.await_client()
     while not connection.decided:
         piece = await exchange.read()
         size += len(piece)
+        turn.moved(len(piece))
         if size > wire.MAX_BODY:
             raise TooLarge("the body is longer than it may be")
         if piece:

@@ -1,65 +1,44 @@
 """One large answer at a time: so many values at once are in a worker's memory as one of them holds, whoever asks.
 
 An answer is large when what it is made of takes more than `wire.LARGE_ANSWER` bytes in the store; small ones never
-wait. Whoever waits too long is told to come back. A turn ends when its answer was handed over, and after `LONGEST` in
-any case: a client that does not read does not keep the others waiting for ever.
+wait. Who has its turn, for how long, and who may wait is `turns.Rule`'s to say: a principal has one, and one request
+more that waits. A turn ends when its answer was handed over, or with the answer, where its reader is slow and
+another principal waits.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from typing import Final, TypeVar
 
-from storage_service.errors import TooLarge, Unavailable
+from storage_service.errors import TooLarge
+from storage_service.turns import Queue, Rule, Turn
 from storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED
 
 T = TypeVar("T")
 
-PATIENCE: Final = 10.0  # seconds that a large answer waits for its turn
-LONGEST: Final = 60.0  # seconds that a turn lasts at most
-
-
-class Turn:
-    """The right to make one large answer; ending it again does nothing."""
-
-    def __init__(self, lock: asyncio.Lock, longest: float) -> None:
-        self._lock: asyncio.Lock | None = lock
-        self._timer = asyncio.get_running_loop().call_later(longest, self.end)
-
-    def end(self) -> None:
-        """Let the next one begin."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            self._timer.cancel()
-            lock.release()
+RULE: Final = Rule(turns=1, held=1, waiting=1)
 
 
 class LargeAnswers:
     """The turns of one worker."""
 
-    def __init__(self, patience: float = PATIENCE, longest: float = LONGEST) -> None:
-        """Take the seconds that somebody waits for a turn, and that a turn lasts at most."""
-        self.patience = patience
-        self._longest = longest
-        self._lock = asyncio.Lock()
+    def __init__(self, rule: Rule = RULE) -> None:
+        """Take who has a turn, and for how long."""
+        self.queue = Queue(rule)
 
-    async def begin(self) -> Turn:
-        """Wait for a turn, which the caller must end.
+    async def begin(self, holder: str) -> Turn:
+        """Wait for a turn of *holder*, which the caller must end.
 
         Raises:
-            Unavailable: others' answers took too long.
+            Unavailable: others' answers took too long, or as many of the holder's as may wait do.
         """
-        try:
-            async with asyncio.timeout(self.patience):
-                await self._lock.acquire()
-        except TimeoutError:
-            raise Unavailable("other large answers are under way") from None
-        return Turn(self._lock, self._longest)
+        return await self.queue.begin(holder)
 
-    async def made(self, read: Callable[[int], Awaitable[T]]) -> "tuple[T, Turn | None]":
+    async def made(self, holder: str, read: Callable[[int], Awaitable[T]]) -> tuple[T, Turn | None]:
         """Return what *read* returns, and if that is large the turn it was made in, which the caller must end.
 
         Args:
+            holder: for whom.
             read: makes it, of at most so many bytes in the store.
 
         Raises:
@@ -68,18 +47,8 @@ class LargeAnswers:
         """
         with suppress(TooLarge):
             return await read(LARGE_ANSWER), None
-        turn = await self.begin()
-        try:
-            return await read(MAX_BATCH_STORED), turn
-        except BaseException:
-            turn.end()
-            raise
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Be one turn, from when it comes; raises what `begin` does."""
-        turn = await self.begin()
-        try:
-            yield
-        finally:
-            turn.end()
+        async with AsyncExitStack() as stack:
+            turn = await stack.enter_async_context(await self.begin(holder))
+            made = await read(MAX_BATCH_STORED)
+            stack.pop_all()
+        return made, turn

@@ -29,10 +29,10 @@ from storage_service.backends.base import (
     check_size,
 )
 from storage_service.errors import Changed, Invalid, NoContainer, NotEmpty, TooLarge, Undecipherable
-from storage_service.large_answers import LargeAnswers, Turn
+from storage_service.large_answers import LargeAnswers
 from storage_service.preconditions import revision_of
 from storage_service.service import Act, Caller, Door
-from storage_service.turns import Turns
+from storage_service.turns import Turn, Turns
 
 JOURNAL: Final = "system/journal/"  # what a long work needs to be gone on with, or undone; encrypted like a secret
 _PLACES: Final = (names.SECRETS, JOURNAL, APIKEYS)
@@ -102,7 +102,7 @@ class SealedService:
                 )
             return wire.SealedEntries(entries=entries)
 
-        return await self._door.read(caller, Action.GET, wanted, lambda: self._large_answers.made(read))
+        return await self._door.read(caller, Action.GET, wanted, lambda: self._large_answers.made(caller.holder, read))
 
     async def list(self, caller: Caller, prefix: str, after: str | None, limit: int) -> wire.SealedPage:
         """Return a page of names that begin with *prefix*, containers among them, in byte order.

@@ -18,7 +18,7 @@ from storage_service.apikeys import PREFIX as APIKEYS
 from storage_service.apikeys import ApiKeyRecord, ApiKeys
 from storage_service.audit import AuditLog, AuditRecord
 from storage_service.authz.base import Action, Decider, Principal
-from storage_service.authz.paths import UserNameSpace, covers, decide
+from storage_service.authz.paths import UserNameSpace, WholeReach, covers, decide
 from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Page, Put, Vacant
 from storage_service.errors import (
     AuditUnavailable,
@@ -36,11 +36,11 @@ from storage_service.errors import (
     Undecipherable,
 )
 from storage_service.handlers import Handler, KeyPage, RecordPage, Stored
-from storage_service.large_answers import LargeAnswers, Turn
+from storage_service.large_answers import LargeAnswers
 from storage_service.overlay import Closed, Discreet
 from storage_service.routing import Routing
 from storage_service.strangers import UNKNOWN, Strangers, bounded
-from storage_service.turns import Turns
+from storage_service.turns import Turn, Turns
 from storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED, MAX_CLAIMED, HandlerInfo, Refusal, problem_of
 from storage_service.wire.http1 import Peer
 
@@ -66,6 +66,18 @@ class Caller:
     )  # what this request was allowed and is not known to have done
     ended: bool = False  # it is recorded that it came to nothing, and why
 
+    @property
+    def holder(self) -> str:
+        """Who is counted where everybody may hold only so much.
+
+        Whom somebody acts for is believed of credentials that reach everything, as the proxy's own do: they could have
+        as many others made as they like.
+        """
+        principal = self.principal
+        if self.on_behalf_of is None or WholeReach().decide(principal, Action.GET, ROOT) is False:
+            return principal.id
+        return f"{principal.id} for {self.on_behalf_of}"
+
 
 class Reference(NamedTuple):
     """A record that is meant: its primary key, and for a host the handler that its *source* names."""
@@ -84,14 +96,14 @@ class Act(NamedTuple):
 class Values:
     """Secrets in the order asked, each with its name, None for one that does not exist: to be gone through once.
 
-    *large* says that they are to be handed over one by one, for all of them together are many bytes; what is small is
+    With a *turn* they are to be handed over one by one in it, for all of them together are many bytes; what is small is
     open already, and *held* gives it without further ado.
     """
 
     def __init__(
-        self, wanted: Sequence[str], found: Mapping[str, Entry] | Mapping[str, Closed], *, large: bool
+        self, wanted: Sequence[str], found: Mapping[str, Entry] | Mapping[str, Closed], turn: Turn | None = None
     ) -> None:
-        self.large = large
+        self.turn = turn
         self._wanted = wanted
         self._found: dict[str, Entry | Closed] = dict(found)
 
@@ -193,6 +205,16 @@ class Door:
         if denied:
             await self.permit(caller, action, denied)
 
+    async def expect_some(self, caller: Caller, action: Action, below: str) -> None:
+        """Refuse, and record that, who may not do *action* to any name that begins with *below*; "": to any at all.
+
+        Raises:
+            Denied, AuditUnavailable: as `permit`.
+        """
+        if any(decider.rules_out(caller.principal, action, below) for decider in self._deciders):
+            await self._audit.append(*_records(caller, [Act(action, below)], "denied"))
+            raise Denied("outside what these credentials reach")
+
     async def read(self, caller: Caller, action: Action, wanted: Sequence[str], read: Callable[[], Awaitable[T]]) -> T:
         """Return what *read* returns, if *caller* may have all of *wanted*; it runs while that is being recorded.
 
@@ -287,7 +309,7 @@ class Service:
 
         *proxy* is the principal that may report whom it turned away.
         """
-        self.large_answers: Final = large_answers or LargeAnswers()
+        self._large_answers = large_answers or LargeAnswers()
         self._secrets = secrets
         self._routing = routing
         self._keys = keys
@@ -328,7 +350,7 @@ class Service:
         check_distinct(wanted)
         if not wanted:
             await self._door.note(caller, Action.GET, ROOT)
-            yield Values([], {}, large=False)
+            yield Values([], {})
             return
         async with AsyncExitStack() as stack:
 
@@ -336,9 +358,9 @@ class Service:
                 # PERF: what is small is opened at once, for there is no need to look at it twice.
                 with suppress(TooLarge):
                     found = await self._secrets.get_many(wanted, limit=LARGE_ANSWER)
-                    return Values(wanted, found, large=False)
-                await stack.enter_async_context(self.large_answers.turn())
-                return Values(wanted, await self._secrets.get_closed(wanted, limit=MAX_BATCH_STORED), large=True)
+                    return Values(wanted, found)
+                turn = await stack.enter_async_context(await self._large_answers.begin(caller.holder))
+                return Values(wanted, await self._secrets.get_closed(wanted, limit=MAX_BATCH_STORED), turn)
 
             yield await self._door.read(caller, Action.GET, wanted, read)
 
@@ -492,7 +514,7 @@ class Service:
             return [found[place] for place in range(len(wanted))]
 
         full = [_name_of(model, reference) for reference in wanted]
-        return await self._door.read(caller, Action.GET, full, lambda: self.large_answers.made(read))
+        return await self._door.read(caller, Action.GET, full, lambda: self._large_answers.made(caller.holder, read))
 
     async def remove(
         self, caller: Caller, model: type[Model], wanted: Sequence[Reference], expected: Sequence[int | None]
@@ -642,6 +664,14 @@ class Service:
             Denied, AuditUnavailable
         """
         await self._door.expect(caller, action, wanted)
+
+    async def expect_some(self, caller: Caller, action: Action, below: str) -> None:
+        """Refuse, and record that, who could name nothing that begins with *below*: where a body has the names.
+
+        Raises:
+            Denied, AuditUnavailable
+        """
+        await self._door.expect_some(caller, action, below)
 
     async def failed(self, caller: Caller, action: Action, name: str, reason: str) -> None:
         """Record that an act that was allowed did not succeed, and why.

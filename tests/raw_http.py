@@ -78,8 +78,9 @@ class Client:
     writer: asyncio.StreamWriter
 
     @classmethod
-    async def to(cls, port: int) -> Self:
-        return cls(*await asyncio.open_connection("127.0.0.1", port))
+    async def to(cls, port: int, address: str = "127.0.0.1") -> Self:
+        """Connect to a port, from an *address* of the loopback."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0)))
 
     @classmethod
     async def at(cls, place: int | Path) -> Self:

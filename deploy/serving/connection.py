@@ -441,6 +441,7 @@ class Exchange:
         "_more",
         "_pieces",
         "_received",
+        "address",
         "client",
         "head_only",
         "held",
@@ -455,6 +456,7 @@ class Exchange:
         self.request = request
         self.peer = connection.peer
         self.client = connection.client
+        self.address = connection.address
         self.scheme = connection.scheme
         self.held = 0  # bytes of the body that nobody took yet
         self.streaming = False  # the answer's head was sent

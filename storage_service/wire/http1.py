@@ -99,8 +99,16 @@ class Exchange(Protocol):
         """The network address of the other end; "" over a unix socket."""
 
     @property
+    def address(self) -> str:
+        """Whom it counts for where everybody may have only so much: a network address, or a user of this machine."""
+
+    @property
     def scheme(self) -> str:
         """Return "http" or "https"."""
+
+    @property
+    def open(self) -> bool:
+        """Whether somebody still waits for the answer."""
 
     def body(self, limit: int) -> Awaitable[bytes]:
         """Return the request's whole body.

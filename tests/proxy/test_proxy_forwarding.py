@@ -277,15 +277,27 @@ async def test_a_body_that_becomes_too_long_is_cut_off(proxy: Proxy, service: Sc
     assert answer.status == 413
 
 
-async def test_expect_continue_is_answered_by_the_proxy(proxy: Proxy, service: ScriptedService) -> None:
-    """A client that waits for 100 gets it from the proxy; the service is not bothered with the question."""
+async def test_who_waits_to_be_asked_is_asked_when_the_service_asks(proxy: Proxy, service: ScriptedService) -> None:
+    """A client that waits for 100 gets it, however short its body is, when the service has said that it wants it."""
     async with await Client.to(proxy.port) as client:
         client.writer.write(request("PUT", SECRET, "expect: 100-continue", "content-length: 3"))
         assert await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), 10) == b"HTTP/1.1 100 Continue\r\n\r\n"
         answer = await client.ask(b"abc")
 
     assert answer.status == 200
-    assert [(heard.body, heard.get("expect")) for heard in service.heard] == [(b"abc", None)]
+    assert [(heard.body, heard.get("expect")) for heard in service.heard] == [(b"abc", "100-continue")]
+
+
+async def test_who_is_refused_is_not_asked_for_a_body(proxy: Proxy, service: ScriptedService) -> None:
+    """A client that waits for 100 before a short body hears the refusal and nothing before it."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.answer(403)
+
+    service.script = script
+    async with await Client.to(proxy.port) as client:
+        answer = await client.ask(request("PUT", SECRET, "expect: 100-continue", "content-length: 3"))
+    assert answer.status == 403
 
 
 SMUGGLING = {

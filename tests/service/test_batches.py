@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from storage_service.keyring.content_encryption import ContentEncryption
 from storage_service.keyring.keeper import Keeper
 from storage_service.keyring.page import Page
 from storage_service.keyring.unattended import KeyFile
-from storage_service.large_answers import LargeAnswers
+from storage_service.large_answers import RULE, LargeAnswers
 from storage_service.overlay import EncryptedBackend
 from storage_service.routing import build
 from storage_service.sealed_service import SealedService
@@ -71,6 +71,7 @@ class Rig:
     secrets: EncryptedBackend
     service: Service
     sealed: SealedService
+    answers: LargeAnswers
     audit: Path
 
     def lines(self) -> list[tuple[str, str, str]]:
@@ -105,7 +106,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     keys = ApiKeys(store, secrets, ("own", Secret("own-key")))
     await secrets.commit([Put("secrets/db/", b"")])
     deciders = (Reach(), SimplePathAuthz(("/",)))
-    answers = LargeAnswers(patience=0.05)
+    answers = LargeAnswers(replace(RULE, patience=0.05))
     service = Service(
         secrets=secrets,
         routing=build((), secrets=Handler(secrets, secret=True), store="memory:", backend=store),
@@ -115,7 +116,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         large_answers=answers,
     )
     sealed = SealedService(secrets, keys, Door((WholeReach(), *deciders), audit), answers)
-    yield Rig(store, secrets, service, sealed, tmp_path / "audit.log")
+    yield Rig(store, secrets, service, sealed, answers, tmp_path / "audit.log")
     await keys.close()
     await keeper.close()
     await audit.close()
@@ -148,14 +149,14 @@ async def test_large_values_are_decrypted_one_by_one(rig: Rig, monkeypatch: pyte
     made = Decryptions(monkeypatch)
 
     async with rig.service.read_many(OPERATOR, large) as values:
-        assert (values.large, made.sizes) == (True, [])
+        assert (values.turn is None, made.sizes) == (False, [])
         given = 0
         async for _ in values:
             given += 1
             assert made.sizes == [len(LARGE)] * given
     made.sizes.clear()
     async with rig.service.read_many(OPERATOR, small) as values:
-        assert (values.large, made.sizes) == (False, [len(SMALL)] * 2)
+        assert (values.turn, made.sizes) == (None, [len(SMALL)] * 2)
 
 
 async def test_what_is_too_large_is_not_loaded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,22 +244,55 @@ async def test_one_large_batch_at_a_time(rig: Rig) -> None:
 
 
 async def test_many_large_batches_hold_one(rig: Rig) -> None:
-    """Of 64 at once, the ciphertext of one is loaded at a time, and each is answered in the end."""
+    """Of 64 principals at once, the ciphertext of one is loaded at a time, and each is answered in the end."""
     names = await rig.fill(a=LARGE, b=LARGE)
-    rig.service.large_answers.patience = 30.0
+    rig.answers.queue.rule = replace(RULE, patience=60.0)
     held = most = 0
 
-    async def read() -> None:
+    async def read(number: int) -> None:
         nonlocal held, most
-        async with rig.service.read_many(OPERATOR, names) as values:
+        async with rig.service.read_many(Caller(Principal(f"apikey:{number}"), "request-1"), names) as values:
             held += 1
             most = max(most, held)
             assert [len(entry.value) async for _, entry in values if entry] == [len(LARGE)] * 2
             await asyncio.sleep(0)
             held -= 1
 
-    await asyncio.gather(*(read() for _ in range(64)))
+    await asyncio.gather(*map(read, range(64)))
     assert most == 1
+
+
+async def test_a_principal_has_one_large_batch_and_one_that_waits(rig: Rig) -> None:
+    """A third of one principal is refused at once, and nothing is loaded for it; another principal's is answered."""
+    names = await rig.fill(a=LARGE, b=LARGE)
+    rig.answers.queue.rule = replace(RULE, patience=60.0)
+    async with rig.service.read_many(OPERATOR, names):
+        waiting = asyncio.create_task(_read(rig, names))
+        await asyncio.wait((waiting,), timeout=0.5)
+        other = asyncio.create_task(_read(rig, names, Caller(Principal("apikey:other"), "request-3")))
+        await asyncio.wait((other,), timeout=0.5)
+        given = rig.store.given
+        with pytest.raises(Unavailable):
+            await _read(rig, names)
+        assert rig.store.given == given
+        assert not (waiting.done() or other.done())
+    await asyncio.wait((waiting, other), return_when=asyncio.FIRST_COMPLETED)
+    assert other.done()
+    assert len(await waiting) == len(await other) == 2
+
+
+@pytest.mark.parametrize(
+    ("principal", "holders"),
+    [
+        (Principal("apikey:proxy"), {"apikey:proxy for user:a", "apikey:proxy for user:b", "apikey:proxy"}),
+        (NARROW.principal, {"apikey:narrow"}),
+    ],
+)
+def test_whom_somebody_acts_for_is_counted_apart_where_that_is_believed(
+    principal: Principal, holders: set[str]
+) -> None:
+    """Who reaches everything is counted by whom it acts for; who does not is one holder, whatever it says."""
+    assert {Caller(principal, "request-1", None, each).holder for each in ("user:a", "user:b", None)} == holders
 
 
 async def test_a_turn_ends_with_its_reader(rig: Rig) -> None:
