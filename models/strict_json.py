@@ -8,9 +8,9 @@ element of it brings one of ``{ [ : ,``. A megabyte that is one string costs as 
 mark the costliest thing is a float of many digits, as much as 20 strings, so of those there are fewer; then comes a
 member or an object, as much as 10, a whole number, 7, and an array, 3.
 
-Who lets in more than `MAX_STRUCTURE` parses in a thread. All that is costly there (objects, numbers) calls back into
-Python, so the event loop gets its turns meanwhile; what does not, 40,000 arrays inside one another, costs as much as
-the costliest 10,000 here.
+What is not `short` is parsed in a thread. What is costly there for how much it holds (objects, numbers) calls back into
+Python, so the event loop gets its turns meanwhile; what does not, 40,000 arrays inside one another or a megabyte of
+escapes, is one stretch of less than ten milliseconds.
 """
 
 import json
@@ -19,6 +19,8 @@ from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 32  # objects and arrays inside one another
 MAX_STRUCTURE: Final = 10_000  # of ``{ [ : ,`` in one document, unless its reader says otherwise
+SHORT: Final = 256 * 1024  # bytes, and …
+SHORT_STRUCTURE: Final = 5000  # … of ``{ [ : ,``, within texts, too: what an event loop may parse itself
 MAX_NUMBER: Final = 32  # characters of one number; no double needs more than 24, and a long integer costs its square
 MAX_FLOATS: Final = 1000
 
@@ -82,7 +84,14 @@ def decode(text: bytes, most: int = MAX_STRUCTURE) -> Any:
 
 def structure(text: bytes) -> int:
     """Return how many ``{ [ : ,`` stand in *text*, within its strings, too: no fewer than it has things in it."""
-    return len(text) - len(text.translate(None, delete=_STRUCTURE))
+    if len(text) <= SHORT:
+        return len(text) - len(text.translate(None, delete=_STRUCTURE))
+    return sum(structure(text[at : at + SHORT]) for at in range(0, len(text), SHORT))
+
+
+def short(text: bytes) -> bool:
+    """Whether *text* costs so little, whatever is in it, that an event loop may parse it itself."""
+    return len(text) <= SHORT and structure(text) <= SHORT_STRUCTURE
 
 
 def _without_strings(text: bytes, most: int) -> bytes:

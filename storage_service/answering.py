@@ -41,15 +41,15 @@ async def body(req: Request, of: type[T], limit: int) -> T:
 
 
 async def decoded(text: bytes, most: int = strict_json.MAX_STRUCTURE) -> Any:
-    """Return the value of the JSON *text* with at most *most* in it; others get their turn meanwhile if it takes long.
+    """Return the value of the JSON *text* with at most *most* in it; what is not short is parsed in a thread.
 
     Raises:
         Invalid: it is no such thing; nothing of it is repeated.
     """
     try:
-        if most > strict_json.MAX_STRUCTURE < strict_json.structure(text):
-            return await asyncio.to_thread(strict_json.decode, text, most)
-        return strict_json.decode(text, most)
+        if strict_json.short(text):
+            return strict_json.decode(text, most)
+        return await asyncio.to_thread(strict_json.decode, text, most)
     except strict_json.MalformedJSON as error:
         reason = str(error)
     raise Invalid(reason)  # after the handler: what was caught may hold the body in its frames
@@ -74,22 +74,41 @@ def not_a(of: type[msgspec.Struct]) -> Invalid:
     return Invalid(f"the body is not a {of.__name__}: see docs/http-api.md")
 
 
-def answer(req: Request, resp: Response, said: object, turn: Turn | None = None) -> None:
-    """Answer *said* as JSON, or nothing for None; it is not to be stored on its way.
-
-    The *turn* that a large answer was made in ends when it was handed over.
-    """
+def answer(req: Request, resp: Response, said: object) -> None:
+    """Answer *said* as JSON, or nothing for None; it is not to be stored on its way."""
     resp.set_header("Cache-Control", "no-store")
     resp.set_header(wire.REQUEST_ID_HEADER, caller(req).request_id)
     if said is None:
         return
     resp.content_type = wire.JSON
-    text = msgspec.json.encode(said)
+    resp.data = msgspec.json.encode(said)
+
+
+async def answer_held(req: Request, resp: Response, said: msgspec.Struct, turn: Turn | None) -> None:
+    """Answer *said* as `answer` does; a large answer, which has a *turn*, is made in a thread and sent in pieces."""
     if turn is None:
-        resp.data = text
-    else:
-        resp.content_length = len(text)
-        resp.stream = _Pieces(text, turn)
+        answer(req, resp, said)
+        return
+    try:
+        text = await asyncio.to_thread(_encoded, said)
+    except BaseException:
+        turn.end()
+        raise
+    answer(req, resp, None)
+    resp.content_type = wire.JSON
+    resp.content_length = len(text)
+    resp.stream = _Pieces(text, turn)
+
+
+def _encoded(said: msgspec.Struct) -> bytes:
+    """Return *said* as JSON, made element by element: no stretch that keeps the event loop out is longer than one's."""
+    encode = msgspec.json.Encoder().encode
+    members = []
+    for name in said.__struct_fields__:
+        value = getattr(said, name)
+        text = b"[%b]" % b",".join(map(encode, value)) if isinstance(value, list) else encode(value)
+        members.append(b'"%b":%b' % (name.encode(), text))
+    return b"{%b}" % b",".join(members)
 
 
 class _Pieces:

@@ -12,8 +12,9 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from models import names, strict_json
+from models import names
 from models.errors import InvalidName
+from storage_service.answering import decoded
 from storage_service.authz.base import Action
 from storage_service.backends.base import ABSENT, PRESENT, Entry
 from storage_service.errors import (
@@ -132,7 +133,7 @@ class SecretsEndpoint:
         if request.trail == "" or request.trail.endswith("/"):
             raise MethodNotAllowed("a secret's name has no trailing slash", _allowed(request.trail))
         name, expected = _secret_name(request.trail), expected_revision(request.head)
-        value = _value_of(request.head.content_type, await self._body(request, Action.PUT, name))
+        value = await _value_of(request.head.content_type, await self._body(request, Action.PUT, name))
         revision = await self._service.put(request.caller, name, value, expected)
         status = 201 if expected == ABSENT else 200
         request.answer(status, b"", (b"etag", etag_of(revision).encode()))
@@ -142,7 +143,7 @@ class SecretsEndpoint:
             raise MethodNotAllowed("the root of all secrets is not deleted", _allowed(""))
         container = request.trail.endswith("/")
         name = _container_name(request.trail) if container else _secret_name(request.trail)
-        _check_message(await self._body(request, Action.DELETE, name))
+        await _check_message(await self._body(request, Action.DELETE, name))
         if container:
             await self._service.delete_container(request.caller, name)
         else:
@@ -154,19 +155,20 @@ class SecretsEndpoint:
 
     async def _post(self, request: _Request) -> None:
         if request.trail == "" and request.exchange.request.query == b"batch=get":
+            await self._service.expect_some(request.caller, Action.GET, names.SECRETS)
             await self._batch_get(request, await request.exchange.body(MAX_NAMES_BODY))
             return
         if not request.trail.endswith("/"):
             raise MethodNotAllowed("a container's name has a trailing slash", _allowed(request.trail))
         name = _container_name(request.trail)
-        _check_message(await self._body(request, Action.PUT, name))
+        await _check_message(await self._body(request, Action.PUT, name))
         created = await self._service.create_container(request.caller, name)
         request.answer(201 if created else 200, b"")
 
     async def _batch_get(self, request: _Request, body: bytes) -> None:
         try:
-            wanted = msgspec.convert(strict_json.decode(body), _BatchGet).names
-        except (strict_json.MalformedJSON, msgspec.ValidationError):
+            wanted = msgspec.convert(await decoded(body), _BatchGet).names
+        except (Invalid, msgspec.ValidationError):
             raise Invalid('a batch get is {"names": [name, …]}') from None
         if len(wanted) > MAX_BATCH_NAMES:
             raise Invalid(f"a batch get is at most {MAX_BATCH_NAMES} names")
@@ -260,21 +262,21 @@ def _check_query(query: bytes) -> None:
             raise NotAcceptable("only simple messages are served")
 
 
-def _check_message(body: bytes) -> None:
+async def _check_message(body: bytes) -> None:
     """Refuse a POST's or DELETE's body that is not a simple message (Custodia: 406); none is the usual case."""
     if body:
         try:
-            _message_value(body)
+            await _message_value(body)
         except Invalid as error:
             raise NotAcceptable(str(error)) from None
 
 
-def _value_of(content_type: str | None, body: bytes) -> bytes:
+async def _value_of(content_type: str | None, body: bytes) -> bytes:
     media_type = (content_type or "").partition(";")[0].strip().lower()
     if media_type == OCTET_STREAM:
         sent, value = len(body), base64.b64encode(body)
     elif media_type == JSON:
-        value = _message_value(body).encode()
+        value = (await _message_value(body)).encode()
         sent = len(value)
     else:
         raise Invalid("Content-Type is application/json or application/octet-stream")
@@ -285,11 +287,8 @@ def _value_of(content_type: str | None, body: bytes) -> bytes:
     return value
 
 
-def _message_value(body: bytes) -> str:
-    try:
-        message = strict_json.decode(body)
-    except strict_json.MalformedJSON as error:
-        raise Invalid(str(error)) from None
+async def _message_value(body: bytes) -> str:
+    message = await decoded(body)
     if not isinstance(message, dict) or "type" not in message or "value" not in message:
         raise Invalid('a message is {"type":"simple","value":"…"}')
     kind, value = (m[0] if isinstance(m := message[key], list) and len(m) == 1 else m for key in ("type", "value"))

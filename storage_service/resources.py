@@ -1,5 +1,6 @@
 """What the socket serves beside ``/secrets``, ``/keyring`` and ``/sealed``: models, API keys, who am I, status."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -9,14 +10,15 @@ import msgspec
 
 from models import LIST_MODELS, MODELS, Model
 from models.errors import InvalidName, ValidationError
-from models.strict_json import structure
+from models.strict_json import SHORT, SHORT_STRUCTURE, structure
 from storage_service import key_resources, preconditions, sealed_resources, wire
-from storage_service.answering import Request, Response, answer, body, caller, content, decoded, not_a
+from storage_service.answering import Request, Response, answer, answer_held, body, caller, content, decoded, not_a
+from storage_service.apikeys import PREFIX as APIKEYS
 from storage_service.apikeys import ApiKeyRecord
 from storage_service.authz.base import Action
 from storage_service.backends.base import ABSENT
 from storage_service.bootstrap import Parts
-from storage_service.errors import Invalid
+from storage_service.errors import Invalid, TooLarge
 from storage_service.handlers import Stored
 from storage_service.keyring_wire import KEYRING_PATH
 from storage_service.service import Reference, Service
@@ -134,6 +136,7 @@ class Save:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Build all records, and only then write them; answer them as they are stored."""
+        await self._service.expect_some(caller(req), Action.PUT, "")
         said = await _records_said(req)
         model = _model(said.model)
         records = await _built(model, said.records)
@@ -149,10 +152,11 @@ class Get:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer the records in the order asked."""
+        await self._service.expect_some(caller(req), Action.GET, "")
         said = await _records_said(req)
         model = _model(said.model)
         stored, turn = await self._service.fetch_held(caller(req), model, _references(model, said.records))
-        answer(req, resp, await _records_answer(stored), turn)
+        await answer_held(req, resp, await _records_answer(stored), turn)
 
 
 class Delete:
@@ -163,6 +167,7 @@ class Delete:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer for each record whether it was there."""
+        await self._service.expect_some(caller(req), Action.DELETE, "")
         said = await _records_said(req)
         model = _model(said.model)
         removed = await self._service.remove(caller(req), model, _references(model, said.records), _expected(said))
@@ -201,7 +206,10 @@ class May:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer nothing if it would be, or refuse it as the act itself would be refused, and record that."""
         said = await body(req, wire.Intent, wire.MAX_LISTING_BODY)
-        await self._service.expect(caller(req), Action(said.action), [_intended(said)])
+        if said.key is None:
+            await self._service.expect_some(caller(req), Action(said.action), _model(said.model).prefix())
+        else:
+            await self._service.expect(caller(req), Action(said.action), [_intended(said.model, said.key)])
         resp.status = falcon.HTTP_204
         answer(req, resp, None)
 
@@ -230,6 +238,7 @@ class ApiKeyCollection:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make one, and show it this once."""
+        await self._service.expect_some(caller(req), Action.PUT, APIKEYS)
         wanted = await body(req, wire.NewApiKey, wire.MAX_KEY_BODY)
         key, record = await self._service.create_key(caller(req), wanted.id, wanted.paths, wanted.actions)
         info = _info(wanted.id, record)
@@ -273,23 +282,18 @@ async def _records_said(req: Request) -> wire.Records:
     """Return the records that are the body of *req*, each read by itself: others get their turn in between.
 
     Raises:
-        TooLarge: it is over `wire.MAX_RECORDS_BODY`.
+        TooLarge: it is over `wire.MAX_RECORDS_BODY`, or one record over `wire.MAX_MODEL_BODY`.
         Invalid: it is no such thing, or of more than `wire.MAX_RECORDS`; nothing of it is repeated.
     """
     text = await content(req, wire.MAX_RECORDS_BODY)
-    if structure(text) > MOST:
-        raise Invalid("the records hold more than is read at once: send fewer of them")
-    try:
-        said = _said(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        said = None
-    if said is None:  # after the handler: the error that was caught may hold the body
-        raise not_a(wire.Records)
+    said = _split(text) if len(text) <= SHORT else await asyncio.to_thread(_split, text)
     if max(len(said.records), len(said.etags or ())) > wire.MAX_RECORDS:
         raise Invalid(f"at most {wire.MAX_RECORDS} records are named at once")
     turns = Turns()
     records: list[dict[str, object]] = []
     for raw in said.records:
+        if len(bytes(raw)) > wire.MAX_MODEL_BODY:
+            raise TooLarge("a record is over its limit")
         record = await decoded(bytes(raw), wire.MAX_RECORD_STRUCTURE)
         if not isinstance(record, dict):
             raise not_a(wire.Records)
@@ -298,9 +302,24 @@ async def _records_said(req: Request) -> wire.Records:
     return wire.Records(model=said.model, records=records, etags=said.etags)
 
 
-def _intended(said: wire.Intent) -> str:
+def _split(text: bytes) -> _Said:
+    """Return the records that are *text*, themselves still text.
+
+    Raises:
+        Invalid: it is no such thing; nothing of it is repeated.
+    """
+    if structure(text) > MOST:
+        raise Invalid("the records hold more than is read at once: send fewer of them")
     try:
-        return _model(said.model).name_of(said.key)
+        return _said(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    raise not_a(wire.Records)  # after the handler: the error that was caught may hold the body
+
+
+def _intended(model: str, key: str) -> str:
+    try:
+        return _model(model).name_of(key)
     except InvalidName as error:
         raise Invalid("a primary key is not valid", (("key", str(error)),)) from None
 
@@ -311,7 +330,8 @@ async def _built(model: type[Model], given: Sequence[dict[str, object]]) -> list
     turns = Turns()
     for index, values in enumerate(given):
         try:
-            records.append(model.from_dict(values))
+            many = sum(len(value) for value in values.values() if isinstance(value, (list, dict))) > SHORT_STRUCTURE
+            records.append(await asyncio.to_thread(model.from_dict, values) if many else model.from_dict(values))
         except ValidationError as error:
             where = "" if len(given) == 1 else f"[{index}]."
             faults += [(where + fault.field, fault.reason) for fault in error.faults]

@@ -1,12 +1,14 @@
 """The socket's ``/sealed``: what is encrypted, as it is stored. The proxy forwards none of it."""
 
+import asyncio
 from typing import Any, Final, Generic, TypeVar
 
 import falcon.asgi
 import msgspec
 
+from models import strict_json
 from storage_service import wire
-from storage_service.answering import Request, Response, answer, caller, content, not_a
+from storage_service.answering import Request, Response, answer, answer_held, caller, content, not_a
 from storage_service.authz.base import Action
 from storage_service.backends.base import MAX_BATCH
 from storage_service.errors import Invalid
@@ -48,6 +50,9 @@ class _Body(Generic[T]):
             Invalid: it is no such thing; nothing of it is repeated.
         """
         text = await content(req, self._limit)
+        return self._read(text) if len(text) <= strict_json.SHORT else await asyncio.to_thread(self._read, text)
+
+    def _read(self, text: bytes) -> T:
         # At least as many strings begin or end here: a mark after two backslashes is not counted.
         if text.count(b'"') - text.count(b'\\"') > self._marks:
             raise Invalid("the body holds more than can be done at once")
@@ -85,7 +90,7 @@ class Read(_Resource):
         """Answer them in the order asked."""
         await self._sealed.expect(caller(req), Action.GET)
         said = await _NAMES.read(req)
-        answer(req, resp, *await self._sealed.read_held(caller(req), said.names))
+        await answer_held(req, resp, *await self._sealed.read_held(caller(req), said.names))
 
 
 class List(_Resource):

@@ -177,6 +177,16 @@ class Door:
         if denied:
             await self.permit(caller, action, denied)
 
+    async def expect_some(self, caller: Caller, action: Action, below: str) -> None:
+        """Refuse, and record that, who may not do *action* to any name that begins with *below*; "": to any at all.
+
+        Raises:
+            Denied, AuditUnavailable: as `permit`.
+        """
+        if any(decider.rules_out(caller.principal, action, below) for decider in self._deciders):
+            await self._audit.append(*_records(caller, [Act(action, below)], "denied"))
+            raise Denied("outside what these credentials reach")
+
     async def read(self, caller: Caller, action: Action, wanted: Sequence[str], read: Callable[[], Awaitable[T]]) -> T:
         """Return what *read* returns, if *caller* may have all of *wanted*; it runs while that is being recorded.
 
@@ -543,6 +553,14 @@ class Service:
             Denied, AuditUnavailable
         """
         await self._door.expect(caller, action, wanted)
+
+    async def expect_some(self, caller: Caller, action: Action, below: str) -> None:
+        """Refuse, and record that, who could name nothing that begins with *below*: where a body has the names.
+
+        Raises:
+            Denied, AuditUnavailable
+        """
+        await self._door.expect_some(caller, action, below)
 
     async def failed(self, caller: Caller, action: Action, name: str, reason: str) -> None:
         """Record that an act that was allowed did not succeed, and why.

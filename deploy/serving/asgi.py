@@ -59,12 +59,18 @@ class _Conversation:
     def __init__(self, exchange: "Exchange") -> None:
         self._exchange = exchange
         self._told = False  # the application knows that the body is complete
+        self._asked = False  # it has asked for the body
         self._head: tuple[int, list[Field], int] | None = None
 
     async def receive(self) -> dict[str, Any]:
         """Give the next piece of the body; after its end there is nothing to wait for but the client's leaving."""
         if self._told:
             return {"type": "http.disconnect"}
+        if not self._asked:
+            self._asked = True
+            if not (self._exchange.held or self._exchange.whole):
+                # falcon asks once before it looks for who answers: nobody has decided that the body is wanted.
+                return {"type": "http.request", "body": b"", "more_body": True}
         try:
             body = await self._exchange.read() if self._exchange.request.length else b""
         except Gone:

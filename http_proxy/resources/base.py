@@ -89,10 +89,11 @@ class Resource:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
-    async def read_for(self, req: Request, model: type[Model], key: str) -> dict[str, object]:
-        """Return the body of *req*, which is to change the record that the path names.
+    async def read_for(self, req: Request, model: type[Model], key: str | None) -> dict[str, object]:
+        """Return the body of *req*, which is to change the record that the path names, or one that it names itself.
 
-        Whether the caller may do that is asked first: of who may not, nothing is read.
+        Whether the caller may do that is asked first: of who may not, nothing is read. Without a *key*, it is whether
+        there can be a record that the caller may change.
 
         Raises:
             Denied: the caller may not, which the service has recorded.
@@ -138,10 +139,10 @@ async def read_object(req: Request) -> dict[str, object]:
     if len(body) > wire.MAX_MODEL_BODY:
         raise TooLarge("the body is over its limit")
     try:
-        if strict_json.structure(body) > strict_json.MAX_STRUCTURE:  # others get their turn meanwhile
-            value = await asyncio.to_thread(strict_json.decode, body, wire.MAX_RECORD_STRUCTURE)
-        else:
+        if strict_json.short(body):
             value = strict_json.decode(body) if body else {}
+        else:  # others get their turn meanwhile
+            value = await asyncio.to_thread(strict_json.decode, body, wire.MAX_RECORD_STRUCTURE)
     except strict_json.MalformedJSON as exc:
         raise Invalid(f"the body is not JSON as it is read here: {exc}") from None
     if not isinstance(value, dict):

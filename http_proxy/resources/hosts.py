@@ -10,7 +10,6 @@ from http_proxy.resources.base import (
     Storage,
     check_may_reveal,
     find,
-    read_object,
     remove_if_there,
     respond,
     save_new,
@@ -38,7 +37,7 @@ class NewHost(Resource):
 
     async def on_put(self, req: Request, resp: Response) -> None:
         """Add it, as `HostItem` does."""
-        await _add(self.storage, req, resp, await read_object(req))
+        await _add(self.storage, req, resp, await self.read_for(req, Host, None))
 
 
 class HostItem(Resource):

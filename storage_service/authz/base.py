@@ -39,3 +39,6 @@ class Decider(Protocol):
 
     def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
         """Return True (allowed), False (denied) or None (no opinion); never raises for a denial."""
+
+    def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
+        """Whether `decide` says False of every name that begins with *below* and goes on; "" stands for all names."""

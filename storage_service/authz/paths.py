@@ -41,6 +41,19 @@ def covers(entries: Iterable[str], wanted: str) -> bool:
     )
 
 
+def meets(entries: Iterable[str], below: str) -> bool:
+    """Whether one of *entries* covers a path that begins with *below*, which ends in a slash, and goes on."""
+    for entry in entries:
+        if entry == "/":
+            return True
+        exact = entry.removesuffix(".")
+        if exact.startswith(below) and exact != below:
+            return True
+        if not entry.endswith((".", "/")) and below.startswith(entry + "/"):
+            return True
+    return False
+
+
 class Reach:
     """The limits that a credential carries itself: outside them nothing is allowed, whatever else is said."""
 
@@ -52,6 +65,10 @@ class Reach:
             return False
         return None if name.startswith(SECRETS) else True
 
+    def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
+        """Whether the credential may not do the action, or has no path there."""
+        return action not in principal.actions or not meets(principal.paths, "/" + below)
+
 
 class WholeReach:
     """Refuses every credential that does not reach everything: for acts that would let it reach further."""
@@ -60,6 +77,10 @@ class WholeReach:
         """Return False for a credential with any limit of its own; no opinion on the others."""
         del action, name
         return None if covers(principal.paths, "/") and principal.actions >= ALL_ACTIONS else False
+
+    def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
+        """Whether it refuses the credential, for it asks for nothing else."""
+        return self.decide(principal, action, below) is False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +93,11 @@ class SimplePathAuthz:
         """Return True where an entry covers the name's path."""
         del principal, action  # the path alone decides
         return True if matches(self.paths, "/" + name) else None
+
+    def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
+        """Return False: it refuses nothing."""
+        del principal, action, below
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +116,13 @@ class UserNameSpace:
         own = f"{root}/{principal.name}/"
         # The root itself stands for the principal's own container (Custodia's default namespace).
         return path.startswith(own) or path.rstrip("/") == root
+
+    def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
+        """Whether all of it lies in containers of others."""
+        del action
+        path, root = "/" + below, self.path.rstrip("/") + "/"
+        own = f"{root}{principal.name}/"
+        return path.startswith(root) and not (path.startswith(own) or own.startswith(path))
 
 
 def decide(deciders: Sequence[Decider], principal: Principal, action: Action, name: str) -> bool:

@@ -243,8 +243,10 @@ def delete_many(
     return deleted
 
 
-def check_may(action: str, model: type[Model], key: str) -> Operation[None]:
+def check_may(action: str, model: type[Model], key: str | None = None) -> Operation[None]:
     """Return if the caller may do *action* to the record of *model* with *key*: who asks first need not say all.
+
+    Without a key, return if there can be a record that it may do it to.
 
     Raises:
         Denied: the caller may not, which is recorded as if it had tried.

@@ -252,11 +252,11 @@ class Listing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Intent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Body of may: what somebody is about to do to the record of *model* with *key*."""
+    """Body of may: what somebody is about to do to the record of *model* with *key*, or to one whose key is to come."""
 
     action: Literal["get", "list", "put", "delete"]
     model: str
-    key: str
+    key: str | None = None
 
 
 class RecordsAnswer(msgspec.Struct, kw_only=True):

@@ -187,6 +187,44 @@ def test_rights_come_before_bodies(strongroom_server: Server, nothing: IssuedKey
     assert told == [("put", "denied")]
 
 
+# What is asked for stands in the body: who may do the like to nothing at all is refused before.
+NAMED_WITHIN = {
+    "proxy PUT /api/v0/host": ("/secrets", "get,put"),
+    "proxy POST /api/v0/secrets/?batch=get": ("/hosts", "get,put"),
+    "socket POST /secrets/?batch=get": ("/secrets", "put,list"),
+    "socket POST /storage/save": ("/", "get,list"),
+    "socket POST /storage/delete": ("/", "get,put"),
+    "socket POST /storage/get": ("/", "put"),
+    "socket POST /apikeys": ("/secrets", "get,put"),
+}
+
+
+@pytest.mark.parametrize("route", NAMED_WITHIN)
+def test_who_may_do_the_like_to_nothing_is_refused_unread(
+    strongroom: StorageClient, strongroom_server: Server, route: str
+) -> None:
+    """Where the body names what is meant, a key that can mean nothing there is refused before it, with one line."""
+    (paths, actions), (face, asked) = NAMED_WITHIN[route], route.split(" ", 1)
+    key = strongroom.create_apikey("within-" + secrets.token_hex(4), paths=[paths], actions=actions.split(","))
+    head = f"{asked} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n".encode()
+    head += _head_of(key.api_id, key.api_key.reveal())
+
+    assert _status(_connecting(strongroom_server, face), head, b"") == 403
+
+    lines = map(json.loads, (strongroom_server.home / "log" / "audit.log").read_text().splitlines())
+    decisions = [line["decision"] for line in lines if line["principal"] == f"apikey:{key.api_id}"]
+    assert decisions == ["denied"]
+
+
+def test_a_short_body_is_asked_for_when_it_may_be_sent(
+    face: tuple[str, Connect], strongroom_server: Server, nothing: IssuedKey
+) -> None:
+    """A client that waits for 100 before a short secret hears 403 in its place where it may not write."""
+    path = "/api/v0/secrets/a/b" if face[0] == "proxy" else "/secrets/a/b"
+    head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n".encode()
+    assert _status(face[1], head + _head_of(nothing.api_id, nothing.api_key.reveal()), b"") == 403
+
+
 WHOLE = [
     route
     for route in ROUTES
@@ -287,8 +325,6 @@ def _peak(pid: int) -> int:
 def test_no_64_batches_swell_a_worker(tmp_path: Path) -> None:
     """64 clients who ask at once for all that one answer may hold make no process of the service grow by 100 MiB."""
     with up(tmp_path / "h") as running:
-        known = json.loads((running.home / "client.json").read_text())
-        headers = {wire.ID_HEADER: known["api_id"], wire.KEY_HEADER: known["api_key"]}
         before = {pid: _peak(pid) for pid in descendants(running.process.pid)}
         names = [f"db/{number}" for number in range(11)]
         with StorageClient.from_home(running.home) as client:
@@ -296,8 +332,11 @@ def test_no_64_batches_swell_a_worker(tmp_path: Path) -> None:
             for number in range(len(names)):
                 client.set_secret("db", str(number), "v" * wire.MAX_SECRET)
 
-        def ask(_: int) -> tuple[int, int]:
-            body = {"names": names}
+            keys = [client.create_apikey(f"k{number}") for number in range(AT_ONCE // 2)]
+        principals = [{wire.ID_HEADER: key.api_id, wire.KEY_HEADER: key.api_key.reveal()} for key in keys]
+
+        def ask(number: int) -> tuple[int, int]:
+            body, headers = {"names": names}, principals[number // 2]
             with httpx.stream(
                 "POST", running.url + "/api/v0/secrets/?batch=get", json=body, headers=headers, timeout=60
             ) as answer:

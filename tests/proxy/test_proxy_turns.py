@@ -116,7 +116,7 @@ class Crowd:
         if kind == "batch in two":
             client.writer.write(sent[: -len(NAMES)])
             await client.writer.drain()
-            await asyncio.sleep(0.05)  # so that it comes in two pieces; nothing depends on it
+            await self.ask("get")  # the proxy has seen the first half before this
             sent = NAMES
         client.writer.write(sent)
         await client.writer.drain()

@@ -3,7 +3,16 @@
 import pytest
 
 from storage_service.authz.base import ALL_ACTIONS, Action, Principal
-from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, covers, decide, matches
+from storage_service.authz.paths import (
+    Reach,
+    SimplePathAuthz,
+    UserNameSpace,
+    WholeReach,
+    covers,
+    decide,
+    matches,
+    meets,
+)
 
 ANYONE = Principal("apikey:ci")
 
@@ -115,6 +124,9 @@ class Opinion:
     def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
         return self.opinion
 
+    def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
+        return self.opinion is False
+
 
 @pytest.mark.parametrize(
     ("opinions", "expected"),
@@ -131,3 +143,50 @@ class Opinion:
 def test_opinions_join(opinions: list[bool | None], expected: bool) -> None:
     """Any no denies, one yes is needed, and silence is no."""
     assert decide([Opinion(each) for each in opinions], ANYONE, Action.GET, "secrets/a/b") is expected
+
+
+@pytest.mark.parametrize(
+    ("entries", "below", "expected"),
+    [
+        (("/",), "/hosts/", True),
+        (("/",), "/", True),
+        (("/hosts",), "/hosts/", True),
+        (("/hosts",), "/", True),
+        (("/hosts/a",), "/hosts/", True),
+        (("/hosts/a.",), "/hosts/", True),
+        (("/hosts/a/",), "/hosts/", True),
+        (("/hosts/a/",), "/", True),
+        (("/hosts/",), "/hosts/", False),
+        (("/hosts.",), "/hosts/", False),
+        (("/host",), "/hosts/", False),
+        (("/hostsmore",), "/hosts/", False),
+        (("/secrets/hosts",), "/hosts/", False),
+        (("/secrets", "/hosts/b"), "/hosts/", True),
+        (("/.",), "/hosts/", False),
+        ((), "/", False),
+    ],
+)
+def test_what_may_be_reached_below_a_path(entries: tuple[str, ...], below: str, expected: bool) -> None:
+    """Entries meet a tree when one of them covers a path in it, and not for its own name alone."""
+    assert meets(entries, below) is expected
+
+
+NAMES = ["hosts/", "hosts/a", "hosts/a/b", "secrets/", "secrets/x/k", "secrets/y/", "secrets/y/k", "system/x"]
+
+
+@pytest.mark.parametrize("below", ["", "hosts/", "hosts/a/", "secrets/", "secrets/x/", "secrets/y/", "system/"])
+@pytest.mark.parametrize("action", [Action.GET, Action.PUT])
+@pytest.mark.parametrize(
+    "principal",
+    [
+        Principal("apikey:x", paths, actions)
+        for paths in (("/",), ("/hosts",), ("/hosts/a.",), ("/secrets/x/",), ("/secrets/y", "/system/x"), ("/.",), ())
+        for actions in (ALL_ACTIONS, frozenset({Action.GET}))
+    ],
+)
+def test_nothing_that_is_allowed_is_ruled_out(principal: Principal, action: Action, below: str) -> None:
+    """Where one name in a tree is not refused, the tree is not ruled out, whichever decider is asked."""
+    for decider in (Reach(), WholeReach(), SimplePathAuthz(("/secrets/x",)), UserNameSpace("/secrets")):
+        if decider.rules_out(principal, action, below):
+            found = [name for name in NAMES if name.startswith(below) and name != below]
+            assert {decider.decide(principal, action, name) for name in found} <= {False}
