@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 
 from models import strict_json
-from models.strict_json import MAX_DEPTH, MAX_FLOATS, MAX_NUMBER, MAX_STRUCTURE, MalformedJSON, decode, structure
+from models.strict_json import (
+    MAX_DEPTH,
+    MAX_FLOATS,
+    MAX_NUMBER,
+    MAX_STRUCTURE,
+    SHORT,
+    SHORT_STRUCTURE,
+    MalformedJSON,
+    decode,
+    short,
+    structure,
+)
 
 # Documents with exactly that many of ``{ [ : ,`` in them.
 SHAPES: dict[str, Callable[[int], bytes]] = {
@@ -142,3 +153,26 @@ def test_half_a_surrogate_pair_is_no_text() -> None:
     with pytest.raises(MalformedJSON, match="surrogate"):
         decode(b'["\\ud800"]')
     assert decode(b'["\\ud83d\\ude00"]') == ["\U0001f600"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b'"' + b"x" * (SHORT - 2) + b'"', True),
+        (b'"' + b"x" * (SHORT - 1) + b'"', False),
+        (b"[" + b"0," * (SHORT_STRUCTURE - 1) + b"0]", True),
+        (b"[" + b"0," * SHORT_STRUCTURE + b"0]", False),
+        (b'"' + b":" * (SHORT_STRUCTURE + 1) + b'"', False),
+        (b"", True),
+    ],
+)
+def test_what_an_event_loop_may_parse_is_short_in_bytes_and_in_things(text: bytes, expected: bool) -> None:
+    """A document is short with so many bytes and so many marks, within texts, too; one more of either is too many."""
+    assert short(text) is expected
+
+
+@pytest.mark.parametrize("size", [SHORT, SHORT + 1, 3 * SHORT, 3 * SHORT + 7])
+def test_marks_are_counted_across_slices(size: int) -> None:
+    """A document that is looked through slice by slice has as many marks as one that is not."""
+    text = (b"x{[:,}]" * (size // 7 + 1))[:size]
+    assert structure(text) == sum(text.count(mark) for mark in (b"{", b"[", b":", b","))

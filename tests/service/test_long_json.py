@@ -1,0 +1,62 @@
+"""What is long in JSON is read and written in a thread, so that the event loop goes on."""
+
+import threading
+from typing import Any
+
+import msgspec
+import pytest
+
+from models import strict_json
+from storage_service import answering, wire
+from storage_service.errors import Invalid
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each document that is parsed from now on is parsed in this thread."""
+    here: list[bool] = []
+    decode, own = strict_json.decode, threading.get_ident()
+
+    def told(text: bytes, most: int = strict_json.MAX_STRUCTURE) -> Any:
+        here.append(threading.get_ident() == own)
+        return decode(text, most)
+
+    monkeypatch.setattr(strict_json, "decode", told)
+    return here
+
+
+@pytest.mark.parametrize(
+    ("text", "here"),
+    [
+        (b'"x"', True),
+        (b'"' + b"\\n" * (strict_json.SHORT // 2 - 1) + b'"', True),
+        (b'"' + b"\\n" * (strict_json.SHORT // 2) + b'"', False),
+        (b"[" + b"0," * (strict_json.SHORT_STRUCTURE - 1) + b"0]", True),
+        (b"[" + b"0," * strict_json.SHORT_STRUCTURE + b"0]", False),
+    ],
+)
+async def test_what_is_not_short_is_parsed_elsewhere(threads: list[bool], text: bytes, here: bool) -> None:
+    """Up to so many bytes and marks a body is parsed on the event loop, and beyond in a thread, with one result."""
+    assert await answering.decoded(text) == msgspec.json.decode(text)
+    assert threads == [here]
+
+
+async def test_what_is_refused_in_a_thread_is_refused_as_ever(threads: list[bool]) -> None:
+    """A long body that is none says so, without a word of it."""
+    with pytest.raises(Invalid) as caught:
+        await answering.decoded(b'{"canary":' * strict_json.SHORT_STRUCTURE)
+    assert threads == [False]
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        wire.SealedEntries(entries=[wire.SealedEntry(value='a\n"é', etag='"1"'), None]),
+        wire.SealedEntries(entries=[]),
+        wire.RecordsAnswer(records=[{"a": 1}, None], etags=['"1"', None], more=True),
+    ],
+)
+def test_an_answer_made_in_parts_is_the_whole(said: msgspec.Struct) -> None:
+    """Written element by element, an answer is what it is when written at once."""
+    assert answering._encoded(said) == msgspec.json.encode(said)
