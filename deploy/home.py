@@ -8,6 +8,7 @@ DIR/                 0700
     data/  log/      the store; the audit log
 """
 
+import errno
 import fcntl
 import os
 import secrets
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from deploy.places import CLIENT, CONFIG, SOCKET
 from models.secret import Secret
@@ -65,11 +66,41 @@ def write_private(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(path.parent)
+
+
+@contextmanager
+def new_private(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file of mode 0600 to write, which has the name *path* once the block has ended well, whole and on disk.
+
+    It never takes the place of another; what is killed meanwhile leaves it under a name that begins with a dot.
+
+    Raises:
+        FileExistsError: there is something of that name.
+        OSError: it cannot be made, or written.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.fsync(directory)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)  # unlike a rename, a link replaces nothing
     finally:
-        os.close(directory)
+        temporary.unlink()
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    """Bring the names in *directory* to the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)

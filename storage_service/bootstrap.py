@@ -16,6 +16,7 @@ from storage_service.authz.base import Decider
 from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, WholeReach
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
+from storage_service.backup.marker import refuse_half
 from storage_service.config import AuthenticatorSettings, AuthorizerSettings, ReadThroughSettings, ServiceSettings
 from storage_service.errors import ConfigurationError
 from storage_service.handlers import Handler
@@ -88,6 +89,7 @@ async def build(
         store = opener(settings.store)
         stack.push_async_callback(store.close)
         await store.open()
+        await refuse_half(store)
         file = KeyFile(settings.root_key)
         if await upgrade(store, file):
             log.warning(

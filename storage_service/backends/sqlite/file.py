@@ -136,6 +136,33 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     return db
 
 
+def connect_snapshot(path: Path) -> sqlite3.Connection:
+    """Return a connection that holds this moment of the file, and may be used in any one thread at a time.
+
+    It is opened for reading alone: nothing is made where there is nothing, and nobody is kept from writing.
+
+    Raises:
+        ConfigurationError: there is no store of ours, or it is damaged.
+        Unavailable: it cannot be read now.
+    """
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        try:
+            for pragma in ("cell_size_check = ON", "trusted_schema = OFF"):
+                db.execute(f"PRAGMA {pragma}")
+            db.execute("BEGIN")
+            if not _is_ours(db, path):
+                raise ConfigurationError(f"{path} holds no store yet")
+            db.execute(STATE).fetchone()  # from this first look on, the moment is held
+        except BaseException:
+            db.close()
+            raise
+    except sqlite3.Error as exc:
+        raise _startup_error(exc, path) from exc
+    return db
+
+
 def _startup_error(error: sqlite3.Error, path: Path) -> ConfigurationError | Unavailable:
     answer = unavailable(error)
     return answer if primary_code(error) in _PASSING else ConfigurationError(f"{path}: {answer}")
