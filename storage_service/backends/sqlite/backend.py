@@ -134,12 +134,12 @@ class SqliteBackend:
         writer, self._writer = self._writer, None
         if writer is None:
             return
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()  # first: the writer sees whether it is the last
         try:
             await writer.stop()
         finally:
-            reader, self._reader = self._reader, None
-            if reader is not None:
-                reader.close()
             self._wake()
 
     async def get(self, name: str) -> Entry | None:

@@ -18,7 +18,16 @@ from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple, TypeAlias
 
 from storage_service.backends.base import ABSENT, Change, Conflict, Delete, Put, Vacant, failed_guards, not_applied
-from storage_service.backends.sqlite.file import BEYOND, STATE, connect_writer, primary_code, unavailable
+from storage_service.backends.sqlite.file import (
+    BEYOND,
+    STATE,
+    Presence,
+    alone,
+    connect_writer,
+    leave,
+    primary_code,
+    unavailable,
+)
 from storage_service.errors import Fate, StrongroomError, Unavailable
 
 MAX_GROUP: Final = 64  # commits in one transaction, so that the first does not wait long for the last
@@ -140,7 +149,7 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            with contextlib.closing(connect_writer(self._path, self._busy_timeout, self._factory)) as db:
+            with self._connected() as db:
                 db.execute("PRAGMA busy_timeout = 0")  # from here on `_begin` waits
                 self._tell(_succeed, self._started)
                 self._scrub(db)  # of what a process that was killed left in the log
@@ -157,6 +166,20 @@ class Writer:
             self._tell(self._end, exc)
         else:
             self._tell(self._end, None)
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with alone(self._path):
+            presence = Presence(self._path)
+            try:
+                db = connect_writer(self._path, self._busy_timeout, self._factory)
+            except BaseException:
+                presence.end()
+                raise
+        try:
+            yield db
+        finally:
+            leave(db, self._path, presence)
 
     def _tell(self, function: Callable[..., None], *args: object) -> None:
         """Run *function* on the event loop; one that was closed over our head has nobody left to tell."""
