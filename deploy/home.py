@@ -4,12 +4,14 @@ DIR/                 0700
     strongroom.toml  0600  the settings, for people to edit
     client.json      0600  url, socket, api_id, api_key: how the command and local programs reach the service
     secrets.key      0600  made by the service
+    store.json       0600  which store the records are in, once there are keys in it
     run/             storage.sock, and up.pid while something runs
     data/  log/      the store; the audit log
 """
 
 import errno
 import fcntl
+import json
 import os
 import secrets
 import stat
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from deploy.places import CLIENT, CONFIG, SOCKET
+from deploy.places import CLIENT, CONFIG, SOCKET, STORE
 from models.secret import Secret
 from storage_service.client_file import ClientFile
 from storage_service.errors import ConfigurationError
@@ -148,6 +150,31 @@ class Home:
         except OSError as error:
             raise ConfigurationError(f"{self.path}: {error.strerror}") from error
         return ClientFile.read(self.client)
+
+    @property
+    def store(self) -> str | None:
+        """The URL of the store that this home's records are in, without its password; None where that is not known.
+
+        Raises:
+            ConfigurationError: the file that says it cannot be read.
+        """
+        try:
+            return str(json.loads((self.path / STORE).read_bytes())["store"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError):
+            raise ConfigurationError(
+                f"{self.path / STORE} does not say which store this home's records are in; remove it if you know"
+            ) from None
+
+    def keep_store(self, url: str) -> None:
+        """Write down that this home's records are in the store at *url*, from which the password was taken out.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.store != url:
+            write_private(self.path / STORE, json.dumps({"store": url}).encode() + b"\n")
 
     def _check(self) -> None:
         state = self.path.stat()

@@ -9,25 +9,20 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING
 
 import click
 
 from deploy.cli import backup_file, show
+from deploy.cli.backup_copy import Asked, Opened, copy, moment_of
 from deploy.cli.backup_file import place_options
 from deploy.cli.common import client, common_options
 
 if TYPE_CHECKING:
-    from deploy.settings import Settings
-    from storage_service.backends.base import Snapshot
     from storage_service.backup.form import End
-    from storage_service.client import StorageClient
-    from storage_service.keyring_wire import KeyringStatus
-
-ATTEMPTS: Final = 8  # at finding a moment at which nobody changes the keyring
-PAUSE: Final = 0.1  # seconds between them
+    from storage_service.config import ServiceSettings
 
 
 class _VerbOrFile(click.Group):
@@ -52,16 +47,37 @@ def backup() -> None:
 @backup.command()
 @click.argument("file", metavar="FILE|-")
 @click.option("--label", metavar="NAME", help="What the key index calls it [time and four digits].")
+@click.option("--offline", is_flag=True, help="Do not ask the service, which is stopped or locked; takes a key.")
+@backup_file.key_options
 @place_options
 @common_options
-def take(*, file: str, label: str | None, store: str | None, config: Path | None) -> None:
-    """Copy the store into a new file, mode 0600, or to standard output; this verb may go unsaid."""
+def take(
+    *,
+    file: str,
+    label: str | None,
+    offline: bool,
+    key_file: Path | None,
+    typed: str | None,
+    store: str | None,
+    config: Path | None,
+) -> None:
+    """Copy the store into a new file, mode 0600, or to standard output; this verb may go unsaid.
+
+    The service that runs is asked for the keyring, and to keep the keys that the copy needs. With --offline both is
+    done here, with the key that opens it: what the service opens it with, or --key-file, or what is typed.
+    """
     if file == "-" and sys.stdout.isatty():
         raise click.UsageError("a backup is not for a terminal: name a file, or pipe it on")
+    if (key_file or typed) and not offline:
+        raise click.UsageError("a service that runs needs no key for it; --key-file and --file go with --offline")
     settings = backup_file.settings(store, config)
     label = label or f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
-    with client(60.0) as service, _output(file) as out, _registered(service, label):
-        end = asyncio.run(_copy(settings, service, label, out))
+    with _output(file) as out:
+        if offline:
+            end = asyncio.run(_copy_offline(settings.service, label, out, key_file, typed))
+        else:
+            with client(60.0) as service:
+                end = asyncio.run(copy(settings.service.store, Asked(service), label, out))
     others = backup_file.other_stores(settings)
     if file == "-":
         return
@@ -142,69 +158,22 @@ def _output(file: str) -> Iterator[IO[bytes]]:
         raise click.ClickException(f"{file}: {error.strerror}; nothing was left there") from None
 
 
-@contextmanager
-def _registered(service: "StorageClient", label: str) -> Iterator[None]:
-    """Let the key index know the backup *label*, and forget it again if it does not come about."""
-    from storage_service.errors import StrongroomError
-
-    service.register_backup(label)
-    try:
-        yield
-    except BaseException:
-        with suppress(StrongroomError):  # what is left there keeps keys, and loses nothing
-            service.forget_backup(label)
-        raise
-
-
-async def _copy(settings: "Settings", service: "StorageClient", label: str, out: IO[bytes]) -> "End":
-    """Copy a moment at which the keyring is that of its export, and all its versions are kept for this backup."""
-    import msgspec
-
+async def _copy_offline(
+    settings: "ServiceSettings", label: str, out: IO[bytes], key_file: Path | None, typed: str | None
+) -> "End":
     from storage_service.backends import open_backend
-    from storage_service.backends.base import Copyable
-    from storage_service.backup.form import Head
-    from storage_service.backup.taking import copy
-    from storage_service.errors import Overtaken
-    from storage_service.keyring.vault import now
-    from storage_service.wire import VERSION
+    from storage_service.errors import Uninitialized
+    from storage_service.keyring import vault
 
-    store = open_backend(settings.service.store)
-    if not isinstance(store, Copyable):
-        raise click.UsageError("a store of that kind cannot be copied")
-    for _ in range(ATTEMPTS):
-        keyring = msgspec.json.decode(service.export_keyring())
-        covered = _covers(service.keyring(), label)
-        async with store.snapshot() as snapshot:
-            # Its token is never the same twice. Read between the two, the list of versions is of that keyring, too.
-            if covered and await _keyring_of(snapshot) == keyring["keys"]:
-                head = Head(
-                    version=VERSION,
-                    label=label,
-                    taken=now(),
-                    store=settings.service.store.partition(":")[0],
-                    revision=snapshot.revision,
-                    keyring=keyring,
-                )
-                with show.progress("copying", snapshot.count) as advance:
-                    return await copy(snapshot, head, out, advance)
-        if not covered:
-            service.forget_backup(label)
-            service.register_backup(label)
-        await asyncio.sleep(PAUSE)
-    raise Overtaken(
-        "the store does not hold the keyring of the service: say with --store where the service keeps its records; or "
-        "others change its keyring without end"
-    )
-
-
-def _covers(status: "KeyringStatus", label: str) -> bool:
-    """Whether every version of the keyring is kept for that backup."""
-    kept = {version for each in status.backups if each.label == label for version in each.versions}
-    return kept >= {each.version for keyset in status.keysets for each in keyset.versions}
-
-
-async def _keyring_of(snapshot: "Snapshot") -> str | None:
-    from storage_service.keyring.document import NAME
-
-    value = await snapshot.get(NAME)
-    return None if value is None else value.decode(errors="replace")
+    async with moment_of(settings.store):
+        pass  # first: to open one to write would make it where there is none
+    store = open_backend(settings.store)
+    await store.open()
+    try:
+        sealed = await vault.read(store)
+        if sealed is None:
+            raise Uninitialized("there is no keyring in the store, and so no secret")
+        root = await backup_file.root_in(store, sealed.root, settings, key_file, typed)
+        return await copy(settings.store, Opened(store, root, settings), label, out)
+    finally:
+        await store.close()

@@ -14,6 +14,8 @@ from deploy.cli.common import common
 
 if TYPE_CHECKING:
     from deploy.settings import Settings
+    from storage_service.backends.base import Backend
+    from storage_service.config import ServiceSettings
     from storage_service.keyring.export import Exported, Given, Recipient
     from storage_service.keyring.rootkey import RootKey
 
@@ -55,10 +57,10 @@ def settings(store: str | None, config: Path | None) -> "Settings":
 
 def other_stores(said: "Settings") -> list[str]:
     """Return the stores that records are kept in beside the one that is copied, without passwords."""
-    from deploy.settings import redact
+    from deploy.settings import without_password
 
     urls = {each.options["url"] for each in said.service.storage_handlers if "url" in each.options}
-    return sorted(str(redact(url)) for url in urls - {said.service.store})
+    return sorted(without_password(url) for url in urls - {said.service.store})
 
 
 @contextmanager
@@ -99,6 +101,33 @@ def root_of(exported: "Exported", given: "Given") -> "RootKey":
     from storage_service.keyring.export import open_root
 
     return open_root(exported, given)
+
+
+async def root_in(
+    store: "Backend", kid: str, settings: "ServiceSettings", key_file: Path | None, typed: str | None
+) -> "RootKey":
+    """Return the root key of a store's keyring, opened with what was said, or with what the service opens it with.
+
+    Raises:
+        WrongKey: what was typed opens nothing.
+        StartupError: the file does not; the text says what to do.
+    """
+    from storage_service.errors import WrongKey
+    from storage_service.keyring import unlock, wraps
+    from storage_service.keyring.machine_documents import documents_in
+    from storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
+
+    ways: list[Way] = [] if typed else [KeyFile(key_file or settings.root_key)]
+    if not (typed or key_file) and settings.machine_key is not None:
+        ways.append(MachineKeyFile(settings.machine_key, documents_in(store, settings.machine_documents)))
+    for way in ways:
+        if (root := await way.open(store, kid)) is not None:
+            return root
+    held = {each.recipient: each for each in await wraps.wraps_of(store, kid)}
+    for key in unlock.parse(key_input.read(typed, key_input.ask_for_enough).reveal()).keys:
+        if key.kid in held:
+            return wraps.unwrap(held[key.kid], key)
+    raise WrongKey("what was given opens nothing here")
 
 
 def recipient(each: "Recipient") -> dict[str, Any]:

@@ -56,6 +56,7 @@ def restore(
         with _furnished(settings):
             _put_key_file(settings.service.root_key, given)
             asyncio.run(_restore(settings, source, exported, checked))
+            _keep_store(settings)
     steps = _next_steps(settings, exported, store)
     if show.as_json():
         said = {"backup": checked.head.label, "rows": checked.end.rows, "opened": checked.opened}
@@ -129,6 +130,15 @@ async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported"
     finally:
         await store.close()
     _hand_over(settings.service.store)
+
+
+def _keep_store(settings: "Settings") -> None:
+    """Let the home say that its records are in this store, unless it is no home."""
+    from deploy.home import Home
+    from deploy.settings import without_password
+
+    if (settings.home / "run").is_dir():
+        Home(settings.home).keep_store(without_password(settings.service.store))
 
 
 def _hand_over(url: str) -> None:
