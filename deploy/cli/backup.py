@@ -5,6 +5,7 @@ file of a verb's name is ``./verify``.
 """
 
 import asyncio
+import os
 import secrets
 import sys
 import time
@@ -33,6 +34,10 @@ class _VerbOrFile(click.Group):
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
             args = ["take", *args]
         return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the verb of that name; of any other name, the one that goes unsaid."""
+        return super().get_command(ctx, cmd_name) or self.commands["take"]
 
 
 @click.group(cls=_VerbOrFile, options_metavar="", subcommand_metavar="[take] FILE | verify FILE")
@@ -155,6 +160,8 @@ def _output(file: str) -> Iterator[IO[bytes]]:
     except BrokenPipeError:
         raise
     except OSError as error:
+        if file == "-":  # what was not written is not to be tried again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise click.ClickException(f"{file}: {error.strerror}; nothing was left there") from None
 
 

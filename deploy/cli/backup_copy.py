@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
@@ -122,13 +122,24 @@ async def copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
     """
     from storage_service.errors import StrongroomError
 
-    await index.register(label)
+    await _insist(index.register, label)
     try:
         return await _copy(url, index, label, out)
     except BaseException:
         with suppress(StrongroomError):  # what is left there keeps keys, and loses nothing
-            await index.forget(label)
+            await _insist(index.forget, label)
         raise
+
+
+async def _insist(change: Callable[[str], Awaitable[None]], label: str) -> None:
+    """Change the index, also where somebody else changes the keyring at the same time."""
+    from storage_service.errors import Overtaken
+
+    for _ in range(ATTEMPTS):
+        with suppress(Overtaken):
+            return await change(label)
+        await asyncio.sleep(PAUSE)
+    return await change(label)
 
 
 async def _copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
@@ -142,8 +153,8 @@ async def _copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
     for _ in range(ATTEMPTS):
         keyring = await index.keyring(label)
         if keyring is None:
-            await index.forget(label)
-            await index.register(label)
+            await _insist(index.forget, label)
+            await _insist(index.register, label)
             continue
         async with moment_of(url) as moment:
             if await _keyring_of(moment) == keyring["keys"]:

@@ -55,8 +55,8 @@ def restore(
             refuse_unreadable(checked)
         with _furnished(settings):
             _put_key_file(settings.service.root_key, given)
+            _keep_store(settings)  # first: whoever is killed before anything is in the store leaves no home for another
             asyncio.run(_restore(settings, source, exported, checked))
-            _keep_store(settings)
     steps = _next_steps(settings, exported, store)
     if show.as_json():
         said = {"backup": checked.head.label, "rows": checked.end.rows, "opened": checked.opened}

