@@ -4,11 +4,14 @@ DIR/                 0700
     strongroom.toml  0600  the settings, for people to edit
     client.json      0600  url, socket, api_id, api_key: how the command and local programs reach the service
     secrets.key      0600  made by the service
+    store.json       0600  which store the records are in, once there are keys in it
     run/             storage.sock, and up.pid while something runs
     data/  log/      the store; the audit log
 """
 
+import errno
 import fcntl
+import json
 import os
 import secrets
 import stat
@@ -17,9 +20,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-from deploy.places import CLIENT, CONFIG, SOCKET
+from deploy.places import CLIENT, CONFIG, SOCKET, STORE
 from models.secret import Secret
 from storage_service.client_file import ClientFile
 from storage_service.errors import ConfigurationError
@@ -65,11 +68,41 @@ def write_private(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(path.parent)
+
+
+@contextmanager
+def new_private(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file of mode 0600 to write, which has the name *path* once the block has ended well, whole and on disk.
+
+    It never takes the place of another; what is killed meanwhile leaves it under a name that begins with a dot.
+
+    Raises:
+        FileExistsError: there is something of that name.
+        OSError: it cannot be made, or written.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.fsync(directory)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)  # unlike a rename, a link replaces nothing
     finally:
-        os.close(directory)
+        temporary.unlink()
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    """Bring the names in *directory* to the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +150,31 @@ class Home:
         except OSError as error:
             raise ConfigurationError(f"{self.path}: {error.strerror}") from error
         return ClientFile.read(self.client)
+
+    @property
+    def store(self) -> str | None:
+        """The URL of the store that this home's records are in, without its password; None where that is not known.
+
+        Raises:
+            ConfigurationError: the file that says it cannot be read.
+        """
+        try:
+            return str(json.loads((self.path / STORE).read_bytes())["store"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError):
+            raise ConfigurationError(
+                f"{self.path / STORE} does not say which store this home's records are in; remove it if you know"
+            ) from None
+
+    def keep_store(self, url: str) -> None:
+        """Write down that this home's records are in the store at *url*, from which the password was taken out.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.store != url:
+            write_private(self.path / STORE, json.dumps({"store": url}).encode() + b"\n")
 
     def _check(self) -> None:
         state = self.path.stat()

@@ -6,5 +6,6 @@ from typing import Final
 DEFAULT_HOME: Final = Path("~/.strongroom")
 CONFIG: Final = "strongroom.toml"
 CLIENT: Final = "client.json"  # storage_service.client_file
+STORE: Final = "store.json"  # which store this home's records are in
 SOCKET: Final = "run/storage.sock"
 PREFIX: Final = "STRONGROOM_"  # what every variable's name begins with

@@ -18,7 +18,7 @@ import msgspec
 import msgspec.inspect
 
 from deploy import custodia_conf, storage_conf
-from deploy.home import API_ID
+from deploy.home import API_ID, Home
 from deploy.layer import Layer, Placeholders, read_text, unknown
 from deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, SOCKET
 from models.secret import REDACTED, Secret
@@ -372,6 +372,7 @@ class _Resolver:
             machine_key=_below(self._home, keys.machine_key),
             machine_documents=self._optional_path("machine_documents"),
             read_through=tuple(map(self._old_place, keys.read_through)),
+            filled=self._filled(store),
             debug=keys.debug,
         )
         proxy = ProxySettings(
@@ -489,6 +490,14 @@ class _Resolver:
             raise self._error(key, "names no server: etcd://HOST:PORT")
         return store
 
+    def _filled(self, store: str) -> str | None:
+        """Return the store that this home's records are in: as it says, or the file it has beside *store*."""
+        if (said := Home(self._home).store) is not None:
+            return said
+        usual = self._store("store", "sqlite")
+        file = Path(usual.removeprefix("sqlite:"))
+        return usual if store != usual and file.exists() and file.stat().st_size else None
+
     def _handler(self, given: Mapping[str, str | list[str]]) -> HandlerSettings:
         """Return one storage handler; ``storage_service.routing`` has the rules of types, names and models."""
         entry = dict(given)
@@ -554,6 +563,11 @@ def _as_said(store: str) -> str:
 
 def _text(value: str | list[str]) -> str:
     return value if isinstance(value, str) else " ".join(value)
+
+
+def without_password(url: str) -> str:
+    """Return the URL of a store with its password, if it has one, replaced."""
+    return str(redact(url))
 
 
 def redact(value: object) -> object:

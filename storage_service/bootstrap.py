@@ -16,6 +16,7 @@ from storage_service.authz.base import Decider
 from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, WholeReach
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
+from storage_service.backup.marker import refuse_half
 from storage_service.config import AuthenticatorSettings, AuthorizerSettings, ReadThroughSettings, ServiceSettings
 from storage_service.errors import ConfigurationError
 from storage_service.handlers import Handler
@@ -91,6 +92,8 @@ async def build(
         store = opener(settings.store)
         stack.push_async_callback(store.close)
         await store.open()
+        await refuse_half(store)
+        await _refuse_empty(store, settings)
         file = KeyFile(settings.root_key)
         if await upgrade(store, file):
             log.warning(
@@ -148,6 +151,21 @@ async def build(
             old=old,
             closing=stack.pop_all(),
         )
+
+
+async def _refuse_empty(store: Backend, settings: ServiceSettings) -> None:
+    """Refuse a store with nothing in it where the records are known to be in one, lest an empty one seem to be all.
+
+    Raises:
+        ConfigurationError: it is empty.
+    """
+    if settings.filled is None or (await store.list("", limit=1)).names:
+        return
+    raise ConfigurationError(
+        f"the store is empty, and this home's records are in {settings.filled}: if they are there, say that store, or "
+        "move them (strongroom backup --offline, then strongroom restore); if they are lost, restore a backup; to "
+        "begin with nothing all the same, choose another --home"
+    )
 
 
 def _authenticator(settings: AuthenticatorSettings, keys: ApiKeys) -> Authenticator:

@@ -43,7 +43,7 @@ def check_strongroom(words: list[str]) -> None:
     context = click.Context(strongroom)
     before = ""
     for word in words:
-        if word.startswith("-"):
+        if word.startswith("-") and word != "-":
             assert word.partition("=")[0] in options, f"{command.name} has no option {word}"
         elif isinstance(command, click.Group):
             found = [command.get_command(context, choice) for choice in word.split("|")]

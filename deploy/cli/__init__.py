@@ -20,6 +20,8 @@ _COMMANDS: Final = {
     "apikey": "Make, list and revoke API keys.",
     "key": "Make, unlock, lock, rotate and retire the keys behind the secrets.",
     "machine": "Let machines open the keyring by keys of their own.",
+    "backup": "Copy a running store into one file, or look whether such a file is whole.",
+    "restore": "Fill an empty store from such a file.",
     "migrate": "Move an existing estate in, with proof.",
 }
 

@@ -4,6 +4,7 @@ Every backend, and every wrapper round one (encryption, prefixes, faults), keeps
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
@@ -187,6 +188,37 @@ class Checkable(Protocol):
 
         Raises:
             Unavailable: it cannot.
+        """
+
+
+class Snapshot(Protocol):
+    """A store as it was at one moment, while others write on."""
+
+    revision: int
+    count: int  # of names
+
+    async def get(self, name: str) -> bytes | None:
+        """Return what was stored under *name*."""
+
+    def pages(self) -> AsyncGenerator[Sequence[tuple[str, bytes]], None]:
+        """Yield all names with their values, in byte order, so few at once that they take little memory.
+
+        Raises:
+            Unavailable: the store went away, or no longer keeps that moment.
+        """
+
+
+@runtime_checkable
+class Copyable(Protocol):
+    """The optional ability to be read as a whole, as of one moment."""
+
+    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
+        """Hold a moment of the store for as long as the block; nothing in the store is changed by it.
+
+        It needs no `open`, and leaves the backend as it found it.
+
+        Raises:
+            Unavailable, ConfigurationError: as `Backend.open`; a store that is not there is not made.
         """
 
 

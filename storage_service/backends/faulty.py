@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from enum import Enum, auto
 from typing import NoReturn
 
-from storage_service.backends.base import MAX_PAGE, Backend, Change, Entry, Page, Put, not_applied
+from storage_service.backends.base import MAX_PAGE, Backend, Change, Copyable, Entry, Page, Put, Snapshot, not_applied
 from storage_service.errors import Fate, Unavailable
 
 
@@ -94,6 +94,16 @@ class FaultyBackend:
             if self.full and any(isinstance(change, Put) for change in changes):
                 raise not_applied("the store is full (injected)")
             return await self._backend.commit(changes)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[Snapshot, None]:
+        """Hold a moment of what is wrapped, or fail; to begin with it is the one operation."""
+        async with self._operation("snapshot"):
+            pass
+        if not isinstance(self._backend, Copyable):
+            raise TypeError("what is wrapped cannot be read as a whole")
+        async with self._backend.snapshot() as moment:
+            yield moment
 
     @asynccontextmanager
     async def _operation(self, name: str) -> AsyncGenerator[None, None]:

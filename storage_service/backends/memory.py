@@ -4,6 +4,7 @@ import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, Self
 from urllib.parse import SplitResult
 
@@ -18,6 +19,7 @@ from storage_service.backends.base import (
     Event,
     Page,
     Put,
+    Snapshot,
     check_batch,
     check_limit,
     check_names,
@@ -120,6 +122,11 @@ class MemoryBackend:
                     yield event
             await changed.wait()
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[Snapshot, None]:
+        """Hold this moment."""
+        yield _Moment(self._revision, {name: self._entries[name].value for name in self._names})
+
     def _asked(self, method: str) -> None:
         if not self._opened:
             raise not_applied("the store is closed")
@@ -153,3 +160,20 @@ class MemoryBackend:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+class _Moment:
+    """The values of one moment."""
+
+    def __init__(self, revision: int, values: Mapping[str, bytes]) -> None:
+        self.revision = revision
+        self.count = len(values)
+        self._values = values
+
+    async def get(self, name: str) -> bytes | None:
+        """Return what was stored under *name*."""
+        return self._values.get(name)
+
+    async def pages(self) -> AsyncGenerator[Sequence[tuple[str, bytes]], None]:
+        """Yield all of it at once: it is in memory anyway."""
+        yield [*self._values.items()]

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Final, Self
 from urllib.parse import SplitResult
 
@@ -16,9 +16,11 @@ from storage_service.backends.base import (
     Entry,
     Event,
     Page,
+    Snapshot,
     check_batch,
     check_limit,
     check_names,
+    not_applied,
 )
 from storage_service.backends.etcd import messages_pb2
 from storage_service.backends.etcd.cluster import FIRST_PAUSE, LONGEST_PAUSE, Cluster
@@ -39,6 +41,7 @@ from storage_service.errors import Fate, TooLarge
 from storage_service.wire import MAX_STORED
 
 LIMITED_PART: Final = 16  # values in one question where their size is limited, however little room is left
+COPIED: Final = 64  # values in one question of a snapshot: each may be large
 FAREWELL: Final = 1.0  # seconds for removing our receipts on closing
 RESUMED: Final = frozenset({Kind.LOST, Kind.NOT_DONE, Kind.UNTRUSTED})  # a watch goes on after these
 
@@ -190,6 +193,41 @@ class EtcdBackend:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[Snapshot, None]:
+        """Hold the revision that the cluster is at now."""
+        was_open = self._cluster.is_open
+        if not was_open:
+            await self.open()
+        try:
+            first, end = self._keys.range("")
+            with self._answering():
+                answer = await self._read(RANGE, RangeRequest(key=first, range_end=end, count_only=True))
+            yield _Moment(self, answer.header.revision, answer.count)
+        finally:
+            if not was_open:
+                await self.close()
+
+    async def at(self, revision: int, prefix: str, after: str | None, limit: int) -> Sequence[tuple[str, bytes]]:
+        """Return the next names, and their values, that begin with *prefix* and come after *after*, at *revision*.
+
+        Raises:
+            Unavailable: etcd was told to forget that revision meanwhile, or does not answer.
+        """
+        first, end = self._keys.range(prefix)
+        if after is not None:
+            first = self._keys.key(after) + b"\0"
+        with self._answering():
+            try:
+                request = RangeRequest(key=first, range_end=end, limit=limit, revision=revision)
+                answer = await self._read(RANGE, request)
+            except CallFailed as failure:
+                if failure.kind is not Kind.COMPACTED:
+                    raise
+                reason = "etcd compacted the revision that is being read; let --auto-compaction-retention be longer"
+                raise not_applied(reason) from failure
+            return [(self._keys.name(kv.key), kv.value) for kv in answer.kvs]
+
     @contextmanager
     def _answering(self) -> Iterator[None]:
         """Be one operation of the cluster, whose failure is told in the words of the house."""
@@ -286,6 +324,27 @@ class EtcdBackend:
         kv = event.kv
         entry = _entry(kv) if event.type == messages_pb2.Event.PUT else None
         return Event(self._keys.name(kv.key), entry, kv.mod_revision)
+
+
+class _Moment:
+    """One revision of the cluster."""
+
+    def __init__(self, backend: EtcdBackend, revision: int, count: int) -> None:
+        self._backend = backend
+        self.revision = revision
+        self.count = count
+
+    async def get(self, name: str) -> bytes | None:
+        """Return what was stored under *name*."""
+        found = await self._backend.at(self.revision, name, None, 1)
+        return found[0][1] if found and found[0][0] == name else None
+
+    async def pages(self) -> AsyncGenerator[Sequence[tuple[str, bytes]], None]:
+        """Yield all names with their values, some at once."""
+        after: str | None = None
+        while page := await self._backend.at(self.revision, "", after, COPIED):
+            yield page
+            after = page[-1][0]
 
 
 def _entry(kv: KeyValue) -> Entry:

@@ -112,6 +112,11 @@ class Cluster:
         """The members that the target names; none before `open`."""
         return self._members
 
+    @property
+    def is_open(self) -> bool:
+        """Whether operations are taken."""
+        return self._open
+
     async def drain(self) -> bool:
         """Take no more operations, end streams, and let operations under way end; return whether it was open."""
         was_open, self._open = self._open, False

@@ -10,6 +10,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import SplitResult
@@ -22,13 +23,14 @@ from storage_service.backends.base import (
     Entry,
     Event,
     Page,
+    Snapshot,
     check_batch,
     check_limit,
     check_names,
     check_size,
     not_applied,
 )
-from storage_service.backends.sqlite.file import BEYOND, STATE, connect_reader, make, unavailable
+from storage_service.backends.sqlite.file import BEYOND, STATE, connect_reader, connect_snapshot, make, unavailable
 from storage_service.backends.sqlite.writer import Writer
 from storage_service.backends.url import file_of
 from storage_service.errors import ConfigurationError
@@ -43,6 +45,8 @@ _GET_MANY: Final = "SELECT name, value, revision FROM entry WHERE name IN (SELEC
 _SIZE: Final = "SELECT ifnull(sum(length(value)), 0) FROM entry WHERE name IN (SELECT value FROM json_each(?))"
 _LIST: Final = "SELECT name FROM entry WHERE name >= ? AND name < ? ORDER BY name LIMIT ?"
 _LIST_AFTER: Final = "SELECT name FROM entry WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
+_ALL: Final = "SELECT name, value FROM entry ORDER BY name"
+_COUNT: Final = "SELECT count(*) FROM entry"
 _NEWS: Final = """
     SELECT revision, name, value FROM entry WHERE revision > ?1 AND name >= ?2 AND name < ?3
     UNION ALL
@@ -50,6 +54,7 @@ _NEWS: Final = """
     ORDER BY revision, name LIMIT ?4
 """
 _NEWS_PAGE: Final = MAX_BATCH + 1  # so that one page always holds a whole revision
+_COPIED: Final = 1024 * 1024  # bytes of values from which on a page of a snapshot is full
 
 
 class SqliteBackend:
@@ -145,12 +150,12 @@ class SqliteBackend:
         writer, self._writer = self._writer, None
         if writer is None:
             return
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()  # first: the writer sees whether it is the last
         try:
             await writer.stop()
         finally:
-            reader, self._reader = self._reader, None
-            if reader is not None:
-                reader.close()
             self._wake()
 
     async def get(self, name: str) -> Entry | None:
@@ -219,6 +224,18 @@ class SqliteBackend:
                 except TimeoutError:
                     continue
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[Snapshot, None]:
+        """Hold this moment, by a read transaction on a connection of its own.
+
+        While it lasts, the write-ahead log grows with what others write, and keeps what they replace and delete.
+        """
+        db = await asyncio.to_thread(connect_snapshot, self._path)
+        try:
+            yield _Moment(db)
+        finally:
+            await asyncio.to_thread(db.close)
+
     @property
     def _db(self) -> sqlite3.Connection:
         if self._reader is None:
@@ -257,3 +274,38 @@ class SqliteBackend:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+class _Moment:
+    """The moment that a connection's transaction holds."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self.revision: int = db.execute(STATE).fetchone()[1]
+        self.count: int = db.execute(_COUNT).fetchone()[0]
+
+    async def get(self, name: str) -> bytes | None:
+        """Return what was stored under *name*."""
+        try:
+            row = self._db.execute(_GET, (name,)).fetchone()
+        except sqlite3.Error as exc:
+            raise unavailable(exc) from exc
+        return None if row is None else row[0]
+
+    async def pages(self) -> AsyncGenerator[Sequence[tuple[str, bytes]], None]:
+        """Yield all rows, about a mebibyte at once."""
+        rows = self._db.execute(_ALL)
+        while page := await asyncio.to_thread(_next_page, rows):
+            yield page
+
+
+def _next_page(rows: sqlite3.Cursor) -> Sequence[tuple[str, bytes]]:
+    page: list[tuple[str, bytes]] = []
+    size = 0
+    try:
+        while size < _COPIED and len(page) < MAX_PAGE and (row := rows.fetchone()) is not None:
+            page.append(row)
+            size += len(row[1])
+    except sqlite3.Error as exc:
+        raise unavailable(exc) from exc
+    return page

@@ -25,7 +25,10 @@ from storage_service.backends.sqlite.file import (
     BEYOND,
     STATE,
     TOUCH,
+    Presence,
+    alone,
     connect_writer,
+    leave,
     place_of,
     primary_code,
     unavailable,
@@ -112,6 +115,7 @@ class Writer:
         self._waiting: set[asyncio.Future[int]] = set()
         self._ending = False
         self._scrub_at: float | None = None  # monotonic seconds
+        self._db: sqlite3.Connection  # of the thread
         self._place: tuple[int, int] | None = None  # which file is open
         self._stale = False  # the connection is to be opened anew
         self._failure = ""  # why the store took no write when it was last tried
@@ -170,18 +174,15 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            db = self._connect()
-            try:
+            with self._opened():
                 self._tell(_succeed, self._started)
-                self._scrub(db)  # of what a process that was killed left in the log
+                self._scrub(self._db)  # of what a process that was killed left in the log
                 while (jobs := self._next_group()) is not None:
                     if jobs:
-                        db, outcomes = self._served(db, [job.changes for job in jobs])
+                        outcomes = self._served([job.changes for job in jobs])
                         self._tell(self._answer, jobs, outcomes)
-                    self._scrub_when_due(db)
-                self._scrub(db)
-            finally:
-                db.close()
+                    self._scrub_when_due(self._db)
+                self._scrub(self._db)
         except StrongroomError as exc:
             self._tell(self._end, exc)
         except Exception as exc:
@@ -189,6 +190,21 @@ class Writer:
             self._tell(self._end, exc)
         else:
             self._tell(self._end, None)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Have the file open, and be known to have; raises what `_connect` does."""
+        with alone(self._path):
+            presence = Presence(self._path)
+            try:
+                self._db = self._connect()
+            except BaseException:
+                presence.end()
+                raise
+        try:
+            yield
+        finally:
+            leave(self._db, self._path, presence)
 
     def _tell(self, function: Callable[..., None], *args: object) -> None:
         """Run *function* on the event loop; one that was closed over our head has nobody left to tell."""
@@ -227,27 +243,25 @@ class Writer:
         self._place, self._stale = place, False
         return db
 
-    def _served(
-        self, db: sqlite3.Connection, batches: Sequence[Sequence[Change]]
-    ) -> tuple[sqlite3.Connection, list[Outcome]]:
-        """Write a group, and look, where that was asked, whether it could be; return what to write with next, too."""
+    def _served(self, batches: Sequence[Sequence[Change]]) -> list[Outcome]:
+        """Write a group, and look, where that was asked, whether it could be."""
         if place_of(self._path) != self._place:
             # Nothing is opened, closed or made: our log, and the locks on it, are of the file that lay there.
             gone = (
                 f"{self._path} was moved or replaced under the running service: stop it, put the store back, start it"
             )
-            return db, [not_applied(gone) for _ in batches]
+            return [not_applied(gone) for _ in batches]
         if self._stale:
             try:
-                new = self._connect()
+                with alone(self._path):
+                    old, self._db = self._db, self._connect()
+                    old.close()
             except StrongroomError as error:
-                return db, [not_applied(str(error)) for _ in batches]
-            db.close()
-            db = new
+                return [not_applied(str(error)) for _ in batches]
         writes = [changes for changes in batches if changes]
-        written = iter(self._apply(db, writes) if writes else ())
-        checked = 0 if len(writes) == len(batches) else self._checked(db)  # once for all who ask
-        return db, [next(written) if changes else checked for changes in batches]
+        written = iter(self._apply(self._db, writes) if writes else ())
+        checked = 0 if len(writes) == len(batches) else self._checked(self._db)  # once for all who ask
+        return [next(written) if changes else checked for changes in batches]
 
     def _checked(self, db: sqlite3.Connection) -> Outcome:
         """Return whether the store can be written: an error, or any number."""

@@ -1,0 +1,178 @@
+"""Copying a store, and letting the key index know, so that no key goes that the copy needs."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+
+import click
+
+from deploy.cli import show
+
+if TYPE_CHECKING:
+    from storage_service.backends.base import Backend, Snapshot
+    from storage_service.backup.form import End
+    from storage_service.client import StorageClient
+    from storage_service.config import ServiceSettings
+    from storage_service.keyring.document import Document
+    from storage_service.keyring.rootkey import RootKey
+
+ATTEMPTS: Final = 8  # at finding a moment at which nobody changes the keyring
+PAUSE: Final = 0.1  # seconds between them
+
+
+class Index(Protocol):
+    """The key index: what knows which versions of keys a backup needs."""
+
+    async def register(self, label: str) -> None:
+        """Let it know a backup, which is about to be made."""
+
+    async def forget(self, label: str) -> None:
+        """Let it forget that."""
+
+    async def keyring(self, label: str) -> dict[str, Any] | None:
+        """Return the keyring's export; None if a version has come that is not kept for that backup."""
+
+
+class Asked:
+    """The key index of the running service, which decides on every act and records it."""
+
+    def __init__(self, service: "StorageClient") -> None:
+        self._service = service
+
+    async def register(self, label: str) -> None:
+        """Let it know."""
+        self._service.register_backup(label)
+
+    async def forget(self, label: str) -> None:
+        """Let it forget."""
+        self._service.forget_backup(label)
+
+    async def keyring(self, label: str) -> dict[str, Any] | None:
+        """Return the export, if afterwards all versions are kept.
+
+        No two keyrings have the same token. So if the store has that of the export even later, the list of versions,
+        which is read in between, was that of the same keyring.
+        """
+        exported: dict[str, Any] = json.loads(self._service.export_keyring())
+        status = self._service.keyring()
+        kept = {version for each in status.backups if each.label == label for version in each.versions}
+        return exported if kept >= {each.version for keyset in status.keysets for each in keyset.versions} else None
+
+
+class Opened:
+    """The key index in a store, whose keyring is opened here."""
+
+    def __init__(self, store: "Backend", root: "RootKey", settings: "ServiceSettings") -> None:
+        self._store = store
+        self._root = root
+        self._settings = settings
+
+    async def register(self, label: str) -> None:
+        """Let it know."""
+        from storage_service.keyring.vault import now
+
+        await self._edit(lambda document: document.with_backup(label, now()))
+
+    async def forget(self, label: str) -> None:
+        """Let it forget."""
+        await self._edit(lambda document: document.without_backup(label))
+
+    async def keyring(self, label: str) -> dict[str, Any] | None:
+        """Return the export, if all versions in it are kept."""
+        from storage_service.keyring.export import export, prove, read
+        from storage_service.keyring.machine_documents import documents_in
+
+        documents = documents_in(self._store, self._settings.machine_documents)
+        text = await export(self._store, self._root, documents)
+        document = prove(read(text), self._root)
+        exported: dict[str, Any] = json.loads(text)
+        return exported if set(document.backups[label].versions) >= set(document.versions) else None
+
+    async def _edit(self, change: "Callable[[Document], Document]") -> None:
+        from storage_service.keyring import vault
+
+        await vault.edit(self._store, self._root, change)
+
+
+def moment_of(url: str) -> "AbstractAsyncContextManager[Snapshot]":
+    """Return what holds a moment of the store at *url*.
+
+    Raises:
+        UsageError: it is of a kind that cannot be copied.
+    """
+    from storage_service.backends import open_backend
+    from storage_service.backends.base import Copyable
+
+    store = open_backend(url)
+    if not isinstance(store, Copyable):
+        raise click.UsageError("a store of that kind cannot be copied")
+    return store.snapshot()
+
+
+async def copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
+    """Copy the store at *url* to *out* as the backup *label*; if that does not come about, the index forgets it again.
+
+    Raises:
+        Exists: the index knows a backup of that label.
+        Overtaken: no moment was found.
+        OSError: it cannot be written.
+        Unavailable, ConfigurationError: the store cannot be read.
+    """
+    from storage_service.errors import StrongroomError
+
+    await _insist(index.register, label)
+    try:
+        return await _copy(url, index, label, out)
+    except BaseException:
+        with suppress(StrongroomError):  # what is left there keeps keys, and loses nothing
+            await _insist(index.forget, label)
+        raise
+
+
+async def _insist(change: Callable[[str], Awaitable[None]], label: str) -> None:
+    """Change the index, also where somebody else changes the keyring at the same time."""
+    from storage_service.errors import Overtaken
+
+    for _ in range(ATTEMPTS):
+        with suppress(Overtaken):
+            return await change(label)
+        await asyncio.sleep(PAUSE)
+    return await change(label)
+
+
+async def _copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
+    """Copy a moment at which the keyring is that of its export, and all its versions are kept."""
+    from storage_service.backup import taking
+    from storage_service.backup.form import Head
+    from storage_service.errors import Overtaken
+    from storage_service.keyring.vault import now
+    from storage_service.wire import VERSION
+
+    for _ in range(ATTEMPTS):
+        keyring = await index.keyring(label)
+        if keyring is None:
+            await _insist(index.forget, label)
+            await _insist(index.register, label)
+            continue
+        async with moment_of(url) as moment:
+            if await _keyring_of(moment) == keyring["keys"]:
+                scheme, taken = url.partition(":")[0], now()
+                head = Head(
+                    version=VERSION, label=label, taken=taken, store=scheme, revision=moment.revision, keyring=keyring
+                )
+                with show.progress("copying", moment.count) as advance:
+                    return await taking.copy(moment, head, out, advance)
+        await asyncio.sleep(PAUSE)
+    raise Overtaken(
+        "the store does not hold the keyring of the service: say with --store where the service keeps its records; or "
+        "others change its keyring without end"
+    )
+
+
+async def _keyring_of(moment: "Snapshot") -> str | None:
+    from storage_service.keyring.document import NAME
+
+    value = await moment.get(NAME)
+    return None if value is None else value.decode(errors="replace")

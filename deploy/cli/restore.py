@@ -1,0 +1,161 @@
+"""``strongroom restore``: an empty store, and its home, from a backup."""
+
+import asyncio
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from deploy.cli import backup_file, show
+from deploy.cli.backup_file import key_options, place_options
+from deploy.cli.common import common_options
+
+if TYPE_CHECKING:
+    from deploy.settings import Settings
+    from storage_service.backup.checking import Checked
+    from storage_service.keyring.export import Exported, Given
+
+
+@click.command()
+@click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+@click.option("--leave-unreadable", is_flag=True, help="Do so although there are secrets that do not open.")
+@key_options
+@place_options
+@common_options
+def restore(
+    *,
+    file: str,
+    leave_unreadable: bool,
+    key_file: Path | None,
+    typed: str | None,
+    store: str | None,
+    config: Path | None,
+) -> None:
+    """Fill an empty store from a backup, and make a home for it, in which no service runs.
+
+    It takes one key that opens the backup: the root key file, which is put where the home wants it, or an unlock key or
+    shares, which are asked for. Everything in the file is opened before anything is written.
+    """
+    from storage_service.backup.checking import check, exported_in, refuse_unreadable
+    from storage_service.backup.form import Reader, rows_said
+
+    settings = backup_file.settings(store, config)
+    with backup_file.opened(file) as source:
+        total = rows_said(source)
+        reader = Reader(source)
+        exported = exported_in(reader.head)
+        given = _given(settings, exported, key_file, typed)
+        with show.progress("opening", total) as advance:
+            checked = check(reader, advance, backup_file.root_of(exported, given))
+        if not leave_unreadable:
+            refuse_unreadable(checked)
+        with _furnished(settings):
+            _put_key_file(settings.service.root_key, given)
+            _keep_store(settings)  # first: whoever is killed before anything is in the store leaves no home for another
+            asyncio.run(_restore(settings, source, exported, checked))
+    steps = _next_steps(settings, exported, store)
+    if show.as_json():
+        said = {"backup": checked.head.label, "rows": checked.end.rows, "opened": checked.opened}
+        show.answer(said | {"unreadable": checked.unreadable, "next": steps})
+        return
+    show.line(f"restored {checked.end.rows} records of {checked.head.taken}; all {checked.opened} secrets open")
+    for each in checked.unreadable:
+        show.line(f"does not open: {each}")
+    for each in steps:
+        show.line(f"next: {each}")
+
+
+def _given(settings: "Settings", exported: "Exported", key_file: Path | None, typed: str | None) -> "Given":
+    """Return what is to open the backup; where nothing was said, what the home has, or what is typed."""
+    from storage_service.keyring import machine_key
+
+    kinds = {each.kind for each in exported.recipients}
+    own = settings.service.machine_key
+    if key_file is None and typed is None:
+        if "file" in kinds and settings.service.root_key.exists():
+            key_file = settings.service.root_key
+        elif kinds == {"machine"} and own is not None:
+            return machine_key.read_private(own)
+    return backup_file.given(exported, key_file, typed)
+
+
+@contextmanager
+def _furnished(settings: "Settings") -> Iterator[None]:
+    """Make the home, or see that nothing runs in it; a directory that only holds settings for systemd is let alone."""
+    from deploy.home import Home
+
+    home = Home(settings.home)
+    if home.path.exists() and any(home.path.iterdir()) and not (home.path / "run").is_dir():
+        yield
+        return
+    home.prepare()
+    with home.lock():
+        home.furnish()
+        yield
+
+
+def _put_key_file(path: Path, given: "Given") -> None:
+    """Put the root key file that opened the backup where the home wants it.
+
+    Raises:
+        Exists: there is another one.
+        KeyFileUnusable: it cannot be made.
+    """
+    from storage_service.errors import Exists
+    from storage_service.keyring import rootkey
+    from storage_service.keyring.rootkey import RootKey
+
+    if isinstance(given, RootKey) and rootkey.make(path, lambda _: given.reveal()).kid != given.kid:
+        raise Exists(f"there is another root key file at {path}; put it away first, if it is not needed here")
+
+
+async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported", checked: "Checked") -> None:
+    from storage_service.backends import open_backend
+    from storage_service.backup.restoring import restore as fill
+    from storage_service.keyring.machine_documents import documents_in
+
+    store = open_backend(settings.service.store)
+    await store.open()
+    try:
+        with show.progress("restoring", 2 * checked.end.rows) as advance:
+            await fill(source, store, checked, advance)
+        documents = documents_in(store, settings.service.machine_documents)
+        for machine in exported.machines:  # those that did not lie in the store
+            if await documents.get(machine.fingerprint) is None:
+                await documents.save(machine)
+    finally:
+        await store.close()
+    _hand_over(settings.service.store)
+
+
+def _keep_store(settings: "Settings") -> None:
+    """Let the home say that its records are in this store, unless it is no home."""
+    from deploy.home import Home
+    from deploy.settings import without_password
+
+    if (settings.home / "run").is_dir():
+        Home(settings.home).keep_store(without_password(settings.service.store))
+
+
+def _hand_over(url: str) -> None:
+    """Give a file that root has made to whom its directory belongs: under systemd, the service's user."""
+    scheme, _, path = url.partition(":")
+    if scheme == "sqlite" and os.geteuid() == 0:
+        owner = Path(path).parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def _next_steps(settings: "Settings", exported: "Exported", store: str | None) -> list[str]:
+    """Return what is to be done now, as commands and words."""
+    kinds = {each.kind for each in exported.recipients}
+    home = f"--home {shlex.quote(str(settings.home))}"
+    steps = [f"strongroom up {home}" + (f" --store {shlex.quote(store)}" if store else "")]
+    if "file" in kinds and not settings.service.root_key.exists():
+        steps.insert(0, f"put the root key file to {settings.service.root_key}")
+    elif "file" not in kinds and kinds & {"unlock", "shares"}:
+        steps.append(f"strongroom key unlock {home}")
+    return steps

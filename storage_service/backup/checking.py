@@ -1,0 +1,116 @@
+"""What a file holds, and whether all of it opens; nothing is written anywhere."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from models.names import SYSTEM
+from storage_service.backup.form import End, Head, Reader
+from storage_service.backup.marker import MARKER
+from storage_service.errors import InUse, Invalid, Undecipherable
+from storage_service.keyring import census, envelope, export
+from storage_service.keyring.document import NAME
+from storage_service.keyring.export import Exported
+from storage_service.keyring.ring import Ring
+from storage_service.keyring.rootkey import RootKey
+
+NAMED: Final = 20  # records that a refusal names; it counts them all
+STEP: Final = 256  # rows between two words to who looks on
+
+
+@dataclass(slots=True)
+class Checked:
+    """A file that was read to its end, and is whole."""
+
+    head: Head
+    end: End
+    keyring: bytes  # the keyring document, as the store has it
+    by_place: Mapping[str, int]  # how many rows are under each first segment
+    unreadable: list[str] = field(default_factory=list)  # sealed records that do not open, some of them
+    opened: int = 0  # sealed records that do
+    strangers: int = 0  # sealed records that do not, all of them
+
+
+def exported_in(head: Head) -> Exported:
+    """Return the keyring's export in the head of a file.
+
+    Raises:
+        Invalid: it is damaged.
+        ConfigurationError: a later version of this program wrote it.
+    """
+    return export.read(msgspec.json.encode(head.keyring))
+
+
+def check(reader: Reader, advance: Callable[[int], None], root: RootKey | None = None) -> Checked:
+    """Return what is in the file of *reader*, whose rows were not read yet.
+
+    Args:
+        reader: of the file.
+        advance: told how many rows more are done.
+        root: the root key of its keyring; with it, every sealed record is opened. None: nothing is.
+
+    Raises:
+        Invalid: it is damaged, or its rows and its keyring do not belong together.
+        WrongRootKey, KeyringDamaged, ConfigurationError: as `export.prove`.
+    """
+    exported = exported_in(reader.head)
+    ring = None if root is None else export.prove(exported, root).ring()
+    try:
+        return _read(reader, exported, ring, advance)
+    finally:
+        if ring is not None:
+            ring.wipe()
+
+
+def refuse_unreadable(checked: Checked) -> None:
+    """Refuse a file in which a sealed record does not open.
+
+    Raises:
+        InUse: one does not; names some.
+    """
+    if checked.strangers:
+        raise InUse(
+            f"{checked.strangers} records of the backup do not open with its keyring", tuple(checked.unreadable)
+        )
+
+
+def _read(reader: Reader, exported: Exported, ring: Ring | None, advance: Callable[[int], None]) -> Checked:
+    places: Counter[str] = Counter()
+    keyring = b""
+    found = Checked(reader.head, End(rows=0, head="", body=""), b"", places)
+    count = 0
+    for count, (name, value) in enumerate(reader.rows(), 1):
+        places[_place(name)] += 1
+        if name == NAME:
+            keyring = value
+        elif name == MARKER:
+            raise Invalid("the backup is of a store that was half restored")
+        elif ring is not None and census.is_counted(name):
+            _open(found, ring, name, value)
+        if count % STEP == 0:
+            advance(STEP)
+    advance(count % STEP)
+    if keyring != exported.keys:
+        raise Invalid("the backup's rows and its keyring are not of one moment")
+    assert reader.end is not None  # noqa: S101  # its rows came to their end
+    found.end, found.keyring = reader.end, keyring
+    return found
+
+
+def _place(name: str) -> str:
+    parts = name.split("/", 2)
+    return "/".join(parts[:2] if name.startswith(SYSTEM) else parts[:1])
+
+
+def _open(found: Checked, ring: Ring, name: str, value: bytes) -> None:
+    try:
+        envelope.decrypt(ring, name, value)
+    except Undecipherable:
+        found.strangers += 1
+        if len(found.unreadable) < NAMED:
+            found.unreadable.append(name)
+    else:
+        found.opened += 1

@@ -1,0 +1,26 @@
+"""What a store says of itself while it is being restored: it stands from the first commit to the last.
+
+Whoever is killed in between leaves it behind, and no service starts on a store that has it.
+"""
+
+from typing import Final
+
+from models.names import SYSTEM
+from storage_service.backends.base import Backend
+from storage_service.errors import ConfigurationError
+
+MARKER: Final = SYSTEM + "restore"
+
+
+async def refuse_half(store: Backend) -> None:
+    """Refuse to use a store whose restoring has not come to its end.
+
+    Raises:
+        ConfigurationError: it has not.
+        Unavailable: the store does not answer.
+    """
+    if await store.get(MARKER) is not None:
+        raise ConfigurationError(
+            "the store is half restored: run the same strongroom restore again, which finishes it, or begin with an "
+            "empty one"
+        )

@@ -1,0 +1,32 @@
+"""A moment of a store becomes a file."""
+
+from collections.abc import Callable
+from typing import IO
+
+from storage_service.backends.base import Snapshot
+from storage_service.backup.form import End, Head, Writer
+from storage_service.backup.marker import MARKER
+from storage_service.errors import ConfigurationError
+
+
+async def copy(snapshot: Snapshot, head: Head, file: IO[bytes], advance: Callable[[int], None]) -> End:
+    """Write all of *snapshot* to *file*, and return the file's end.
+
+    Args:
+        snapshot: the moment.
+        head: what is said of it first.
+        file: where to; it is neither flushed nor closed.
+        advance: told how many rows more are done.
+
+    Raises:
+        ConfigurationError: the store is half restored, so that there is nothing whole to copy.
+        Unavailable: the store went away.
+        OSError: the file cannot be written.
+    """
+    if await snapshot.get(MARKER) is not None:
+        raise ConfigurationError("the store is half restored: finish that, or copy the backup that it comes from")
+    writer = Writer(file, head)
+    async for page in snapshot.pages():
+        writer.add(page)
+        advance(len(page))
+    return writer.end()

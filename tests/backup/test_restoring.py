@@ -1,0 +1,236 @@
+"""A copy becomes a store again: which one, how far, and what is left where it ends early."""
+
+import io
+from contextlib import AbstractAsyncContextManager, suppress
+
+import pytest
+
+from storage_service.backends.base import Backend, Entry, Put, Snapshot
+from storage_service.backends.faulty import Fault, FaultyBackend, Killed
+from storage_service.backends.memory import MemoryBackend
+from storage_service.backup.checking import refuse_unreadable
+from storage_service.backup.marker import MARKER, refuse_half
+from storage_service.backup.restoring import restore
+from storage_service.errors import ConfigurationError, Exists, InUse, Invalid, Overtaken, Unavailable, WrongRootKey
+from storage_service.keyring.document import NAME
+from tests.backup.conftest import Stores
+from tests.backup.copies import CANARIES, ROOT, checked, copied, fill, held, rewritten, rows_of
+from tests.keyring.keeping import STRANGER
+from tests.keyring.story import opened
+
+
+async def restored(file: io.BytesIO, store: Backend) -> None:
+    """Check *file* and restore it."""
+    await restore(file, store, checked(file), lambda _: None)
+
+
+async def a_copy(more: int = 0) -> io.BytesIO:
+    """Return the copy of a store in use."""
+    store = MemoryBackend()
+    await store.open()
+    await fill(store, more)
+    return await copied(store)
+
+
+@pytest.mark.parametrize("source", ["memory", "sqlite", "etcd"])
+@pytest.mark.parametrize("target", ["memory", "sqlite", "etcd"])
+async def test_any_store_becomes_any_other(stores: Stores, source: str, target: str) -> None:
+    """All rows come over, and nothing else; every secret reads; a copy of the copy has the same rows to the byte."""
+    async with stores(source) as one, stores(target) as other:
+        await fill(one, 20)
+        file = await copied(one)
+
+        await restored(file, other)
+
+        assert await held(other) == await held(one)
+        async with opened(other) as worker:
+            entry = await worker.secrets.get("secrets/db/0")
+            assert entry is not None
+            assert entry.value.decode() == CANARIES[0]
+        again = await copied(other)
+        assert again.getvalue().splitlines()[1:-1] == file.getvalue().splitlines()[1:-1]
+
+
+async def test_nothing_of_a_secret_is_in_a_copy() -> None:
+    """What was secret in the store is as secret in the file: values and keys, spelled in any way."""
+    text = (await a_copy()).getvalue()
+
+    for canary in (*CANARIES, ROOT.reveal().hex()):
+        assert canary.encode() not in text
+    assert b"canary" not in text
+    assert ROOT.reveal() not in text
+
+
+async def test_every_secret_is_opened_before_anything_is_written(stores: Stores) -> None:
+    """A secret that was put in another's place is named, though the checksums are right."""
+    file = await a_copy()
+    rows = rows_of(file)
+    rows["secrets/db/0"] = rows["secrets/db/1"]
+
+    found = checked(rewritten(file, rows.items()))
+
+    assert (found.opened, found.unreadable) == (1, ["secrets/db/0"])
+    with pytest.raises(InUse, match="1 records of the backup do not open") as caught:
+        refuse_unreadable(found)
+    assert caught.value.holders == ("secrets/db/0",)
+    assert checked(file).opened == 2
+
+
+async def test_the_wrong_root_key_opens_nothing() -> None:
+    """Another store's root key is told from the right one."""
+    with pytest.raises(WrongRootKey):
+        checked(await a_copy(), STRANGER)
+
+
+async def test_rows_and_keyring_belong_together() -> None:
+    """A keyring of another moment among the rows, or none, is refused without any key."""
+    file = await a_copy()
+    rows = rows_of(file)
+
+    for other in ({**rows, NAME: rows[NAME] + b"x"}, {name: value for name, value in rows.items() if name != NAME}):
+        with pytest.raises(Invalid, match="not of one moment"):
+            checked(rewritten(file, other.items()), None)
+
+
+async def test_a_half_restored_store_is_never_copied_for_whole() -> None:
+    """Neither is such a store copied, nor such a copy restored."""
+    file = await a_copy()
+    rows = {**rows_of(file), MARKER: b"{}"}
+    with pytest.raises(Invalid, match="half restored"):
+        checked(rewritten(file, rows.items()))
+
+    store = MemoryBackend()
+    await store.open()
+    await fill(store)
+    await store.commit([Put(MARKER, b"{}")])
+    with pytest.raises(ConfigurationError, match="half restored"):
+        await copied(store)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "etcd"])
+async def test_only_an_empty_store_is_filled(stores: Stores, kind: str) -> None:
+    """A store with one row in it is refused, and left as it is."""
+    async with stores(kind) as store:
+        await store.commit([Put("hosts/mine", b"{}")])
+
+        with pytest.raises(Exists, match="not empty"):
+            await restored(await a_copy(), store)
+
+        assert await held(store) == {"hosts/mine": b"{}"}
+
+
+FAULTS = (Fault.DIE_BEFORE, Fault.DIE_AFTER, Fault.BEFORE, Fault.AFTER, Fault.LOST)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+async def test_killed_at_any_step_it_says_so(fault: Fault) -> None:
+    """Whatever step it ends at: the store is empty, or whole, or no service starts on it and the file finishes it."""
+    file = await a_copy(150)
+    counting = FaultyBackend(MemoryBackend())
+    await counting.open()
+    await restored(file, counting)
+    steps, seen = len(counting.operations), set()
+    whole = await held(counting)
+    assert counting.operations.count("commit") > 4
+
+    for step in range(steps):
+        within = MemoryBackend()
+        await within.open()
+        with suppress(Killed, Unavailable):
+            await restored(file, FaultyBackend(within, {step: fault}))
+        left = await held(within)
+        if not left:
+            seen.add("empty")
+        elif MARKER not in left:
+            seen.add("whole")
+            assert left == whole
+            continue
+        else:
+            seen.add("half")
+            assert NAME not in left
+            with pytest.raises(ConfigurationError, match="half restored"):
+                await refuse_half(within)
+        await restored(file, within)
+        assert await held(within) == whole
+        await refuse_half(within)
+
+    assert seen == {"empty", "half"} | ({"whole"} if fault in {Fault.DIE_AFTER, Fault.AFTER} else set())
+
+
+async def test_another_backup_does_not_go_on() -> None:
+    """What one backup half restored, another does not finish."""
+    one, other = await a_copy(150), await a_copy(3)
+    store = MemoryBackend()
+    await store.open()
+    with pytest.raises(Killed):
+        await restored(one, FaultyBackend(store, {4: Fault.DIE_BEFORE}))
+
+    with pytest.raises(Exists, match="another backup"):
+        await restored(other, store)
+
+
+@pytest.mark.parametrize("row", [Put("hosts/theirs", b"{}"), Put("secrets/db/0", b"theirs"), Put("~", b"")])
+async def test_who_writes_meanwhile_is_noticed(row: Put) -> None:
+    """A row that somebody wrote while it was filled keeps the store from being whole; it says that it is half."""
+    file = await a_copy(150)
+    store = MemoryBackend()
+    await store.open()
+
+    class Meddled(FaultyBackend):
+        """A store into which somebody else writes just before it is looked at."""
+
+        def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
+            store._put(row.name, Entry(row.value, 99))
+            return super().snapshot()
+
+    with pytest.raises(Overtaken, match="somebody else wrote"):
+        await restored(file, Meddled(store))
+
+    with pytest.raises(ConfigurationError, match="half restored"):
+        await refuse_half(store)
+
+
+async def test_who_empties_the_store_meanwhile_is_noticed() -> None:
+    """A commit after the marker has gone does nothing: two restores that begin anew in turn do not mix."""
+    file = await a_copy(150)
+    store = MemoryBackend()
+    await store.open()
+
+    def begin_anew(_: int) -> None:
+        for name in [*store._entries]:
+            store._delete(name, 99)
+
+    with pytest.raises(Overtaken, match="emptied it meanwhile"):
+        await restore(file, store, checked(file), begin_anew)
+
+    assert await held(store) == {}
+
+
+async def test_a_full_store_is_told() -> None:
+    """Where the store is full the restore ends with that word, and the store says that it is half restored."""
+    file = await a_copy(150)
+    within = MemoryBackend()
+    await within.open()
+    store = FaultyBackend(within)
+
+    def fill_up(_: int) -> None:
+        store.full = True
+
+    with pytest.raises(Unavailable, match="full"):
+        await restore(file, store, checked(file), fill_up)
+
+    with pytest.raises(ConfigurationError, match="half restored"):
+        await refuse_half(within)
+
+
+async def test_a_file_that_changes_meanwhile_is_noticed() -> None:
+    """The file is read again to be written; if it is another by then, the store does not become whole."""
+    file, other = await a_copy(), await a_copy()
+    found = checked(file)
+    store = MemoryBackend()
+    await store.open()
+
+    with pytest.raises(Invalid, match="changed while it was restored"):
+        await restore(other, store, found, lambda _: None)
+
+    assert MARKER in await held(store)
