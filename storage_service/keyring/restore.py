@@ -196,7 +196,7 @@ async def _look(backend: Backend, document: Document) -> _Survey:
             survey.records += 1
             kid = envelope.kid_of(entry.value)
             try:
-                envelope.decrypt(ring, name, entry.value)
+                envelope.decrypt(ring.everywhere, name, entry.value)  # wherever it may be: `_at_home` follows
             except Undecipherable:
                 survey.unreadable[name] = kid
             else:

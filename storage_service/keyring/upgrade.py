@@ -157,12 +157,18 @@ def _document(keys: Sequence[DataKey], now: str, random: Random) -> Document:
         versions.setdefault(key.keyset, []).append(Version(key.number, now, (key.reveal(),)))
     if DEFAULT_KEYSET not in versions:
         raise KeyringDamaged(f"the keys of {DEFAULT_KEYSET} are missing under {KEYRING}; restore them from a backup")
+    held = set(versions)
     # API keys lie under the keyset of everything else, and move to their own with the next re-encryption.
     versions.setdefault(ACCESS_KEYSET, [Version(1, now, (random(KEY_SIZE),))])
+    # There were no places: whatever keysets there are, everything may be under each.
+    others = tuple(sorted(held - {DEFAULT_KEYSET, ACCESS_KEYSET}))
+    places = {ACCESS: Assignment(ACCESS_KEYSET, before=(DEFAULT_KEYSET, *others))}
+    if elsewhere := tuple(sorted(held - {DEFAULT_KEYSET})):
+        places[""] = Assignment(DEFAULT_KEYSET, before=elsewhere)
     return Document(
         keysets={name: Keyset(of[-1].number, 1, tuple(of)) for name, of in versions.items()},
         numbers={name: of[-1].number for name, of in versions.items()},
-        places={ACCESS: Assignment(ACCESS_KEYSET, before=(DEFAULT_KEYSET,))},
+        places=places,
         counted=False,
     )
 
