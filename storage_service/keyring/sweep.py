@@ -22,7 +22,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Delete, Put, Vacant
-from storage_service.errors import InUse, NotFound, Overtaken, Undecipherable
+from storage_service.errors import InUse, NotFound, Undecipherable
 from storage_service.keyring import census, envelope, records, vault
 from storage_service.keyring.document import Document
 from storage_service.keyring.ring import Keys, Ring
@@ -108,7 +108,7 @@ async def settle(store: Backend, root: RootKey, keyset: str | None) -> Document:
         left.add([name])
     left.refuse("records are under a keyset that is to open nothing there any more, of which the census says nothing")
     if settled != said:
-        await vault.replace(store, root, settled, revision)
+        settled, _ = await vault.replace(store, root, settled, revision)
     return settled
 
 
@@ -302,16 +302,13 @@ async def _destroy(store: Backend, root: RootKey, change: Callable[[Document], D
         if version in gone:
             holders.add([name])
     holders.refuse("records are under it of which the census says nothing, and which is to be repaired first")
-    await vault.replace(store, root, left, revision, [Vacant(rows)])
-    return left
+    return (await vault.replace(store, root, left, revision, [Vacant(rows)]))[0]
 
 
 async def _read(store: Backend, root: RootKey) -> tuple[Document, int]:
     """Return the keyring document and its revision."""
-    sealed = await vault.read(store)
-    if sealed is None:
-        raise Overtaken("the keyring is gone")
-    return vault.open_document(sealed, root), sealed.revision
+    said, sealed = await vault.current(store, root)
+    return said, sealed.revision
 
 
 @contextmanager
