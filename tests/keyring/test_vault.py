@@ -203,7 +203,7 @@ async def test_a_first_start_elsewhere_is_not_taken_for_a_loss(store: MemoryBack
 
 # What is opened.
 
-LATER: Final = b'{"format":3,"seed":"of another kind"}'
+LATER: Final = b'{"format":4,"seed":"of another kind"}'
 UNOPENED: Final[dict[str, tuple[bytes, type[StartupError], str]]] = {
     "under another root key": (sealed(first().encode(), STRANGER), WrongRootKey, f"is encrypted under {STRANGER.kid}"),
     "another's, under our id": (
