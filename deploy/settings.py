@@ -68,6 +68,7 @@ class Keys(msgspec.Struct, kw_only=True):
     audit_log: _Text = "log/audit.log"
     root_key: _Text = "secrets.key"
     autogen_root_key: bool = True
+    keyring_seen: _Text = "keyring.seen"
     machine_key: _Text = "machine.key"
     machine_documents: _Text | None = None  # None: in the store
     storage_handlers: _Tables = []
@@ -369,6 +370,8 @@ class _Resolver:
             api_key=api_key,
             socket_mode=self._octal("socket_mode", keys.socket_mode),
             autogen_root_key=keys.autogen_root_key,
+            # What is in memory is another one at each start.
+            keyring_seen=None if store.startswith("memory:") else _below(self._home, keys.keyring_seen),
             machine_key=_below(self._home, keys.machine_key),
             machine_documents=self._optional_path("machine_documents"),
             read_through=tuple(map(self._old_place, keys.read_through)),

@@ -3,6 +3,11 @@
     system/access/apikeys/<id>   {"format":1,"verifier":"<SHA-256 of the key, hex>","paths":["/secrets"],
                                   "actions":["get","list"],"created":"2026-11-22T09:30:00Z"}
 
+    system/spent/apikeys/<id>/   (empty) an id that was revoked, and is given to nobody else
+
+Whoever had an id has left things under its name: its own container, lines in the audit log, places where it is let in.
+So no id is given out twice.
+
 A plain SHA-256 is enough because a key is random: there is nothing to guess (slow hashes are for people's passwords).
 The record is encrypted like a secret, not to hide it but to seal it: who may write the store cannot plant a key, widen
 one, or give one another's id. Every request asks the store for the record's revision, so that a revoked key ends with
@@ -26,10 +31,11 @@ from models import names
 from models.errors import InvalidName
 from models.secret import Secret
 from storage_service.authz.base import Action, Principal
-from storage_service.backends.base import ABSENT, PRESENT, Backend, Conflict, Delete, Entry, Put
+from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Put, Vacant
 from storage_service.errors import Exists, Internal, Invalid, NotFound, ServiceError
 
 PREFIX: Final = "system/access/apikeys/"
+SPENT: Final = "system/spent/apikeys/"
 _FORMAT: Final = 1
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
 _VERIFIER = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -115,7 +121,7 @@ class ApiKeys:
 
         Raises:
             Invalid: the id, a path or an action is none.
-            Exists: the id is taken, or the service's own.
+            Exists: the id is taken, was so once, or is the service's own.
             Unavailable: the store does not answer.
         """
         if key_id == self._own_id:
@@ -123,8 +129,12 @@ class ApiKeys:
         key = Secret(self._random_key())
         record = self._record(key_id, key, paths, actions)
         try:
-            await self._sealed.commit([Put(PREFIX + key_id, msgspec.json.encode(record), ABSENT)])
-        except Conflict:
+            await self._sealed.commit(
+                [Put(PREFIX + key_id, msgspec.json.encode(record), ABSENT), Check(spent(key_id), ABSENT)]
+            )
+        except Conflict as conflict:
+            if any(change.name == spent(key_id) for change in conflict.failed if not isinstance(change, Vacant)):
+                raise Exists("an API key of that id was revoked, and no id is given out twice") from None
             raise Exists("an API key of that id exists") from None
         return key, record
 
@@ -141,7 +151,7 @@ class ApiKeys:
             after = page.names[-1]
 
     async def revoke(self, key_id: str) -> None:
-        """End a key, for every request that begins after this returns.
+        """End a key, for every request that begins after this returns; its id is given to no other.
 
         Raises:
             NotFound: there is no key of that id.
@@ -150,9 +160,23 @@ class ApiKeys:
         if _ID.fullmatch(key_id) is None:
             raise NotFound("there is no such API key")
         try:
-            await self._sealed.commit([Delete(PREFIX + key_id, PRESENT)])
+            # A container: a name that is there, in the clear, and carries nothing.
+            await self._sealed.commit([Delete(PREFIX + key_id, PRESENT), Put(spent(key_id), b"")])
         except Conflict:
             raise NotFound("there is no such API key") from None
+
+    async def record(self, key_id: str) -> ApiKeyRecord:
+        """Return the record of a key.
+
+        Raises:
+            NotFound: there is no key of that id.
+            Undecipherable, Internal: the record was planted or edited in the store, or is of a later form.
+            Unavailable: the store does not answer.
+        """
+        entry = await self._sealed.get(PREFIX + key_id) if _ID.fullmatch(key_id) else None
+        if entry is None:
+            raise NotFound("there is no such API key")
+        return _decode(entry)
 
     def _record(self, key_id: str, key: Secret, paths: Iterable[str], actions: Iterable[str]) -> ApiKeyRecord:
         if _ID.fullmatch(key_id) is None:
@@ -214,6 +238,11 @@ class ApiKeys:
             principal = Principal(f"apikey:{key_id}", tuple(record.paths), frozenset(record.actions))
             known = self._opened[key_id] = (opened.revision, record.verifier, principal)
         return known
+
+
+def spent(key_id: str) -> str:
+    """Return the name that is there when *key_id* was revoked."""
+    return f"{SPENT}{key_id}/"
 
 
 def _is_path(entry: str) -> bool:

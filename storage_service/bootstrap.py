@@ -95,15 +95,18 @@ async def build(
         await refuse_half(store)
         await _refuse_empty(store, settings)
         file = KeyFile(settings.root_key)
-        if await upgrade(store, file):
-            log.warning(
-                "the keyring had its first form; complete its census with: strongroom key census --scan --repair"
-            )
         documents = documents_in(store, settings.machine_documents)
         machine = None if settings.machine_key is None else MachineKeyFile(settings.machine_key, documents)
         ways: list[Way] = [file] if machine is None else [file, machine]
-        keeper = Keeper(store, page, ways, autogen=file if settings.autogen_root_key else None)
+        keeper = Keeper(
+            store, page, ways, autogen=file if settings.autogen_root_key else None, seen=settings.keyring_seen
+        )
         stack.push_async_callback(keeper.close)
+        await keeper.seen.load()
+        if await upgrade(store, file, seen=keeper.seen):
+            log.warning(
+                "the keyring had its first form; complete its census with: strongroom key census --scan --repair"
+            )
         encrypted = EncryptedBackend(store, keeper)
         keys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key))
         stack.push_async_callback(keys.close)

@@ -60,6 +60,7 @@ class ServiceSettings:
     proxy_id: str | None = None  # the API id of the proxy, which alone is believed about the network; None: *api_id*
     socket_mode: int = 0o660
     autogen_root_key: bool = True
+    keyring_seen: Path | None = None  # says which keyring was seen here last; None: nothing does after a restart
     machine_key: Path | None = None  # this machine's own key pair; used if the file is there
     machine_documents: Path | None = None  # a JSON file with the documents of machines; None: they are in the store
     read_through: tuple[ReadThroughSettings, ...] = ()  # asked in this order for what the store does not have

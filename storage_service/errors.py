@@ -237,6 +237,10 @@ class Undecipherable(Internal):
         self.reason = reason
 
 
+class NotFollowed(Internal):
+    """The keyring in the store has become one that this service cannot use; the text tells the operator what to do."""
+
+
 class StartupError(StrongroomError):
     """Base of what stops the service from starting; the text tells the operator what to do."""
 
@@ -255,6 +259,10 @@ class WrongRootKey(StartupError):
 
 class KeyFileUnusable(StartupError):
     """The root key file is there, but it is no key, or others could read or change it."""
+
+
+class KeyringOutdated(StartupError):
+    """The store's keyring opens, but a newer one was seen here; somebody may have put the old one back."""
 
 
 class KeyringDamaged(StartupError):

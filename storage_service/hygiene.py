@@ -1,4 +1,4 @@
-"""What a process that holds keys asks of the kernel: no core dump, no look into its memory, no swap.
+"""What a process with keys or secrets in it asks of the kernel: no core dump, no look into its memory, no swap.
 
 CPython copies what it computes with, and wipes nothing that it drops. So keys are not hunted through the heap: the
 whole process is closed to others, and one page alone (`storage_service.keyring.page`) is kept out of swap and wiped.
@@ -11,7 +11,10 @@ import mmap
 import os
 import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
+
+from storage_service.errors import StartupError
 
 PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 PR_SET_DUMPABLE: Final = 4
@@ -21,16 +24,26 @@ _NOT_DUMPABLE: Final = 0  # SUID_DUMP_DISABLE
 log = logging.getLogger(__name__)
 
 
+class Traced(StartupError):
+    """A debugger is attached to the process that is to hold keys or secrets."""
+
+
 def harden() -> None:
     """Close this process to debuggers of its own user and to core dumps; what cannot be had is logged as a warning.
 
     A process that is not dumpable cannot be attached to, its ``/proc/<pid>/mem``, ``maps``, ``environ`` and ``fd`` are
     root's, and no core is written, nor piped to a program that would ignore the limit (prctl(2), ptrace(2), core(5)).
     All of it is inherited over a fork. An exec makes a process dumpable again and a change of user does what
-    ``fs.suid_dumpable`` says, so this is called anew after either.
+    ``fs.suid_dumpable`` says, so this is called anew after either; and as the first act of a command that serves, for
+    who looks in before that keeps what he has opened.
+
+    Raises:
+        Traced: a debugger is attached already. It would stay, and follow every fork.
     """
     _attempt("memory stays open to debuggers of the same user", _refuse_debuggers)
     _attempt("the limit on core dumps stays as it is", _refuse_core_dumps)
+    if tracer := _tracer():
+        raise Traced(f"process {tracer} traces this one, and would see every key and secret; start it without that")
 
 
 def keep_in_memory(mapping: mmap.mmap) -> None:
@@ -58,6 +71,15 @@ def _refuse_debuggers() -> None:
 
 def _refuse_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _tracer() -> int:
+    """Return the process that traces this one; 0 for none, or where nothing tells."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("TracerPid:")), 0)
 
 
 def _mlock(mapping: mmap.mmap) -> None:

@@ -4,7 +4,7 @@ from contextlib import aclosing, suppress
 from typing import Final
 
 from storage_service.backends.base import Backend
-from storage_service.errors import Behind, KeyringDamaged, StartupError
+from storage_service.errors import Behind, KeyringDamaged, Overtaken, StartupError
 from storage_service.keyring import census, sweep, vault, wraps
 from storage_service.keyring.document import PROTECTED, Document
 from storage_service.keyring.keeper import Keeper
@@ -41,10 +41,11 @@ async def read(store: Backend, keeper: Keeper) -> tuple[Document, str]:
         Unavailable: the store does not answer.
     """
     async with keeper.root() as root:
-        sealed = await vault.read(store)
-        if sealed is None:
-            raise KeyringDamaged("the keyring is gone from the store; restore it from a backup")
-        return vault.open_document(sealed, root), root.kid
+        try:
+            document, _ = await vault.current(store, root)
+        except Overtaken:
+            raise KeyringDamaged("the keyring is gone from the store; restore it from a backup") from None
+        return document, root.kid
 
 
 async def tell(store: Backend, keeper: Keeper, machines: MachineDocuments) -> KeyringStatus:

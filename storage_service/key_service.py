@@ -24,6 +24,7 @@ from storage_service.errors import (
     Halted,
     InUse,
     Invalid,
+    NotFollowed,
     NotFound,
     Overtaken,
     StartupError,
@@ -150,7 +151,13 @@ class KeyService:
         async with self._permitted(caller, Action.PUT, "init"):
             recipients = Recipients(wanted.mode, wanted.total, wanted.needed)
             made = await rotation.initialize(
-                self._store, recipients, self._file, wanted.keys, machines=self._machines, again=wanted.again
+                self._store,
+                recipients,
+                self._file,
+                wanted.keys,
+                machines=self._machines,
+                again=wanted.again,
+                seen=self._keeper.seen,
             )
             with suppress(StrongroomError):  # from here on nothing may keep the keys from who asked for them
                 self._keeper.changed()
@@ -470,7 +477,7 @@ class KeyService:
         await self._service.allow(caller, action, name)
         try:
             yield name
-        except StartupError as error:
+        except (StartupError, NotFollowed) as error:
             raise Unusable(str(error)) from None
 
     async def _edit(self, change: Callable[[Document], Document]) -> None:

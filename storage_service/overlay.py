@@ -24,8 +24,8 @@ from storage_service.backends.base import (
 )
 from storage_service.errors import Halted, Undecipherable
 from storage_service.keyring import census, document
-from storage_service.keyring.envelope import Reason, decrypt, encrypt, verified
-from storage_service.keyring.ring import Keys, Ring
+from storage_service.keyring.envelope import UNKNOWN, decrypt, encrypt, verified
+from storage_service.keyring.ring import DataKey, Keys, Ring
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class EncryptedBackend:
         if entry is None:
             return None
         try:  # PERF: without the detours that those take which do not open at once
-            return Entry(decrypt(ring, name, entry.value), entry.revision)
+            return Entry(decrypt(ring.at(name), name, entry.value), entry.revision)
         except Undecipherable:
             return await self._opened(ring, name, entry)
 
@@ -125,7 +125,7 @@ class EncryptedBackend:
         for name, entry in entries.items():
             await turns.take(len(entry.value))
             try:  # PERF: as in `get`
-                opened[name] = Entry(decrypt(ring, name, entry.value), entry.revision)
+                opened[name] = Entry(decrypt(ring.at(name), name, entry.value), entry.revision)
             except Undecipherable:
                 opened[name] = await self._opened(ring, name, entry)
         return opened
@@ -200,13 +200,15 @@ class EncryptedBackend:
             return Closed.of(entry)
         return Closed(entry.revision, (await self._tried(verified, ring, name, entry.value)).open)
 
-    async def _tried(self, act: Callable[[Ring, str, bytes], T], ring: Ring, name: str, token: bytes) -> T:
+    async def _tried(
+        self, act: Callable[[Mapping[str | None, DataKey], str, bytes], T], ring: Ring, name: str, token: bytes
+    ) -> T:
         try:
-            return act(ring, name, token)
+            return act(ring.at(name), name, token)
         except Undecipherable as error:
-            if error.reason != Reason.UNKNOWN_KID or (newer := await self._keys.refresh(ring)) is ring:
+            if error.reason not in UNKNOWN or (newer := await self._keys.refresh(ring)) is ring:
                 raise
-        return act(newer, name, token)
+        return act(newer.at(name), name, token)
 
     async def _watch(self, backend: Watchable, prefix: str, since: int) -> AsyncGenerator[Event, None]:
         events = backend.watch(prefix, since)

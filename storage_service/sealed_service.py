@@ -12,7 +12,7 @@ from models import names
 from models.errors import InvalidName
 from storage_service import wire
 from storage_service.apikeys import PREFIX as APIKEYS
-from storage_service.apikeys import ApiKeys
+from storage_service.apikeys import ApiKeys, spent
 from storage_service.authz.base import Action
 from storage_service.authz.paths import WholeReach
 from storage_service.backends.base import (
@@ -145,6 +145,9 @@ class SealedService:
         if len(batch) > (most := self._sealed.max_batch):
             raise Invalid(f"a commit is at most {most} changes now, with one for each container they lie in")
         await self._door.permit_each(caller, [Act(_ACTIONS[type(change)], name) for name, change in changes.items()])
+        made = [spent(name.removeprefix(APIKEYS)) for name, change in changes.items() if _makes_key(name, change)]
+        if made and await self._sealed.get_many(made):
+            raise Invalid("an API key of that id was revoked here, and no id is given out twice")
         try:
             revision = await self._sealed.commit(batch)
         except Conflict as conflict:
@@ -196,6 +199,10 @@ def _containers(changes: Mapping[str, Change]) -> list[Check]:
         elif _is_removal(of_container) or (isinstance(of_container, Check) and of_container.expected == ABSENT):
             raise Invalid("nothing is written into a container that is not to be there")
     return list(wanted.values())
+
+
+def _makes_key(name: str, change: Change) -> bool:
+    return name.startswith(APIKEYS) and isinstance(change, Put)
 
 
 def _is_removal(change: Change) -> bool:

@@ -598,17 +598,21 @@ class Service:
         return await self._door.read(caller, Action.LIST, [APIKEYS], self._keys.list)
 
     async def revoke_key(self, caller: Caller, key_id: str) -> None:
-        """End an API key at once, everywhere.
+        """End an API key that reaches no further than the caller's own, at once and everywhere.
 
         Raises:
             Denied, Invalid, NotFound, Unavailable, AuditUnavailable
         """
-        name = _key_name(key_id)
+        name, reach = _key_name(key_id), caller.principal
         await self._door.expect(caller, Action.DELETE, [name])
-        if key_id == caller.principal.name:
+        if reach.id == f"apikey:{key_id}":
             await self._door.deny(caller, Action.DELETE, name, "a key does not revoke itself")
             raise Invalid("a key does not revoke itself")
         await self._door.permit(caller, Action.DELETE, [name])
+        if not reach.is_whole:  # who reaches everything ends what is damaged, too
+            record = await self._keys.record(key_id)
+            if not (set(record.actions) <= reach.actions and all(covers(reach.paths, path) for path in record.paths)):
+                raise Denied("a key ends no key that reaches further than itself")
         await self._keys.revoke(key_id)
 
     # Decide, record, act
@@ -683,7 +687,7 @@ class Service:
 
     def _own_container(self, principal: Principal) -> str | None:
         for namespace in self._namespaces:
-            return f"{namespace.path.strip('/')}/{principal.name}/".lstrip("/")
+            return f"{namespace.path.strip('/')}/{principal.namespace}/".lstrip("/")
         return None
 
 

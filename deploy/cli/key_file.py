@@ -100,7 +100,9 @@ async def _restore(
     from storage_service.keyring.document import NAME
     from storage_service.keyring.envelope import kid_of
     from storage_service.keyring.export import open_root
+    from storage_service.keyring.page import Page
     from storage_service.keyring.restore import restore
+    from storage_service.keyring.seen import Seen
     from storage_service.keyring.unattended import KeyFile
 
     root = await asyncio.to_thread(open_root, found, given)
@@ -113,6 +115,8 @@ async def _restore(
         if present not in (None, root.kid) and not replace:
             with suppress(StartupError):  # then it is refused, and told why
                 own = await KeyFile(settings.root_key).open(store, str(present))
-        return await restore(store, found, root, own=own, replace=replace, leave_unreadable=leave)
+        seen = Seen(Page(), settings.keyring_seen)
+        await seen.load()
+        return await restore(store, found, root, own=own, replace=replace, leave_unreadable=leave, seen=seen)
     finally:
         await store.close()

@@ -19,6 +19,8 @@ from storage_service.keyring import unlock, wraps
 from storage_service.keyring.enrolment import Enrolment, Opener
 from storage_service.keyring.machine_documents import documents_in
 from storage_service.keyring.machine_key import MachineKey, read_private
+from storage_service.keyring.page import Page
+from storage_service.keyring.seen import Seen
 from storage_service.keyring.succession import Acquaintance
 from storage_service.keyring.unattended import KeyFile
 
@@ -106,7 +108,9 @@ async def _here(settings: Settings) -> "AsyncIterator[tuple[Enrolment, Backend]]
         stack.push_async_callback(store.close)
         await store.open()
         documents = documents_in(store, settings.service.machine_documents)
-        yield Enrolment(store, documents, key, _recorder(audit), knows=Acquaintance(path)), store
+        seen = Seen(Page(), settings.service.keyring_seen)
+        await seen.load()
+        yield Enrolment(store, documents, key, _recorder(audit), knows=Acquaintance(path), seen=seen), store
 
 
 def _read_key(settings: Settings) -> tuple[Path, MachineKey]:

@@ -20,6 +20,9 @@ def serve(*, role: str, file: Path | None, sets: dict[str, str], **options: Any)
 
     It tells systemd when it is up (Type=notify) and takes the sockets of a .socket unit.
     """
+    from storage_service.hygiene import harden
+
+    harden()  # before the imports, which take a while
     from deploy.serving import server
     from deploy.settings import load
 

@@ -33,6 +33,9 @@ def up(*, sets: dict[str, str], **options: Any) -> None:
     The first time, it makes the home: its settings, an API key (client.json) and a root key (secrets.key).
     """
     with held_back():  # the imports take longest, and a signal that comes meanwhile asks for the same end
+        from storage_service.hygiene import harden
+
+        harden()  # before the other imports, which take a while
         from deploy.serving.up import up as run
 
         run(home_or_default(), environ=os.environ, flags=flags_of(options), sets=sets, ready=_ready)

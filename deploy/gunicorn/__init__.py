@@ -9,6 +9,7 @@ from deploy.serving.server import Role, options, reloading
 from deploy.serving.tls import Holder, holder
 from deploy.settings import Settings, load
 from storage_service.config import ProxySettings
+from storage_service.hygiene import harden
 from storage_service.keyring.page import Page
 
 # gunicorn runs a configuration module in the process that forks the workers, and may run it anew at each SIGHUP; this
@@ -19,8 +20,10 @@ def configure(role: Role) -> tuple[Settings, dict[str, Any]]:
     """Return what the operator said, and gunicorn's settings for *role*.
 
     Raises:
+        Traced: a debugger is attached to this process.
         ConfigurationError: see ``deploy.settings.load``; or the certificate and key of the proxy cannot be served.
     """
+    harden()  # before there is a page that could be opened
     settings = load(environ=os.environ)
     tls = shared_tls(settings.proxy) if role is Role.PROXY else None
     return settings, options(role, settings, tls=tls) | {"on_reload": reloading(shared_crowd(), tls)}

@@ -52,11 +52,11 @@ def make_app(
         page: what the storage service's workers share; likewise.
         tls: what the proxy shows; loaded before its workers were forked.
     """
+    harden()  # anew: a change of user may have opened the process
     if role is Role.STORAGE:
         from deploy.old_places import old_place
         from storage_service.app import create_app
 
-        harden()  # anew: a change of user may have opened the process
         return Served(create_app(settings.service, page, old_place), Limits(), None, crowd)
     from http_proxy.app import create_app as create_proxy
 
@@ -113,7 +113,7 @@ def options(
     """
     level = "DEBUG" if settings.debug else level
     common = {
-        "on_starting": _starting(role, tls),
+        "on_starting": _starting(tls),
         "proc_name": f"strongroom-{role}",
         "workers": settings.proxy_workers if role is Role.PROXY else settings.workers,
         "worker_class": "deploy.serving.workers.StrongroomWorker",
@@ -149,12 +149,11 @@ def reloading(crowd: Crowd, tls: Holder | None) -> Callable[[Any], None]:
     return on_reload
 
 
-def _starting(role: Role, tls: Holder | None) -> Callable[[Any], None]:
+def _starting(tls: Holder | None) -> Callable[[Any], None]:
     """Return the hook for the process that forks the workers: once there is a log, and before anything listens."""
 
     def on_starting(_: Any) -> None:
-        if role is Role.STORAGE:
-            harden()  # before there is a worker, which has the keys
+        harden()  # before there is a worker, which has the keys, or passes secrets on
         if tls is not None:
             tls.announce()
         tell_systemd_when_serving()
@@ -220,9 +219,11 @@ def serve(role: Role, settings: Settings) -> NoReturn:
     """Run one process in the foreground, on the sockets that systemd hands over, or on its own.
 
     Raises:
+        Traced: a debugger is attached to this process.
         ConfigurationError: its certificate and key cannot be served, or it cannot listen where the settings say.
         SystemExit: when it has ended.
     """
+    harden()  # before there is a page that could be opened
     tls = holder(settings.proxy) if role is Role.PROXY else None  # before anything listens
     inherited = os.environ.get("LISTEN_PID") == str(os.getpid()) or "GUNICORN_FD" in os.environ
     bind = None if inherited else f"fd://{listener(role, settings).detach()}"

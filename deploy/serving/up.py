@@ -28,7 +28,7 @@ from deploy.serving.tls import Holder, holder
 from deploy.settings import Settings, load
 from storage_service.client_file import ClientFile
 from storage_service.errors import StartupError
-from storage_service.hygiene import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
+from storage_service.hygiene import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, harden, prctl
 
 READY_WITHIN: Final = 30.0  # seconds for both to become ready; gunicorn gives an application as long to start
 POLL: Final = 0.02  # seconds between two questions for readiness
@@ -71,8 +71,10 @@ def up(
     Raises:
         ConfigurationError: the settings are wrong, a certificate or key cannot be served, the home is in use or not
             private, or an address is taken.
+        Traced: a debugger is attached to this process.
         Failed: a process did not start, or ended unbidden; the other was ended.
     """
+    harden()  # first: the children inherit it, and so no process that holds anything was ever open
     with held_back():  # from before the first file on, so that no signal leaves one
         _up(Home(home), environ=environ, flags=flags, sets=sets, ready=ready, level=level)
 

@@ -33,6 +33,20 @@ class Principal:
         """The part after the kind, as Custodia's ``remote_user``."""
         return self.id.partition(":")[2]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the credentials have no limit of their own."""
+        return "/" in self.paths and self.actions >= ALL_ACTIONS
+
+    @property
+    def namespace(self) -> str:
+        """The name of the container that is this principal's own: no two principals have one of the same name.
+
+        That of an API key is its id, as in Custodia; that of others bears their kind, which no API id can.
+        """
+        kind, _, name = self.id.partition(":")
+        return name if kind == "apikey" else self.id
+
 
 class Decider(Protocol):
     """One opinion on an act; Custodia's rule over all of them: any False denies, at least one True is needed."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from models.names import SECRETS
-from storage_service.authz.base import ALL_ACTIONS, Action, Decider, Principal
+from storage_service.authz.base import Action, Decider, Principal
 
 
 def matches(entries: Iterable[str], path: str) -> bool:
@@ -76,7 +76,7 @@ class WholeReach:
     def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
         """Return False for a credential with any limit of its own; no opinion on the others."""
         del action, name
-        return None if covers(principal.paths, "/") and principal.actions >= ALL_ACTIONS else False
+        return None if principal.is_whole else False
 
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         """Whether it refuses the credential, for it asks for nothing else."""
@@ -102,7 +102,7 @@ class SimplePathAuthz:
 
 @dataclass(frozen=True, slots=True)
 class UserNameSpace:
-    """Gives each principal the one container below *path* that bears its name, and refuses it every other."""
+    """Gives each principal the one container below *path* that is its `namespace`, and refuses it every other."""
 
     path: str = "/"
 
@@ -113,7 +113,7 @@ class UserNameSpace:
         root = self.path.rstrip("/")
         if path != root and not path.startswith(root + "/"):
             return None
-        own = f"{root}/{principal.name}/"
+        own = f"{root}/{principal.namespace}/"
         # The root itself stands for the principal's own container (Custodia's default namespace).
         return path.startswith(own) or path.rstrip("/") == root
 

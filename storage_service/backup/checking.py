@@ -107,7 +107,7 @@ def _place(name: str) -> str:
 
 def _open(found: Checked, ring: Ring, name: str, value: bytes) -> None:
     try:
-        envelope.decrypt(ring, name, value)
+        envelope.decrypt(ring.at(name), name, value)
     except Undecipherable:
         found.strangers += 1
         if len(found.unreadable) < NAMED:

@@ -74,10 +74,13 @@ async def count(store: Backend, versions: Iterable[str]) -> dict[str, int]:
 # What the records say
 
 
-async def claims(store: Backend) -> AsyncIterator[tuple[str, str | None]]:
-    """Give out every encrypted record with the version that it says it is under, if it says one; nothing is opened."""
+async def claims(store: Backend, within: str = "") -> AsyncIterator[tuple[str, str | None]]:
+    """Give out every encrypted record whose name begins with *within*, and the version that it says it is under.
+
+    None for one that says none; nothing is opened.
+    """
     turns = Turns()
-    async for names in _sealed(store):
+    async for names in _sealed(store, within):
         entries = await store.get_many(names)
         turns.begin()
         for name, entry in entries.items():
@@ -248,9 +251,11 @@ def corrected(name: str, revision: int, version: str | None, rows: Iterable[str]
     return [*guard, *put, *(Delete(row(each, name)) for each in rows if each != version)]
 
 
-async def _sealed(store: Backend) -> AsyncIterator[Sequence[str]]:
+async def _sealed(store: Backend, within: str = "") -> AsyncIterator[Sequence[str]]:
     for prefix in vault.SEALED:
-        async for names in listing(store, prefix, records.READ):
+        if not (within.startswith(prefix) or prefix.startswith(within)):
+            continue
+        async for names in listing(store, max(prefix, within, key=len), records.READ):
             if counted := [name for name in names if is_counted(name)]:
                 yield counted
 

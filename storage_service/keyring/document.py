@@ -1,7 +1,9 @@
 """The keyring document: all keysets, their versions and keys, and what is under way with them, as one JSON object.
 
-    {"format":2,"keysets":{"default":{"active":2,"keys":1,"versions":[{"number":1,"created":…,"keys":["…"]},…]},…},
-     "places":{"system/access/":{"keyset":"access","before":[]},…},"backups":{…},"halted":null,"pending":null,"counted":true}
+    {"format":3,"keyring":"<its name>","edition":1764489600000,
+     "keysets":{"default":{"active":2,"keys":1,"versions":[{"number":1,"created":…,"keys":["…"]},…]},…},
+     "numbers":{"default":2,…},"places":{"system/access/":{"keyset":"access","before":[]},…},"backups":{…},"halted":null,
+     "pending":null,"counted":true}
 
 It lies in the store under `NAME` as a JWE under the root key, and is changed by compare-and-set alone, so that every
 change of the keyring happens at once or not at all. What is in it was written by a holder of the root key. Nothing
@@ -23,7 +25,8 @@ from storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, Place, Ring, i
 
 KEYRING: Final = SYSTEM + "keyring/"
 NAME: Final = KEYRING + "keys"  # the one name it lies under; its revision is the epoch of the keyring
-FORMAT: Final = 2  # 1 was one wrapped key a name; a later one is refused, not guessed at
+FORMAT: Final = 3  # a later one is refused, not guessed at
+_BEFORE: Final = 2  # had neither name nor edition, and is read still; 1 was one wrapped key a name
 
 ACCESS: Final = SYSTEM + "access/"
 ACCESS_KEYSET: Final = "access"
@@ -32,6 +35,8 @@ PROTECTED: Final = frozenset({ACCESS_KEYSET, ROOT_KEYSET, DEFAULT_KEYSET})
 
 MAX_KEYS: Final = 32  # in one version
 MAX_VERSIONS: Final = 12  # that one record may be under: with more, a write would not fit into a transaction
+
+_NAME_SIZE: Final = 16  # bytes
 
 Random = Callable[[int], bytes]
 """Gives that many unpredictable bytes."""
@@ -95,7 +100,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
     """The whole keyring. Its JSON is as secret as the keys in it; its repr shows none of them.
 
     *numbers* is the highest number that any version of a keyset ever had, retired ones and removed keysets among
-    them: a kid means one key for ever.
+    them: a kid means one key for ever. *keyring* names this keyring among all, and *edition* grows with every change.
     """
 
     keysets: dict[str, Keyset]
@@ -105,6 +110,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
     halted: Halt | None = None
     pending: Pending | None = None
     counted: bool = True  # whether every record has had its row in the census from its first write on
+    keyring: str = ""  # 16 random bytes, hex; none before it is first stored
+    edition: int = 0
     format_: int = FORMAT
 
     @classmethod
@@ -124,7 +131,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         """
         try:
             said = msgspec.json.decode(text, type=_Format).format
-            if said != FORMAT:
+            if said not in (FORMAT, _BEFORE):
                 raise ConfigurationError(
                     f"the keyring is of format {said}, which this version does not know: a later version wrote it; "
                     "run that one"
@@ -133,7 +140,16 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
             document._check()
         except (msgspec.DecodeError, ValueError):
             raise KeyringDamaged("the keyring opens, but is none; restore it from a backup") from None
-        return document
+        return document if said == FORMAT else msgspec.structs.replace(document, format_=FORMAT)
+
+    def stored_at(self, now: int, random: Random = secrets.token_bytes) -> Self:
+        """Return the document as it is to be stored: of an edition that no stored one has had.
+
+        It is one more than before, and at least *now*, in milliseconds: so a keyring that is brought back by hand, from
+        an old export, counts as newer than what it takes the place of, wherever that was seen.
+        """
+        name = self.keyring or random(_NAME_SIZE).hex()
+        return msgspec.structs.replace(self, keyring=name, edition=max(self.edition + 1, now))
 
     def encode(self) -> bytes:
         """Return the JSON, all keys in it."""
@@ -354,6 +370,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
     def _check(self) -> None:
         """Raise ValueError if the document contradicts itself."""
         self.ring().wipe()
+        if len(bytes.fromhex(self.keyring)) != (_NAME_SIZE if self.edition else 0) or self.edition < 0:
+            raise ValueError("it is no edition of a keyring")
         used = {DEFAULT_KEYSET, *(each for of in self.places.values() for each in (of.keyset, *of.before))}
         if not used <= self.keysets.keys():
             raise ValueError("a keyset is missing")

@@ -47,6 +47,7 @@ from storage_service.keyring.machine_key import MACHINES, MachineKey
 from storage_service.keyring.machines import FlagTampered, MachineDocument, Row
 from storage_service.keyring.recipients import Recipients
 from storage_service.keyring.rootkey import RootKey
+from storage_service.keyring.seen import Seen
 from storage_service.keyring.succession import Acquaintance
 from storage_service.keyring.vault import Sealed
 
@@ -98,6 +99,7 @@ class Enrolment:
         record: writes the audit log.
         clock: seconds since 1970-01-01, UTC.
         knows: what this machine knows of root keys, by which it tells its keyring from another; None: nothing.
+        seen: which keyring this home has seen; None: none.
 
     Every method raises Unavailable, with its fate, where store or documents cannot be reached, what *record* raises,
     and KeyringDamaged or ConfigurationError where the keyring is broken or of a later version.
@@ -112,6 +114,7 @@ class Enrolment:
         clock: Callable[[], float] = time.time,
         *,
         knows: Acquaintance | None = None,
+        seen: Seen | None = None,
     ) -> None:
         self._store = store
         self._documents = documents
@@ -119,6 +122,7 @@ class Enrolment:
         self._record = record
         self._clock = clock
         self._knows = knows
+        self._seen = seen
 
     async def initialize(self, name: str, otherwise: Opener) -> MachineDocument:
         """Make this machine the first authorizer, and the store's first keyring if it has none; return its document.
@@ -143,10 +147,16 @@ class Enrolment:
         if sealed is None:
             await self._record(who, Action.PUT, what, "allowed")
             await rotation.initialize(
-                self._store, Recipients("machine"), None, machines=self._documents, machine=document
+                self._store,
+                Recipients("machine"),
+                None,
+                machines=self._documents,
+                machine=document,
+                seen=self._seen,
             )
             return document
         root = await otherwise(sealed)
+        root.seen = self._seen
         try:
             vault.open_document(sealed, root)
             await self._record(who, Action.PUT, what, "allowed")
@@ -259,6 +269,7 @@ class Enrolment:
             raise WrongKey(UNAUTHORIZED)
         own = MachineDocument.decode(entry.value, self._key.fingerprint)
         root = own.opened_by(self._key, sealed.root)
+        root.seen = self._seen
         try:
             vault.open_document(sealed, root)
             if self._knows is not None:

@@ -28,7 +28,7 @@ from models.names import SECRETS
 from storage_service.errors import Undecipherable
 from storage_service.keyring import base64url
 from storage_service.keyring.content_encryption import BLOCK, IV_SIZE, TAG_SIZE, ContentEncryption
-from storage_service.keyring.ring import Key
+from storage_service.keyring.ring import Key, Misplaced
 from storage_service.wire import MAX_STORED
 
 ALG: Final = "dir"
@@ -46,6 +46,7 @@ class Reason(StrEnum):
     ALGORITHM = "its header asks for an algorithm or an extension that is not accepted"
     WRONG_NAME = "it was not written under this name"
     UNKNOWN_KID = "it names no key of the ring"
+    MISPLACED = "its key is of a keyset that has nothing to open here: it was planted, or put back from an old copy"
     WRONG_TAG = "its tag is wrong: it was changed, or the key is another one"
 
 
@@ -58,8 +59,13 @@ _Parts: TypeAlias = tuple[bytes, bytes, bytes, bytes]  # protected header, IV, c
 class Keys(Protocol[K_co]):
     """Where keys are found by their id; ``None`` asks for the key of values that name none. A dict will do."""
 
-    def get(self, kid: str | None, /) -> K_co | None:
-        """Return the key, or None."""
+    def __getitem__(self, kid: str | None, /) -> K_co:
+        """Return the key.
+
+        Raises:
+            Misplaced: it is there, but not for what is asked.
+            KeyError: it is not there.
+        """
 
 
 def encrypt(key: Key, name: str, value: bytes, random: Callable[[int], bytes] = os.urandom) -> bytes:
@@ -151,12 +157,14 @@ def _carried_out(
     """Return the key of *token*, what it takes to decrypt it, and what *act* makes of that; errors as `opened`."""
     try:
         protected, iv, ciphertext, tag = _segments(token)
-        key = keys.get(_kid_for(name, protected))
-        if key is None:
-            raise _Refused(Reason.UNKNOWN_KID)
+        key = keys[_kid_for(name, protected)]
         return key, (protected, iv, ciphertext, tag), act(key.content, protected, iv, ciphertext, tag)
     except _Refused as refused:
         reason = refused.reason
+    except Misplaced:
+        reason = Reason.MISPLACED
+    except KeyError:
+        reason = Reason.UNKNOWN_KID
     except InvalidSignature:
         reason = Reason.WRONG_TAG
     except ValueError:  # base64url, JSON or padding; its text adds nothing
@@ -176,6 +184,10 @@ def bound_name(name: str) -> str:
     if name.startswith(PINNED):
         raise ValueError(f"no record's name begins with {PINNED}")
     return name
+
+
+UNKNOWN: Final = frozenset({Reason.UNKNOWN_KID, Reason.MISPLACED})
+"""The reasons for which a value may open with a keyring that is newer than the one it was tried with."""
 
 
 class _Refused(Exception):

@@ -119,10 +119,9 @@ async def export(backend: Backend, root: RootKey, machines: MachineDocuments | N
         Unavailable: the store or the machines' documents cannot be reached.
     """
     for _ in range(ATTEMPTS):
-        sealed = await vault.read(backend)
-        if sealed is None:
+        if await vault.read(backend) is None:
             raise Uninitialized("there is no keyring")
-        vault.open_document(sealed, root)
+        _, sealed = await vault.current(backend, root)
         held = await wraps.wraps_of(backend, root.kid)
         authorized, left_out = await _machines(machines or StoredDocuments(backend), root)
         entry = await backend.get(NAME)

@@ -10,18 +10,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
 
 from storage_service.backends.base import Backend
 from storage_service.errors import (
     Behind,
     Exists,
-    Internal,
     KeyFileMissing,
     KeyFileUnusable,
     KeyringDamaged,
+    KeyringOutdated,
     Locked,
+    NotFollowed,
     StartupError,
     StrongroomError,
     TooManyAttempts,
@@ -33,11 +35,15 @@ from storage_service.keyring import document, unlock, vault, wraps
 from storage_service.keyring.page import WITH_KEY, Page, State
 from storage_service.keyring.ring import Ring
 from storage_service.keyring.rootkey import RootKey
+from storage_service.keyring.seen import Seen
 from storage_service.keyring.unattended import KeyFile, Way
 from storage_service.keyring.vault import Sealed
 
 _BEHIND: Final = (KeyFileMissing, KeyFileUnusable, WrongRootKey)  # what the right file, put in its place, mends
+_ATTEMPTS: Final = 3  # at a keyring that looks old
 LOOK: Final = 0.2  # seconds between two looks at the page by a worker that is asked nothing
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +56,7 @@ class Keeper:
         page: what all workers of the service share.
         ways: how the keyring may be opened with nobody at hand, in order.
         autogen: the file to make a first keyring with, in a store that was never used; None: wait for somebody to.
+        seen: the file that says which keyring this home has seen; None: none does.
         clock: monotonic seconds, the same for all workers.
     """
 
@@ -59,10 +66,13 @@ class Keeper:
         page: Page,
         ways: Sequence[Way],
         autogen: KeyFile | None = None,
+        *,
+        seen: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._page = page
+        self.seen: Final = Seen(page, seen)
         self._ways = tuple(ways)
         self._autogen = autogen
         self._clock = clock
@@ -82,6 +92,7 @@ class Keeper:
             StartupError: it should have opened, and did not; the text says what to do.
             Unavailable: the store does not answer.
         """
+        await self.seen.load()
         async with self._turn:
             with contextlib.suppress(Locked):
                 if self._page.state is State.FRESH:
@@ -134,7 +145,7 @@ class Keeper:
             Behind: what the store has now does not open with what this machine has; the log says why.
             Uninitialized: the store has no keyring yet.
             Locked: nobody has unlocked the service.
-            Internal: the keyring in the store can no longer be used; the log says why.
+            NotFollowed: the keyring in the store can no longer be used; the log says why.
             Unavailable: the store does not answer.
         """
         async with self._turn:
@@ -157,7 +168,7 @@ class Keeper:
         try:
             return await self._load_or_fall_behind()
         except StartupError as error:
-            raise Internal(f"the keyring cannot be used: {error}") from None
+            raise NotFollowed(f"the keyring cannot be used: {error}") from None
 
     async def _load_or_fall_behind(self) -> Ring:
         """Load what the page and the store say, and tell, once for each reason, where what is here does not open it."""
@@ -183,6 +194,9 @@ class Keeper:
         return sealed is not None and sealed.revision == revision
 
     async def _load(self) -> Ring:
+        return await _while_newer_are_seen(self._load_once)
+
+    async def _load_once(self) -> Ring:
         while True:
             generation, state, bits = self._page.read()
             if state is State.FRESH:
@@ -194,7 +208,7 @@ class Keeper:
                 if state is State.UNINITIALIZED:
                     raise Uninitialized("there is no keyring")
                 raise Locked("the service is locked")
-            with _root_of(bits) as root:
+            with self._root_of(bits) as root:
                 sealed = await vault.read(self._store)
                 if sealed is None:
                     raise KeyringDamaged("the keyring is gone from the store; restore it from a backup")
@@ -202,6 +216,7 @@ class Keeper:
                     await self._follow_rotation(sealed, generation)
                     continue
                 opened = vault.open_document(sealed, root)
+            await self.seen.note(opened.keyring, opened.edition, sealed.token)
             if self._page.generation == generation:  # nobody locked the service while its keys were read
                 break
         # What was held before is not wiped: requests under way may use it still, and it opens no more than this does.
@@ -227,6 +242,7 @@ class Keeper:
         if sealed is None and self._autogen is not None:
             recipient = await self._autogen.make()
             root = vault.new_root()
+            root.seen = self.seen
             await vault.create_if_new(self._store, root, [wraps.put(wraps.wrap(root, recipient, vault.now()))])
             root.wipe()
             sealed = await vault.read(self._store)
@@ -244,10 +260,12 @@ class Keeper:
 
         Raises:
             KeyringDamaged, ConfigurationError: what is sealed under it is no keyring, or of a later version.
+            KeyringOutdated: a newer one was seen.
         """
         if opened is None:
             self._page.lock(since=since)
             return
+        opened.seen = self.seen
         try:
             vault.open_document(sealed, opened)  # first: nobody is unlocked with what opens nothing
             self._page.unlock(opened.reveal(), since)
@@ -341,7 +359,7 @@ class Keeper:
         _, _, bits = self._page.read()
         if bits is None:
             raise Locked("the service is locked")
-        with _root_of(bits) as root:
+        with self._root_of(bits) as root:
             yield root
 
     async def unlock(self, text: str) -> None:
@@ -449,13 +467,20 @@ class Keeper:
                 self._page.unlock(bits, generation)
             bits[:] = bytes(len(bits))
 
+    @contextlib.contextmanager
+    def _root_of(self, bits: bytearray) -> Iterator[RootKey]:
+        """Give the root key of these *bits*, which are wiped, as the key is in the end."""
+        root = RootKey(bytes(bits), self.seen)
+        bits[:] = bytes(len(bits))
+        try:
+            yield root
+        finally:
+            root.wipe()
 
-@contextlib.contextmanager
-def _root_of(bits: bytearray) -> Iterator[RootKey]:
-    """Give the root key of these *bits*, which are wiped, as the key is in the end."""
-    root = RootKey(bytes(bits))
-    bits[:] = bytes(len(bits))
-    try:
-        yield root
-    finally:
-        root.wipe()
+
+async def _while_newer_are_seen(act: Callable[[], Awaitable[T]]) -> T:
+    """Return what *act* returns; what another worker has seen since the keyring was read makes it no old one."""
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(KeyringOutdated):
+            return await act()
+    return await act()

@@ -4,8 +4,9 @@ One page, made before gunicorn forks its workers and inherited by each, so that 
 one in all, and a worker that starts later finds things as they are:
 
     offset 0     word       generation << 8 | state << 1 | which of the records holds
-          64     record 0   wrong keys (8) ‖ not before (8, seconds) ‖ root key (64, zeros while there is none)
-         192    record 1    the same
+          64     record 0   wrong keys (8) ‖ not before (8, seconds) ‖ root key (64, zeros while there is none) ‖
+                            mark of the keyring that was seen last (56, zeros while none was)
+         256    record 1    the same
 
 The word is loaded and stored whole, being eight aligned bytes. A change is written into the record that does not
 hold; storing the word makes it hold; then the other is wiped. A process that is killed therefore leaves the page as it
@@ -36,9 +37,10 @@ FIRST_WAIT: Final = 0.25  # seconds before another key is tried after a first wr
 LONGEST_WAIT: Final = 30.0  # seconds
 _DOUBLINGS: Final = 7  # from the first wait to beyond the longest
 
-_RECORDS: Final = (64, 192)  # offsets, on cache lines apart from the word, which is read all the time
+_RECORDS: Final = (64, 256)  # offsets, on cache lines apart from the word, which is read all the time
 _TRIES: Final = struct.Struct("@Qd")
-_RECORD_SIZE: Final = _TRIES.size + KEY_SIZE
+MARK_SIZE: Final = 56  # bytes; what is in them is the affair of `storage_service.keyring.seen`
+_RECORD_SIZE: Final = _TRIES.size + KEY_SIZE + MARK_SIZE
 _WIPED: Final = bytes(_RECORD_SIZE)
 _NO_KEY: Final = bytes(KEY_SIZE)
 
@@ -200,6 +202,27 @@ class Page:
         with self._alone() as word:
             return self._tries(word.holds).wrong
 
+    @property
+    def mark(self) -> bytes:
+        """The mark of the keyring that was seen last, zeros while none was."""
+        with self._alone() as word:
+            return bytes(self._mark(word.holds))
+
+    def put_mark(self, known: bytes, mark: bytes) -> bool:
+        """Put *mark* in the place of *known*, and return whether that was what stood there; nobody has to look again.
+
+        Raises:
+            ValueError: it is not `MARK_SIZE` bytes.
+        """
+        if len(mark) != MARK_SIZE:
+            raise ValueError(f"a mark is {MARK_SIZE} bytes")
+        with self._alone() as word:
+            if self._mark(word.holds) != known:
+                return False
+            held = word.holds
+            self._replace(word, word.generation, word.state, self._tries(held), self._key(held), mark=mark)
+            return True
+
     def close(self) -> None:
         """Let go of the page; the other processes keep it as it is."""
         self._word.release()
@@ -227,10 +250,13 @@ class Page:
         state: State,
         tries: _Tries = _NO_TRIES,
         octets: bytes | bytearray | memoryview = _NO_KEY,
+        *,
+        mark: bytes | None = None,
     ) -> int:
-        """Fill the spare record, let it hold, and wipe the other; return *generation*."""
+        """Fill the spare record, let it hold, and wipe the other; return *generation*. The mark stays unless given."""
         _TRIES.pack_into(self._map, _RECORDS[word.spare], *tries)
         self._key(word.spare)[:] = octets
+        self._mark(word.spare)[:] = self._mark(word.holds) if mark is None else mark
         self._word[0] = _Word(generation, state, word.spare).pack()  # from here on it is so
         self._wipe(word.holds)
         return generation
@@ -246,6 +272,10 @@ class Page:
     def _key(self, record: int) -> memoryview:
         start = _RECORDS[record] + _TRIES.size
         return self._bytes[start : start + KEY_SIZE]
+
+    def _mark(self, record: int) -> memoryview:
+        start = _RECORDS[record] + _TRIES.size + KEY_SIZE
+        return self._bytes[start : start + MARK_SIZE]
 
     def _wipe(self, record: int) -> None:
         start = _RECORDS[record]

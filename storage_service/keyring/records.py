@@ -12,7 +12,7 @@ from storage_service.backends.base import Backend, Change, Check, Conflict, Put,
 from storage_service.errors import Undecipherable
 from storage_service.keyring import envelope
 from storage_service.keyring.document import NAME
-from storage_service.keyring.envelope import Reason
+from storage_service.keyring.envelope import UNKNOWN
 from storage_service.keyring.ring import DataKey, Keys, Ring
 from storage_service.wire import MAX_STORED
 
@@ -49,7 +49,7 @@ async def opened(keys: Keys, ring: Ring, name: str, token: bytes) -> tuple[DataK
         Stale: under no key of *ring*, but there is a newer one.
     """
     try:
-        return envelope.opened(ring, name, token)
+        return envelope.opened(ring.at(name), name, token)
     except Undecipherable as error:
         await see_newer(keys, ring, error)
         return None
@@ -57,7 +57,7 @@ async def opened(keys: Keys, ring: Ring, name: str, token: bytes) -> tuple[DataK
 
 async def see_newer(keys: Keys, ring: Ring, error: Undecipherable) -> None:
     """Raise `Stale` if what does not open with *ring*, by *error*, may open with a newer one."""
-    if error.reason == Reason.UNKNOWN_KID and await keys.refresh(ring) is not ring:
+    if error.reason in UNKNOWN and await keys.refresh(ring) is not ring:
         raise Stale from None
 
 

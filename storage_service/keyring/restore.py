@@ -30,13 +30,14 @@ from storage_service.backends.base import (
     Put,
     Vacant,
 )
-from storage_service.errors import Exists, InUse, KeyringDamaged, Overtaken, Undecipherable
+from storage_service.errors import Exists, InUse, KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable
 from storage_service.keyring import census, envelope, export, records, upgrade, vault, wraps
 from storage_service.keyring.document import NAME, Assignment, Document, Keyset, Version
 from storage_service.keyring.export import Exported
 from storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
 from storage_service.keyring.ring import DEFAULT_KEYSET, Ring, version_of
 from storage_service.keyring.rootkey import RootKey, is_root_kid
+from storage_service.keyring.seen import Seen
 
 NAMED: Final = 20  # records that a refusal names; it counts them all
 
@@ -77,6 +78,7 @@ async def restore(
     own: RootKey | None = None,
     replace: bool = False,
     leave_unreadable: bool = False,
+    seen: Seen | None = None,
 ) -> Restored:
     """Bring the keyring in *exported* back to a store, and return what that changed.
 
@@ -92,6 +94,7 @@ async def restore(
         replace: put the exported keyring in the place of one that does not open; no service may use the store then.
         leave_unreadable: make it the store's keyring although records open under none of its keys. Versions that join
             one make nothing unreadable, so there it is not asked.
+        seen: which keyring this home has seen; it remembers what is brought back.
 
     Raises:
         Exists: the store has a keyring under another root key, or one of the first form, or a kid means two keys.
@@ -99,9 +102,12 @@ async def restore(
         Overtaken: somebody else changed the keyring meanwhile, or used it while it was replaced; nothing was done.
         Invalid, WrongRootKey, ConfigurationError: as `export.prove`.
         KeyringDamaged: the store's own keyring does not open.
+        KeyringOutdated: it is older than the one that was seen here, and is not to be replaced.
         Unavailable: with its fate.
     """
-    theirs = export.prove(exported, root)
+    theirs = export.prove(exported, root)  # old or not: that it is to come back is what the operator says
+    for each in filter(None, (root, own)):
+        each.seen = seen
     present = await backend.get(NAME)
     if present is None and await upgrade.is_first_form(backend):
         raise Exists("the store has a keyring of the first form; start its service once, which upgrades it")
@@ -116,9 +122,9 @@ async def restore(
     also = await _recipients(exported, machines or StoredDocuments(backend), plan)
     also = await _commit_early(backend, also, backend.max_batch - len(guards) - 1)
     expected = ABSENT if present is None else present.revision
-    revision = await vault.replace(backend, plan.writer, document, expected, [*also, *guards])
+    document, revision = await vault.replace(backend, plan.writer, document, expected, [*also, *guards])
     if present is not None and plan.whole:
-        await _undo_if_used(backend, present, document, revision, survey.unreadable)
+        await _undo_if_used(backend, present, document, revision, survey.unreadable, seen=seen)
     return Restored(plan.writer.kid, plan.added, tuple(sorted(survey.unreadable)), document.counted)
 
 
@@ -172,7 +178,7 @@ def _plan(theirs: Document, root: RootKey, present: Entry | None, own: RootKey |
             return _Plan(document, held, added, False)
         if kid is None or not is_root_kid(kid):
             raise KeyringDamaged(f"the store's {NAME} is no keyring")
-    except KeyringDamaged:
+    except (KeyringDamaged, KeyringOutdated):
         if replace:
             return whole
         raise
@@ -196,7 +202,7 @@ async def _look(backend: Backend, document: Document) -> _Survey:
             survey.records += 1
             kid = envelope.kid_of(entry.value)
             try:
-                envelope.decrypt(ring, name, entry.value)
+                envelope.decrypt(ring.everywhere, name, entry.value)  # wherever it may be: `_at_home` follows
             except Undecipherable:
                 survey.unreadable[name] = kid
             else:
@@ -279,7 +285,9 @@ async def _commit_early(backend: Backend, changes: Sequence[Change], room: int) 
     return changes[len(early) :]
 
 
-async def _undo_if_used(backend: Backend, before: Entry, after: Document, revision: int, known: Container[str]) -> None:
+async def _undo_if_used(
+    backend: Backend, before: Entry, after: Document, revision: int, known: Container[str], *, seen: Seen | None
+) -> None:
     """Put the keyring that was replaced back, if a service wrote records under it after they were looked at.
 
     Raises:
@@ -289,4 +297,6 @@ async def _undo_if_used(backend: Backend, before: Entry, after: Document, revisi
         return
     with suppress(Conflict):
         await backend.commit([Put(NAME, before.value, expected=revision)])
+    if seen is not None:
+        await seen.forget()
     raise Overtaken("a service used the keyring that was to be replaced; stop it first")

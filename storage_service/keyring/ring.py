@@ -5,19 +5,23 @@
 
 New values are encrypted under the active version of a keyset; the others go on decrypting what was written under
 them. A version may have several keys, of which each write takes one at random. A key id (*kid*) means one key for
-ever. Nothing here does I/O; who persists a key before it is used is `storage_service.keyring.vault`.
+ever. A key opens what lies in the places of its keyset, now or from before, and nothing else: else whoever came by one
+key could write every record (docs/adr/0024). Nothing here does I/O; who persists a key before it is used is
+`storage_service.keyring.vault`.
 """
 
+import functools
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn, Protocol
 
 from storage_service.errors import Locked
 from storage_service.keyring.content_encryption import ContentEncryption
 
 DEFAULT_KEYSET: Final = "default"
+_NAMES: Final = 4096  # whose places a ring remembers
 
 _ID: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 _KEYSET: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
@@ -156,6 +160,30 @@ class Choice(NamedTuple):
     others: tuple[str, ...]
 
 
+class Misplaced(KeyError):
+    """The ring has that key, but not for what lies there."""
+
+
+class _Here(dict[str | None, DataKey]):
+    """The keys, by their ids, that open what lies in one place; asked for another of the ring, it says so."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self, keys: Mapping[str | None, DataKey], known: frozenset[str | None]) -> None:
+        super().__init__(keys)
+        self._known = known
+
+    def __missing__(self, kid: str | None) -> NoReturn:
+        raise Misplaced if kid in self._known else KeyError
+
+
+def _here(places: Sequence[tuple[str, _Here]], name: str) -> _Here:
+    for prefix, here in places:
+        if name.startswith(prefix):
+            return here
+    raise AssertionError  # the empty prefix is among them
+
+
 class Ring:
     """All data keys the service holds, as one value that does not change, but for being wiped.
 
@@ -171,7 +199,10 @@ class Ring:
         ValueError: two different keys with one kid, or *active* or *unnamed* names a key that is not here.
     """
 
-    __slots__ = ("_active", "_keys", "_places", "_unnamed", "_versions", "halted", "revision")
+    __slots__ = ("_active", "_keys", "_places", "_unnamed", "_versions", "at", "halted", "revision")
+
+    at: Callable[[str], Mapping[str | None, DataKey]]
+    """The keys, by their ids, that open the record of a name; of others it raises `Misplaced` or KeyError."""
 
     def __init__(
         self,
@@ -213,12 +244,28 @@ class Ring:
             )
             for prefix, place in sorted(said.items(), key=lambda item: -len(item[0]))
         )
+        everywhere = self.everywhere
+        here = tuple(
+            (prefix, _Here({kid: key for kid, key in everywhere.items() if key.version in of}, frozenset(everywhere)))
+            for prefix, _, of in self._places
+        )
+        # PERF: for every value that is opened. Of the places alone: a cache that held the ring would be a cycle, and
+        # its keys would stay in memory when the ring is let go of.
+        self.at = functools.lru_cache(_NAMES)(functools.partial(_here, here))
         self.revision: Final = revision
         self.halted: Final = halted
 
     def get(self, kid: str | None) -> DataKey | None:
         """Return the key with that id, or None; for ``None``, the key for values that name none."""
         return self._keys.get(self._unnamed if kid is None else kid)  # type: ignore[arg-type]  # no kid is None
+
+    @property
+    def everywhere(self) -> Mapping[str | None, DataKey]:
+        """All keys by their ids, wherever what they open lies: for who looks what a store holds, and where."""
+        keys: dict[str | None, DataKey] = dict(self._keys.items())
+        if self._unnamed is not None:
+            keys[None] = self._keys[self._unnamed]
+        return keys
 
     def choose(self, name: str) -> Choice:
         """Return the key to encrypt the record *name* under, picked at random from the active version of its keyset.

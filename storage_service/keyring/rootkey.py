@@ -17,6 +17,7 @@ from storage_service.keyring import jwk
 from storage_service.keyring.content_encryption import KEY_SIZE
 from storage_service.keyring.private_file import PrivateFile
 from storage_service.keyring.ring import Key
+from storage_service.keyring.seen import Seen
 
 _FILE: Final = PrivateFile("root key file", exposed="the keys it wraps are to be rotated")
 _KID: Final = re.compile(r"root\.[A-Za-z0-9_-]{16}", re.ASCII)
@@ -25,16 +26,18 @@ _KID: Final = re.compile(r"root\.[A-Za-z0-9_-]{16}", re.ASCII)
 class RootKey(Key):
     """The key that wraps data keys, and encrypts nothing else.
 
-    Its kid is ``root.`` and the first 96 bits of its thumbprint, by which an operator can tell two root keys apart.
+    Its kid is ``root.`` and the first 96 bits of its thumbprint, by which an operator can tell two root keys apart. Who
+    opens keyrings with it may let it remember what was *seen* of them; then it opens no older one.
 
     Raises:
         ValueError: not 64 bytes.
     """
 
-    __slots__ = ()
+    __slots__ = ("seen",)
 
-    def __init__(self, octets: bytes) -> None:
+    def __init__(self, octets: bytes, seen: Seen | None = None) -> None:
         super().__init__(f"root.{jwk.thumbprint(octets)[:16]}", octets)
+        self.seen = seen
 
 
 def is_root_kid(kid: str) -> bool:

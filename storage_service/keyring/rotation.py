@@ -37,6 +37,7 @@ from storage_service.errors import (
     StrongroomError,
     Unavailable,
     WrongKey,
+    WrongRootKey,
 )
 from storage_service.keyring import machine_wraps, recipients, succession, vault, wraps
 from storage_service.keyring.document import NAME, Document, Pending
@@ -46,6 +47,7 @@ from storage_service.keyring.machine_key import MachineKey
 from storage_service.keyring.machines import MachineDocument
 from storage_service.keyring.recipients import Evidence, Recipients
 from storage_service.keyring.rootkey import RootKey
+from storage_service.keyring.seen import Seen
 from storage_service.keyring.unattended import KeyFile
 from storage_service.keyring.vault import Sealed
 
@@ -70,6 +72,7 @@ async def initialize(
     machines: MachineDocuments | None = None,
     machine: MachineDocument | None = None,
     again: bool = False,
+    seen: Seen | None = None,
 ) -> Made:
     """Give *store* its first keyring.
 
@@ -81,6 +84,7 @@ async def initialize(
         machines: where the documents of machines lie.
         machine: the first machine, which is authorized, and may authorize others.
         again: take the place of a keyring under which nothing is encrypted: of one whose keys nobody got to see.
+        seen: what is to remember the keyring.
 
     Raises:
         Exists: the store has a keyring.
@@ -96,6 +100,7 @@ async def initialize(
         raise _initialized()
     unused = [] if sealed is None else await _unused(store)
     root = vault.new_root()
+    root.seen = seen
     try:
         key = await KeyFiles(file).make() if to.mode == "file" else None
         wrapped = await recipients.wrap(root, to, key)
@@ -295,6 +300,7 @@ async def _replace(store: Backend, sealed: Sealed, root: RootKey, new_root: str,
     files, meant = evidence.files, document.pending.recipients
     async with _undisturbed(store, sealed.revision):
         new = await evidence.open(store, new_root, meant)
+    new.seen = root.seen
     try:
         # Machines that were authorized since it was prepared have no wrap of it.
         async with _undisturbed(store, sealed.revision):
@@ -324,6 +330,7 @@ async def _finish(store: Backend, sealed: Sealed, root: RootKey, evidence: Evide
     else:
         held = [wrap.recipient for wrap in await wraps.wraps_of(store, sealed.root)]
         new = await evidence.open(store, sealed.root, held)
+    new.seen = root.seen
     async with evidence.files.alone():
         await _opened(store, new)
         await evidence.files.settle(store, new)
@@ -360,8 +367,11 @@ async def _read(store: Backend) -> Sealed:
 
 
 async def _opened(store: Backend, root: RootKey) -> tuple[Sealed, Document]:
-    sealed = await _read(store)
-    return sealed, _document(sealed, root)
+    try:
+        document, sealed = await vault.current(store, root)
+    except WrongRootKey:
+        raise Overtaken("the root key was rotated meanwhile") from None
+    return sealed, document
 
 
 def _document(sealed: Sealed, root: RootKey) -> Document:

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Delete, Put, Vacant
-from storage_service.errors import InUse, NotFound, Overtaken, Undecipherable
+from storage_service.errors import InUse, NotFound, Undecipherable
 from storage_service.keyring import census, envelope, records, vault
 from storage_service.keyring.document import Document
 from storage_service.keyring.ring import Keys, Ring
@@ -104,9 +104,22 @@ async def settle(store: Backend, root: RootKey, keyset: str | None) -> Document:
     async for rows in due(store, said, keyset):
         left.add(name for _, name in rows)
     left.refuse("records are still to be re-encrypted")
+    async for name in _shut_out(store, said, settled):
+        left.add([name])
+    left.refuse("records are under a keyset that is to open nothing there any more, of which the census says nothing")
     if settled != said:
-        await vault.replace(store, root, settled, revision)
+        settled, _ = await vault.replace(store, root, settled, revision)
     return settled
+
+
+async def _shut_out(store: Backend, said: Document, settled: Document) -> AsyncGenerator[str, None]:
+    """Give out the records that open by *said* and would not by *settled*, as they say themselves."""
+    places = [prefix for prefix, each in said.places.items() if each.before and not settled.places[prefix].before]
+    with _ring_of(said) as now, _ring_of(settled) as then:
+        for prefix in places:
+            async for name, version in census.claims(store, prefix):
+                if version in now.versions_of(name) and version not in then.versions_of(name):
+                    yield name
 
 
 async def due(store: Backend, said: Document, keyset: str | None) -> AsyncGenerator[Sequence[tuple[str, str]], None]:
@@ -229,7 +242,7 @@ class _Sweep:
                     changes[name] = census.corrected(name, ABSENT, None, versions)
                     continue
                 try:
-                    under, value = envelope.opened(ring, name, entry.value)
+                    under, value = envelope.opened(ring.at(name), name, entry.value)
                 except Undecipherable as error:
                     await records.see_newer(self._keys, ring, error)
                     self.unreadable.add(name)
@@ -289,16 +302,13 @@ async def _destroy(store: Backend, root: RootKey, change: Callable[[Document], D
         if version in gone:
             holders.add([name])
     holders.refuse("records are under it of which the census says nothing, and which is to be repaired first")
-    await vault.replace(store, root, left, revision, [Vacant(rows)])
-    return left
+    return (await vault.replace(store, root, left, revision, [Vacant(rows)]))[0]
 
 
 async def _read(store: Backend, root: RootKey) -> tuple[Document, int]:
     """Return the keyring document and its revision."""
-    sealed = await vault.read(store)
-    if sealed is None:
-        raise Overtaken("the keyring is gone")
-    return vault.open_document(sealed, root), sealed.revision
+    said, sealed = await vault.current(store, root)
+    return said, sealed.revision
 
 
 @contextmanager

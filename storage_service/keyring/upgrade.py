@@ -23,6 +23,7 @@ from storage_service.errors import (
     ConfigurationError,
     KeyFileMissing,
     KeyringDamaged,
+    KeyringOutdated,
     Overtaken,
     Undecipherable,
     WrongRootKey,
@@ -42,6 +43,7 @@ from storage_service.keyring.document import (
 )
 from storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, version_of
 from storage_service.keyring.rootkey import RootKey, is_root_kid
+from storage_service.keyring.seen import Seen
 from storage_service.keyring.unattended import KeyFile, as_recipient
 
 FORMAT: Final = 1  # of a wrapped data key
@@ -57,7 +59,9 @@ async def is_first_form(backend: Backend) -> bool:
     return bool(await _rows(backend))
 
 
-async def upgrade(backend: Backend, file: KeyFile, random: Random = secrets.token_bytes) -> bool:
+async def upgrade(
+    backend: Backend, file: KeyFile, random: Random = secrets.token_bytes, *, seen: Seen | None = None
+) -> bool:
     """Give a store of the first form its document, and return whether this call did so; of other stores touch nothing.
 
     Afterwards the document says that the census is not complete: no record has a row yet.
@@ -66,8 +70,10 @@ async def upgrade(backend: Backend, file: KeyFile, random: Random = secrets.toke
         backend: the store, opened; the bare one, not one that encrypts.
         file: the root key file that the keys are wrapped under.
         random: gives that many unpredictable bytes.
+        seen: which keyring this home has seen; None: none.
 
     Raises:
+        KeyringOutdated: it has seen one of today's form.
         KeyFileMissing: there is no such file.
         KeyFileUnusable: the file is no key, or is open to others.
         WrongRootKey: the keys are wrapped under another file's key.
@@ -79,6 +85,11 @@ async def upgrade(backend: Backend, file: KeyFile, random: Random = secrets.toke
     rows = await _rows(backend)
     if not rows:
         return False
+    if seen is not None and seen.last is not None:
+        raise KeyringOutdated(
+            "the store has a keyring of the first form, and a later one was seen here: somebody may have put the old "
+            f"one there. {seen.advice}"
+        )
     held = await asyncio.to_thread(_read, file.path)
     now, root = vault.now(), vault.new_root(random)
     document = _document([_unwrap(held, file.path, kid, entry.value) for kid, entry in rows.items()], now, random)
@@ -157,12 +168,18 @@ def _document(keys: Sequence[DataKey], now: str, random: Random) -> Document:
         versions.setdefault(key.keyset, []).append(Version(key.number, now, (key.reveal(),)))
     if DEFAULT_KEYSET not in versions:
         raise KeyringDamaged(f"the keys of {DEFAULT_KEYSET} are missing under {KEYRING}; restore them from a backup")
+    held = set(versions)
     # API keys lie under the keyset of everything else, and move to their own with the next re-encryption.
     versions.setdefault(ACCESS_KEYSET, [Version(1, now, (random(KEY_SIZE),))])
+    # There were no places: whatever keysets there are, everything may be under each.
+    others = tuple(sorted(held - {DEFAULT_KEYSET, ACCESS_KEYSET}))
+    places = {ACCESS: Assignment(ACCESS_KEYSET, before=(DEFAULT_KEYSET, *others))}
+    if elsewhere := tuple(sorted(held - {DEFAULT_KEYSET})):
+        places[""] = Assignment(DEFAULT_KEYSET, before=elsewhere)
     return Document(
         keysets={name: Keyset(of[-1].number, 1, tuple(of)) for name, of in versions.items()},
         numbers={name: of[-1].number for name, of in versions.items()},
-        places={ACCESS: Assignment(ACCESS_KEYSET, before=(DEFAULT_KEYSET,))},
+        places=places,
         counted=False,
     )
 

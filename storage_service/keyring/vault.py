@@ -11,6 +11,7 @@ through; the others are told, and have done nothing.
 """
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Final
 
 from models.names import SECRETS, SYSTEM
 from storage_service.backends.base import ABSENT, Backend, Change, Conflict, Put
-from storage_service.errors import KeyringDamaged, Overtaken, Undecipherable, WrongRootKey
+from storage_service.errors import KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable, WrongRootKey
 from storage_service.keyring import envelope
 from storage_service.keyring.content_encryption import KEY_SIZE
 from storage_service.keyring.document import ACCESS, NAME, Document, Random
@@ -28,6 +29,7 @@ from storage_service.keyring.wraps import WRAPS
 
 JOURNAL: Final = SYSTEM + "journal/"  # what somebody needs to undo: kept like a secret, and counted like one
 SEALED: Final = (SECRETS, ACCESS, JOURNAL)  # where the values are that only data keys open
+_ATTEMPTS: Final = 8  # at a document that looks old, while others write newer ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,40 @@ def open_document(sealed: Sealed, root: RootKey) -> Document:
     Raises:
         WrongRootKey: it is encrypted under another root key.
         KeyringDamaged: it does not open, or what is in it is none.
+        KeyringOutdated: *root* has seen a newer one. It may have been written since this one was read, too.
         ConfigurationError: a later version of this program wrote it.
     """
     if sealed.root != root.kid:
         raise WrongRootKey(f"the keyring is encrypted under {sealed.root}, and what was opened is {root.kid}")
     try:
-        return Document.decode(envelope.decrypt({root.kid: root}, NAME, sealed.token))
+        document = Document.decode(envelope.decrypt({root.kid: root}, NAME, sealed.token))
     except Undecipherable as error:
         raise KeyringDamaged(f"the store's {NAME} does not open: {error.reason}; restore it from a backup") from None
+    if root.seen is not None:
+        root.seen.check(document.keyring, document.edition, sealed.token)
+    return document
+
+
+async def current(backend: Backend, root: RootKey) -> tuple[Document, Sealed]:
+    """Return the store's document, opened, and as it lies there.
+
+    Raises:
+        Overtaken: it is gone.
+        KeyringOutdated: *root* has seen a newer one.
+        WrongRootKey, KeyringDamaged, ConfigurationError: as `open_document`.
+        Unavailable: the store does not answer.
+    """
+    refused: list[bytes] = []
+    while True:
+        sealed = await read(backend)
+        if sealed is None:
+            raise Overtaken("the keyring is gone")
+        try:
+            return open_document(sealed, root), sealed
+        except KeyringOutdated:  # read again: others may have written a newer one, and seen it, since it was read
+            if sealed.token in refused or len(refused) == _ATTEMPTS:
+                raise
+            refused.append(sealed.token)
 
 
 async def create(backend: Backend, root: RootKey, document: Document, also: Sequence[Put]) -> int:
@@ -100,23 +128,30 @@ async def create(backend: Backend, root: RootKey, document: Document, also: Sequ
         Overtaken: another process was faster; nothing was stored.
         Unavailable: with its fate.
     """
-    return await replace(backend, root, document, ABSENT, also)
+    return (await replace(backend, root, document, ABSENT, also))[1]
 
 
 async def replace(
     backend: Backend, root: RootKey, document: Document, revision: int, also: Sequence[Change] = ()
-) -> int:
-    """Store *document* in the place of the one at *revision*, and *also* other changes with it; return its revision.
+) -> tuple[Document, int]:
+    """Store *document* in the place of the one at *revision*, and *also* other changes with it.
+
+    Returns:
+        The document as it was stored, of an edition of its own, and its revision.
 
     Raises:
         Overtaken: somebody else changed the keyring, or a guard of *also* does not hold; nothing was stored.
         Unavailable: with its fate.
     """
+    document = document.stored_at(int(time.time() * 1000))
     token = envelope.encrypt(root, NAME, document.encode())
     try:
-        return await backend.commit([Put(NAME, token, expected=revision), *also])
+        written = await backend.commit([Put(NAME, token, expected=revision), *also])
     except Conflict:
         raise Overtaken("somebody else changed the keyring meanwhile") from None
+    if root.seen is not None:
+        await root.seen.note(document.keyring, document.edition, token)
+    return document, written
 
 
 async def edit(
@@ -126,15 +161,12 @@ async def edit(
 
     Raises:
         Overtaken: somebody else changed it between its reading and its writing.
-        WrongRootKey, KeyringDamaged, ConfigurationError: as `open_document`.
+        WrongRootKey, KeyringDamaged, KeyringOutdated, ConfigurationError: as `open_document`.
         Unavailable: with its fate.
         and whatever *change* raises.
     """
-    sealed = await read(backend)
-    if sealed is None:
-        raise Overtaken("the keyring is gone")
-    document = change(open_document(sealed, root))
-    return document, await replace(backend, root, document, sealed.revision, also)
+    said, sealed = await current(backend, root)
+    return await replace(backend, root, change(said), sealed.revision, also)
 
 
 async def create_if_new(

@@ -66,7 +66,7 @@ class Services:
         self, store: Backend, page: Page | None = None, ways: Sequence[Way] = (), autogen: KeyFile | None = None
     ) -> Worker:
         """Start a worker of the service whose *page* that is, or of a new one."""
-        started = Keeper(store, page or Page(), ways, autogen, self.clock)
+        started = Keeper(store, page or Page(), ways, autogen, clock=self.clock)
         self._stack.push_async_callback(started.close)
         await started.open()
         return Worker(started, store)

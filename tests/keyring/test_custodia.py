@@ -16,7 +16,7 @@ from storage_service.keyring.ring import DataKey, Ring
 HERE: Final = Path(__file__).parent
 PYTHON: Final = HERE.parents[1] / ".venv-custodia/bin/python"  # made by `make test`
 KEY: Final = DataKey("default.1", bytes(range(64)))
-RING: Final = Ring([KEY], unnamed="default.1")
+RING: Final = Ring([KEY], unnamed="default.1").everywhere
 
 MESSAGES: Final = {
     f"secrets/{name}": json.dumps({"type": "simple", "value": value})
@@ -116,5 +116,5 @@ def test_a_root_key_file_of_ours_is_custodias(tmp_path: Path) -> None:
 
     *_, raw = Custodia(tmp_path, path).ask(("set", "keys/a", "x"), ("raw", "keys/a"))
 
-    ring = Ring([DataKey("default.1", key.reveal())], unnamed="default.1")
+    ring = Ring([DataKey("default.1", key.reveal())], unnamed="default.1").everywhere
     assert decrypt(ring, "secrets/a", str(raw).encode()) == b"x"

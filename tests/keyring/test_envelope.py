@@ -1,6 +1,7 @@
 """The envelope: what is written, that jwcrypto agrees, and that nothing else opens, each thing for its own reason."""
 
 import json
+from collections.abc import Mapping
 from typing import Final
 
 import pytest
@@ -17,7 +18,7 @@ from storage_service.keyring.envelope import MAX_VALUE, Reason, bound_name, decr
 from storage_service.keyring.ring import DataKey, Ring
 from tests.keyring.reference import KEY, NAME, OTHER, VECTORS_FOLDER, sealed
 
-RING: Final = Ring([KEY, OTHER])
+RING: Final = Ring([KEY, OTHER]).everywhere
 VALUE: Final = b'{"type":"simple","value":"b3BlbiBzZXNhbWU="}'
 HEADER: Final = b'{"alg":"dir","enc":"A256CBC-HS512","kid":"default.1","custodia.key":"keys/hosts/10.0.0.7"}'
 CUSTODIAS: Final = b'{"alg":"dir","custodia.key":"keys/hosts/10.0.0.7","enc":"A256CBC-HS512"}'
@@ -28,9 +29,9 @@ names = st.from_regex(r"(secrets/)?[a-z][A-Za-z0-9._@:+-]{0,20}(/[A-Za-z0-9_@:+-
 )
 
 
-def designating(kid: str) -> Ring:
-    """Return the ring in which that key is the one for values that name none."""
-    return Ring([KEY, OTHER], unnamed=kid)
+def designating(kid: str) -> Mapping[str | None, DataKey]:
+    """Return the keys among which that key is the one for values that name none."""
+    return Ring([KEY, OTHER], unnamed=kid).everywhere
 
 
 def jwk(key: DataKey) -> JWK:
@@ -47,7 +48,7 @@ def test_the_golden_value() -> None:
     iv = bytes.fromhex(golden["iv"])
 
     assert encrypt(key, golden["name"], golden["value"].encode(), lambda _: iv).decode() == golden["token"]
-    assert decrypt(Ring([key]), golden["name"], golden["token"].encode()) == golden["value"].encode()
+    assert decrypt(Ring([key]).everywhere, golden["name"], golden["token"].encode()) == golden["value"].encode()
 
 
 def test_the_header_says_how_by_which_key_and_where() -> None:
@@ -116,7 +117,7 @@ def test_the_limits() -> None:
 
     token = encrypt(key, name, largest)
     assert len(token) <= wire.MAX_STORED
-    assert decrypt(Ring([key]), name, token) == largest
+    assert decrypt(Ring([key]).everywhere, name, token) == largest
     with pytest.raises(ValueError, match="at most"):
         encrypt(key, name, largest + b"\x00")
     with pytest.raises(ValueError, match="too long"):
@@ -133,7 +134,7 @@ def test_a_wiped_key_opens_and_writes_nothing() -> None:
     with pytest.raises(Locked):
         encrypt(dropped, NAME, VALUE)
     with pytest.raises(Locked):
-        decrypt(Ring([dropped]), NAME, token)
+        decrypt(Ring([dropped]).everywhere, NAME, token)
     assert decrypt(RING, NAME, token) == VALUE
 
 
@@ -166,7 +167,7 @@ def test_we_read_what_jwcrypto_writes(name: str, value: bytes, key: bytes) -> No
     header = {"kid": "default.7", "custodia.key": bound_name(name), "enc": "A256CBC-HS512", "alg": "dir"}
     oracle = JWE(value, json.dumps(header), recipient=jwk(data_key))
 
-    assert decrypt(Ring([data_key]), name, oracle.serialize(compact=True).encode()) == value
+    assert decrypt(Ring([data_key]).everywhere, name, oracle.serialize(compact=True).encode()) == value
 
 
 def test_jwcrypto_cannot_read_nothing() -> None:
@@ -374,7 +375,7 @@ def test_what_is_verified_opens(size: int) -> None:
 def test_what_was_verified_opens_under_no_wiped_key() -> None:
     """A key that is dropped after a value was verified does not open it: the service is locked."""
     dropped = DataKey("default.1", KEY.reveal())
-    closed = verified(Ring([dropped]), NAME, encrypt(dropped, NAME, VALUE))
+    closed = verified(Ring([dropped]).everywhere, NAME, encrypt(dropped, NAME, VALUE))
     dropped.wipe()
 
     with pytest.raises(Locked):

@@ -3,7 +3,7 @@
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -104,6 +104,40 @@ def test_each_has_a_container_of_its_own(tmp_path: Path) -> None:
         ]
 
     assert story == [201, ["a"], 403, 403, 404, 403]
+
+
+def test_nobody_comes_by_the_container_of_another(tmp_path: Path) -> None:
+    """Who may make and revoke keys makes none of an id that was another's, and ends none that reaches further."""
+    toml = 'authorizers = [{handler = "UserNameSpace", path = "/secrets/own"}]'
+    with configured(tmp_path / "home", toml) as running:
+
+        def socket(headers: Mapping[str, str]) -> httpx.Client:
+            transport = httpx.HTTPTransport(uds=str(running.socket))
+            return httpx.Client(transport=transport, base_url="http://socket", headers=headers)
+
+        def make(client: httpx.Client, key_id: str, *paths: str) -> tuple[int, dict[str, str]]:
+            answer = client.post("/apikeys", json={"id": key_id, "paths": list(paths)})
+            return answer.status_code, {wire.ID_HEADER: key_id, wire.KEY_HEADER: answer.json().get("key", "")}
+
+        with socket(credentials(running.home)) as own:
+            own.post("/sealed/commit", json={"changes": [{"name": "secrets/own/", "value": ""}]})
+            _, alice = make(own, "alice", "/secrets/own")
+            _, wide = make(own, "wide", "/secrets")
+            _, manager = make(own, "manager", "/secrets/own", "/system/access/apikeys")
+        with socket(alice) as client:
+            stored = put(client, "secrets/own/alice/k", "private").status_code
+        with socket(manager) as client:
+            story = [
+                client.get("/secrets/own/alice/k").status_code,
+                client.delete("/apikeys/wide").status_code,
+                client.delete("/apikeys/alice").status_code,
+                make(client, "alice", "/secrets/own")[0],
+                client.get("/secrets/own/alice/k").status_code,
+            ]
+        with socket(wide) as client:
+            still = client.get("/whoami").status_code
+
+    assert (stored, story, still) == (201, [403, 403, 204, 409, 403], 200)
 
 
 def test_paths_limit_everybody(tmp_path: Path) -> None:

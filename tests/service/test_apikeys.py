@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from models.secret import Secret
-from storage_service.apikeys import PREFIX, ApiKeys
+from storage_service.apikeys import PREFIX, ApiKeys, spent
 from storage_service.authz.base import Action
 from storage_service.backends.base import Delete, Put
 from storage_service.backends.memory import MemoryBackend
@@ -73,7 +73,7 @@ async def test_the_store_holds_a_verifier_alone(keys: ApiKeys, backend: MemoryBa
 
 
 async def test_records_of_keys_are_under_a_keyset_of_their_own(keys: ApiKeys, backend: MemoryBackend) -> None:
-    """A record is encrypted under keyset `access`, has its row in the census, and loses it when the key is revoked."""
+    """A record is encrypted under keyset `access`, has its row in the census, and both go when the key is revoked."""
     await keys.create("ci", ["/secrets"], ["get"])
     entry = await backend.get(PREFIX + "ci")
     assert entry is not None
@@ -82,7 +82,7 @@ async def test_records_of_keys_are_under_a_keyset_of_their_own(keys: ApiKeys, ba
 
     await keys.revoke("ci")
 
-    assert (await backend.list("")).names == ()
+    assert (await backend.list("")).names == (spent("ci"),)
 
 
 async def test_while_locked_known_keys_are_known_still(backend: MemoryBackend) -> None:
@@ -125,6 +125,22 @@ async def test_a_revoked_key_ends_at_once_for_every_worker(keys: ApiKeys, backen
     await keys.revoke("ci")
 
     assert await elsewhere.authenticate("ci", key.reveal()) is None
+
+
+async def test_no_id_is_given_out_twice(keys: ApiKeys, backend: MemoryBackend) -> None:
+    """An id that was revoked makes no other key, in whichever worker, and the refusal says why; another id does."""
+    await keys.create("ci", ["/secrets"], ["get"])
+    await keys.revoke("ci")
+    elsewhere = ApiKeys(backend, sealed(backend), OWN)
+
+    for each in (keys, elsewhere):
+        with pytest.raises(Exists, match="given out twice"):
+            await each.create("ci", ["/secrets"], ["get"])
+        with pytest.raises(NotFound):
+            await each.revoke("ci")
+    await keys.create("ci2", ["/secrets"], ["get"])
+
+    assert [key_id for key_id, _ in await keys.list()] == ["ci2"]
 
 
 async def test_an_id_is_taken_once(keys: ApiKeys) -> None:

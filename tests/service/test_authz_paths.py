@@ -89,6 +89,19 @@ def test_user_namespace(name: str, expected: bool | None) -> None:
     assert UserNameSpace("/secrets").decide(ANYONE, Action.GET, name) is expected
 
 
+@pytest.mark.parametrize(
+    ("principal", "container"),
+    [("apikey:0", "0"), ("service:0", "service:0"), ("user:ci", "user:ci"), ("machine:ci", "machine:ci")],
+)
+def test_no_two_kinds_share_a_namespace(principal: str, container: str) -> None:
+    """An API key's own container bears its id, which no other kind of principal can have one of."""
+    decider = UserNameSpace("/secrets")
+
+    for other in ("0", "service:0", "ci", "user:ci", "machine:ci"):
+        name = f"secrets/{other}/k"
+        assert decider.decide(Principal(principal), Action.GET, name) is (other == container), other
+
+
 @pytest.mark.parametrize("name", ["*", "+", ",", "a/b", "..", "ci/../root"])
 def test_a_user_name_never_widens_a_namespace(name: str) -> None:
     """Whatever characters a principal's name holds, they are compared, not interpreted."""

@@ -15,11 +15,12 @@ from typing import Any, Final
 import pytest
 
 from storage_service import hygiene
-from storage_service.hygiene import harden, prctl
+from storage_service.hygiene import Traced, harden, prctl
 from tests import another_user
 from tests.forking import in_child
 
 PR_GET_DUMPABLE: Final = 3
+_PTRACE_TRACEME: Final = 0  # the process that forked this one becomes its debugger (ptrace(2))
 DUMPABLE: Final = f"import ctypes; print(ctypes.CDLL(None).prctl({PR_GET_DUMPABLE}, 0, 0, 0, 0))"
 PROGRAM: Final = """
 import sys
@@ -83,6 +84,20 @@ def test_others_of_the_same_user_cannot_look_in(how: str, can: bool) -> None:
     process.communicate("\n")
     assert read is can
     assert can or not attached  # whether one may attach to an open one is said by the machine's Yama, too
+
+
+def test_under_a_debugger_nothing_is_served() -> None:
+    """Who was attached before the process was closed would stay, and follow every fork: that ends the start."""
+
+    def act() -> object:
+        assert ctypes.CDLL(None).ptrace(_PTRACE_TRACEME, 0, None, None) == 0
+        try:
+            harden()
+        except Traced as error:
+            return str(os.getppid()) in str(error)
+        return False
+
+    assert in_child(act) is True
 
 
 def test_what_cannot_be_had_is_told() -> None:

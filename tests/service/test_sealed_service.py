@@ -385,6 +385,20 @@ class TestReading:
             await rig.sealed.list(OPERATOR, prefix, after, limit)
 
 
+async def test_no_key_is_moved_in_under_an_id_that_was_revoked_here(rig: Rig) -> None:
+    """An id that is spent is spent for who brings records in, too; of the batch with it nothing is written."""
+    elsewhere = ApiKeys(rig.store, rig.encrypted, ("own", Secret("own-key")))
+    await elsewhere.create("ci", ["/secrets/db"], ["get"])
+    (moved,) = await rig.values("system/access/apikeys/ci")
+    assert moved is not None
+    await elsewhere.revoke("ci")
+
+    with pytest.raises(Invalid, match="given out twice"):
+        await rig.commit(write("system/access/apikeys/ci", moved), write("secrets/db/new", "value"))
+
+    assert await rig.values("system/access/apikeys/ci", "secrets/db/new") == [None, None]
+
+
 async def test_a_key_that_was_moved_in_opens_at_once(rig: Rig) -> None:
     """Whoever had the key elsewhere has it here, with the same reach; when it is removed or replaced, no more."""
     elsewhere = ApiKeys(rig.store, rig.encrypted, ("own", Secret("own-key")))

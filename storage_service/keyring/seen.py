@@ -1,0 +1,185 @@
+"""Which keyring this home has seen, and how far: an older one is authentic, and refused all the same.
+
+Whoever can write the store can put an older keyring document back. It opens, for a holder of the root key wrote it; and
+with it a version comes back that was rotated away because it leaked, one that was retired, a number that was given out
+already. So every document bears the name of its keyring and an edition that grows with each change, and what was seen
+of them last is kept where who writes the store does not come: in the page that all workers of a service share, and in a
+file of the home, for its next start.
+
+    keyring.seen   {"keyring":"<its name>","edition":1764489600000,"digest":"<SHA-256 of the document as stored, hex>"}
+
+The first keyring that a home sees is taken on trust. If an older one is right all the same (a store was put back from a
+copy) a person says so, by removing the file and starting the service anew.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+import msgspec
+
+from storage_service.errors import KeyFileMissing, KeyFileUnusable, KeyringOutdated
+from storage_service.keyring.page import MARK_SIZE, Page
+from storage_service.keyring.private_file import PrivateFile
+
+_FILE: Final = PrivateFile("record of the keyring that was seen last", "it is to be removed")
+_MAX: Final = 1024  # bytes
+_PACKED: Final = struct.Struct("@16sQ32s")
+_NOTHING: Final = bytes(MARK_SIZE)
+
+log: Final = logging.getLogger(__name__)
+
+
+class Mark(NamedTuple):
+    """One document: the name of its keyring, its edition, and the hash of it as it was stored."""
+
+    keyring: bytes
+    edition: int
+    digest: bytes
+
+    @classmethod
+    def of(cls, keyring: str, edition: int, token: bytes) -> Self | None:
+        """Return the mark of a document; None for one of a form that had neither name nor edition."""
+        return cls(bytes.fromhex(keyring), edition, hashlib.sha256(token).digest()) if keyring else None
+
+    def replaces(self, other: "Mark | None") -> bool:
+        """Whether this is to be remembered in the place of *other*."""
+        return other is None or self.keyring != other.keyring or self.edition > other.edition
+
+
+class _Kept(msgspec.Struct, forbid_unknown_fields=True):
+    """What the file holds."""
+
+    keyring: str
+    edition: int
+    digest: str
+
+
+class Seen:
+    """What the workers of one service have seen, and their home before them.
+
+    Args:
+        page: what the workers share.
+        file: where it is kept for the next start; None: nowhere.
+    """
+
+    def __init__(self, page: Page, file: Path | None = None) -> None:
+        self._page = page
+        self._file = file
+
+    @property
+    def last(self) -> Mark | None:
+        """What was seen last."""
+        packed = self._page.mark
+        return None if packed == _NOTHING else Mark(*_PACKED.unpack(packed))
+
+    async def load(self) -> None:
+        """Take what the file says for seen, unless the workers have seen something by themselves.
+
+        Raises:
+            KeyFileUnusable: it cannot be read, or is open to others.
+        """
+        if self._file is not None and self.last is None:
+            kept = await asyncio.to_thread(self._read, self._file)
+            if kept is not None:
+                self._page.put_mark(_NOTHING, _PACKED.pack(*kept))
+
+    def check(self, keyring: str, edition: int, token: bytes) -> None:
+        """Accept a document that takes the place of what was seen last, or is that.
+
+        Raises:
+            KeyringOutdated: it is older, or another of the same edition, or one of another keyring.
+        """
+        last, mark = self.last, Mark.of(keyring, edition, token)
+        if last is None or mark == last:
+            return
+        if mark is None or (mark.keyring == last.keyring and mark.edition <= last.edition):
+            fault = f"is older than the one that was seen here last (edition {edition} after {last.edition})"
+        elif mark.keyring != last.keyring:
+            fault = "is another one than was seen here last"
+        else:
+            return
+        raise KeyringOutdated(
+            f"the keyring in the store {fault}: somebody may have put an old one there, with keys that were given up. "
+            + self.advice
+        )
+
+    async def note(self, keyring: str, edition: int, token: bytes) -> None:
+        """Remember a document that was accepted or just written, and that it cannot be kept in the file if so."""
+        mark = Mark.of(keyring, edition, token)
+        if mark is None:
+            return
+        while mark.replaces(last := self.last):
+            if self._page.put_mark(_NOTHING if last is None else _PACKED.pack(*last), _PACKED.pack(*mark)):
+                await self._keep()
+                return
+
+    async def forget(self) -> None:
+        """Take the next document on trust."""
+        self._page.put_mark(self._page.mark, _NOTHING)
+        if self._file is not None:
+            await asyncio.to_thread(self._file.unlink, missing_ok=True)
+
+    @property
+    def advice(self) -> str:
+        """What a person does who knows better."""
+        accept = "start the service anew" if self._file is None else f"remove {self._file} and start the service anew"
+        return f"If it is right, because the store was put back from a copy, {accept}"
+
+    async def _keep(self) -> None:
+        if self._file is not None:
+            try:
+                await asyncio.to_thread(self._write, self._file)
+            except OSError as error:  # the workers know it still
+                why = error.strerror
+                log.warning("%s is not written, and the next start cannot tell an old keyring: %s", self._file, why)
+
+    def _read(self, path: Path) -> Mark | None:
+        try:
+            kept = msgspec.json.decode(_FILE.read(path, _MAX), type=_Kept)
+            mark = Mark(bytes.fromhex(kept.keyring), kept.edition, bytes.fromhex(kept.digest))
+            if _PACKED.unpack(_PACKED.pack(*mark)) == mark:
+                return mark
+        except KeyFileMissing:
+            return None
+        except (msgspec.DecodeError, ValueError, struct.error):
+            pass
+        raise KeyFileUnusable(
+            f"{path} does not say which keyring was seen here last; put it back, or, to take the one in the store on "
+            "trust, remove it"
+        )
+
+    def _write(self, path: Path) -> None:
+        """Bring what was seen last to the disk, whole or not at all; who writes last writes the latest."""
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            last = self.last
+            if last is None:
+                return
+            text = msgspec.json.encode(_Kept(last.keyring.hex(), last.edition, last.digest.hex()))
+            temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    if os.geteuid() == 0:  # a command that root runs for the service
+                        owner = os.fstat(directory)
+                        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+                    file.write(text)
+                    file.flush()
+                    os.fsync(descriptor)
+                temporary.replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
+            os.fsync(directory)
+        finally:
+            os.close(directory)  # this lets go of the lock, too

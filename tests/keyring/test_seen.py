@@ -1,0 +1,413 @@
+"""A keyring that is older than one that was seen here opens nothing, whoever reads it, until a person says so."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+import pytest
+
+from storage_service.backends.base import Delete, Entry, Put
+from storage_service.backends.memory import MemoryBackend
+from storage_service.errors import Internal, KeyFileUnusable, KeyringOutdated, StrongroomError
+from storage_service.keyring import envelope, jwk, sweep, vault
+from storage_service.keyring.census import complete
+from storage_service.keyring.document import NAME, Document
+from storage_service.keyring.envelope import kid_of
+from storage_service.keyring.export import export, open_root, read
+from storage_service.keyring.keeper import Keeper
+from storage_service.keyring.page import Page
+from storage_service.keyring.restore import restore
+from storage_service.keyring.rootkey import RootKey
+from storage_service.keyring.seen import Seen
+from storage_service.keyring.unattended import KeyFile
+from storage_service.keyring.upgrade import upgrade
+from storage_service.overlay import EncryptedBackend
+
+KEEPERS_NAME: Final = "keyring.seen"
+
+
+class Home:
+    """A store, a home, and the services that are started on both, one at a time."""
+
+    def __init__(self, path: Path, stack: AsyncExitStack) -> None:
+        self.store = MemoryBackend()
+        self.path = path
+        self.page = Page()
+        self._stack = stack
+
+    @property
+    def seen(self) -> Path:
+        return self.path / KEEPERS_NAME
+
+    async def worker(self, *, anew: bool = False) -> "Worker":
+        """Start a worker of the service, or of one that starts *anew*."""
+        if anew:
+            self.page = Page()
+        file = KeyFile(self.path / "secrets.key")
+        keeper = Keeper(self.store, self.page, [file], file, seen=self.seen)
+        self._stack.push_async_callback(keeper.close)
+        await keeper.open()
+        return Worker(keeper, EncryptedBackend(self.store, keeper))
+
+    async def row(self) -> Entry:
+        entry = await self.store.get(NAME)
+        assert entry is not None
+        return entry
+
+    async def put_back(self, row: Entry) -> None:
+        """Do what somebody does who writes the store."""
+        await self.store.commit([Put(NAME, row.value)])
+
+
+class Worker(NamedTuple):
+    keeper: Keeper
+    secrets: EncryptedBackend
+
+    async def edit(self, change: Callable[[Document], Document]) -> Document:
+        """Change the keyring as the door for keys does."""
+        async with self.keeper.root() as root:
+            try:
+                return (await vault.edit(self.keeper._store, root, change))[0]
+            finally:
+                self.keeper.changed()
+
+    async def rotate(self) -> None:
+        await self.edit(lambda said: said.rotated("default", vault.now()))
+
+
+@pytest.fixture
+async def home(tmp_path: Path) -> AsyncIterator[Home]:
+    """A home in which nothing was started yet."""
+    async with AsyncExitStack() as stack:
+        made = Home(tmp_path, stack)
+        await made.store.open()
+        yield made
+
+
+async def _rolled_back(home: Home) -> Worker:
+    """Rotate away the key that leaked, and put the keyring from before back."""
+    worker = await home.worker()
+    old = await home.row()
+    await worker.rotate()
+    await worker.secrets.commit([Put("secrets/before", b"value")])
+    await home.put_back(old)
+    return worker
+
+
+async def test_nothing_is_written_under_a_key_that_was_rotated_away(home: Home) -> None:
+    """While the old keyring lies there, a service that knows better writes nothing; what it holds it reads on."""
+    worker = await _rolled_back(home)
+    good = worker.keeper.current
+
+    with pytest.raises(Internal, match=r"older.*keyring\.seen"):
+        await worker.secrets.commit([Put("secrets/a", b"value")])
+
+    assert await home.store.get("secrets/a") is None
+    assert worker.keeper.current is good
+    entry = await worker.secrets.get("secrets/before")
+    assert entry is not None and entry.value == b"value"
+
+
+async def test_every_worker_refuses_it_and_every_start(home: Home) -> None:
+    """Another worker of the service does not start with it, nor does the service when it starts anew."""
+    await _rolled_back(home)
+
+    with pytest.raises(KeyringOutdated):
+        await home.worker()
+    with pytest.raises(KeyringOutdated, match=r"older.*remove .*/keyring\.seen and start the service anew"):
+        await home.worker(anew=True)
+
+
+async def test_a_person_accepts_it(home: Home) -> None:
+    """Who removes the file and starts the service anew works with what is there, and that is seen from now on."""
+    await _rolled_back(home)
+    home.seen.unlink()
+
+    worker = await home.worker(anew=True)
+    await worker.secrets.commit([Put("secrets/a", b"value")])
+
+    entry = await home.store.get("secrets/a")
+    assert entry is not None and kid_of(entry.value) == "default.1"
+    assert home.seen.stat().st_mode & 0o777 == 0o600
+
+
+async def test_when_the_newest_is_back_all_is_well(home: Home) -> None:
+    """Once somebody has put the right keyring in its place again the service goes on by itself."""
+    worker = await home.worker()
+    old = await home.row()
+    await worker.rotate()
+    new = await home.row()
+    await home.put_back(old)
+    with pytest.raises(StrongroomError):
+        await worker.secrets.commit([Put("secrets/a", b"value")])
+
+    await home.put_back(new)
+    await worker.secrets.commit([Put("secrets/a", b"value")])
+
+    entry = await home.store.get("secrets/a")
+    assert entry is not None and kid_of(entry.value) == "default.2"
+
+
+async def _edit(store: MemoryBackend, root: RootKey) -> None:
+    await vault.edit(store, root, lambda said: said.rotated("default", vault.now()))
+
+
+async def _settle(store: MemoryBackend, root: RootKey) -> None:
+    await sweep.settle(store, root, None)
+
+
+async def _retire(store: MemoryBackend, root: RootKey) -> None:
+    await sweep.retire(store, root, "access.1")
+
+
+async def _export(store: MemoryBackend, root: RootKey) -> None:
+    await export(store, root)
+
+
+@pytest.mark.parametrize("act", [_edit, _settle, _retire, _export], ids=lambda act: act.__name__.lstrip("_"))
+async def test_no_ceremony_builds_on_it(home: Home, act: Callable[[MemoryBackend, RootKey], object]) -> None:
+    """A store that shows the service one keyring and a ceremony an older one gets no new edition out of that."""
+    worker = await home.worker()
+    old = await home.row()
+    await worker.rotate()
+    async with worker.keeper.root() as root:
+        await home.put_back(old)
+        with pytest.raises(KeyringOutdated):
+            await act(home.store, root)  # type: ignore[misc]
+
+    assert (await home.row()).value == old.value
+
+
+async def test_another_of_the_same_edition_is_no_better(home: Home) -> None:
+    """Of two documents of one edition that which was seen first is the keyring."""
+    worker = await home.worker()
+    async with worker.keeper.root() as root:
+        document, sealed = await vault.current(home.store, root)
+        other = msgspec.structs.replace(document.rotated("default", ""), edition=document.edition)
+        await home.store.commit([Put(NAME, envelope.encrypt(root, NAME, other.encode()))])
+
+        with pytest.raises(KeyringOutdated):
+            await vault.current(home.store, root)
+        await home.store.commit([Put(NAME, sealed.token)])  # as a machine that is revoked makes the epoch grow
+        assert (await vault.current(home.store, root))[0] == document
+
+
+async def test_another_keyring_that_the_same_file_opens(home: Home, tmp_path: Path) -> None:
+    """The keyring of another store is refused, although the same root key file opens it and it is younger."""
+    await home.worker()
+    home.store, first = MemoryBackend(), home.store
+    await home.store.open()
+    other = home.path / "other"
+    home.path.joinpath(KEEPERS_NAME).rename(other)
+    await home.worker(anew=True)
+    other.rename(home.seen)
+    for name in (await home.store.list("system/keyring/")).names:
+        entry = await home.store.get(name)
+        assert entry is not None
+        await first.commit([Put(name, entry.value)])
+    home.store = first
+
+    with pytest.raises(KeyringOutdated, match="another one than was seen here last"):
+        await home.worker(anew=True)
+
+
+async def test_a_store_of_the_first_form_is_not_brought_up_again(home: Home) -> None:
+    """Who removes the keyring and puts the rows of its first form there is told from a store that is old."""
+    await home.worker()
+    await home.store.commit([Delete(name) for name in (await home.store.list("system/keyring/")).names])
+    held = RootKey(jwk.octets_of(jwk.decode((home.path / "secrets.key").read_bytes())))
+    name = "system/keyring/default.1"
+    row = json.dumps({"format": 1, "kid": "default.1", **json.loads(jwk.encode(bytes(64)))}).encode()
+    await home.store.commit([Put(name, envelope.encrypt(held, name, row))])
+    seen = Seen(Page(), home.seen)
+    await seen.load()
+
+    with pytest.raises(KeyringOutdated, match="first form"):
+        await upgrade(home.store, KeyFile(home.path / "secrets.key"), seen=seen)
+
+    assert await home.store.get(name) is not None
+
+
+async def test_what_others_wrote_meanwhile_makes_nothing_old(home: Home) -> None:
+    """A worker that has read the keyring just before another changed it reads again, and does not take it for old."""
+    worker, writer = await home.worker(), await home.worker()
+    await worker.secrets.commit([Put("secrets/a", b"value")])
+    slow = home.store.get
+    read_by = 0
+
+    async def get(name: str) -> Entry | None:
+        nonlocal read_by
+        entry = await slow(name)
+        if name == NAME and not read_by:
+            read_by = 1
+            await writer.rotate()
+        return entry
+
+    home.store.get = get  # type: ignore[method-assign]
+    worker.keeper.changed()
+    ring = await worker.keeper.sync()
+
+    assert ring.active_versions["default"] == "default.2"
+    async with worker.keeper.root() as root:
+        read_by = 0
+        assert (await vault.current(home.store, root))[0].active_versions["default"] == "default.3"
+
+
+async def test_an_old_root_key_brings_no_old_keyring_back(home: Home) -> None:
+    """The keyring from before a rotation of the root key is refused, although its own root key opens it."""
+    worker = await home.worker()
+    old = [
+        Put(each, entry.value)
+        for each in (await home.store.list("system/keyring/")).names
+        if (entry := await home.store.get(each))
+    ]
+    async with worker.keeper.root() as root:
+        document, sealed = await vault.current(home.store, root)
+        new = RootKey(bytes(range(64)), root.seen)
+        await vault.replace(home.store, new, document, sealed.revision)
+        worker.keeper.adopt(new)
+    await home.store.commit(old)  # and the file still opens it
+
+    with pytest.raises(Internal, match="older"):
+        await worker.secrets.commit([Put("secrets/a", b"value")])
+    with pytest.raises(KeyringOutdated):
+        await home.worker(anew=True)
+
+
+async def test_what_is_brought_back_by_hand_is_new(home: Home) -> None:
+    """An old export takes the place of the keyring for every home, also for one that has seen the newer one."""
+    worker = await home.worker()
+    async with worker.keeper.root() as root:
+        exported = read(await export(home.store, root))
+    await worker.rotate()
+    elsewhere = home.seen.read_bytes()
+    async with worker.keeper.root() as root:
+        edition = (await vault.current(home.store, root))[0].edition
+    await home.store.commit([Put(NAME, b"damaged")])
+
+    seen = Seen(Page(), home.seen)
+    await seen.load()
+    key = RootKey(jwk.octets_of(jwk.decode((home.path / "secrets.key").read_bytes())))
+    await restore(home.store, exported, open_root(exported, key), replace=True, seen=seen)
+
+    for kept in (home.seen.read_bytes(), elsewhere):
+        home.seen.write_bytes(kept)
+        started = await home.worker(anew=True)
+        async with started.keeper.root() as root:
+            document, _ = await vault.current(home.store, root)
+            assert document.edition > edition
+            assert document.active_versions["default"] == "default.1"
+
+
+async def test_an_import_joins_no_old_keyring(home: Home) -> None:
+    """Versions are not added to a keyring that is older than the one this home has seen."""
+    worker = await home.worker()
+    async with worker.keeper.root() as root:
+        exported = read(await export(home.store, root))
+    old = await home.row()
+    await worker.rotate()
+    await home.put_back(old)
+    seen = Seen(Page(), home.seen)
+    await seen.load()
+    key = RootKey(jwk.octets_of(jwk.decode((home.path / "secrets.key").read_bytes())))
+
+    with pytest.raises(KeyringOutdated):
+        await restore(home.store, exported, open_root(exported, key), seen=seen)
+
+    assert (await home.row()).value == old.value
+
+
+async def test_a_keyring_without_an_edition_gets_one_with_its_next_change(home: Home) -> None:
+    """A document of the form before is read, named with the next change, and cannot come back after that."""
+    worker = await home.worker()
+    async with worker.keeper.root() as root:
+        document, _ = await vault.current(home.store, root)
+        members = json.loads(document.encode())
+        members.pop("keyring"), members.pop("edition")
+        members["format"] = 2
+        before = envelope.encrypt(root, NAME, json.dumps(members).encode())
+    await home.store.commit([Put(NAME, before)])
+    home.seen.unlink()
+    started = await home.worker(anew=True)
+    assert not home.seen.exists()
+
+    said = await started.edit(lambda said: said.with_census())
+    assert json.loads(home.seen.read_bytes())["edition"] > 0 and said.format_ == 3
+    await home.store.commit([Put(NAME, before)])
+    with pytest.raises(KeyringOutdated):
+        await home.worker(anew=True)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b'{"keyring":"","edition":1,"digest":""}', b'{"keyring":"zz","edition":1,"digest":""}']
+)
+async def test_a_file_that_says_nothing_is_not_taken_for_none(home: Home, text: bytes) -> None:
+    """A damaged file ends the start with the words that mend it: it is not the same as one that was removed by hand."""
+    await home.worker()
+    home.seen.write_bytes(text)
+
+    with pytest.raises(KeyFileUnusable, match="remove it"):
+        await home.worker(anew=True)
+
+
+async def test_where_the_file_cannot_be_written_the_workers_know_it_still(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a place for the file that is said in the log, and an old keyring is refused until the service ends."""
+    home.path.joinpath(KEEPERS_NAME).mkdir()
+    with pytest.raises(KeyFileUnusable):
+        await home.worker()
+    home.path.joinpath(KEEPERS_NAME).rmdir()
+    worker = await home.worker()
+    old = await home.row()
+    home.seen.unlink()
+    home.seen.mkdir()  # what cannot be replaced by a file, whoever runs this
+
+    with caplog.at_level(logging.WARNING):
+        await worker.rotate()
+
+    assert "the next start cannot tell an old keyring" in caplog.text
+    await home.put_back(old)
+    with pytest.raises(Internal, match="older"):
+        await worker.secrets.commit([Put("secrets/a", b"value")])
+    assert [each.name for each in home.path.iterdir() if each.name.startswith(".")] == []
+
+
+def _changes(page: Page) -> Sequence[Callable[[], object]]:
+    return [
+        lambda: page.unlock(bytes(64)),
+        page.halt,
+        page.touch,
+        lambda: page.failed(0.0),
+        page.lock,
+        lambda: page.unlock(b"x" * 64),
+    ]
+
+
+def test_the_page_keeps_the_mark_whatever_else_changes() -> None:
+    """Locking, unlocking, halting and counting wrong keys leave the mark; putting one leaves all the rest."""
+    page = Page()
+    marks = [bytes([number]) * len(page.mark) for number in range(8)]
+    for before, after, change in zip(marks[:-1], marks[1:], [*_changes(page), lambda: None], strict=True):
+        assert page.put_mark(before, after)
+        state, failures, generation = page.state, page.failures, page.generation
+        assert not page.put_mark(before, marks[-1])
+        assert (page.state, page.failures, page.generation) == (state, failures, generation)
+        change()
+        assert page.mark == after
+    assert page.read()[2] == bytearray(b"x" * 64)
+    with pytest.raises(ValueError, match="bytes"):
+        page.put_mark(page.mark, b"short")
+
+
+async def test_the_census_completes_on_the_keyring_that_was_seen(home: Home) -> None:
+    """What only says that the census is complete is an edition like any other."""
+    worker = await home.worker()
+    async with worker.keeper.root() as root:
+        before = json.loads(home.seen.read_bytes())["edition"]
+        await complete(home.store, root, worker.keeper)
+        assert json.loads(home.seen.read_bytes())["edition"] > before
