@@ -38,7 +38,7 @@ from storage_service.errors import ConfigurationError
 MAX_SOCKET_PATH: Final = 100  # bytes; the kernel's limit is 107 (unix(7)), and nobody should have to count that close
 
 # A file's name as it is, whatever stands in it, and options of the store behind it.
-_SQLITE_FILE: Final = re.compile(r"(.*?)(\?(?:(?:busy_timeout|history)=[0-9.]*&?)+)?", re.DOTALL)
+_SQLITE_FILE: Final = re.compile(r"(.*?)(\?[a-z_]+=[^/?&=]*(?:&[a-z_]+=[^/?&=]*)*)?", re.DOTALL)
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Tables = list[dict[str, str | list[str]]]
