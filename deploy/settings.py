@@ -498,7 +498,7 @@ class _Resolver:
         if (said := Home(self._home).store) is not None:
             return said
         usual = self._store("store", "sqlite")
-        file = Path(usual.removeprefix("sqlite:"))
+        file = file_of(split(usual).path)
         return usual if store != usual and file.exists() and file.stat().st_size else None
 
     def _handler(self, given: Mapping[str, str | list[str]]) -> HandlerSettings:

@@ -175,6 +175,7 @@ class KeyService:
         async with self._permitted(caller, Action.DELETE, f"init/{_root_kid(kid)}"):
             await rotation.take_back(self._store, kid)
             self._keeper.forget()
+            await self._keeper.seen.forget()  # the next keyring is another one
 
     async def prepare_root(self, caller: Caller, wanted: NewRoot) -> KeysMade:
         """Prepare the next root key, and return what people are given, this once; it opens nothing until confirmed.
