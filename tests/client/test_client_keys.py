@@ -171,4 +171,4 @@ def test_what_an_error_tells_crosses_the_socket(error: errors.ServiceError) -> N
     got = wire.error_of(status, body)
 
     assert type(got) is type(error)
-    assert (str(got), vars(got)) == (str(error), vars(error))
+    assert (str(got), vars(got)) == (str(error), vars(error) | {"told": True})
