@@ -57,12 +57,15 @@ class StorageApp:
         page: Page,
         opener: Callable[[str], Backend] = open_backend,
         old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
+        *,
+        renew: Callable[[], None] | None = None,
     ) -> None:
-        """Take the settings, what the workers share, and what makes the store of its URL and old places of theirs."""
+        """Take the settings, what the workers share, what makes stores and old places, and what renews the workers."""
         self._settings = settings
         self._page = page
         self._opener = opener
         self._old_places = old_places
+        self._renew = renew
         self._parts: Parts | None = None
         self._refusals = Refusals()
 
@@ -72,7 +75,7 @@ class StorageApp:
         Raises:
             StrongroomError: as `bootstrap.build`: what is wrong does not get better by trying again.
         """
-        self._parts = await build(self._settings, self._page, self._opener, self._old_places)
+        self._parts = await build(self._settings, self._page, self._opener, self._old_places, self._renew)
         self._secrets = SecretsEndpoint(self._parts.service)
         self._rest = _falcon_app(self._parts)
 
@@ -207,13 +210,14 @@ def create_app(
     settings: ServiceSettings,
     page: Page | None = None,
     old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
+    renew: Callable[[], None] | None = None,
 ) -> StorageApp:
     """Return the application; it touches nothing before it is opened.
 
     *page* is what the workers of one service share; without one, this is the only worker. *old_places* makes what asks
-    an old place, where settings name one.
+    an old place, where settings name one; *renew* lets new workers take the place of all.
     """
-    return StorageApp(settings, page or Page(), old_places=old_places)
+    return StorageApp(settings, page or Page(), old_places=old_places, renew=renew)
 
 
 def _falcon_app(parts: Parts) -> falcon.asgi.App[Request, Response]:

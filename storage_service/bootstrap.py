@@ -75,11 +75,13 @@ async def build(
     page: Page,
     opener: Callable[[str], Backend] = open_backend,
     old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
+    renew: Callable[[], None] | None = None,
 ) -> Parts:
     """Open store, keys and audit log, and put the service together.
 
     Called on the event loop that serves, after any fork; *page* was made before it, for all workers of the service.
-    If it raises, nothing stays open. *opener* makes the store of a URL, *old_places* what asks an old place.
+    If it raises, nothing stays open. *opener* makes the store of a URL, *old_places* what asks an old place;
+    *renew* lets new workers take the place of all of the service.
 
     Raises:
         ConfigurationError, KeyFileMissing, WrongRootKey: what the operator must mend.
@@ -148,7 +150,7 @@ async def build(
             stores=(store, *routing.backends),
             scheme=settings.store.partition(":")[0],
             keeper=keeper,
-            key_service=KeyService(service, store, keeper, file, documents, machine=machine),
+            key_service=KeyService(service, store, keeper, file, documents, machine=machine, renew=renew),
             # Of the store alone: who moves an estate must see what has moved.
             sealed_service=SealedService(encrypted, keys, Door((WholeReach(), *deciders), audit), large_answers),
             old=old,

@@ -39,6 +39,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], keys: KeyService) -> None:
         ("/init/{kid}", Unseen(keys)),
         ("/unlock", Unlock(keys)),
         ("/lock", Lock(keys)),
+        ("/forget", Forget(keys)),
         ("/root", NextRoot(keys)),
         ("/root/{kid}", PreparedRoot(keys)),
         ("/keysets", Keysets(keys)),
@@ -119,6 +120,15 @@ class Lock(_Resource):
     async def on_post(self, req: Request, resp: Response) -> None:
         """Lock every worker."""
         await self._keys.lock(caller(req))
+        _done(req, resp)
+
+
+class Forget(_Resource):
+    """What closes it, and ends who knew it."""
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Lock every worker, and let others take their places."""
+        await self._keys.lock(caller(req), forget=True)
         _done(req, resp)
 
 

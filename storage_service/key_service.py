@@ -83,14 +83,20 @@ class KeyService:
         machines: MachineDocuments,
         *,
         machine: MachineKeyFile | None = None,
+        renew: Callable[[], None] | None = None,
     ) -> None:
-        """Take the parts; *store* is the bare one, *machine* this machine's own key."""
+        """Take the parts.
+
+        *store* is the bare one, *machine* this machine's own key; *renew* lets new workers take the place of all,
+        which finish what they have begun.
+        """
         self._service = service
         self._store = store
         self._keeper = keeper
         self._file = file
         self._machines = machines
         self._machine = machine
+        self._renew = renew
 
     async def expect(self, caller: Caller, action: Action, what: str) -> None:
         """Refuse *caller* what would be refused anyway, before anything is read: *what* is a name below the keyring's.
@@ -236,10 +242,22 @@ class KeyService:
                 await self._service.failed(caller, Action.PUT, name, WrongKey.code)
                 raise
 
-    async def lock(self, caller: Caller) -> None:
-        """Lock the service, in every worker."""
+    async def lock(self, caller: Caller, *, forget: bool = False) -> None:
+        """Lock the service, in every worker.
+
+        Args:
+            caller: who asks.
+            forget: end the workers, too, for the kernel clears what Python cannot; others take their places.
+
+        Raises:
+            Invalid: *forget*, where nobody replaces workers; it is locked.
+        """
         async with self._permitted(caller, Action.PUT, "lock"):
             self._keeper.lock()
+            if forget:
+                if self._renew is None:
+                    raise Invalid("it is locked, but nobody here replaces workers: start it anew")
+                self._renew()
 
     # Keysets
 

@@ -91,11 +91,16 @@ def unlock(*, file: str | None) -> None:
 
 
 @key.command()
+@click.option("--forget", is_flag=True, help="End the workers, too, in whose memory copies of keys may be left.")
 @common_options
-def lock() -> None:
-    """Lock the service: no secret is read or written until somebody unlocks it. Plain records go on working."""
+def lock(*, forget: bool) -> None:
+    """Lock the service: no secret is read or written until somebody unlocks it. Plain records go on working.
+
+    With --forget other workers take the place of those who had the keys. They know the service's own API key alone
+    until it is unlocked.
+    """
     with client() as service:
-        service.lock()
+        service.lock(forget=forget)
     show.done({"state": "locked"}, "the service is locked")
 
 

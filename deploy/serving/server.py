@@ -5,6 +5,7 @@
 
 import errno
 import os
+import signal
 import socket
 import stat
 from collections.abc import Callable, Mapping
@@ -57,11 +58,22 @@ def make_app(
         from deploy.old_places import old_place
         from storage_service.app import create_app
 
-        return Served(create_app(settings.service, page, old_place), Limits(), None, crowd)
+        return Served(create_app(settings.service, page, old_place, _renewal()), Limits(), None, crowd)
     from http_proxy.app import create_app as create_proxy
 
     application = create_proxy(settings.proxy, tls.notes if tls else tuple)
     return Served(application, Limits(), tls.current.context if tls else None, crowd)
+
+
+def _renewal() -> Callable[[], None]:
+    """Return what lets new workers take the place of all, as gunicorn's master does at a SIGHUP; called in a worker."""
+    master = os.getppid()
+
+    def renew() -> None:
+        if os.getppid() == master:  # else it is gone, and this worker is about to follow
+            os.kill(master, signal.SIGHUP)
+
+    return renew
 
 
 def rehearse(settings: Settings) -> None:

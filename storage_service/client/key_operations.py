@@ -87,9 +87,14 @@ def unlock(text: str | Secret | None = None) -> Operation[None]:
     yield _post("/unlock", keyring_wire.Typed(text=_revealed(text)))
 
 
-def lock() -> Operation[None]:
-    """Lock the service, in all of its workers: no secret is read or written until somebody unlocks it."""
-    yield _post("/lock")
+def lock(*, forget: bool = False) -> Operation[None]:
+    """Lock the service, in all of its workers: no secret is read or written until somebody unlocks it.
+
+    Args:
+        forget: let other workers take the place of those who had the keys, so that no copy is left in their memory.
+            They do not know the holders of API keys until the service is unlocked, but for the service's own.
+    """
+    yield _post("/forget" if forget else "/lock")
 
 
 def prepare_root(

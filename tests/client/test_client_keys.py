@@ -50,6 +50,7 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, object]
         *(b"", "POST", "/unlock", WRITE, {"text": "words"}, None),
     ),
     "unlock with nothing": (key_operations.unlock(), b"", "POST", "/unlock", WRITE, {"text": None}, None),
+    "lock and forget": (key_operations.lock(forget=True), b"", "POST", "/forget", WRITE, None, None),
     "lock": (key_operations.lock(), b"", "POST", "/lock", WRITE, None, None),
     "prepare_root": (
         key_operations.prepare_root("file", keep_file=True),
