@@ -626,7 +626,7 @@ async def edited_under_us(store: Backend) -> None:
 
 
 async def rewritten_by_the_future(store: Backend) -> None:
-    await store.commit([Put(NAME, envelope.encrypt(RootKey(ROOT_BITS), NAME, b'{"format":3}'))])
+    await store.commit([Put(NAME, envelope.encrypt(RootKey(ROOT_BITS), NAME, b'{"format":4}'))])
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ async def edited(store: Backend, path: Path) -> None:
 
 async def of_the_future(store: Backend, path: Path) -> None:
     root = await given(store, as_recipient(key_file(path)))
-    await store.commit([Put(NAME, envelope.encrypt(root, NAME, b'{"format":3,"seed":1}'))])
+    await store.commit([Put(NAME, envelope.encrypt(root, NAME, b'{"format":4,"seed":1}'))])
 
 
 async def wrap_of_another_root_key(store: Backend, path: Path) -> None:

@@ -387,7 +387,7 @@ async def test_many_who_change_it_lose_nothing(store: MemoryBackend) -> None:
 async def test_a_stale_revision_replaces_nothing(store: MemoryBackend) -> None:
     """A document is put in the place of one revision, and of no other, even if the text there is the same."""
     stale = await vault.create(store, ROOT, first(), [])
-    revision = await vault.replace(store, ROOT, first(), stale)
+    _, revision = await vault.replace(store, ROOT, first(), stale)
 
     assert revision > stale
     with pytest.raises(Overtaken):
