@@ -117,6 +117,8 @@ async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported"
     from storage_service.backends import open_backend
     from storage_service.backup.restoring import restore as fill
     from storage_service.keyring.machine_documents import documents_in
+    from storage_service.keyring.page import Page
+    from storage_service.keyring.seen import Seen
 
     store = open_backend(settings.service.store)
     await store.open()
@@ -127,6 +129,7 @@ async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported"
         for machine in exported.machines:  # those that did not lie in the store
             if await documents.get(machine.fingerprint) is None:
                 await documents.save(machine)
+        await Seen(Page(), settings.service.keyring_seen).forget()  # who restores says that this one is right
     finally:
         await store.close()
     _hand_over(settings.service.store)
@@ -143,10 +146,13 @@ def _keep_store(settings: "Settings") -> None:
 
 def _hand_over(url: str) -> None:
     """Give a file that root has made to whom its directory belongs: under systemd, the service's user."""
-    scheme, _, path = url.partition(":")
-    if scheme == "sqlite" and os.geteuid() == 0:
-        owner = Path(path).parent.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
+    from storage_service.backends.url import file_of, split
+
+    parts = split(url)
+    if parts.scheme == "sqlite" and os.geteuid() == 0:
+        file = file_of(parts.path)
+        owner = file.parent.stat()
+        os.chown(file, owner.st_uid, owner.st_gid)
 
 
 def _next_steps(settings: "Settings", exported: "Exported", store: str | None) -> list[str]:

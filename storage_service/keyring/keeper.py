@@ -39,7 +39,8 @@ from storage_service.keyring.seen import Seen
 from storage_service.keyring.unattended import KeyFile, Way
 from storage_service.keyring.vault import Sealed
 
-_BEHIND: Final = (KeyFileMissing, KeyFileUnusable, WrongRootKey)  # what the right file, put in its place, mends
+# What the right file, put in its place, mends, or a person who knows better:
+_BEHIND: Final = (KeyFileMissing, KeyFileUnusable, KeyringOutdated, WrongRootKey)
 _ATTEMPTS: Final = 3  # at a keyring that looks old
 LOOK: Final = 0.2  # seconds between two looks at the page by a worker that is asked nothing
 

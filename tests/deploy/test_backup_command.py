@@ -114,6 +114,22 @@ def test_there_and_back(there: Up, short: Path) -> None:
         assert (census["missing"], census["stale"], census["unreadable"]) == (0, 0, [])
 
 
+def test_a_home_goes_back_to_what_it_was(there: Up, short: Path) -> None:
+    """A keyring that changed since the backup is forgotten by the home that the backup is restored into."""
+    file, kept = short / "b", short / "kept"
+    backup(there.home, file)
+    assert strongroom("--home", there.home, "key", "rotate", "keyset", "default").code == 0
+    there.end()
+    assert (there.home / "keyring.seen").exists()
+    (there.home / "data").rename(kept)
+
+    done = restore(file, there.home)
+
+    assert done.code == 0, done
+    with up(there.home):
+        assert get(there.home, "db/1") == f"{CANARY}-1"
+
+
 def test_nothing_secret_is_in_it(there: Up, short: Path) -> None:
     """Neither a value nor a key is in a backup, whatever is searched for."""
     file = short / "b"

@@ -35,7 +35,7 @@ class Scene:
         operator.set_secret(self.name, "a", "the value of a")
         operator.save(Host(address=self.name))
         operator.save(HostCreds.new(address=self.name, ssh_priv_key=KEY))
-        operator.create_apikey(self.name, paths=[f"/secrets/{self.name}"], actions=["get"])
+        operator.create_apikey(self.name, paths=[f"/secrets/{self.name}"], actions=["delete"])
 
 
 Verb = Callable[[StorageClient, Scene], object]
