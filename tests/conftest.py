@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from storage_service import hygiene
 from tests.etcd_server import Etcd, running
 
 
@@ -16,8 +17,14 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
 
 
 @pytest.fixture(autouse=True)
-def _no_lasting_limit() -> Iterator[None]:
-    """A limit that a test lowers for good would fail others, in some orders: what closes a process runs in a child."""
+def _open_to_debuggers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the process of the tests stay as it is, where a command runs in it: what closes one is tried in others.
+
+    A limit that a test lowers for good would fail others, in some orders.
+    """
     before = resource.getrlimit(resource.RLIMIT_CORE)
+    if request.path.name != "test_hygiene.py":
+        monkeypatch.setattr(hygiene, "_refuse_debuggers", lambda: None)
+        monkeypatch.setattr(hygiene, "_refuse_core_dumps", lambda: None)
     yield
     assert resource.getrlimit(resource.RLIMIT_CORE) == before

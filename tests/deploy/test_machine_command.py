@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from deploy.cli import machine_here
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend, Delete, Put
 from storage_service.keyring import machine_key, rotation
@@ -28,12 +27,6 @@ from tests.forking import in_child
 
 PR_GET_DUMPABLE = 3
 TAMPERED = "[✘] capability flag failed authentication — tampered or wrong DEK\n"
-
-
-@pytest.fixture(autouse=True)
-def _open_to_debuggers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the process of the tests stay as it is; that the command closes its own, a test shows in a child."""
-    monkeypatch.setattr(machine_here, "harden", lambda: None)
 
 
 @pytest.fixture(params=["in the store", "in a file"])

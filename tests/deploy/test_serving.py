@@ -175,11 +175,6 @@ class TestGunicorn:
 class TestPage:
     """The memory that the storage service's workers share."""
 
-    @pytest.fixture(autouse=True)
-    def _open_to_debuggers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let the process of the tests stay as it is, where a worker's application is made in it."""
-        monkeypatch.setattr(server, "harden", lambda: None)
-
     def test_it_outlives_a_reload(self, made: Path) -> None:
         """The process that forks the workers makes one, and gives it to those that come with a SIGHUP, too."""
         told = load(made)

@@ -10,19 +10,12 @@ from typing import Any
 
 import pytest
 
-from deploy.cli import machine_here
 from storage_service.client import StorageClient
 from storage_service.errors import Locked
 from tests.deploy.running import Done, Up, clean_environment, eventually, spawn, strongroom, up
 from tests.etcd_server import Etcd
 
 UNATTENDED = clean_environment(STRONGROOM_AUTOGEN_ROOT_KEY="false")  # a service that makes no key of its own
-
-
-@pytest.fixture(autouse=True)
-def _open_to_debuggers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the process of the tests stay as it is, where a command runs in it."""
-    monkeypatch.setattr(machine_here, "harden", lambda: None)
 
 
 @pytest.fixture
