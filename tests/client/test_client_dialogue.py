@@ -79,8 +79,8 @@ def one(effect: Effect) -> Operation[bytes]:
 
 READ, GUARDED, WRITE = Effect.READ, Effect.GUARDED, Effect.WRITE
 
-STORIES: dict[str, tuple[Effect, list[Outcome], int, type[Exception] | bytes, Fate | None]] = {
-    # story: effect, outcomes in order, attempts made, what the caller gets, and the fate if it is Unavailable
+STORIES: dict[str, tuple[Effect, list[Outcome], int, type[errors.ServiceError] | bytes, Fate | None]] = {
+    # story: effect, outcomes in order, attempts made, what the caller gets, and the fate of an error
     "an answer is the end": (WRITE, [OK], 1, b"done", None),
     "a read that found nobody is sent again": (READ, [REFUSED, OK], 2, b"done", None),
     "a read whose answer was cut is sent again": (READ, [LOST, OK], 2, b"done", None),
@@ -93,8 +93,14 @@ STORIES: dict[str, tuple[Effect, list[Outcome], int, type[Exception] | bytes, Fa
     "a write that found nobody, then was cut": (WRITE, [REFUSED, LOST], 2, Unavailable, Fate.UNKNOWN),
     "a guarded write that was cut is sent again": (GUARDED, [LOST, OK], 2, b"done", None),
     "a guarded write known as done is not": (GUARDED, [APPLIED], 1, Unavailable, Fate.APPLIED),
-    "changed, at the first attempt, is changed": (GUARDED, [CHANGED], 1, errors.Changed, None),
-    "changed, after nothing was applied, is changed": (GUARDED, [REFUSED, CHANGED], 2, errors.Changed, None),
+    "changed, at the first attempt, is changed": (GUARDED, [CHANGED], 1, errors.Changed, Fate.NOT_APPLIED),
+    "changed, after nothing was applied, is changed": (
+        GUARDED,
+        [REFUSED, CHANGED],
+        2,
+        errors.Changed,
+        Fate.NOT_APPLIED,
+    ),
     "changed, after a cut, may be our own doing": (GUARDED, [LOST, CHANGED], 2, Unavailable, Fate.UNKNOWN),
     "no listener, after a cut, leaves the doubt": (
         GUARDED,
@@ -104,7 +110,7 @@ STORIES: dict[str, tuple[Effect, list[Outcome], int, type[Exception] | bytes, Fa
         Fate.UNKNOWN,
     ),
     "refused after a cut leaves the doubt": (GUARDED, [LOST, LOCKED], 2, Unavailable, Fate.UNKNOWN),
-    "a locked service needs a person, not a repetition": (READ, [LOCKED], 1, errors.Locked, None),
+    "a locked service needs a person, not a repetition": (READ, [LOCKED], 1, errors.Locked, Fate.NOT_APPLIED),
 }
 
 
@@ -119,7 +125,7 @@ def test_repeats_what_is_safe_and_says_what_is_true(story: str) -> None:
     else:
         with pytest.raises(result) as caught:
             told.carry_out(one(effect))
-        assert getattr(caught.value, "fate", None) == fate
+        assert caught.value.fate == fate
     assert len(told.sent) == attempts
 
 

@@ -1,6 +1,7 @@
 """What is encrypted, as it is stored: what each operation sends, and how both faces fare with the real service."""
 
 import inspect
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -160,7 +161,7 @@ def test_a_record_is_read_as_it_is_stored(client: Any) -> None:
 
 def test_a_key_with_limits_is_refused(client: Any, connect: Callable[..., Any], strongroom_server: Server) -> None:
     """All of the secrets is not everything."""
-    issued = client.create_apikey("sealed-limited", paths=["/secrets", "/system"])
+    issued = client.create_apikey(f"limited-{secrets.token_hex(4)}", paths=["/secrets", "/system"])
     limited = connect(socket=strongroom_server.socket, api_id=issued.api_id, api_key=issued.api_key)
 
     for ask in (
@@ -171,7 +172,7 @@ def test_a_key_with_limits_is_refused(client: Any, connect: Callable[..., Any], 
     ):
         with pytest.raises(errors.Denied):
             ask()
-    client.revoke_apikey("sealed-limited")
+    client.revoke_apikey(issued.api_id)
 
 
 def test_it_is_on_the_socket_alone(client: Any, connect: Callable[..., Any], strongroom_server: Server) -> None:
