@@ -212,7 +212,7 @@ class Door:
             Denied, AuditUnavailable: as `permit`.
         """
         if any(decider.rules_out(caller.principal, action, below) for decider in self._deciders):
-            await self._audit.append(*_records(caller, [Act(action, below)], "denied"))
+            await self._deny(caller, [Act(action, below)])
             raise Denied("outside what these credentials reach")
 
     async def read(self, caller: Caller, action: Action, wanted: Sequence[str], read: Callable[[], Awaitable[T]]) -> T:

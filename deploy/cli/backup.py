@@ -171,6 +171,8 @@ async def _copy_offline(
     from storage_service.backends import open_backend
     from storage_service.errors import Uninitialized
     from storage_service.keyring import vault
+    from storage_service.keyring.page import Page
+    from storage_service.keyring.seen import Seen
 
     async with moment_of(settings.store):
         pass  # first: to open one to write would make it where there is none
@@ -181,6 +183,8 @@ async def _copy_offline(
         if sealed is None:
             raise Uninitialized("there is no keyring in the store, and so no secret")
         root = await backup_file.root_in(store, sealed.root, settings, key_file, typed)
+        root.seen = Seen(Page(), settings.keyring_seen)  # or an older keyring would be given a new edition
+        await root.seen.load()
         return await copy(settings.store, Opened(store, root, settings), label, out)
     finally:
         await store.close()

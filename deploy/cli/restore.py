@@ -56,7 +56,8 @@ def restore(
         with _furnished(settings):
             _put_key_file(settings.service.root_key, given)
             _keep_store(settings)  # first: whoever is killed before anything is in the store leaves no home for another
-            asyncio.run(_restore(settings, source, exported, checked))
+            with _owner_of(settings.service.store):
+                asyncio.run(_restore(settings, source, exported, checked))
     steps = _next_steps(settings, exported, store)
     if show.as_json():
         said = {"backup": checked.head.label, "rows": checked.end.rows, "opened": checked.opened}
@@ -132,7 +133,6 @@ async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported"
         await Seen(Page(), settings.service.keyring_seen).forget()  # who restores says that this one is right
     finally:
         await store.close()
-    _hand_over(settings.service.store)
 
 
 def _keep_store(settings: "Settings") -> None:
@@ -144,15 +144,29 @@ def _keep_store(settings: "Settings") -> None:
         Home(settings.home).keep_store(without_password(settings.service.store))
 
 
-def _hand_over(url: str) -> None:
-    """Give a file that root has made to whom its directory belongs: under systemd, the service's user."""
+@contextmanager
+def _owner_of(url: str) -> Iterator[None]:
+    """Be the one whom the directory of an SQLite file belongs to, under systemd the service's user, if this is root.
+
+    So the file is that user's; and whatever lies there, a link among it, is opened with no more rights than he has.
+    """
     from storage_service.backends.url import file_of, split
 
     parts = split(url)
-    if parts.scheme == "sqlite" and os.geteuid() == 0:
-        file = file_of(parts.path)
-        owner = file.parent.stat()
-        os.chown(file, owner.st_uid, owner.st_gid)
+    directory = file_of(parts.path).parent
+    if parts.scheme != "sqlite" or os.geteuid() != 0 or not directory.exists() or not directory.stat().st_uid:
+        yield
+        return
+    owner, groups = directory.stat(), os.getgroups()
+    os.setgroups([owner.st_gid])
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 def _next_steps(settings: "Settings", exported: "Exported", store: str | None) -> list[str]:

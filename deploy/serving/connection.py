@@ -643,10 +643,13 @@ class Exchange:
         if connection.writable is None:
             connection.deadline = self.deadline()
         self._more = server.loop.create_future()
+        server.ledger.wait(connection)  # whoever does not go on sending may have to make room
         try:
             await self._more
         finally:
             self._more = None
+            if self._connection is not None:
+                server.ledger.work(connection)
 
 
 def peer_of(accepted: socket.socket) -> Peer | None:

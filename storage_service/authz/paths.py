@@ -121,7 +121,7 @@ class UserNameSpace:
         """Whether all of it lies in containers of others."""
         del action
         path, root = "/" + below, self.path.rstrip("/") + "/"
-        own = f"{root}{principal.name}/"
+        own = f"{root}{principal.namespace}/"
         return path.startswith(root) and not (path.startswith(own) or own.startswith(path))
 
 

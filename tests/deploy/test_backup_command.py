@@ -410,6 +410,24 @@ def test_a_stopped_service_is_copied(there: Up, short: Path) -> None:
     assert not (short / "n").exists()
 
 
+def test_an_older_keyring_is_not_made_new_by_a_backup(there: Up, short: Path) -> None:
+    """Where an older keyring was put back, an offline backup is refused like a start, and makes it no newer."""
+    there.end()
+    shutil.copytree(there.home / "data", short / "old")
+    with up(there.home):
+        assert strongroom("--home", there.home, "key", "rotate", "keyset", "default").code == 0
+    shutil.rmtree(there.home / "data")
+    (short / "old").rename(there.home / "data")
+
+    done = backup(there.home, short / "b", "--offline")
+
+    assert (done.code != 0, "older than the one that was seen here last" in done.err) == (True, True), done
+    assert not (short / "b").exists()
+    started = spawn("up", "--home", there.home, "--listen", "127.0.0.1:0")
+    _, said = started.communicate(timeout=60)
+    assert (started.returncode, "older than the one" in said) == (2, True), said
+
+
 @pytest.mark.parametrize("step", range(4))
 def test_a_restore_that_is_killed_says_so(there: Up, short: Path, step: int) -> None:
     """Killed while it fills the store, it leaves one on which no service starts; the same command finishes it."""
@@ -503,7 +521,11 @@ def test_a_home_that_holds_only_settings(there: Up, short: Path) -> None:
     (place / "strongroom.toml").write_text(f'store = "sqlite:{data}/strongroom.db"\n')
     backup(there.home, short / "b")
     if os.geteuid() == 0:
+        short.chmod(0o711)  # as the directories above that of a service are
         os.chown(data, 65534, 65534)
+        (data / "strongroom.db").symlink_to("/etc/hostname")  # what that user may not write, root does not for him
+        assert restore(short / "b", place, "--key-file", there.home / "secrets.key").code != 0
+        (data / "strongroom.db").unlink()
 
     assert restore(short / "b", place, "--key-file", there.home / "secrets.key").code == 0
 

@@ -219,6 +219,21 @@ async def test_who_is_worked_for_is_never_closed_for_another(capped: Served) -> 
         assert not await closed(await crowd.connect("127.0.0.2"))
 
 
+async def test_who_does_not_send_the_body_makes_room(capped: Served) -> None:
+    """A request whose body does not come is nobody's work: the longest silent of them goes for a new connection."""
+    async with Crowd(capped) as crowd:
+        waiting = [await crowd.connect("127.0.0.2") for _ in range(8)]
+        other = await crowd.connect("127.0.0.3")
+        for client in waiting:
+            client.writer.write(request("PUT", "/echo", "content-length: 16000") + b"x")
+        while json.loads((await other.ask(request("GET", "/counts"))).body)["exchanges"] < 8:
+            await asyncio.sleep(0)
+        assert not await closed(await crowd.connect("127.0.0.2"))
+        assert await waiting[0].rest() == b""
+        waiting[7].writer.write(b"x" * 15999)
+        assert (await asyncio.wait_for(read_message(waiting[7].reader), 10)).status == 200
+
+
 async def test_who_was_refused_makes_room(capped: Served) -> None:
     """A connection that is read on for a moment, so that its client sees a refusal, is in nobody's way."""
     async with Crowd(capped) as crowd:
