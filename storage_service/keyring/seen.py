@@ -13,7 +13,6 @@ copy) a person says so, by removing the file and starting the service anew.
 """
 
 import asyncio
-import fcntl
 import hashlib
 import logging
 import os
@@ -157,15 +156,21 @@ class Seen:
         )
 
     def _write(self, path: Path) -> None:
-        """Bring what was seen last to the disk, whole or not at all; who writes last writes the latest."""
+        """Bring what was seen last to the disk, whole or not at all.
+
+        Several may write at once, none of them behind a lock: who has the directory's may wait for this very act. So
+        each looks again, and whoever wrote what is no longer the latest writes once more.
+        """
+        while (last := self.last) is not None:
+            self._replace(path, last)
+            if self.last == last:
+                return
+
+    def _replace(self, path: Path, mark: Mark) -> None:
+        text = msgspec.json.encode(_Kept(mark.keyring.hex(), mark.edition, mark.digest.hex()))
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            last = self.last
-            if last is None:
-                return
-            text = msgspec.json.encode(_Kept(last.keyring.hex(), last.edition, last.digest.hex()))
-            temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 with os.fdopen(descriptor, "wb") as file:
@@ -182,4 +187,4 @@ class Seen:
                 raise
             os.fsync(directory)
         finally:
-            os.close(directory)  # this lets go of the lock, too
+            os.close(directory)
