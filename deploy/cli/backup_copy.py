@@ -143,10 +143,12 @@ async def _insist(change: Callable[[str], Awaitable[None]], label: str) -> None:
 
 
 async def _copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
-    """Copy a moment at which the keyring is that of its export, and all its versions are kept."""
+    """Copy a moment at which keyring and recipients are those of the export, and all its versions are kept."""
     from storage_service.backup import taking
+    from storage_service.backup.checking import Openers
     from storage_service.backup.form import Head
     from storage_service.errors import Overtaken
+    from storage_service.keyring.export import read
     from storage_service.keyring.vault import now
     from storage_service.wire import VERSION
 
@@ -157,7 +159,8 @@ async def _copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
             await _insist(index.register, label)
             continue
         async with moment_of(url) as moment:
-            if await _keyring_of(moment) == keyring["keys"]:
+            openers = Openers(read(json.dumps(keyring).encode()))
+            if await _keyring_of(moment) == keyring["keys"] and await openers.are_in(moment):
                 scheme, taken = url.partition(":")[0], now()
                 head = Head(
                     version=VERSION, label=label, taken=taken, store=scheme, revision=moment.revision, keyring=keyring
