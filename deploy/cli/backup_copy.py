@@ -112,7 +112,9 @@ def moment_of(url: str) -> "AbstractAsyncContextManager[Snapshot]":
 
 
 async def copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
-    """Copy the store at *url* to *out* as the backup *label*; if that does not come about, the index forgets it again.
+    """Copy the store at *url* to *out* as the backup *label*, and finish that where it is a new file.
+
+    If that does not come about, the index forgets the label again.
 
     Raises:
         Exists: the index knows a backup of that label.
@@ -120,15 +122,20 @@ async def copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
         OSError: it cannot be written.
         Unavailable, ConfigurationError: the store cannot be read.
     """
+    from deploy.home import NewFile
     from storage_service.errors import StrongroomError
 
     await _insist(index.register, label)
     try:
-        return await _copy(url, index, label, out)
+        end = await _copy(url, index, label, out)
+        out.flush()
+        if isinstance(out, NewFile):
+            out.finish()
     except BaseException:
         with suppress(StrongroomError):  # what is left there keeps keys, and loses nothing
             await _insist(index.forget, label)
         raise
+    return end
 
 
 async def _insist(change: Callable[[str], Awaitable[None]], label: str) -> None:
