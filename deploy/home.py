@@ -11,6 +11,7 @@ DIR/                 0700
 
 import errno
 import fcntl
+import io
 import json
 import os
 import secrets
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from deploy.places import CLIENT, CONFIG, SOCKET, STORE
 from models.secret import Secret
@@ -29,6 +30,7 @@ from storage_service.errors import ConfigurationError
 
 API_KEY_BYTES: Final = 32  # 256 bits, from the kernel's generator
 API_ID: Final = "storage_service"  # CPD-101's name for the platform's own key
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})  # what link(2) says there
 STALE_WAIT: Final = 5.0  # seconds that the processes of a killed `up` may take to follow it
 
 TEMPLATE: Final = """\
@@ -71,9 +73,44 @@ def write_private(path: Path, content: bytes) -> None:
     _sync(path.parent)
 
 
+class NewFile(io.BufferedWriter):
+    """A file of mode 0600 to write, which gets the name *path* when it is finished, whole and on disk.
+
+    Raises:
+        FileExistsError: there is something of that name.
+        OSError: it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        self.finished = False
+        self._path = path
+        self.temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        super().__init__(io.FileIO(os.open(self.temporary, flags, 0o600), "wb"))
+
+    def finish(self) -> None:
+        """Give the file its name; if this fails, nothing of that name was made.
+
+        Raises:
+            FileExistsError: there is something of that name by now.
+            OSError: it cannot be written.
+        """
+        self.flush()
+        os.fsync(self.fileno())
+        _name_new(self.temporary, self._path)
+        try:
+            _sync(self._path.parent)
+        except BaseException:
+            self._path.unlink(missing_ok=True)
+            raise
+        self.finished = True
+
+
 @contextmanager
-def new_private(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file of mode 0600 to write, which has the name *path* once the block has ended well, whole and on disk.
+def new_private(path: Path) -> Iterator[NewFile]:
+    """Give a new file to write, which is finished once the block has ended well, if it did not do that itself.
 
     It never takes the place of another; what is killed meanwhile leaves it under a name that begins with a dot.
 
@@ -81,19 +118,32 @@ def new_private(path: Path) -> Iterator[IO[bytes]]:
         FileExistsError: there is something of that name.
         OSError: it cannot be made, or written.
     """
-    if os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    file = NewFile(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)  # unlike a rename, a link replaces nothing
+            if not file.finished:
+                file.finish()
     finally:
-        temporary.unlink()
-    _sync(path.parent)
+        file.temporary.unlink(missing_ok=True)
+
+
+def _name_new(temporary: Path, path: Path) -> None:
+    """Give *temporary* the name *path*, which nothing has."""
+    try:
+        os.link(temporary, path)  # unlike a rename, a link replaces nothing
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    else:
+        return
+    # A file system without hard links: an empty file, which only one process can make, holds the name until the rename.
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        temporary.rename(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _sync(directory: Path) -> None:

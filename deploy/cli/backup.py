@@ -151,7 +151,6 @@ def _output(file: str) -> Iterator[IO[bytes]]:
     try:
         if file == "-":
             yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
         else:
             with new_private(Path(file).absolute()) as out:
                 yield out

@@ -112,7 +112,9 @@ def moment_of(url: str) -> "AbstractAsyncContextManager[Snapshot]":
 
 
 async def copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
-    """Copy the store at *url* to *out* as the backup *label*; if that does not come about, the index forgets it again.
+    """Copy the store at *url* to *out* as the backup *label*, and finish that where it is a new file.
+
+    If that does not come about, the index forgets the label again.
 
     Raises:
         Exists: the index knows a backup of that label.
@@ -120,15 +122,20 @@ async def copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
         OSError: it cannot be written.
         Unavailable, ConfigurationError: the store cannot be read.
     """
+    from deploy.home import NewFile
     from storage_service.errors import StrongroomError
 
     await _insist(index.register, label)
     try:
-        return await _copy(url, index, label, out)
+        end = await _copy(url, index, label, out)
+        out.flush()
+        if isinstance(out, NewFile):
+            out.finish()
     except BaseException:
         with suppress(StrongroomError):  # what is left there keeps keys, and loses nothing
             await _insist(index.forget, label)
         raise
+    return end
 
 
 async def _insist(change: Callable[[str], Awaitable[None]], label: str) -> None:
@@ -143,10 +150,12 @@ async def _insist(change: Callable[[str], Awaitable[None]], label: str) -> None:
 
 
 async def _copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
-    """Copy a moment at which the keyring is that of its export, and all its versions are kept."""
+    """Copy a moment at which keyring and recipients are those of the export, and all its versions are kept."""
     from storage_service.backup import taking
+    from storage_service.backup.checking import Openers
     from storage_service.backup.form import Head
     from storage_service.errors import Overtaken
+    from storage_service.keyring.export import read
     from storage_service.keyring.vault import now
     from storage_service.wire import VERSION
 
@@ -157,7 +166,8 @@ async def _copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
             await _insist(index.register, label)
             continue
         async with moment_of(url) as moment:
-            if await _keyring_of(moment) == keyring["keys"]:
+            openers = Openers(read(json.dumps(keyring).encode()))
+            if await _keyring_of(moment) == keyring["keys"] and await openers.are_in(moment):
                 scheme, taken = url.partition(":")[0], now()
                 head = Head(
                     version=VERSION, label=label, taken=taken, store=scheme, revision=moment.revision, keyring=keyring

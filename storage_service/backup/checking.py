@@ -8,12 +8,15 @@ from typing import Final
 import msgspec
 
 from models.names import SYSTEM
+from storage_service.backends.base import Snapshot
 from storage_service.backup.form import End, Head, Reader
 from storage_service.backup.marker import MARKER
-from storage_service.errors import InUse, Invalid, Undecipherable
-from storage_service.keyring import census, envelope, export
+from storage_service.errors import InUse, Invalid, StrongroomError, Undecipherable
+from storage_service.keyring import census, envelope, export, wraps
 from storage_service.keyring.document import NAME
 from storage_service.keyring.export import Exported
+from storage_service.keyring.machine_key import MACHINES
+from storage_service.keyring.machines import MachineDocument
 from storage_service.keyring.ring import Ring
 from storage_service.keyring.rootkey import RootKey
 
@@ -32,6 +35,63 @@ class Checked:
     unreadable: list[str] = field(default_factory=list)  # sealed records that do not open, some of them
     opened: int = 0  # sealed records that do
     strangers: int = 0  # sealed records that do not, all of them
+
+
+class Openers:
+    """Holds the rows of recipients against those in the keyring's export: who opens the one must open the other.
+
+    The wraps below the root key in use are those of the export, each and no more. A machine's document is as in the
+    export where the rows have one. Where they have none, documents lie outside the store, or were taken out, and a
+    restore writes that of the export.
+    """
+
+    def __init__(self, exported: Exported) -> None:
+        """Take the export; no row was seen yet."""
+        self._root = exported.root
+        self._prefix = f"{wraps.WRAPS}{exported.root}/"
+        self._wraps = {each.name: each for each in exported.wraps}
+        self._machines = {MACHINES + each.fingerprint: each for each in exported.machines}
+        self._missing = set(self._wraps)
+
+    async def are_in(self, moment: Snapshot) -> bool:
+        """Whether *moment* has them; rows that it has beyond them are not looked for."""
+        for name in self._wraps:
+            value = await moment.get(name)
+            if value is None or not self._fits(name, value):
+                return False
+        for name in self._machines:
+            value = await moment.get(name)
+            if value is not None and not self._fits(name, value):
+                return False
+        return True
+
+    def see(self, name: str, value: bytes) -> None:
+        """Take the next row, of whatever kind.
+
+        Raises:
+            Invalid: it is of a recipient, and not as in the export.
+        """
+        if (name.startswith(self._prefix) or name in self._machines) and not self._fits(name, value):
+            raise _not_of_one_moment()
+        self._missing.discard(name)
+
+    def end(self) -> None:
+        """Take that there are no more rows.
+
+        Raises:
+            Invalid: a wrap is missing.
+        """
+        if self._missing:
+            raise _not_of_one_moment()
+
+    def _fits(self, name: str, value: bytes) -> bool:
+        try:
+            if name in self._machines:
+                own = self._machines[name]
+                return export.only_of(MachineDocument.decode(value, own.fingerprint), self._root) == own
+            return wraps.decode(name, value) == self._wraps.get(name)
+        except StrongroomError:  # damaged, or of a later version: the export has what is neither
+            return False
 
 
 def exported_in(head: Head) -> Exported:
@@ -81,9 +141,11 @@ def _read(reader: Reader, exported: Exported, ring: Ring | None, advance: Callab
     places: Counter[str] = Counter()
     keyring = b""
     found = Checked(reader.head, End(rows=0, head="", body=""), b"", places)
+    openers = Openers(exported)
     count = 0
     for count, (name, value) in enumerate(reader.rows(), 1):
         places[_place(name)] += 1
+        openers.see(name, value)
         if name == NAME:
             keyring = value
         elif name == MARKER:
@@ -94,10 +156,15 @@ def _read(reader: Reader, exported: Exported, ring: Ring | None, advance: Callab
             advance(STEP)
     advance(count % STEP)
     if keyring != exported.keys:
-        raise Invalid("the backup's rows and its keyring are not of one moment")
+        raise _not_of_one_moment()
+    openers.end()
     assert reader.end is not None  # noqa: S101  # its rows came to their end
     found.end, found.keyring = reader.end, keyring
     return found
+
+
+def _not_of_one_moment() -> Invalid:
+    return Invalid("the backup's rows and its keyring are not of one moment")
 
 
 def _place(name: str) -> str:

@@ -23,6 +23,7 @@ from typing import IO, Any, Final, Literal
 
 import msgspec
 
+from models import strict_json
 from storage_service.backends.base import MAX_KEY
 from storage_service.errors import ConfigurationError, Invalid
 from storage_service.wire import MAX_STORED
@@ -149,8 +150,8 @@ def rows_said(file: IO[bytes]) -> int | None:
 
 def _head_in(line: bytes) -> Head:
     try:
-        said = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        said = strict_json.decode(line, most=len(line))
+    except strict_json.MalformedJSON:
         raise Invalid("that is no backup, or was cut short in its first line") from None
     if not isinstance(said, dict) or said.get("what") != WHAT:
         raise Invalid("that is no backup")

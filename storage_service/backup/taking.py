@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import IO
 
 from storage_service.backends.base import Snapshot
+from storage_service.backup.checking import Openers, exported_in
 from storage_service.backup.form import End, Head, Writer
 from storage_service.backup.marker import MARKER
 from storage_service.errors import ConfigurationError
@@ -19,14 +20,19 @@ async def copy(snapshot: Snapshot, head: Head, file: IO[bytes], advance: Callabl
         advance: told how many rows more are done.
 
     Raises:
+        Invalid: the store has not the recipients that are in the head.
         ConfigurationError: the store is half restored, so that there is nothing whole to copy.
         Unavailable: the store went away.
         OSError: the file cannot be written.
     """
     if await snapshot.get(MARKER) is not None:
         raise ConfigurationError("the store is half restored: finish that, or copy the backup that it comes from")
+    openers = Openers(exported_in(head))
     writer = Writer(file, head)
     async for page in snapshot.pages():
+        for name, value in page:
+            openers.see(name, value)
         writer.add(page)
         advance(len(page))
+    openers.end()
     return writer.end()

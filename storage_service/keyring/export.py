@@ -214,10 +214,15 @@ async def _machines(documents: MachineDocuments, root: RootKey) -> tuple[list[Ma
         if not proven:
             left_out.append(fingerprint if is_fingerprint(fingerprint) else NAMELESS)
             continue
-        for kid in document.keys.keys() | document.meta.authorizer.keys():
-            document = document if kid == root.kid else document.without_root(kid)
-        authorized.append(document)
+        authorized.append(only_of(document, root.kid))
     return authorized, left_out
+
+
+def only_of(document: MachineDocument, root: str) -> MachineDocument:
+    """Return *document* as an export has it: of the root key *root*, and of no other."""
+    for kid in (document.keys.keys() | document.meta.authorizer.keys()) - {root}:
+        document = document.without_root(kid)
+    return document
 
 
 def _encode(

@@ -1,20 +1,28 @@
 """A copy becomes a store again: which one, how far, and what is left where it ends early."""
 
 import io
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
+from typing import Final
 
 import pytest
 
-from storage_service.backends.base import Backend, Entry, Put, Snapshot
+from storage_service.backends.base import Backend, Delete, Entry, Put, Snapshot
 from storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from storage_service.backends.memory import MemoryBackend
-from storage_service.backup.checking import refuse_unreadable
+from storage_service.backup.checking import Openers, exported_in, refuse_unreadable
 from storage_service.backup.marker import MARKER, refuse_half
 from storage_service.backup.restoring import restore
+from storage_service.backup.taking import copy
 from storage_service.errors import ConfigurationError, Exists, InUse, Invalid, Overtaken, Unavailable, WrongRootKey
+from storage_service.keyring import machine_key, wraps
 from storage_service.keyring.document import NAME
+from storage_service.keyring.machine_documents import StoredDocuments
+from storage_service.keyring.machine_key import MACHINES
+from storage_service.keyring.machines import MachineDocument
+from storage_service.keyring.rootkey import RootKey
 from tests.backup.conftest import Stores
-from tests.backup.copies import CANARIES, ROOT, checked, copied, fill, held, rewritten, rows_of
+from tests.backup.copies import CANARIES, ROOT, checked, copied, fill, head_of, held, rewritten, rows_of, snapshot_of
 from tests.keyring.keeping import STRANGER
 from tests.keyring.story import opened
 
@@ -90,6 +98,70 @@ async def test_rows_and_keyring_belong_together() -> None:
     for other in ({**rows, NAME: rows[NAME] + b"x"}, {name: value for name, value in rows.items() if name != NAME}):
         with pytest.raises(Invalid, match="not of one moment"):
             checked(rewritten(file, other.items()), None)
+
+
+def wrap_in(rows: dict[str, bytes]) -> str:
+    """Return the name of the one wrap among *rows*."""
+    (name,) = (name for name in rows if name.startswith(wraps.WRAPS))
+    return name
+
+
+ODD_WRAPS: Final[dict[str, Callable[[str, bytes], dict[str, bytes | None]]]] = {
+    "none": lambda name, value: {name: None},
+    "another": lambda name, value: {name: value.replace(b'"created":"2', b'"created":"1')},
+    "damaged": lambda name, value: {name: b"{}"},
+    "one more": lambda name, value: {f"{name}x": value},
+}
+
+
+@pytest.mark.parametrize("odd", ODD_WRAPS)
+@pytest.mark.parametrize("root", [ROOT, None], ids=["opened", "read"])
+async def test_wraps_among_the_rows_are_those_of_the_export(odd: str, root: RootKey | None) -> None:
+    """Rows whose wraps are not those in the head, which open it, are refused: nothing would open what they become."""
+    file = await a_copy()
+    rows = rows_of(file)
+    name = wrap_in(rows)
+    bent = {**rows, **ODD_WRAPS[odd](name, rows[name])}
+
+    with pytest.raises(Invalid, match="not of one moment"):
+        checked(rewritten(file, ((each, value) for each, value in bent.items() if value is not None)), root)
+
+
+@pytest.mark.parametrize("odd", ODD_WRAPS)
+async def test_a_store_without_the_wraps_of_its_export_is_not_copied(odd: str) -> None:
+    """A moment whose wraps are not those of the export becomes no backup that says that they open it."""
+    store = MemoryBackend()
+    await store.open()
+    await fill(store)
+    rows = await held(store)
+    name = wrap_in(rows)
+    async with snapshot_of(store).snapshot() as snapshot:
+        head = await head_of(store, snapshot)
+    for each, value in ODD_WRAPS[odd](name, rows[name]).items():
+        await store.commit([Delete(each) if value is None else Put(each, value)])
+
+    async with snapshot_of(store).snapshot() as snapshot:
+        assert await Openers(exported_in(head)).are_in(snapshot) is (odd == "one more")
+        with pytest.raises(Invalid, match="not of one moment"):
+            await copy(snapshot, head, io.BytesIO(), lambda _: None)
+
+
+async def test_a_machine_among_the_rows_is_as_in_the_export() -> None:
+    """A document with another root key beside is the same; a changed one is refused; one that is not there may be."""
+    store = MemoryBackend()
+    await store.open()
+    await fill(store)
+    key = machine_key.make()
+    machine = MachineDocument.new("db-1", key.public_jwk(), 1763800000).with_root(ROOT, True)
+    await StoredDocuments(store).save(machine.with_root(STRANGER, True))
+    file = await copied(store)
+    rows, name = rows_of(file), MACHINES + machine.fingerprint
+
+    assert checked(file).opened == 2
+    assert checked(rewritten(file, ((each, value) for each, value in rows.items() if each != name))).opened == 2
+    for bent in (machine.without_root(ROOT.kid), machine.with_root(ROOT, True)):
+        with pytest.raises(Invalid, match="not of one moment"):
+            checked(rewritten(file, {**rows, name: bent.encode()}.items()))
 
 
 async def test_a_half_restored_store_is_never_copied_for_whole() -> None:

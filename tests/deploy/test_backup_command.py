@@ -276,6 +276,35 @@ def test_a_full_disk_is_told(there: Up, short: Path) -> None:
     assert labels(there.home) == []
 
 
+@pytest.mark.parametrize("offline", [False, True], ids=["asked", "offline"])
+def test_a_name_that_is_taken_meanwhile_leaves_no_label(there: Up, short: Path, offline: bool) -> None:
+    """Where the file cannot be finished, for its name was taken while it was written, the key index forgets it."""
+    place = short / "copies"
+    place.mkdir()
+    taken = (
+        "import os, sys\n"
+        "link = os.link\n"
+        "def late(old, new):\n"
+        "    open(new, 'w').write('theirs')\n"
+        "    link(old, new)\n"
+        "os.link = late\n"
+        "from deploy.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", taken, "--home", str(there.home), "backup", str(place / "b")]
+    done = subprocess.run(
+        [*command, *(["--offline"] if offline else [])],
+        check=False,
+        env=clean_environment(),
+        text=True,
+        capture_output=True,
+    )
+
+    assert (done.returncode, "exists already" in done.stderr) == (5, True), done.stderr
+    assert ([each.name for each in place.iterdir()], labels(there.home)) == (["b"], [])
+    assert (place / "b").read_text() == "theirs"
+
+
 def test_a_backup_is_not_for_a_terminal(there: Up) -> None:
     """Nobody gets a screen full of it."""
     done = strongroom("--home", there.home, "backup", "-", terminal=True)

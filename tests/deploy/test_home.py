@@ -1,5 +1,6 @@
 """The home directory: what is made in it, who may use it, and that one at a time does."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.home import AlreadyRunning, Home, write_client, write_private
+from deploy.home import AlreadyRunning, Home, new_private, write_client, write_private
 from models.secret import Secret
 from storage_service.client_file import ClientFile
 from storage_service.errors import ConfigurationError
@@ -119,6 +120,47 @@ def test_a_file_is_written_whole_or_not_at_all(short: Path, monkeypatch: pytest.
 
     assert file.read_bytes() == b"before"
     assert list(short.iterdir()) == [file]
+
+
+def without_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let link(2) fail as on a file system without hard links."""
+
+    def link(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_a_new_file_needs_no_hard_links(short: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Where there are no hard links a new file gets its name all the same, and still takes no other's place."""
+    without_links(monkeypatch, number)
+    with new_private(short / "file") as file:
+        file.write(b"whole")
+    assert ((short / "file").read_bytes(), mode(short / "file")) == (b"whole", 0o600)
+
+    with pytest.raises(FileExistsError), new_private(short / "other") as file:  # noqa: PT012  # it comes at the end
+        file.write(b"mine")
+        (short / "other").write_bytes(b"theirs")
+
+    assert (short / "other").read_bytes() == b"theirs"
+    assert {each.name for each in short.iterdir()} == {"file", "other"}
+
+
+def test_a_name_that_did_not_come_to_the_disk_is_taken_back(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the directory cannot be brought to the disk, no new file is left there."""
+    sync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="Input/output"), new_private(short / "file") as file:
+        file.write(b"x")
+
+    assert [*short.iterdir()] == []
 
 
 def test_one_process_at_a_time_has_the_home(home: Path) -> None:
