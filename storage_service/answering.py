@@ -58,15 +58,25 @@ async def decoded(text: bytes, most: int = strict_json.MAX_STRUCTURE) -> Any:
 async def content(req: Request, limit: int) -> bytes:
     """Return the request's body as it was sent; one that says it is over *limit* is not read.
 
+    What may be over 1 MiB is read by `storage_service.large_bodies`.
+
     Raises:
         TooLarge: it is over *limit*.
+        Invalid: its client left before its end.
     """
     if req.content_length is not None and req.content_length > limit:
         raise TooLarge("the body is over its limit")
     sent: bytes = await req.stream.read(limit + 1)
     if len(sent) > limit:
         raise TooLarge("the body is over its limit")
+    check_whole(req, len(sent))
     return sent
+
+
+def check_whole(req: Request, size: int) -> None:
+    """Raise `Invalid` if *size* bytes are less than the length that was said: falcon ends a body that was cut off."""
+    if size < (req.content_length or 0):
+        raise Invalid("the body ended before the length that was said")
 
 
 def not_a(of: type[msgspec.Struct]) -> Invalid:

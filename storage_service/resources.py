@@ -12,7 +12,7 @@ from models import LIST_MODELS, MODELS, Model
 from models.errors import InvalidName, ValidationError
 from models.strict_json import SHORT, SHORT_STRUCTURE, structure
 from storage_service import key_resources, preconditions, sealed_resources, wire
-from storage_service.answering import Request, Response, answer, answer_held, body, caller, content, decoded, not_a
+from storage_service.answering import Request, Response, answer, answer_held, body, caller, decoded, not_a
 from storage_service.apikeys import PREFIX as APIKEYS
 from storage_service.apikeys import ApiKeyRecord
 from storage_service.authz.base import Action
@@ -21,6 +21,7 @@ from storage_service.bootstrap import Parts
 from storage_service.errors import Invalid, TooLarge
 from storage_service.handlers import Stored
 from storage_service.keyring_wire import KEYRING_PATH
+from storage_service.large_bodies import LargeBodies, Sent
 from storage_service.service import Reference, Service
 from storage_service.turns import Turns
 
@@ -30,6 +31,7 @@ MOST: Final = 250_000  # of ``{ [ : ,`` in one body of records, within texts, to
 def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     """Give *app* every resource of this page."""
     service = parts.service
+    bodies = LargeBodies()
     for path, resource in (
         ("/", Ping(service)),
         ("/livez", Alive()),
@@ -37,9 +39,9 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
         ("/whoami", Self(service)),
         (wire.REFUSALS_PATH, Report(service)),
         ("/status", StatusPage(parts)),
-        (wire.STORAGE_PATH + "/save", Save(service)),
-        (wire.STORAGE_PATH + "/get", Get(service)),
-        (wire.STORAGE_PATH + "/delete", Delete(service)),
+        (wire.STORAGE_PATH + "/save", Save(service, bodies)),
+        (wire.STORAGE_PATH + "/get", Get(service, bodies)),
+        (wire.STORAGE_PATH + "/delete", Delete(service, bodies)),
         (wire.STORAGE_PATH + "/list", List(service)),
         (wire.STORAGE_PATH + "/may", May(service)),
         (wire.STORAGE_PATH + "/handlers", Handlers(service)),
@@ -48,7 +50,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     ):
         app.add_route(path, resource)
     key_resources.add_routes(app, parts.key_service)
-    sealed_resources.add_routes(app, parts.sealed_service)
+    sealed_resources.add_routes(app, parts.sealed_service, bodies)
 
 
 class Ping:
@@ -146,46 +148,51 @@ class StatusPage:
 class Save:
     """The verb that writes records."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, bodies: LargeBodies) -> None:
         self._service = service
+        self._bodies = bodies
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Build all records, and only then write them; answer them as they are stored."""
         await self._service.expect_some(caller(req), Action.PUT, "")
-        said = await _records_said(req)
-        model = _model(said.model)
-        records = await _built(model, said.records)
-        stored = await self._service.save(caller(req), records, _expected(said))
+        async with self._bodies.of(req) as sent:
+            said = await _records_said(sent)
+            model = _model(said.model)
+            records = await _built(model, said.records)
+            stored = await self._service.save(caller(req), records, _expected(said))
         answer(req, resp, await _records_answer(stored))
 
 
 class Get:
     """The verb that reads records."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, bodies: LargeBodies) -> None:
         self._service = service
+        self._bodies = bodies
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer the records in the order asked."""
         await self._service.expect_some(caller(req), Action.GET, "")
-        said = await _records_said(req)
-        model = _model(said.model)
-        stored, turn = await self._service.fetch_held(caller(req), model, _references(model, said.records))
+        async with self._bodies.of(req) as sent:
+            model, wanted = _meant(await _records_said(sent))
+        stored, turn = await self._service.fetch_held(caller(req), model, wanted)
         await answer_held(req, resp, await _records_answer(stored), turn)
 
 
 class Delete:
     """The verb that removes records."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, bodies: LargeBodies) -> None:
         self._service = service
+        self._bodies = bodies
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer for each record whether it was there."""
         await self._service.expect_some(caller(req), Action.DELETE, "")
-        said = await _records_said(req)
-        model = _model(said.model)
-        removed = await self._service.remove(caller(req), model, _references(model, said.records), _expected(said))
+        async with self._bodies.of(req) as sent:
+            said = await _records_said(sent)
+            model, meant = _meant(said)
+            removed = await self._service.remove(caller(req), model, meant, _expected(said))
         answer(req, resp, wire.DeletedAnswer(deleted=removed))
 
 
@@ -310,14 +317,15 @@ class _Said(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 _said: Final = msgspec.json.Decoder(_Said).decode
 
 
-async def _records_said(req: Request) -> wire.Records:
-    """Return the records that are the body of *req*, each read by itself: others get their turn in between.
+async def _records_said(sent: Sent) -> wire.Records:
+    """Return the records that are a body, each read by itself: others get their turn in between.
 
     Raises:
         TooLarge: it is over `wire.MAX_RECORDS_BODY`, or one record over `wire.MAX_MODEL_BODY`.
         Invalid: it is no such thing, or of more than `wire.MAX_RECORDS`; nothing of it is repeated.
+        Unavailable: it is large, and no turn for it came, or it was lost.
     """
-    text = await content(req, wire.MAX_RECORDS_BODY)
+    text = await sent.content(wire.MAX_RECORDS_BODY)
     said = _split(text) if len(text) <= SHORT else await asyncio.to_thread(_split, text)
     if max(len(said.records), len(said.etags or ())) > wire.MAX_RECORDS:
         raise Invalid(f"at most {wire.MAX_RECORDS} records are named at once")
@@ -371,6 +379,11 @@ async def _built(model: type[Model], given: Sequence[dict[str, object]]) -> list
     if faults:
         raise Invalid("a record is not valid, so none is saved", tuple(faults))
     return records
+
+
+def _meant(said: wire.Records) -> tuple[type[Model], list[Reference]]:
+    model = _model(said.model)
+    return model, _references(model, said.records)
 
 
 def _references(model: type[Model], given: Sequence[dict[str, object]]) -> list[Reference]:

@@ -8,22 +8,23 @@ import msgspec
 
 from models import strict_json
 from storage_service import wire
-from storage_service.answering import Request, Response, answer, answer_held, caller, content, not_a
+from storage_service.answering import Request, Response, answer, answer_held, caller, not_a
 from storage_service.authz.base import Action
 from storage_service.backends.base import MAX_BATCH
 from storage_service.errors import Invalid
+from storage_service.large_bodies import LargeBodies, Sent
 from storage_service.sealed_service import SealedService
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-def add_routes(app: falcon.asgi.App[Any, Any], sealed: SealedService) -> None:
+def add_routes(app: falcon.asgi.App[Any, Any], sealed: SealedService, bodies: LargeBodies) -> None:
     """Give *app* every resource of this page."""
     for path, resource in (
-        ("", Limits(sealed)),
-        ("/read", Read(sealed)),
-        ("/list", List(sealed)),
-        ("/commit", Commit(sealed)),
+        ("", Limits(sealed, bodies)),
+        ("/read", Read(sealed, bodies)),
+        ("/list", List(sealed, bodies)),
+        ("/commit", Commit(sealed, bodies)),
     ):
         app.add_route(wire.SEALED_PATH + path, resource)
 
@@ -42,14 +43,15 @@ class _Body(Generic[T]):
         self._marks = 2 * most
         self._decode = msgspec.json.Decoder(of).decode
 
-    async def read(self, req: Request) -> T:
-        """Return the body of *req*.
+    async def read(self, sent: Sent) -> T:
+        """Return what *sent* says.
 
         Raises:
             TooLarge: it is over its limit.
             Invalid: it is no such thing; nothing of it is repeated.
+            Unavailable: it is large, and no turn for it came, or it was lost.
         """
-        text = await content(req, self._limit)
+        text = await sent.content(self._limit)
         return self._read(text) if len(text) <= strict_json.SHORT else await asyncio.to_thread(self._read, text)
 
     def _read(self, text: bytes) -> T:
@@ -69,10 +71,11 @@ _COMMIT: Final = _Body(wire.SealedCommit, wire.MAX_COMMIT_BODY, 8 * MAX_BATCH)  
 
 
 class _Resource:
-    """A resource, and the door behind it."""
+    """A resource, the door behind it, and the turns of large bodies."""
 
-    def __init__(self, sealed: SealedService) -> None:
+    def __init__(self, sealed: SealedService, bodies: LargeBodies) -> None:
         self._sealed = sealed
+        self._bodies = bodies
 
 
 class Limits(_Resource):
@@ -89,7 +92,8 @@ class Read(_Resource):
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer them in the order asked."""
         await self._sealed.expect(caller(req), Action.GET)
-        said = await _NAMES.read(req)
+        async with self._bodies.of(req) as sent:
+            said = await _NAMES.read(sent)
         await answer_held(req, resp, *await self._sealed.read_held(caller(req), said.names))
 
 
@@ -99,7 +103,8 @@ class List(_Resource):
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer a page of them."""
         await self._sealed.expect(caller(req), Action.LIST)
-        said = await _LISTING.read(req)
+        async with self._bodies.of(req) as sent:
+            said = await _LISTING.read(sent)
         answer(req, resp, await self._sealed.list(caller(req), said.prefix, said.after, said.limit))
 
 
@@ -109,5 +114,7 @@ class Commit(_Resource):
     async def on_post(self, req: Request, resp: Response) -> None:
         """Do all of it or nothing."""
         await self._sealed.expect(caller(req), Action.PUT)
-        said = await _COMMIT.read(req)
-        answer(req, resp, await self._sealed.commit(caller(req), said.changes))
+        async with self._bodies.of(req) as sent:
+            said = await _COMMIT.read(sent)
+            done = await self._sealed.commit(caller(req), said.changes)
+        answer(req, resp, done)
