@@ -164,7 +164,7 @@ def _read(reader: Reader, exported: Exported, ring: Ring | None, advance: Callab
 
 
 def _not_of_one_moment() -> Invalid:
-    return Invalid("the backup's rows and its keyring are not of one moment")
+    return Invalid("the backup is damaged or was changed: its rows and its keyring are not of one moment")
 
 
 def _place(name: str) -> str:

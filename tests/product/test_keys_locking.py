@@ -117,7 +117,8 @@ def test_from_the_first_key_to_the_next_start(home: Path) -> None:
         made = command(home, "init", "--mode", "unlock", "--keys", "3").json
         assert (made["mode"], len(made["keys"]), made["state"]) == ("unlock", 3, "locked")
         again = command(home, "init")
-        assert (again.code, again.err) == (5, "strongroom: the store is initialized already; its keyring is kept\n")
+        assert again.code == 5
+        assert again.err.startswith("strongroom: the store is initialized already; its keyring is kept")
         with pytest.raises(Locked):
             client.create_container("db")
 
