@@ -192,7 +192,9 @@ class Member:
         self.process.send_signal(number)
         if number == signal.SIGSTOP:  # each of its threads goes on until it next comes by the kernel
             threads = list(Path(f"/proc/{self.process.pid}/task").iterdir())
+            end = time.monotonic() + 15
             while any((each / "stat").read_text().rpartition(")")[2].split()[0] != "T" for each in threads):
+                assert time.monotonic() < end, "etcd does not stop"
                 time.sleep(0.001)
 
     def kill(self) -> None:
