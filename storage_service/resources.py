@@ -256,7 +256,7 @@ class Report:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Record it."""
-        said = await body(req, wire.Refusals, wire.MAX_REFUSALS_BODY)
+        said = await body(req, wire.RefusalReport, wire.MAX_REFUSALS_BODY)
         if len(said.refusals) > wire.MAX_REFUSALS:
             raise Invalid(f"a report is of at most {wire.MAX_REFUSALS} refusals")
         await self._service.take_report(caller(req), said.refusals)
