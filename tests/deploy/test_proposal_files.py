@@ -19,7 +19,7 @@ def examples(
 ) -> settings.Settings:
     """Load the two examples."""
     flags = {"storage_conf": str(EXAMPLES / "storage.conf"), "custodia_conf": str(EXAMPLES / "custodia.conf")}
-    key = {"STRONGROOM_API_KEY": "k"}
+    key = {"STRONGROOM_API_KEY": "k", "STRONGROOM_PROXY_KEY": "p"}
     return settings.load(environ=key if environ is None else environ, home=home, flags=flags, sets=sets)
 
 
@@ -59,7 +59,7 @@ def test_the_examples_resolve_as_they_stand(home: Path) -> None:
 )
 def test_placeholders_are_filled(home: Path, environ: dict[str, str], sets: dict[str, str], host: str) -> None:
     """--set comes before STRONGROOM_<NAME>, that before <NAME>, and that before the default."""
-    loaded = examples(home, environ | {"STRONGROOM_API_KEY": "k"}, sets)
+    loaded = examples(home, environ | {"STRONGROOM_API_KEY": "k", "STRONGROOM_PROXY_KEY": "p"}, sets)
 
     assert loaded.service.store == f"etcd://{host}/custodia_commissaire_data"
 

@@ -154,7 +154,7 @@ def test_keys_are_made_once(tmp_path: Path) -> None:
 
     make_keys(tmp_path)
 
-    assert first.keys() == {"secrets.key", "client.json"}
+    assert first.keys() == {"secrets.key", "client.json", "proxy.json"}
     assert modes == {0o600}
     assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 

@@ -146,7 +146,7 @@ def test_only_those_who_may_reach_the_socket(credentials: Path) -> None:
     assert socket["SocketMode"] == ["0660"]
     assert proxy["Group"] == socket["SocketGroup"]
     assert proxy["User"] != settings("strongroom-storage.service")["User"]
-    assert [line.partition(":")[0] for line in proxy["LoadCredential"]] == ["client.json"]
+    assert [line.partition(":")[0] for line in proxy["LoadCredential"]] == ["proxy.json"]
 
 
 def test_every_user_and_group_is_made() -> None:
