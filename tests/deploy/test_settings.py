@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from deploy import settings
+from deploy.settings import PROXIED
 from deploy.home import Home
 from deploy.settings import Settings
 from models.secret import REDACTED

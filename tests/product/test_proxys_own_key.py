@@ -1,4 +1,4 @@
-"""The proxy's own key, in the real processes: it serves users whom the service does not know, and opens nothing else."""
+"""The proxy's own key, in real processes: it serves users whom the service does not know, and opens nothing else."""
 
 import base64
 import json
