@@ -11,9 +11,8 @@ import msgspec
 import pytest
 
 from deploy import settings
-from deploy.settings import PROXIED
 from deploy.home import Home
-from deploy.settings import Settings
+from deploy.settings import PROXIED, Settings
 from models.secret import REDACTED
 from storage_service.config import ReadThroughSettings
 from storage_service.errors import ConfigurationError
