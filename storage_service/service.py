@@ -620,6 +620,15 @@ class Service:
         """
         await self._strangers.turn_away(refusal)
 
+    def check_is_proxy(self, caller: Caller) -> None:
+        """Return if *caller* is the proxy.
+
+        Raises:
+            Denied: it is not.
+        """
+        if caller.principal.id != self._proxy:
+            raise Denied("that is the proxy's to tell")
+
     async def take_report(self, caller: Caller, refusals: Sequence[Refusal]) -> None:
         """Record whom the proxy turned away: strangers with the others, those it knew line by line.
 
@@ -627,8 +636,7 @@ class Service:
             Denied: *caller* is not the proxy.
             AuditUnavailable: it cannot be recorded.
         """
-        if caller.principal.id != self._proxy:
-            raise Denied("that is the proxy's to tell")
+        self.check_is_proxy(caller)
         known = [refusal for refusal in refusals if refusal.principal != UNKNOWN]
         if known:
             await self._door.turned_away(known)

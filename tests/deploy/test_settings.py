@@ -278,7 +278,8 @@ class TestApiKey:
     def test_a_variable_may_name_its_file(self, home: Path, short: Path) -> None:
         """Containers hand secrets over as files; STRONGROOM_<NAME>_FILE names one."""
         (short / "key").write_text("from-file\n")
-        loaded = load(home, "", {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY_FILE": str(short / "key")})
+        said = {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY_FILE": str(short / "key")}
+        loaded = load(home, "", said, role="storage")
         assert loaded.service.api_key.reveal() == "from-file"
 
     def test_else_client_json_holds_it(self, home: Path) -> None:
@@ -328,7 +329,9 @@ class TestApiKey:
 
     def test_without_one_nothing_starts(self, home: Path) -> None:
         """A missing key is an error that says how to have one, except where a configuration is only looked at."""
-        with pytest.raises(ConfigurationError, match=r"client\.json does not exist: 'strongroom up' makes it, or say"):
+        with pytest.raises(
+            ConfigurationError, match=r"client\.json does not exist: 'strongroom up' or install\.sh makes it"
+        ):
             load(home, "", {})
         assert not load(home, "", {}, without_key=True).service.api_key
 
@@ -342,7 +345,7 @@ class TestApiKey:
         """Credential files of systemd are the unit's alone, whatever their mode says."""
         write_client(home).chmod(0o440)
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(home))
-        assert load(home, "", {}).service.api_id == "me"
+        assert load(home, "", {}, role="storage").service.api_id == "me"
 
     @pytest.mark.parametrize("content", ["{", '{"url": ""}', '{"url": "", "socket": "", "api_id": "", "api_key": 7}'])
     def test_a_damaged_file_is_refused(self, home: Path, content: str) -> None:
@@ -366,7 +369,7 @@ def test_what_is_shown_holds_no_secret(home: Path) -> None:
     loaded = load(
         home,
         f'store = "etcd://root:{CANARY}@h:2379/x"\n[[storage_handlers]]\ntype = "etcd"\nurl = "etcd://u:{CANARY}@h"',
-        {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY": CANARY},
+        {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY": CANARY, "STRONGROOM_PROXY_KEY": CANARY},
     )
 
     shown = {line.key: line.value for line in loaded.shown}

@@ -24,7 +24,7 @@ from tests.deploy.running import PATIENCE, ROOT, clean_environment
 from tests.etcd_server import free_port
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "deploy/container/compose.yaml").read_text())["services"]
-VOLUMES = ("/run/keys", "/run/client", "/run/strongroom", "/var/lib/strongroom", "/var/log/strongroom")
+VOLUMES = ("/run/keys", "/run/client", "/run/proxy", "/run/strongroom", "/var/lib/strongroom", "/var/log/strongroom")
 
 
 class Machine:

@@ -50,7 +50,8 @@ def analyze(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[s
 
 
 def resolved(service: str, credentials: Path) -> Settings:
-    return load(environ=environment(service, credentials), config=SYSTEMD / "strongroom.toml")
+    role = service.removeprefix("strongroom-").removesuffix(".service")
+    return load(environ=environment(service, credentials), config=SYSTEMD / "strongroom.toml", role=role)
 
 
 def test_systemd_finds_nothing_wrong(units: dict[str, Path], tmp_path: Path) -> None:
