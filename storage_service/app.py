@@ -150,7 +150,7 @@ class StorageApp:
         address: str | None = None
         through_proxy = False
         try:
-            through_proxy = fields.proxy is not None and await parts.proxy.shown(fields.proxy)
+            through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
             if through_proxy:
                 address = authn.address_in(fields.forwarded or "")
             principal = await authn.authenticate(parts.authenticators, fields, exchange.peer)

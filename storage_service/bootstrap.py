@@ -110,7 +110,7 @@ async def build(
                 "the keyring had its first form; complete its census with: strongroom key census --scan --repair"
             )
         encrypted = EncryptedBackend(store, keeper)
-        keys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key))
+        keys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key), proxy=settings.proxy)
         stack.push_async_callback(keys.close)
         keeper.on_open = keys.learn
         await keeper.open()
@@ -129,7 +129,7 @@ async def build(
             await backend.open()
         deciders = (Reach(), *map(_decider, settings.authorizers))
         large_answers = LargeAnswers()
-        proxy = Proxy(keys, settings.proxy_id or settings.api_id)
+        proxy = Proxy(settings.proxy)
         service = Service(
             secrets=secrets,
             routing=routing,

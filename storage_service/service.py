@@ -19,7 +19,7 @@ from storage_service.apikeys import PREFIX as APIKEYS
 from storage_service.apikeys import ApiKeyRecord, ApiKeys
 from storage_service.audit import AuditLog, AuditRecord
 from storage_service.authz.base import Action, Decider, Principal
-from storage_service.authz.paths import UserNameSpace, WholeReach, covers, decide
+from storage_service.authz.paths import UserNameSpace, covers, decide
 from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Page, Put, Vacant
 from storage_service.errors import (
     AuditUnavailable,
@@ -61,7 +61,7 @@ class Caller:
     principal: Principal
     request_id: str
     peer: Peer | None = None
-    on_behalf_of: str | None = None
+    on_behalf_of: str | None = None  # said by the proxy
     address: str | None = None  # on the network, where the proxy told it
     through_proxy: bool = False
     allowed: "tuple[Act, ...]" = field(
@@ -71,15 +71,10 @@ class Caller:
 
     @property
     def holder(self) -> str:
-        """Who is counted where everybody may hold only so much.
-
-        Whom somebody acts for is believed of credentials that reach everything, as the proxy's own do: they could have
-        as many others made as they like.
-        """
-        principal = self.principal
-        if self.on_behalf_of is None or WholeReach().decide(principal, Action.GET, ROOT) is False:
-            return principal.id
-        return f"{principal.id} for {self.on_behalf_of}"
+        """Who is counted where everybody may hold only so much: each for whom the proxy acts by himself."""
+        if self.on_behalf_of is None:
+            return self.principal.id
+        return f"{self.principal.id} for {self.on_behalf_of}"
 
 
 class Reference(NamedTuple):
@@ -646,6 +641,15 @@ class Service:
         """
         await self._door.turn_away(refusal)
 
+    def check_is_proxy(self, caller: Caller) -> None:
+        """Return if *caller* is the proxy.
+
+        Raises:
+            Denied: it is not.
+        """
+        if caller.principal.id != self._proxy:
+            raise Denied("that is the proxy's to tell")
+
     async def take_report(self, caller: Caller, refusals: Sequence[Refusal]) -> None:
         """Record whom the proxy turned away, with the others.
 
@@ -653,8 +657,7 @@ class Service:
             Denied: *caller* is not the proxy.
             AuditUnavailable: it cannot be recorded.
         """
-        if caller.principal.id != self._proxy:
-            raise Denied("that is the proxy's to tell")
+        self.check_is_proxy(caller)
         await self._door.turn_away(*refusals)
 
     async def end(self, caller: Caller, error: ServiceError, method: str, path: str, *, expected: bool = True) -> None:

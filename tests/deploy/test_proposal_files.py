@@ -19,8 +19,8 @@ def examples(
 ) -> settings.Settings:
     """Load the two examples."""
     flags = {"storage_conf": str(EXAMPLES / "storage.conf"), "custodia_conf": str(EXAMPLES / "custodia.conf")}
-    key = {"STRONGROOM_API_KEY": "k"}
-    return settings.load(environ=key if environ is None else environ, home=home, flags=flags, sets=sets)
+    key = {"STRONGROOM_API_KEY": "k"} if environ is None else environ
+    return settings.load(environ={"STRONGROOM_PROXY_KEY": "p"} | key, home=home, flags=flags, sets=sets)
 
 
 def test_the_examples_resolve_as_they_stand(home: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_two_files_name_one_socket(home: Path, short: Path) -> None:
         settings.load(environ={}, home=home, flags=flags)
 
     storage.write_text('{"custodia_socket_path": "/var/run/custodia.sock", "custodia-api-key": "k"}')
-    loaded = settings.load(environ={}, home=home, flags=flags)
+    loaded = settings.load(environ={}, home=home, flags=flags, role="storage")
     assert loaded.service.api_key.reveal() == "k"
 
 

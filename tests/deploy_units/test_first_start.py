@@ -24,7 +24,7 @@ from tests.deploy.running import PATIENCE, ROOT, clean_environment
 from tests.etcd_server import free_port
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "deploy/container/compose.yaml").read_text())["services"]
-VOLUMES = ("/run/keys", "/run/client", "/run/strongroom", "/var/lib/strongroom", "/var/log/strongroom")
+VOLUMES = ("/run/keys", "/run/client", "/run/proxy", "/run/strongroom", "/var/lib/strongroom", "/var/log/strongroom")
 
 
 class Machine:
@@ -154,7 +154,7 @@ def test_keys_are_made_once(tmp_path: Path) -> None:
 
     make_keys(tmp_path)
 
-    assert first.keys() == {"secrets.key", "client.json"}
+    assert first.keys() == {"secrets.key", "client.json", "proxy.json"}
     assert modes == {0o600}
     assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
