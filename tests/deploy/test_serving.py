@@ -1,6 +1,7 @@
 """One process at a time: under systemd, under a gunicorn of one's own, and where each may listen."""
 
 import http.client
+import os
 import runpy
 import signal
 import socket
@@ -211,6 +212,25 @@ class TestListener:
         with server.listener(Role.STORAGE, load(made)) as bound:
             assert bound.getsockname() == str(path)
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+    def test_nobody_comes_in_before_the_mode_is_set(self, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Until it is opened to its group the socket is its owner's alone, whatever the umask allows."""
+        chmod, before = Path.chmod, []
+
+        def noted(path: Path, mode: int) -> None:
+            before.append(stat.S_IMODE(path.stat().st_mode))
+            chmod(path, mode)
+
+        loaded = load(made)
+        monkeypatch.setattr(Path, "chmod", noted)
+        umask = os.umask(0)
+        try:
+            with server.listener(Role.STORAGE, loaded) as bound:
+                assert stat.S_IMODE(Path(bound.getsockname()).stat().st_mode) == 0o660
+            assert os.umask(0) == 0  # and others of this process are left their umask
+        finally:
+            os.umask(umask)
+        assert before == [0o600]
 
     def test_a_socket_in_use_is_left_alone(self, made: Path) -> None:
         """Another service's socket is not taken from it."""

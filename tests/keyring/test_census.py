@@ -1,11 +1,12 @@
 """The census: one row for each record, right at every moment; and what is done for a store that came without."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import pytest
 
-from storage_service.backends.base import ABSENT, Backend, Change, Check, Delete, Put
+from storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Check, Delete, Entry, Page, Put
 from storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from storage_service.backends.memory import MemoryBackend
 from storage_service.errors import Locked
@@ -230,6 +231,50 @@ async def test_a_scan_follows_a_rotation() -> None:
 
     assert (found.unreadable, found.missing, found.stale) == ((), (), ())
     assert found.by_version == {"default.1": len(VALUES) - 1, "default.2": 1}
+
+
+class Overtaken(FaultyBackend):
+    """A store that somebody else writes right before the operation of a number."""
+
+    def __init__(self, store: Backend, at: int, write: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(store)
+        self._at = at
+        self._write = write
+        self.written = False
+
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
+        """Let them write first."""
+        await self._perhaps()
+        return await super().get_many(names, limit=limit)
+
+    async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
+        """Let them write first."""
+        await self._perhaps()
+        return await super().list(prefix, after, limit)
+
+    async def _perhaps(self) -> None:
+        if len(self.operations) >= self._at and not self.written:
+            self.written = True
+            await self._write()
+
+
+async def test_a_scan_takes_no_write_for_damage() -> None:
+    """What is moved to another key, deleted or new between any two looks of a scan is neither missing nor stale."""
+    at = 0
+    while True:
+        store, rings = await memory()
+        await rotate(store)
+        writer = EncryptedBackend(store, Rings(store))
+        batch = [Put("secrets/000", b"moved"), Delete("secrets/001"), Put("secrets/new", b"new")]
+        meddled = Overtaken(store, at, partial(writer.commit, batch))
+
+        found = await census.scan(meddled, rings)
+
+        assert (found.missing, found.stale, found.unreadable) == ((), (), ()), at
+        if not meddled.written:
+            break
+        at += 1
+    assert at > 5
 
 
 async def test_nothing_is_scanned_while_locked() -> None:

@@ -709,6 +709,26 @@ async def test_no_rotation_misses_a_machine(site: Site) -> None:
         assert (said.root, said.name, said.authorizer) == (made.root, name, key is A)
 
 
+async def test_who_tidies_up_is_overtaken_like_anybody() -> None:
+    """Of a keyring that somebody else changes meanwhile nothing is removed; the next one removes what opens nothing."""
+    async with in_memory() as store:
+        await story.initialize(store)
+        stray = wraps.put(wraps.wrap(RootKey(bytes(64)), Key("file.0123456789abcdef", bytes(64)), vault.now()))
+        await store.commit([stray])
+
+        async def touch() -> None:
+            entry = await store.get(NAME)
+            assert entry is not None
+            await store.commit([Put(NAME, entry.value)])
+
+        with pytest.raises(Overtaken):
+            await rotation.tidy(Meddled(store, touch), ROOT)
+        assert await store.get(stray.name) is not None
+
+        await rotation.tidy(store, ROOT)
+        assert await store.get(stray.name) is None
+
+
 async def test_a_planted_flag_of_the_next_root_key_stops_the_rotation(site: Site) -> None:
     """A document that only seems to be authorized under the next root key is named, and its machine not shut out."""
     await story.initialize(site.store)
