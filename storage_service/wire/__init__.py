@@ -98,6 +98,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem(errors.Changed, 412, "The record has changed since"),
         Problem(errors.TooLarge, 413, "The body or the value is too large"),
         Problem(errors.Internal, 500, "Something went wrong inside; the log of the service says what"),
+        Problem(errors.Malformed, 500, "What is stored there is no valid record; write it anew, or remove it"),
         Problem(errors.NotImplementedHere, 501, "There is no such method"),
         Problem(errors.WrongKey, 403, "That key opens nothing here; the service is as locked as it was"),
         Problem(errors.InUse, 409, "It is still in use"),
@@ -132,9 +133,10 @@ def problem_of(error: errors.ServiceError) -> Problem:
 def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     """Return the RFC 9457 body for *error*: nothing in it comes from the request.
 
-    ``Invalid`` adds its reason and faults, ``InUse`` and ``Halted`` their reason and holders, ``Unusable`` its
-    reason, ``TooManyAttempts`` the seconds to wait; every other error says its title alone. The fate of a write is said
-    by all that is answered with 500 or 503, and by what else does not mean that nothing was applied.
+    ``Invalid`` adds its reason and faults, ``InUse`` and ``Halted`` their reason and holders, ``Unusable`` and
+    ``Malformed`` their reason, ``TooManyAttempts`` the seconds to wait; every other error says its title alone. The
+    fate of a write is said by all that is answered with 500 or 503, and by what else does not mean that nothing was
+    applied.
     """
     problem = problem_of(error)
     body: dict[str, object] = {
@@ -150,7 +152,7 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     elif isinstance(error, (errors.InUse, errors.Halted)):
         body["detail"] = str(error)
         body["holders"] = list(error.holders)
-    elif isinstance(error, errors.Unusable):
+    elif isinstance(error, errors.Unusable | errors.Malformed):
         body["detail"] = str(error)
     elif isinstance(error, errors.TooManyAttempts):
         body["wait"] = math.ceil(error.wait)
@@ -223,8 +225,8 @@ def _error_of(row: Problem, problem: dict[str, object]) -> errors.ServiceError:
         return row.error(
             str(problem.get("detail", row.title)), tuple(map(str, holders if isinstance(holders, list) else ()))
         )
-    if row.error is errors.Unusable:
-        return errors.Unusable(str(problem.get("detail", row.title)))
+    if row.error in (errors.Unusable, errors.Malformed):
+        return row.error(str(problem.get("detail", row.title)))
     if row.error is errors.TooManyAttempts:
         wait = problem.get("wait")
         return errors.TooManyAttempts(row.title, float(wait) if isinstance(wait, int) else 1.0)
@@ -298,6 +300,9 @@ class DeletedAnswer(msgspec.Struct, kw_only=True):
     """Answer of delete: for each record asked, whether it was there."""
 
     deleted: list[bool]
+
+
+SECRETS_HANDLER: Final = "secrets"  # the name of the handler for secrets, which no other handler has
 
 
 class HandlerInfo(msgspec.Struct, kw_only=True):

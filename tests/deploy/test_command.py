@@ -353,9 +353,9 @@ class TestPrinting:
             (("host", "creds", "--json", "10.2.0.1"), {"address", "ssh_priv_key", "remote_user"}),
             (("host", "ls"), {"hosts"}),
             (("host", "rm", "10.2.0.1"), {"address", "deleted", "credentials_deleted"}),
-            (("apikey", "create", "schema"), {"id", "key", "paths", "actions"}),
+            (("apikey", "create", "schema-made"), {"id", "key", "paths", "actions"}),
             (("apikey", "list"), {"apikeys"}),
-            (("apikey", "revoke", "schema"), {"id", "revoked"}),
+            (("apikey", "revoke", "schema-ended"), {"id", "revoked"}),
             (("config", "show"), {"settings", "sources", "notes"}),
             (("config", "check"), {"valid", "notes", "tls"}),
         ],
@@ -378,8 +378,8 @@ class TestPrinting:
             return [secret, ("secret", "rm", "schema/x")] if verb == "rmdir" else [secret]
         if noun == "host" and verb != "put":
             return [("host", "put", "10.2.0.1", "--remote-user", "x")]
-        if noun == "apikey":
-            return [("apikey", "revoke" if verb == "create" else "create", "schema")]
+        if verb == "revoke":  # an id is given out once
+            return [("apikey", "create", arguments[2])]
         return []
 
     def test_a_terminal_gets_tables_and_a_pipe_json(self, run: Run) -> None:
