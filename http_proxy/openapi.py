@@ -114,7 +114,10 @@ _CONTAINER: Final = _at(
     delete=_operation("Remove an empty container", {204: _answer("Removed.")}, **_OWN_KEY),
 )
 
-_BATCH: Final = _at(
+_TOP: Final = _at(
+    get=_operation(
+        "List the containers that lie in no other", {200: _answer("Names; each ends in a slash.", _TEXTS)}, **_OWN_KEY
+    ),
     post=_operation(
         "Read up to 1,000 secrets at once (with ?batch=get)",
         {
@@ -126,7 +129,7 @@ _BATCH: Final = _at(
         _object("names", names=_list(_TEXT)),
         parameters=[{"name": "batch", "in": "query", "required": True, "schema": {"const": "get"}}],
         **_OWN_KEY,
-    )
+    ),
 )
 
 _HOST: Final = _ref("schemas", "Host")
@@ -155,7 +158,7 @@ PATHS: Final[dict[str, _Json]] = {
             {200: _answer("Endpoints by name.", _object("endpoints", endpoints=_ANYTHING))},
         )
     ),
-    "/api/v0/secrets/": _BATCH,
+    "/api/v0/secrets/": _TOP,
     "/api/v0/secrets/{container}/": _CONTAINER,
     "/api/v0/secrets/{container}/{key}": _SECRET_ITEM,
     "/api/v0/hosts/": _at(get=_operation("All hosts, of all handlers", {200: _answer("Their records.", _list(_HOST))})),

@@ -135,12 +135,12 @@ def write_out(content: bytes, output: Path | None) -> None:
 
 
 @secret.command()
-@_CONTAINER
+@click.argument("container", default="")
 @common_options
 def ls(*, container: str) -> None:
-    """List what a container holds; containers in it end in a slash."""
+    """List what a container holds, or without one, all containers; those end in a slash."""
     with client() as service:
-        names = service.list_container(container)
+        names = service.list_container(container) if container.strip("/") else service.list_containers()
     if show.as_json():
         show.answer({"container": container.rstrip("/"), "names": names})
     else:

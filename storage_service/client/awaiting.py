@@ -58,6 +58,7 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
     delete_secret = _method(operations.delete_secret)
     create_container = _method(operations.create_container)
     list_container = _method(operations.list_container)
+    list_containers = _method(operations.list_containers)
     delete_container = _method(operations.delete_container)
 
     status = _method(operations.status)

@@ -370,6 +370,17 @@ def list_container(container: str) -> Operation[list[str]]:
     return decode((yield Call("GET", _container_path(container), Effect.READ)), list[str])
 
 
+def list_containers() -> Operation[list[str]]:
+    """Return the containers that lie in no other, in order, each with its slash.
+
+    Where the service gives everybody a container of its own (``UserNameSpace``): what is in the caller's.
+
+    Raises:
+        Denied: the caller may not list all secrets.
+    """
+    return decode((yield Call("GET", f"{wire.SECRETS_PATH}/", Effect.READ)), list[str])
+
+
 def delete_container(container: str) -> Operation[None]:
     """Remove an empty container.
 

@@ -261,6 +261,11 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, dict[st
         ["p", "primary/"],
         *("GET", "/secrets/db/", Effect.READ, None, {}, ["p", "primary/"]),
     ),
+    "list_containers": (
+        operations.list_containers(),
+        ["db/", "hosts/"],
+        *("GET", "/secrets/", Effect.READ, None, {}, ["db/", "hosts/"]),
+    ),
     "delete_container": (
         operations.delete_container("db"),
         b"",

@@ -237,6 +237,15 @@ class TestEditing:
         assert (done.code, "set EDITOR" in done.err) == (1, True)
 
 
+def test_containers_are_listed_from_the_root(run: Run, box: str) -> None:
+    """Without a name, `secret ls` lists the containers that lie in no other."""
+    run("secret", "put", "--parents", f"{box}/inner/k", stdin=b"x")
+    for root in ((), ("/",)):
+        told = run("secret", "ls", *root).json
+        assert told["container"] == ""
+        assert [name for name in told["names"] if name.startswith(box)] == [f"{box}/"]
+
+
 class TestHosts:
     """``strongroom host``."""
 
