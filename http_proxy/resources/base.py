@@ -14,7 +14,16 @@ from models import Model, strict_json
 from storage_service import wire
 from storage_service.client import AsyncStorageClient
 from storage_service.config import ProxySettings
-from storage_service.errors import Changed, Denied, Invalid, NotAuthenticated, NotFound, TooLarge, Unavailable
+from storage_service.errors import (
+    Changed,
+    Denied,
+    Invalid,
+    Malformed,
+    NotAuthenticated,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
 
 M = TypeVar("M", bound=Model)
 
@@ -198,6 +207,16 @@ async def find(client: AsyncStorageClient, model: type[M], key: str) -> M | None
         return (await client.get(model, key)).model
     except NotFound:
         return None
+
+
+async def check_there(client: AsyncStorageClient, model: type[Model], key: str) -> None:
+    """Return if there is a record of *key*, valid or not: before what belongs to it is removed.
+
+    Raises:
+        NotFound: there is none.
+    """
+    with suppress(Malformed):
+        await client.get(model, key)
 
 
 async def save_new(client: AsyncStorageClient, model: M) -> M:

@@ -8,6 +8,7 @@ from http_proxy.errors import Rejected, Request, Response
 from http_proxy.resources.base import (
     Resource,
     Storage,
+    check_there,
     find,
     remove_if_there,
     respond,
@@ -84,6 +85,7 @@ class ClusterItem(Resource):
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:
         """Remove the cluster and the records of operations over it; its hosts stay."""
         client = self.storage.for_caller(req)
+        await check_there(client, Cluster, name)
         for operation in _OPERATIONS:
             await remove_if_there(client, operation, name)
         await client.delete(Cluster, name)

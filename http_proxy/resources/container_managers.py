@@ -7,6 +7,7 @@ import msgspec
 from http_proxy.errors import Rejected, Request, Response
 from http_proxy.resources.base import (
     Resource,
+    check_there,
     find,
     may_reveal,
     remove_if_there,
@@ -80,6 +81,7 @@ class ContainerManagerItem(Resource):
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:
         """Remove it, what opens it first: a deletion that fails is told, and can be asked for again."""
         client = self.storage.for_caller(req)
+        await check_there(client, ContainerManagerConfig, name)
         await remove_if_there(client, ContainerManagerCreds, name)
         await client.delete(ContainerManagerConfig, name)
         respond(resp, [])

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from models import Cluster, Clusters, ContainerManagerCreds, Host, HostCreds, HostState
+from models import Cluster, ClusterRestart, Clusters, ContainerManagerCreds, Host, HostCreds, HostState
+from models.secret import Secret
 from storage_service.client import IssuedKey
 from storage_service.errors import NotFound
 from tests.proxy.conftest import PASSWORD, Platform
@@ -372,6 +373,18 @@ async def test_a_delete_of_what_is_no_host_destroys_nothing(platform: Platform, 
     assert (await api("DELETE", f"host/{address}"))[0] == 404
     assert (await platform.inside.get(HostCreds, address)).model.remote_user == "core"
     assert (await platform.inside.get(Cluster, cluster)).model.hostset == [address]
+
+
+async def test_a_delete_of_any_other_that_is_none_destroys_nothing(platform: Platform, api: Api) -> None:
+    """Nor is what belongs to a container manager or a cluster removed where there is none of that name."""
+    name = fresh("gone")
+    await platform.inside.save(ContainerManagerCreds(name=name, token=Secret("t0ken")))
+    await platform.inside.save(ClusterRestart(name=name))
+
+    for kind in ("containermanager", "cluster"):
+        assert (await api("DELETE", f"{kind}/{name}"))[0] == 404
+    assert (await platform.inside.get(ContainerManagerCreds, name)).model.token.reveal() == "t0ken"
+    assert (await platform.inside.get(ClusterRestart, name)).model.name == name
 
 
 async def test_a_hosts_status_is_made_of_its_record(platform: Platform, api: Api) -> None:
