@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from http_proxy.refusals import Refused, Why, why
+from http_proxy.refusals import RefusedRequest, Why, why
 from http_proxy.request import REQUEST_ID, forwarded, request_id, request_id_of
 from storage_service import wire
 from storage_service.client.pool import Connection, Pool, UpstreamError
@@ -79,7 +79,7 @@ class Forwarder:
         timeout: float,
         connections: int,
         proof: bytes = b"",
-        refused: Callable[[Refused, Why], None] = lambda *_: None,
+        refused: Callable[[RefusedRequest, Why], None] = lambda *_: None,
         prefix: str = wire.PROXIED_SECRETS_PATH,
         target: str = wire.SECRETS_PATH,
     ) -> None:
@@ -313,7 +313,9 @@ class _Way:
 
     __slots__ = ("_refused", "deadline", "exchange", "head", "path", "request", "request_id")
 
-    def __init__(self, exchange: Exchange, deadline: float, path: str, refused: Callable[[Refused, Why], None]) -> None:
+    def __init__(
+        self, exchange: Exchange, deadline: float, path: str, refused: Callable[[RefusedRequest, Why], None]
+    ) -> None:
         self.exchange = exchange
         self.deadline = deadline
         self.path = path
@@ -345,7 +347,7 @@ class _Way:
 
     def refuse(self, error: ServiceError) -> None:
         """Answer what is not forwarded, or came to nothing."""
-        self._refused(Refused(self.exchange, self.path, self.request_id), why(error))
+        self._refused(RefusedRequest(self.exchange, self.path, self.request_id), why(error))
         self.exchange.answer(*wire.problem_answer(error, self.request_id.decode("ascii")))
 
     def fail(self, error: UpstreamError) -> None:

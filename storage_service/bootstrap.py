@@ -31,7 +31,7 @@ from storage_service.overlay import EncryptedBackend
 from storage_service.read_through import OldPlace, OldPlaces, ReadThroughBackend
 from storage_service.routing import build as build_routing
 from storage_service.sealed_service import SealedService
-from storage_service.service import Door, Service
+from storage_service.service import Service
 
 __all__ = ["Page", "Parts", "build"]
 
@@ -152,7 +152,7 @@ async def build(
             keeper=keeper,
             key_service=KeyService(service, store, keeper, file, documents, machine=machine, renew=renew),
             # Of the store alone: who moves an estate must see what has moved.
-            sealed_service=SealedService(encrypted, keys, Door((WholeReach(), *deciders), audit), large_answers),
+            sealed_service=SealedService(encrypted, keys, service.door(WholeReach()), large_answers),
             old=old,
             closing=stack.pop_all(),
         )

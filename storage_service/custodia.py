@@ -172,6 +172,8 @@ class SecretsEndpoint:
             raise Invalid('a batch get is {"names": [name, …]}') from None
         if len(wanted) > MAX_BATCH_NAMES:
             raise Invalid(f"a batch get is at most {MAX_BATCH_NAMES} names")
+        if any(name.endswith("/") for name in wanted):
+            raise Invalid("a container has no value: list it")  # and that it exists is for who may
         full = [_checked(_secret_name(name)) for name in wanted]
         async with self._service.read_many(request.caller, full) as values:
             if values.turn is not None:

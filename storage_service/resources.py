@@ -257,7 +257,7 @@ class Report:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Record it."""
         self._service.check_is_proxy(caller(req))  # before anything is read
-        said = await body(req, wire.Refusals, wire.MAX_REFUSALS_BODY)
+        said = await body(req, wire.RefusalReport, wire.MAX_REFUSALS_BODY)
         if len(said.refusals) > wire.MAX_REFUSALS:
             raise Invalid(f"a report is of at most {wire.MAX_REFUSALS} refusals")
         await self._service.take_report(caller(req), said.refusals)

@@ -3,13 +3,14 @@
 What cannot be recorded is not done, and nothing is answered before its record is on disk: a read may run while its
 record is being written, a write begins after. The audit line says what was decided. Of what was allowed and came to
 nothing a second line says so (`Door.end`), ``failed`` or ``unknown``, with the reason, which no caller is told in full.
+Refusals are counted (`strangers`), whoever is refused; what was allowed has a line for each act.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 from models import Model, names
 from models.errors import InvalidName
@@ -39,12 +40,14 @@ from storage_service.handlers import Handler, KeyPage, RecordPage, Stored
 from storage_service.large_answers import LargeAnswers
 from storage_service.overlay import Closed, Discreet
 from storage_service.routing import Routing
-from storage_service.strangers import UNKNOWN, Strangers, bounded
+from storage_service.strangers import Strangers, bounded
 from storage_service.turns import Turn, Turns
 from storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED, MAX_CLAIMED, HandlerInfo, Refusal, problem_of
 from storage_service.wire.http1 import Peer
 
 T = TypeVar("T")
+
+Decision = Literal["denied", "refused", "failed"]
 
 MANY: Final = 100  # names, which take about a millisecond to decide on, and as long to write down
 
@@ -153,9 +156,19 @@ class Listing:
 class Door:
     """Decides and records; what it lets through may be done."""
 
-    def __init__(self, deciders: Sequence[Decider], audit: AuditLog) -> None:
+    def __init__(self, deciders: Sequence[Decider], audit: AuditLog, refusals: Strangers | None = None) -> None:
+        """Take who decides, where it is recorded, and what counts refusals, if another door counts with it."""
         self._deciders = tuple(deciders)
         self._audit = audit
+        self._refusals = refusals or Strangers(self._record_refusals, audit.has_room)
+
+    def narrowed(self, decider: Decider) -> "Door":
+        """Return a door at which *decider* has to agree, too."""
+        return Door((decider, *self._deciders), self._audit, self._refusals)
+
+    async def close(self) -> None:
+        """Write down who was counted and not told yet."""
+        await self._refusals.close()
 
     async def permit(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
         """Let *caller* do *action* to all of *wanted*, or to none.
@@ -186,9 +199,9 @@ class Door:
         """
         await self._deny(caller, [Act(action, name)], reason)
 
-    async def _deny(self, caller: Caller, acts: Sequence[Act], reason: str | None = None) -> None:
-        await self._audit.append(*_records(caller, acts, "denied", reason))
+    async def _deny(self, caller: Caller, acts: Sequence[Act], reason: str = "") -> None:
         caller.ended = True
+        await self.turn_away(*[_refusal(caller, action.value, name, "denied", reason) for action, name in acts])
 
     async def expect(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
         """Refuse, and record that, what `permit` would refuse; nothing is recorded of what is still to be permitted.
@@ -274,15 +287,20 @@ class Door:
             unknown = not expected and any(act.action in (Action.PUT, Action.DELETE) for act in acts)
             await self._audit.append(*_records(caller, acts, "unknown" if unknown else _outcome(error), reason))
             return
-        decision = "denied" if isinstance(error, Denied) else "failed" if problem_of(error).status == 500 else "refused"
-        await self._audit.append(_record(caller, method, bounded(path), decision, reason))
+        decision: Decision = (
+            "denied" if isinstance(error, Denied) else "failed" if problem_of(error).status == 500 else "refused"
+        )
+        await self.turn_away(_refusal(caller, method, path, decision, reason))
 
-    async def turned_away(self, refusals: Sequence[Refusal]) -> None:
-        """Record those who were turned away, as they were counted.
+    async def turn_away(self, *refusals: Refusal) -> None:
+        """Record that somebody was turned away, with the others of a second.
 
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
+        await self._refusals.turn_away(*refusals)
+
+    async def _record_refusals(self, refusals: Sequence[Refusal]) -> None:
         await self._audit.append(*map(_record_of, refusals))
 
 
@@ -309,13 +327,16 @@ class Service:
         self._routing = routing
         self._keys = keys
         self._door = Door(deciders, audit)
-        self._strangers = Strangers(self._door.turned_away, audit.has_room)
         self._proxy = proxy
         self._namespaces = [decider for decider in deciders if isinstance(decider, UserNameSpace)]
 
     async def close(self) -> None:
         """Write down who was counted and not told yet."""
-        await self._strangers.close()
+        await self._door.close()
+
+    def door(self, decider: Decider) -> Door:
+        """Return a door for something beside records, at which *decider* has to agree, too."""
+        return self._door.narrowed(decider)
 
     # Secrets
 
@@ -618,7 +639,7 @@ class Service:
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
-        await self._strangers.turn_away(refusal)
+        await self._door.turn_away(refusal)
 
     def check_is_proxy(self, caller: Caller) -> None:
         """Return if *caller* is the proxy.
@@ -630,19 +651,14 @@ class Service:
             raise Denied("that is the proxy's to tell")
 
     async def take_report(self, caller: Caller, refusals: Sequence[Refusal]) -> None:
-        """Record whom the proxy turned away: strangers with the others, those it knew line by line.
+        """Record whom the proxy turned away, with the others.
 
         Raises:
             Denied: *caller* is not the proxy.
             AuditUnavailable: it cannot be recorded.
         """
         self.check_is_proxy(caller)
-        known = [refusal for refusal in refusals if refusal.principal != UNKNOWN]
-        if known:
-            await self._door.turned_away(known)
-        for refusal in refusals:
-            if refusal.principal == UNKNOWN:
-                await self._strangers.turn_away(refusal)
+        await self._door.turn_away(*refusals)
 
     async def end(self, caller: Caller, error: ServiceError, method: str, path: str, *, expected: bool = True) -> None:
         """Record that a request of *caller* came to nothing, as `Door.end`."""
@@ -763,6 +779,20 @@ def _record(caller: Caller, action: str, name: str, decision: str, reason: str |
     )
 
 
+def _refusal(caller: Caller, action: str, name: str, decision: Decision, reason: str) -> Refusal:
+    return Refusal(
+        request=caller.request_id,
+        action=action,
+        name=bounded(name),
+        reason=reason,
+        decision=decision,
+        principal=caller.principal.id,
+        on_behalf_of=caller.on_behalf_of,
+        address=caller.address,
+        peer=None if caller.peer is None else caller.peer._asdict(),
+    )
+
+
 def _record_of(refusal: Refusal) -> AuditRecord:
     return AuditRecord(
         refusal.request,
@@ -770,8 +800,8 @@ def _record_of(refusal: Refusal) -> AuditRecord:
         bounded(refusal.action),
         bounded(refusal.name),
         refusal.decision,
-        bounded(refusal.reason),
-        None,
+        bounded(refusal.reason) or None,
+        refusal.on_behalf_of,
         refusal.peer,
         None if refusal.address is None else bounded(refusal.address),
         [bounded(each) for each in refusal.claimed[:MAX_CLAIMED]],

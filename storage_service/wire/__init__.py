@@ -368,13 +368,14 @@ class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_f
     reason: str
     decision: Literal["denied", "refused", "failed"] = "denied"
     principal: str = "unknown"
+    on_behalf_of: str | None = None  # whom the proxy acted for
     claimed: list[str] = []  # the principals they said they were, of those that there are
     address: str | None = None
     peer: dict[str, int] | None = None  # of the socket; the proxy knows none
     count: int = 1
 
 
-class Refusals(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class RefusalReport(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of a report."""
 
     refusals: list[Refusal]
