@@ -271,7 +271,7 @@ def _proposal(
         layers.append(_checked(storage_conf.read(_below(home, stated["storage_conf"][0]), placeholders)))
     if "custodia_conf" in stated:
         layers.append(_checked(custodia_conf.read(_below(home, stated["custodia_conf"][0]), placeholders, environ)))
-    placeholders.check_used()
+    placeholders.check_used(_FIELDS)
     if len({os.path.normpath(str(layer.values["socket"])) for layer in layers if "socket" in layer.values}) > 1:
         raise ConfigurationError(
             f"{layers[0].source}: 'custodia_socket_path' is not the server_socket of {layers[1].source};"

@@ -91,6 +91,12 @@ class Exists(ServiceError):
     code = "exists"
 
 
+class Contradicted(ServiceError):
+    """The records as they are contradict the request: to send it again helps nothing."""
+
+    code = "contradicted"
+
+
 class NotEmpty(ServiceError):
     """The container still holds something."""
 

@@ -191,6 +191,10 @@ class Door:
         await self._audit.append(*_records(caller, acts, "allowed"))
         caller.allowed += tuple(acts)
 
+    def reaches(self, caller: Caller, action: Action, name: str) -> bool:
+        """Whether `permit` would let *caller* do it."""
+        return bool(decide(self._deciders, caller.principal, action, name))
+
     async def deny(self, caller: Caller, action: Action, name: str, reason: str) -> None:
         """Record that an act is refused that `permit` might allow.
 
@@ -400,7 +404,7 @@ class Service:
             return await self._secrets.commit([write, Check(container, PRESENT)])
         except Conflict as conflict:
             if write in conflict.failed:
-                raise (Exists if expected == ABSENT else Changed)("not at the expected revision") from None
+                raise _not_as_expected(expected) from None
         if container != self._own_container(caller.principal):
             raise NoContainer("the container does not exist")
         # Custodia makes a principal's own container when it is the one thing missing.
@@ -421,7 +425,7 @@ class Service:
         except Conflict:
             if expected == PRESENT:
                 raise NotFound("there is no such secret") from None
-            raise Changed("not at the expected revision") from None
+            raise _not_as_expected(expected) from None
 
     # Containers
 
@@ -672,6 +676,10 @@ class Service:
         """
         await self._door.note(caller, action, name)
 
+    def reaches(self, caller: Caller, action: Action, name: str) -> bool:
+        """Whether *caller* may do it, for who tells more to some; nothing is recorded."""
+        return self._door.reaches(caller, action, name)
+
     async def allow(self, caller: Caller, action: Action, name: str) -> None:
         """Decide and record an act that has no record of its own behind it (the ping, a status).
 
@@ -718,6 +726,15 @@ def check_distinct(wanted: Sequence[object]) -> None:
     """
     if len(set(wanted)) < len(wanted):
         raise Invalid("a name stands twice")
+
+
+def _not_as_expected(expected: int) -> Exists | Changed:
+    """Return why a secret was not written or removed that was to be at the revision *expected*."""
+    if expected == ABSENT:
+        return Exists("the secret exists already")
+    if expected == PRESENT:
+        return Changed("there is no such secret to replace")
+    return Changed("the secret is not at the revision that was expected")
 
 
 def _by_handler(handlers: Sequence[Handler]) -> list[tuple[Handler, list[int]]]:

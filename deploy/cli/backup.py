@@ -20,13 +20,14 @@ from deploy.cli import backup_file, show
 from deploy.cli.backup_copy import Asked, Opened, copy, moment_of
 from deploy.cli.backup_file import place_options
 from deploy.cli.common import client, common_options
+from deploy.cli.words import Noun
 
 if TYPE_CHECKING:
     from storage_service.backup.form import End
     from storage_service.config import ServiceSettings
 
 
-class _VerbOrFile(click.Group):
+class _VerbOrFile(Noun):
     """A group whose first word is a verb of its own, or the file of the verb that goes unsaid."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

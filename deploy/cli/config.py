@@ -10,11 +10,12 @@ import click
 from deploy.cli import show
 from deploy.cli.common import common, common_options
 from deploy.cli.settings_options import flags_of, settings_options
+from deploy.cli.words import Noun
 
 _FILE = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The TOML file to read.")
 
 
-@click.group()
+@click.group(cls=Noun)
 def config() -> None:
     """Show or check the settings."""
 

@@ -52,6 +52,7 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.NotFound: Exit(NOT_FOUND),
         errors.NoContainer: Exit(NOT_FOUND, "make it first: strongroom secret mkdir CONTAINER"),
         errors.Exists: Exit(CONFLICT),
+        errors.Contradicted: Exit(CONFLICT),
         errors.NotEmpty: Exit(CONFLICT, "remove what it holds first"),
         errors.Changed: Exit(CONFLICT, "read it again and decide anew"),
         errors.NotAuthenticated: Exit(DENIED, "say whose key to use: --home DIR, or STRONGROOM_API_ID and _API_KEY"),

@@ -13,6 +13,7 @@ import click
 from deploy.cli import backup_file, show
 from deploy.cli.backup_file import key_options, place_options
 from deploy.cli.common import common_options
+from deploy.cli.words import Verb
 
 if TYPE_CHECKING:
     from deploy.settings import Settings
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from storage_service.keyring.export import Exported, Given
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
 @click.option("--leave-unreadable", is_flag=True, help="Do so although there are secrets that do not open.")
 @key_options

@@ -8,9 +8,10 @@ import click
 
 from deploy.cli.common import common, common_options
 from deploy.cli.settings_options import flags_of, settings_options
+from deploy.cli.words import Verb
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("role", type=click.Choice(["storage", "proxy"]))
 @click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The TOML file to read.")
 @settings_options

@@ -27,8 +27,9 @@ from deploy.serving.signals import ASK_FOR_THE_END, HELD_BACK, end_is_asked_for,
 from deploy.serving.tls import Holder, holder
 from deploy.settings import Settings, load
 from storage_service.client_file import ClientFile
-from storage_service.errors import StartupError
+from storage_service.errors import StartupError, StrongroomError
 from storage_service.hygiene import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, harden, prctl
+from storage_service.traces import trace_of
 
 READY_WITHIN: Final = 30.0  # seconds for both to become ready; gunicorn gives an application as long to start
 POLL: Final = 0.02  # seconds between two questions for readiness
@@ -247,8 +248,9 @@ class _Family:
             Server(role, settings, configured, tls).run()
         except SystemExit as end:
             code = end.code
-        except BaseException:  # noqa: BLE001  # whatever it is, it is told, and the child ends
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is told, and the child ends
+            said = str(error) if isinstance(error, StrongroomError) else f"unexpected {trace_of(error)}"
+            sys.stderr.write(f"strongroom: {role}: {said}\n")
         finally:
             with suppress(OSError, ValueError):
                 sys.stdout.flush()

@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -165,7 +166,7 @@ class TestBegin:
                 answer.read()
                 assert (answer.status in status, answer.headers["Allow"]) == (True, methods), method
 
-    @pytest.mark.parametrize("piece", [1 << 10, 1 << 14, 1 << 18])
+    @pytest.mark.parametrize("piece", [20, 1 << 10, 1 << 14, 1 << 18])
     def test_a_chunked_body_over_the_limit_is_413(self, service: Up, piece: int) -> None:
         """A client that says no length and waits for nothing, as curl with `Expect:` does, is told what is wrong."""
         parts = urlsplit(service.url)
@@ -390,7 +391,7 @@ class TestRefusals:
 
         assert (process.returncode, out) == (2, "")
         assert "secrets.key" in err
-        assert "Traceback" not in err
+        assert not re.search("Traceback|unexpected ", err)
         assert err.splitlines()[-1] == "strongroom: the storage service ended with code 3; what it said is above"
         (home / "elsewhere").rename(home / "secrets.key")
         with up(home) as running:
@@ -415,7 +416,7 @@ class TestRefusals:
 
         assert (process.returncode, out) == (2, "")
         assert text in err
-        assert "Traceback" not in err
+        assert not re.search("Traceback|unexpected ", err)
         assert list(home.glob("run/*")) == []
 
     def test_a_password_on_the_command_line_is_refused(self, home: Path) -> None:
