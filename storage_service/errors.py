@@ -243,6 +243,13 @@ class Undecipherable(Internal):
         self.reason = reason
 
 
+class Malformed(Internal):
+    """What is stored under a name is no valid record of its model; the text names the record, and nothing of it."""
+
+    code = "malformed-record"
+    fate = Fate.NOT_APPLIED  # it was read, and nothing else
+
+
 class NotFollowed(Internal):
     """The keyring in the store has become one that this service cannot use; the text tells the operator what to do."""
 

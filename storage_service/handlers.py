@@ -32,7 +32,7 @@ from storage_service.backends.base import (
     Vacant,
     not_applied,
 )
-from storage_service.errors import Changed, Exists, Fate, Internal, Invalid, NotFound, ServiceError, TooLarge
+from storage_service.errors import Changed, Exists, Fate, Invalid, Malformed, NotFound, ServiceError, TooLarge
 from storage_service.turns import Turns
 from storage_service.wire import MAX_SECRET
 
@@ -44,7 +44,7 @@ _SHORT: Final = 16 * 1024  # bytes of a record that hold no more than is read in
 ATTEMPTS: Final = 8  # at one batch, while others make and remove its containers
 
 
-class BadRecord(Internal):
+class BadRecord(Malformed):
     """What is stored under a name is no valid record of its model.
 
     The text names the record, its faulty fields and the reasons, and repeats nothing of what is stored.

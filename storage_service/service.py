@@ -52,6 +52,7 @@ Decision = Literal["denied", "refused", "failed"]
 MANY: Final = 100  # names, which take about a millisecond to decide on, and as long to write down
 
 ROOT: Final = names.SECRETS  # the top of the secrets tree: neither a secret nor a container
+_AFTER_SLASH: Final = "0"  # the character that comes next: what lies in a container sorts before its name with this
 
 
 @dataclass(slots=True, eq=False)
@@ -151,6 +152,30 @@ class Listing:
             after = page.names[-1] if page.names else after
             await asyncio.sleep(0)
             page = await self._backend.list(self._container, after)
+
+
+class Containers:
+    """The containers at the top, in pages, like a `Listing`; what lies in them is passed over, however much it is."""
+
+    def __init__(self, backend: Backend, first: Page) -> None:
+        """Take the first page of all secrets."""
+        self._backend = backend
+        self._page = first
+
+    @property
+    def large(self) -> bool:
+        """Whether there is more than the first page."""
+        return self._page.more
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[str]]:
+        page = self._page
+        while True:
+            tops = dict.fromkeys(name.removeprefix(ROOT).partition("/")[0] for name in page.names)
+            yield [f"{top}/" for top in tops]
+            if not page.more:
+                return
+            await asyncio.sleep(0)
+            page = await self._backend.list(ROOT, f"{ROOT}{next(reversed(tops))}{_AFTER_SLASH}")
 
 
 class Door:
@@ -465,6 +490,18 @@ class Service:
             return Listing(self._secrets, name, await self._secrets.list(name))
 
         return await self._door.read(caller, Action.LIST, [name], read)
+
+    async def containers(self, caller: Caller) -> Containers:
+        """Return the containers that lie in no other, in order, each with its slash.
+
+        Raises:
+            Denied, Unavailable, AuditUnavailable
+        """
+
+        async def read() -> Containers:
+            return Containers(self._secrets, await self._secrets.list(ROOT))
+
+        return await self._door.read(caller, Action.LIST, [ROOT], read)
 
     async def delete_container(self, caller: Caller, name: str) -> None:
         """Remove an empty container.

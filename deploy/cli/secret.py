@@ -136,13 +136,14 @@ def write_out(content: bytes, output: Path | None) -> None:
 
 
 @secret.command()
-@_CONTAINER
+@click.argument("container", default="")
 @common_options
 def ls(*, container: str) -> None:
-    """List what a container holds; containers in it end in a slash."""
-    _check(container.removesuffix("/") + "/")
+    """List what a container holds, or without one, all containers; those end in a slash."""
+    if container:
+        _check(container.removesuffix("/") + "/")
     with client() as service:
-        inside = service.list_container(container)
+        inside = service.list_container(container) if container else service.list_containers()
     if show.as_json():
         show.answer({"container": container.removesuffix("/"), "names": inside})
     else:

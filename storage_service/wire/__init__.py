@@ -101,6 +101,12 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem(errors.Changed, 412, "The record has changed since", detail=True),
         Problem(errors.TooLarge, 413, "The body or the value is too large", detail=True),
         Problem(errors.Internal, 500, "Something went wrong inside; the log of the service says what"),
+        Problem(
+            errors.Malformed,
+            500,
+            "What is stored there is no valid record; write it anew, or remove it",
+            detail=True,
+        ),
         Problem(errors.NotImplementedHere, 501, "There is no such method", detail=True),
         Problem(errors.WrongKey, 403, "That key opens nothing here; the service is as locked as it was", detail=True),
         Problem(errors.InUse, 409, "It is still in use", detail=True),
@@ -321,6 +327,9 @@ class DeletedAnswer(msgspec.Struct, kw_only=True):
     """Answer of delete: for each record asked, whether it was there."""
 
     deleted: list[bool]
+
+
+SECRETS_HANDLER: Final = "secrets"  # the name of the handler for secrets, which no other handler has
 
 
 class HandlerInfo(msgspec.Struct, kw_only=True):

@@ -264,6 +264,15 @@ class TestEditing:
         assert (done.code, "set EDITOR" in done.err) == (1, True)
 
 
+def test_containers_are_listed_from_the_root(run: Run, box: str) -> None:
+    """Without a name, `secret ls` lists the containers that lie in no other."""
+    run("secret", "put", "--parents", f"{box}/inner/k", stdin=b"x")
+    for root in ((), ("/",)):
+        told = run("secret", "ls", *root).json
+        assert told["container"] == ""
+        assert [name for name in told["names"] if name.startswith(box)] == [f"{box}/"]
+
+
 class TestHosts:
     """``strongroom host``."""
 
@@ -476,9 +485,9 @@ class TestPrinting:
             (("host", "creds", "--json", "10.2.0.1"), {"address", "ssh_priv_key", "remote_user"}),
             (("host", "ls"), {"hosts"}),
             (("host", "rm", "10.2.0.1"), {"address", "deleted", "credentials_deleted"}),
-            (("apikey", "create", "made"), {"id", "key", "paths", "actions"}),
+            (("apikey", "create", "schema-made"), {"id", "key", "paths", "actions"}),
             (("apikey", "list"), {"apikeys"}),
-            (("apikey", "revoke", "gone"), {"id", "revoked"}),
+            (("apikey", "revoke", "schema-ended"), {"id", "revoked"}),
             (("config", "show"), {"settings", "sources", "notes"}),
             (("config", "check"), {"valid", "notes", "tls"}),
         ],

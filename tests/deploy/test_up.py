@@ -488,3 +488,13 @@ def test_settings_that_are_wrong_leave_nothing_behind(home: Path) -> None:
 
     assert done.code == 2
     assert not home.exists()
+
+
+def test_an_authenticator_that_is_wrong_leaves_nothing_behind(home: Path) -> None:
+    """One of the proxy is looked at as early as all else; what was there before, and only that, is there after."""
+    home.mkdir(mode=0o700)
+    (home / "strongroom.toml").write_text('proxy_authenticators = [{name = "basic", file = "users.json"}]\n')
+    done = strongroom("--home", home, "up")
+
+    assert (done.code, "filepath" in done.err) == (2, True)
+    assert [path.name for path in home.iterdir()] == ["strongroom.toml"]
