@@ -2,9 +2,9 @@
 
     {"alice": {"hash": "$argon2id$v=19$…", "reveal_credentials": true}, "bob": {"hash": "$2b$12$…"}}
 
-Hashes are Argon2 (RFC 9106) or bcrypt. The file is read again when it changes; one that cannot be read, or holds
-anything else, lets nobody in, and the log says so without quoting it. A wrong password and an unknown user cost the
-same: the unknown are checked against the hash of some user, and refused whatever comes of it.
+Hashes are Argon2 (RFC 9106) or bcrypt. The file is read again when it changes; one that cannot be read, that others
+may change, or that holds anything else, lets nobody in, and the log says so without quoting it. A wrong password and an
+unknown user cost the same: the unknown are checked against the hash of some user, and refused whatever comes of it.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ import msgspec
 from http_proxy.authn.base import Identity, Refused
 from storage_service.client.pool import Pool
 from storage_service.errors import ConfigurationError, Unavailable
+from storage_service.reach import changed_by_others
 
 _log = logging.getLogger(__name__)
 
@@ -183,9 +184,13 @@ def _load(path: Path) -> Mapping[str, _User]:
     """Return the users of the file, or none where anything is wrong with it."""
     try:
         with path.open("rb") as file:
+            fault = changed_by_others(path, os.fstat(file.fileno()))
             text = file.read(MAX_FILE + 1)
     except OSError as exc:
         _log.error("nobody can sign in: %s cannot be read: %s", path, exc.strerror)
+        return {}
+    if fault is not None:
+        _log.error("nobody can sign in: %s", fault)
         return {}
     try:
         users = msgspec.json.decode(text, type=dict[str, _User]) if len(text) <= MAX_FILE else None
