@@ -18,6 +18,7 @@ import pytest
 
 from storage_service.client import StorageClient
 from storage_service.errors import Overtaken
+from tests.another_user import NOBODY, user
 from tests.deploy.running import Done, Up, clean_environment, eventually, spawn, strongroom, up
 from tests.etcd_server import Etcd
 
@@ -623,3 +624,74 @@ def test_a_home_that_holds_only_settings(there: Up, short: Path) -> None:
     assert sorted(each.name for each in place.iterdir()) == ["secrets.key", "strongroom.toml"]
     made = (data / "strongroom.db").stat()
     assert (made.st_uid, made.st_mode & 0o777) == (data.stat().st_uid, 0o600)
+
+
+def machines_in(file: Path) -> list[str]:
+    """Return the rows of machines that a backup has beside its keyring."""
+    return re.findall(r'"name":"(system/keyring/machines/[^"]+)"', file.read_text())
+
+
+def test_rows_of_machines_that_moved_into_a_file(there: Up, short: Path) -> None:
+    """What the store has left of them keeps no backup from being taken, and is not in it; a restore knows them all."""
+    home, file, new = there.home, short / "b", short / "new"
+    machine = ("--home", home, "machine")
+    there.end()
+    assert (strongroom(*machine, "config", "init").code, strongroom(*machine, "init").code) == (0, 0)
+    assert backup(home, short / "a", "--offline").code == 0
+    with (home / "strongroom.toml").open("a") as settings:
+        settings.write('machine_documents = "machines.json"\n')
+    assert strongroom(*machine, "init").code == 0
+
+    done = backup(home, file, "--offline")
+
+    assert done.code == 0, done
+    assert (len(machines_in(short / "a")), machines_in(file)) == (1, [])
+    with up(home):
+        assert backup(home, short / "c").code == 0
+    assert strongroom("backup", "verify", file, "--key-file", home / "secrets.key").json["opened"] == 3
+    assert restore(file, new, "--key-file", home / "secrets.key").code == 0
+    assert strongroom("--home", new, "machine", "config", "init").code == 0
+    assert len(strongroom("--home", new, "machine", "list").json["machines"]) == 1
+
+
+def test_what_root_restores_is_the_services(there: Up, short: Path) -> None:
+    """Store, record and the file of machines' documents are whose the store's directory is, made with his rights."""
+    place, data, file = short / "etc", short / "var", short / "b"
+    there.end()
+    machine = ("--home", there.home, "machine")
+    assert (strongroom(*machine, "config", "init").code, strongroom(*machine, "init").code) == (0, 0)
+    assert backup(there.home, file, "--offline").code == 0
+    place.mkdir(mode=0o755)
+    data.mkdir(mode=0o700)
+    text = f'store = "sqlite:{data}/s.db"\nkeyring_seen = "{data}/keyring.seen"\nmachine_documents = "{{}}/m/m.json"\n'
+    key = ("--key-file", there.home / "secrets.key")
+    if os.geteuid() == 0:
+        short.chmod(0o711)
+        os.chown(data, NOBODY, NOBODY)
+        (place / "strongroom.toml").write_text(text.format(place))
+        done = restore(file, place, *key)
+        assert (done.code, f"{place}/m/m.json cannot be written" in done.err) == (2, True), done
+    (place / "strongroom.toml").write_text(text.format(data))
+
+    done = restore(file, place, *key)
+
+    assert (done.code, done.json["next"][0]) == (
+        0,
+        "start its service: systemctl start strongroom-storage strongroom-proxy",
+    )
+    made = {each.relative_to(data): (each.stat().st_uid, each.stat().st_mode & 0o077) for each in data.rglob("*")}
+    assert {str(each) for each in made} == {"s.db", "store.json", "m", "m/m.json"}
+    assert set(made.values()) == {(user() if os.geteuid() == 0 else os.geteuid(), 0)}
+
+
+@pytest.mark.parametrize("command", ["verify", "restore"])
+def test_what_is_wrong_with_a_backup_names_it(there: Up, short: Path, command: str) -> None:
+    """Of several files that a script goes through, the one that is damaged is told."""
+    file = short / "b"
+    backup(there.home, file)
+    file.write_bytes(file.read_bytes()[:-100])
+
+    key = ("--key-file", there.home / "secrets.key")
+    done = strongroom("backup", "verify", file) if command == "verify" else restore(file, short / "new", *key)
+
+    assert (done.code, done.err.startswith(f"strongroom: {file}: ")) == (2, True), done

@@ -353,7 +353,7 @@ class TestPrinting:
             (("host", "creds", "--json", "10.2.0.1"), {"address", "ssh_priv_key", "remote_user"}),
             (("host", "ls"), {"hosts"}),
             (("host", "rm", "10.2.0.1"), {"address", "deleted", "credentials_deleted"}),
-            (("apikey", "create", "schema"), {"id", "key", "paths", "actions"}),
+            (("apikey", "create", "made"), {"id", "key", "paths", "actions"}),
             (("apikey", "list"), {"apikeys"}),
             (("apikey", "revoke", "schema"), {"id", "revoked"}),
             (("config", "show"), {"settings", "sources", "notes"}),
@@ -379,7 +379,7 @@ class TestPrinting:
         if noun == "host" and verb != "put":
             return [("host", "put", "10.2.0.1", "--remote-user", "x")]
         if noun == "apikey":
-            return [("apikey", "revoke" if verb == "create" else "create", "schema")]
+            return [("apikey", "create", "schema")] if verb == "revoke" else []  # no id is given out twice
         return []
 
     def test_a_terminal_gets_tables_and_a_pipe_json(self, run: Run) -> None:
