@@ -1,6 +1,7 @@
 """One source of settings as a layer: what it says, under the names of ``deploy.settings``, and what it leaves out."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from urllib.parse import urlencode
 
 from deploy.places import PREFIX
 from storage_service.errors import ConfigurationError
+from storage_service.reach import changed_by_others
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,13 @@ def read_text(path: Path) -> str:
     """Return the text of a settings file.
 
     Raises:
-        ConfigurationError: it cannot be read, or is not UTF-8.
+        ConfigurationError: it cannot be read, is not UTF-8, or others may change it.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            if (fault := changed_by_others(path, os.fstat(file.fileno()))) is not None:
+                raise ConfigurationError(fault)
+            return file.read()
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

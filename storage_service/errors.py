@@ -215,6 +215,10 @@ class Untrusted(Unavailable):
     """
 
 
+class NotListening(Unavailable):
+    """Nobody listens where the service should: it does not run, or runs elsewhere."""
+
+
 class Barred(Unavailable):
     """The user whom this runs as may not open the service's socket; the text says what keeps it out."""
 

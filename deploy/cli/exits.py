@@ -35,7 +35,8 @@ def _table() -> dict[type[BaseException], Exit]:
         click.ClickException: Exit(USAGE),
         ModelError: Exit(USAGE),
         errors.StrongroomError: Exit(FAILED),
-        errors.Unavailable: Exit(
+        errors.Unavailable: Exit(FAILED),  # who is to blame is told by the text: the store, or a service that runs
+        errors.NotListening: Exit(
             FAILED, "see that it runs: strongroom up, or systemctl status strongroom-storage; its log says more"
         ),
         errors.Untrusted: Exit(FAILED),  # its text says what to do
@@ -114,4 +115,5 @@ def _text(error: BaseException) -> str:
         if (wait := getattr(error, "wait", None)) is not None:
             text += f": {wait:.0f} seconds"
     text = " ".join(text.split())
-    return text[:1].lower() + text[1:] if text[1:2].islower() else text
+    first = text.partition(" ")[0]
+    return text[:1].lower() + text[1:] if first[1:].islower() else text  # OpenSSL stays what it is

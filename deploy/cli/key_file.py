@@ -62,7 +62,7 @@ def import_(
     It takes one key that opens the file: an unlock key or shares, asked for or read from standard input, or the root
     key file. A keyring that is there keeps what it has, and gets what only the file has.
     """
-    from deploy.settings import load
+    from deploy.settings import load, refuse_another_store
     from storage_service.errors import Invalid
     from storage_service.keyring.export import MAX_FILE, read
 
@@ -70,6 +70,7 @@ def import_(
     settings = load(environ=os.environ, home=common().home, config=file, flags=flags, sets=sets, without_key=True)
     with exported.open("rb") as opened:
         found = read(opened.read(MAX_FILE + 1))
+    refuse_another_store(settings)
     given = _given(found, key_file or settings.service.root_key, typed, file_said=key_file is not None)
     try:
         done = asyncio.run(_restore(settings.service, found, given, replace=replace, leave=leave_unreadable))

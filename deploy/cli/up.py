@@ -43,13 +43,8 @@ def up(*, sets: dict[str, str], **options: Any) -> None:
 
 
 def _ready(running: "Running") -> None:
-    from deploy.home import Home
-    from deploy.settings import without_password
-
     service = running.settings.service
     state = _state(service.socket)
-    if state != "uninitialized" and not service.store.startswith("memory:"):
-        Home(running.home).keep_store(without_password(service.store))
     if common().as_json:
         show.answer(
             {
