@@ -1,16 +1,15 @@
 """What is done once for a service that systemd or a container runs, in two steps, with the service started between.
 
-    python -m deploy.first_start keys DIRECTORY [--client DIRECTORY] [--socket PATH]
+    python -m deploy.first_start keys DIRECTORY [--client DIRECTORY] [--proxy DIRECTORY] [--socket PATH]
     python -m deploy.first_start keyring DIRECTORY [--keys DIRECTORY]
 
-The first makes what the service is handed: the root key, ``secrets.key``, and the API key of proxy and command,
-``client.json``. The second makes the store's keyring for that root key, and says what is to be kept. Both can be run
-again: what is there stays. A store that was lost is not taken for a new one: a mark beside ``client.json`` says that
-there was one.
+The first makes what the service is handed: the root key, ``secrets.key``, the API key of the operator's command,
+``client.json``, and that of the proxy, ``proxy.json``. The second makes the store's keyring for that root key, and says
+what is to be kept. Both can be run again: what is there stays. A store that was lost is not taken for a new one: a mark
+beside ``client.json`` says that there was one.
 """
 
 import argparse
-import secrets
 import sys
 import time
 from contextlib import suppress
@@ -18,11 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from deploy.cli import exits
-from deploy.home import API_ID, API_KEY_BYTES, write_client, write_private
-from deploy.places import CLIENT
-from models.secret import Secret
+from deploy.home import API_ID, PROXY_ID, make_client, write_private
+from deploy.places import CLIENT, PROXY_CLIENT
 from storage_service.client import StorageClient
-from storage_service.client_file import ClientFile
 from storage_service.errors import ConfigurationError, Exists, StrongroomError, Unavailable
 from storage_service.keyring import rootkey
 from storage_service.keyring_wire import KeyringStatus
@@ -34,16 +31,21 @@ MARK: Final = "initialized"  # holds the kid of the root key of the first keyrin
 PATIENCE: Final = 60.0  # seconds for a service to begin
 
 
-def make_keys(directory: Path, client: Path | None = None, socket: Path = SOCKET) -> None:
-    """Make ``secrets.key`` in *directory* and ``client.json`` in *client* or there, mode 0600; none is replaced.
+def make_keys(directory: Path, client: Path | None = None, socket: Path = SOCKET, *, proxy: Path | None = None) -> None:
+    """Make ``secrets.key``, ``client.json`` and ``proxy.json``, mode 0600; none is replaced.
+
+    Args:
+        directory: where they are made.
+        client: where ``client.json`` is made instead.
+        socket: the service's.
+        proxy: where ``proxy.json`` is made instead.
 
     Raises:
         KeyFileUnusable: the root key file cannot be made, or the one that is there is not to be used.
     """
     rootkey.make(directory / ROOT_KEY)
-    file = (client or directory) / CLIENT
-    if not file.exists():
-        write_client(ClientFile(URL, socket, API_ID, Secret(secrets.token_urlsafe(API_KEY_BYTES))), file)
+    make_client((client or directory) / CLIENT, API_ID, url=URL, socket=socket)
+    make_client((proxy or directory) / PROXY_CLIENT, PROXY_ID, socket=socket)
 
 
 def make_keyring(directory: Path, patience: float = PATIENCE) -> str:
@@ -98,9 +100,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; return the exit code."""
     parser = argparse.ArgumentParser(prog="first_start", description="Prepare the first start of a service.")
     steps = parser.add_subparsers(dest="step", required=True)
-    keys = steps.add_parser("keys", help="make secrets.key and client.json, unless they are there")
+    keys = steps.add_parser("keys", help="make secrets.key, client.json and proxy.json, unless they are there")
     keys.add_argument("directory", type=Path)
     keys.add_argument("--client", type=Path, metavar="DIRECTORY", help="where client.json lies, if elsewhere")
+    keys.add_argument("--proxy", type=Path, metavar="DIRECTORY", help="where proxy.json lies, if elsewhere")
     keys.add_argument("--socket", type=Path, default=SOCKET, metavar="PATH", help=f"the service's [{SOCKET}]")
     keyring = steps.add_parser("keyring", help="make the store's keyring, unless it has one")
     keyring.add_argument("directory", type=Path, help="where client.json lies")
@@ -108,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     said = parser.parse_args(arguments)
     try:
         if said.step == "keys":
-            make_keys(said.directory, said.client, said.socket)
+            make_keys(said.directory, said.client, said.socket, proxy=said.proxy)
         else:
             state = make_keyring(said.directory)
             sys.stdout.write(f"The service is {state}.\n{_keep(said.directory, said.keys or said.directory)}\n")

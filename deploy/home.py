@@ -3,6 +3,7 @@
 DIR/                 0700
     strongroom.toml  0600  the settings, for people to edit
     client.json      0600  url, socket, api_id, api_key: how the command and local programs reach the service
+    proxy.json       0600  the same of the proxy, which reaches less
     secrets.key      0600  made by the service
     store.json       0600  which store the records are in, once there are keys in it
     run/             storage.sock, and up.pid while something runs
@@ -12,7 +13,6 @@ DIR/                 0700
 import errno
 import fcntl
 import io
-import json
 import os
 import secrets
 import stat
@@ -23,13 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deploy.places import CLIENT, CONFIG, SOCKET, STORE
+from deploy.places import CLIENT, CONFIG, PROXY_CLIENT, SOCKET
 from models.secret import Secret
 from storage_service.client_file import ClientFile
 from storage_service.errors import ConfigurationError
 
 API_KEY_BYTES: Final = 32  # 256 bits, from the kernel's generator
 API_ID: Final = "storage_service"  # CPD-101's name for the platform's own key
+PROXY_ID: Final = "http_proxy"
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})  # what link(2) says there
 STALE_WAIT: Final = 5.0  # seconds that the processes of a killed `up` may take to follow it
 
@@ -55,6 +56,16 @@ class AlreadyRunning(ConfigurationError):
 def write_client(client: ClientFile, path: Path) -> None:
     """Write *client* to *path*, mode 0600."""
     write_private(path, client.text())
+
+
+def make_client(path: Path, api_id: str, *, url: str = "", socket: Path | None = None) -> None:
+    """Write a file with a fresh API key to *path*, unless there is one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if not path.exists():
+        write_client(ClientFile(url, socket, api_id, Secret(secrets.token_urlsafe(API_KEY_BYTES))), path)
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -179,9 +190,9 @@ class Home:
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._check()
-            for name in ("run", "data", "log"):
-                (self.path / name).mkdir(mode=0o700, exist_ok=True)
+            self.check()
+            for directory in self.directories:
+                directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"{error.filename or self.path}: {error.strerror}") from error
 
@@ -194,39 +205,24 @@ class Home:
         try:
             if not self.config.exists():
                 write_private(self.config, TEMPLATE.encode())
-            if not self.client.exists():
-                key = Secret(secrets.token_urlsafe(API_KEY_BYTES))
-                write_client(ClientFile("", self.path / SOCKET, API_ID, key), self.client)
+            make_client(self.client, API_ID, socket=self.path / SOCKET)
+            make_client(self.path / PROXY_CLIENT, PROXY_ID, socket=self.path / SOCKET)
         except OSError as error:
             raise ConfigurationError(f"{self.path}: {error.strerror}") from error
         return ClientFile.read(self.client)
 
     @property
-    def store(self) -> str | None:
-        """The URL of the store that this home's records are in, without its password; None where that is not known.
+    def directories(self) -> tuple[Path, ...]:
+        """The directories in it, which `prepare` makes."""
+        return tuple(self.path / name for name in ("run", "data", "log"))
+
+    def check(self) -> None:
+        """Accept a home that is there.
 
         Raises:
-            ConfigurationError: the file that says it cannot be read.
+            ConfigurationError: it is no directory, another user's, or open to others.
+            OSError: it is not there, or cannot be looked at.
         """
-        try:
-            return str(json.loads((self.path / STORE).read_bytes())["store"])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError):
-            raise ConfigurationError(
-                f"{self.path / STORE} does not say which store this home's records are in; remove it if you know"
-            ) from None
-
-    def keep_store(self, url: str) -> None:
-        """Write down that this home's records are in the store at *url*, from which the password was taken out.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        if self.store != url:
-            write_private(self.path / STORE, json.dumps({"store": url}).encode() + b"\n")
-
-    def _check(self) -> None:
         state = self.path.stat()
         if not stat.S_ISDIR(state.st_mode):
             raise ConfigurationError(f"{self.path} is not a directory")

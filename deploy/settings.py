@@ -10,6 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -18,22 +19,24 @@ import msgspec
 import msgspec.inspect
 
 from deploy import custodia_conf, storage_conf
-from deploy.home import API_ID, Home
+from deploy.home import API_ID, PROXY_ID
 from deploy.layer import Layer, Placeholders, read_text, unknown
-from deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, SOCKET
+from deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, PROXY_CLIENT, SOCKET, STORE
 from models.secret import REDACTED, Secret
 from storage_service.backends import BACKENDS
-from storage_service.backends.url import file_of, of_file, split
+from storage_service.backends.url import as_said, file_of, of_file, same_place, split
 from storage_service.client_file import ClientFile
 from storage_service.config import (
     AuthenticatorSettings,
     AuthorizerSettings,
     HandlerSettings,
+    ProxyKey,
     ProxySettings,
     ReadThroughSettings,
     ServiceSettings,
 )
 from storage_service.errors import ConfigurationError
+from storage_service.record_of_store import RecordOfStore
 
 MAX_SOCKET_PATH: Final = 100  # bytes; the kernel's limit is 107 (unix(7)), and nobody should have to count that close
 
@@ -78,6 +81,9 @@ class Keys(msgspec.Struct, kw_only=True):
     client: _Text = CLIENT
     api_id: _Text | None = None  # None: what client.json says
     api_key: _Text | None = None  # likewise; never in a flag or the TOML file
+    proxy_client: _Text = PROXY_CLIENT
+    proxy_id: _Text | None = None  # None: what proxy.json says
+    proxy_key: _Text | None = None  # likewise; never in a flag or the TOML file
 
     listen: _Text = "127.0.0.1:8000"
     self_auths: list[_Text] = msgspec.field(default_factory=lambda: ["/api/v0/secrets"])
@@ -101,6 +107,19 @@ class Keys(msgspec.Struct, kw_only=True):
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Keys)}
 _OTHER_VARIABLES: Final = frozenset({"config", "url", "etcd_password", *Placeholders.DEFAULTS})  # read elsewhere
 _FILE: Final = "_file"  # STRONGROOM_<NAME>_FILE names a file that holds the value, as containers hand secrets over
+
+# What the proxy's model routes reach for users whom the proxy knows, and the service does not.
+PROXIED: Final = (
+    "/hosts",
+    "/secrets/hosts",
+    "/clusters",
+    "/cluster_deploys",
+    "/cluster_restarts",
+    "/cluster_upgrades",
+    "/networks",
+    "/container_managers",
+    "/secrets/container_managers",
+)
 
 # What each handler of the service takes besides its name.
 _AUTHENTICATORS: Final = {"SimpleAuthKeys": ("id_header", "key_header"), "SimpleCredsAuth": ("uid", "gid", "proxies")}
@@ -165,8 +184,9 @@ def load(
         flags: settings given on the command line; those that are None are not given.
         sets: ``--set NAME=VALUE``: placeholders and directories of the proposal's two files.
         without_key: let the API key be missing (to look at a configuration before the first start).
-        role: the process that will run, ``storage`` or ``proxy``; None: both. The service has no TLS: what is said of
-            it is not held against a service of its own, whose unit may be told but half of it.
+        role: the process that will run, ``storage`` or ``proxy``; None: both. The proxy is not told the service's own
+            key. The service has no TLS: what is said of it is not held against a service of its own, whose unit may be
+            told but half of it.
 
     Raises:
         ConfigurationError: a file cannot be read or understood, a name is unknown, or two things contradict.
@@ -178,7 +198,17 @@ def load(
     if file is not None:
         layers.append(file)
     layers += _proposal(home, _merge(layers), Placeholders(sets or {}, environ), environ)
-    return _Resolver(home, layers).settings(without_key=without_key, tls=role != "storage")
+    return _Resolver(home, layers).settings(without_key=without_key, role=role)
+
+
+def refuse_another_store(settings: Settings) -> None:
+    """Refuse a store that is not the one which the home's records are in.
+
+    Raises:
+        ConfigurationError: it is another; the text says what to do.
+    """
+    if settings.service.store_record is not None:
+        RecordOfStore(settings.service.store_record).refuse_another(settings.service.store)
 
 
 def _flag(name: str, value: object) -> Layer:
@@ -238,8 +268,9 @@ def _toml(path: Path) -> Layer:
     except tomllib.TOMLDecodeError as error:
         place = re.search(r"\(at .*\)$", str(error))  # what stands before it may quote the file
         raise ConfigurationError(f"{path.name}: not TOML {place[0] if place else ''}".rstrip()) from None
-    if "api_key" in data:
-        raise ConfigurationError(f"{path.name}: 'api_key' has no place here; it is kept in {CLIENT}, mode 0600")
+    for key, kept in {"api_key": CLIENT, "proxy_key": PROXY_CLIENT}.items():
+        if key in data:
+            raise ConfigurationError(f"{path.name}: '{key}' has no place here; it is kept in {kept}, mode 0600")
     return _checked(Layer(path.name, data))
 
 
@@ -252,7 +283,7 @@ def _proposal(
         layers.append(_checked(storage_conf.read(_below(home, stated["storage_conf"][0]), placeholders)))
     if "custodia_conf" in stated:
         layers.append(_checked(custodia_conf.read(_below(home, stated["custodia_conf"][0]), placeholders, environ)))
-    placeholders.check_used()
+    placeholders.check_used(_FIELDS)
     if len({os.path.normpath(str(layer.values["socket"])) for layer in layers if "socket" in layer.values}) > 1:
         raise ConfigurationError(
             f"{layers[0].source}: 'custodia_socket_path' is not the server_socket of {layers[1].source};"
@@ -340,12 +371,18 @@ class _Resolver:
         self._notes = tuple(note for layer in layers for note in layer.notes)
         self._keys = Keys(**{key: value for key, (value, _) in self._stated.items()})  # type: ignore[arg-type]
 
-    def settings(self, *, without_key: bool, tls: bool) -> Settings:
+    def settings(self, *, without_key: bool, role: str | None) -> Settings:
         keys = self._keys
         client = _below(self._home, keys.client)
-        api_id, api_key = self._credentials(client, without_key=without_key)
+        api_id, api_key = API_ID, Secret("")
+        if role != "proxy":
+            api_id, api_key = self._credentials("api", "client", API_ID, needed=not without_key)
+        needed = not (without_key or role == "storage")
+        proxy_id, proxy_key = self._credentials("proxy", "proxy_client", PROXY_ID, needed=needed)
+        if role is None and proxy_id == api_id:
+            raise self._error("proxy_id", "is the service's own; the proxy goes by another")
         socket = self._socket()
-        certificate, key = self._pair() if tls else (None, None)
+        certificate, key = self._pair() if role != "storage" else (None, None)
         store = self._store("store", keys.store)
         workers = keys.workers
         if store.startswith("memory:") and "workers" not in self._stated:
@@ -368,6 +405,7 @@ class _Resolver:
             ),
             api_id=api_id,
             api_key=api_key,
+            proxy=ProxyKey(api_id=proxy_id, api_key=proxy_key, paths=self._reach_of_proxy()) if proxy_key else None,
             socket_mode=self._octal("socket_mode", keys.socket_mode),
             autogen_root_key=keys.autogen_root_key,
             # What is in memory is another one at each start.
@@ -375,13 +413,14 @@ class _Resolver:
             machine_key=_below(self._home, keys.machine_key),
             machine_documents=self._optional_path("machine_documents"),
             read_through=tuple(map(self._old_place, keys.read_through)),
-            filled=self._filled(store),
+            store_record=_below(self._home, keys.keyring_seen).with_name(STORE),
+            beside=self._beside(store),
             debug=keys.debug,
         )
         proxy = ProxySettings(
             socket=socket,
-            api_id=api_id,
-            api_key=api_key,
+            api_id=proxy_id,
+            api_key=proxy_key,
             listen=self._listen(),
             self_auths=tuple(keys.self_auths),
             authenticators=tuple(
@@ -408,7 +447,7 @@ class _Resolver:
             makedirs=keys.makedirs,
             log_format=keys.log_format,
             debug=keys.debug,
-            shown=tuple(self._shown(service)),
+            shown=tuple(self._shown(service, proxy)),
             notes=self._notes,
         )
 
@@ -416,20 +455,34 @@ class _Resolver:
         _, source = self._stated.get(key, (None, "default"))
         return ConfigurationError(f"{source}: '{key}' {reason}")
 
-    def _credentials(self, client: Path, *, without_key: bool) -> tuple[str, Secret]:
-        """Return the API id and key: those that were said, else client.json's."""
-        api_id, api_key = self._keys.api_id, self._keys.api_key
-        if without_key and client.exists() and not os.access(client, os.R_OK):
+    def _credentials(self, who: str, file: str, usual: str, *, needed: bool) -> tuple[str, Secret]:
+        """Return the API id and key of *who*: those that were said, else those in the file that setting *file* names.
+
+        The key is empty where there is none, and none is *needed*.
+        """
+        names = f"{who}_id", f"{who}_key"
+        api_id, api_key = (getattr(self._keys, name) for name in names)
+        path = _below(self._home, getattr(self._keys, file))
+        if not needed and path.exists() and not os.access(path, os.R_OK):
             # Who checks the proxy's certificate as the proxy's user may not see what systemd hands to the process.
-            self._notes += (f"{client}: this user cannot read it, so it was not looked at",)
-        elif (api_id is None or api_key is None) and client.exists():
-            kept = ClientFile.read(client)
-            for name in ("api_id", "api_key"):
-                self._stated.setdefault(name, (None, client.name))
-            return api_id or kept.api_id, kept.api_key if api_key is None else Secret(api_key)
-        if api_key is None and not without_key:
-            raise ConfigurationError(f"{client} does not exist: 'strongroom up' makes it, or say {PREFIX}API_KEY")
-        return api_id or API_ID, Secret(api_key or "")
+            self._notes += (f"{path}: this user cannot read it, so it was not looked at",)
+        elif (api_id is None or api_key is None) and path.exists():
+            kept = ClientFile.read(path)
+            for name in names:
+                self._stated.setdefault(name, (None, path.name))
+            api_id, api_key = api_id or kept.api_id, api_key or kept.api_key.reveal()
+        if not api_key and needed:
+            key = names[1]
+            raise ConfigurationError(
+                f"{path} does not exist: 'strongroom up' or install.sh makes it, or say {PREFIX}{key.upper()}"
+                if not path.exists()
+                else f"{path}: the API key is empty; delete the file for a new one"
+            )
+        return api_id or usual, Secret(api_key or "")
+
+    def _reach_of_proxy(self) -> tuple[str, ...]:
+        """Return what the proxy asks for in its own name: nothing for callers who have keys of the service."""
+        return PROXIED if any(entry.get("name") != "apikey" for entry in self._keys.proxy_authenticators) else ()
 
     def _socket(self) -> Path:
         socket = _below(self._home, self._keys.socket)
@@ -493,13 +546,13 @@ class _Resolver:
             raise self._error(key, "names no server: etcd://HOST:PORT")
         return store
 
-    def _filled(self, store: str) -> str | None:
-        """Return the store that this home's records are in: as it says, or the file it has beside *store*."""
-        if (said := Home(self._home).store) is not None:
-            return said
+    def _beside(self, store: str) -> str | None:
+        """Return the store that this home has where none is said, if *store* is another and that holds something."""
         usual = self._store("store", "sqlite")
-        file = file_of(split(usual).path)
-        return usual if store != usual and file.exists() and file.stat().st_size else None
+        with suppress(OSError):  # there is none, or this user cannot see it
+            if not same_place(store, usual) and file_of(split(usual).path).stat().st_size:
+                return usual
+        return None
 
     def _handler(self, given: Mapping[str, str | list[str]]) -> HandlerSettings:
         """Return one storage handler; ``storage_service.routing`` has the rules of types, names and models."""
@@ -534,9 +587,9 @@ class _Resolver:
                     raise unknown(f"{key}: {handler}", option, known[handler])
             yield handler, {option: _text(value) for option, value in entry.items()}
 
-    def _shown(self, service: ServiceSettings) -> Iterable[Shown]:
+    def _shown(self, service: ServiceSettings, proxy: ProxySettings) -> Iterable[Shown]:
         resolved: dict[str, object] = {
-            "store": _as_said(service.store),
+            "store": as_said(service.store),
             "socket": str(service.socket),
             "audit_log": str(service.audit_log),
             "root_key": str(service.root_key),
@@ -545,6 +598,9 @@ class _Resolver:
             "client": str(_below(self._home, self._keys.client)),
             "api_id": service.api_id,
             "api_key": REDACTED if service.api_key else None,
+            "proxy_client": str(_below(self._home, self._keys.proxy_client)),
+            "proxy_id": proxy.api_id,
+            "proxy_key": REDACTED if proxy.api_key else None,
             "storage_handlers": [
                 {"name": h.name, "type": h.type, "models": list(h.models)} | dict(h.options)
                 for h in service.storage_handlers
@@ -556,12 +612,6 @@ class _Resolver:
         for key in _FIELDS:
             _, source = self._stated.get(key, (None, "default"))
             yield Shown(key, redact(resolved.get(key, getattr(self._keys, key))), source)
-
-
-def _as_said(store: str) -> str:
-    """Return the URL of a store as people write it: the path of a file as it is."""
-    url = split(store)
-    return f"sqlite:{file_of(url.path)}" + (f"?{url.query}" if url.query else "") if url.scheme == "sqlite" else store
 
 
 def _text(value: str | list[str]) -> str:
@@ -576,7 +626,8 @@ def without_password(url: str) -> str:
 def redact(value: object) -> object:
     """Return *value* with the password of every URL in it replaced."""
     if isinstance(value, str):
-        return re.sub(r"(://[^/?@:]*:)[^/?@]*@", rf"\1{REDACTED}@", value)
+        value = re.sub(r"(://[^/?@:]*:)[^/?@]*@", rf"\1{REDACTED}@", value)
+        return re.sub(r"([?&]password=)[^&]*", rf"\1{REDACTED}", value)
     if isinstance(value, list):
         return [redact(item) for item in value]
     if isinstance(value, dict):

@@ -19,7 +19,7 @@ from http_proxy.errors import FalconApp, Request, Response, answer_problem
 from http_proxy.forward import Forwarder
 from http_proxy.middleware import AuthenticationManager
 from http_proxy.openapi import DOCUMENT
-from http_proxy.refusals import Refusals, Refused, why
+from http_proxy.refusals import RefusalReporter, RefusedRequest, why
 from http_proxy.request import forwarded, proof_of, request_id_of
 from http_proxy.resources import add_routes
 from http_proxy.resources.base import Storage, respond
@@ -46,7 +46,7 @@ class ProxyApp:
         """
         self._pool = Pool(Place(str(settings.socket)), settings.connections)
         self._storage = Storage(settings)
-        self._refusals = Refusals(self._pool, settings)
+        self._refusals = RefusalReporter(self._pool, settings)
         proof = proof_of(settings)
         self._forward = Forwarder(
             self._pool,
@@ -78,12 +78,12 @@ class ProxyApp:
         known = request_id_of(exchange.request.fields)
         if exchange.request.length > wire.MAX_BODY:  # here: falcon awaits the beginning of a body first
             error = TooLarge("the body is longer than it may be")
-            self._refusals.note(Refused(exchange, path, known, identity), why(error))
+            self._refusals.note(RefusedRequest(exchange, path, known, identity), why(error))
             answer_problem(exchange, error, known)
             return None
         request_id = known.decode("ascii")
         sender = forwarded(exchange.client, exchange.scheme)
-        refused = functools.partial(self._refusals.note, Refused(exchange, path, known, identity))
+        refused = functools.partial(self._refusals.note, RefusedRequest(exchange, path, known, identity))
         return exchange.asgi(self._rest, request_id=request_id, identity=identity, forwarded=sender, refused=refused)
 
 

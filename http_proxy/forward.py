@@ -16,11 +16,12 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from http_proxy.refusals import Refused, Why, why
+from http_proxy.refusals import RefusedRequest, Why, why
 from http_proxy.request import REQUEST_ID, forwarded, request_id, request_id_of
 from storage_service import wire
 from storage_service.client.pool import Connection, Pool, UpstreamError
 from storage_service.errors import Fate, NotImplementedHere, ServiceError, TooLarge, Unavailable
+from storage_service.traces import trace_of
 from storage_service.turns import Queue, Rule, Turn
 from storage_service.wire import http1
 from storage_service.wire.http1 import CHUNKED, Exchange, Field, Gone
@@ -79,7 +80,7 @@ class Forwarder:
         timeout: float,
         connections: int,
         proof: bytes = b"",
-        refused: Callable[[Refused, Why], None] = lambda *_: None,
+        refused: Callable[[RefusedRequest, Why], None] = lambda *_: None,
         prefix: str = wire.PROXIED_SECRETS_PATH,
         target: str = wire.SECRETS_PATH,
     ) -> None:
@@ -313,7 +314,9 @@ class _Way:
 
     __slots__ = ("_refused", "deadline", "exchange", "head", "path", "request", "request_id")
 
-    def __init__(self, exchange: Exchange, deadline: float, path: str, refused: Callable[[Refused, Why], None]) -> None:
+    def __init__(
+        self, exchange: Exchange, deadline: float, path: str, refused: Callable[[RefusedRequest, Why], None]
+    ) -> None:
         self.exchange = exchange
         self.deadline = deadline
         self.path = path
@@ -345,7 +348,7 @@ class _Way:
 
     def refuse(self, error: ServiceError) -> None:
         """Answer what is not forwarded, or came to nothing."""
-        self._refused(Refused(self.exchange, self.path, self.request_id), why(error))
+        self._refused(RefusedRequest(self.exchange, self.path, self.request_id), why(error))
         self.exchange.answer(*wire.problem_answer(error, self.request_id.decode("ascii")))
 
     def fail(self, error: UpstreamError) -> None:
@@ -403,4 +406,4 @@ def _start(work: Coroutine[Any, Any, None]) -> None:
 def _ended(task: "asyncio.Task[None]") -> None:
     _running.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, Gone):
-        _log.error("forwarding ended in %s", type(error).__name__)
+        _log.error("forwarding ended in %s", trace_of(error))

@@ -9,8 +9,7 @@ from typing import Any, Final, Protocol
 
 from http_proxy.authn.base import Authenticator, Identity, Refused
 from http_proxy.errors import answer_problem
-from http_proxy.refusals import Refusals, why
-from http_proxy.refusals import Refused as Turned
+from http_proxy.refusals import RefusalReporter, RefusedRequest, why
 from http_proxy.request import forwarded, request_id_of
 from storage_service import wire
 from storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated, ServiceError
@@ -45,7 +44,7 @@ class AuthenticationManager:
         behind: Behind,
         authenticators: Sequence[Authenticator],
         self_auths: Sequence[str] = ("/api/v0/secrets",),
-        refusals: Refusals | None = None,
+        refusals: RefusalReporter | None = None,
     ) -> None:
         """Take what lies behind, who is asked in what order, what is passed by, and where refusals are counted."""
         self._behind = behind
@@ -65,7 +64,7 @@ class AuthenticationManager:
             check_query(request.query)
         except Invalid as exc:
             request_id = request_id_of(request.fields)
-            self._note(Turned(exchange, request.path.decode("latin-1"), request_id), exc)
+            self._note(RefusedRequest(exchange, request.path.decode("latin-1"), request_id), exc)
             answer_problem(exchange, exc, request_id)
             return None
         if path.startswith(self._passed_below) or path in self._passed:
@@ -77,7 +76,7 @@ class AuthenticationManager:
             identity = await self._identify(exchange)
         except Unknown as unknown:
             exc, request_id = unknown.error, request_id_of(exchange.request.fields)
-            self._note(Turned(exchange, path, request_id, claimed=unknown.claimed), exc)
+            self._note(RefusedRequest(exchange, path, request_id, claimed=unknown.claimed), exc)
             challenges = [a.challenge for a in self._authenticators if a.challenge is not None]
             asked = challenges if isinstance(exc, NotAuthenticated) else ()
             answer_problem(exchange, exc, request_id, asked)
@@ -109,7 +108,7 @@ class AuthenticationManager:
             raise Unknown(error) from error
         raise Unknown(NotAuthenticated("no credentials"))
 
-    def _note(self, turned: Turned, error: ServiceError) -> None:
+    def _note(self, turned: RefusedRequest, error: ServiceError) -> None:
         if self._refusals is not None:
             self._refusals.note(turned, why(error))
 

@@ -258,9 +258,9 @@ SCHEMAS: Final[dict[str, _Json]] = {
     "Problem": {
         "description": "RFC 9457. Nothing in it comes from the request.",
         **_object(
+            "type",
             "title",
             "status",
-            "request_id",
             type={"type": "string", "format": "uri"},
             title=_TEXT,
             status=_WHOLE,

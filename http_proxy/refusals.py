@@ -25,7 +25,7 @@ _TOLD: Final = frozenset((*range(400, 500), 501))  # what is refused; all else f
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedRequest:
     """A request that the proxy answers itself: what it is, and who asks, as far as that is known."""
 
     exchange: Exchange
@@ -53,7 +53,7 @@ def why(error: ServiceError) -> Why:
     return Why(wire.problem_of(error).status, str(error), isinstance(error, Denied | NotAuthenticated))
 
 
-class Refusals:
+class RefusalReporter:
     """Those whom one worker of the proxy turns away."""
 
     def __init__(self, pool: Pool, settings: ProxySettings) -> None:
@@ -67,7 +67,7 @@ class Refusals:
         self._strangers = Strangers(self._report)
 
     def __repr__(self) -> str:
-        return "<Refusals>"
+        return "<RefusalReporter>"
 
     async def check(self) -> None:
         """Let somebody be tried.
@@ -78,7 +78,7 @@ class Refusals:
         if self._strangers.failing:
             await self._strangers.retry()
 
-    def note(self, refused: Refused, why: Why) -> None:
+    def note(self, refused: RefusedRequest, why: Why) -> None:
         """Count a request that is *refused* for *why*."""
         if why.status not in _TOLD:
             return
@@ -101,7 +101,7 @@ class Refusals:
         await self._strangers.close()
 
     async def _report(self, refusals: Sequence[wire.Refusal]) -> None:
-        body = msgspec.json.encode(wire.Refusals(refusals=list(refusals)))
+        body = msgspec.json.encode(wire.RefusalReport(refusals=list(refusals)))
         deadline = asyncio.get_running_loop().time() + DEADLINE
         try:
             status, answer = await self._pool.fetch(b"%b%d\r\n\r\n%b" % (self._head, len(body), body), deadline)

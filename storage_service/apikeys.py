@@ -32,6 +32,7 @@ from models.errors import InvalidName
 from models.secret import Secret
 from storage_service.authz.base import Action, Principal
 from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Put, Vacant
+from storage_service.config import ProxyKey
 from storage_service.errors import Exists, Internal, Invalid, NotFound, ServiceError
 
 PREFIX: Final = "system/access/apikeys/"
@@ -60,18 +61,20 @@ class ApiKeys:
         sealed: Backend,
         own: tuple[str, Secret],
         *,
+        proxy: ProxyKey | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         random_key: Callable[[], str] = lambda: secrets.token_urlsafe(32),
     ) -> None:
-        """Take the *store*, the encrypting backend round it (*sealed*), and the service's *own* id and key.
+        """Take the *store*, the encrypting backend round it (*sealed*), the service's *own* id and key, the *proxy*'s.
 
-        The own key is the one that the configuration gives; it reaches everything, and no record holds it.
+        These two are the ones that the configuration gives, and no record holds them. The own key reaches everything.
         """
         self._store = store
         self._sealed = sealed
-        self._own_id = own[0]
-        self._own_verifier = _verifier(own[1].reveal())
-        self._own = Principal(f"apikey:{self._own_id}")
+        self._own = {own[0]: (_verifier(own[1].reveal()), Principal(f"apikey:{own[0]}"))}
+        if proxy is not None:
+            principal = Principal(f"apikey:{proxy.api_id}", proxy.paths)
+            self._own[proxy.api_id] = (_verifier(proxy.api_key.reveal()), principal)
         self._now = now
         self._random_key = random_key
         self._opened: dict[str, tuple[int, str, Principal]] = {}  # id -> revision, verifier, principal
@@ -85,8 +88,9 @@ class ApiKeys:
             Undecipherable: the record was planted or edited in the store.
         """
         offered = _verifier(key)
-        if key_id == self._own_id:
-            return self._own if hmac.compare_digest(offered, self._own_verifier) else None
+        if key_id in self._own:
+            own_verifier, own = self._own[key_id]
+            return own if hmac.compare_digest(offered, own_verifier) else None
         legal = _ID.fullmatch(key_id) is not None
         known = await self._known(key_id if legal else _NOBODY_ID)
         if known is None:
@@ -97,7 +101,7 @@ class ApiKeys:
 
     def knows(self, key_id: str | None) -> bool:
         """Whether *key_id* is the id of a key, as far as a record was opened here: it is for whoever just showed it."""
-        return key_id is not None and (key_id == self._own_id or key_id in self._opened)
+        return key_id is not None and (key_id in self._own or key_id in self._opened)
 
     def learn(self) -> None:
         """Begin to open records, as many as are in one page, while others are served."""
@@ -121,11 +125,11 @@ class ApiKeys:
 
         Raises:
             Invalid: the id, a path or an action is none.
-            Exists: the id is taken, was so once, or is the service's own.
+            Exists: the id is taken, was so once, or is the service's own or its proxy's.
             Unavailable: the store does not answer.
         """
-        if key_id == self._own_id:
-            raise Exists("that id is the service's own")
+        if key_id in self._own:
+            raise Exists("that id is the service's own, or its proxy's")
         key = Secret(self._random_key())
         record = self._record(key_id, key, paths, actions)
         try:
@@ -202,8 +206,8 @@ class ApiKeys:
         Raises:
             Invalid: the id, or something in the record, is none; nothing of it is repeated.
         """
-        if _ID.fullmatch(key_id) is None or key_id == self._own_id:
-            raise Invalid("that is no id of an API key, or the service's own")
+        if _ID.fullmatch(key_id) is None or key_id in self._own:
+            raise Invalid("that is no id of an API key, or the service's own or its proxy's")
         try:
             record = msgspec.json.decode(value, type=ApiKeyRecord)
         except (msgspec.MsgspecError, UnicodeDecodeError):

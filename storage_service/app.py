@@ -29,11 +29,12 @@ from storage_service.errors import (
     TooLarge,
     Undecipherable,
 )
+from storage_service.failure_log import FailureLog
 from storage_service.head import Head
 from storage_service.read_through import OldPlace
-from storage_service.refusals import Refusals
 from storage_service.service import Caller
 from storage_service.strangers import bounded
+from storage_service.traces import trace_of
 from storage_service.wire import SECRETS_PATH
 from storage_service.wire.http1 import Exchange, Gone
 from storage_service.wire.http1 import allowed as allowed_methods
@@ -67,7 +68,7 @@ class StorageApp:
         self._old_places = old_places
         self._renew = renew
         self._parts: Parts | None = None
-        self._refusals = Refusals()
+        self._failures = FailureLog()
 
     async def open(self) -> None:
         """Open store, keys and audit log; nothing is served before.
@@ -81,7 +82,7 @@ class StorageApp:
 
     async def close(self) -> None:
         """Close what was opened."""
-        self._refusals.close()
+        self._failures.close()
         if self._parts is not None:
             await self._parts.close()
 
@@ -127,14 +128,13 @@ class StorageApp:
                 # Told in full already: a traceback would add nothing but places where a value could hide.
                 log.error("request %s: %s", request_id, error)  # noqa: TRY400
             elif wire.problem_of(error).status in (500, 503):
-                self._refusals.tell(error, request_id)
+                self._failures.tell(error, request_id)
             await self._end(exchange, caller, path, error)
             exchange.answer(*wire.problem_answer(error, request_id))
         except Gone:
             raise
-        except Exception:
-            # Without the traceback's locals; the types of this project keep secrets out of what remains.
-            log.exception("request %s: unexpected error", request_id)
+        except Exception as error:  # noqa: BLE001  # whatever it is, its place is told and the client is answered
+            log.error("request %s: unexpected %s", request_id, trace_of(error))  # noqa: TRY400  # its text may quote
             unexpected = Internal("unexpected")
             await self._end(exchange, caller, path, unexpected, expected=False)
             exchange.answer(*wire.problem_answer(unexpected, request_id))
@@ -150,13 +150,15 @@ class StorageApp:
         address: str | None = None
         through_proxy = False
         try:
-            through_proxy = fields.proxy is not None and await parts.proxy.shown(fields.proxy)
+            through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
             if through_proxy:
                 address = authn.address_in(fields.forwarded or "")
             principal = await authn.authenticate(parts.authenticators, fields, exchange.peer)
         except ServiceError as error:
             await self._turn_away(exchange, fields, path, fault or error, address)
             raise fault or error from None
+        if fields.proxy is not None and not through_proxy:
+            await self._turn_away(exchange, fields, path, Denied("posed as the proxy, with a key that is not its own"))
         spoken_for = authn.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
         return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
 

@@ -6,7 +6,8 @@
 *decision* is ``allowed``; or ``denied`` (not within these credentials, or they are wrong), or ``refused`` (no request
 that could be decided on). An act that was allowed and came to nothing has a second line, ``failed``, or ``unknown``
 where nobody can tell what became of it. *reason* says why, *for* names whom the proxy spoke for, *from* is the network
-address that the proxy told. Of strangers a line stands for *count* of them, who *claimed* to be these (`strangers`).
+address that the proxy told. A line of refusals stands for *count* of them, strangers *claimed* to be these; the rule
+for that is in `strangers`.
 There is no field that could hold a value; what does not print is escaped.
 """
 
@@ -26,9 +27,10 @@ import msgspec
 
 from storage_service.errors import AuditUnavailable
 from storage_service.printable import printable
+from storage_service.reach import changed_by_others
 
 DEADLINE: Final = 5.0  # seconds a line may take to reach the disk before its act is refused
-KEPT: Final = 1024**3  # bytes at most that strangers leave free on the disk of the log: a tenth of it, if that is less
+KEPT: Final = 1024**3  # bytes at most that refusals leave free on the disk of the log: a tenth of it, if that is less
 LINGER: Final = 0.001  # seconds a group waits for more while several callers are at work (PostgreSQL's commit_delay)
 
 
@@ -121,7 +123,7 @@ class AuditLog:
         return future
 
     def has_room(self) -> bool:
-        """Whether strangers may go on filling the disk: so much is kept from them as is told by `KEPT`."""
+        """Whether refusals may go on filling the disk: so much is kept from them as is told by `KEPT`."""
         try:
             disk = os.statvfs(self._path.parent)
         except OSError:
@@ -241,6 +243,10 @@ class AuditLog:
         if not stat.S_ISREG(found.st_mode):  # a device or a pipe takes everything, and keeps nothing
             os.close(descriptor)
             raise OSError(errno.EINVAL, "it is no regular file")
+        fault = changed_by_others(self._path, found) or changed_by_others(self._path.parent, self._path.parent.stat())
+        if fault is not None:
+            os.close(descriptor)
+            raise OSError(errno.EPERM, fault)
         self._place = found.st_dev, found.st_ino
         self._end = found.st_size
         self._torn = found.st_size > 0 and os.pread(descriptor, 1, found.st_size - 1) != b"\n"

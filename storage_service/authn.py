@@ -3,7 +3,6 @@
 Custodia's rule over them: the first that says *wrong* ends the request, and at least one must say *who*.
 """
 
-import asyncio
 import hmac
 import re
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from typing import Final, Protocol
 
 from storage_service.apikeys import ApiKeys
 from storage_service.authz.base import Principal
-from storage_service.errors import Denied, Locked, NotAuthenticated
+from storage_service.config import ProxyKey
+from storage_service.errors import Denied, NotAuthenticated
 from storage_service.head import Head
 from storage_service.wire.http1 import Peer
 
-BELIEVED: Final = 1.0  # seconds that a key which was shown as the proxy's is not looked at again
 _FOR = re.compile(r'for=(?:"\[([0-9a-f:.]{2,45})\]"|([0-9.]{7,15}));proto=https?', re.ASCII)
 _WHOM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]{0,127}", re.ASCII)
 
@@ -95,33 +94,14 @@ class Proxy:
     All others may say what they like in ``Forwarded``, and whom they act for: none of it is written down.
     """
 
-    def __init__(self, keys: ApiKeys, key_id: str) -> None:
-        """Take what knows API keys, and the id of the proxy's."""
-        self.principal: Final = f"apikey:{key_id}"
-        self._keys = keys
-        self._known = ""
-        self._until = 0.0
+    def __init__(self, key: ProxyKey | None) -> None:
+        """Take the proxy's key; without one, nobody is the proxy."""
+        self.principal: Final = "" if key is None else f"apikey:{key.api_id}"
+        self._proof = b"" if key is None else f"{key.api_id}:{key.api_key.reveal()}".encode()
 
-    async def shown(self, proof: str) -> bool:
-        """Whether *proof* is the proxy's.
-
-        Raises:
-            Unavailable, Undecipherable: as `ApiKeys.authenticate`.
-        """
-        now = asyncio.get_running_loop().time()
-        if now < self._until and hmac.compare_digest(proof.encode(), self._known.encode()):
-            return True
-        key_id, _, key = proof.partition(":")
-        if f"apikey:{key_id}" != self.principal:
-            return False
-        try:
-            principal = await self._keys.authenticate(key_id, key)
-        except Locked:
-            return False  # what is served of a locked service is served, but nobody can be believed
-        if principal is None or principal.id != self.principal:
-            return False
-        self._known, self._until = proof, now + BELIEVED
-        return True
+    def shown(self, proof: str) -> bool:
+        """Whether *proof* is the proxy's."""
+        return bool(self._proof) and hmac.compare_digest(proof.encode(), self._proof)
 
 
 @lru_cache(maxsize=1024)

@@ -43,6 +43,15 @@ class ReadThroughSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyKey:
+    """The proxy's own API key: whoever shows it is the proxy."""
+
+    api_id: str
+    api_key: Secret
+    paths: tuple[str, ...] = ()  # all that it reaches, for callers whom the service does not know itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
     """All that the storage service is told."""
 
@@ -57,14 +66,17 @@ class ServiceSettings:
     )
     api_id: str  # the key that platform services and the operator's command use
     api_key: Secret
-    proxy_id: str | None = None  # the API id of the proxy, which alone is believed about the network; None: *api_id*
+    proxy: ProxyKey | None = None  # who alone is believed about the network, and whom he acts for; None: nobody
     socket_mode: int = 0o660
     autogen_root_key: bool = True
     keyring_seen: Path | None = None  # says which keyring was seen here last; None: nothing does after a restart
     machine_key: Path | None = None  # this machine's own key pair; used if the file is there
     machine_documents: Path | None = None  # a JSON file with the documents of machines; None: they are in the store
     read_through: tuple[ReadThroughSettings, ...] = ()  # asked in this order for what the store does not have
-    filled: str | None = None  # URL, without password, of the store that must not be empty: records were put there
+    store_record: Path | None = None  # says which store the records are in; None: nothing does
+    beside: str | None = (
+        None  # URL of the store that is used where none is said, if that is another and holds something
+    )
     debug: bool = False
 
 
@@ -73,7 +85,7 @@ class ProxySettings:
     """All that the HTTP proxy is told."""
 
     socket: Path
-    api_id: str  # what the proxy itself is to the service, for the model routes
+    api_id: str  # its own, which shows the service that the proxy asks
     api_key: Secret
     listen: str = "127.0.0.1:8000"
     self_auths: tuple[str, ...] = ("/api/v0/secrets",)

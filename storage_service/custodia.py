@@ -19,6 +19,7 @@ from storage_service.authz.base import Action
 from storage_service.backends.base import ABSENT, PRESENT, Entry
 from storage_service.errors import (
     Denied,
+    Exists,
     Invalid,
     MethodNotAllowed,
     NotAcceptable,
@@ -138,7 +139,10 @@ class SecretsEndpoint:
             raise MethodNotAllowed("a secret's name has no trailing slash", _allowed(request.trail))
         name, expected = _secret_name(request.trail), expected_revision(request.head)
         value = await _value_of(request.head.content_type, await self._body(request, Action.PUT, name))
-        revision = await self._service.put(request.caller, name, value, expected)
+        try:
+            revision = await self._service.put(request.caller, name, value, expected)
+        except Exists as error:
+            raise Exists(f"{error}; send If-Match to replace it") from None
         status = 201 if expected == ABSENT else 200
         request.answer(status, b"", (b"etag", etag_of(revision).encode()))
 
@@ -176,7 +180,7 @@ class SecretsEndpoint:
             raise Invalid('a batch get is {"names": [name, …]}') from None
         if len(wanted) > MAX_BATCH_NAMES:
             raise Invalid(f"a batch get is at most {MAX_BATCH_NAMES} names")
-        full = [_checked(_secret_name(name)) for name in wanted]
+        full = [_wanted(name) for name in wanted]
         async with self._service.read_many(request.caller, full) as values:
             if values.turn is not None:
                 await request.stream(_batch(values), _JSON_TYPE, turn=values.turn)
@@ -239,12 +243,21 @@ def _container_name(trail: str) -> str:
     return names.SECRETS + trail
 
 
-def _checked(name: str) -> str:
-    """Return *name*, which stood in a body."""
+def _wanted(name: str) -> str:
+    """Return the name of the secret that a body calls *name*.
+
+    Raises:
+        Denied: it would lie in no container.
+        Invalid: it is no secret's. A container's is refused here, for what is in one is told by its listing alone.
+    """
+    full = _secret_name(name)
     try:
-        return names.check(name)
+        names.check(full)
     except InvalidName as error:
         raise Invalid(str(error)) from None
+    if names.is_container(full):
+        raise Invalid("a secret's name has no trailing slash")
+    return full
 
 
 def _check_query(query: bytes) -> None:

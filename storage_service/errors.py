@@ -91,6 +91,12 @@ class Exists(ServiceError):
     code = "exists"
 
 
+class Contradicted(ServiceError):
+    """The records as they are contradict the request: to send it again helps nothing."""
+
+    code = "contradicted"
+
+
 class NotEmpty(ServiceError):
     """The container still holds something."""
 
@@ -207,6 +213,10 @@ class Untrusted(Unavailable):
 
     So it is where TLS is spoken to who speaks none, and the other way round.
     """
+
+
+class NotListening(Unavailable):
+    """Nobody listens where the service should: it does not run, or runs elsewhere."""
 
 
 class Barred(Unavailable):

@@ -387,7 +387,9 @@ def _check_distinct(changes: Sequence[Put] | Sequence[Delete]) -> None:
 def _refuse(guarded: Sequence[Put] | Sequence[Delete], failed: set[str]) -> None:
     for change in guarded:
         if change.name in failed:
-            raise (Exists if change.expected == ABSENT else Changed)("a record is not at the revision expected of it")
+            if change.expected == ABSENT:
+                raise Exists("the record exists already")
+            raise Changed("a record is not at the revision expected of it")
 
 
 async def _in_batches(

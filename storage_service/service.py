@@ -3,13 +3,14 @@
 What cannot be recorded is not done, and nothing is answered before its record is on disk: a read may run while its
 record is being written, a write begins after. The audit line says what was decided. Of what was allowed and came to
 nothing a second line says so (`Door.end`), ``failed`` or ``unknown``, with the reason, which no caller is told in full.
+Refusals are counted (`strangers`), whoever is refused; what was allowed has a line for each act.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 from models import Model, names
 from models.errors import InvalidName
@@ -18,7 +19,7 @@ from storage_service.apikeys import PREFIX as APIKEYS
 from storage_service.apikeys import ApiKeyRecord, ApiKeys
 from storage_service.audit import AuditLog, AuditRecord
 from storage_service.authz.base import Action, Decider, Principal
-from storage_service.authz.paths import UserNameSpace, WholeReach, covers, decide
+from storage_service.authz.paths import UserNameSpace, covers, decide
 from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Page, Put, Vacant
 from storage_service.errors import (
     AuditUnavailable,
@@ -39,12 +40,14 @@ from storage_service.handlers import Handler, KeyPage, RecordPage, Stored
 from storage_service.large_answers import LargeAnswers
 from storage_service.overlay import Closed, Discreet
 from storage_service.routing import Routing
-from storage_service.strangers import UNKNOWN, Strangers, bounded
+from storage_service.strangers import Strangers, bounded
 from storage_service.turns import Turn, Turns
 from storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED, MAX_CLAIMED, HandlerInfo, Refusal, problem_of
 from storage_service.wire.http1 import Peer
 
 T = TypeVar("T")
+
+Decision = Literal["denied", "refused", "failed"]
 
 MANY: Final = 100  # names, which take about a millisecond to decide on, and as long to write down
 
@@ -59,7 +62,7 @@ class Caller:
     principal: Principal
     request_id: str
     peer: Peer | None = None
-    on_behalf_of: str | None = None
+    on_behalf_of: str | None = None  # said by the proxy
     address: str | None = None  # on the network, where the proxy told it
     through_proxy: bool = False
     allowed: "tuple[Act, ...]" = field(
@@ -69,15 +72,10 @@ class Caller:
 
     @property
     def holder(self) -> str:
-        """Who is counted where everybody may hold only so much.
-
-        Whom somebody acts for is believed of credentials that reach everything, as the proxy's own do: they could have
-        as many others made as they like.
-        """
-        principal = self.principal
-        if self.on_behalf_of is None or WholeReach().decide(principal, Action.GET, ROOT) is False:
-            return principal.id
-        return f"{principal.id} for {self.on_behalf_of}"
+        """Who is counted where everybody may hold only so much: each for whom the proxy acts by himself."""
+        if self.on_behalf_of is None:
+            return self.principal.id
+        return f"{self.principal.id} for {self.on_behalf_of}"
 
 
 class Reference(NamedTuple):
@@ -183,9 +181,19 @@ class Containers:
 class Door:
     """Decides and records; what it lets through may be done."""
 
-    def __init__(self, deciders: Sequence[Decider], audit: AuditLog) -> None:
+    def __init__(self, deciders: Sequence[Decider], audit: AuditLog, refusals: Strangers | None = None) -> None:
+        """Take who decides, where it is recorded, and what counts refusals, if another door counts with it."""
         self._deciders = tuple(deciders)
         self._audit = audit
+        self._refusals = refusals or Strangers(self._record_refusals, audit.has_room)
+
+    def narrowed(self, decider: Decider) -> "Door":
+        """Return a door at which *decider* has to agree, too."""
+        return Door((decider, *self._deciders), self._audit, self._refusals)
+
+    async def close(self) -> None:
+        """Write down who was counted and not told yet."""
+        await self._refusals.close()
 
     async def permit(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
         """Let *caller* do *action* to all of *wanted*, or to none.
@@ -208,6 +216,10 @@ class Door:
         await self._audit.append(*_records(caller, acts, "allowed"))
         caller.allowed += tuple(acts)
 
+    def reaches(self, caller: Caller, action: Action, name: str) -> bool:
+        """Whether `permit` would let *caller* do it."""
+        return bool(decide(self._deciders, caller.principal, action, name))
+
     async def deny(self, caller: Caller, action: Action, name: str, reason: str) -> None:
         """Record that an act is refused that `permit` might allow.
 
@@ -216,9 +228,9 @@ class Door:
         """
         await self._deny(caller, [Act(action, name)], reason)
 
-    async def _deny(self, caller: Caller, acts: Sequence[Act], reason: str | None = None) -> None:
-        await self._audit.append(*_records(caller, acts, "denied", reason))
+    async def _deny(self, caller: Caller, acts: Sequence[Act], reason: str = "") -> None:
         caller.ended = True
+        await self.turn_away(*[_refusal(caller, action.value, name, "denied", reason) for action, name in acts])
 
     async def expect(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
         """Refuse, and record that, what `permit` would refuse; nothing is recorded of what is still to be permitted.
@@ -304,15 +316,20 @@ class Door:
             unknown = not expected and any(act.action in (Action.PUT, Action.DELETE) for act in acts)
             await self._audit.append(*_records(caller, acts, "unknown" if unknown else _outcome(error), reason))
             return
-        decision = "denied" if isinstance(error, Denied) else "failed" if problem_of(error).status == 500 else "refused"
-        await self._audit.append(_record(caller, method, bounded(path), decision, reason))
+        decision: Decision = (
+            "denied" if isinstance(error, Denied) else "failed" if problem_of(error).status == 500 else "refused"
+        )
+        await self.turn_away(_refusal(caller, method, path, decision, reason))
 
-    async def turned_away(self, refusals: Sequence[Refusal]) -> None:
-        """Record those who were turned away, as they were counted.
+    async def turn_away(self, *refusals: Refusal) -> None:
+        """Record that somebody was turned away, with the others of a second.
 
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
+        await self._refusals.turn_away(*refusals)
+
+    async def _record_refusals(self, refusals: Sequence[Refusal]) -> None:
         await self._audit.append(*map(_record_of, refusals))
 
 
@@ -339,13 +356,16 @@ class Service:
         self._routing = routing
         self._keys = keys
         self._door = Door(deciders, audit)
-        self._strangers = Strangers(self._door.turned_away, audit.has_room)
         self._proxy = proxy
         self._namespaces = [decider for decider in deciders if isinstance(decider, UserNameSpace)]
 
     async def close(self) -> None:
         """Write down who was counted and not told yet."""
-        await self._strangers.close()
+        await self._door.close()
+
+    def door(self, decider: Decider) -> Door:
+        """Return a door for something beside records, at which *decider* has to agree, too."""
+        return self._door.narrowed(decider)
 
     # Secrets
 
@@ -409,7 +429,7 @@ class Service:
             return await self._secrets.commit([write, Check(container, PRESENT)])
         except Conflict as conflict:
             if write in conflict.failed:
-                raise (Exists if expected == ABSENT else Changed)("not at the expected revision") from None
+                raise _not_as_expected(expected) from None
         if container != self._own_container(caller.principal):
             raise NoContainer("the container does not exist")
         # Custodia makes a principal's own container when it is the one thing missing.
@@ -430,7 +450,7 @@ class Service:
         except Conflict:
             if expected == PRESENT:
                 raise NotFound("there is no such secret") from None
-            raise Changed("not at the expected revision") from None
+            raise _not_as_expected(expected) from None
 
     # Containers
 
@@ -660,23 +680,26 @@ class Service:
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
-        await self._strangers.turn_away(refusal)
+        await self._door.turn_away(refusal)
+
+    def check_is_proxy(self, caller: Caller) -> None:
+        """Return if *caller* is the proxy.
+
+        Raises:
+            Denied: it is not.
+        """
+        if caller.principal.id != self._proxy:
+            raise Denied("that is the proxy's to tell")
 
     async def take_report(self, caller: Caller, refusals: Sequence[Refusal]) -> None:
-        """Record whom the proxy turned away: strangers with the others, those it knew line by line.
+        """Record whom the proxy turned away, with the others.
 
         Raises:
             Denied: *caller* is not the proxy.
             AuditUnavailable: it cannot be recorded.
         """
-        if caller.principal.id != self._proxy:
-            raise Denied("that is the proxy's to tell")
-        known = [refusal for refusal in refusals if refusal.principal != UNKNOWN]
-        if known:
-            await self._door.turned_away(known)
-        for refusal in refusals:
-            if refusal.principal == UNKNOWN:
-                await self._strangers.turn_away(refusal)
+        self.check_is_proxy(caller)
+        await self._door.turn_away(*refusals)
 
     async def end(self, caller: Caller, error: ServiceError, method: str, path: str, *, expected: bool = True) -> None:
         """Record that a request of *caller* came to nothing, as `Door.end`."""
@@ -689,6 +712,10 @@ class Service:
             AuditUnavailable: it cannot be recorded.
         """
         await self._door.note(caller, action, name)
+
+    def reaches(self, caller: Caller, action: Action, name: str) -> bool:
+        """Whether *caller* may do it, for who tells more to some; nothing is recorded."""
+        return self._door.reaches(caller, action, name)
 
     async def allow(self, caller: Caller, action: Action, name: str) -> None:
         """Decide and record an act that has no record of its own behind it (the ping, a status).
@@ -736,6 +763,15 @@ def check_distinct(wanted: Sequence[object]) -> None:
     """
     if len(set(wanted)) < len(wanted):
         raise Invalid("a name stands twice")
+
+
+def _not_as_expected(expected: int) -> Exists | Changed:
+    """Return why a secret was not written or removed that was to be at the revision *expected*."""
+    if expected == ABSENT:
+        return Exists("the secret exists already")
+    if expected == PRESENT:
+        return Changed("there is no such secret to replace")
+    return Changed("the secret is not at the revision that was expected")
 
 
 def _by_handler(handlers: Sequence[Handler]) -> list[tuple[Handler, list[int]]]:
@@ -797,6 +833,20 @@ def _record(caller: Caller, action: str, name: str, decision: str, reason: str |
     )
 
 
+def _refusal(caller: Caller, action: str, name: str, decision: Decision, reason: str) -> Refusal:
+    return Refusal(
+        request=caller.request_id,
+        action=action,
+        name=bounded(name),
+        reason=reason,
+        decision=decision,
+        principal=caller.principal.id,
+        on_behalf_of=caller.on_behalf_of,
+        address=caller.address,
+        peer=None if caller.peer is None else caller.peer._asdict(),
+    )
+
+
 def _record_of(refusal: Refusal) -> AuditRecord:
     return AuditRecord(
         refusal.request,
@@ -804,8 +854,8 @@ def _record_of(refusal: Refusal) -> AuditRecord:
         bounded(refusal.action),
         bounded(refusal.name),
         refusal.decision,
-        bounded(refusal.reason),
-        None,
+        bounded(refusal.reason) or None,
+        refusal.on_behalf_of,
         refusal.peer,
         None if refusal.address is None else bounded(refusal.address),
         [bounded(each) for each in refusal.claimed[:MAX_CLAIMED]],

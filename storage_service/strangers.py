@@ -1,11 +1,12 @@
-"""Whoever is turned away is counted, so that evidence of it stays and its amount does not: a line a second and address.
+"""Whoever is turned away is counted, so that evidence of it stays and its amount does not: a line a second.
 
-The first from an address is told at once. Who comes from there within the second is counted, and told as one line with
-their number, the last of them and the names they claimed. So many addresses have a line of their own; the others share
-one. Where the disk has no room for strangers, all of them share one line a minute.
+Of strangers the first from an address is told at once. Who comes from there within the second is counted, and told as
+one line with their number, the last of them and the names they claimed. So many addresses have a line of their own; the
+others share one. Of somebody known the first refusal of each act is told at once, and the same again is counted. So
+many acts of one caller have a line of their own; the others share one.
 
-Both processes count by this rule: the service for its log, the proxy for what it reports to the service. Those who are
-known are counted together only where they ask for the same again; there are as many of them as were made.
+Where the disk has little room left, that is for acts: all strangers share one line a minute, and whoever is known has
+one. Both processes count by this rule: the service for its log, the proxy for what it reports to the service.
 """
 
 import asyncio
@@ -16,12 +17,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from storage_service.errors import AuditUnavailable, ServiceError
-from storage_service.wire import MAX_CLAIMED, MAX_TOLD, Refusal
+from storage_service.wire import MAX_CLAIMED, MAX_REFUSALS, MAX_TOLD, Refusal
 
 PERIOD: Final = 1.0  # seconds that are told in one line
 SCANT: Final = 60.0  # where there is no room
-MOST: Final = 16  # addresses with a line of their own
-MOST_KNOWN: Final = 64  # different refusals of those who are known
+MOST: Final = 16  # addresses with a line of their own; where there is no room, callers who are known
+MOST_ACTS: Final = 8  # of one caller who is known
+MOST_KNOWN: Final = 64  # of all of them together
 
 log = logging.getLogger(__name__)
 
@@ -74,20 +76,23 @@ class Strangers:
         self._timer: asyncio.TimerHandle | None = None
         self._telling: set[asyncio.Task[None]] = set()
 
-    async def turn_away(self, refusal: Refusal) -> None:
-        """Count *refusal*; the first of its address is told before this returns.
+    async def turn_away(self, *refusals: Refusal) -> None:
+        """Count *refusals*; those that are the first of their line are told before this returns.
 
         Raises:
-            ServiceError: of what tells; it is counted all the same.
+            ServiceError: of what tells; they are counted all the same.
         """
-        key, tally, first = self._tally(refusal)
-        if first or self.failing:
-            await self._tell_of({key: refusal})
-        else:
-            tally.add(refusal)
+        at_once: dict[Key, Refusal] = {}
+        for refusal in refusals:
+            key, tally, first = self._tally(refusal)
+            if first or self.failing:
+                at_once[key] = _together(at_once[key], refusal) if key in at_once else refusal
+            else:
+                tally.add(refusal)
+        await self._tell_of(at_once)
 
     def note(self, refusal: Refusal) -> None:
-        """Count *refusal*; the first of its address is told at once, but nobody waits for it."""
+        """Count *refusal*; the first of its line is told at once, but nobody waits for it."""
         key, tally, first = self._tally(refusal)
         if first and not self.failing:
             self._begin({key: refusal})
@@ -121,7 +126,9 @@ class Strangers:
         if now >= self._asked + self._period:
             self._asked, room = now, self._has_room()
             if self._room and not room:
-                log.warning("the disk of the audit log is nearly full: of strangers one line a minute is written")
+                log.warning(
+                    "the disk of the audit log is nearly full: of refusals one line a minute and caller is written"
+                )
             self._room = room
         key = self._key(refusal)
         tally = self._tallies.get(key)
@@ -132,18 +139,27 @@ class Strangers:
         return key, tally, True
 
     def _key(self, refusal: Refusal) -> Key:
+        # What speaks of a tampered record, or of what broke, is not lost among guesses.
+        odd = ("failed",) if refusal.decision == "failed" else ()
         if refusal.principal != UNKNOWN:
-            known: Key = (refusal.principal, refusal.action, refusal.name)
-            return known if self._may_have(known, MOST_KNOWN) else (refusal.principal,)
+            return self._key_of_known(refusal, odd)
         if not self._room:
             return _EVERYBODY
-        # What speaks of a tampered record is not lost among guesses.
-        key = ("", network(refusal), "failed") if refusal.decision == "failed" else ("", network(refusal))
-        return key if self._may_have(key, MOST) else _MANY
+        key = ("", network(refusal), *odd)
+        return key if key in self._tallies or self._count("") < MOST else _MANY
 
-    def _may_have(self, key: Key, most: int) -> bool:
-        """Whether *key* may have a line of its own."""
-        return key in self._tallies or sum((key[0] == "") == (each[0] == "") for each in self._tallies) < most
+    def _key_of_known(self, refusal: Refusal, odd: Key) -> Key:
+        who = _who(refusal)
+        if not self._room:
+            return (who,) if (who,) in self._tallies or len(self._tallies) < MOST else _EVERYBODY
+        key = (who, refusal.action, refusal.name, *odd)
+        if key in self._tallies or (self._count(who) < MOST_ACTS and len(self._tallies) - self._count("") < MOST_KNOWN):
+            return key
+        return (who, *odd)
+
+    def _count(self, who: str) -> int:
+        """Return how many lines there are of *who*; "": of strangers."""
+        return sum(each[0] == who for each in self._tallies)
 
     @property
     def _wait(self) -> float:
@@ -187,19 +203,22 @@ class Strangers:
             await self._tell_of(due)
 
     async def _tell_of(self, due: Mapping[Key, Refusal]) -> None:
-        if not due:
-            return
-        try:
-            await self._tell(list(due.values()))
-        except ServiceError as error:
-            for key, refusal in due.items():
-                self._tallies.setdefault(key, Tally(0.0)).put_back(refusal)
-            self._come_back()
-            if not self.failing:
-                log.error("those who were turned away cannot be recorded: %s", error)  # noqa: TRY400  # that is all
-            self.failing = True
-            raise
-        self.failing = False
+        left = dict(due)
+        while left:
+            part = list(left)[:MAX_REFUSALS]
+            try:
+                await self._tell([left[key] for key in part])
+            except ServiceError as error:
+                for key, refusal in left.items():
+                    self._tallies.setdefault(key, Tally(0.0)).put_back(refusal)
+                self._come_back()
+                if not self.failing:
+                    log.error("those who were turned away cannot be recorded: %s", error)  # noqa: TRY400  # that is all
+                self.failing = True
+                raise
+            self.failing = False
+            for key in part:
+                del left[key]
 
 
 def network(refusal: Refusal) -> str:
@@ -226,9 +245,19 @@ def bounded(text: str) -> str:
     return text if len(text) <= MAX_TOLD else text[: MAX_TOLD - 1] + "…"
 
 
+def _who(refusal: Refusal) -> str:
+    """Return whom a *refusal* of somebody known counts for."""
+    return refusal.principal if refusal.on_behalf_of is None else f"{refusal.principal} for {refusal.on_behalf_of}"
+
+
 def _together(before: Refusal, last: Refusal) -> Refusal:
-    """Return both as one: the later, with the number and the claims of the two."""
-    claimed = list(dict.fromkeys([*before.claimed, *last.claimed]))
+    """Return both as one: the later, with the number and the claims of the two.
+
+    A line of several who are known is nobody's: it names them among those who were claimed.
+    """
+    alike = _who(before) == _who(last)
+    known = [] if alike else [_who(each) for each in (before, last) if each.principal != UNKNOWN]
+    claimed = list(dict.fromkeys([*before.claimed, *last.claimed, *known]))
     if len(claimed) > MAX_CLAIMED:
         claimed = [*claimed[: MAX_CLAIMED - 1], "…"]
     return Refusal(
@@ -237,7 +266,8 @@ def _together(before: Refusal, last: Refusal) -> Refusal:
         name=last.name,
         reason=last.reason,
         decision=last.decision,
-        principal=last.principal,
+        principal=last.principal if alike else UNKNOWN,
+        on_behalf_of=last.on_behalf_of if alike else None,
         claimed=claimed,
         address=last.address,
         peer=last.peer,

@@ -64,12 +64,14 @@ SERVICE = """
 from pathlib import Path
 from models.secret import Secret
 from storage_service.app import create_app
-from storage_service.config import ServiceSettings
+from deploy.settings import PROXIED
+from storage_service.config import ProxyKey, ServiceSettings
 
 home = Path({home!r})
 app = create_app(ServiceSettings(
     socket=home / "s", audit_log=home / "audit.log", root_key=home / "secrets.key", store=f"sqlite:{{home}}/store.db",
-    api_id="proxy", api_key=Secret({key!r}),
+    api_id="own", api_key=Secret({key!r}),
+    proxy=ProxyKey(api_id="proxy", api_key=Secret({key!r}), paths=PROXIED),
 ))
 """
 

@@ -10,6 +10,7 @@ import click
 from deploy.cli import secret_input, show
 from deploy.cli.common import client, common, common_options
 from deploy.cli.secret import write_out
+from deploy.cli.words import Noun
 
 if TYPE_CHECKING:
     from models.base import Model
@@ -23,7 +24,7 @@ _ADDRESS = click.argument("address")
 _COLUMNS = ("address", "status", "os", "cpus", "memory", "space", "last_check")
 
 
-@click.group()
+@click.group(cls=Noun)
 def host() -> None:
     """Read and write hosts and their credentials."""
 

@@ -24,7 +24,7 @@ def configure(role: Role) -> tuple[Settings, dict[str, Any]]:
         ConfigurationError: see ``deploy.settings.load``; or the certificate and key of the proxy cannot be served.
     """
     harden()  # before there is a page that could be opened
-    settings = load(environ=os.environ)
+    settings = load(environ=os.environ, role=role)
     tls = shared_tls(settings.proxy) if role is Role.PROXY else None
     return settings, options(role, settings, tls=tls) | {"on_reload": reloading(shared_crowd(), tls)}
 

@@ -21,7 +21,6 @@ import hashlib
 import logging
 import os
 import re
-import stat
 import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping
@@ -39,6 +38,7 @@ from http_proxy.authn.line import Line
 from http_proxy.request import sender
 from storage_service.client.pool import Pool
 from storage_service.errors import ConfigurationError
+from storage_service.reach import changed_by_others
 from storage_service.strangers import network_of
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,6 @@ MAX_WAITING: Final = 64  # sign-ins that wait for a thread; more are told to com
 PATIENCE: Final = 10.0  # seconds that one waits
 COME_BACK: Final = 5.0  # seconds after which one is told to
 MAX_FILE: Final = 1024 * 1024  # bytes
-_WRITABLE: Final = 0o022  # by others than the owner: they could make themselves users
 _BCRYPT_BYTES: Final = 72  # all that bcrypt ever looked at
 
 _USER = re.compile(r"[A-Za-z0-9._@-]{1,64}", re.ASCII)
@@ -255,17 +254,13 @@ def _load(path: Path) -> Mapping[str, _User]:
     """Return the users of the file, or none where anything is wrong with it."""
     try:
         with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            fault = changed_by_others(path, os.fstat(file.fileno()))
             text = file.read(MAX_FILE + 1)
     except OSError as exc:
         _log.error("nobody can sign in: %s cannot be read: %s", path, exc.strerror)
         return {}
-    if mode & _WRITABLE:
-        _log.error(
-            "nobody can sign in: others than its owner may write %s; run: chmod go-w %s - and look at who is in it",
-            path,
-            path,
-        )
+    if fault is not None:
+        _log.error("nobody can sign in: %s", fault)
         return {}
     try:
         users = msgspec.json.decode(text, type=dict[str, _User]) if len(text) <= MAX_FILE else None

@@ -78,6 +78,20 @@ class PrivateFile:
             raise self._unusable(path, "made", error) from None
         return made
 
+    def look(self, path: Path) -> None:
+        """Judge the file at *path* without reading it, if there is one; root looks at other users' settings.
+
+        Raises:
+            KeyFileUnusable: as `check`.
+        """
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._unusable(path, "opened", error) from None
+        self.check(path, status, os.geteuid() or status.st_uid)
+
     def check(self, path: Path, status: os.stat_result, uid: int) -> None:
         """Accept a file with this *status* for a process that runs as *uid*.
 

@@ -30,7 +30,7 @@ def mode(path: Path) -> int:
 
 
 def test_a_first_start_makes_the_home(home: Path) -> None:
-    """Directories are 0700, files 0600, the settings say what a new home is given, and the key has 256 bits."""
+    """Directories are 0700, files 0600, the settings say what a new home is given, and keys have 256 bits."""
     client = begin(home)
 
     made = {path.name: mode(path) for path in (home, *home.iterdir())}
@@ -41,10 +41,14 @@ def test_a_first_start_makes_the_home(home: Path) -> None:
         "log": 0o700,
         "strongroom.toml": 0o600,
         "client.json": 0o600,
+        "proxy.json": 0o600,
     }
     assert tomllib.loads((home / "strongroom.toml").read_text()) == {"tls_minimum": "1.3"}
     assert client.api_id == "storage_service"
     assert len(client.api_key) == 43  # 32 bytes in base64url, without padding
+    proxy = ClientFile.read(home / "proxy.json")
+    assert (proxy.api_id, len(proxy.api_key)) == ("http_proxy", 43)
+    assert proxy.api_key != client.api_key
 
 
 def test_a_second_start_changes_nothing(home: Path) -> None:

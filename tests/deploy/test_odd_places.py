@@ -27,7 +27,7 @@ ODD = (
     "soft\N{SOFT HYPHEN}",
     "new\nline",
 )
-ENVIRON = {"STRONGROOM_API_KEY": "k", "STRONGROOM_API_ID": "i"}
+ENVIRON = {"STRONGROOM_API_KEY": "k", "STRONGROOM_API_ID": "i", "STRONGROOM_PROXY_KEY": "p"}
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ def examples(
 ) -> settings.Settings:
     """Load the two examples."""
     flags = {"storage_conf": str(EXAMPLES / "storage.conf"), "custodia_conf": str(EXAMPLES / "custodia.conf")}
-    key = {"STRONGROOM_API_KEY": "k"}
-    return settings.load(environ=key if environ is None else environ, home=home, flags=flags, sets=sets)
+    key = {"STRONGROOM_API_KEY": "k"} if environ is None else environ
+    return settings.load(environ={"STRONGROOM_PROXY_KEY": "p"} | key, home=home, flags=flags, sets=sets)
 
 
 def test_the_examples_resolve_as_they_stand(home: Path) -> None:
@@ -97,6 +97,10 @@ def test_the_api_key_is_else_the_homes(home: Path) -> None:
             {"API_KEY": CANARY},
             "--set api_key: a command line is no place for a secret; use the variable STRONGROOM_API_KEY",
         ),
+        ({"etcd_password": CANARY}, "--set etcd_password: a command line is no place for a secret"),
+        ({"proxy_key": CANARY}, "--set proxy_key: a command line is no place for a secret"),
+        ({"tls_key": "/key.pem"}, "--set tls_key: that is a setting"),
+        ({"root_key": "/secrets.key"}, "say STRONGROOM_ROOT_KEY, or write it into strongroom.toml"),
         ({"libdir": "a\nb"}, "--set libdir: the value holds a control character"),
     ],
 )
@@ -109,6 +113,22 @@ def test_a_set_that_cannot_be_is_refused(home: Path, sets: dict[str, str], text:
     assert CANARY not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["tls_key", "root_key", "machine_key"])
+def test_a_file_that_holds_a_key_is_no_secret(home: Path, short: Path, name: str) -> None:
+    """Where a template leaves open the name of such a file, --set fills it."""
+    custodia = short / "custodia.conf"
+    text = (EXAMPLES / "custodia.conf").read_text()
+    custodia.write_text(text.replace("${logdir}/custodia-audit", f"{{{{ {name} }}}}"))
+
+    loaded = settings.load(
+        environ={"STRONGROOM_API_KEY": "k"},
+        home=home,
+        flags={"custodia_conf": str(custodia)},
+        sets={name: "/somewhere/key"},
+    )
+    assert loaded.service.audit_log == Path("/somewhere/key.log")
+
+
 def test_the_two_files_name_one_socket(home: Path, short: Path) -> None:
     """The storage service and Custodia are one process, so two sockets are a contradiction."""
     storage = short / "storage.conf"
@@ -119,7 +139,7 @@ def test_the_two_files_name_one_socket(home: Path, short: Path) -> None:
         settings.load(environ={}, home=home, flags=flags)
 
     storage.write_text('{"custodia_socket_path": "/var/run/custodia.sock", "custodia-api-key": "k"}')
-    loaded = settings.load(environ={}, home=home, flags=flags)
+    loaded = settings.load(environ={}, home=home, flags=flags, role="storage")
     assert loaded.service.api_key.reveal() == "k"
 
 

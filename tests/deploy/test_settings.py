@@ -12,7 +12,7 @@ import pytest
 
 from deploy import settings
 from deploy.home import Home
-from deploy.settings import Settings
+from deploy.settings import PROXIED, Settings
 from models.secret import REDACTED
 from storage_service.config import ReadThroughSettings
 from storage_service.errors import ConfigurationError
@@ -20,7 +20,7 @@ from tests.deploy.running import ROOT
 
 CANARY = "c4nary-h0rse-battery"
 PAIR = "tls_certificate = 'c.pem'\ntls_key = 'k.pem'\n"
-KEY = {"STRONGROOM_API_KEY": "k", "STRONGROOM_API_ID": "i"}
+KEY = {"STRONGROOM_API_KEY": "k", "STRONGROOM_API_ID": "i", "STRONGROOM_PROXY_KEY": "p"}
 
 
 def load(home: Path, toml: str = "", environ: Mapping[str, str] = KEY, **said: Any) -> Settings:
@@ -151,6 +151,10 @@ def test_handlers_and_plugins_are_tables(home: Path) -> None:
         ("debug = 'yes'", "strongroom.toml: 'debug': is true or false"),
         (f"x = {CANARY}", "strongroom.toml: not TOML (at line 1, column 5)"),
         (f"api_key = '{CANARY}'", "strongroom.toml: 'api_key' has no place here; it is kept in client.json, mode 0600"),
+        (
+            f"proxy_key = '{CANARY}'",
+            "strongroom.toml: 'proxy_key' has no place here; it is kept in proxy.json, mode 0600",
+        ),
         (f"store = 'redis://{CANARY}'", "strongroom.toml: 'store' is sqlite, memory, sqlite:FILE or etcd://HOST:PORT"),
         ("store = 'etcd:'", "strongroom.toml: 'store' names no server: etcd://HOST:PORT"),
         (f"listen = '{CANARY}'", "strongroom.toml: 'listen' is HOST:PORT"),
@@ -274,19 +278,60 @@ class TestApiKey:
     def test_a_variable_may_name_its_file(self, home: Path, short: Path) -> None:
         """Containers hand secrets over as files; STRONGROOM_<NAME>_FILE names one."""
         (short / "key").write_text("from-file\n")
-        loaded = load(home, "", {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY_FILE": str(short / "key")})
+        said = {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY_FILE": str(short / "key")}
+        loaded = load(home, "", said, role="storage")
         assert loaded.service.api_key.reveal() == "from-file"
 
     def test_else_client_json_holds_it(self, home: Path) -> None:
         """The home's own file is the usual place."""
         write_client(home)
+        write_client(home, "proxy.json", api_id="front", api_key="p")
         loaded = load(home, "", {})
-        assert (loaded.service.api_id, loaded.proxy.api_key.reveal()) == ("me", CANARY)
-        assert source_of(loaded, "api_key") == "client.json"
+        assert (loaded.service.api_id, loaded.service.api_key.reveal()) == ("me", CANARY)
+        assert (loaded.proxy.api_id, loaded.proxy.api_key.reveal()) == ("front", "p")
+        assert [source_of(loaded, name) for name in ("api_key", "proxy_key")] == ["client.json", "proxy.json"]
+
+    def test_each_process_needs_its_own(self, home: Path) -> None:
+        """The proxy is never told the service's key, and the service goes without a proxy's."""
+        write_client(home, "proxy.json", api_id="front", api_key="p")
+        of_proxy = load(home, "", {}, role="proxy")
+        assert (of_proxy.proxy.api_key.reveal(), of_proxy.service.api_key.reveal()) == ("p", "")
+        write_client(home)
+        (home / "proxy.json").unlink()
+        assert load(home, "", {}, role="storage").service.proxy is None
+        with pytest.raises(
+            ConfigurationError, match=r"proxy\.json does not exist: 'strongroom up' or install\.sh makes it"
+        ):
+            load(home, "", {}, role="proxy")
+
+    def test_an_empty_key_is_none(self, home: Path) -> None:
+        """A file whose key is empty lets nothing start: everybody could show that key."""
+        write_client(home, api_key="")
+        with pytest.raises(
+            ConfigurationError, match=r"client\.json: the API key is empty; delete the file for a new one"
+        ):
+            load(home, "", {}, role="storage")
+
+    def test_the_proxy_and_the_service_are_two(self, home: Path) -> None:
+        """One id for both would be one principal."""
+        with pytest.raises(ConfigurationError, match=r"'proxy_id' is the service's own"):
+            load(home, "", KEY | {"STRONGROOM_PROXY_ID": "i"})
+
+    @pytest.mark.parametrize(
+        ("names", "reaches"), [(["apikey"], False), (["basic"], True), (["apikey", "basic"], True)]
+    )
+    def test_the_proxy_reaches_what_its_users_need(self, home: Path, names: list[str], reaches: bool) -> None:
+        """Where all callers have keys of the service, the proxy's reaches nothing; else what its routes need."""
+        tables = "".join(f'[[proxy_authenticators]]\nname = "{name}"\n' for name in names)
+        proxy = load(home, tables, KEY).service.proxy
+        assert proxy is not None
+        assert proxy.paths == (PROXIED if reaches else ())
 
     def test_without_one_nothing_starts(self, home: Path) -> None:
         """A missing key is an error that says how to have one, except where a configuration is only looked at."""
-        with pytest.raises(ConfigurationError, match=r"client\.json does not exist: 'strongroom up' makes it, or say"):
+        with pytest.raises(
+            ConfigurationError, match=r"client\.json does not exist: 'strongroom up' or install\.sh makes it"
+        ):
             load(home, "", {})
         assert not load(home, "", {}, without_key=True).service.api_key
 
@@ -300,7 +345,7 @@ class TestApiKey:
         """Credential files of systemd are the unit's alone, whatever their mode says."""
         write_client(home).chmod(0o440)
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(home))
-        assert load(home, "", {}).service.api_id == "me"
+        assert load(home, "", {}, role="storage").service.api_id == "me"
 
     @pytest.mark.parametrize("content", ["{", '{"url": ""}', '{"url": "", "socket": "", "api_id": "", "api_key": 7}'])
     def test_a_damaged_file_is_refused(self, home: Path, content: str) -> None:
@@ -310,11 +355,11 @@ class TestApiKey:
             load(home, "", {})
 
 
-def write_client(home: Path) -> Path:
+def write_client(home: Path, name: str = "client.json", api_id: str = "me", api_key: str = CANARY) -> Path:
     """Write a client.json with the canary for a key."""
-    home.mkdir()
-    file = home / "client.json"
-    file.write_text(json.dumps({"url": "u", "socket": "s", "api_id": "me", "api_key": CANARY}))
+    home.mkdir(exist_ok=True)
+    file = home / name
+    file.write_text(json.dumps({"url": "u", "socket": "s", "api_id": api_id, "api_key": api_key}))
     file.chmod(0o600)
     return file
 
@@ -324,7 +369,7 @@ def test_what_is_shown_holds_no_secret(home: Path) -> None:
     loaded = load(
         home,
         f'store = "etcd://root:{CANARY}@h:2379/x"\n[[storage_handlers]]\ntype = "etcd"\nurl = "etcd://u:{CANARY}@h"',
-        {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY": CANARY},
+        {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY": CANARY, "STRONGROOM_PROXY_KEY": CANARY},
     )
 
     shown = {line.key: line.value for line in loaded.shown}

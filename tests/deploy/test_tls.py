@@ -402,7 +402,7 @@ class TestHolder:
 
     def test_without_one_there_is_no_server(self, files: Files, home: Path) -> None:
         """Settings for gunicorn are not even made where TLS is configured and nothing was loaded."""
-        environ = {"STRONGROOM_API_KEY": "k", "STRONGROOM_API_ID": "i"} | files.environ
+        environ = {"STRONGROOM_API_KEY": "k", "STRONGROOM_API_ID": "i", "STRONGROOM_PROXY_KEY": "p"} | files.environ
         loaded = settings.load(environ=environ, home=home)
         with pytest.raises(RuntimeError, match="no certificate was loaded"):
             server.options(Role.PROXY, loaded)

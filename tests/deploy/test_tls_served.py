@@ -36,7 +36,7 @@ from tests.deploy.running import (
     up,
 )
 
-KEY = {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY": "k"}
+KEY = {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY": "k", "STRONGROOM_PROXY_KEY": "p"}
 ANSWERED = b"HTTP/"
 Address = tuple[str, int]
 

@@ -76,12 +76,13 @@ def test_a_container_can_do_nothing_it_need_not(services: dict[str, dict[str, An
 
 
 def test_who_holds_keys_has_no_network(services: dict[str, dict[str, Any]]) -> None:
-    """The storage service has no network, and the proxy is not given the root key or the store."""
+    """The storage service has no network, and the proxy is given no root key, no store, and no key but its own."""
     given = " ".join(services["proxy"]["volumes"])
 
     assert services["storage"]["network_mode"] == "none"
     assert "secrets.key" not in given
     assert "state:" not in given
+    assert "client:" not in given
 
 
 @pytest.mark.parametrize("name", ["storage", "proxy"])

@@ -24,7 +24,7 @@ from tests.deploy.running import PATIENCE, ROOT, clean_environment
 from tests.etcd_server import free_port
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "deploy/container/compose.yaml").read_text())["services"]
-VOLUMES = ("/run/keys", "/run/client", "/run/strongroom", "/var/lib/strongroom", "/var/log/strongroom")
+VOLUMES = ("/run/keys", "/run/client", "/run/proxy", "/run/strongroom", "/var/lib/strongroom", "/var/log/strongroom")
 
 
 class Machine:
@@ -110,6 +110,8 @@ def test_the_container_is_ready_for_secrets(storage: Machine) -> None:
         service.set_secret("db", "a", "value")
         assert (storage.health("storage"), storage.health("proxy")) == (0, 0)
         assert service.keyring().recipients[0].kind == "file"
+    kept = json.loads(Path(storage.here("/var/lib/strongroom/store.json")).read_text())
+    assert kept == {"store": "sqlite:strongroom.db"}
 
 
 def test_the_health_check_can_fail(machine: Machine) -> None:
@@ -154,7 +156,7 @@ def test_keys_are_made_once(tmp_path: Path) -> None:
 
     make_keys(tmp_path)
 
-    assert first.keys() == {"secrets.key", "client.json"}
+    assert first.keys() == {"secrets.key", "client.json", "proxy.json"}
     assert modes == {0o600}
     assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 

@@ -50,7 +50,8 @@ def analyze(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[s
 
 
 def resolved(service: str, credentials: Path) -> Settings:
-    return load(environ=environment(service, credentials), config=SYSTEMD / "strongroom.toml")
+    role = service.removeprefix("strongroom-").removesuffix(".service")
+    return load(environ=environment(service, credentials), config=SYSTEMD / "strongroom.toml", role=role)
 
 
 def test_systemd_finds_nothing_wrong(units: dict[str, Path], tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_only_those_who_may_reach_the_socket(credentials: Path) -> None:
     assert socket["SocketMode"] == ["0660"]
     assert proxy["Group"] == socket["SocketGroup"]
     assert proxy["User"] != settings("strongroom-storage.service")["User"]
-    assert [line.partition(":")[0] for line in proxy["LoadCredential"]] == ["client.json"]
+    assert [line.partition(":")[0] for line in proxy["LoadCredential"]] == ["proxy.json"]
 
 
 def test_every_user_and_group_is_made() -> None:

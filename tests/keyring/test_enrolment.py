@@ -421,6 +421,60 @@ async def test_revoking_takes_no_authority(site: Site) -> None:
     assert [row.name for row in (await site.on(B).listed()).rows] == ["b"]
 
 
+async def rotated(site: Site, root: RootKey) -> None:
+    """Give the keyring another root key, which its machines open; A confirms it."""
+    made = await rotation.prepare(site.store, root, Recipients("machine"), None, site.documents)
+    (await rotation.confirm(site.store, root, made.root, None, None, site.documents, A)).wipe()
+
+
+async def test_a_document_that_is_put_back_opens_until_the_root_key_is_rotated(site: Site) -> None:
+    """Whoever writes where documents lie takes a revocation back, but not a rotation."""
+    await story.initialize(site.store)
+    await site.on(A).initialize("a", site.open)
+    await site.on(A).authorize(B.public_jwk(), "b", allowed=False)
+    document = await site.held(B)
+    await site.on(A).revoke("b")
+    assert not await opens(site, B)
+
+    await site.plant(document)
+    assert await opens(site, B)
+
+    await site.on(A).revoke("b")
+    await rotated(site, ROOT)
+    await site.plant(document)
+    assert not await opens(site, B)
+
+
+async def test_a_root_key_that_was_kept_opens_until_it_is_rotated(site: Site) -> None:
+    """A machine that kept the root key opens the keyring after it was revoked, and no longer after a rotation."""
+    await story.initialize(site.store)
+    await site.on(A).initialize("a", site.open)
+    await site.on(A).authorize(B.public_jwk(), "b", allowed=False)
+    kept = (await site.held(B)).opened_by(B, ROOT.kid)
+    await site.on(A).revoke("b")
+    before = await vault.read(site.store)
+    assert before is not None
+    assert vault.open_document(before, kept).keysets
+
+    await rotated(site, ROOT)
+
+    after = await vault.read(site.store)
+    assert after is not None
+    with pytest.raises(WrongRootKey):
+        vault.open_document(after, kept)
+
+
+async def test_who_has_the_root_key_and_writes_the_store_is_an_authorizer(site: Site) -> None:
+    """A document that was made with the root key is as good as any; only who knows whom to expect sees it."""
+    await story.initialize(site.store)
+    await site.on(A).initialize("a", site.open)
+
+    await site.plant(MachineDocument.new("c", C.public_jwk(), NOW).with_root(ROOT, True))
+
+    assert (await site.on(C).verify()).authorizer
+    assert [row.name for row in unexpected((await site.on(A).listed()).rows, ["a"])] == ["c"]
+
+
 async def test_what_is_not_agreed_to_is_not_done(site: Site) -> None:
     """Whoever says no when told which machine it is leaves all as it is, without a record."""
     await site.initialized()

@@ -78,6 +78,9 @@ def test_every_text_is_a_secret(face: Face, container: str, value: str) -> None:
         ("GET", "/top", {}, None, 403, "denied"),
         ("GET", "/{c}/key?type=kem", {}, None, 406, "not-acceptable"),
         ("GET", "/{c}/key?type=simple&type=simple", {}, None, 406, "not-acceptable"),
+        ("GET", "/{c}/key?" + "&".join(f"a{number}=b" for number in range(17)), {}, None, 406, "not-acceptable"),
+        ("GET", "/{c}/key?" + "&".join(["a=b"] * 17), {}, None, 406, "not-acceptable"),
+        ("GET", "/{c}/key?" + "&" * 3000, {}, None, 406, "not-acceptable"),
         ("GET", "/{c}/text", {"Accept": "application/octet-stream"}, None, 406, "not-acceptable"),
         ("PUT", "/{c}/key", JSON, MESSAGE, 409, "exists"),
         ("PUT", "/nowhere/key", JSON, MESSAGE, 404, "no-container"),
@@ -119,6 +122,7 @@ def test_every_text_is_a_secret(face: Face, container: str, value: str) -> None:
         ("POST", "/?batch=get", JSON, "[]", 400, "invalid"),
         ("POST", "/?batch=get", JSON, '{"names":["top"]}', 403, "denied"),
         ("POST", "/?batch=get", JSON, '{"names":["a/../b"]}', 400, "invalid"),
+        ("POST", "/?batch=get", JSON, '{"names":["nowhere/","a/b"]}', 400, "invalid"),
         ("POST", "/?batch=get", JSON, json.dumps({"names": ["a/b"] * 1001}), 400, "invalid"),
         ("PATCH", "/{c}/key", {}, None, 501, "not-implemented"),
     ],
@@ -144,6 +148,30 @@ def test_refusals(
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
     assert face.ask("GET", f"/{container}/").json() == ["key", "text"]
     assert face.ask("GET", f"/{container}/key").json()["value"] == "kept"
+
+
+def test_a_batch_tells_of_no_container(face: Face, container: str) -> None:
+    """What may be read is not listed by it: the name of a container is refused, whether there is one or not."""
+    answers = [
+        face.ask("POST", "/?batch=get", headers=JSON, content=json.dumps({"names": [name]}))
+        for name in (f"{container}/", "nowhere/")
+    ]
+
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert len({answer.json()["detail"] for answer in answers}) == 1
+
+
+def test_a_conflict_says_how_to_replace(face: Face, container: str) -> None:
+    """Where If-Match replaces what is there, the refusal says so, and nowhere else."""
+    face.put(f"/{container}/key", "one")
+
+    put = face.put(f"/{container}/key", "two").json()
+    assert (put["title"], put["detail"]) == (
+        "It exists already",
+        "the secret exists already; send If-Match to replace it",
+    )
+    stale = face.put(f"/{container}/key", "two", **{"If-Match": '"1"'}).json()
+    assert stale["detail"] == "the secret is not at the revision that was expected"
 
 
 @pytest.mark.parametrize(

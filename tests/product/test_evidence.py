@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import secrets
 import socket
 import sqlite3
@@ -17,6 +18,7 @@ import httpx
 import pytest
 
 from storage_service import wire
+from storage_service.strangers import MOST_ACTS
 from tests.deploy.running import Up, eventually, up
 from tests.product.test_faults import credentials, put, through_proxy
 
@@ -276,18 +278,64 @@ def test_many_guesses_are_few_lines_and_all_of_them_counted(rig: Rig) -> None:
 
 @pytest.mark.parametrize("proof", [None, "narrow:guess", "storage_service:guess", ":", "narrow"])
 def test_nobody_but_the_proxy_is_believed_about_the_network(rig: Rig, proof: str | None) -> None:
-    """Whoever says on the socket where he comes from, or whom he acts for, is not written down as saying it."""
+    """Whoever says on the socket where he comes from, or whom he acts for, is not written down as saying it.
+
+    That he showed a key as the proxy's that is not its own is written down, with the user he is to the kernel.
+    """
     said = {wire.FORWARDED_HEADER: "for=203.0.113.9;proto=http", wire.ON_BEHALF_HEADER: "user:ceo"}
     if proof is not None:
         said[wire.PROXY_HEADER] = proof
     with rig.socket(**rig.narrow, **said) as client:
         answer = client.get("/secrets/box/a")
 
-    (line,) = rig.of(answer)
     assert answer.status_code == 200
-    assert "from" not in line
-    assert "for" not in line
-    assert "peer" in line
+    lines = rig.of(answer, 1 if proof is None else 2)
+    assert [line for line in lines if not {"from", "for"}.isdisjoint(line)] == []
+    posed = [] if proof is None else [("unknown", "denied", True, os.getuid())]
+    assert sorted(
+        (line["principal"], line["decision"], "apikey:narrow" in line.get("claimed", []), line["peer"]["uid"])
+        for line in lines
+    ) == [("apikey:narrow", "allowed", False, os.getuid()), *posed]
+
+
+def test_many_who_pose_as_the_proxy_are_few_lines(rig: Rig) -> None:
+    """Three hundred requests with a wrong key of the proxy's are served, and counted in few lines beside their own."""
+    count = 300
+    before = len(rig.lines())
+    began = time.monotonic()
+    with rig.socket(**rig.narrow, **{wire.PROXY_HEADER: "proxy:guess"}) as client:
+        assert {client.get("/secrets/box/a").status_code for _ in range(count)} == {200}
+    took = time.monotonic() - began
+
+    def posing() -> list[Line]:
+        return [line for line in rig.lines()[before:] if "posed as the proxy" in line.get("reason", "")]
+
+    eventually(lambda: sum(line.get("count", 1) for line in posing()) >= count)
+    assert sum(line.get("count", 1) for line in posing()) == count
+    assert len(posing()) <= 2 * 2 * (took + 2)
+    assert len([line for line in rig.lines()[before:] if line["principal"] == "apikey:narrow"]) == count
+
+
+def test_many_refusals_of_a_key_are_few_lines_and_its_acts_have_one_each(rig: Rig) -> None:
+    """A key that is refused five hundred things at once is counted under its name; what it may do is a line each."""
+    count, refused = 500, "/secrets/elsewhere/"
+    before = len(rig.lines())
+    began = time.monotonic()
+    with rig.socket(**rig.narrow) as client:
+        for number in range(count):
+            assert client.get(f"{refused}{number}").status_code == 403
+            assert number % 10 or client.get("/secrets/box/a").status_code == 200
+    took = time.monotonic() - began
+
+    def lines(decision: str) -> list[Line]:
+        found = [line for line in rig.lines()[before:] if line["principal"] == "apikey:narrow"]
+        return [line for line in found if line["decision"] == decision]
+
+    eventually(lambda: sum(line.get("count", 1) for line in lines("denied")) >= count)
+    assert sum(line.get("count", 1) for line in lines("denied")) == count
+    assert len(lines("denied")) <= 2 * 2 * (MOST_ACTS + 1) * (took + 2)
+    assert len(lines("denied")) < count
+    assert len(lines("allowed")) == count // 10
 
 
 def test_a_client_of_the_proxy_names_no_address_but_its_own(rig: Rig) -> None:

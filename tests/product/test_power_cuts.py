@@ -111,7 +111,7 @@ def test_a_home(tmp_path: Path) -> None:
         key = home.furnish().api_key.reveal()
 
         assert (disk.forgotten(), disk.hasty) == ([], [])
-        assert set(disk.left(home.path)) == {"strongroom.toml", "client.json"}
+        assert set(disk.left(home.path)) == {"strongroom.toml", "client.json", "proxy.json"}
         assert key.encode() in disk.left(home.path)["client.json"]
 
 

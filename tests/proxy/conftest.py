@@ -100,5 +100,5 @@ def platform_processes(short_dir: Path, users_file: Path) -> Iterator[tuple[Path
 async def platform(platform_processes: tuple[Path, int, Path]) -> AsyncIterator[Platform]:
     """The whole, with a client on the socket that has every right."""
     home, port, log = platform_processes
-    async with AsyncStorageClient(socket=home / "s", api_id="proxy", api_key=(home / "key").read_text()) as client:
+    async with AsyncStorageClient(socket=home / "s", api_id="own", api_key=(home / "key").read_text()) as client:
         yield Platform(home, port, log, client)

@@ -171,7 +171,7 @@ async def test_a_host_does_not_join_a_cluster_that_is_not(platform: Platform, ap
     address = fresh("host")
     status, problem = await api("PUT", f"host/{address}", {"ssh_priv_key": KEY, "cluster": fresh("cluster")})
 
-    assert (status, problem["title"]) == (409, "There is no such cluster to join")
+    assert (status, problem["detail"]) == (409, "There is no such cluster to join")
     assert await platform.inside.get_many(HostCreds, [address]) == [None]
 
 
@@ -469,6 +469,24 @@ async def test_members_come_and_go(platform: Platform, api: Api) -> None:
 async def test_a_cluster_that_is_not_is_404(api: Api, path: str) -> None:
     """Wherever it is asked for."""
     assert (await api("GET", f"cluster/{fresh('cluster')}{path}"))[0] == 404
+
+
+async def test_what_contradicts_the_records_says_so(platform: Platform, api: Api) -> None:
+    """A 409 of the proxy's own has a type and its reason; its 405 says, too, what else may be asked there."""
+    name, failed = fresh("cluster"), fresh("host")
+    await platform.inside.save(Host(address=failed, status=HostState.FAILED))
+    await api("PUT", f"cluster/{name}", {})
+    await api("PUT", f"network/{name}", {"options": {"a": "b"}})
+
+    status, problem = await api("PUT", f"network/{name}", {"options": {"a": "c"}})
+    assert (status, problem["type"]) == (409, "urn:strongroom:problem:contradicted")
+    assert problem["detail"] == "There is another network of that name"
+
+    answer = await api.ask("PUT", f"cluster/{name}/hosts", {"old": [], "new": [failed]})
+    problem = json.loads(answer.body)
+    assert (answer.status, problem["type"]) == (405, "urn:strongroom:problem:method-not-allowed")
+    assert problem["detail"] == "A host joins a cluster when it is active or disassociated"
+    assert answer.get("allow") == "GET, HEAD, OPTIONS"
 
 
 async def test_no_change_of_membership_is_lost(platform: Platform, api: Api) -> None:

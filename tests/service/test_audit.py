@@ -40,6 +40,50 @@ async def test_a_record_is_one_json_line(tmp_path: Path) -> None:
     await log.close()
 
 
+async def test_whoever_writes_the_log_is_not_found_out(tmp_path: Path) -> None:
+    """The file is its owner's alone whatever the umask allows; lines that he takes out or adds are missed by nobody."""
+    path = tmp_path / "audit.log"
+    log = AuditLog(path)
+    umask = os.umask(0)
+    log.open()
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o600
+    await log.append(RECORD)
+    await log.append(AuditRecord("request-2", "apikey:ci", "get", "secrets/b", "allowed"))
+
+    first, second = path.read_text().splitlines(keepends=True)
+    with path.open("r+") as file:
+        file.write(second + second.replace("secrets/b", "secrets/c"))
+        file.truncate()
+    await log.append(RECORD)
+
+    assert first not in path.read_text().splitlines(keepends=True)
+    assert [line["name"] for line in lines(path)] == ["secrets/b", "secrets/c", "secrets/hosts/a"]
+    await log.close()
+
+
+@pytest.mark.parametrize("open_to_all", ["the log", "its directory", "what a link leads to"])
+async def test_a_log_that_others_may_change_is_none(tmp_path: Path, open_to_all: str) -> None:
+    """Whoever could edit it, or put another in its place, makes it no evidence; the text says what to run."""
+    directory = tmp_path / "log"
+    path = directory / "audit.log"
+    if open_to_all == "what a link leads to":
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere").chmod(0o1777)
+        directory.symlink_to("elsewhere")
+    else:
+        directory.mkdir()
+        path.touch(0o600)
+        path.chmod(0o666 if open_to_all == "the log" else 0o600)
+        directory.chmod(0o700 if open_to_all == "the log" else 0o770)
+    named = path if open_to_all == "the log" else directory
+
+    with pytest.raises(
+        AuditUnavailable, match=f"{named} can be changed by others .mode [0-7]*.; run: chmod go-w {named}"
+    ):
+        AuditLog(path).open()
+
+
 async def test_a_hostile_name_stays_in_its_line(tmp_path: Path) -> None:
     """Line breaks in what a caller sent are escaped, so nobody writes a line of their own."""
     log = AuditLog(tmp_path / "audit.log")
@@ -293,7 +337,7 @@ async def test_a_record_is_one_write_and_no_more_looks(tmp_path: Path, monkeypat
 def test_room_is_a_tenth_of_the_disk_or_a_gibibyte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, size: int, room: bool
 ) -> None:
-    """Strangers leave a tenth of the disk, or a gibibyte if that is less."""
+    """Refusals leave a tenth of the disk, or a gibibyte if that is less."""
     disk = os.statvfs_result((1, 1, size, free, free, 1, 1, 1, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _: disk)
 

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
-from storage_service import authn
+from models.secret import Secret
 from storage_service.app import StorageApp
 from storage_service.authn import address_in, whom_in
 from storage_service.backends.memory import MemoryBackend
+from storage_service.config import ProxyKey
 from storage_service.keyring.page import Page
 from tests.in_process import Inside, inside
 from tests.raw_http import Message, request
 from tests.service.test_outcomes import settings
 
 OWN = ("own", "own-key")
+FRONT = ("front", "front-key")
 
 
 @dataclass
@@ -26,7 +28,6 @@ class Rig:
 
     server: Inside
     log: Path
-    front: str
 
     async def ask(self, who: tuple[str, str], *lines: str, method: str = "GET", path: str = "/whoami") -> Message:
         """Return the answer to who asks with an id and a key."""
@@ -34,33 +35,31 @@ class Rig:
         return await self.server.ask(request(method, path, *key, *lines))
 
     async def line(self, *lines: str, who: tuple[str, str] = OWN) -> dict[str, Any]:
-        """Return what is written down of a request with these fields."""
+        """Return what is written down of a request with these fields, beside that somebody posed as the proxy."""
         answer = await self.ask(who, *lines, path="/status")
         assert answer.status == 200
         (found,) = [
             line
             for line in map(json.loads, self.log.read_text().splitlines())
-            if line["request"] == answer.get("x-request-id")
+            if line["request"] == answer.get("x-request-id") and line["principal"] != "unknown"
         ]
         return dict(found)
 
     @property
     def proof(self) -> str:
         """The field that shows the proxy's key."""
-        return f"strongroom-proxy: front:{self.front}"
+        return f"strongroom-proxy: {FRONT[0]}:{FRONT[1]}"
 
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    """One, with the key made."""
+    """One, whose proxy reaches hosts."""
     page = Page()
-    app = StorageApp(replace(settings(tmp_path), proxy_id="front"), page, lambda _: MemoryBackend())
+    proxy = ProxyKey(api_id=FRONT[0], api_key=Secret(FRONT[1]), paths=("/hosts",))
+    app = StorageApp(replace(settings(tmp_path), proxy=proxy), page, lambda _: MemoryBackend())
     await app.open()
     async with inside(app) as server:
-        body = json.dumps({"id": "front", "paths": ["/none/"], "actions": ["get"]}).encode()
-        key = ("custodia-auth-id: own", "custodia-auth-key: own-key")
-        made = await server.ask(request("POST", "/apikeys", *key, "content-type: application/json", body=body))
-        yield Rig(server, tmp_path / "audit.log", json.loads(made.body)["key"])
+        yield Rig(server, tmp_path / "audit.log")
     await app.close()
     page.close()
 
@@ -84,26 +83,51 @@ async def test_a_key_that_reaches_everything_is_not_the_proxys(rig: Rig) -> None
 
     assert {"from", "for"}.isdisjoint(await rig.line(*said))
     assert {"from", "for"}.isdisjoint(await rig.line(*said, "strongroom-proxy: own:own-key"))
-    assert {"from", "for"}.isdisjoint(await rig.line(*said, f"strongroom-proxy: front:{rig.front}x"))
+    assert {"from", "for"}.isdisjoint(await rig.line(*said, f"{rig.proof}x"))
 
 
 async def test_the_proxy_speaks_for_others_with_its_own_key_alone(rig: Rig) -> None:
     """Whom it acts for counts where the request is the proxy's own; of others' it tells the address and no more."""
     said = "strongroom-on-behalf-of: user:alice"
 
-    assert (await rig.line(said, who=("front", rig.front)))["for"] == "user:alice"
+    assert (await rig.line(said, who=FRONT))["for"] == "user:alice"
     assert "for" not in await rig.line(said, rig.proof)
 
 
-async def test_a_proxys_key_that_was_revoked_is_believed_no_more(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Revoking the proxy's key ends what it is believed, as soon as it is looked at again."""
-    monkeypatch.setattr(authn, "BELIEVED", 0.0)
-    said = "forwarded: for=192.0.2.7;proto=http"
-    assert "from" in await rig.line(rig.proof, said)
+async def test_the_proxy_reaches_what_its_routes_need(rig: Rig) -> None:
+    """Its key is known by its own name, and reaches the paths that the settings give it and no other."""
+    who = json.loads((await rig.ask(FRONT)).body)
+    assert (who["principal"], who["paths"]) == ("apikey:front", ["/hosts"])
 
-    assert (await rig.ask(OWN, method="DELETE", path="/apikeys/front")).status == 204
+    for method, path in (("POST", "/apikeys"), ("GET", "/secrets/box/a"), ("POST", "/sealed/list")):
+        assert (await rig.ask(FRONT, method=method, path=path)).status == 403, path
 
-    assert "from" not in await rig.line(rig.proof, said)
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/apikeys"), ("DELETE", "/apikeys/front")])
+async def test_the_proxys_key_is_no_record(rig: Rig, method: str, path: str) -> None:
+    """Nobody can make another key of its id, or revoke it: it is the configuration's."""
+    body = json.dumps({"id": "front", "paths": ["/"], "actions": ["get"]}).encode() if method == "POST" else b""
+    fields = ("custodia-auth-id: own", "custodia-auth-key: own-key", "content-type: application/json")
+
+    answer = await rig.server.ask(request(method, path, *fields, body=body))
+
+    assert answer.status == (409 if method == "POST" else 404)
+    assert (await rig.ask(FRONT)).status == 200
+
+
+async def test_without_a_key_nobody_is_the_proxy(tmp_path: Path) -> None:
+    """A service that was told of no proxy believes nobody, whatever is shown."""
+    page = Page()
+    app = StorageApp(settings(tmp_path), page, lambda _: MemoryBackend())
+    await app.open()
+    async with inside(app) as server:
+        rig = Rig(server, tmp_path / "audit.log")
+        said = ("forwarded: for=192.0.2.7;proto=http", "strongroom-on-behalf-of: user:ceo")
+        for shown in (":", "own:own-key", ""):
+            assert {"from", "for"}.isdisjoint(await rig.line(*said, f"strongroom-proxy: {shown}"))
+        assert (await rig.ask(OWN, method="POST", path="/refusals")).status == 403
+    await app.close()
+    page.close()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from storage_service.config import AuthorizerSettings, ServiceSettings
 from storage_service.errors import Denied, Invalid
 from storage_service.sealed_service import SealedService
 from storage_service.service import Caller, Reference, Service
+from storage_service.strangers import MOST_ACTS
 
 OPERATOR: Final = Caller(Principal("apikey:operator"), "request-1")
 CREDS: Final = HostCreds.new(address="h1", ssh_priv_key="a2V5")
@@ -151,7 +152,7 @@ VERBS: dict[str, tuple[Verb, Action, list[str]]] = {
 
 # What decides on no record: what is configured, and what is told the action in so many words.
 NO_VERBS: Final = {
-    *("own_container", "handlers", "close", "turn_away", "take_report"),
+    *("own_container", "handlers", "close", "door", "turn_away", "check_is_proxy", "take_report"),
     *("failed", "allow", "note", "end", "expect", "expect_some"),
 }
 
@@ -221,6 +222,24 @@ async def test_what_is_sealed_needs_all_actions(
 
     assert await rig.rows() == before
     assert {decision for _, _, decision in rig.lines()} == {"denied"}
+
+
+async def test_what_is_counted_at_either_door_is_written_down_in_the_end(rig: Rig) -> None:
+    """Of batches that are refused the first names have lines at once, and the others are in a count before the end."""
+    names = [f"secrets/db/{number}" for number in range(50)]
+    with pytest.raises(Denied):
+        await rig.service.get_many(who(Action.LIST), names)
+    with pytest.raises(Denied):
+        await rig.sealed.read(Caller(Principal("apikey:narrower", ("/secrets",)), "request-3"), names)
+    assert len(rig.lines()) == MOST_ACTS + 1
+
+    await rig.service.close()
+
+    told = [json.loads(line) for line in rig.audit.read_text().splitlines()]
+    for principal in ("apikey:narrow", "apikey:narrower"):
+        counts = [line.get("count", 1) for line in told if line["principal"] == principal]
+        assert sum(counts) == 50
+        assert len(counts) == MOST_ACTS + 2
 
 
 async def test_an_action_that_is_asked_for_beforehand(rig: Rig) -> None:

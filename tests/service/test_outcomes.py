@@ -140,20 +140,26 @@ async def test_of_several_writes_those_that_are_done_are_not_said_to_have_failed
     ]
 
 
-async def test_on_a_full_disk_strangers_are_one_line_and_the_others_go_on(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With little room left fifty strangers add one line of a minute, and each act of somebody known adds its own."""
+async def test_on_a_full_disk_refusals_are_few_lines_and_acts_go_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With little room left fifty strangers are a line of a minute, a key's fifty refusals another; acts go on."""
+    body = json.dumps({"id": "narrow", "paths": ["/secrets/box"], "actions": ["put"]}).encode()
+    made = await rig.server.ask(request("POST", "/apikeys", *OWN, "content-type: application/json", body=body))
+    narrow = ("custodia-auth-id: narrow", f"custodia-auth-key: {json.loads(made.body)['key']}")
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((1, 1, 1000, 99, 99, 1, 1, 1, 0, 255)))
     before = rig.log.read_text()
     for number in range(50):
-        answer = await rig.server.ask(request("GET", f"/secrets/box/{number}"))
-        assert answer.status == 401
+        assert (await rig.server.ask(request("GET", f"/secrets/box/{number}"))).status == 401
+        assert (await rig.server.ask(request("GET", f"/secrets/box/{number}", *narrow))).status == 403
     for number in range(5):
-        assert (await rig.ask("PUT", f"/secrets/box/k{number}", MESSAGE))[0].status == 201
+        put = request("PUT", f"/secrets/box/k{number}", *narrow, "content-type: application/json", body=MESSAGE)
+        assert (await rig.server.ask(put)).status == 201
 
     lines = [json.loads(line) for line in rig.log.read_text().removeprefix(before).splitlines()]
-    assert [line["principal"] for line in lines] == ["unknown", *["apikey:own"] * 5]
+    assert [(line["principal"], line["decision"]) for line in lines] == [
+        ("unknown", "denied"),
+        ("apikey:narrow", "denied"),
+        *[("apikey:narrow", "allowed")] * 5,
+    ]
 
 
 async def test_who_was_counted_is_written_down_at_the_end(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Strangers are counted together, a second and address; nothing of the count is lost, and room is kept from them."""
+"""Refusals are counted together, a second and caller; nothing of the count is lost, and room is kept from them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from storage_service.errors import AuditUnavailable
-from storage_service.strangers import MOST, MOST_KNOWN, Strangers, network_of
-from storage_service.wire import MAX_CLAIMED, Refusal
+from storage_service.strangers import MOST, MOST_ACTS, MOST_KNOWN, UNKNOWN, Strangers, network_of
+from storage_service.wire import MAX_CLAIMED, MAX_REFUSALS, Refusal
 
 PERIOD = 0.02  # seconds
 
@@ -26,6 +26,7 @@ class Lines:
         """Take them, or fail."""
         if self.broken:
             raise AuditUnavailable("no")
+        assert len(refusals) <= MAX_REFUSALS  # which is what the service takes of the proxy
         self.reports += 1
         self.told += refusals
 
@@ -102,16 +103,86 @@ async def test_a_tampered_record_is_not_lost_among_guesses() -> None:
     await lines.strangers.close()
 
 
-async def test_those_who_are_known_are_told_apart() -> None:
-    """What somebody known is refused is one line each, up to a bound; beyond it they are counted by who they are."""
+async def test_what_somebody_known_is_refused_is_a_line_each_up_to_a_bound() -> None:
+    """So many refusals of one caller have lines of their own; thousands more are counted, under his name."""
     lines = Lines()
-    for number in range(MOST_KNOWN + 50):
-        lines.strangers.note(refusal(name=f"/{number}", principal="user:alice"))
+    for number in range(5000):
+        await lines.strangers.turn_away(refusal(name=f"/{number}", principal="apikey:ci"))
     await lines.strangers.close()
 
-    assert lines.counted == MOST_KNOWN + 50
-    assert {line.name for line in lines.told} >= {f"/{number}" for number in range(MOST_KNOWN)}
-    assert MOST_KNOWN < len(lines.told) <= MOST_KNOWN + 2
+    assert lines.counted == 5000
+    assert [line.name for line in lines.told[:MOST_ACTS]] == [f"/{number}" for number in range(MOST_ACTS)]
+    assert {line.principal for line in lines.told} == {"apikey:ci"}
+    assert len(lines.told) <= 2 * (MOST_ACTS + 1)
+
+
+async def test_the_same_again_is_counted_with_its_like() -> None:
+    """A caller who is refused one thing over and over has a line and a count of it, and another thing is told apart."""
+    lines = Lines()
+    for _ in range(1000):
+        await lines.strangers.turn_away(refusal(name="/x", principal="apikey:ci"))
+    await lines.strangers.turn_away(refusal(name="/y", principal="apikey:ci"))
+    await lines.strangers.close()
+
+    told = [(line.name, line.count) for line in lines.told]
+    assert told[0] == ("/x", 1)
+    assert ("/y", 1) in told
+    assert sum(count for name, count in told if name == "/x") == 1000
+
+
+async def test_no_caller_is_counted_with_another() -> None:
+    """However many callers are refused at once, each has a line under his name; whom the proxy acts for has, too."""
+    lines = Lines()
+    callers = [refusal(principal=f"apikey:{number}") for number in range(3 * MOST_KNOWN)]
+    acting = [refusal(principal="apikey:proxy"), refusal(principal="apikey:proxy")]
+    acting[0].on_behalf_of, acting[1].on_behalf_of = "user:alice", "user:bob"
+    await lines.strangers.turn_away(*callers, *acting)
+
+    assert {(line.principal, line.on_behalf_of) for line in lines.told} == {
+        *[(caller.principal, None) for caller in callers],
+        *[("apikey:proxy", "user:alice"), ("apikey:proxy", "user:bob")],
+    }
+    assert lines.counted == len(callers) + len(acting)
+    await lines.strangers.close()
+
+
+async def test_what_broke_is_not_lost_among_refusals() -> None:
+    """A caller's request that broke something has a line of its own beside the thousand that were only refused."""
+    lines = Lines()
+    for number in range(1000):
+        await lines.strangers.turn_away(refusal(name=f"/{number}", principal="apikey:ci"))
+    broken = refusal(name="/broken", principal="apikey:ci")
+    broken.decision = "failed"
+    await lines.strangers.turn_away(broken)
+
+    assert lines.told[-1] == broken
+    await lines.strangers.close()
+
+
+async def test_a_batch_that_is_refused_is_one_report() -> None:
+    """A thousand names that are refused in one request are told of together: the first ones, and how many more."""
+    lines = Lines()
+    await lines.strangers.turn_away(*[refusal(name=f"/{number}", principal="apikey:ci") for number in range(1000)])
+
+    assert (lines.reports, len(lines.told)) == (1, MOST_ACTS + 1)
+    await lines.strangers.close()
+    assert lines.counted == 1000
+
+
+async def test_a_long_report_goes_in_parts() -> None:
+    """What has gathered while nobody took a report is told in as many as it takes, and then it is over."""
+    lines = Lines()
+    lines.broken = True
+    for number in range(3 * MAX_REFUSALS):
+        lines.strangers.note(refusal(principal=f"user:{number}"))
+    await asyncio.sleep(0)
+    assert lines.strangers.failing
+    lines.broken = False
+    await lines.until(3 * MAX_REFUSALS)
+
+    assert not lines.strangers.failing
+    assert lines.counted == 3 * MAX_REFUSALS
+    await lines.strangers.close()
 
 
 async def test_what_cannot_be_told_is_counted_on() -> None:
@@ -155,6 +226,22 @@ async def test_strangers_leave_room() -> None:
     assert [line.count for line in lines.told] == [1]
     await lines.strangers.close()
     assert [line.count for line in lines.told] == [1, 99]
+
+
+async def test_those_who_are_known_leave_room() -> None:
+    """On a disk that is nearly full each caller has a line a minute, and of very many callers there are few lines."""
+    lines = Lines()
+    lines.room = False
+    for number in range(1000):
+        await lines.strangers.turn_away(refusal(name=f"/{number}", principal=f"apikey:{number % 100}"))
+    await asyncio.sleep(5 * PERIOD)
+
+    assert lines.counted == len(lines.told) == MOST + 1
+    await lines.strangers.close()
+    assert lines.counted == 1000
+    assert len(lines.told) <= 2 * (MOST + 1)
+    shared = lines.told[-1]
+    assert (shared.principal, "apikey:17" in shared.claimed, len(shared.claimed)) == (UNKNOWN, True, MAX_CLAIMED)
 
 
 async def test_who_does_not_come_again_is_forgotten() -> None:

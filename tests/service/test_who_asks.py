@@ -116,3 +116,29 @@ async def test_no_pair_is_none(ask: Ask, authenticators: list[AuthenticatorSetti
     """Whoever shows no credential is the process at the other end, where that is asked; or nobody."""
     async with ask(authenticators) as answer:
         assert _who(answer) == who
+
+
+MARK: Final = "Forwarded: for=192.0.2.7;proto=http"
+BEHIND_US: Final = AuthenticatorSettings(
+    handler="SimpleCredsAuth", options={"uid": str(os.getuid() + 1), "proxies": str(os.getuid())}
+)
+
+
+@pytest.mark.parametrize(
+    ("authenticators", "lines", "who"),
+    [
+        pytest.param([BY_ANOTHER, BY_KEY], (*PAIR, MARK), 403, id="another process, with a key"),
+        pytest.param([BY_ANOTHER], (MARK,), 403, id="another process"),
+        pytest.param([BY_PROCESS], (MARK,), 401, id="the process"),
+        pytest.param([BY_PROCESS, BY_KEY], (*PAIR, MARK), "apikey:own", id="the process, with a key"),
+        pytest.param([BEHIND_US, BY_KEY], (*PAIR, MARK), "apikey:own", id="the proxy, for who has a key"),
+        pytest.param([BEHIND_US, BY_KEY], (MARK,), 401, id="the proxy, for who has none"),
+        pytest.param([BEHIND_US, BY_KEY], PAIR, 403, id="the proxy, for itself"),
+    ],
+)
+async def test_the_mark_of_a_proxy_opens_nothing(
+    ask: Ask, authenticators: list[AuthenticatorSettings], lines: tuple[str, ...], who: str | int
+) -> None:
+    """Of a forwarded request the process says nothing; who only says that he forwards is refused as without that."""
+    async with ask(authenticators, *lines) as answer:
+        assert _who(answer) == who

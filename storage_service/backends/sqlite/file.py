@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Final
 
 from storage_service.errors import ConfigurationError, Fate, Unavailable
+from storage_service.files import give_to_owner_of
+from storage_service.reach import refuse_changed_by_others
 
 APPLICATION_ID: Final = 0x53_74_72_67  # "Strg", in the file's header
 SCHEMA_VERSION: Final = 1
@@ -96,9 +98,11 @@ def make(path: Path) -> None:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_changed_by_others(path.parent)
         try:
             # Not open(): closing a descriptor of a file drops all locks this process holds on it (fcntl(2)).
             os.mknod(path, stat.S_IFREG | 0o600)
+            give_to_owner_of(path.parent, path)
         except FileExistsError:
             with alone(path):
                 _refuse_foreign_file(path)

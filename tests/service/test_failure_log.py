@@ -1,4 +1,4 @@
-"""Refusals: what they say of the fate of a write, and how they are told in the log."""
+"""Requests that failed: what is said of the fate of a write, and how they are told in the log."""
 
 import asyncio
 import json
@@ -9,14 +9,14 @@ import pytest
 from storage_service import wire
 from storage_service.backends.base import not_applied
 from storage_service.errors import Fate, Locked, Unavailable
-from storage_service.refusals import MOST, Refusals
+from storage_service.failure_log import MOST, FailureLog
 
 
 async def test_the_first_is_told_at_once_and_the_others_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     """Of a thousand refusals for one reason there are two lines, with the reason and the fate; then it begins anew."""
-    refusals = Refusals(period=0.05)
+    failures = FailureLog(period=0.05)
     for number in range(1000):
-        refusals.tell(not_applied("the store is full (SQLITE_FULL)"), f"r{number}")
+        failures.tell(not_applied("the store is full (SQLITE_FULL)"), f"r{number}")
     assert caplog.messages == ["request r0 was refused (unavailable, not-applied): the store is full (SQLITE_FULL)"]
 
     async with asyncio.timeout(10):
@@ -26,20 +26,20 @@ async def test_the_first_is_told_at_once_and_the_others_are_counted(caplog: pyte
         "999 more requests were refused (unavailable, not-applied): the store is full (SQLITE_FULL)"
     )
     async with asyncio.timeout(10):
-        while refusals._more:
+        while failures._more:
             await asyncio.sleep(0.01)
-    refusals.tell(not_applied("the store is full (SQLITE_FULL)"), "again")
+    failures.tell(not_applied("the store is full (SQLITE_FULL)"), "again")
     assert len(caplog.messages) == 3
-    refusals.close()
+    failures.close()
 
 
 async def test_each_reason_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """Another fate is another reason; a locked service is no warning; what was counted is told at the end."""
     caplog.set_level(logging.INFO)
-    refusals = Refusals()
+    failures = FailureLog()
     for error in (not_applied("a"), Unavailable("a", Fate.UNKNOWN), Locked("the service is locked"), not_applied("a")):
-        refusals.tell(error, "r")
-    refusals.close()
+        failures.tell(error, "r")
+    failures.close()
 
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO", "WARNING"]
     assert "1 more" in caplog.messages[-1]
@@ -47,11 +47,11 @@ async def test_each_reason_is_told(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_there_is_an_end_of_reasons(caplog: pytest.LogCaptureFixture) -> None:
     """However many reasons there are, lines and memory stay few."""
-    refusals = Refusals()
+    failures = FailureLog()
     for number in range(10 * MOST):
-        refusals.tell(not_applied(f"reason {number}"), "r")
-    assert len(caplog.messages) == len(refusals._more) == MOST + 1
-    refusals.close()
+        failures.tell(not_applied(f"reason {number}"), "r")
+    assert len(caplog.messages) == len(failures._more) == MOST + 1
+    failures.close()
 
 
 @pytest.mark.parametrize("code", wire.PROBLEMS)

@@ -1,4 +1,4 @@
-"""Why requests were refused, in the log: the first for each reason at once, the others counted.
+"""Why the service could not do what was asked, in its log: the first for each reason at once, the others counted.
 
 A full disk refuses every write for as long as it lasts. Whoever looks must find the reason, and find the log readable.
 """
@@ -29,8 +29,8 @@ class _Reason(NamedTuple):
         return cls(logging.INFO if asked_for else logging.WARNING, error.code, error.fate, str(error))
 
 
-class Refusals:
-    """Tells of refusals, on the event loop on which they happen."""
+class FailureLog:
+    """Tells of requests that failed, on the event loop on which they do."""
 
     def __init__(self, period: float = PERIOD) -> None:
         self._period = period

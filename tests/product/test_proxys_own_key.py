@@ -1,0 +1,138 @@
+"""The proxy's own key, in real processes: it serves users whom the service does not know, and opens nothing else."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import argon2
+import httpx
+import pytest
+
+from deploy.settings import PROXIED
+from models import (
+    Cluster,
+    ClusterDeploy,
+    ClusterRestart,
+    ClusterUpgrade,
+    ContainerManagerConfig,
+    ContainerManagerCreds,
+    Host,
+    HostCreds,
+    Network,
+)
+from storage_service import wire
+from storage_service.authz.paths import matches
+from tests.deploy.running import Up, up
+from tests.product.test_faults import credentials
+
+SSH_KEY = base64.b64encode(b"-----BEGIN OPENSSH PRIVATE KEY-----\nof a host\n").decode()
+ROUTED = (
+    Host,
+    HostCreds,
+    Cluster,
+    ClusterDeploy,
+    ClusterRestart,
+    ClusterUpgrade,
+    Network,
+    ContainerManagerConfig,
+    ContainerManagerCreds,
+)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A service whose proxy knows a user by name and password."""
+    home = tmp_path_factory.mktemp("front") / "home"
+    home.mkdir(mode=0o700)
+    hashed = argon2.PasswordHasher.from_parameters(argon2.profiles.CHEAPEST).hash("right")
+    users = home / "users.json"
+    users.write_text(json.dumps({"alice": {"hash": hashed, "reveal_credentials": True}}))
+    users.chmod(0o600)
+    (home / "strongroom.toml").write_text(f'proxy_authenticators = [{{name = "basic", filepath = "{users}"}}]\n')
+    with up(home) as started:
+        yield started
+
+
+def own_key(home: Path) -> dict[str, str]:
+    """Return the headers of the proxy's own key."""
+    known = json.loads((home / "proxy.json").read_text())
+    return {wire.ID_HEADER: known["api_id"], wire.KEY_HEADER: known["api_key"]}
+
+
+def on_socket(running: Up, headers: dict[str, str]) -> httpx.Client:
+    transport = httpx.HTTPTransport(uds=str(running.socket))
+    return httpx.Client(transport=transport, base_url="http://socket", headers=headers, timeout=15)
+
+
+def test_it_reaches_every_record_of_the_routes_and_no_other() -> None:
+    """The list of paths covers each model that a route serves, and each path is one of theirs."""
+    prefixes = {"/" + model.prefix().rstrip("/") for model in ROUTED}
+
+    assert set(PROXIED) == prefixes
+    assert not matches(PROXIED, "/system/access/apikeys/x")
+    assert not matches(PROXIED, "/secrets/db/x")
+
+
+def test_a_user_of_the_proxy_can_do_all_that_the_routes_do(running: Up) -> None:
+    """Hosts and their credentials, clusters and their acts, networks, container managers: made, read, removed."""
+    with httpx.Client(base_url=running.url + wire.API_PATH, auth=("alice", "right"), timeout=15) as alice:
+        made = [
+            alice.put("/network/n", json={}),
+            alice.put("/containermanager/m", json={"type": "openshift", "options": {"token": "t0ken"}}),
+            alice.put("/cluster/c", json={}),
+            alice.put("/host/192.0.2.7", json={"ssh_priv_key": SSH_KEY, "cluster": "c"}),
+            alice.put("/cluster/c/deploy", json={"version": "7"}),
+            alice.put("/cluster/c/restart", json={}),
+            alice.put("/cluster/c/upgrade", json={}),
+        ]
+        assert all(answer.is_success for answer in made), [(answer.status_code, answer.text) for answer in made]
+        assert alice.get("/host/192.0.2.7/creds").json()["ssh_priv_key"] == SSH_KEY
+        lists = ("/hosts", "/clusters", "/networks", "/containermanagers")
+        assert all(len(alice.get(path).json()) >= 1 for path in lists)
+        gone = [alice.delete(path) for path in ("/host/192.0.2.7", "/cluster/c", "/containermanager/m", "/network/n")]
+        assert all(answer.is_success for answer in gone), [(answer.status_code, answer.text) for answer in gone]
+
+
+def test_who_takes_it_cannot_take_everything(running: Up) -> None:
+    """With the proxy's key no other secret is read, no key made, no keyring exported and nothing locked."""
+    with on_socket(running, credentials(running.home)) as operator:
+        assert operator.post("/secrets/db/").status_code == 201
+        assert operator.put("/secrets/db/a", json={"type": "simple", "value": "v"}).status_code == 201
+    with on_socket(running, own_key(running.home)) as thief:
+        asked = {
+            "secret": thief.get("/secrets/db/a"),
+            "write": thief.put("/secrets/db/b", json={"type": "simple", "value": "v"}),
+            "listing": thief.get("/secrets/db/"),
+            "api key": thief.post("/apikeys", json={"id": "x", "paths": ["/"]}),
+            "export": thief.post("/keyring/export", json={}),
+            "lock": thief.post("/keyring/lock", json={}),
+            "sealed": thief.get("/sealed"),
+        }
+    assert {name: answer.status_code for name, answer in asked.items()} == dict.fromkeys(asked, 403)
+
+
+def test_operator_and_proxy_are_two(running: Up) -> None:
+    """The log tells what the operator did from what the proxy did for a user."""
+    with httpx.Client(base_url=running.url + wire.API_PATH, auth=("alice", "right"), timeout=15) as alice:
+        through = alice.get("/hosts").headers["x-request-id"]
+    with on_socket(running, credentials(running.home)) as operator:
+        direct = operator.get("/secrets/").headers["x-request-id"]
+
+    lines = [json.loads(line) for line in (running.home / "log/audit.log").read_text().splitlines()]
+    said = {line["request"]: (line["principal"], line.get("for")) for line in lines}
+    assert said[through] == ("apikey:http_proxy", "user:alice")
+    assert said[direct] == ("apikey:storage_service", None)
+
+
+def test_a_lost_key_is_replaced_at_the_next_start(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whoever deletes the file and starts anew has another key, and the one before opens nothing."""
+    home = tmp_path_factory.mktemp("again") / "home"
+    with up(home):
+        before = own_key(home)
+    (home / "proxy.json").unlink()
+
+    with up(home) as again, on_socket(again, before) as thief, on_socket(again, own_key(home)) as proxy:
+        assert thief.get("/whoami").status_code == 403
+        who = proxy.get("/whoami").json()
+        assert (who["principal"], who["paths"]) == ("apikey:http_proxy", [])
