@@ -136,14 +136,15 @@ def write_out(content: bytes, output: Path | None) -> None:
 
 
 @secret.command()
-@click.argument("container", default="")
+@click.argument("container", default="/")
 @common_options
 def ls(*, container: str) -> None:
     """List what a container holds, or without one, all containers; those end in a slash."""
-    if container:
+    at_root = container == "/"
+    if not at_root:
         _check(container.removesuffix("/") + "/")
     with client() as service:
-        inside = service.list_container(container) if container else service.list_containers()
+        inside = service.list_containers() if at_root else service.list_container(container)
     if show.as_json():
         show.answer({"container": container.removesuffix("/"), "names": inside})
     else:
