@@ -268,7 +268,7 @@ async def test_no_answer_tells_whether_a_guess_is_the_key(platform: Platform, ap
     ):
         for path in (f"host/{address}", "host"):
             status, problem = await bob("PUT", path, {"address": address, **body}, f"x-request-id: {asked}")
-            assert (status, problem["title"]) == (409, "The host is known; say it without credentials to see it")
+            assert (status, problem["detail"]) == (409, "The host is known; say it without credentials to see it")
     assert (await bob("PUT", f"host/{address}", {"remote_user": "core"}, f"x-request-id: {asked}"))[0] == 409
 
     assert await secrets_read(platform, asked) == []
@@ -319,7 +319,7 @@ async def test_no_answer_tells_whether_a_guess_opens_a_container_manager(
     line = f"x-request-id: {asked}"
     for guess in (saying(username="admin", password=password), saying(password=password), saying(token=password)):
         status, problem = await bob("PUT", f"containermanager/{name}", guess, line)
-        assert (status, problem["title"].partition(";")[0]) == (409, "There is a container manager of that name")
+        assert (status, problem["detail"].partition(";")[0]) == (409, "There is a container manager of that name")
     assert (await bob("PUT", f"containermanager/{name}", saying(), line))[0] == 200
     assert (await bob("PUT", f"containermanager/{name}", {"options": {"server_url": "https://x"}}, line))[0] == 409
 
