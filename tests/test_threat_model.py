@@ -145,6 +145,7 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "on the machine, another user: connect to the socket": (
         "deploy/test_up.py::test_what_it_makes_is_private",
         "product/test_custodia_contract.py::test_credentials",
+        "service/test_who_asks.py::test_no_pair_is_none",
         "deploy_units/test_systemd_units.py::test_only_those_who_may_reach_the_socket",
     ),
     "on the machine, the same user: read keys or secrets from memory": (
