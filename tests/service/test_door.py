@@ -120,6 +120,7 @@ VERBS: dict[str, tuple[Verb, Action, list[str]]] = {
     "list_container": (lambda service, who: service.list_container(who, "secrets/db/"), Action.LIST, ["secrets/db/"]),
     "containers": (lambda service, who: service.containers(who), Action.LIST, ["secrets/"]),
     "listing": (lambda service, who: service.listing(who, "secrets/db/"), Action.LIST, ["secrets/db/"]),
+    "containers": (lambda service, who: service.containers(who), Action.LIST, ["secrets/"]),
     "delete_container": (
         lambda service, who: service.delete_container(who, "secrets/empty/"),
         Action.DELETE,
