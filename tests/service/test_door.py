@@ -151,7 +151,7 @@ VERBS: dict[str, tuple[Verb, Action, list[str]]] = {
 # What decides on no record: what is configured, and what is told the action in so many words.
 NO_VERBS: Final = {
     *("own_container", "handlers", "close", "turn_away", "take_report"),
-    *("failed", "allow", "note", "end", "expect", "expect_some"),
+    *("failed", "allow", "note", "end", "expect", "expect_some", "reaches"),
 }
 
 
