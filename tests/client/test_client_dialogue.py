@@ -249,6 +249,15 @@ def test_what_is_no_success_and_no_problem_of_ours_is_an_error() -> None:
             Told([Answer(status, {}, b"<html>")]).carry_out(one(READ))
 
 
+def test_a_refusal_of_the_connection_itself_is_the_requests_fault() -> None:
+    """A type that has no class, with a status of the client's, is `Invalid`, and says what was said."""
+    body = (
+        b'{"type":"urn:strongroom:problem:head-too-large","title":"x","status":431,"detail":"too many header fields"}'
+    )
+    with pytest.raises(errors.Invalid, match="too many header fields"):
+        Told([Answer(431, {}, body)]).carry_out(one(READ))
+
+
 def test_reprs_show_no_body_and_no_header() -> None:
     """Calls and answers are shown by kind and size."""
     call = Call("PUT", "/secrets/db/p", WRITE, b"hunter2", {"If-Match": "hunter2"})
