@@ -153,11 +153,7 @@ VERBS: dict[str, tuple[Verb, Action, list[str]]] = {
 
 # What decides on no record: what is configured, and what is told the action in so many words.
 NO_VERBS: Final = {
-<<<<<<< HEAD
     *("own_container", "handlers", "close", "door", "turn_away", "check_is_proxy", "take_report"),
-=======
-    *("own_container", "handlers", "close", "turn_away", "take_report"),
->>>>>>> part-said
     *("failed", "allow", "note", "end", "expect", "expect_some", "reaches"),
 }
 
