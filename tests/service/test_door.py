@@ -118,7 +118,6 @@ VERBS: dict[str, tuple[Verb, Action, list[str]]] = {
         ["secrets/new/"],
     ),
     "list_container": (lambda service, who: service.list_container(who, "secrets/db/"), Action.LIST, ["secrets/db/"]),
-    "containers": (lambda service, who: service.containers(who), Action.LIST, ["secrets/"]),
     "listing": (lambda service, who: service.listing(who, "secrets/db/"), Action.LIST, ["secrets/db/"]),
     "containers": (lambda service, who: service.containers(who), Action.LIST, ["secrets/"]),
     "delete_container": (
