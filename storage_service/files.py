@@ -16,14 +16,21 @@ def make_directory(path: Path) -> None:
         return
     make_directory(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)
-    give_to_owner_of(path.parent, path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        give_to_owner_of(path.parent, descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def give_to_owner_of(directory: Path, path: Path) -> None:
-    """Where root makes *path*, by a command for a service, give it to the owner of *directory*, which it lies in."""
+def give_to_owner_of(directory: Path, descriptor: int) -> None:
+    """Where root makes what is open as *descriptor*, by a command for a service, give it to the owner of *directory*.
+
+    By its descriptor and not by its name: whose the directory is could have put something else in its place.
+    """
     if os.geteuid() == 0:
         owner = directory.stat()
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def replace_private(path: Path, content: bytes) -> None:
@@ -40,9 +47,7 @@ def replace_private(path: Path, content: bytes) -> None:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                if os.geteuid() == 0:
-                    owner = os.fstat(directory)
-                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
+                give_to_owner_of(path.parent, descriptor)
                 file.write(content)
                 file.flush()
                 os.fsync(descriptor)

@@ -55,7 +55,9 @@ def settings_with_records(store: str | None, config: Path | None) -> "Settings":
 
     said = settings(store, config)
     record = said.service.store_record
-    kept = None if store is not None or record is None else RecordOfStore(record).read()
+    # Who may read the store, and not the home, copies what the settings say.
+    readable = store is None and record is not None and os.access(record, os.R_OK)
+    kept = RecordOfStore(record).read() if readable and record is not None else None
     return said if kept is None or same_place(kept, said.service.store) else settings(as_said(kept), config)
 
 

@@ -268,7 +268,7 @@ class FileDocuments:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = self._disk.open(self._temporary, flags, _MODE)
         try:
-            give_to_owner_of(self._path.parent, self._temporary)
+            give_to_owner_of(self._path.parent, descriptor)
             self._disk.fchmod(descriptor, _MODE)  # whatever the umask took away
             rest = memoryview(text)
             while rest:

@@ -26,7 +26,7 @@ from storage_service.files import replace_private
 from storage_service.keyring.page import MARK_SIZE, Page
 from storage_service.keyring.private_file import PrivateFile
 
-_FILE: Final = PrivateFile("record of the keyring that was seen last", "it is to be removed")
+_FILE: Final = PrivateFile("record of the keyring that was seen last", "it is to be removed", of_services=True)
 _MAX: Final = 1024  # bytes
 _PACKED: Final = struct.Struct("@16sQ32s")
 _NOTHING: Final = bytes(MARK_SIZE)

@@ -218,7 +218,7 @@ def problem_answer(error: errors.ServiceError, request_id: str) -> tuple[int, li
 def error_of(status: int, body: bytes) -> errors.ServiceError:
     """Return the error that *body*, an answer with *status*, tells of: the inverse of :func:`problem_body`.
 
-    A body that is no problem of ours becomes the first error of that status, or `Internal`.
+    A body that is no problem of ours becomes the first error of that status, or `Invalid` or `Internal`.
     """
     problem, row = _read(status, body)
     error = _error_of(row, problem)
@@ -230,14 +230,14 @@ def error_of(status: int, body: bytes) -> errors.ServiceError:
 
 
 def _read(status: int, body: bytes) -> tuple[dict[str, object], Problem]:
-    """Return what *body* says, and the row of the table that it is of."""
+    """Return what *body* says, and the row of the table that it is of, or that is nearest."""
     try:
         problem = msgspec.json.decode(body, type=dict[str, object])
     except msgspec.DecodeError:
         problem = {}
     code = str(problem.get("type", "")).removeprefix(_TYPE_PREFIX)
-    row = PROBLEMS.get(code) or next((p for p in PROBLEMS.values() if p.status == status), PROBLEMS["internal"])
-    return problem, row
+    other = PROBLEMS["invalid" if 400 <= status < 500 else "internal"]
+    return problem, PROBLEMS.get(code) or next((p for p in PROBLEMS.values() if p.status == status), other)
 
 
 def _error_of(row: Problem, problem: dict[str, object]) -> errors.ServiceError:

@@ -684,6 +684,27 @@ def test_what_root_restores_is_the_services(there: Up, short: Path) -> None:
     assert set(made.values()) == {(user() if os.geteuid() == 0 else os.geteuid(), 0)}
 
 
+def test_root_copies_the_store_of_a_service(there: Up, short: Path) -> None:
+    """As the operator of a unit that is stopped: what belongs to the service's user is read, and stays that user's."""
+    place, data = short / "etc", short / "var"
+    there.end()
+    place.mkdir(mode=0o755)
+    data.mkdir(mode=0o700)
+    for name in ("data/strongroom.db", "keyring.seen"):
+        shutil.copy(there.home / name, data)
+    shutil.copy(there.home / "secrets.key", place)
+    text = f'store = "sqlite:{data}/strongroom.db"\nkeyring_seen = "{data}/keyring.seen"\n'
+    (place / "strongroom.toml").write_text(text)
+    if os.geteuid() == 0:
+        for each in (data, *data.iterdir()):
+            os.chown(each, NOBODY, NOBODY)
+
+    done = backup(place, short / "b", "--offline")
+
+    assert done.code == 0, done
+    assert {each.stat().st_uid for each in data.iterdir()} == {data.stat().st_uid}
+
+
 @pytest.mark.parametrize("command", ["verify", "restore"])
 def test_what_is_wrong_with_a_backup_names_it(there: Up, short: Path, command: str) -> None:
     """Of several files that a script goes through, the one that is damaged is told."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -707,6 +707,38 @@ async def test_no_rotation_misses_a_machine(site: Site) -> None:
     for key, name in ((A, "a"), (B, "b"), (C, "c")):
         said = await site.on(key).verify()
         assert (said.root, said.name, said.authorizer) == (made.root, name, key is A)
+
+
+@pytest.mark.parametrize(
+    ("kind", "at"), [("in the store", 0), ("in the store", 1), ("in a file", 0), ("in a file", 1), ("in a file", 2)]
+)
+async def test_no_rotation_brings_a_machine_back(
+    kind: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document that is removed after a rotation has read it is not written again, whichever time it was read."""
+    async with in_memory() as store:
+        site = site_of(kind, store, tmp_path)
+        await story.initialize(store)
+        await site.on(A).initialize("a", site.open)
+        made = await rotation.prepare(store, ROOT, Recipients("machine"), None, site.documents)
+        await site.on(A).authorize(B.public_jwk(), "b", allowed=False)
+        documents, reads = site.documents, 0
+        read = documents.get_all
+
+        async def read_and_removed() -> Mapping[str, Entry]:
+            nonlocal reads
+            found = await read()
+            if reads == at:
+                await documents.delete(B.fingerprint)
+            reads += 1
+            return found
+
+        monkeypatch.setattr(documents, "get_all", read_and_removed)
+        with suppress(Overtaken):
+            (await rotation.confirm(store, ROOT, made.root, None, None, documents, A)).wipe()
+
+        assert reads > at
+        assert list(await read()) == [A.fingerprint]
 
 
 async def test_what_cannot_be_taken_back_is_said(tmp_path: Path) -> None:

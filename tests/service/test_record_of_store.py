@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from models.secret import Secret
+from storage_service.app import StorageApp
 from storage_service.backends.url import as_said, same_place, without_password
+from storage_service.config import ServiceSettings
 from storage_service.errors import ConfigurationError
+from storage_service.keyring.page import Page
 from storage_service.record_of_store import RecordOfStore
 
 
@@ -111,6 +115,43 @@ def test_where_it_cannot_be_written_the_log_says_so(tmp_path: Path, caplog: pyte
         RecordOfStore(tmp_path / "none/store.json").try_to_keep("sqlite:/x")
 
     assert "none/store.json is not written, and the next start cannot tell another store: No such file" in caplog.text
+
+
+@pytest.mark.parametrize("autogen", [True, False])
+async def test_the_service_keeps_the_record(tmp_path: Path, autogen: bool) -> None:
+    """However it is started, a worker writes down its store once there are keys in it, and then opens no other."""
+
+    def app(store: str) -> StorageApp:
+        return StorageApp(
+            ServiceSettings(
+                socket=tmp_path / "socket",
+                audit_log=tmp_path / "audit.log",
+                root_key=tmp_path / "secrets.key",
+                store=store,
+                api_id="own",
+                api_key=Secret("own-key"),
+                autogen_root_key=autogen,
+                store_record=tmp_path / "store.json",
+            ),
+            Page(),
+        )
+
+    first, in_memory = app(f"sqlite:{tmp_path}/one.db"), app("memory:")
+    await in_memory.open()
+    await in_memory.close()
+    assert not (tmp_path / "store.json").exists()  # what is in memory is another one each time
+    await first.open()
+    await first.close()
+
+    assert (tmp_path / "store.json").exists() is autogen
+    other = app(f"sqlite:{tmp_path}/two.db")
+    if autogen:
+        with pytest.raises(ConfigurationError, match=f"records are in sqlite:{tmp_path}/one.db"):
+            await other.open()
+    else:
+        await other.open()
+        await other.close()
+    assert (tmp_path / "two.db").exists() is not autogen
 
 
 def test_a_store_is_said_as_people_write_it() -> None:

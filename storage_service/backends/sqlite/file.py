@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Final
 
 from storage_service.errors import ConfigurationError, Fate, Unavailable
-from storage_service.files import give_to_owner_of
 from storage_service.reach import refuse_changed_by_others
 
 APPLICATION_ID: Final = 0x53_74_72_67  # "Strg", in the file's header
@@ -102,7 +101,6 @@ def make(path: Path) -> None:
         try:
             # Not open(): closing a descriptor of a file drops all locks this process holds on it (fcntl(2)).
             os.mknod(path, stat.S_IFREG | 0o600)
-            give_to_owner_of(path.parent, path)
         except FileExistsError:
             with alone(path):
                 _refuse_foreign_file(path)
