@@ -709,6 +709,23 @@ async def test_no_rotation_misses_a_machine(site: Site) -> None:
         assert (said.root, said.name, said.authorizer) == (made.root, name, key is A)
 
 
+async def test_a_planted_flag_of_the_next_root_key_stops_the_rotation(site: Site) -> None:
+    """A document that only seems to be authorized under the next root key is named, and its machine not shut out."""
+    await story.initialize(site.store)
+    await site.on(A).initialize("a", site.open)
+    await site.on(A).authorize(B.public_jwk(), "b", allowed=False)
+    made = await rotation.prepare(site.store, ROOT, Recipients("machine"), None, site.documents)
+    held = await site.held(B)
+    flags = held.meta.authorizer
+    await site.plant(with_flags(held, flags | {made.root: flags[ROOT.kid]}))
+
+    with pytest.raises(InUse) as error:
+        await rotation.confirm(site.store, ROOT, made.root, None, None, site.documents, A)
+
+    assert error.value.holders == (f"machine {B.fingerprint[:16]}",)
+    assert await opens(site, B)
+
+
 @pytest.mark.parametrize(
     ("kind", "at"), [("in the store", 0), ("in the store", 1), ("in a file", 0), ("in a file", 1), ("in a file", 2)]
 )

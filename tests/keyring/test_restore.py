@@ -10,7 +10,7 @@ import pytest
 
 from models.secret import Secret
 from storage_service.apikeys import ApiKeys
-from storage_service.backends.base import Backend, Change, Delete, Put
+from storage_service.backends.base import Backend, Change, Delete, Entry, Put
 from storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from storage_service.backends.memory import MemoryBackend
 from storage_service.errors import Exists, InUse, KeyringDamaged, Overtaken, StrongroomError, Unavailable
@@ -555,6 +555,31 @@ async def test_a_service_that_writes_while_its_keyring_is_replaced_gets_it_back(
 
     entry = await EncryptedBackend(fresh, Fixed(fresh, NEXT_ROOT)).get("secrets/meanwhile")
     assert entry is not None and entry.value == b"written"
+
+
+async def test_a_keyring_that_changed_again_is_not_put_back(
+    store: MemoryBackend, memory: Callable[[], Awaitable[MemoryBackend]]
+) -> None:
+    """Where somebody has changed the keyring since it was replaced, what was there before does not come back."""
+    fresh = await memory()
+    await vault.create(fresh, NEXT_ROOT, Document.new("", keys=2), [])
+    await copy(store, fresh, vault.SEALED)
+    before = await fresh.get(NAME)
+    changed: list[Entry] = []
+
+    async def serve_and_change() -> None:
+        now = await fresh.get(NAME)
+        assert now is not None
+        if now == before:
+            await EncryptedBackend(fresh, Fixed(fresh, NEXT_ROOT)).commit([Put("secrets/meanwhile", b"written")])
+        elif not changed:
+            await fresh.commit([Put(NAME, now.value)])
+            changed.extend((await fresh.get_many([NAME])).values())
+
+    with pytest.raises(Overtaken, match="stop it first"):
+        await restore(Interrupted(fresh, serve_and_change), await exported_from(store), ROOT, replace=True)
+
+    assert changed == [await fresh.get(NAME)]
 
 
 async def test_records_that_come_meanwhile_are_not_taken_for_counted(

@@ -462,6 +462,9 @@ class TestWriting:
         batch = [change, Put("x", b"1")]
         if meanwhile == Put(A, b"moved"):
             await backend.commit(batch)
+            entry = await backend.get(A)
+            left = {Put: b"1", Delete: None, Check: b"moved"}[type(change)]
+            assert (None if entry is None else entry.value) == left
         else:
             with pytest.raises(Conflict) as caught:
                 await backend.commit(batch)
