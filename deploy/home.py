@@ -13,7 +13,6 @@ DIR/                 0700
 import errno
 import fcntl
 import io
-import json
 import os
 import secrets
 import stat
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deploy.places import CLIENT, CONFIG, PROXY_CLIENT, SOCKET, STORE
+from deploy.places import CLIENT, CONFIG, PROXY_CLIENT, SOCKET
 from models.secret import Secret
 from storage_service.client_file import ClientFile
 from storage_service.errors import ConfigurationError
@@ -191,9 +190,9 @@ class Home:
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._check()
-            for name in ("run", "data", "log"):
-                (self.path / name).mkdir(mode=0o700, exist_ok=True)
+            self.check()
+            for directory in self.directories:
+                directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"{error.filename or self.path}: {error.strerror}") from error
 
@@ -213,31 +212,17 @@ class Home:
         return ClientFile.read(self.client)
 
     @property
-    def store(self) -> str | None:
-        """The URL of the store that this home's records are in, without its password; None where that is not known.
+    def directories(self) -> tuple[Path, ...]:
+        """The directories in it, which `prepare` makes."""
+        return tuple(self.path / name for name in ("run", "data", "log"))
+
+    def check(self) -> None:
+        """Accept a home that is there.
 
         Raises:
-            ConfigurationError: the file that says it cannot be read.
+            ConfigurationError: it is no directory, another user's, or open to others.
+            OSError: it is not there, or cannot be looked at.
         """
-        try:
-            return str(json.loads((self.path / STORE).read_bytes())["store"])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError):
-            raise ConfigurationError(
-                f"{self.path / STORE} does not say which store this home's records are in; remove it if you know"
-            ) from None
-
-    def keep_store(self, url: str) -> None:
-        """Write down that this home's records are in the store at *url*, from which the password was taken out.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        if self.store != url:
-            write_private(self.path / STORE, json.dumps({"store": url}).encode() + b"\n")
-
-    def _check(self) -> None:
         state = self.path.stat()
         if not stat.S_ISDIR(state.st_mode):
             raise ConfigurationError(f"{self.path} is not a directory")

@@ -1,6 +1,7 @@
 """One source of settings as a layer: what it says, under the names of ``deploy.settings``, and what it leaves out."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from urllib.parse import urlencode
 
 from deploy.places import PREFIX
 from storage_service.errors import ConfigurationError
+from storage_service.reach import changed_by_others
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,13 @@ def read_text(path: Path) -> str:
     """Return the text of a settings file.
 
     Raises:
-        ConfigurationError: it cannot be read, or is not UTF-8.
+        ConfigurationError: it cannot be read, is not UTF-8, or others may change it.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            if (fault := changed_by_others(path, os.fstat(file.fileno()))) is not None:
+                raise ConfigurationError(fault)
+            return file.read()
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -44,6 +49,10 @@ def read_text(path: Path) -> str:
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+_SECRETS: Final = ("key", "password", "secret", "token")  # what the name of a secret ends in
+_FILES: Final = frozenset({"machine_key", "root_key", "tls_key"})  # of those, what names a file
 
 
 class Placeholders:
@@ -65,7 +74,7 @@ class Placeholders:
         self._environ = environ
         self._used: set[str] = set()
         for name, value in self._given.items():
-            if name.endswith(("key", "password", "secret", "token")):
+            if name.endswith(_SECRETS) and name not in _FILES:
                 raise ConfigurationError(
                     f"--set {name}: a command line is no place for a secret; use the variable {PREFIX}{name.upper()}"
                 )
@@ -104,15 +113,19 @@ class Placeholders:
             raise ConfigurationError(f"{where}: the value for the placeholder '{name}' holds a control character")
         return value
 
-    def check_used(self) -> None:
-        """Refuse a ``--set`` that no file asked for: it is a slip of the pen.
+    def check_used(self, settings: Iterable[str] = ()) -> None:
+        """Refuse a ``--set`` that no file asked for: it is a slip of the pen, or meant for one of *settings*.
 
         Raises:
             ConfigurationError: naming the first such.
         """
-        for name in sorted(self._given):
-            if name not in self._used:
-                raise unknown("--set", name, self._used or self.DEFAULTS)
+        for name in sorted(self._given.keys() - self._used):
+            if name in settings:
+                raise ConfigurationError(
+                    f"--set {name}: that is a setting, and --set fills what storage.conf and custodia.conf leave open; "
+                    f"say {PREFIX}{name.upper()}, or write it into strongroom.toml"
+                )
+            raise unknown("--set", name, self._used or self.DEFAULTS)
 
 
 def etcd_url(hosts: str, prefix: str, **files: str) -> str:

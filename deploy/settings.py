@@ -10,6 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -18,12 +19,12 @@ import msgspec
 import msgspec.inspect
 
 from deploy import custodia_conf, storage_conf
-from deploy.home import API_ID, PROXY_ID, Home
+from deploy.home import API_ID, PROXY_ID
 from deploy.layer import Layer, Placeholders, read_text, unknown
-from deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, PROXY_CLIENT, SOCKET
+from deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, PROXY_CLIENT, SOCKET, STORE
 from models.secret import REDACTED, Secret
 from storage_service.backends import BACKENDS
-from storage_service.backends.url import file_of, of_file, split
+from storage_service.backends.url import as_said, file_of, of_file, same_place, split
 from storage_service.client_file import ClientFile
 from storage_service.config import (
     AuthenticatorSettings,
@@ -35,6 +36,7 @@ from storage_service.config import (
     ServiceSettings,
 )
 from storage_service.errors import ConfigurationError
+from storage_service.record_of_store import RecordOfStore
 
 MAX_SOCKET_PATH: Final = 100  # bytes; the kernel's limit is 107 (unix(7)), and nobody should have to count that close
 
@@ -199,6 +201,16 @@ def load(
     return _Resolver(home, layers).settings(without_key=without_key, role=role)
 
 
+def refuse_another_store(settings: Settings) -> None:
+    """Refuse a store that is not the one which the home's records are in.
+
+    Raises:
+        ConfigurationError: it is another; the text says what to do.
+    """
+    if settings.service.store_record is not None:
+        RecordOfStore(settings.service.store_record).refuse_another(settings.service.store)
+
+
 def _flag(name: str, value: object) -> Layer:
     flag = "--" + name.replace("_", "-")
     if redact(value) != value:
@@ -271,7 +283,7 @@ def _proposal(
         layers.append(_checked(storage_conf.read(_below(home, stated["storage_conf"][0]), placeholders)))
     if "custodia_conf" in stated:
         layers.append(_checked(custodia_conf.read(_below(home, stated["custodia_conf"][0]), placeholders, environ)))
-    placeholders.check_used()
+    placeholders.check_used(_FIELDS)
     if len({os.path.normpath(str(layer.values["socket"])) for layer in layers if "socket" in layer.values}) > 1:
         raise ConfigurationError(
             f"{layers[0].source}: 'custodia_socket_path' is not the server_socket of {layers[1].source};"
@@ -401,7 +413,8 @@ class _Resolver:
             machine_key=_below(self._home, keys.machine_key),
             machine_documents=self._optional_path("machine_documents"),
             read_through=tuple(map(self._old_place, keys.read_through)),
-            filled=self._filled(store),
+            store_record=_below(self._home, keys.keyring_seen).with_name(STORE),
+            beside=self._beside(store),
             debug=keys.debug,
         )
         proxy = ProxySettings(
@@ -533,13 +546,13 @@ class _Resolver:
             raise self._error(key, "names no server: etcd://HOST:PORT")
         return store
 
-    def _filled(self, store: str) -> str | None:
-        """Return the store that this home's records are in: as it says, or the file it has beside *store*."""
-        if (said := Home(self._home).store) is not None:
-            return said
+    def _beside(self, store: str) -> str | None:
+        """Return the store that this home has where none is said, if *store* is another and that holds something."""
         usual = self._store("store", "sqlite")
-        file = file_of(split(usual).path)
-        return usual if store != usual and file.exists() and file.stat().st_size else None
+        with suppress(OSError):  # there is none, or this user cannot see it
+            if not same_place(store, usual) and file_of(split(usual).path).stat().st_size:
+                return usual
+        return None
 
     def _handler(self, given: Mapping[str, str | list[str]]) -> HandlerSettings:
         """Return one storage handler; ``storage_service.routing`` has the rules of types, names and models."""
@@ -576,7 +589,7 @@ class _Resolver:
 
     def _shown(self, service: ServiceSettings, proxy: ProxySettings) -> Iterable[Shown]:
         resolved: dict[str, object] = {
-            "store": _as_said(service.store),
+            "store": as_said(service.store),
             "socket": str(service.socket),
             "audit_log": str(service.audit_log),
             "root_key": str(service.root_key),
@@ -601,12 +614,6 @@ class _Resolver:
             yield Shown(key, redact(resolved.get(key, getattr(self._keys, key))), source)
 
 
-def _as_said(store: str) -> str:
-    """Return the URL of a store as people write it: the path of a file as it is."""
-    url = split(store)
-    return f"sqlite:{file_of(url.path)}" + (f"?{url.query}" if url.query else "") if url.scheme == "sqlite" else store
-
-
 def _text(value: str | list[str]) -> str:
     return value if isinstance(value, str) else " ".join(value)
 
@@ -619,7 +626,8 @@ def without_password(url: str) -> str:
 def redact(value: object) -> object:
     """Return *value* with the password of every URL in it replaced."""
     if isinstance(value, str):
-        return re.sub(r"(://[^/?@:]*:)[^/?@]*@", rf"\1{REDACTED}@", value)
+        value = re.sub(r"(://[^/?@:]*:)[^/?@]*@", rf"\1{REDACTED}@", value)
+        return re.sub(r"([?&]password=)[^&]*", rf"\1{REDACTED}", value)
     if isinstance(value, list):
         return [redact(item) for item in value]
     if isinstance(value, dict):

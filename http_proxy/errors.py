@@ -15,7 +15,8 @@ import msgspec
 from http_proxy.refusals import Why, why
 from models.errors import InvalidName, ValidationError
 from storage_service import wire
-from storage_service.errors import Internal, Invalid, ServiceError
+from storage_service.errors import Contradicted, Internal, Invalid, MethodNotAllowed, ServiceError
+from storage_service.traces import trace_of
 from storage_service.wire.http1 import Exchange
 
 _log = logging.getLogger(__name__)
@@ -35,12 +36,11 @@ def answer_problem(exchange: Exchange, error: ServiceError, request_id: bytes, c
 
 
 class Rejected(Exception):
-    """A request that contradicts the records as they are; *title* is ours, and says no more than why."""
+    """A request that contradicts the records as they are; *reason* is ours, and says no more than why."""
 
-    def __init__(self, status: int, title: str) -> None:
-        super().__init__(title)
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
         self.status = status
-        self.title = title
 
 
 def install(app: FalconApp) -> None:
@@ -51,6 +51,17 @@ def install(app: FalconApp) -> None:
     app.add_error_handler(InvalidName, _on_invalid_name)
     app.add_error_handler(ServiceError, _on_service_error)
     app.add_error_handler(Rejected, _on_rejected)
+    app.add_middleware(_Allow())
+
+
+class _Allow:
+    """Falcon middleware: a 405 says what else may be asked of the resource (RFC 9110 sec. 15.5.6)."""
+
+    async def process_response(self, req: Request, resp: Response, resource: object, succeeded: bool) -> None:
+        del succeeded
+        if resp.status_code == 405 and resp.get_header("Allow") is None:
+            served = {name.removeprefix("on_").upper() for name in dir(resource) if name.startswith("on_")}
+            resp.set_header("Allow", ", ".join(sorted(served - {req.method})))
 
 
 async def _on_service_error(req: Request, resp: Response, error: ServiceError, params: dict[str, object]) -> None:
@@ -70,19 +81,12 @@ async def _on_invalid_name(req: Request, resp: Response, error: InvalidName, par
 
 async def _on_rejected(req: Request, resp: Response, error: Rejected, params: dict[str, object]) -> None:
     del params
-    resp.status = error.status
-    _note(req, Why(error.status, error.title))
-    _fill_plain(req, resp, error.status, error.title)
+    _respond(req, resp, (MethodNotAllowed if error.status == 405 else Contradicted)(str(error)))
 
 
 async def _on_anything(req: Request, resp: Response, error: Exception, params: dict[str, object]) -> None:
     del params
-    # The class and the place, never the text: an exception of a library may quote what it was given.
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    place = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "nowhere"
-    _log.error("request %s: %s at %s", _request_id(req), type(error).__name__, place)
+    _log.error("request %s: unexpected %s", _request_id(req), trace_of(error))
     _respond(req, resp, Internal("see the log"))
 
 
@@ -92,9 +96,10 @@ async def _on_http_error(req: Request, resp: Response, error: falcon.HTTPError, 
     resp.status = error.status_code
     if error.headers:
         resp.set_headers(error.headers)
-    phrase = HTTPStatus(error.status_code).phrase
-    _note(req, Why(error.status_code, phrase))
-    _fill_plain(req, resp, error.status_code, phrase)
+    status, phrase = error.status_code, HTTPStatus(error.status_code).phrase
+    _note(req, Why(status, phrase))
+    problem = {"type": wire.type_of(status), "title": phrase, "status": status, "request_id": _request_id(req)}
+    _fill(resp, msgspec.json.encode(problem))
 
 
 def _respond(req: Request, resp: Response, error: ServiceError) -> None:
@@ -110,11 +115,6 @@ def _note(req: Request, reason: Why) -> None:
     refused = req.scope["state"].get("refused")
     if refused is not None:
         refused(reason)
-
-
-def _fill_plain(req: Request, resp: Response, status: int, title: str) -> None:
-    """Fill in a problem that has no type of its own (RFC 9457 sec. 4.2.1)."""
-    _fill(resp, msgspec.json.encode({"title": title, "status": status, "request_id": _request_id(req)}))
 
 
 def _fill(resp: Response, body: bytes) -> None:

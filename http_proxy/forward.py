@@ -21,6 +21,7 @@ from http_proxy.request import REQUEST_ID, forwarded, request_id, request_id_of
 from storage_service import wire
 from storage_service.client.pool import Connection, Pool, UpstreamError
 from storage_service.errors import Fate, NotImplementedHere, ServiceError, TooLarge, Unavailable
+from storage_service.traces import trace_of
 from storage_service.turns import Queue, Rule, Turn
 from storage_service.wire import http1
 from storage_service.wire.http1 import CHUNKED, Exchange, Field, Gone
@@ -405,4 +406,4 @@ def _start(work: Coroutine[Any, Any, None]) -> None:
 def _ended(task: "asyncio.Task[None]") -> None:
     _running.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, Gone):
-        _log.error("forwarding ended in %s", type(error).__name__)
+        _log.error("forwarding ended in %s", trace_of(error))

@@ -114,7 +114,10 @@ _CONTAINER: Final = _at(
     delete=_operation("Remove an empty container", {204: _answer("Removed.")}, **_OWN_KEY),
 )
 
-_BATCH: Final = _at(
+_TOP: Final = _at(
+    get=_operation(
+        "List the containers that lie in no other", {200: _answer("Names; each ends in a slash.", _TEXTS)}, **_OWN_KEY
+    ),
     post=_operation(
         "Read up to 1,000 secrets at once (with ?batch=get)",
         {
@@ -126,14 +129,19 @@ _BATCH: Final = _at(
         _object("names", names=_list(_TEXT)),
         parameters=[{"name": "batch", "in": "query", "required": True, "schema": {"const": "get"}}],
         **_OWN_KEY,
-    )
+    ),
 )
 
 _HOST: Final = _ref("schemas", "Host")
+_UNTOLD: Final = "who may not see credentials hears 409 whatever ones are sent with it."
 _PUT_HOST: Final = _operation(
     "Add a host and its credentials",
-    {200: _answer("It was there already, the same.", _HOST), 201: _answer("Added.", _HOST)},
+    {
+        200: _answer("It was there already, the same.", _HOST),
+        201: _answer("Added.", _HOST),
+    },
     _ref("schemas", "NewHost"),
+    description=f"Of a known host, 409 where it is another; {_UNTOLD}",
 )
 
 _READY: Final = _object("status", status={"const": "ready"}, warnings=_TEXTS)
@@ -150,14 +158,14 @@ PATHS: Final[dict[str, _Json]] = {
             {200: _answer("Endpoints by name.", _object("endpoints", endpoints=_ANYTHING))},
         )
     ),
-    "/api/v0/secrets/": _BATCH,
+    "/api/v0/secrets/": _TOP,
     "/api/v0/secrets/{container}/": _CONTAINER,
     "/api/v0/secrets/{container}/{key}": _SECRET_ITEM,
-    "/api/v0/hosts/": _at(get=_operation("All hosts", {200: _answer("Their records.", _list(_HOST))})),
+    "/api/v0/hosts/": _at(get=_operation("All hosts, of all handlers", {200: _answer("Their records.", _list(_HOST))})),
     "/api/v0/host/": _at(put=_PUT_HOST),
     "/api/v0/host/{address}": _at(
         "address",
-        get=_operation("One host", {200: _answer("Its record.", _HOST)}),
+        get=_operation("One host, whichever handler keeps it", {200: _answer("Its record.", _HOST)}),
         put=_PUT_HOST,
         delete=_operation("Remove a host and its credentials", _REMOVED),
     ),
@@ -232,6 +240,7 @@ PATHS: Final[dict[str, _Json]] = {
                 201: _answer("Made.", _ref("schemas", "ContainerManager")),
             },
             _ref("schemas", "NewContainerManager"),
+            description=f"Of a known container manager, 409 where it is another; {_UNTOLD}",
         ),
         delete=_operation("Remove a container manager and what opens it", _REMOVED),
     ),
@@ -249,9 +258,9 @@ SCHEMAS: Final[dict[str, _Json]] = {
     "Problem": {
         "description": "RFC 9457. Nothing in it comes from the request.",
         **_object(
+            "type",
             "title",
             "status",
-            "request_id",
             type={"type": "string", "format": "uri"},
             title=_TEXT,
             status=_WHOLE,

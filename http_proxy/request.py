@@ -38,3 +38,8 @@ def forwarded(client: str, scheme: str) -> str:
     except ValueError:
         node = "unknown"  # it came over a unix socket
     return f"for={node};proto={'https' if scheme == 'https' else 'http'}"
+
+
+def sender(field: bytes) -> str:
+    """Return the network address in a `forwarded` field; "unknown" where it tells of none."""
+    return field.decode("latin-1").partition(";")[0].removeprefix("for=").strip('"[]') or "unknown"

@@ -34,6 +34,7 @@ from storage_service.head import Head
 from storage_service.read_through import OldPlace
 from storage_service.service import Caller
 from storage_service.strangers import bounded
+from storage_service.traces import trace_of
 from storage_service.wire import SECRETS_PATH
 from storage_service.wire.http1 import Exchange, Gone
 from storage_service.wire.http1 import allowed as allowed_methods
@@ -132,9 +133,8 @@ class StorageApp:
             exchange.answer(*wire.problem_answer(error, request_id))
         except Gone:
             raise
-        except Exception:
-            # Without the traceback's locals; the types of this project keep secrets out of what remains.
-            log.exception("request %s: unexpected error", request_id)
+        except Exception as error:  # noqa: BLE001  # whatever it is, its place is told and the client is answered
+            log.error("request %s: unexpected %s", request_id, trace_of(error))  # noqa: TRY400  # its text may quote
             unexpected = Internal("unexpected")
             await self._end(exchange, caller, path, unexpected, expected=False)
             exchange.answer(*wire.problem_answer(unexpected, request_id))

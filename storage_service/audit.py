@@ -27,6 +27,7 @@ import msgspec
 
 from storage_service.errors import AuditUnavailable
 from storage_service.printable import printable
+from storage_service.reach import changed_by_others
 
 DEADLINE: Final = 5.0  # seconds a line may take to reach the disk before its act is refused
 KEPT: Final = 1024**3  # bytes at most that refusals leave free on the disk of the log: a tenth of it, if that is less
@@ -242,6 +243,10 @@ class AuditLog:
         if not stat.S_ISREG(found.st_mode):  # a device or a pipe takes everything, and keeps nothing
             os.close(descriptor)
             raise OSError(errno.EINVAL, "it is no regular file")
+        fault = changed_by_others(self._path, found) or changed_by_others(self._path.parent, self._path.parent.stat())
+        if fault is not None:
+            os.close(descriptor)
+            raise OSError(errno.EPERM, fault)
         self._place = found.st_dev, found.st_ino
         self._end = found.st_size
         self._torn = found.st_size > 0 and os.pread(descriptor, 1, found.st_size - 1) != b"\n"

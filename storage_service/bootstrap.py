@@ -16,6 +16,7 @@ from storage_service.authz.base import Decider
 from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, WholeReach
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
+from storage_service.backends.url import as_said
 from storage_service.backup.marker import refuse_half
 from storage_service.config import AuthenticatorSettings, AuthorizerSettings, ReadThroughSettings, ServiceSettings
 from storage_service.errors import ConfigurationError
@@ -23,12 +24,13 @@ from storage_service.handlers import Handler
 from storage_service.key_service import KeyService
 from storage_service.keyring.keeper import Keeper
 from storage_service.keyring.machine_documents import documents_in
-from storage_service.keyring.page import Page
+from storage_service.keyring.page import Page, State
 from storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
 from storage_service.keyring.upgrade import upgrade
 from storage_service.large_answers import LargeAnswers
 from storage_service.overlay import EncryptedBackend
 from storage_service.read_through import OldPlace, OldPlaces, ReadThroughBackend
+from storage_service.record_of_store import RecordOfStore
 from storage_service.routing import build as build_routing
 from storage_service.sealed_service import SealedService
 from storage_service.service import Service
@@ -87,6 +89,9 @@ async def build(
         ConfigurationError, KeyFileMissing, WrongRootKey: what the operator must mend.
         Unavailable, AuditUnavailable: the store or the audit log cannot be reached.
     """
+    record = RecordOfStore(settings.store_record) if settings.store_record else None
+    if record is not None:
+        record.refuse_another(settings.store)  # before anything is opened, or made
     async with contextlib.AsyncExitStack() as stack:
         audit = AuditLog(settings.audit_log)
         audit.open()
@@ -95,7 +100,7 @@ async def build(
         stack.push_async_callback(store.close)
         await store.open()
         await refuse_half(store)
-        await _refuse_empty(store, settings)
+        await _refuse_empty(store, (record.read() if record is not None else None) or settings.beside)
         file = KeyFile(settings.root_key)
         documents = documents_in(store, settings.machine_documents)
         machine = None if settings.machine_key is None else MachineKeyFile(settings.machine_key, documents)
@@ -112,8 +117,16 @@ async def build(
         encrypted = EncryptedBackend(store, keeper)
         keys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key), proxy=settings.proxy)
         stack.push_async_callback(keys.close)
-        keeper.on_open = keys.learn
+
+        def opened() -> None:
+            keys.learn()
+            if record is not None and not settings.store.startswith("memory:"):
+                record.try_to_keep(settings.store)
+
+        keeper.on_open = opened
         await keeper.open()
+        if keeper.state is State.LOCKED and record is not None:
+            record.try_to_keep(settings.store)
         old = OldPlaces(map(old_places, settings.read_through))
         stack.push_async_callback(old.close)
         await old.open()
@@ -158,16 +171,16 @@ async def build(
         )
 
 
-async def _refuse_empty(store: Backend, settings: ServiceSettings) -> None:
+async def _refuse_empty(store: Backend, known: str | None) -> None:
     """Refuse a store with nothing in it where the records are known to be in one, lest an empty one seem to be all.
 
     Raises:
         ConfigurationError: it is empty.
     """
-    if settings.filled is None or (await store.list("", limit=1)).names:
+    if known is None or (await store.list("", limit=1)).names:
         return
     raise ConfigurationError(
-        f"the store is empty, and this home's records are in {settings.filled}: if they are there, say that store, or "
+        f"the store is empty, and this home's records are in {as_said(known)}: if they are there, say that store, or "
         "move them (strongroom backup --offline, then strongroom restore); if they are lost, restore a backup; to "
         "begin with nothing all the same, choose another --home"
     )

@@ -73,7 +73,10 @@ class ServiceSettings:
     machine_key: Path | None = None  # this machine's own key pair; used if the file is there
     machine_documents: Path | None = None  # a JSON file with the documents of machines; None: they are in the store
     read_through: tuple[ReadThroughSettings, ...] = ()  # asked in this order for what the store does not have
-    filled: str | None = None  # URL, without password, of the store that must not be empty: records were put there
+    store_record: Path | None = None  # says which store the records are in; None: nothing does
+    beside: str | None = (
+        None  # URL of the store that is used where none is said, if that is another and holds something
+    )
     debug: bool = False
 
 

@@ -91,6 +91,12 @@ class Exists(ServiceError):
     code = "exists"
 
 
+class Contradicted(ServiceError):
+    """The records as they are contradict the request: to send it again helps nothing."""
+
+    code = "contradicted"
+
+
 class NotEmpty(ServiceError):
     """The container still holds something."""
 
@@ -209,6 +215,10 @@ class Untrusted(Unavailable):
     """
 
 
+class NotListening(Unavailable):
+    """Nobody listens where the service should: it does not run, or runs elsewhere."""
+
+
 class Barred(Unavailable):
     """The user whom this runs as may not open the service's socket; the text says what keeps it out."""
 
@@ -235,6 +245,13 @@ class Undecipherable(Internal):
         super().__init__(f"{name}: {reason}")
         self.name = name
         self.reason = reason
+
+
+class Malformed(Internal):
+    """What is stored under a name is no valid record of its model; the text names the record, and nothing of it."""
+
+    code = "malformed-record"
+    fate = Fate.NOT_APPLIED  # it was read, and nothing else
 
 
 class NotFollowed(Internal):

@@ -32,7 +32,7 @@ from storage_service.backends.base import (
     Vacant,
     not_applied,
 )
-from storage_service.errors import Changed, Exists, Fate, Internal, Invalid, NotFound, ServiceError, TooLarge
+from storage_service.errors import Changed, Exists, Fate, Invalid, Malformed, NotFound, ServiceError, TooLarge
 from storage_service.turns import Turns
 from storage_service.wire import MAX_SECRET
 
@@ -44,7 +44,7 @@ _SHORT: Final = 16 * 1024  # bytes of a record that hold no more than is read in
 ATTEMPTS: Final = 8  # at one batch, while others make and remove its containers
 
 
-class BadRecord(Internal):
+class BadRecord(Malformed):
     """What is stored under a name is no valid record of its model.
 
     The text names the record, its faulty fields and the reasons, and repeats nothing of what is stored.
@@ -387,7 +387,9 @@ def _check_distinct(changes: Sequence[Put] | Sequence[Delete]) -> None:
 def _refuse(guarded: Sequence[Put] | Sequence[Delete], failed: set[str]) -> None:
     for change in guarded:
         if change.name in failed:
-            raise (Exists if change.expected == ABSENT else Changed)("a record is not at the revision expected of it")
+            if change.expected == ABSENT:
+                raise Exists("the record exists already")
+            raise Changed("a record is not at the revision expected of it")
 
 
 async def _in_batches(

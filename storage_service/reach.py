@@ -1,4 +1,4 @@
-"""What stands in the way of a path: what is to be mended when the kernel says no more than "Permission denied"."""
+"""Who reaches a path: what stands in the way of this user, and whether others may change what lies there."""
 
 import grp
 import os
@@ -6,6 +6,8 @@ import pwd
 import stat
 from contextlib import suppress
 from pathlib import Path
+
+from storage_service.errors import ConfigurationError
 
 
 def user_name() -> str:
@@ -41,6 +43,42 @@ def why_denied(path: Path) -> str:
             f"user {user_name()} may not open {path}, which is group {group}'s, mode {stat.S_IMODE(state.st_mode):04o}"
         )
     return f"user {user_name()} may not open {path}"
+
+
+def changed_by_others(path: Path, status: os.stat_result) -> str | None:
+    """Return that others than its owner may change what lies at *path*, and what mends it; None where they may not.
+
+    The one rule for what is believed because of where it lies: settings, the users file, the audit log, the
+    directories of log and store. A directory may be root's and open to a group of ours, as containers are given
+    volumes; it may be nobody's else, for its owner can put another file in the place of ours.
+
+    Args:
+        path: as it was said; of a link, what it leads to counts.
+        status: of what lies there.
+    """
+    mode = stat.S_IMODE(status.st_mode)
+    directory, others = stat.S_ISDIR(status.st_mode), 0o022
+    if not directory and not stat.S_ISREG(status.st_mode):
+        return None  # a pipe or a terminal holds nothing that could be changed
+    me = os.geteuid()
+    if directory and me != 0 and status.st_uid not in (me, 0):
+        return f"{path} belongs to another user, who can change what lies there; run: chown {user_name()} {path}"
+    if directory and me != 0 and status.st_uid == 0 and status.st_gid in {os.getegid(), *os.getgroups()}:
+        others = 0o002
+    if mode & others:
+        return f"{path} can be changed by others (mode {mode:04o}); run: chmod go-w {path}"
+    return None
+
+
+def refuse_changed_by_others(path: Path) -> None:
+    """Refuse what others may change.
+
+    Raises:
+        ConfigurationError: they may; the text says what to run.
+        OSError: there is nothing, or it cannot be looked at.
+    """
+    if (fault := changed_by_others(path, path.stat())) is not None:
+        raise ConfigurationError(fault)
 
 
 def _let_in(directory: Path) -> str:

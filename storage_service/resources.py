@@ -25,6 +25,7 @@ from storage_service.large_bodies import LargeBodies, Sent
 from storage_service.service import Reference, Service
 from storage_service.turns import Turns
 
+_STATUS: Final = "system/status"  # the name that the state of the service is read under
 MOST: Final = 250_000  # of ``{ [ : ,`` in one body of records, within texts, too: about what 1,000 long ones have
 
 
@@ -120,29 +121,27 @@ class StatusPage:
         self._parts = parts
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """Tell it; nothing here is secret, but strangers are not told either."""
-        await self._parts.service.note(caller(req), Action.GET, "system/status")
-        ring = self._parts.keeper.current
-        answer(
-            req,
-            resp,
-            wire.Status(
-                version=wire.VERSION,
-                state=await self._parts.key_service.whole_state(),
-                store=self._parts.scheme,
-                keys=list(ring.kids if ring else ()),
-                active_key=ring.active_versions["default"] if ring else "",
-                endpoints={
-                    "secrets": wire.SECRETS_PATH + "/",
-                    "storage": wire.STORAGE_PATH + "/",
-                    "apikeys": wire.APIKEYS_PATH,
-                    "keyring": KEYRING_PATH,
-                    "sealed": wire.SEALED_PATH,
-                },
-                read_through=self._parts.old.identities,
-                reads_through=self._parts.old.count,
-            ),
+        """Tell it to whoever is known; of keys and old places those alone who may read what is the service's own."""
+        await self._parts.service.note(caller(req), Action.GET, _STATUS)
+        said = wire.Status(
+            version=wire.VERSION,
+            state=await self._parts.key_service.whole_state(),
+            store=self._parts.scheme,
+            endpoints={
+                "secrets": wire.SECRETS_PATH + "/",
+                "storage": wire.STORAGE_PATH + "/",
+                "apikeys": wire.APIKEYS_PATH,
+                "keyring": KEYRING_PATH,
+                "sealed": wire.SEALED_PATH,
+            },
         )
+        if self._parts.service.reaches(caller(req), Action.GET, _STATUS):
+            ring = self._parts.keeper.current
+            said.keys = list(ring.kids if ring else ())
+            said.active_key = ring.active_versions["default"] if ring else ""
+            said.read_through = self._parts.old.identities
+            said.reads_through = self._parts.old.count
+        answer(req, resp, said)
 
 
 class Save:

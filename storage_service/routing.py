@@ -17,9 +17,9 @@ from storage_service.backends.base import Backend
 from storage_service.config import HandlerSettings
 from storage_service.errors import ConfigurationError, Invalid
 from storage_service.handlers import Handler
-from storage_service.wire import HandlerInfo
+from storage_service.wire import SECRETS_HANDLER, HandlerInfo
 
-SECRETS: Final = "secrets"
+SECRETS: Final = SECRETS_HANDLER
 """The name of the handler for secrets, which no other handler has."""
 
 

@@ -52,6 +52,7 @@ Decision = Literal["denied", "refused", "failed"]
 MANY: Final = 100  # names, which take about a millisecond to decide on, and as long to write down
 
 ROOT: Final = names.SECRETS  # the top of the secrets tree: neither a secret nor a container
+_AFTER_SLASH: Final = "0"  # the character that comes next: what lies in a container sorts before its name with this
 
 
 @dataclass(slots=True, eq=False)
@@ -153,6 +154,30 @@ class Listing:
             page = await self._backend.list(self._container, after)
 
 
+class Containers:
+    """The containers at the top, in pages, like a `Listing`; what lies in them is passed over, however much it is."""
+
+    def __init__(self, backend: Backend, first: Page) -> None:
+        """Take the first page of all secrets."""
+        self._backend = backend
+        self._page = first
+
+    @property
+    def large(self) -> bool:
+        """Whether there is more than the first page."""
+        return self._page.more
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[str]]:
+        page = self._page
+        while True:
+            tops = dict.fromkeys(name.removeprefix(ROOT).partition("/")[0] for name in page.names)
+            yield [f"{top}/" for top in tops]
+            if not page.more:
+                return
+            await asyncio.sleep(0)
+            page = await self._backend.list(ROOT, f"{ROOT}{next(reversed(tops))}{_AFTER_SLASH}")
+
+
 class Door:
     """Decides and records; what it lets through may be done."""
 
@@ -190,6 +215,10 @@ class Door:
             raise Denied("outside what these credentials reach")
         await self._audit.append(*_records(caller, acts, "allowed"))
         caller.allowed += tuple(acts)
+
+    def reaches(self, caller: Caller, action: Action, name: str) -> bool:
+        """Whether `permit` would let *caller* do it."""
+        return bool(decide(self._deciders, caller.principal, action, name))
 
     async def deny(self, caller: Caller, action: Action, name: str, reason: str) -> None:
         """Record that an act is refused that `permit` might allow.
@@ -400,7 +429,7 @@ class Service:
             return await self._secrets.commit([write, Check(container, PRESENT)])
         except Conflict as conflict:
             if write in conflict.failed:
-                raise (Exists if expected == ABSENT else Changed)("not at the expected revision") from None
+                raise _not_as_expected(expected) from None
         if container != self._own_container(caller.principal):
             raise NoContainer("the container does not exist")
         # Custodia makes a principal's own container when it is the one thing missing.
@@ -421,7 +450,7 @@ class Service:
         except Conflict:
             if expected == PRESENT:
                 raise NotFound("there is no such secret") from None
-            raise Changed("not at the expected revision") from None
+            raise _not_as_expected(expected) from None
 
     # Containers
 
@@ -461,6 +490,18 @@ class Service:
             return Listing(self._secrets, name, await self._secrets.list(name))
 
         return await self._door.read(caller, Action.LIST, [name], read)
+
+    async def containers(self, caller: Caller) -> Containers:
+        """Return the containers that lie in no other, in order, each with its slash.
+
+        Raises:
+            Denied, Unavailable, AuditUnavailable
+        """
+
+        async def read() -> Containers:
+            return Containers(self._secrets, await self._secrets.list(ROOT))
+
+        return await self._door.read(caller, Action.LIST, [ROOT], read)
 
     async def delete_container(self, caller: Caller, name: str) -> None:
         """Remove an empty container.
@@ -672,6 +713,10 @@ class Service:
         """
         await self._door.note(caller, action, name)
 
+    def reaches(self, caller: Caller, action: Action, name: str) -> bool:
+        """Whether *caller* may do it, for who tells more to some; nothing is recorded."""
+        return self._door.reaches(caller, action, name)
+
     async def allow(self, caller: Caller, action: Action, name: str) -> None:
         """Decide and record an act that has no record of its own behind it (the ping, a status).
 
@@ -718,6 +763,15 @@ def check_distinct(wanted: Sequence[object]) -> None:
     """
     if len(set(wanted)) < len(wanted):
         raise Invalid("a name stands twice")
+
+
+def _not_as_expected(expected: int) -> Exists | Changed:
+    """Return why a secret was not written or removed that was to be at the revision *expected*."""
+    if expected == ABSENT:
+        return Exists("the secret exists already")
+    if expected == PRESENT:
+        return Changed("there is no such secret to replace")
+    return Changed("the secret is not at the revision that was expected")
 
 
 def _by_handler(handlers: Sequence[Handler]) -> list[tuple[Handler, list[int]]]:

@@ -178,9 +178,10 @@ class ScriptedService:
     script: Script | None = None
     heard: list[Message] = field(default_factory=list)
     told: list[Message] = field(default_factory=list)  # reports of refusals
-    connections: int = 0
+    connections: int = 0  # on which something else than such a report was asked
     most_at_once: int = 0
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
+    _asked: set[asyncio.StreamWriter] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _server: asyncio.Server | None = None
 
@@ -215,7 +216,6 @@ class ScriptedService:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self.connections += 1
         self._open.add(writer)
         self.most_at_once = max(self.most_at_once, len(self._open))
         try:
@@ -233,6 +233,9 @@ class ScriptedService:
             exchange.answer(204, b"")
             await writer.drain()
             return exchange.keep
+        if writer not in self._asked:
+            self._asked.add(writer)
+            self.connections += 1
         if self.script is None:
             body = await exchange.body()
             exchange.answer()

@@ -169,7 +169,8 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "product/test_evidence.py::test_many_guesses_are_few_lines_and_all_of_them_counted",
     ),
     "on the network: guess passwords": (
-        "proxy/test_proxy_basic.py::test_an_unknown_user_costs_what_a_wrong_password_does",
+        "proxy/test_proxy_basic.py::test_an_unknown_user_costs_what_a_known_one_does",
+        "proxy/test_proxy_basic.py::test_unknown_names_take_as_long_as_users_do",
         "product/test_evidence.py::test_what_the_proxy_refuses_stands_in_the_log_of_the_service",
         "product/test_evidence.py::test_no_password_is_tried_while_refusals_cannot_be_recorded",
     ),
@@ -229,6 +230,15 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "product/test_evidence.py::test_a_terminal_shows_what_a_stranger_sent_as_escapes",
         "service/test_audit.py::test_what_does_not_print_is_escaped",
         "deploy/test_log.py::test_what_does_not_print_is_escaped",
+    ),
+    "has an API key: learn which keys there are": (
+        "product/test_who_is_told.py::test_keys_are_named_to_whom_they_concern",
+        "product/test_custodia_contract.py::test_a_batch_tells_of_no_container",
+    ),
+    "makes the service fail by what it sends": (
+        "service/test_traces.py::test_the_service_tells_the_place_alone",
+        "service/test_traces.py::test_the_proxy_tells_the_place_alone",
+        "service/test_traces.py::test_whoever_logs_an_exception_its_text_is_not_written",
     ),
     "fills the audit disk: act unseen": (
         "product/test_faults.py::test_an_audit_log_that_cannot_be_written_refuses_everything",

@@ -8,6 +8,7 @@ import click
 
 from deploy.cli.common import common_options
 from deploy.cli.exits import report
+from deploy.cli.words import Noun
 
 # noun -> (module, what it is for); the module's attribute of the noun's name is the click command.
 _COMMANDS: Final = {
@@ -26,7 +27,7 @@ _COMMANDS: Final = {
 }
 
 
-class Nouns(click.Group):
+class Nouns(Noun):
     """The root of the command; help is shown from the table above, without importing a noun."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -4,12 +4,13 @@ import click
 
 from deploy.cli import show
 from deploy.cli.common import client, common_options
+from deploy.cli.words import Noun
 
 _COLUMNS = ("id", "paths", "actions", "created")
 _ACTIONS = ("get", "list", "put", "delete")
 
 
-@click.group()
+@click.group(cls=Noun)
 def apikey() -> None:
     """Make, list and revoke API keys."""
 

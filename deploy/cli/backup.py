@@ -20,13 +20,14 @@ from deploy.cli import backup_file, show
 from deploy.cli.backup_copy import Asked, Opened, copy, moment_of
 from deploy.cli.backup_file import place_options
 from deploy.cli.common import client, common_options
+from deploy.cli.words import Noun
 
 if TYPE_CHECKING:
     from storage_service.backup.form import End
     from storage_service.config import ServiceSettings
 
 
-class _VerbOrFile(click.Group):
+class _VerbOrFile(Noun):
     """A group whose first word is a verb of its own, or the file of the verb that goes unsaid."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -75,21 +76,24 @@ def take(
         raise click.UsageError("a backup is not for a terminal: name a file, or pipe it on")
     if (key_file or typed) and not offline:
         raise click.UsageError("a service that runs needs no key for it; --key-file and --file go with --offline")
-    settings = backup_file.settings(store, config)
+    from storage_service.backends.url import as_said, without_password
+
+    settings = backup_file.settings_with_records(store, config)
+    copied = as_said(without_password(settings.service.store))
     label = label or f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
     with _output(file) as out:
         if offline:
             end = asyncio.run(_copy_offline(settings.service, label, out, key_file, typed))
         else:
             with client(60.0) as service:
-                end = asyncio.run(copy(settings.service.store, Asked(service), label, out))
+                end = asyncio.run(copy(settings.service, Asked(service), label, out))
     others = backup_file.other_stores(settings)
     if file == "-":
         return
     if show.as_json():
-        show.answer({"backup": label, "file": file, "rows": end.rows, "left_out": others})
+        show.answer({"backup": label, "file": file, "store": copied, "rows": end.rows, "left_out": others})
         return
-    show.line(f"copied {end.rows} records into {file}; the key index knows it as {label}")
+    show.line(f"copied {end.rows} records of {copied} into {file}; the key index knows it as {label}")
     for each in others:
         show.line(f"not in it are the records kept in {each}")
     show.line(f"to see that it is whole: strongroom backup verify {file}")
@@ -111,13 +115,17 @@ def verify(*, file: str, opening: bool, key_file: Path | None, typed: str | None
     from storage_service.backup.form import Reader, rows_said
 
     with backup_file.opened(file) as source:
-        total = rows_said(source) if source.seekable() else None
-        reader = Reader(source)
-        exported = exported_in(reader.head)
+        with backup_file.named(file):
+            total = rows_said(source) if source.seekable() else None
+        with backup_file.named(file):
+            reader = Reader(source)
+            exported = exported_in(reader.head)
         root = None
         if opening or key_file or typed:
-            root = backup_file.root_of(exported, backup_file.given(exported, key_file, typed))
-        with show.progress("reading", total) as advance:
+            given = backup_file.given(exported, key_file, typed)
+            with backup_file.named(file):
+                root = backup_file.root_of(exported, given)
+        with backup_file.named(file), show.progress("reading", total) as advance:
             found = check(reader, advance, root)
     said = {
         "backup": found.head.label,
@@ -184,6 +192,6 @@ async def _copy_offline(
         root = await backup_file.root_in(store, sealed.root, settings, key_file, typed)
         root.seen = Seen(Page(), settings.keyring_seen)  # or an older keyring would be given a new edition
         await root.seen.load()
-        return await copy(settings.store, Opened(store, root, settings), label, out)
+        return await copy(settings, Opened(store, root, settings), label, out)
     finally:
         await store.close()

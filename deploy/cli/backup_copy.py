@@ -111,8 +111,8 @@ def moment_of(url: str) -> "AbstractAsyncContextManager[Snapshot]":
     return store.snapshot()
 
 
-async def copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
-    """Copy the store at *url* to *out* as the backup *label*, and finish that where it is a new file.
+async def copy(settings: "ServiceSettings", index: Index, label: str, out: IO[bytes]) -> "End":
+    """Copy the store of *settings* to *out* as the backup *label*, and finish that where it is a new file.
 
     If that does not come about, the index forgets the label again.
 
@@ -127,7 +127,7 @@ async def copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
 
     await _insist(index.register, label)
     try:
-        end = await _copy(url, index, label, out)
+        end = await _copy(settings, index, label, out)
         out.flush()
         if isinstance(out, NewFile):
             out.finish()
@@ -149,15 +149,22 @@ async def _insist(change: Callable[[str], Awaitable[None]], label: str) -> None:
     return await change(label)
 
 
-async def _copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
-    """Copy a moment at which keyring and recipients are those of the export, and all its versions are kept."""
+async def _copy(settings: "ServiceSettings", index: Index, label: str, out: IO[bytes]) -> "End":
+    """Copy a moment at which keyring and recipients are those of the export, and all its versions are kept.
+
+    Where the documents of machines lie in a file, rows of theirs are from before that: nothing reads them, and what
+    they say may have passed. They are left out; a restore writes those of the export.
+    """
     from storage_service.backup import taking
     from storage_service.backup.checking import Openers
     from storage_service.backup.form import Head
     from storage_service.errors import Overtaken
     from storage_service.keyring.export import read
+    from storage_service.keyring.machine_key import MACHINES
     from storage_service.keyring.vault import now
     from storage_service.wire import VERSION
+
+    url, apart = settings.store, settings.machine_documents is not None
 
     for _ in range(ATTEMPTS):
         keyring = await index.keyring(label)
@@ -167,13 +174,13 @@ async def _copy(url: str, index: Index, label: str, out: IO[bytes]) -> "End":
             continue
         async with moment_of(url) as moment:
             openers = Openers(read(json.dumps(keyring).encode()))
-            if await _keyring_of(moment) == keyring["keys"] and await openers.are_in(moment):
+            if await _keyring_of(moment) == keyring["keys"] and await openers.are_in(moment, machines=not apart):
                 scheme, taken = url.partition(":")[0], now()
                 head = Head(
                     version=VERSION, label=label, taken=taken, store=scheme, revision=moment.revision, keyring=keyring
                 )
                 with show.progress("copying", moment.count) as advance:
-                    return await taking.copy(moment, head, out, advance)
+                    return await taking.copy(moment, head, out, advance, leave_out=MACHINES if apart else "")
         await asyncio.sleep(PAUSE)
     raise Overtaken(
         "the store does not hold the keyring of the service: say with --store where the service keeps its records; or "

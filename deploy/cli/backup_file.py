@@ -40,6 +40,27 @@ def key_options(command: C) -> C:
     return click.option("--key-file", type=path, metavar="FILE", help="The root key file that opens it.")(command)
 
 
+def settings_with_records(store: str | None, config: Path | None) -> "Settings":
+    """Return the settings of the service that was said, with the store that the home's records are in.
+
+    What the home says of that comes before settings that speak of a store which the records have left, and behind
+    *store*, which a person has just said.
+
+    Raises:
+        ConfigurationError: they are wrong.
+        UsageError: they are of a store that no other process can see.
+    """
+    from storage_service.backends.url import as_said, same_place
+    from storage_service.record_of_store import RecordOfStore
+
+    said = settings(store, config)
+    record = said.service.store_record
+    # Who may read the store, and not the home, copies what the settings say.
+    readable = store is None and record is not None and os.access(record, os.R_OK)
+    kept = RecordOfStore(record).read() if readable and record is not None else None
+    return said if kept is None or same_place(kept, said.service.store) else settings(as_said(kept), config)
+
+
 def settings(store: str | None, config: Path | None) -> "Settings":
     """Return the settings of the service that was said.
 
@@ -61,6 +82,22 @@ def other_stores(said: "Settings") -> list[str]:
 
     urls = {each.options["url"] for each in said.service.storage_handlers if "url" in each.options}
     return sorted(without_password(url) for url in urls - {said.service.store})
+
+
+@contextmanager
+def named(file: str) -> Iterator[None]:
+    """Let what is wrong with a backup, found inside, be told with the name of its file.
+
+    Raises:
+        StrongroomError: what was raised inside, which is the backup's fault.
+    """
+    from storage_service.errors import StrongroomError
+
+    try:
+        yield
+    except StrongroomError as error:
+        error.args = (f"{'standard input' if file == '-' else file}: {error}", *error.args[1:])
+        raise
 
 
 @contextmanager

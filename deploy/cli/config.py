@@ -10,11 +10,13 @@ import click
 from deploy.cli import show
 from deploy.cli.common import common, common_options
 from deploy.cli.settings_options import flags_of, settings_options
+from deploy.cli.words import Noun
+from deploy.places import PREFIX
 
 _FILE = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The TOML file to read.")
 
 
-@click.group()
+@click.group(cls=Noun)
 def config() -> None:
     """Show or check the settings."""
 
@@ -47,12 +49,13 @@ def show_(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
 def check(*, role: str | None, file: Path | None, sets: dict[str, str], **options: Any) -> None:
     """Check the settings; what is wrong is an error, what has no effect is noted.
 
-    Run it as the user of the service: certificate and key are read as that user will. With --for, what the other
-    process alone reads is left out.
+    Run it as the user of the service: files are looked at as that user will. With --for, what the other process alone
+    reads is left out. Without --for and --config the home is looked at, too, as up does.
     """
     settings = _load(file, sets, options, role)
     from deploy.serving import tls
-    from deploy.serving.server import rehearse, rehearse_stores
+    from deploy.serving.look import look
+    from deploy.serving.server import Role, rehearse, rehearse_stores
 
     now = datetime.now(UTC)
     rehearse(settings)
@@ -60,7 +63,9 @@ def check(*, role: str | None, file: Path | None, sets: dict[str, str], **option
         rehearse_stores(settings)
     pair = tls.check(settings.proxy, now)  # the storage service's settings have none
     soon = pair and pair.note(now)
-    notes = (*settings.notes, *((soon,) if soon else ()))
+    by_up = file is None and role is None and not os.environ.get(f"{PREFIX}CONFIG")
+    seen_to = look(settings, Role(role) if role else None, by_up=by_up)
+    notes = (*settings.notes, *((soon,) if soon else ()), *seen_to)
     if show.as_json():
         show.answer({"valid": True, "notes": notes, "tls": pair and _certificate(pair)})
     else:

@@ -35,7 +35,8 @@ def _table() -> dict[type[BaseException], Exit]:
         click.ClickException: Exit(USAGE),
         ModelError: Exit(USAGE),
         errors.StrongroomError: Exit(FAILED),
-        errors.Unavailable: Exit(
+        errors.Unavailable: Exit(FAILED),  # who is to blame is told by the text: the store, or a service that runs
+        errors.NotListening: Exit(
             FAILED, "see that it runs: strongroom up, or systemctl status strongroom-storage; its log says more"
         ),
         errors.Untrusted: Exit(FAILED),  # its text says what to do
@@ -52,6 +53,7 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.NotFound: Exit(NOT_FOUND),
         errors.NoContainer: Exit(NOT_FOUND, "make it first: strongroom secret mkdir CONTAINER"),
         errors.Exists: Exit(CONFLICT),
+        errors.Contradicted: Exit(CONFLICT),
         errors.NotEmpty: Exit(CONFLICT, "remove what it holds first"),
         errors.Changed: Exit(CONFLICT, "read it again and decide anew"),
         errors.NotAuthenticated: Exit(DENIED, "say whose key to use: --home DIR, or STRONGROOM_API_ID and _API_KEY"),
@@ -113,4 +115,5 @@ def _text(error: BaseException) -> str:
         if (wait := getattr(error, "wait", None)) is not None:
             text += f": {wait:.0f} seconds"
     text = " ".join(text.split())
-    return text[:1].lower() + text[1:] if text[1:2].islower() else text
+    first = text.partition(" ")[0]
+    return text[:1].lower() + text[1:] if first[1:].islower() else text  # OpenSSL stays what it is

@@ -1,7 +1,7 @@
 """``strongroom host``: hosts, and apart from them the credentials that open them."""
 
 import base64
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,10 +10,13 @@ import click
 from deploy.cli import secret_input, show
 from deploy.cli.common import client, common, common_options
 from deploy.cli.secret import write_out
+from deploy.cli.words import Noun
 
 if TYPE_CHECKING:
     from models.base import Model
+    from models.hosts import Host, HostCreds
     from storage_service.client import StorageClient
+    from storage_service.client.operations import Record
 
 M = TypeVar("M", bound="Model")
 
@@ -21,7 +24,7 @@ _ADDRESS = click.argument("address")
 _COLUMNS = ("address", "status", "os", "cpus", "memory", "space", "last_check")
 
 
-@click.group()
+@click.group(cls=Noun)
 def host() -> None:
     """Read and write hosts and their credentials."""
 
@@ -35,6 +38,7 @@ def host() -> None:
 @click.option("--cpus", type=int)
 @click.option("--memory", type=int)
 @click.option("--space", type=int)
+@click.option("--source", metavar="NAME", help="The handler that keeps it, where that is not the one for hosts.")
 @common_options
 def put(*, address: str, ssh_key_file: str | None, remote_user: str | None, os_: str | None, **values: Any) -> None:
     """Store a host; what is not said stays as it is. A key goes into its credentials, which are encrypted."""
@@ -42,9 +46,9 @@ def put(*, address: str, ssh_key_file: str | None, remote_user: str | None, os_:
 
     key = None if ssh_key_file is None else _ssh_key(ssh_key_file)
     with client() as service:
-        _update(service, Host, address, values | {"os": os_})
+        _update(service, Host, address, values | {"os": os_}, _find)
         if key is not None or remote_user is not None:
-            _update(service, HostCreds, address, {"ssh_priv_key": key, "remote_user": remote_user})
+            _update(service, HostCreds, address, {"ssh_priv_key": key, "remote_user": remote_user}, _creds)
     data = {"address": address, "credentials": key is not None or remote_user is not None}
     if show.as_json():
         show.answer(data)
@@ -64,27 +68,55 @@ def _ssh_key(file: str) -> str:
     return base64.b64encode(content).decode()
 
 
-def _update(service: "StorageClient", model: type[M], key: str, values: dict[str, Any]) -> None:
+def _update(
+    service: "StorageClient",
+    model: type[M],
+    key: str,
+    values: dict[str, Any],
+    find: "Callable[[StorageClient, str], Record[M] | None]",
+) -> None:
     """Save the record with those of *values* that are not None; over a record that nobody changed meanwhile."""
-    from storage_service.errors import NotFound
+    from storage_service.errors import Exists
 
     said = {model.primary_key: key} | {name: value for name, value in values.items() if value is not None}
     record, etag = model.from_dict(said), None  # checked before anything is asked
-    with suppress(NotFound):
-        stored = service.get(model, key)
+    stored = find(service, key)
+    if stored is not None:
+        if said.get("source", "") not in ("", getattr(stored.model, "source", "")):
+            raise Exists(f"{key} is there with another source, and is not moved; remove it first")
         record, etag = model.from_dict(stored.model.to_dict() | said), stored.etag
     service.save(record, etag=etag)
+
+
+def _creds(service: "StorageClient", address: str) -> "Record[HostCreds] | None":
+    from models.hosts import HostCreds
+
+    return service.get_many(HostCreds, [address])[0]
+
+
+def _find(service: "StorageClient", address: str) -> "Record[Host] | None":
+    """Return the record of a host, from the first handler that has one; None where none has."""
+    from models.hosts import Host
+
+    for source in service.host_sources():
+        (record,) = service.get_many(Host, [address], source=source)
+        if record is not None:
+            return record
+    return None
 
 
 @host.command()
 @_ADDRESS
 @common_options
 def get(*, address: str) -> None:
-    """Show a host."""
-    from models.hosts import Host
+    """Show a host, whichever handler keeps it."""
+    from storage_service.errors import NotFound
 
     with client() as service:
-        values = service.get(Host, address).model.to_dict()
+        record = _find(service, address)
+    if record is None:
+        raise NotFound("there is no such record")
+    values = record.model.to_dict()
     if show.as_json():
         show.answer(values)
     else:
@@ -94,15 +126,18 @@ def get(*, address: str) -> None:
 @host.command()
 @common_options
 def ls() -> None:
-    """List all hosts."""
+    """List all hosts, of all handlers; of an address one."""
     from models.hosts import Hosts
 
+    hosts: dict[str, dict[str, Any]] = {}
     with client() as service:
-        hosts = [record.model.to_dict() for record in service.list(Hosts)]
+        for source in service.host_sources():
+            for record in service.list(Hosts, source=source):
+                hosts.setdefault(record.model.address, record.model.to_dict())
     if show.as_json():
-        show.answer({"hosts": hosts})
+        show.answer({"hosts": list(hosts.values())})
     else:
-        show.table(_COLUMNS, ([each[column] for column in _COLUMNS] for each in hosts))
+        show.table(_COLUMNS, ([each[column] for column in _COLUMNS] for each in hosts.values()))
 
 
 @host.command()
@@ -114,8 +149,10 @@ def rm(*, address: str) -> None:
     from storage_service.errors import NotFound
 
     with client() as service:
+        sources = service.host_sources()
         (credentials,) = service.delete_many(HostCreds, [address])
-        (record,) = service.delete_many(Host, [address])
+        removed = [service.delete_many(Host, [address], source=source) for source in sources]
+    record = [True] in removed
     if not credentials and not record:
         raise NotFound(f"there is no host {address}")
     if show.as_json():

@@ -11,6 +11,7 @@ from deploy.cli.key_file import export, import_
 from deploy.cli.key_init import init
 from deploy.cli.key_keysets import backup, keyset
 from deploy.cli.key_rotate import reencrypt, retire, rotate
+from deploy.cli.words import Noun
 
 if TYPE_CHECKING:
     from storage_service.keyring_wire import KeyringStatus
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _HUMAN = frozenset({"unlock", "shares"})
 
 
-@click.group()
+@click.group(cls=Noun)
 def key() -> None:
     """Make, unlock, lock, rotate and retire the keys behind the secrets."""
 

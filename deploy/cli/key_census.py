@@ -5,11 +5,12 @@ import msgspec
 
 from deploy.cli import show
 from deploy.cli.common import client, common_options
+from deploy.cli.words import Verb
 
 LONG = 24 * 3600.0  # seconds that the service may take to look at every record
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.option("--scan", is_flag=True, help="Open every record, and hold the census against what it is under.")
 @click.option("--repair", is_flag=True, help="With --scan: put right what the census says wrongly.")
 @common_options

@@ -12,6 +12,7 @@ from deploy.cli import key_input, show
 from deploy.cli.common import client, common, common_options
 from deploy.cli.secret import write_out
 from deploy.cli.settings_options import flags_of, settings_options
+from deploy.cli.words import Verb
 
 if TYPE_CHECKING:
     from storage_service.config import ServiceSettings
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _TYPED = frozenset({"unlock", "shares"})
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.option(
     "--file", "output", metavar="FILE", type=click.Path(path_type=Path), help="Write it to a file, mode 0600."
 )
@@ -36,7 +37,7 @@ def export(*, output: Path | None) -> None:
     write_out(content, output)
 
 
-@click.command("import")
+@click.command("import", cls=Verb)
 @click.argument("exported", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--key-file", type=click.Path(path_type=Path), metavar="FILE", help="The root key file that opens it.")
 @click.option("--file", "typed", metavar="FILE", help="Read the unlock key or shares from a file; - is standard input.")
@@ -61,7 +62,7 @@ def import_(
     It takes one key that opens the file: an unlock key or shares, asked for or read from standard input, or the root
     key file. A keyring that is there keeps what it has, and gets what only the file has.
     """
-    from deploy.settings import load
+    from deploy.settings import load, refuse_another_store
     from storage_service.errors import Invalid
     from storage_service.keyring.export import MAX_FILE, read
 
@@ -69,6 +70,7 @@ def import_(
     settings = load(environ=os.environ, home=common().home, config=file, flags=flags, sets=sets, without_key=True)
     with exported.open("rb") as opened:
         found = read(opened.read(MAX_FILE + 1))
+    refuse_another_store(settings)
     given = _given(found, key_file or settings.service.root_key, typed, file_said=key_file is not None)
     try:
         done = asyncio.run(_restore(settings.service, found, given, replace=replace, leave=leave_unreadable))

@@ -11,6 +11,7 @@ import click
 
 from deploy.cli import key_input, key_options, key_print, show
 from deploy.cli.common import client, common_options
+from deploy.cli.words import Verb
 
 if TYPE_CHECKING:
     from storage_service.client import NewKeys, StorageClient
@@ -25,7 +26,7 @@ _MEANS: Final[dict[str, str]] = {
 _ENDINGS: Final = (signal.SIGHUP, signal.SIGTERM)  # a closed terminal, a session that is ended
 
 
-@click.command()
+@click.command(cls=Verb)
 @key_options.recipients_options
 @click.option("--keyset-keys", type=click.IntRange(1, 32), default=1, metavar="N", help="Keys in each version [1].")
 @click.option("--again", is_flag=True, help="In the place of one whose keys got lost before it was used.")

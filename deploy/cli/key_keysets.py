@@ -5,12 +5,13 @@ import msgspec
 
 from deploy.cli import show
 from deploy.cli.common import client, common_options
+from deploy.cli.words import Noun
 
 _NAME = click.argument("name")
 _LABEL = click.argument("label")
 
 
-@click.group()
+@click.group(cls=Noun)
 def keyset() -> None:
     """Make keysets, and say which containers are encrypted under them."""
 
@@ -88,7 +89,7 @@ def assign(*, container: str, name: str) -> None:
     )
 
 
-@click.group()
+@click.group(cls=Noun)
 def backup() -> None:
     """Register copies of the store, so that no key is retired without which one cannot be read."""
 

@@ -9,6 +9,7 @@ import click
 from deploy.cli import key_input, key_options, key_print, show
 from deploy.cli.common import client, common_options
 from deploy.cli.key_census import LONG
+from deploy.cli.words import Noun, Verb
 from models.secret import Secret
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ STEP = 60.0  # seconds that one step may take, when the store is slow
 PACE = 0.25  # of the time is spent on re-encryption, unless told otherwise
 
 
-@click.group()
+@click.group(cls=Noun)
 def rotate() -> None:
     """Make a new root key, or a new version of a keyset."""
 
@@ -247,7 +248,7 @@ def _watched(service: "StorageClient", name: str | None, pace: float, *, resume:
         return sweep(service, name, pace, advance, resume=resume)
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("keyset", required=False)
 @_PACE
 @click.option("--resume", is_flag=True, help="Go on with a reversal that failed, and let secrets be written again.")
@@ -289,7 +290,7 @@ def _halted(service: "StorageClient") -> str:
     return reverting[0]
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("version")
 @common_options
 def retire(*, version: str) -> None:

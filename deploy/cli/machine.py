@@ -17,6 +17,7 @@ import click
 from deploy.cli import exits, show
 from deploy.cli.common import common, common_options, home_or_default
 from deploy.cli.settings_options import flags_of, settings_options
+from deploy.cli.words import Noun
 
 if TYPE_CHECKING:
     from deploy.settings import Settings
@@ -29,7 +30,7 @@ _MAX_FILE: Final = 1024 * 1024  # bytes of a file that an argument names
 C = TypeVar("C", bound=Callable[..., Any])
 
 
-class Crossed(click.Group):
+class Crossed(Noun):
     """A group whose errors are one line each, behind a cross."""
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from deploy.cli import key_input
-from deploy.settings import Settings
+from deploy.settings import Settings, refuse_another_store
 from storage_service.audit import AuditLog, AuditRecord
 from storage_service.authz.base import Action
 from storage_service.backends import open_backend
@@ -99,6 +99,7 @@ def _check(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _here(settings: Settings) -> "AsyncIterator[tuple[Enrolment, Backend]]":
+    refuse_another_store(settings)
     path, key = await asyncio.to_thread(_read_key, settings)
     async with AsyncExitStack() as stack:
         audit = AuditLog(settings.service.audit_log)

@@ -22,6 +22,7 @@ from deploy.cli.migrate_estate import (
     run,
     watched,
 )
+from deploy.cli.words import Noun
 
 if TYPE_CHECKING:
     from migration.report import Report
@@ -32,7 +33,7 @@ _VERBS = ("plan", "apply", "verify", "check", "scrub", "rollback", "status", "fo
 _POLICIES = ("stop", "keep", "replace", "newer")
 
 
-class Verbs(click.Group):
+class Verbs(Noun):
     """The verbs in the order of the work; an estate without a verb is planned, which changes nothing."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

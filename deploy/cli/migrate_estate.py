@@ -13,6 +13,7 @@ import click
 from deploy.cli import show
 from deploy.cli.common import RETRIES, places
 from deploy.cli.migrate_next import completed, estate_words
+from storage_service.traces import trace_of
 
 if TYPE_CHECKING:
     from migration.journal import Journal
@@ -110,10 +111,14 @@ def run(act: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(quietly())
 
 
-def _heard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Say nothing of a socket that became ready for who was cancelled in that moment, as anyio's unix sockets can."""
-    if not isinstance(context.get("exception"), asyncio.InvalidStateError):
-        loop.default_exception_handler(context)
+def _heard(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Tell where something broke that nobody waits for.
+
+    Nothing of a socket that became ready for who was cancelled in that moment, as anyio's unix sockets can.
+    """
+    error = context.get("exception")
+    if error is not None and not isinstance(error, asyncio.InvalidStateError):
+        click.echo(f"strongroom: unexpected {trace_of(error)}", err=True)
 
 
 @asynccontextmanager

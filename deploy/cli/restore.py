@@ -1,6 +1,7 @@
 """``strongroom restore``: an empty store, and its home, from a backup."""
 
 import asyncio
+import json
 import os
 import shlex
 from collections.abc import Iterator
@@ -13,14 +14,16 @@ import click
 from deploy.cli import backup_file, show
 from deploy.cli.backup_file import key_options, place_options
 from deploy.cli.common import common_options
+from deploy.cli.words import Verb
 
 if TYPE_CHECKING:
     from deploy.settings import Settings
     from storage_service.backup.checking import Checked
     from storage_service.keyring.export import Exported, Given
+    from storage_service.keyring.machine_documents import MachineDocuments
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
 @click.option("--leave-unreadable", is_flag=True, help="Do so although there are secrets that do not open.")
 @key_options
@@ -45,20 +48,22 @@ def restore(
 
     settings = backup_file.settings(store, config)
     with backup_file.opened(file) as source:
-        total = rows_said(source)
-        reader = Reader(source)
-        exported = exported_in(reader.head)
+        with backup_file.named(file):
+            total = rows_said(source)
+            reader = Reader(source)
+            exported = exported_in(reader.head)
         given = _given(settings, exported, key_file, typed)
-        with show.progress("opening", total) as advance:
-            checked = check(reader, advance, backup_file.root_of(exported, given))
-        if not leave_unreadable:
-            refuse_unreadable(checked)
+        with backup_file.named(file):
+            root = backup_file.root_of(exported, given)
+            with show.progress("opening", total) as advance:
+                checked = check(reader, advance, root)
+            if not leave_unreadable:
+                refuse_unreadable(checked)
         with _furnished(settings):
             _put_key_file(settings.service.root_key, given)
-            _keep_store(settings)  # first: whoever is killed before anything is in the store leaves no home for another
-            with _owner_of(settings.service.store):
+            with _recorded(settings), _owner_of(settings.service.store):
                 asyncio.run(_restore(settings, source, exported, checked))
-    steps = _next_steps(settings, exported, store)
+    steps = _next_steps(settings, exported, store, config)
     if show.as_json():
         said = {"backup": checked.head.label, "rows": checked.end.rows, "opened": checked.opened}
         show.answer(said | {"unreadable": checked.unreadable, "next": steps})
@@ -90,7 +95,7 @@ def _furnished(settings: "Settings") -> Iterator[None]:
     from deploy.home import Home
 
     home = Home(settings.home)
-    if home.path.exists() and any(home.path.iterdir()) and not (home.path / "run").is_dir():
+    if home.path.exists() and any(home.path.iterdir()) and not _is_home(settings):
         yield
         return
     home.prepare()
@@ -116,6 +121,7 @@ def _put_key_file(path: Path, given: "Given") -> None:
 
 async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported", checked: "Checked") -> None:
     from storage_service.backends import open_backend
+    from storage_service.backup.restoring import refuse_filled
     from storage_service.backup.restoring import restore as fill
     from storage_service.keyring.machine_documents import documents_in
     from storage_service.keyring.page import Page
@@ -124,24 +130,55 @@ async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported"
     store = open_backend(settings.service.store)
     await store.open()
     try:
+        documents = documents_in(store, settings.service.machine_documents)
+        if settings.service.machine_documents is not None:
+            await refuse_filled(store, checked)
+            await _save_missing(documents, exported)  # first: where that cannot be, the store is as it was
         with show.progress("restoring", 2 * checked.end.rows) as advance:
             await fill(source, store, checked, advance)
-        documents = documents_in(store, settings.service.machine_documents)
-        for machine in exported.machines:  # those that did not lie in the store
-            if await documents.get(machine.fingerprint) is None:
-                await documents.save(machine)
+        await _save_missing(documents, exported)
         await Seen(Page(), settings.service.keyring_seen).forget()  # who restores says that this one is right
     finally:
         await store.close()
 
 
-def _keep_store(settings: "Settings") -> None:
-    """Let the home say that its records are in this store, unless it is no home."""
-    from deploy.home import Home
-    from deploy.settings import without_password
+async def _save_missing(documents: "MachineDocuments", exported: "Exported") -> None:
+    """Save the machines' documents that are not where they belong, for they did not lie there before."""
+    for machine in exported.machines:
+        if await documents.get(machine.fingerprint) is None:
+            await documents.save(machine)
 
-    if (settings.home / "run").is_dir():
-        Home(settings.home).keep_store(without_password(settings.service.store))
+
+@contextmanager
+def _recorded(settings: "Settings") -> Iterator[None]:
+    """Let the home say that its records are in this store, once they are.
+
+    Where it knows of none it says so before: whoever is killed before anything is in the store leaves no home for
+    another. What is refused because something is in the store changes nothing.
+    """
+    from storage_service.errors import Exists
+    from storage_service.record_of_store import RecordOfStore
+
+    place = settings.service.store_record
+    if place is None or not place.parent.is_dir() or (place.parent == settings.home and not _is_home(settings)):
+        yield
+        return
+    record = RecordOfStore(place)
+    known = record.read() or settings.service.beside
+    if known is None:
+        record.keep(settings.service.store)
+    try:
+        yield
+    except Exists:
+        if known is None:
+            record.forget()
+        raise
+    record.keep(settings.service.store)
+
+
+def _is_home(settings: "Settings") -> bool:
+    """Whether ``strongroom up`` lives there, and it is no directory that holds settings alone."""
+    return (settings.home / "run").is_dir()
 
 
 @contextmanager
@@ -169,13 +206,29 @@ def _owner_of(url: str) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def _next_steps(settings: "Settings", exported: "Exported", store: str | None) -> list[str]:
+def _next_steps(settings: "Settings", exported: "Exported", store: str | None, config: Path | None) -> list[str]:
     """Return what is to be done now, as commands and words."""
     kinds = {each.kind for each in exported.recipients}
     home = f"--home {shlex.quote(str(settings.home))}"
-    steps = [f"strongroom up {home}" + (f" --store {shlex.quote(store)}" if store else "")]
+    unit = "systemctl start strongroom-storage strongroom-proxy"
+    steps = [f"strongroom up {home}" if _is_home(settings) else f"start its service: {unit}"]
+    if store is not None and _goes_unsaid(settings.service.store, config):
+        file = config or settings.home / "strongroom.toml"
+        steps.insert(
+            0, f"say store = {json.dumps(store, ensure_ascii=False)} in {file}, in place of any other store there"
+        )
     if "file" in kinds and not settings.service.root_key.exists():
         steps.insert(0, f"put the root key file to {settings.service.root_key}")
     elif "file" not in kinds and kinds & {"unlock", "shares"}:
         steps.append(f"strongroom key unlock {home}")
     return steps
+
+
+def _goes_unsaid(store: str, config: Path | None) -> bool:
+    """Whether the settings, without what this command was told, lead to another store."""
+    from storage_service.backends.url import same_place
+
+    try:
+        return not same_place(backup_file.settings(None, config).service.store, store)
+    except click.UsageError:  # it is said to be in memory
+        return True

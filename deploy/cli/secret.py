@@ -8,6 +8,7 @@ import click
 
 from deploy.cli import secret_input, show
 from deploy.cli.common import client, common, common_options
+from deploy.cli.words import Noun
 
 if TYPE_CHECKING:
     from storage_service.client import StorageClient
@@ -18,7 +19,7 @@ _BINARY = click.option("--binary", is_flag=True, help="Bytes, not text.")
 _ETAG = click.option("--if-match", "etag", metavar="ETAG", help="Only if it is still at this revision.")
 
 
-@click.group()
+@click.group(cls=Noun)
 def secret() -> None:
     """Read and write secrets. A secret's name is CONTAINER/KEY, such as db/password."""
 
@@ -135,16 +136,19 @@ def write_out(content: bytes, output: Path | None) -> None:
 
 
 @secret.command()
-@_CONTAINER
+@click.argument("container", default="/")
 @common_options
 def ls(*, container: str) -> None:
-    """List what a container holds; containers in it end in a slash."""
+    """List what a container holds, or without one, all containers; those end in a slash."""
+    at_root = container == "/"
+    if not at_root:
+        _check(container.removesuffix("/") + "/")
     with client() as service:
-        names = service.list_container(container)
+        inside = service.list_containers() if at_root else service.list_container(container)
     if show.as_json():
-        show.answer({"container": container.rstrip("/"), "names": names})
+        show.answer({"container": container.removesuffix("/"), "names": inside})
     else:
-        for each in names:
+        for each in inside:
             show.line(each)
 
 
@@ -166,9 +170,10 @@ def rm(*, name: str, etag: str | None) -> None:
 @common_options
 def mkdir(*, container: str, parents: bool) -> None:
     """Make a container; one that exists is as good."""
+    _check(container.removesuffix("/") + "/")
     with client() as service:
         if parents:
-            _make_parents(service, container.strip("/").rpartition("/")[0])
+            _make_parents(service, container.removesuffix("/").rpartition("/")[0])
         created = service.create_container(container)
     _done({"container": container, "created": created}, f"{'made' if created else 'there is already'} {container}")
 
@@ -178,13 +183,14 @@ def mkdir(*, container: str, parents: bool) -> None:
 @common_options
 def rmdir(*, container: str) -> None:
     """Remove an empty container."""
+    _check(container.removesuffix("/") + "/")
     with client() as service:
         service.delete_container(container)
     _done({"container": container, "deleted": True}, f"removed {container}")
 
 
 def _make_parents(service: "StorageClient", container: str) -> None:
-    parts = [part for part in container.split("/") if part]
+    parts = container.split("/") if container else []
     for depth in range(1, len(parts) + 1):
         service.create_container("/".join(parts[:depth]))
 
@@ -193,7 +199,19 @@ def _split(name: str) -> tuple[str, str]:
     container, _, key = name.rpartition("/")
     if not container or not key:
         raise click.UsageError("a secret's name is CONTAINER/KEY")
+    _check(name)
     return container, key
+
+
+def _check(name: str) -> None:
+    """Refuse, before anything is done, a *name* that the service would refuse: in one spelling there is one secret.
+
+    Raises:
+        InvalidName: it is such.
+    """
+    from models import names
+
+    names.check(names.SECRETS + name)
 
 
 def _text(content: bytes) -> str:

@@ -8,9 +8,10 @@ import click
 
 from deploy.cli.common import common, common_options
 from deploy.cli.settings_options import flags_of, settings_options
+from deploy.cli.words import Verb
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("role", type=click.Choice(["storage", "proxy"]))
 @click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The TOML file to read.")
 @settings_options
@@ -24,10 +25,12 @@ def serve(*, role: str, file: Path | None, sets: dict[str, str], **options: Any)
 
     harden()  # before the imports, which take a while
     from deploy.serving import server
+    from deploy.serving.look import look
     from deploy.settings import load
 
     settings = load(environ=os.environ, home=common().home, config=file, flags=flags_of(options), sets=sets, role=role)
     server.rehearse(settings)
+    look(settings, server.Role(role), by_up=False)
     if role == server.Role.STORAGE:
         server.make_directories(settings)
     server.serve(server.Role(role), settings)

@@ -7,6 +7,7 @@ import msgspec
 
 from deploy.cli import show
 from deploy.cli.common import client, common_options
+from deploy.cli.words import Verb
 
 _NEXT: Final = {
     "uninitialized": "no secrets before there are keys: strongroom key init",
@@ -17,7 +18,7 @@ _NEXT: Final = {
 }
 
 
-@click.command()
+@click.command(cls=Verb)
 @common_options
 def status() -> None:
     """Show how the service is, and whom it takes you for."""
@@ -26,13 +27,13 @@ def status() -> None:
     if show.as_json():
         show.answer(msgspec.to_builtins(said) | {"whoami": msgspec.to_builtins(me)})
         return
+    keys = {"active key": said.active_key, "keys": said.keys} if said.keys else {}  # they are not everybody's to know
     show.fields(
         {
             "version": said.version,
             "state": said.state,
             "store": said.store,
-            "active key": said.active_key,
-            "keys": said.keys,
+            **keys,
             "secrets at": said.endpoints.get("secrets"),
             "you are": me.principal,
             "you reach": me.paths,

@@ -12,6 +12,7 @@ import click
 from deploy.cli import show
 from deploy.cli.common import common, common_options, home_or_default
 from deploy.cli.settings_options import flags_of, settings_options
+from deploy.cli.words import Verb
 from deploy.serving.signals import held_back
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _FIRST: Final = {
 }
 
 
-@click.command()
+@click.command(cls=Verb)
 @settings_options
 @common_options
 def up(*, sets: dict[str, str], **options: Any) -> None:
@@ -42,13 +43,8 @@ def up(*, sets: dict[str, str], **options: Any) -> None:
 
 
 def _ready(running: "Running") -> None:
-    from deploy.home import Home
-    from deploy.settings import without_password
-
     service = running.settings.service
     state = _state(service.socket)
-    if state != "uninitialized" and not service.store.startswith("memory:"):
-        Home(running.home).keep_store(without_password(service.store))
     if common().as_json:
         show.answer(
             {

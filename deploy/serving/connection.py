@@ -26,7 +26,8 @@ import msgspec
 from deploy.serving import asgi
 from deploy.serving.limits import Ledger, Limits
 from storage_service import wire
-from storage_service.errors import TooLarge
+from storage_service.errors import Fate, TooLarge
+from storage_service.traces import trace_of
 from storage_service.wire import http1
 from storage_service.wire.http1 import CHUNKED, Field, Gone, Malformed, Peer, Request
 
@@ -671,12 +672,7 @@ def _failed(exchange: Exchange, error: BaseException) -> None:
     if isinstance(error, Gone):
         exchange.abandon()
         return
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    place = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "nowhere"
-    # The class and the place, never the text: an exception of a library may quote what it was given.
-    log.error("a request ended in %s at %s", type(error).__name__, place)
+    log.error("a request ended in %s", trace_of(error))
     if exchange.streaming:
         exchange.abandon()
     else:
@@ -690,6 +686,8 @@ _PROBLEM: Final[tuple[Field, ...]] = (
 
 
 def _problem(status: int, detail: str = "") -> bytes:
-    """Return a problem that has no type of its own (RFC 9457 sec. 4.2.1)."""
-    said: dict[str, object] = {"title": HTTPStatus(status).phrase, "status": status}
+    """Return a problem of the connection's own; of a write that broke off inside, nobody knows what became."""
+    said: dict[str, object] = {"type": wire.type_of(status), "title": HTTPStatus(status).phrase, "status": status}
+    if status >= 500:
+        said["fate"] = (Fate.NOT_APPLIED if status == 501 else Fate.UNKNOWN).value
     return msgspec.json.encode(said | {"detail": detail} if detail else said)

@@ -4,7 +4,8 @@
     {"time":"2026-11-22T09:30:00.123Z","level":"warning","logger":"storage_service.app","pid":812,"message":"…"}
 
 What may be logged is the business of who logs: values of this project's types show no secret, and no line here adds
-a request's body or header fields. There is no access log; the audit log is apart (``storage_service.audit``).
+a request's body or header fields. Of an exception, whoever logs it, class and places are told, not its text. There is
+no access log; the audit log is apart (``storage_service.audit``).
 """
 
 import logging
@@ -16,6 +17,7 @@ import msgspec
 from gunicorn.glogging import Logger
 
 from storage_service.printable import printable
+from storage_service.traces import trace_of
 
 _BREAK = re.compile(r"\s*\n\s*")
 # What gunicorn puts before the reason why an application did not start.
@@ -52,17 +54,18 @@ class Https(logging.Filter):
 
 
 class Plain(logging.Formatter):
-    """A line for people; the traceback of an unexpected error follows it."""
+    """A line for people; where an unexpected error came from stands at its end."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         line = f"{when}.{record.msecs:03.0f} {record.levelname} {record.name}[{record.process}] {message_of(record)}"
-        return f"{line}\n{_traceback(self, record)}" if record.exc_info else line
+        trace = _trace(record)
+        return f"{line}: {trace}" if trace else line
 
 
 class Json(logging.Formatter):
-    """A line for machines; an unexpected error's traceback is a field of it."""
+    """A line for machines; where an unexpected error came from is a field of it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -74,14 +77,14 @@ class Json(logging.Formatter):
             "pid": record.process,
             "message": message_of(record),
         }
-        if record.exc_info:
-            line["traceback"] = _traceback(self, record)
+        if trace := _trace(record):
+            line["traceback"] = trace
         return msgspec.json.encode(line).decode()
 
 
-def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    assert record.exc_info is not None  # noqa: S101  # or there is none
-    return "\n".join(map(printable, formatter.formatException(record.exc_info).split("\n")))
+def _trace(record: logging.LogRecord) -> str:
+    error = record.exc_info[1] if record.exc_info else None
+    return printable(trace_of(error)) if error is not None else ""
 
 
 def configuration(log_format: str, level: str, *, tls: bool = False) -> dict[str, Any]:

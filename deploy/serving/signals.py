@@ -39,9 +39,9 @@ def let_through() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
 
-def end_is_asked_for() -> bool:
-    """Whether what is held back asks for the end."""
-    return not ASK_FOR_THE_END.isdisjoint(signal.sigpending())
+def asked_for_the_end() -> signal.Signals | None:
+    """Return what asks for the end of what is held back, and stays so; None where nothing does."""
+    return next((signal.Signals(number) for number in sorted(ASK_FOR_THE_END & signal.sigpending())), None)
 
 
 def tell_systemd_when_serving() -> None:

@@ -28,7 +28,7 @@ from storage_service.client_file import is_credential
 from storage_service.config import ProxySettings
 from storage_service.errors import ConfigurationError, KeyFileUnusable
 from storage_service.keyring.private_file import PrivateFile
-from storage_service.reach import closed_directory, user_name
+from storage_service.reach import changed_by_others, closed_directory, user_name
 
 SOON: Final = timedelta(days=14)  # before its end a certificate is spoken of
 MAX_FILE: Final = 1024 * 1024  # bytes; a chain has some ten thousand, a bundle of authorities some hundred thousand
@@ -207,7 +207,7 @@ def _read(path: Path, setting: str, *, private: bool = False, trusted: bool = Fa
                 raise ConfigurationError(f"{path} is not a plain file; '{setting}' names a file in PEM")
             if private and not is_credential(path):
                 _KEY_FILE.check(path, status, os.geteuid() or status.st_uid)  # root looks at other users' settings
-            if trusted and status.st_mode & 0o022:
+            if trusted and changed_by_others(path, status) is not None:
                 raise ConfigurationError(
                     f"{path} can be changed by others, who could add an authority of their own; run: chmod go-w {path}"
                 )

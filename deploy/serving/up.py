@@ -9,6 +9,7 @@ reaches the parent alone; the kernel tells the children if the parent dies (PR_S
 
 import gc
 import importlib
+import logging.config
 import os
 import signal
 import socket
@@ -22,13 +23,16 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from deploy.home import Home, write_client
+from deploy.serving import log
+from deploy.serving.look import look
 from deploy.serving.server import Role, Server, listener, make_directories, options, rehearse
-from deploy.serving.signals import ASK_FOR_THE_END, HELD_BACK, end_is_asked_for, held_back, let_through
+from deploy.serving.signals import ASK_FOR_THE_END, HELD_BACK, asked_for_the_end, held_back, let_through
 from deploy.serving.tls import Holder, holder
 from deploy.settings import Settings, load
 from storage_service.client_file import ClientFile
-from storage_service.errors import StartupError
+from storage_service.errors import StartupError, StrongroomError
 from storage_service.hygiene import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, harden, prctl
+from storage_service.traces import trace_of
 
 READY_WITHIN: Final = 30.0  # seconds for both to become ready; gunicorn gives an application as long to start
 POLL: Final = 0.02  # seconds between two questions for readiness
@@ -95,13 +99,15 @@ def _up(
         home.furnish()
         settings = load(environ=environ, home=home.path, flags=flags, sets=sets)
         rehearse(settings)
+        look(settings, by_up=True)
         make_directories(settings)
         tls = holder(settings.proxy)  # before anything listens
         with _Sockets(settings) as sockets:
             client = ClientFile(sockets.url, settings.service.socket, settings.service.api_id, settings.service.api_key)
             write_client(client, home.client)
             with _Family(settings.grace) as family:
-                if end_is_asked_for():
+                if (asked := asked_for_the_end()) is not None:
+                    _tell_the_end(asked, settings)
                     return
                 storage = family.start(Role.STORAGE, settings, sockets, level)
                 proxy = family.start(Role.PROXY, settings, sockets, level, tls)
@@ -109,8 +115,15 @@ def _up(
                 if family.wait_until_ready(sockets.storage_ready) and family.wait_until_ready(sockets.proxy_ready):
                     ready(Running(home.path, settings, client))
                     family.wait_for_the_end()
+                _tell_the_end(family.asked_by, settings)
                 family.stop(proxy)
                 family.stop(storage)
+
+
+def _tell_the_end(asked_by: signal.Signals, settings: Settings) -> None:
+    """Log which signal ends all of this: who finds it ended in the morning is not to guess."""
+    logging.config.dictConfig(log.configuration(settings.log_format, "INFO"))  # the children have theirs
+    logging.getLogger(__name__).info("%s: the proxy ends, then the service", asked_by.name)
 
 
 class _Sockets:
@@ -203,6 +216,7 @@ class _Family:
     """
 
     def __init__(self, grace: int) -> None:
+        self.asked_by = signal.SIGTERM  # what asked for the end, once something has
         self._grace = grace
         self._children: list[_Child] = []
 
@@ -247,8 +261,9 @@ class _Family:
             Server(role, settings, configured, tls).run()
         except SystemExit as end:
             code = end.code
-        except BaseException:  # noqa: BLE001  # whatever it is, it is told, and the child ends
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is told, and the child ends
+            said = str(error) if isinstance(error, StrongroomError) else f"unexpected {trace_of(error)}"
+            sys.stderr.write(f"strongroom: {role}: {said}\n")
         finally:
             with suppress(OSError, ValueError):
                 sys.stdout.flush()
@@ -285,6 +300,7 @@ class _Family:
         if got is None:
             return False
         if got.si_signo in ASK_FOR_THE_END:
+            self.asked_by = signal.Signals(got.si_signo)
             return True
         for child in self._children:
             if self._reap(child):

@@ -11,6 +11,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import signal
 import socket
 import ssl
@@ -28,6 +29,7 @@ from deploy.serving.limits import Ledger, Limits, raise_descriptors
 from deploy.serving.signals import SERVING
 from storage_service.errors import StrongroomError
 from storage_service.strangers import network_of
+from storage_service.traces import trace_of
 
 BOOT_ERROR: Final = 3  # the exit code upon which gunicorn's master ends the server instead of forking another
 FIRST_TELLS: Final = 5.0  # seconds for the first worker of a start to say why it failed, and to end the others
@@ -89,6 +91,7 @@ class StrongroomWorker(Worker):
         """Serve, and return the exit code."""
         served: Served = self.wsgi
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_unhandled)
         told = asyncio.Event()
         reloads = served.crowd.reloads
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -255,6 +258,13 @@ class Door:
             accepted.close()
         finally:
             connection.handshake = None
+
+
+def _unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Tell of what broke on the event loop; of asyncio's words what comes before those that were passed about."""
+    what = re.split(r"[(<'\"]", str(context.get("message", "")), maxsplit=1)[0].strip(" :")
+    error = context.get("exception")
+    log.error("on the event loop: %s%s", what, f": {trace_of(error)}" if error is not None else "")
 
 
 async def _unless(told: asyncio.Event, opening: Coroutine[Any, Any, None]) -> bool:

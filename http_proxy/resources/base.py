@@ -9,11 +9,21 @@ import msgspec
 
 from http_proxy.authn.base import Identity
 from http_proxy.errors import Request, Response
+from http_proxy.resources.places import HostPlaces
 from models import Model, strict_json
 from storage_service import wire
 from storage_service.client import AsyncStorageClient
 from storage_service.config import ProxySettings
-from storage_service.errors import Changed, Denied, Invalid, NotAuthenticated, NotFound, TooLarge, Unavailable
+from storage_service.errors import (
+    Changed,
+    Denied,
+    Invalid,
+    Malformed,
+    NotAuthenticated,
+    NotFound,
+    TooLarge,
+    Unavailable,
+)
 
 M = TypeVar("M", bound=Model)
 
@@ -35,6 +45,7 @@ class Storage:
         )
         self._proof = f"{settings.api_id}:{settings.api_key.reveal()}"
         self._changing = asyncio.Lock()
+        self.hosts = HostPlaces()
 
     def for_caller(self, req: Request) -> AsyncStorageClient:
         """Return a client that asks as the caller of *req* may.
@@ -117,14 +128,22 @@ def identity_of(req: Request) -> Identity:
     return identity
 
 
+def may_reveal(req: Request) -> bool:
+    """Return whether the caller may see credentials, as far as the proxy decides that.
+
+    A user needs to be allowed to. Of API keys the service knows what they reach.
+    """
+    identity = identity_of(req)
+    return identity.api_id is not None or identity.reveal_credentials
+
+
 def check_may_reveal(req: Request) -> None:
     """Return if the caller may see credentials, as far as the proxy decides that.
 
     Raises:
-        Denied: it is a user who may not. Of API keys the service knows what they reach.
+        Denied: it may not.
     """
-    identity = identity_of(req)
-    if identity.api_id is None and not identity.reveal_credentials:
+    if not may_reveal(req):
         raise Denied("the caller may not see credentials")
 
 
@@ -188,6 +207,16 @@ async def find(client: AsyncStorageClient, model: type[M], key: str) -> M | None
         return (await client.get(model, key)).model
     except NotFound:
         return None
+
+
+async def check_there(client: AsyncStorageClient, model: type[Model], key: str) -> None:
+    """Return if there is a record of *key*, valid or not: before what belongs to it is removed.
+
+    Raises:
+        NotFound: there is none.
+    """
+    with suppress(Malformed):
+        await client.get(model, key)
 
 
 async def save_new(client: AsyncStorageClient, model: M) -> M:

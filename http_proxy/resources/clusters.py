@@ -8,6 +8,7 @@ from http_proxy.errors import Rejected, Request, Response
 from http_proxy.resources.base import (
     Resource,
     Storage,
+    check_there,
     find,
     remove_if_there,
     respond,
@@ -23,7 +24,6 @@ from models import (
     Clusters,
     ClusterState,
     ClusterUpgrade,
-    Host,
     HostState,
     Model,
     Network,
@@ -51,9 +51,9 @@ class ClusterItem(Resource):
         """Show its record, with how many of its hosts are available and what that makes of its status."""
         client = self.storage.for_caller(req)
         cluster = (await client.get(Cluster, name)).model
-        hosts = await client.get_many(Host, cluster.hostset)
+        hosts = await self.storage.hosts.get_many(client, cluster.hostset)
         total = len(cluster.hostset)
-        available = sum(host is not None and host.model.status is HostState.ACTIVE for host in hosts)
+        available = sum(host is not None and host.status is HostState.ACTIVE for host in hosts)
         cluster.status = _state(total, available)
         counts = {"total": total, "available": available, "unavailable": total - available}
         respond(resp, {**cluster.to_dict_safe(), "hosts": counts})
@@ -85,6 +85,7 @@ class ClusterItem(Resource):
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:
         """Remove the cluster and the records of operations over it; its hosts stay."""
         client = self.storage.for_caller(req)
+        await check_there(client, Cluster, name)
         for operation in _OPERATIONS:
             await remove_if_there(client, operation, name)
         await client.delete(Cluster, name)
@@ -105,13 +106,12 @@ class ClusterMembers(Resource):
         client = self.storage.for_caller(req)
 
         def replace(cluster: Cluster) -> bool:
-            if set(old) != set(cluster.hostset):
-                raise Rejected(409, "The cluster has other hosts than the body says")
+            _check_same(cluster, old)
             cluster.hostset = new
             return True
 
-        await client.get(Cluster, name)
-        await _check_may_join(client, [address for address in new if address not in old])
+        _check_same((await client.get(Cluster, name)).model, old)
+        await _check_may_join(self.storage, client, [address for address in new if address not in old])
         respond(resp, (await self.storage.change(client, Cluster, name, replace)).hostset)
 
 
@@ -128,7 +128,7 @@ class ClusterMember(Resource):
     async def on_put(self, req: Request, resp: Response, name: str, address: str) -> None:
         """Add it; that it is there already is no error."""
         client = self.storage.for_caller(req)
-        await client.get(Host, address)
+        await self.storage.hosts.get(client, address)
         respond(resp, (await self.storage.change(client, Cluster, name, joining(address))).hostset)
 
     async def on_delete(self, req: Request, resp: Response, name: str, address: str) -> None:
@@ -195,9 +195,14 @@ def _state(total: int, available: int) -> ClusterState:
     return ClusterState.DEGRADED if available else ClusterState.FAILED
 
 
-async def _check_may_join(client: AsyncStorageClient, addresses: list[str]) -> None:
-    for record in await client.get_many(Host, addresses):
-        if record is None:
+def _check_same(cluster: Cluster, hosts: list[str]) -> None:
+    if set(hosts) != set(cluster.hostset):
+        raise Rejected(409, "The cluster has other hosts than the body says")
+
+
+async def _check_may_join(storage: Storage, client: AsyncStorageClient, addresses: list[str]) -> None:
+    for host in await storage.hosts.get_many(client, addresses):
+        if host is None:
             raise NotFound("there is no such host")
-        if record.model.status not in _MAY_JOIN:
+        if host.status not in _MAY_JOIN:
             raise Rejected(405, "A host joins a cluster when it is active or disassociated")

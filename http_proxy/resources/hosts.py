@@ -10,17 +10,22 @@ from http_proxy.resources.base import (
     Storage,
     check_may_reveal,
     find,
+    may_reveal,
     remove_if_there,
     respond,
     save_new,
     settle,
 )
 from http_proxy.resources.clusters import joining, leaving
-from models import Cluster, Clusters, Host, HostCreds, Hosts, HostStatus
-from storage_service.errors import Exists, Invalid, NotFound
+from models import Cluster, Clusters, Host, HostCreds, HostStatus
+from storage_service.client import AsyncStorageClient
+from storage_service.errors import Exists, Invalid
 
 _CREDENTIALS: Final = ("ssh_priv_key", "remote_user")  # members of a PUT that belong to HostCreds
 _OTHER_KEY: Final = "The host is known with another key"
+_KNOWN: Final = "The host is known; say it without credentials to see it"
+_NOT_THERE: Final = "The host is known and not in that cluster"
+_OTHER_SOURCE: Final = "The host is known with another source"
 
 
 class HostCollection(Resource):
@@ -28,8 +33,8 @@ class HostCollection(Resource):
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List their records, without credentials."""
-        hosts = [record.model.to_dict_safe() async for record in self.storage.for_caller(req).list(Hosts)]
-        respond(resp, hosts)
+        client = self.storage.for_caller(req)
+        respond(resp, [host.to_dict_safe() async for host in self.storage.hosts.list(client)])
 
 
 class NewHost(Resource):
@@ -45,7 +50,7 @@ class HostItem(Resource):
 
     async def on_get(self, req: Request, resp: Response, address: str) -> None:
         """Show its record, without credentials."""
-        respond(resp, (await self.storage.for_caller(req).get(Host, address)).model.to_dict_safe())
+        respond(resp, (await self.storage.hosts.get(self.storage.for_caller(req), address)).to_dict_safe())
 
     async def on_put(self, req: Request, resp: Response, address: str) -> None:
         """Add it: ``ssh_priv_key``, ``remote_user`` and, if it is to join one, ``cluster``."""
@@ -54,13 +59,17 @@ class HostItem(Resource):
         await _add(self.storage, req, resp, body)
 
     async def on_delete(self, req: Request, resp: Response, address: str) -> None:
-        """Remove the host, its credentials first: a deletion that fails is told, and can be asked for again."""
+        """Remove the host, its credentials first: a deletion that fails is told, and can be asked for again.
+
+        Of what is no host nothing is removed, credentials of that address neither.
+        """
         client = self.storage.for_caller(req)
+        await self.storage.hosts.check_there(client, address)
         await remove_if_there(client, HostCreds, address)
         async for record in client.list(Clusters):
             if address in record.model.hostset:
                 await self.storage.change(client, Cluster, record.model.name, leaving(address))
-        await client.delete(Host, address)
+        await self.storage.hosts.remove(client, address)
         respond(resp, [])
 
 
@@ -81,8 +90,7 @@ class HostCredentials(Resource):
         settle(body, "address", address)
         creds = HostCreds.from_dict(body)
         client = self.storage.for_caller(req)
-        if await find(client, Host, address) is None:
-            raise NotFound("there is no such host")
+        await self.storage.hosts.check_there(client, address)
         saved = await client.save(creds, etag=req.get_header("If-Match"))
         resp.set_header("ETag", saved.etag)
         resp.status = falcon.HTTP_204
@@ -93,7 +101,7 @@ class HostStatusItem(Resource):
 
     async def on_get(self, req: Request, resp: Response, address: str) -> None:
         """Show what its record says; what a container manager knows of it, the platform adds."""
-        host = (await self.storage.for_caller(req).get(Host, address)).model
+        host = await self.storage.hosts.get(self.storage.for_caller(req), address)
         status = HostStatus(type="host_only", host={"last_check": host.last_check, "status": host.status})
         respond(resp, status.to_dict_safe())
 
@@ -103,7 +111,8 @@ async def _add(storage: Storage, req: Request, resp: Response, body: dict[str, o
 
     The credentials are written last and only where there are none: so of many who add one host at a time one wins, and
     a PUT that failed half-way can be sent again. A host that is there with its credentials is only shown, provided
-    that key and cluster are the same.
+    that key and cluster are the same. Who may not see credentials is not told whether a key is the same, for nobody
+    looks: those of a known host are not said again.
     """
     cluster = body.pop("cluster", "")
     if not isinstance(cluster, str):
@@ -113,25 +122,40 @@ async def _add(storage: Storage, req: Request, resp: Response, body: dict[str, o
     creds = HostCreds.from_dict({"address": host.address, **given})
     client = storage.for_caller(req)
 
-    existing = await find(client, Host, host.address)
-    stored = None if existing is None else await find(client, HostCreds, host.address)
-    if existing is not None and stored is not None:
-        if stored.ssh_priv_key != creds.ssh_priv_key:
+    existing = await storage.hosts.find(client, host.address)
+    if existing is not None and host.source.strip() not in ("", existing.source.strip()):
+        raise Rejected(409, _OTHER_SOURCE)
+    joined = await find(client, Cluster, cluster) if cluster else None
+    if cluster and joined is None:
+        raise Rejected(409, "There is no such cluster to join")
+    is_new, written = existing is None, False
+    if existing is not None and may_reveal(req):
+        stored = await find(client, HostCreds, host.address)
+        is_new = stored is None  # a PUT failed half-way
+        if stored is not None and stored.ssh_priv_key != creds.ssh_priv_key:
             raise Rejected(409, _OTHER_KEY)
-        if cluster:
-            joined = await find(client, Cluster, cluster)
-            if joined is None or host.address not in joined.hostset:
-                raise Rejected(409, "The host is known and not in that cluster")
+    elif existing is not None:
+        is_new = written = await _wrote_new(client, creds)
+        if given and not is_new:
+            raise Rejected(409, _KNOWN)
+    if existing is not None and not is_new:
+        if joined is not None and host.address not in joined.hostset:
+            raise Rejected(409, _NOT_THERE)
         respond(resp, existing.to_dict_safe())
         return
-    if cluster and await find(client, Cluster, cluster) is None:
-        raise Rejected(409, "There is no such cluster to join")
     saved = existing or await save_new(client, host)
     if cluster:
         await storage.change(client, Cluster, cluster, joining(host.address))
+    if not written and not await _wrote_new(client, creds):
+        raise Rejected(409, _OTHER_KEY)
+    resp.location = f"/api/v0/host/{host.address}"
+    respond(resp, saved.to_dict_safe(), status=201)
+
+
+async def _wrote_new(client: AsyncStorageClient, creds: HostCreds) -> bool:
+    """Store *creds* where there are none, and return whether that was so; what is there is not looked at."""
     try:
         await save_new(client, creds)
     except Exists:
-        raise Rejected(409, _OTHER_KEY) from None
-    resp.location = f"/api/v0/host/{host.address}"
-    respond(resp, saved.to_dict_safe(), status=201)
+        return False
+    return True

@@ -53,13 +53,13 @@ class Openers:
         self._machines = {MACHINES + each.fingerprint: each for each in exported.machines}
         self._missing = set(self._wraps)
 
-    async def are_in(self, moment: Snapshot) -> bool:
-        """Whether *moment* has them; rows that it has beyond them are not looked for."""
+    async def are_in(self, moment: Snapshot, *, machines: bool = True) -> bool:
+        """Whether *moment* has them, the *machines* too; rows that it has beyond them are not looked for."""
         for name in self._wraps:
             value = await moment.get(name)
             if value is None or not self._fits(name, value):
                 return False
-        for name in self._machines:
+        for name in self._machines if machines else ():
             value = await moment.get(name)
             if value is not None and not self._fits(name, value):
                 return False

@@ -55,18 +55,44 @@ async def restore(file: IO[bytes], store: Backend, checked: Checked, advance: Ca
         raise _meddled() from None
 
 
+async def refuse_filled(store: Backend, checked: Checked) -> None:
+    """Refuse a store that cannot be filled, before anything is done for it elsewhere.
+
+    Raises:
+        Exists: it is not empty, and not half restored from the same file.
+        Unavailable: it does not answer.
+    """
+    found = await store.get(MARKER)
+    if found is None and (await store.list("", limit=1)).names:
+        raise _filled()
+    if found is not None and found.value != _mark(checked):
+        raise _another()
+
+
 async def _begin(store: Backend, checked: Checked) -> int:
     """Set the marker in an empty store, or find it in one that is half restored; return its revision."""
-    said = msgspec.json.encode({"head": checked.end.head, "body": checked.end.body})
+    said = _mark(checked)
     found = await store.get(MARKER)
     if found is None:
         try:
             return await store.commit([Put(MARKER, said, expected=ABSENT), Vacant("")])
         except Conflict:
-            raise Exists("the store is not empty, and a backup is restored into an empty one alone") from None
+            raise _filled() from None
     if found.value != said:
-        raise Exists("the store is half restored from another backup; empty it first")
+        raise _another()
     return found.revision
+
+
+def _mark(checked: Checked) -> bytes:
+    return msgspec.json.encode({"head": checked.end.head, "body": checked.end.body})
+
+
+def _filled() -> Exists:
+    return Exists("the store is not empty, and a backup is restored into an empty one alone")
+
+
+def _another() -> Exists:
+    return Exists("the store is half restored from another backup; empty it first")
 
 
 def _rows(file: IO[bytes], checked: Checked) -> Iterator[tuple[str, bytes]]:

@@ -10,7 +10,9 @@ from storage_service.backup.marker import MARKER
 from storage_service.errors import ConfigurationError
 
 
-async def copy(snapshot: Snapshot, head: Head, file: IO[bytes], advance: Callable[[int], None]) -> End:
+async def copy(
+    snapshot: Snapshot, head: Head, file: IO[bytes], advance: Callable[[int], None], *, leave_out: str = ""
+) -> End:
     """Write all of *snapshot* to *file*, and return the file's end.
 
     Args:
@@ -18,6 +20,7 @@ async def copy(snapshot: Snapshot, head: Head, file: IO[bytes], advance: Callabl
         head: what is said of it first.
         file: where to; it is neither flushed nor closed.
         advance: told how many rows more are done.
+        leave_out: what rows' names begin with that nothing reads any more; "": none.
 
     Raises:
         Invalid: the store has not the recipients that are in the head.
@@ -30,9 +33,10 @@ async def copy(snapshot: Snapshot, head: Head, file: IO[bytes], advance: Callabl
     openers = Openers(exported_in(head))
     writer = Writer(file, head)
     async for page in snapshot.pages():
-        for name, value in page:
+        kept = [row for row in page if not (leave_out and row[0].startswith(leave_out))]
+        for name, value in kept:
             openers.see(name, value)
-        writer.add(page)
+        writer.add(kept)
         advance(len(page))
     openers.end()
     return writer.end()

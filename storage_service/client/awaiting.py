@@ -50,6 +50,7 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
     check_may = _method(operations.check_may)
     list_keys = _method(operations.list_keys)
     list_store_handlers = _method(operations.list_store_handlers)
+    host_sources = _method(operations.host_sources)
 
     get_secret = _method(operations.get_secret)
     get_secrets = _method(operations.get_secrets)
@@ -57,6 +58,7 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
     delete_secret = _method(operations.delete_secret)
     create_container = _method(operations.create_container)
     list_container = _method(operations.list_container)
+    list_containers = _method(operations.list_containers)
     delete_container = _method(operations.delete_container)
 
     status = _method(operations.status)
@@ -95,11 +97,11 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
     list_sealed = _method(sealed_operations.list_sealed)
     commit_sealed = _method(sealed_operations.commit_sealed)
 
-    async def list(self, list_model: type[ListModel[M]]) -> AsyncIterator[Record[M]]:
+    async def list(self, list_model: type[ListModel[M]], *, source: str = "") -> AsyncIterator[Record[M]]:
         """Yield every record of a list model: see `StorageClient.list`."""
         after: str | None = None
         while True:
-            records, after = await self._carry_out(operations.page(list_model, after))
+            records, after = await self._carry_out(operations.page(list_model, after, source=source))
             for record in records:
                 yield record
             if after is None:

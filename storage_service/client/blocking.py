@@ -48,6 +48,7 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
     check_may = _method(operations.check_may)
     list_keys = _method(operations.list_keys)
     list_store_handlers = _method(operations.list_store_handlers)
+    host_sources = _method(operations.host_sources)
 
     get_secret = _method(operations.get_secret)
     get_secrets = _method(operations.get_secrets)
@@ -55,6 +56,7 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
     delete_secret = _method(operations.delete_secret)
     create_container = _method(operations.create_container)
     list_container = _method(operations.list_container)
+    list_containers = _method(operations.list_containers)
     delete_container = _method(operations.delete_container)
 
     status = _method(operations.status)
@@ -93,11 +95,16 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
     list_sealed = _method(sealed_operations.list_sealed)
     commit_sealed = _method(sealed_operations.commit_sealed)
 
-    def list(self, list_model: type[ListModel[M]]) -> Iterator[Record[M]]:
-        """Yield every record of a list model (``Hosts``), by key, asking for a page when the one before is used up."""
+    def list(self, list_model: type[ListModel[M]], *, source: str = "") -> Iterator[Record[M]]:
+        """Yield every record of a list model (``Hosts``), by key, asking for a page when the one before is used up.
+
+        Args:
+            list_model: of what.
+            source: the name of the storage handler whose hosts they are, where that is not the model's own.
+        """
         after: str | None = None
         while True:
-            records, after = self._carry_out(operations.page(list_model, after))
+            records, after = self._carry_out(operations.page(list_model, after, source=source))
             yield from records
             if after is None:
                 return

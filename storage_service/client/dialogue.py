@@ -144,6 +144,7 @@ def may_repeat(effect: Effect, error: ServiceError) -> bool:
 def _attempts(call: Call, patience: Patience) -> Talk[Answer]:
     deadline = patience.clock() + patience.total
     doubt: Unavailable | None = None  # an attempt that may have been applied
+    told: Unavailable | None = None  # what the service said of an attempt before
     attempt = 0
     while True:
         outcome = yield Send(call, deadline - patience.clock())
@@ -152,10 +153,13 @@ def _attempts(call: Call, patience: Patience) -> Talk[Answer]:
         error = _error(call, outcome)
         if isinstance(error, Unavailable) and error.fate is not Fate.NOT_APPLIED:
             doubt = error
+        if isinstance(error, Unavailable) and error.told:
+            told = error
         pause = _asked_for(outcome) + _pause(attempt, patience.jitter())
         too_late = attempt == patience.retries or patience.clock() + pause >= deadline
         if too_late or not may_repeat(call.effect, error):
-            raise doubt or error
+            # Where the time runs out on the last attempt, the service has said before what is wrong.
+            raise doubt or (told if told is not None and patience.clock() >= deadline else error)
         yield Pause(pause)
         attempt += 1
 
@@ -170,7 +174,9 @@ def _error(call: Call, outcome: Outcome | None) -> ServiceError:
     if error is None:
         raise RuntimeError("a Send is answered with its outcome")
     if call.effect is Effect.READ and isinstance(error, Unavailable) and error.fate is not Fate.NOT_APPLIED:
-        return Unavailable(str(error))  # what changes nothing was not applied, whatever the answer says
+        plain = Unavailable(str(error))  # what changes nothing was not applied, whatever the answer says
+        plain.told = error.told
+        return plain
     return error
 
 

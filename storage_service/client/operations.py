@@ -11,7 +11,7 @@ from typing import Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 
-from models import names
+from models import Host, names
 from models.base import ListModel, Model
 from models.errors import InvalidName, ModelError
 from models.secret import Secret
@@ -255,9 +255,9 @@ def check_may(action: str, model: type[Model], key: str | None = None) -> Operat
     yield _storage("may", body, Effect.READ)
 
 
-def page(list_model: type[ListModel[M]], after: str | None) -> Operation[Page[M]]:
+def page(list_model: type[ListModel[M]], after: str | None, *, source: str = "") -> Operation[Page[M]]:
     """Return the records of a list model that come after the key *after*, as many as the service gives at a time."""
-    body = msgspec.json.encode(wire.Listing(model=list_model.__name__, after=after))
+    body = msgspec.json.encode(wire.Listing(model=list_model.__name__, source=source, after=after))
     answer = yield _storage("list", body, Effect.READ)
     said = decode(answer, wire.RecordsAnswer)
     records = [_there(record) for record in _records_of(cast("type[M]", list_model.item), said)]
@@ -279,6 +279,15 @@ def list_keys(list_model: type[ListModel[M]], after: str | None = None, *, sourc
 def list_store_handlers() -> Operation[list[wire.HandlerInfo]]:
     """Return the storage handlers of the service and the models that each of them keeps."""
     return decode((yield Call("GET", f"{wire.STORAGE_PATH}/handlers", Effect.READ)), list[wire.HandlerInfo])
+
+
+def host_sources() -> Operation[list[str]]:
+    """Return what *source* can be of hosts: "" first, where a handler keeps hosts that name none, then all names."""
+    told = yield from list_store_handlers()
+    plain = [handler for handler in told if handler.name != wire.SECRETS_HANDLER]
+    return [""] * any(keeps_hosts := [Host.__name__ in handler.models for handler in plain]) + [
+        handler.name for handler, keeps in zip(plain, keeps_hosts, strict=True) if not keeps
+    ]
 
 
 # Secrets, by Custodia's contract. A container is "db" or "db/primary", with or without its trailing slash.
@@ -359,6 +368,17 @@ def list_container(container: str) -> Operation[list[str]]:
         NotFound: there is no such container.
     """
     return decode((yield Call("GET", _container_path(container), Effect.READ)), list[str])
+
+
+def list_containers() -> Operation[list[str]]:
+    """Return the containers that lie in no other, in order, each with its slash.
+
+    Where the service gives everybody a container of its own (``UserNameSpace``): what is in the caller's.
+
+    Raises:
+        Denied: the caller may not list all secrets.
+    """
+    return decode((yield Call("GET", f"{wire.SECRETS_PATH}/", Effect.READ)), list[str])
 
 
 def delete_container(container: str) -> Operation[None]:

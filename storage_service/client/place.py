@@ -18,6 +18,7 @@ from storage_service.wire.http1 import Malformed
 KEPT_OPEN: Final = 30.0  # seconds an idle connection is used again within; the service closes it after 75
 FULL_QUEUE_PAUSE: Final = 0.01  # seconds before a unix socket whose queue is full is tried again
 
+_ABSENT: Final = "does not listen"
 _TRUST: Final = "SSL_CERT_FILE"  # OpenSSL's own variable, which Python's default context heeds
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 _PLAIN: Final = (
@@ -40,6 +41,7 @@ class UpstreamError(Exception):
         status: the status of the answer that broke off; 0 while its head was not whole, or was another's.
         untrusted: who listens there is not who was wanted; asking again makes no difference.
         barred: this user may not open the socket.
+        absent: nobody listens there.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class UpstreamError(Exception):
         status: int = 0,
         untrusted: bool = False,
         barred: bool = False,
+        absent: bool = False,
     ) -> None:
         super().__init__(reason)
+        self.absent = absent
         self.barred = barred
         self.unread = unread
         self.answered = answered
@@ -68,6 +72,7 @@ class UpstreamError(Exception):
             status=self.status,
             untrusted=self.untrusted,
             barred=self.barred,
+            absent=self.absent,
         )
 
 
@@ -146,7 +151,8 @@ class Place(NamedTuple):
             return UpstreamError(f"the service at {self} is not found: its name leads nowhere", unread=True)
         if isinstance(error, PermissionError) and self.socket:
             return UpstreamError(_barred(Path(self.socket)), unread=True, barred=True)
-        return UpstreamError(f"the service at {self} {self._trouble(error)}", unread=True)
+        trouble = self._trouble(error)
+        return UpstreamError(f"the service at {self} {trouble}", unread=True, absent=trouble == _ABSENT)
 
     def _trouble(self, error: OSError) -> str:
         if isinstance(error, ssl.SSLEOFError | ConnectionResetError | ConnectionAbortedError | HandshakeUnanswered):
@@ -155,7 +161,7 @@ class Place(NamedTuple):
             return f"came to no terms over TLS: {(error.reason or 'unknown').lower().replace('_', ' ')}"
         if isinstance(error, TimeoutError | BlockingIOError):
             return "has no room for another connection" if self.socket else "cannot be reached in time"
-        return "does not listen"
+        return _ABSENT
 
 
 def _nobody_vouches(*, given: bool) -> str:

@@ -14,7 +14,7 @@ from models.secret import Secret
 from storage_service.client.address import Address, Caller, StrPath, read_environment, read_home
 from storage_service.client.dialogue import Call, Effect, Patience
 from storage_service.client.place import Place, UpstreamError, default_context
-from storage_service.errors import Barred, ConfigurationError, Fate, Unavailable, Untrusted
+from storage_service.errors import Barred, ConfigurationError, Fate, NotListening, Unavailable, Untrusted
 from storage_service.wire import http1
 from storage_service.wire.http1 import Field
 
@@ -184,6 +184,8 @@ class Session(Generic[Transport, Sleep]):
             return Untrusted(str(error))
         if error.barred:
             return Barred(str(error))
+        if error.absent:
+            return NotListening(str(error))
         if call.effect is Effect.READ or error.unread:
             return Unavailable(str(error), Fate.NOT_APPLIED)
         return Unavailable(str(error), Fate.APPLIED if 200 <= error.status < 300 else Fate.UNKNOWN)

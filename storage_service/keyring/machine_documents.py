@@ -30,6 +30,7 @@ from storage_service.backends.base import (
     not_applied,
 )
 from storage_service.errors import Fate, KeyringDamaged, Unavailable
+from storage_service.files import give_to_owner_of, make_directory
 from storage_service.keyring.machine_key import MACHINES
 from storage_service.keyring.machines import MachineDocument, is_fingerprint
 
@@ -218,7 +219,7 @@ class FileDocuments:
     def _locked(self) -> Iterator[int]:
         """Hold the lock, and give the directory's descriptor."""
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(self._path.parent)
             directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise self._unwritten(error, Fate.NOT_APPLIED) from None
@@ -267,6 +268,7 @@ class FileDocuments:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = self._disk.open(self._temporary, flags, _MODE)
         try:
+            give_to_owner_of(self._path.parent, descriptor)
             self._disk.fchmod(descriptor, _MODE)  # whatever the umask took away
             rest = memoryview(text)
             while rest:

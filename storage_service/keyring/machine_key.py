@@ -176,6 +176,11 @@ def make(kind: Kind = Kind.EC) -> MachineKey:
     return MachineKey(JWK.generate(kty="EC", crv="P-256"))
 
 
+def look(path: Path) -> None:
+    """Judge the file at *path* without reading it, if there is one; raises what reading it would."""
+    _FILE.look(path)
+
+
 def read_private(path: Path) -> MachineKey:
     """Return the key pair in the file at *path*. Blocks on the disk.
 

@@ -29,6 +29,7 @@ class PrivateFile:
 
     noun: str  # what it is called: "root key file"
     exposed: str  # what is to be done if others could have read one
+    of_services: bool = False  # root's commands read the one that a service's user keeps
 
     def read(self, path: Path, limit: int) -> bytes:
         """Return what the file at *path* holds, of a longer one *limit* bytes and one more.
@@ -50,7 +51,9 @@ class PrivateFile:
         except OSError as error:
             raise self._unusable(path, "opened", error) from None
         try:
-            self.check(path, os.fstat(descriptor), os.geteuid())
+            status = os.fstat(descriptor)
+            me = os.geteuid()
+            self.check(path, status, status.st_uid if self.of_services and me == 0 else me)
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 return file.read(limit + 1)
         except OSError as error:
@@ -77,6 +80,20 @@ class PrivateFile:
         except OSError as error:
             raise self._unusable(path, "made", error) from None
         return made
+
+    def look(self, path: Path) -> None:
+        """Judge the file at *path* without reading it, if there is one; root looks at other users' settings.
+
+        Raises:
+            KeyFileUnusable: as `check`.
+        """
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._unusable(path, "opened", error) from None
+        self.check(path, status, os.geteuid() or status.st_uid)
 
     def check(self, path: Path, status: os.stat_result, uid: int) -> None:
         """Accept a file with this *status* for a process that runs as *uid*.

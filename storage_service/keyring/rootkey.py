@@ -45,6 +45,11 @@ def is_root_kid(kid: str) -> bool:
     return _KID.fullmatch(kid) is not None
 
 
+def look(path: Path) -> None:
+    """Judge the file at *path* without reading it, if there is one; raises what reading it would."""
+    _FILE.look(path)
+
+
 def read(path: Path) -> RootKey:
     """Return the root key in the file at *path*.
 

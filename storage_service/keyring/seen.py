@@ -15,20 +15,18 @@ copy) a person says so, by removing the file and starting the service anew.
 import asyncio
 import hashlib
 import logging
-import os
-import secrets
 import struct
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 import msgspec
 
 from storage_service.errors import KeyFileMissing, KeyFileUnusable, KeyringOutdated
+from storage_service.files import replace_private
 from storage_service.keyring.page import MARK_SIZE, Page
 from storage_service.keyring.private_file import PrivateFile
 
-_FILE: Final = PrivateFile("record of the keyring that was seen last", "it is to be removed")
+_FILE: Final = PrivateFile("record of the keyring that was seen last", "it is to be removed", of_services=True)
 _MAX: Final = 1024  # bytes
 _PACKED: Final = struct.Struct("@16sQ32s")
 _NOTHING: Final = bytes(MARK_SIZE)
@@ -167,24 +165,4 @@ class Seen:
                 return
 
     def _replace(self, path: Path, mark: Mark) -> None:
-        text = msgspec.json.encode(_Kept(mark.keyring.hex(), mark.edition, mark.digest.hex()))
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    if os.geteuid() == 0:  # a command that root runs for the service
-                        owner = os.fstat(directory)
-                        os.fchown(descriptor, owner.st_uid, owner.st_gid)
-                    file.write(text)
-                    file.flush()
-                    os.fsync(descriptor)
-                temporary.replace(path)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_private(path, msgspec.json.encode(_Kept(mark.keyring.hex(), mark.edition, mark.digest.hex())))

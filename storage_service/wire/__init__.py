@@ -74,35 +74,51 @@ def fits(value: bytes) -> bool:
 
 
 class Problem(NamedTuple):
-    """One row of the table: an error, its HTTP status, and all that a caller is told of it."""
+    """One row of the table: an error, its HTTP status, its title, and whether callers are told its own text, too.
+
+    They are where it is of their request; not where it is of them, or of the inside of the service.
+    """
 
     error: type[errors.ServiceError]
     status: int
     title: str
+    detail: bool = False
 
 
 PROBLEMS: Final[Mapping[str, Problem]] = {
     problem.error.code: problem
     for problem in (
-        Problem(errors.Invalid, 400, "The request is not valid"),
+        Problem(errors.Invalid, 400, "The request is not valid", detail=True),
         Problem(errors.NotAuthenticated, 401, "No credentials were given"),
         Problem(errors.Denied, 403, "The credentials are wrong or do not allow this"),
-        Problem(errors.NotFound, 404, "There is no such record"),
-        Problem(errors.NoContainer, 404, "There is no such container"),
-        Problem(
-            errors.MethodNotAllowed, 405, "The method does not fit the path: containers end in a slash, secrets do not"
-        ),
-        Problem(errors.NotAcceptable, 406, "That message type or form is not served here"),
-        Problem(errors.Exists, 409, "It exists already; send If-Match to replace it"),
-        Problem(errors.NotEmpty, 409, "The container is not empty"),
-        Problem(errors.Changed, 412, "The record has changed since"),
-        Problem(errors.TooLarge, 413, "The body or the value is too large"),
+        Problem(errors.NotFound, 404, "It does not exist", detail=True),
+        Problem(errors.NoContainer, 404, "There is no such container", detail=True),
+        Problem(errors.MethodNotAllowed, 405, "The method does not fit the path", detail=True),
+        Problem(errors.NotAcceptable, 406, "That message type or form is not served here", detail=True),
+        Problem(errors.Exists, 409, "It exists already", detail=True),
+        Problem(errors.Contradicted, 409, "The request contradicts the records as they are", detail=True),
+        Problem(errors.NotEmpty, 409, "The container is not empty", detail=True),
+        Problem(errors.Changed, 412, "The record has changed since", detail=True),
+        Problem(errors.TooLarge, 413, "The body or the value is too large", detail=True),
         Problem(errors.Internal, 500, "Something went wrong inside; the log of the service says what"),
-        Problem(errors.NotImplementedHere, 501, "There is no such method"),
-        Problem(errors.WrongKey, 403, "That key opens nothing here; the service is as locked as it was"),
-        Problem(errors.InUse, 409, "It is still in use"),
-        Problem(errors.Unusable, 500, "The keyring, or a file or wrap that opens it, cannot be used as it is"),
-        Problem(errors.Overtaken, 409, "Somebody else changed the keyring meanwhile; look at its status and try again"),
+        Problem(
+            errors.Malformed,
+            500,
+            "What is stored there is no valid record; write it anew, or remove it",
+            detail=True,
+        ),
+        Problem(errors.NotImplementedHere, 501, "There is no such method", detail=True),
+        Problem(errors.WrongKey, 403, "That key opens nothing here; the service is as locked as it was", detail=True),
+        Problem(errors.InUse, 409, "It is still in use", detail=True),
+        Problem(
+            errors.Unusable, 500, "The keyring, or a file or wrap that opens it, cannot be used as it is", detail=True
+        ),
+        Problem(
+            errors.Overtaken,
+            409,
+            "Somebody else changed the keyring meanwhile; look at its status and try again",
+            detail=True,
+        ),
         Problem(errors.TooManyAttempts, 429, "Wrong keys were given; wait before the next"),
         Problem(errors.Locked, 503, "The service is locked; unlock it with: strongroom key unlock"),
         Problem(errors.Uninitialized, 503, "The store has no keyring yet; make one with: strongroom key init"),
@@ -115,6 +131,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             errors.Halted,
             503,
             "Secrets are not written until a reversal is finished: strongroom key reencrypt --resume",
+            detail=True,
         ),
         Problem(errors.Unavailable, 503, "The store cannot do this now; the log of the service says why"),
         Problem(errors.AuditUnavailable, 503, "The audit log cannot be written, so nothing was done"),
@@ -122,6 +139,17 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
 }
 
 _TYPE_PREFIX: Final = "urn:strongroom:problem:"
+_TYPES: Final = {  # of what is refused before anybody looks at what is asked for
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "request-timeout",
+    413: "too-large",
+    414: "uri-too-long",
+    415: "unsupported-media-type",
+    417: "expectation-failed",
+    431: "head-too-large",
+    501: "not-implemented",
+}
 
 
 def problem_of(error: errors.ServiceError) -> Problem:
@@ -129,12 +157,17 @@ def problem_of(error: errors.ServiceError) -> Problem:
     return PROBLEMS[error.code]
 
 
+def type_of(status: int) -> str:
+    """Return the type of a problem of which there is nothing to tell but its *status*."""
+    return _TYPE_PREFIX + _TYPES.get(status, "internal" if status >= 500 else "invalid")
+
+
 def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     """Return the RFC 9457 body for *error*: nothing in it comes from the request.
 
-    ``Invalid`` adds its reason and faults, ``InUse`` and ``Halted`` their reason and holders, ``Unusable`` its
-    reason, ``TooManyAttempts`` the seconds to wait; every other error says its title alone. The fate of a write is said
-    by all that is answered with 500 or 503, and by what else does not mean that nothing was applied.
+    Its row says whether its text is told. ``Invalid`` adds its faults, ``InUse`` and ``Halted`` their holders,
+    ``TooManyAttempts`` the seconds to wait. The fate of a write is said by all that is answered with 500 or 503, and by
+    what else does not mean that nothing was applied.
     """
     problem = problem_of(error)
     body: dict[str, object] = {
@@ -143,15 +176,13 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
         "status": problem.status,
         "request_id": request_id,
     }
-    if isinstance(error, errors.Invalid):
+    if problem.detail and str(error):
         body["detail"] = str(error)
+    if isinstance(error, errors.Invalid):
         if error.faults:
             body["errors"] = [{"field": field, "reason": reason} for field, reason in error.faults]
     elif isinstance(error, (errors.InUse, errors.Halted)):
-        body["detail"] = str(error)
         body["holders"] = list(error.holders)
-    elif isinstance(error, errors.Unusable):
-        body["detail"] = str(error)
     elif isinstance(error, errors.TooManyAttempts):
         body["wait"] = math.ceil(error.wait)
     if problem.status in (500, 503) or error.fate is not errors.Fate.NOT_APPLIED:
@@ -187,7 +218,7 @@ def problem_answer(error: errors.ServiceError, request_id: str) -> tuple[int, li
 def error_of(status: int, body: bytes) -> errors.ServiceError:
     """Return the error that *body*, an answer with *status*, tells of: the inverse of :func:`problem_body`.
 
-    A body that is no problem of ours becomes the first error of that status, or `Internal`.
+    A body that is no problem of ours becomes the first error of that status, or `Invalid` or `Internal`.
     """
     problem, row = _read(status, body)
     error = _error_of(row, problem)
@@ -199,17 +230,19 @@ def error_of(status: int, body: bytes) -> errors.ServiceError:
 
 
 def _read(status: int, body: bytes) -> tuple[dict[str, object], Problem]:
-    """Return what *body* says, and the row of the table that it is of."""
+    """Return what *body* says, and the row of the table that it is of, or that is nearest."""
     try:
         problem = msgspec.json.decode(body, type=dict[str, object])
     except msgspec.DecodeError:
         problem = {}
     code = str(problem.get("type", "")).removeprefix(_TYPE_PREFIX)
-    row = PROBLEMS.get(code) or next((p for p in PROBLEMS.values() if p.status == status), PROBLEMS["internal"])
-    return problem, row
+    other = PROBLEMS["invalid" if 400 <= status < 500 else "internal"]
+    return problem, PROBLEMS.get(code) or next((p for p in PROBLEMS.values() if p.status == status), other)
 
 
 def _error_of(row: Problem, problem: dict[str, object]) -> errors.ServiceError:
+    detail = problem.get("detail")
+    said = detail if row.detail and isinstance(detail, str) and detail else row.title
     if row.error is errors.Invalid:
         listed = problem.get("errors")
         faults = tuple(
@@ -217,20 +250,16 @@ def _error_of(row: Problem, problem: dict[str, object]) -> errors.ServiceError:
             for fault in (listed if isinstance(listed, list) else ())
             if isinstance(fault, dict)
         )
-        return errors.Invalid(str(problem.get("detail", row.title)), faults)
+        return errors.Invalid(said, faults)
     if row.error in (errors.InUse, errors.Halted):
         holders = problem.get("holders")
-        return row.error(
-            str(problem.get("detail", row.title)), tuple(map(str, holders if isinstance(holders, list) else ()))
-        )
-    if row.error is errors.Unusable:
-        return errors.Unusable(str(problem.get("detail", row.title)))
+        return row.error(said, tuple(map(str, holders if isinstance(holders, list) else ())))
     if row.error is errors.TooManyAttempts:
         wait = problem.get("wait")
-        return errors.TooManyAttempts(row.title, float(wait) if isinstance(wait, int) else 1.0)
+        return errors.TooManyAttempts(said, float(wait) if isinstance(wait, int) else 1.0)
     if row.error is errors.Unavailable:
-        return errors.Unavailable(row.title, errors.Fate.UNKNOWN)
-    return row.error(row.title)
+        return errors.Unavailable(said, errors.Fate.UNKNOWN)
+    return row.error(said)
 
 
 def etag_of(revision: int) -> str:
@@ -300,6 +329,9 @@ class DeletedAnswer(msgspec.Struct, kw_only=True):
     deleted: list[bool]
 
 
+SECRETS_HANDLER: Final = "secrets"  # the name of the handler for secrets, which no other handler has
+
+
 class HandlerInfo(msgspec.Struct, kw_only=True):
     """One handler as ``GET /storage/handlers`` lists it; its configuration never holds a credential."""
 
@@ -344,9 +376,10 @@ class Status(msgspec.Struct, kw_only=True):
     version: str
     state: str  # "uninitialized" | "locked" | "unlocked" | "rotating" | "fatal": docs/http-api.md
     store: str  # scheme of the secrets store, e.g. "sqlite"
-    keys: list[str]  # key ids in the ring
-    active_key: str
     endpoints: dict[str, str]  # e.g. {"secrets": "/secrets/"} on the socket
+    # and these to who may read the service's own records; to others they are as if there were none
+    keys: list[str] = []  # key ids in the ring
+    active_key: str = ""
     read_through: list[str] = []  # the old places where what has not moved is read, by identity
     reads_through: int = 0  # records that were, by the worker that answers, since it started
 

@@ -156,6 +156,24 @@ def test_without_a_number_the_time_is_used_up(jitter: float) -> None:
     assert len(told.sent) <= 25
 
 
+@pytest.mark.parametrize("away", [STORE_AWAY, STORE_IN_DOUBT])
+def test_what_the_service_said_is_told_when_time_runs_out(away: Answer) -> None:
+    """A service that says what is wrong is not blamed for no answer because the last attempt came too late for one."""
+    said = Told([away, LOST])
+    said.took = 6.0
+    with pytest.raises(Unavailable, match="The store cannot do this now") as caught:
+        said.carry_out(one(READ))
+    assert (caught.value.told, caught.value.fate) == (True, Fate.NOT_APPLIED)
+
+    gone = Told([away, REFUSED, REFUSED, REFUSED])
+    with pytest.raises(Unavailable, match="refused"):  # there was time enough: it is gone by now
+        gone.carry_out(one(READ))
+    doubt = Told([STORE_AWAY, LOST])
+    doubt.took = 6.0
+    with pytest.raises(Unavailable, match="cut"):
+        doubt.carry_out(one(WRITE))
+
+
 def test_who_is_not_trusted_is_not_asked_again() -> None:
     """A certificate does not become trusted by asking again, and the caller sees what it is."""
     told = Told([Untrusted("its certificate is not trusted")])
@@ -229,6 +247,15 @@ def test_what_is_no_success_and_no_problem_of_ours_is_an_error() -> None:
     for status in (101, 301, 304, 502):
         with pytest.raises(errors.Internal):
             Told([Answer(status, {}, b"<html>")]).carry_out(one(READ))
+
+
+def test_a_refusal_of_the_connection_itself_is_the_requests_fault() -> None:
+    """A type that has no class, with a status of the client's, is `Invalid`, and says what was said."""
+    body = (
+        b'{"type":"urn:strongroom:problem:head-too-large","title":"x","status":431,"detail":"too many header fields"}'
+    )
+    with pytest.raises(errors.Invalid, match="too many header fields"):
+        Told([Answer(431, {}, body)]).carry_out(one(READ))
 
 
 def test_reprs_show_no_body_and_no_header() -> None:

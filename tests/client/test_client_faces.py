@@ -127,7 +127,7 @@ def test_the_error_holds_no_request(service: ScriptedService, connect: Connect) 
 
 @pytest.mark.parametrize("code", wire.PROBLEMS)
 def test_every_error_of_the_wire_comes_back_as_itself(service: ScriptedService, connect: Connect, code: str) -> None:
-    """What the service raises is what the caller gets: the class, and the faults or the fate it carries."""
+    """What the service raises is what the caller gets: the class, what it says of the request, faults and fate."""
     kind = wire.PROBLEMS[code].error
     raised = kind("reason")
     if isinstance(raised, errors.Invalid):
@@ -140,6 +140,7 @@ def test_every_error_of_the_wire_comes_back_as_itself(service: ScriptedService, 
     with pytest.raises(kind) as caught:
         write(connect(socket=service.path, retries=0))
     assert type(caught.value) is kind
+    assert str(caught.value) == ("reason" if wire.PROBLEMS[code].detail else wire.PROBLEMS[code].title)
     assert getattr(caught.value, "faults", None) == getattr(raised, "faults", None)
     assert getattr(caught.value, "fate", None) == getattr(raised, "fate", None)
 

@@ -188,6 +188,34 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, dict[st
         *("GET", "/storage/handlers", Effect.READ, None, {}),
         [wire.HandlerInfo(name="sqlite", type="sqlite", models=["Host"])],
     ),
+    "a page of another handler's": (
+        operations.page(Hosts, "10.0.0.6", source="old"),
+        records(HOST),
+        *("POST", "/storage/list", Effect.READ),
+        {"model": "Hosts", "after": "10.0.0.6", "limit": 1000, "source": "old", "keys": False},
+        JSON,
+        ([Record(HOST, '"7"')], None),
+    ),
+    "host_sources": (
+        operations.host_sources(),
+        [
+            wire.HandlerInfo(name="secrets", type="sqlite", models=["HostCreds"]),
+            wire.HandlerInfo(name="alt", type="etcd", models=["Cluster"]),
+            wire.HandlerInfo(name="sqlite", type="sqlite", models=["Host", "Network"]),
+            wire.HandlerInfo(name="old", type="sqlite", models=[]),
+        ],
+        *("GET", "/storage/handlers", Effect.READ, None, {}),
+        ["", "alt", "old"],
+    ),
+    "host_sources where no handler is for hosts": (
+        operations.host_sources(),
+        [
+            wire.HandlerInfo(name="secrets", type="sqlite", models=["HostCreds"]),
+            wire.HandlerInfo(name="alt", type="etcd", models=["Cluster"]),
+        ],
+        *("GET", "/storage/handlers", Effect.READ, None, {}),
+        ["alt"],
+    ),
     "get_secret": (
         operations.get_secret("db", "password"),
         {"type": "simple", "value": "s3cret"},
@@ -232,6 +260,11 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, dict[st
         operations.list_container("db/"),
         ["p", "primary/"],
         *("GET", "/secrets/db/", Effect.READ, None, {}, ["p", "primary/"]),
+    ),
+    "list_containers": (
+        operations.list_containers(),
+        ["db/", "hosts/"],
+        *("GET", "/secrets/", Effect.READ, None, {}, ["db/", "hosts/"]),
     ),
     "delete_container": (
         operations.delete_container("db"),

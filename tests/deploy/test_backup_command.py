@@ -18,6 +18,7 @@ import pytest
 
 from storage_service.client import StorageClient
 from storage_service.errors import Overtaken
+from tests.another_user import NOBODY, user
 from tests.deploy.running import Done, Up, clean_environment, eventually, spawn, strongroom, up
 from tests.etcd_server import Etcd
 
@@ -397,7 +398,9 @@ def test_unlock_keys_and_shares_open_a_backup(home: Path, short: Path) -> None:
         assert (empty.code, (short / "e").exists()) == (3, False)
         keys = strongroom("--home", home, "key", "init", "--mode", "shares", "--shares", "2/3").json["keys"]
         typed = "\n".join(keys[:2]).encode()
+        assert not (home / "store.json").exists()  # nothing is in the store that could be missed
         strongroom("--home", home, "key", "unlock", stdin=typed)
+        assert (home / "store.json").exists()
         put(home, "db/a", CANARY)
         assert backup(home, file).code == 0
         strongroom("--home", home, "key", "lock")
@@ -410,8 +413,9 @@ def test_unlock_keys_and_shares_open_a_backup(home: Path, short: Path) -> None:
     assert few.code != 0
     done = restore(short / "l", new, stdin=typed)
     assert (done.code, done.json["next"][1]) == (0, f"strongroom key unlock --home {new}")
+    (new / "store.json").unlink()
     with up(new) as running:
-        assert running.said["state"] == "locked"
+        assert (running.said["state"], (new / "store.json").exists()) == ("locked", True)
         strongroom("--home", new, "key", "unlock", stdin="\n".join(keys[1:]).encode())
         assert get(new, "db/a") == CANARY
 
@@ -489,7 +493,10 @@ def test_between_sqlite_and_etcd(there: Up, short: Path, etcd: Etcd) -> None:
     one, two, url = short / "one", short / "two", etcd.url("restored")
     backup(there.home, short / "a")
     done = restore(short / "a", one, "--store", url, "--key-file", key)
-    assert done.json["next"] == [f"strongroom up --home {one} --store {url}"]
+    assert done.json["next"] == [
+        f'say store = "{url}" in {one}/strongroom.toml, in place of any other store there',
+        f"strongroom up --home {one}",
+    ]
     with up(one, "--store", url):
         put(one, "db/2", "written to etcd")
         assert backup(one, short / "b", "--store", url).code == 0
@@ -505,38 +512,94 @@ def test_another_store_than_the_services_is_noticed(there: Up, short: Path, etcd
     assert labels(there.home) == []
 
 
+def refused(home: Path, *arguments: object) -> str:
+    """Return what a start says that is refused."""
+    process = spawn("up", "--home", home, "--listen", "127.0.0.1:0", *arguments)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    return said
+
+
+class TestAnotherStore:
+    """A store that is not the one which the home's records are in, whatever it holds."""
+
+    def test_records_that_moved_are_not_looked_for_where_they_were(self, there: Up, short: Path, etcd: Etcd) -> None:
+        """A start that does not say the new store is refused and told what to say; what is copied is the new one."""
+        home, url = there.home, etcd.url("moved")
+        there.end()
+        assert backup(home, short / "a", "--offline").json["store"] == f"sqlite:{home}/data/strongroom.db"
+        assert restore(short / "a", home, "--store", url).code == 0
+        kept = (home / "store.json").read_bytes()
+
+        said = refused(home)
+
+        assert f"this home's records are in {url}" in said
+        assert f'say store = "{url}" in strongroom.toml, or --store' in said
+        assert f"remove {home}/store.json" in said
+        assert (home / "store.json").read_bytes() == kept
+        checked = strongroom("--home", home, "config", "check")
+        assert (checked.code, f"records are in {url}" in checked.err) == (2, True)
+        with up(home, "--store", url):
+            put(home, "db/2", "in the new one")
+            assert backup(home, short / "b").json["store"] == url
+        offline = backup(home, short / "c", "--offline")
+        assert offline.json["store"] == url
+        for file in (short / "b", short / "c"):
+            assert '"name":"secrets/db/2"' in file.read_text()
+
+    def test_a_refused_restore_changes_nothing(self, there: Up, short: Path, etcd: Etcd) -> None:
+        """Where the store that was said is not empty, the home goes on with the one that it has."""
+        home, url = there.home, etcd.url("filled")
+        backup(home, short / "a")
+        there.end()
+        assert restore(short / "a", short / "new", "--store", url, "--key-file", home / "secrets.key").code == 0
+
+        for place in (home, short / "other"):
+            done = restore(short / "a", place, "--store", url, "--key-file", home / "secrets.key")
+            assert (done.code, "not empty" in done.err) == (5, True)
+
+        assert not (short / "other/store.json").exists()
+        with up(home):
+            assert get(home, "db/1") == f"{CANARY}-1"
+
+    def test_no_command_works_on_the_store_that_was_left(self, there: Up) -> None:
+        """A command that opens the store itself is refused like a start."""
+        there.end()
+        strongroom("--home", there.home, "machine", "config", "init")
+        (there.home / "store.json").write_text('{"store":"etcd://127.0.0.1:1/left"}\n')
+
+        listed = strongroom("--home", there.home, "machine", "list")
+
+        assert (listed.code, "records are in etcd://127.0.0.1:1/left" in listed.err) == (2, True), listed
+
+
 class TestEmptyStores:
     """A store with nothing in it, where the home says that there is something."""
-
-    def started(self, home: Path, *arguments: object) -> str:
-        """Return what a start says that is refused."""
-        process = spawn("up", "--home", home, "--listen", "127.0.0.1:0", *arguments)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == 2, said
-        return said
 
     def test_a_store_that_is_gone(self, there: Up) -> None:
         """If the file is not there any more, no new one is taken for it."""
         there.end()
         (there.home / "data" / "strongroom.db").unlink()
 
-        assert "the store is empty, and this home's records are in sqlite:" in self.started(there.home)
+        assert "the store is empty, and this home's records are in sqlite:" in refused(there.home)
 
     def test_another_store_beside_it(self, there: Up, etcd: Etcd) -> None:
         """A first start with an empty store of another kind is refused, and says how to move; also in an older home."""
         there.end()
-        said = self.started(there.home, "--store", etcd.url("beside"))
+        said = refused(there.home, "--store", etcd.url("beside"))
         assert "records are in sqlite:" in said
-        assert "strongroom backup --offline, then strongroom restore" in said
+        assert "strongroom backup --offline, then strongroom restore --store" in said
         (there.home / "store.json").unlink()
-        assert "records are in sqlite:" in self.started(there.home, "--store", etcd.url("beside"))
+        assert "the store is empty, and this home's records are in sqlite:" in refused(
+            there.home, "--store", etcd.url("beside")
+        )
 
     def test_a_copy_without_the_log(self, there: Up, short: Path) -> None:
         """The file of a running service, copied by hand with its keys, does not come up without the newest secrets."""
         new = short / "new"
         shutil.copytree(there.home, new, ignore=lambda *_: ["run", "log", "strongroom.db-wal", "strongroom.db-shm"])
 
-        said = self.started(new)
+        said = refused(new)
 
         assert "a copy of a store that was in use, without its log strongroom.db-wal" in said
         assert not re.search("canary", said)
@@ -561,3 +624,95 @@ def test_a_home_that_holds_only_settings(there: Up, short: Path) -> None:
     assert sorted(each.name for each in place.iterdir()) == ["secrets.key", "strongroom.toml"]
     made = (data / "strongroom.db").stat()
     assert (made.st_uid, made.st_mode & 0o777) == (data.stat().st_uid, 0o600)
+
+
+def machines_in(file: Path) -> list[str]:
+    """Return the rows of machines that a backup has beside its keyring."""
+    return re.findall(r'"name":"(system/keyring/machines/[^"]+)"', file.read_text())
+
+
+def test_rows_of_machines_that_moved_into_a_file(there: Up, short: Path) -> None:
+    """What the store has left of them keeps no backup from being taken, and is not in it; a restore knows them all."""
+    home, file, new = there.home, short / "b", short / "new"
+    machine = ("--home", home, "machine")
+    there.end()
+    assert (strongroom(*machine, "config", "init").code, strongroom(*machine, "init").code) == (0, 0)
+    assert backup(home, short / "a", "--offline").code == 0
+    with (home / "strongroom.toml").open("a") as settings:
+        settings.write('machine_documents = "machines.json"\n')
+    assert strongroom(*machine, "init").code == 0
+
+    done = backup(home, file, "--offline")
+
+    assert done.code == 0, done
+    assert (len(machines_in(short / "a")), machines_in(file)) == (1, [])
+    with up(home):
+        assert backup(home, short / "c").code == 0
+    assert strongroom("backup", "verify", file, "--key-file", home / "secrets.key").json["opened"] == 3
+    assert restore(file, new, "--key-file", home / "secrets.key").code == 0
+    assert strongroom("--home", new, "machine", "config", "init").code == 0
+    assert len(strongroom("--home", new, "machine", "list").json["machines"]) == 1
+
+
+def test_what_root_restores_is_the_services(there: Up, short: Path) -> None:
+    """Store, record and the file of machines' documents are whose the store's directory is, made with his rights."""
+    place, data, file = short / "etc", short / "var", short / "b"
+    there.end()
+    machine = ("--home", there.home, "machine")
+    assert (strongroom(*machine, "config", "init").code, strongroom(*machine, "init").code) == (0, 0)
+    assert backup(there.home, file, "--offline").code == 0
+    place.mkdir(mode=0o755)
+    data.mkdir(mode=0o700)
+    text = f'store = "sqlite:{data}/s.db"\nkeyring_seen = "{data}/keyring.seen"\nmachine_documents = "{{}}/m/m.json"\n'
+    key = ("--key-file", there.home / "secrets.key")
+    if os.geteuid() == 0:
+        short.chmod(0o711)
+        os.chown(data, NOBODY, NOBODY)
+        (place / "strongroom.toml").write_text(text.format(place))
+        done = restore(file, place, *key)
+        assert (done.code, f"{place}/m/m.json cannot be written" in done.err) == (2, True), done
+    (place / "strongroom.toml").write_text(text.format(data))
+
+    done = restore(file, place, *key)
+
+    assert (done.code, done.json["next"][0]) == (
+        0,
+        "start its service: systemctl start strongroom-storage strongroom-proxy",
+    )
+    made = {each.relative_to(data): (each.stat().st_uid, each.stat().st_mode & 0o077) for each in data.rglob("*")}
+    assert {str(each) for each in made} == {"s.db", "store.json", "m", "m/m.json"}
+    assert set(made.values()) == {(user() if os.geteuid() == 0 else os.geteuid(), 0)}
+
+
+def test_root_copies_the_store_of_a_service(there: Up, short: Path) -> None:
+    """As the operator of a unit that is stopped: what belongs to the service's user is read, and stays that user's."""
+    place, data = short / "etc", short / "var"
+    there.end()
+    place.mkdir(mode=0o755)
+    data.mkdir(mode=0o700)
+    for name in ("data/strongroom.db", "keyring.seen"):
+        shutil.copy(there.home / name, data)
+    shutil.copy(there.home / "secrets.key", place)
+    text = f'store = "sqlite:{data}/strongroom.db"\nkeyring_seen = "{data}/keyring.seen"\n'
+    (place / "strongroom.toml").write_text(text)
+    if os.geteuid() == 0:
+        for each in (data, *data.iterdir()):
+            os.chown(each, NOBODY, NOBODY)
+
+    done = backup(place, short / "b", "--offline")
+
+    assert done.code == 0, done
+    assert {each.stat().st_uid for each in data.iterdir()} == {data.stat().st_uid}
+
+
+@pytest.mark.parametrize("command", ["verify", "restore"])
+def test_what_is_wrong_with_a_backup_names_it(there: Up, short: Path, command: str) -> None:
+    """Of several files that a script goes through, the one that is damaged is told."""
+    file = short / "b"
+    backup(there.home, file)
+    file.write_bytes(file.read_bytes()[:-100])
+
+    key = ("--key-file", there.home / "secrets.key")
+    done = strongroom("backup", "verify", file) if command == "verify" else restore(file, short / "new", *key)
+
+    assert (done.code, done.err.startswith(f"strongroom: {file}: ")) == (2, True), done

@@ -14,6 +14,7 @@ import click
 import pytest
 
 from deploy import cli
+from deploy.cli.words import Noun
 from tests.deploy.running import ROOT, Done, Up, clean_environment, strongroom
 
 Run = Callable[..., Done]
@@ -129,12 +130,14 @@ class TestSecrets:
     @pytest.mark.parametrize(
         ("arguments", "code", "text"),
         [
-            (("get", "BOX/none"), 4, "strongroom: there is no such record"),
-            (("rm", "BOX/none"), 4, "strongroom: there is no such record"),
+            (("get", "BOX/none"), 4, "strongroom: there is no such secret"),
+            (("rm", "BOX/none"), 4, "strongroom: there is no such secret"),
+            (("rm", "--if-match", '"9"', "BOX/none"), 5, "strongroom: the secret is not at the revision that was"),
+            (("put", "--if-match", "*", "BOX/none"), 5, "strongroom: there is no such secret to replace"),
             (("put", "none/p"), 4, "make it first: strongroom secret mkdir CONTAINER"),
             (("mkdir", "none/sub"), 4, "make it first: strongroom secret mkdir CONTAINER"),
-            (("rmdir", "none"), 4, "strongroom: there is no such record"),
-            (("ls", "none"), 4, "strongroom: there is no such record"),
+            (("rmdir", "none"), 4, "strongroom: there is no such container"),
+            (("ls", "none"), 4, "strongroom: there is no such container"),
             (("get", "alone"), 1, "a secret's name is CONTAINER/KEY"),
             (("get", "BOX/../x"), 1, "a name is segments of"),
             (("get", "BOX/a b"), 1, "a name is segments of"),
@@ -142,9 +145,10 @@ class TestSecrets:
             (("put", "--replace", "--if-match", "1", "BOX/p"), 1, "--replace and --if-match exclude each other"),
             (("put", "--edit", "--binary", "BOX/p"), 1, "--edit goes without --file, --binary and --replace"),
             (("put",), 1, "strongroom: missing argument 'CONTAINER/KEY' (strongroom secret put --help)"),
-            (("put", "BOX/p", "s3cret"), 1, "unexpected extra argument"),
-            (("get", "--bogus", "BOX/p"), 1, "no such option '--bogus'"),
-            (("gett",), 1, "no such command 'gett'"),
+            (("put", "BOX/p", "s3cret"), 1, "unexpected extra argument, not repeated here since it may be a secret"),
+            (("get", "--bogus", "BOX/p"), 1, "there is no such option (strongroom secret get --help)"),
+            (("get", "--binari", "BOX/p"), 1, "there is no such option; did you mean --binary?"),
+            (("gett",), 1, "there is no such command; did you mean get? (strongroom secret --help)"),
         ],
     )
     def test_what_goes_wrong_has_a_code_and_a_line(
@@ -156,6 +160,29 @@ class TestSecrets:
         assert (done.code, done.out) == (code, "")
         assert text in done.err
         assert done.err.count("\n") == 1
+
+    @pytest.mark.parametrize("name", ["BOX//p", "/BOX/p", "BOX/p/", "//BOX/p", "BOX/./p", "BOX/../p", "BOX/a b"])
+    @pytest.mark.parametrize("verb", ["put", "put -p", "get", "rm"])
+    def test_a_secret_has_one_spelling(self, run: Run, box: str, verb: str, name: str) -> None:
+        """What the service would refuse in a path the command refuses in a name, and does nothing on the way."""
+        run("secret", "put", f"{box}/p", stdin=b"kept")
+
+        done = run("secret", *verb.split(), name.replace("BOX", box), stdin=b"x")
+
+        assert (done.code, done.out) == (1, "")
+        assert run("secret", "ls", box).json["names"] == ["p"]
+        assert run("secret", "get", f"{box}/p").out == "kept"
+
+    @pytest.mark.parametrize("name", ["BOX//sub", "/BOX/sub", "BOX/sub//", "/BOX", "//", "", "BOX/./sub"])
+    @pytest.mark.parametrize("verb", ["mkdir", "mkdir -p", "ls", "rmdir"])
+    def test_a_container_has_one_spelling(self, run: Run, box: str, verb: str, name: str) -> None:
+        """So it is for containers, which may be said with the slash that they end in."""
+        run("secret", "mkdir", f"{box}/sub/")
+
+        done = run("secret", *verb.split(), name.replace("BOX", box))
+
+        assert (done.code, done.out) == (1, "")
+        assert run("secret", "ls", f"{box}/").json["names"] == ["sub/"]
 
     def test_a_secret_over_the_limit_is_refused(self, run: Run, box: str) -> None:
         """Over 512 KiB nothing is sent."""
@@ -237,6 +264,15 @@ class TestEditing:
         assert (done.code, "set EDITOR" in done.err) == (1, True)
 
 
+def test_containers_are_listed_from_the_root(run: Run, box: str) -> None:
+    """Without a name, `secret ls` lists the containers that lie in no other."""
+    run("secret", "put", "--parents", f"{box}/inner/k", stdin=b"x")
+    for root in ((), ("/",)):
+        told = run("secret", "ls", *root).json
+        assert told["container"] == ""
+        assert [name for name in told["names"] if name.startswith(box)] == [f"{box}/"]
+
+
 class TestHosts:
     """``strongroom host``."""
 
@@ -293,7 +329,7 @@ class TestHosts:
             (("get", "10.9.9.9"), 4, "there is no such record"),
             (("put", "a/b"), 1, "address must be one segment"),
             (("put", "10.9.9.9", "--status", "bogus"), 1, "status must be empty or one of"),
-            (("put", "10.9.9.9", "--cpus", "many"), 1, "'many' is not a valid integer"),
+            (("put", "10.9.9.9", "--cpus", "many"), 1, "invalid value for '--cpus': is a whole number"),
         ],
     )
     def test_what_goes_wrong(self, run: Run, arguments: tuple[str, ...], code: int, text: str) -> None:
@@ -328,6 +364,102 @@ class TestApiKeys:
         assert run("apikey", "revoke", "ci").code == 4
 
 
+@pytest.mark.parametrize("name", ["a/b", "/a", "a/", "a//b", "", "a b", ".."])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("host put", "host get", "host rm", "host creds", "apikey create", "apikey revoke"),
+        *("key keyset create", "key keyset remove", "key backup register", "key backup forget"),
+    ],
+)
+def test_what_is_no_name_is_refused(run: Run, words: str, name: str) -> None:
+    """A name that the service would refuse in a path is refused wherever a command takes one."""
+    done = run(*words.split(), name)
+
+    assert (done.code in {1, 2}, done.out) == (True, ""), done
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        ("key unlock", 5, "the service is unlocked already"),
+        ("key keyset create twice", 5, "that keyset exists; use rotate for a new version of it"),
+        ("key backup register twice", 5, "a backup of that label is registered"),
+        ("apikey create twice", 5, "an API key of that id exists"),
+        ("key keyset remove none", 4, "there is no such keyset"),
+        ("key rotate keyset none", 4, "there is no such keyset"),
+        ("key backup forget none", 4, "no backup of that label is registered"),
+        ("key rotate root --abandon none", 4, "there is no such root key"),
+        ("key retire default.77", 4, "there is no such version of a keyset"),
+        ("apikey revoke none", 4, "there is no such API key"),
+        ("host rm 192.0.2.99", 4, "there is no host 192.0.2.99"),
+    ],
+)
+def test_what_the_service_said_is_what_is_told(run: Run, words: str, code: int, text: str) -> None:
+    """Why the service refuses something stands in the line, and no advice that helps elsewhere alone."""
+    if "twice" in words:
+        run(*words.split())
+
+    assert run(*words.split()) == Done(code, "", f"strongroom: {text}\n")
+
+
+def every_command() -> list[tuple[str, ...]]:
+    """Return the words of every command that there is."""
+    found: list[tuple[str, ...]] = []
+
+    def look(command: click.Command | None, words: tuple[str, ...]) -> None:
+        assert command is not None
+        if not isinstance(command, click.Group):
+            found.append(words)
+            return
+        assert isinstance(command, Noun), words
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            look(command.get_command(context, name), (*words, name))
+
+    look(cli.strongroom, ())
+    assert len(found) > 40
+    return found
+
+
+@pytest.mark.parametrize("words", every_command(), ids=" ".join)
+@pytest.mark.parametrize(
+    "typed", ["c4nary-s3cret", "--c4nary-s3cret", "--c4nary-s3cret=x", "-c4nary", "--workers=c4nary"]
+)
+def test_nothing_that_was_typed_is_repeated(words: tuple[str, ...], typed: str) -> None:
+    """A secret that somebody types where none belongs is not shown, whatever the command."""
+    many = [typed] * 8 if typed.startswith("c4nary") else [typed]
+
+    done = strongroom("--home", "/nonexistent", *words, *many)
+
+    assert done.code in {1, 2}
+    assert "c4nary" not in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("c4nary", "there is no such command"),
+        ("secret c4nary", "there is no such command"),
+        ("key rotate c4nary", "there is no such command"),
+        ("host put --cpus c4nary 192.0.2.9", "invalid value for '--cpus': is a whole number"),
+        ("key init --keys c4nary", "invalid value for '--keys': is a whole number from 1 to 16"),
+        ("apikey create --action c4nary x", "invalid value for '--action': is one of get, list, put, delete"),
+        ("serve c4nary", "is one of storage, proxy"),
+        ("key import c4nary", "invalid value for 'FILE': names no file that this user can read"),
+        ("restore c4nary", "invalid value for 'FILE': names no file that this user can read"),
+    ],
+)
+def test_a_wrong_word_is_met_by_the_right_ones(words: str, text: str) -> None:
+    """What would do is said, and not what was typed."""
+    done = strongroom("--home", "/nonexistent", *words.split())
+
+    assert (done.code, done.out) == (1, "")
+    assert text in done.err
+    assert "c4nary" not in done.err
+
+
 class TestPrinting:
     """Tables for people, JSON for programs."""
 
@@ -353,9 +485,9 @@ class TestPrinting:
             (("host", "creds", "--json", "10.2.0.1"), {"address", "ssh_priv_key", "remote_user"}),
             (("host", "ls"), {"hosts"}),
             (("host", "rm", "10.2.0.1"), {"address", "deleted", "credentials_deleted"}),
-            (("apikey", "create", "schema"), {"id", "key", "paths", "actions"}),
+            (("apikey", "create", "schema-made"), {"id", "key", "paths", "actions"}),
             (("apikey", "list"), {"apikeys"}),
-            (("apikey", "revoke", "schema"), {"id", "revoked"}),
+            (("apikey", "revoke", "schema-ended"), {"id", "revoked"}),
             (("config", "show"), {"settings", "sources", "notes"}),
             (("config", "check"), {"valid", "notes", "tls"}),
         ],
@@ -378,8 +510,8 @@ class TestPrinting:
             return [secret, ("secret", "rm", "schema/x")] if verb == "rmdir" else [secret]
         if noun == "host" and verb != "put":
             return [("host", "put", "10.2.0.1", "--remote-user", "x")]
-        if noun == "apikey":
-            return [("apikey", "revoke" if verb == "create" else "create", "schema")]
+        if (noun, verb) == ("apikey", "revoke"):
+            return [("apikey", "create", arguments[2])]
         return []
 
     def test_a_terminal_gets_tables_and_a_pipe_json(self, run: Run) -> None:

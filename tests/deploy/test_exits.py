@@ -23,10 +23,12 @@ def leaves(kind: type[BaseException]) -> list[type[BaseException]]:
         (errors.Invalid("the record is not valid", (("cpus", "is no number"),)), 2, "valid: cpus is no number"),
         (errors.ConfigurationError("strongroom.toml: no"), 2, "strongroom: strongroom.toml: no"),
         (
-            errors.Unavailable("the service at /s does not listen"),
+            errors.NotListening("the service at /s does not listen"),
             2,
             "see that it runs: strongroom up",
         ),
+        (errors.Unavailable("the store cannot do this now"), 2, "strongroom: the store cannot do this now"),
+        (errors.ConfigurationError("OpenSSL does not take it"), 2, "strongroom: OpenSSL does not take it"),
         (errors.AuditUnavailable("the log is full"), 2, "the log is full; see that its audit log can be written"),
         (errors.Internal("oh"), 2, "strongroom: oh"),
         (errors.Locked("the service is locked"), 3, "strongroom: the service is locked"),
@@ -37,9 +39,10 @@ def leaves(kind: type[BaseException]) -> list[type[BaseException]]:
         (errors.InUse("it is in use", ("secrets/a", "secrets/b")), 5, "it is in use (secrets/a, secrets/b)"),
         (errors.Overtaken("somebody was faster"), 5, "strongroom: somebody was faster"),
         (errors.Unusable("secrets.key is no key; put it back"), 2, "secrets.key is no key; put it back"),
-        (errors.NotFound("there is no such record"), 4, "strongroom: there is no such record"),
+        (errors.NotFound("there is no such secret"), 4, "strongroom: there is no such secret"),
         (errors.NoContainer("no container"), 4, "make it first: strongroom secret mkdir CONTAINER"),
         (errors.Exists("it exists"), 5, "strongroom: it exists"),
+        (errors.Contradicted("there is another of that name"), 5, "strongroom: there is another of that name"),
         (errors.NotEmpty("it is not empty"), 5, "remove what it holds first"),
         (errors.Changed("it has changed"), 5, "read it again and decide anew"),
         (errors.NotAuthenticated("no credentials"), 6, "say whose key to use: --home DIR"),
@@ -55,6 +58,14 @@ def test_each_error_has_its_code(error: BaseException, code: int, line: str) -> 
     assert len(written) == 1
     assert line in written[0]
     assert "\n" not in written[0]
+
+
+@pytest.mark.parametrize("error", [errors.Unavailable("the store cannot do this now"), errors.Barred("no way in")])
+def test_only_who_is_not_there_is_to_be_started(error: BaseException) -> None:
+    """Of a service that answers, or that this user may not ask, nobody says that it should be started."""
+    written: list[str] = []
+    exits.report(error, written.append)
+    assert "strongroom up" not in written[0]
 
 
 def test_every_error_of_the_service_has_a_code() -> None:

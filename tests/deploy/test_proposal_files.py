@@ -97,6 +97,10 @@ def test_the_api_key_is_else_the_homes(home: Path) -> None:
             {"API_KEY": CANARY},
             "--set api_key: a command line is no place for a secret; use the variable STRONGROOM_API_KEY",
         ),
+        ({"etcd_password": CANARY}, "--set etcd_password: a command line is no place for a secret"),
+        ({"proxy_key": CANARY}, "--set proxy_key: a command line is no place for a secret"),
+        ({"tls_key": "/key.pem"}, "--set tls_key: that is a setting"),
+        ({"root_key": "/secrets.key"}, "say STRONGROOM_ROOT_KEY, or write it into strongroom.toml"),
         ({"libdir": "a\nb"}, "--set libdir: the value holds a control character"),
     ],
 )
@@ -107,6 +111,22 @@ def test_a_set_that_cannot_be_is_refused(home: Path, sets: dict[str, str], text:
 
     assert text in str(caught.value)
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tls_key", "root_key", "machine_key"])
+def test_a_file_that_holds_a_key_is_no_secret(home: Path, short: Path, name: str) -> None:
+    """Where a template leaves open the name of such a file, --set fills it."""
+    custodia = short / "custodia.conf"
+    text = (EXAMPLES / "custodia.conf").read_text()
+    custodia.write_text(text.replace("${logdir}/custodia-audit", f"{{{{ {name} }}}}"))
+
+    loaded = settings.load(
+        environ={"STRONGROOM_API_KEY": "k"},
+        home=home,
+        flags={"custodia_conf": str(custodia)},
+        sets={name: "/somewhere/key"},
+    )
+    assert loaded.service.audit_log == Path("/somewhere/key.log")
 
 
 def test_the_two_files_name_one_socket(home: Path, short: Path) -> None:

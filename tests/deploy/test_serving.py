@@ -1,6 +1,7 @@
 """One process at a time: under systemd, under a gunicorn of one's own, and where each may listen."""
 
 import http.client
+import json
 import os
 import runpy
 import signal
@@ -74,10 +75,32 @@ class TestServe:
             assert "INFO gunicorn.error" in done.err
             assert not socket_.exists()
 
+    def test_a_store_that_is_lost_is_missed(self, made: Path) -> None:
+        """The service itself writes down which store its records are in, and does not take an empty one for it."""
+        with serving(spawn("serve", "storage", "--home", made)) as process:
+            eventually(lambda: status(made).code == 0)
+            assert end(process).code == 0
+        assert json.loads((made / "store.json").read_text()) == {"store": "sqlite:data/strongroom.db"}
+        (made / "data/strongroom.db").unlink()
+
+        for more, why in (
+            ((), "the store is empty, and this home's records are in"),
+            (("--store", "memory"), "is another"),
+        ):
+            with serving(spawn("serve", "storage", "--home", made, *more)) as process:
+                _, said = process.communicate(timeout=PATIENCE)
+            assert (process.returncode != 0, why in said) == (True, True), said
+
+    def test_a_home_that_cannot_be_written_ends_nothing(self, made: Path) -> None:
+        """Where the service has no place for what it has seen, it serves, and the log says what is not known then."""
+        (made / "strongroom.toml").write_text('keyring_seen = "nowhere/keyring.seen"\n')
+        with serving(spawn("serve", "storage", "--home", made)) as process:
+            eventually(lambda: status(made).code == 0)
+            done = end(process)
+        assert (done.code, "nowhere/store.json is not written, and the next start" in done.err) == (0, True)
+
     def test_json_lines_are_json(self, made: Path) -> None:
         """Every line of the log is an object when that is asked for."""
-        import json
-
         with serving(spawn("serve", "storage", "--home", made, "--log-format", "json")) as process:
             eventually(lambda: status(made).code == 0)
             lines = [json.loads(line) for line in end(process).err.splitlines()]

@@ -110,6 +110,8 @@ def test_the_container_is_ready_for_secrets(storage: Machine) -> None:
         service.set_secret("db", "a", "value")
         assert (storage.health("storage"), storage.health("proxy")) == (0, 0)
         assert service.keyring().recipients[0].kind == "file"
+    kept = json.loads(Path(storage.here("/var/lib/strongroom/store.json")).read_text())
+    assert kept == {"store": "sqlite:strongroom.db"}
 
 
 def test_the_health_check_can_fail(machine: Machine) -> None:

@@ -67,6 +67,17 @@ async def test_nothing_is_there(documents: MachineDocuments) -> None:
     assert await documents.delete(A.fingerprint) is False
 
 
+async def test_what_root_saves_is_whose_the_place_is(tmp_path: Path) -> None:
+    """Where a command of root's makes file and directory, the service, which is somebody else, can use them."""
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 65534, 65534)
+    path = tmp_path / "new/machines.json"
+
+    await FileDocuments(path).save(A)
+
+    assert {each.stat().st_uid for each in (path, path.parent)} == {tmp_path.stat().st_uid}
+
+
 async def test_what_is_deleted_is_gone(documents: MachineDocuments) -> None:
     """Deleting tells whether there was a document, and leaves the others."""
     await documents.save(A)

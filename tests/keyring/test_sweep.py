@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends.base import MAX_BATCH, Backend, Change, Delete, Put
+from storage_service.backends.base import MAX_BATCH, Backend, Change, Delete, Entry, Put
 from storage_service.backends.memory import MemoryBackend
 from storage_service.errors import Fate, Halted, InUse, Locked, NotFound, Overtaken, Unavailable
 from storage_service.keyring import census, records, sweep, vault
@@ -278,7 +278,51 @@ async def test_two_rows_of_one_record_are_no_trouble() -> None:
     await assert_census_is_true(store)
 
 
+async def test_a_record_that_is_moved_has_one_row_at_once() -> None:
+    """A wrong row leads to a record; when that is moved its true row goes with it, and not a step later."""
+    store, rings = await memory()
+    await rotate(store)
+    await EncryptedBackend(store, Rings(store)).commit([Put("secrets/000", b"new")])
+    await store.commit([Put(census.row("default.1", "secrets/000"), b"")])
+    await rotate(store)
+
+    assert (await sweep.step(store, rings, None, None, 1)).moved == 1
+
+    assert {version for version, name in await rows(store) if name == "secrets/000"} == {"default.3"}
+
+
 # Others who write and sweep.
+
+
+class Rotated(MemoryBackend):
+    """A store in which somebody rotates, and writes a record, just before records are read for the first time."""
+
+    armed = False
+
+    async def get_many(self, names: Sequence[str], *, limit: int | None = None) -> Mapping[str, Entry]:
+        """Let them do that first."""
+        if self.armed and "secrets/003" in names:
+            self.armed = False
+            await rotate(self)
+            await EncryptedBackend(self, Rings(self)).commit([Put("secrets/003", b"newer")])
+        return await super().get_many(names, limit=limit)
+
+
+async def test_what_is_under_a_newer_key_is_not_unreadable() -> None:
+    """A record that was written under a key which the sweep has not heard of is no damage: it asks for the new ring."""
+    store = Rotated()
+    await store.open()
+    await initialize(store)
+    await put_all(EncryptedBackend(store, Rings(store)), VALUES)
+    await rotate(store)
+    store.armed = True
+
+    swept = await sweep_all(store, Rings(store))
+
+    assert not store.armed
+    assert swept.unreadable == ()
+    assert (await read_all(EncryptedBackend(store, Rings(store))))["secrets/003"] == b"newer"
+    assert set((await versions(store)).values()) == {"default.3"}
 
 
 class Meddling(MemoryBackend):

@@ -76,5 +76,5 @@ def test_to_another_store(user: Path, etcd: Etcd) -> None:
     done = run(user, environ + begin + put + "\n".join(first) + f"\n{last} &\n" + look)
 
     assert (done.returncode, done.stdout.count("hunter2")) == (0, 1), done
-    refused = run(user, f"{environ}mv {home}/data {home}/old; strongroom up --home {home}")
+    refused = run(user, f"{environ}strongroom up --home {home} --store sqlite")
     assert (refused.returncode, "this home's records are in etcd://" in refused.stderr) == (2, True)

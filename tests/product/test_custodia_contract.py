@@ -2,10 +2,12 @@
 
 import base64
 import json
+import secrets
 
 import pytest
 
 from storage_service import wire
+from storage_service.client import StorageClient
 from tests.product.conftest import Face
 
 JSON = {"Content-Type": "application/json"}
@@ -39,6 +41,26 @@ def test_bytes_go_in_and_come_back(face: Face, container: str) -> None:
     assert base64.b64decode(message.json()["value"]) == sent
 
 
+@pytest.mark.parametrize("path", ["", "/"])
+def test_containers_are_found_from_the_root(face: Face, container: str, strongroom: StorageClient, path: str) -> None:
+    """GET of the root lists the containers that lie in no other; with a reach below the root it is refused."""
+    face.put(f"/{container}/key", "s3cret")
+    face.ask("POST", f"/{container}/inner/")
+    answer = face.ask("GET", path)
+
+    assert answer.status_code == 200
+    found = [name for name in answer.json() if name.startswith(container)]
+    assert found == [f"{container}/"]
+    assert found[0] in strongroom.list_containers()
+    for reach, status in ((f"/secrets/{container}", 403), ("/secrets.", 403), ("/secrets/", 200), ("/secrets", 200)):
+        key = strongroom.create_apikey(f"root-{secrets.token_hex(4)}", paths=[reach], actions=["list"])
+        own = {wire.ID_HEADER: key.api_id, wire.KEY_HEADER: key.api_key.reveal()}
+        assert face.ask("GET", path, headers=own).status_code == status
+    key = strongroom.create_apikey(f"root-{secrets.token_hex(4)}", paths=["/secrets"], actions=["get", "put", "delete"])
+    own = {wire.ID_HEADER: key.api_id, wire.KEY_HEADER: key.api_key.reveal()}
+    assert face.ask("GET", path, headers=own).status_code == 403
+
+
 @pytest.mark.parametrize("value", ["ü 漢字 🔑", " ", "\x00\x01", '"}{', "a" * wire.MAX_SECRET])
 def test_every_text_is_a_secret(face: Face, container: str, value: str) -> None:
     """Any Unicode text up to the limit comes back as it was."""
@@ -54,11 +76,11 @@ def test_every_text_is_a_secret(face: Face, container: str, value: str) -> None:
         ("GET", "/nowhere/key", {}, None, 404, "not-found"),
         ("GET", "/nowhere/", {}, None, 404, "not-found"),
         ("GET", "/top", {}, None, 403, "denied"),
-        ("GET", "", {}, None, 403, "denied"),
-        ("GET", "/", {}, None, 403, "denied"),
         ("GET", "/{c}/key?type=kem", {}, None, 406, "not-acceptable"),
         ("GET", "/{c}/key?type=simple&type=simple", {}, None, 406, "not-acceptable"),
         ("GET", "/{c}/key?" + "&".join(f"a{number}=b" for number in range(17)), {}, None, 406, "not-acceptable"),
+        ("GET", "/{c}/key?" + "&".join(["a=b"] * 17), {}, None, 406, "not-acceptable"),
+        ("GET", "/{c}/key?" + "&" * 3000, {}, None, 406, "not-acceptable"),
         ("GET", "/{c}/text", {"Accept": "application/octet-stream"}, None, 406, "not-acceptable"),
         ("PUT", "/{c}/key", JSON, MESSAGE, 409, "exists"),
         ("PUT", "/nowhere/key", JSON, MESSAGE, 404, "no-container"),
@@ -126,6 +148,30 @@ def test_refusals(
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
     assert face.ask("GET", f"/{container}/").json() == ["key", "text"]
     assert face.ask("GET", f"/{container}/key").json()["value"] == "kept"
+
+
+def test_a_batch_tells_of_no_container(face: Face, container: str) -> None:
+    """What may be read is not listed by it: the name of a container is refused, whether there is one or not."""
+    answers = [
+        face.ask("POST", "/?batch=get", headers=JSON, content=json.dumps({"names": [name]}))
+        for name in (f"{container}/", "nowhere/")
+    ]
+
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert len({answer.json()["detail"] for answer in answers}) == 1
+
+
+def test_a_conflict_says_how_to_replace(face: Face, container: str) -> None:
+    """Where If-Match replaces what is there, the refusal says so, and nowhere else."""
+    face.put(f"/{container}/key", "one")
+
+    put = face.put(f"/{container}/key", "two").json()
+    assert (put["title"], put["detail"]) == (
+        "It exists already",
+        "the secret exists already; send If-Match to replace it",
+    )
+    stale = face.put(f"/{container}/key", "two", **{"If-Match": '"1"'}).json()
+    assert stale["detail"] == "the secret is not at the revision that was expected"
 
 
 @pytest.mark.parametrize(

@@ -147,4 +147,4 @@ def test_a_document_that_is_damaged_stops_the_start(directory: Path) -> None:
     assert process.returncode == 2
     assert "the wrap for the machine" in err
     assert "authorize the machine again" in err
-    assert "Traceback" not in err
+    assert not ("Traceback" in err or "unexpected " in err)

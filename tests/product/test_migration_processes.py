@@ -348,7 +348,7 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
     "no estate": ("apply", 1, "say what is to be moved: SOURCE PLACE, or the name of a RUN"),
     "too many words": ("apply jsonl {place} more", 1, "SOURCE PLACE, or the name of a RUN"),
     "a source without its place": ("plan jsonl", 1, "say where the estate is: jsonl FILE"),
-    "an unknown verb": ("move jsonl {place}", 1, "no such command 'move'"),
+    "an unknown verb": ("move jsonl {place}", 1, "there is no such command (strongroom migrate --help)"),
     "an unknown source": ("apply floppy {place}", 1, "there is no source 'floppy'; the sources are: commissaire, "),
     "an option without a value": ("apply csv {place} -o hunter2", 1, "say -o NAME=VALUE; "),
     "an unknown option": ("apply csv {place} -o colour=red", 1, "csv has no option 'colour'; its options are: "),
@@ -356,7 +356,7 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
     "an option said twice": ("plan csv {place} -o encoding=a -o encoding=b", 1, "'encoding' is said once"),
     "an option that is missing": ("plan custodia /run/custodia.sock", 1, "custodia needs -o container="),
     "a password in the place": ("plan commissaire etcd://root:hunter2@127.0.0.1:1", 1, "password"),
-    "an unknown policy": ("apply jsonl {place} --on-conflict guess", 1, "'guess' is not one of 'stop', 'keep', "),
+    "an unknown policy": ("apply jsonl {place} --on-conflict guess", 1, "'--on-conflict': is one of stop, keep, "),
     "an unknown run": ("status jsonl-0123456789", 4, "there is no such run"),
     "no run's name": ("apply ../../etc", 4, "that is no name of a run"),
     "a run that is not forgotten twice": ("forget jsonl-0123456789 --yes", 4, "there is no such run"),
@@ -369,7 +369,7 @@ COMMANDS: dict[str, tuple[str, int, str]] = {
     "a plan to nowhere": ("plan jsonl {place} --out {place}/x", 1, "cannot be written: Not a directory"),
     "a plan that is none": ("apply jsonl {place} --plan {place}", 2, "is no plan"),
     "a report that is none": ("check {place}", 2, "this is no signed report"),
-    "a report that is not there": ("check {place}.not", 1, "does not exist"),
+    "a report that is not there": ("check {place}.not", 1, "names no file that this user can read"),
 }
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from storage_service import wire
-from tests.deploy.running import eventually, up
+from tests.deploy.running import Done, eventually, strongroom, up
 from tests.etcd_server import Etcd, running
 from tests.product.test_faults import put, refused, through_proxy
 
@@ -64,6 +64,19 @@ def test_the_store_goes_and_comes_back(tmp_path: Path) -> None:
         assert read.headers["retry-after"] == "1"
         assert written.json()["fate"] in ("not-applied", "unknown")
         assert put(client, "box/c", "ccc").status_code == 201
+
+
+def test_the_command_blames_the_store_that_is_away(tmp_path: Path) -> None:
+    """Where the store does not answer, the service that says so is not to be started; where nobody listens, it is."""
+    with running(tmp_path) as etcd, up(tmp_path / "home", "--store", etcd.url()) as service:
+        strongroom("--home", service.home, "secret", "put", "--parents", "box/a", stdin=b"a")
+        etcd.members[0].kill()
+
+        away = strongroom("--home", service.home, "secret", "get", "box/a")
+
+        assert away == Done(2, "", "strongroom: the store cannot do this now; the log of the service says why\n")
+    gone = strongroom("--home", tmp_path / "home", "secret", "get", "box/a")
+    assert (gone.code, "does not listen; see that it runs: strongroom up" in gone.err) == (2, True)
 
 
 def test_a_member_of_three_dies_under_load(tmp_path: Path) -> None:

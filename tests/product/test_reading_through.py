@@ -78,6 +78,9 @@ def test_credentials_before_and_while_they_move(estate: EstateV3, service: Up, c
     status = client.status()
     assert status.read_through == [estate.place + "/commissaire"]
     assert status.reads_through >= 4
+    narrow = client.create_apikey("narrow")
+    with StorageClient(socket=service.socket, api_id=narrow.api_id, api_key=narrow.api_key) as other:
+        assert (other.status().read_through, other.status().reads_through) == ([], 0)
     assert estate.read("/commissaire/hosts/h1") == before
 
 

@@ -5,7 +5,8 @@ import base64
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import argon2
@@ -14,9 +15,10 @@ import pytest
 
 from http_proxy import authn
 from http_proxy.authn.base import Identity, Refused
-from http_proxy.authn.basic import MAX_REMEMBERED, MAX_WAITING, REMEMBERED, BasicAuthenticator, verify
+from http_proxy.authn.basic import MAX_REMEMBERED, REMEMBERED, BasicAuthenticator, verify
+from http_proxy.request import forwarded
 from storage_service.client.pool import Place, Pool
-from storage_service.errors import ConfigurationError, Unavailable
+from storage_service.errors import ConfigurationError
 
 CHEAP = argon2.PasswordHasher.from_parameters(argon2.profiles.CHEAPEST)
 PASSWORD = "tr0ub4dor:&3 π"
@@ -46,14 +48,19 @@ class Clock:
         return self.now
 
 
-def header(name: str, password: str) -> dict[bytes, bytes]:
-    return {b"authorization": b"Basic " + base64.b64encode(f"{name}:{password}".encode())}
+def header(name: str, password: str, address: str = "192.0.2.1") -> dict[bytes, bytes]:
+    """Return the fields of a sign-in from *address*."""
+    return {
+        b"authorization": b"Basic " + base64.b64encode(f"{name}:{password}".encode()),
+        b"forwarded": forwarded(address, "http").encode(),
+    }
 
 
 @pytest.fixture
 def users(tmp_path: Path) -> Path:
     """A file of two users with different hashes."""
     path = tmp_path / "users.json"
+    path.touch(0o600)
     path.write_text(
         json.dumps(
             {
@@ -94,14 +101,69 @@ async def test_what_is_not_basic_is_left_to_others(basic: BasicAuthenticator, he
     assert await basic.authenticate(headers) is None
 
 
-async def test_an_unknown_user_costs_what_a_wrong_password_does(basic: BasicAuthenticator, checks: Checks) -> None:
-    """One verification each, of a hash of the same file; repeated, of the same hash again."""
-    for name in ("alice", "mallory", "mallory"):
-        with pytest.raises(Refused):
-            await basic.authenticate(header(name, "wrong"))
+UNKNOWN = [f"m{number}" for number in range(60)]  # names that nobody has
+ODD = ["", "m/1", "m\n", "π", "m" * 4000]  # and some that nobody can have
 
-    assert len(checks.stored) == 3
-    assert checks.stored[1] == checks.stored[2]
+
+async def checked(users: Path, names: Sequence[str], *passwords: str) -> dict[str, list[str]]:
+    """Return the hashes that a new authenticator verified for each of *names*, one after the other."""
+    stored: list[str] = []
+
+    def note(hashed: str, password: bytes) -> bool:
+        stored.append(hashed)
+        return False
+
+    basic = BasicAuthenticator(users, verify=note)
+    found: dict[str, list[str]] = {}
+    for name in names:
+        for password in passwords:
+            with pytest.raises(Refused):
+                await basic.authenticate(header(name, password))
+        found[name], stored[:] = list(stored), []
+    return found
+
+
+async def test_an_unknown_user_costs_what_a_known_one_does(users: Path) -> None:
+    """Each wrong guess is one verification: of a user's own hash, or for a name that is none always of the same."""
+    found = await checked(users, ["alice", "bob", *UNKNOWN, *ODD], "wrong", "other", "third")
+
+    assert {len(stored) for stored in found.values()} == {3}
+    assert {len(set(stored)) for stored in found.values()} == {1}
+
+
+async def test_unknown_names_take_as_long_as_users_do(users: Path) -> None:
+    """Where hashes are of several kinds, names that are none stand for each of them, as often as users do."""
+    hashes = [user["hash"] for user in json.loads(users.read_text()).values()]
+    kept = {f"u{number}": {"hash": hashes[number == 0] + "x" * number} for number in range(4)}
+    users.write_text(json.dumps(kept))
+    found = await checked(users, UNKNOWN, "wrong")
+
+    counted = Counter(stored for (stored,) in found.values())
+    assert set(counted) == {user["hash"] for user in kept.values()}
+    assert max(counted.values()) < len(UNKNOWN) / 2
+
+
+async def test_an_unknown_name_is_the_same_everywhere(users: Path) -> None:
+    """Another worker, and one after a restart, checks it against the same hash, however the file is written."""
+    found = await checked(users, UNKNOWN, "wrong")
+    assert await checked(users, UNKNOWN, "wrong") == found
+
+    users.write_text(json.dumps(dict(reversed(json.loads(users.read_text()).items())), indent=1))
+    assert await checked(users, UNKNOWN, "wrong") == found
+
+
+async def test_an_unknown_name_changes_with_one_user_alone(users: Path) -> None:
+    """A user who is added takes some names over, and a user who goes leaves the others where they were."""
+    kept = json.loads(users.read_text())
+    before = await checked(users, UNKNOWN, "wrong")
+    added = CHEAP.hash("x")
+    users.write_text(json.dumps({**kept, "carol": {"hash": added}}))
+    after = await checked(users, UNKNOWN, "wrong")
+    assert 0 < sum(stored == [added] for stored in after.values()) < len(UNKNOWN)
+    assert all(stored in (before[name], [added]) for name, stored in after.items())
+
+    users.write_text(json.dumps(kept))
+    assert await checked(users, UNKNOWN, "wrong") == before
 
 
 async def test_an_unknown_user_with_the_right_password_of_another_is_refused(
@@ -156,29 +218,13 @@ async def test_callers_with_one_password_wait_for_one_check(basic: BasicAuthenti
     assert len(checks.stored) == 1
 
 
-async def test_a_flood_of_sign_ins_is_bounded(basic: BasicAuthenticator, checks: Checks) -> None:
-    """Beyond the bound callers are told to come back, and nobody was hashed for."""
-    checks.go.clear()
-    callers = [asyncio.create_task(basic.authenticate(header("alice", str(n)))) for n in range(MAX_WAITING + 5)]
-    done, _ = await asyncio.wait(callers, return_when=asyncio.FIRST_COMPLETED)
-    assert all(isinstance(caller.exception(), Unavailable) for caller in done)
-    checks.go.set()
-    told = await asyncio.gather(*callers, return_exceptions=True)
-
-    assert sum(isinstance(one, Unavailable) for one in told) == 5
-    assert sum(isinstance(one, Refused) for one in told) == MAX_WAITING
-    assert len(checks.stored) == MAX_WAITING
-
-
 async def test_what_is_remembered_is_bounded(users: Path, clock: Clock) -> None:
-    """However many users sign in, the memory of it has an end."""
-    names = [f"u{number}" for number in range(MAX_REMEMBERED + 10)]
-    users.write_text(json.dumps({name: {"hash": "$argon2"} for name in names}))
+    """However many passwords are found right, the memory of it has an end."""
     basic = BasicAuthenticator(users, clock, lambda stored, password: True)
-    for name in names:
-        await basic.authenticate(header(name, "x"))
+    for number in range(MAX_REMEMBERED + 10):
+        await basic.authenticate(header("alice", str(number)))
 
-    assert len(basic._users.remembered) <= MAX_REMEMBERED
+    assert 0 < len(basic._users.remembered) <= MAX_REMEMBERED
 
 
 GARBAGE = {
@@ -221,6 +267,30 @@ async def test_a_file_that_is_gone_lets_nobody_in_until_it_is_back(
             await basic.authenticate(header("alice", PASSWORD))
     assert [record.levelname for record in caplog.records].count("ERROR") == 1
     users.write_text(text)
+    assert await basic.authenticate(header("alice", PASSWORD)) is not None
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o620, 0o622, 0o666])
+async def test_a_file_that_others_may_write_lets_nobody_in(
+    basic: BasicAuthenticator, users: Path, caplog: pytest.LogCaptureFixture, mode: int
+) -> None:
+    """Who can write it can be anybody: the log says what to run, and then it counts at once."""
+    users.chmod(mode)
+    for _ in range(3):
+        with pytest.raises(Refused):
+            await basic.authenticate(header("alice", PASSWORD))
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "nobody can sign in" in record.getMessage()
+    assert f"chmod go-w {users}" in record.getMessage()
+
+    users.chmod(mode & ~0o022)
+    assert await basic.authenticate(header("alice", PASSWORD)) is not None
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o440, 0o600, 0o640, 0o644])
+async def test_a_file_that_its_owner_alone_may_write_counts(basic: BasicAuthenticator, users: Path, mode: int) -> None:
+    """Others may read it, or a group."""
+    users.chmod(mode)
     assert await basic.authenticate(header("alice", PASSWORD)) is not None
 
 

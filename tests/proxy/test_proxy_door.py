@@ -369,6 +369,9 @@ async def test_every_error_is_a_problem_with_an_id(
     assert answer.get("content-type") == "application/problem+json"
     problem = json.loads(answer.body)
     assert (problem["status"], problem["request_id"]) == (status, "my-request-1")
+    code = {400: "invalid", 404: "not-found", 405: "method-not-allowed"}[status]
+    assert problem["type"] == f"urn:strongroom:problem:{code}"
+    assert (answer.get("allow") is not None) is (status == 405)
     assert answer.all("x-request-id") == ["my-request-1"]
     assert "not json" not in answer.body.decode()
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from models import Cluster, Clusters, ContainerManagerCreds, Host, HostCreds, HostState
+from models import Cluster, ClusterRestart, Clusters, ContainerManagerCreds, Host, HostCreds, HostState
+from models.secret import Secret
 from storage_service.client import IssuedKey
 from storage_service.errors import NotFound
 from tests.proxy.conftest import PASSWORD, Platform
@@ -170,7 +171,7 @@ async def test_a_host_does_not_join_a_cluster_that_is_not(platform: Platform, ap
     address = fresh("host")
     status, problem = await api("PUT", f"host/{address}", {"ssh_priv_key": KEY, "cluster": fresh("cluster")})
 
-    assert (status, problem["title"]) == (409, "There is no such cluster to join")
+    assert (status, problem["detail"]) == (409, "There is no such cluster to join")
     assert await platform.inside.get_many(HostCreds, [address]) == [None]
 
 
@@ -233,6 +234,157 @@ async def test_changed_credentials_can_be_saved(platform: Platform, api: Api) ->
     assert (await api("PUT", f"host/{address}/creds", {"ssh_priv_key": OTHER}, f"if-match: {etag}"))[0] == 204
     assert (await api("PUT", f"host/{address}/creds", {"ssh_priv_key": KEY}, f"if-match: {etag}"))[0] == 412
     assert (await api("GET", f"host/{address}/creds"))[1]["ssh_priv_key"] == OTHER
+
+
+async def secrets_read(platform: Platform, request_id: str) -> list[str]:
+    """Return the names below ``secrets/`` that were read in a request, by the audit log."""
+    lines = [json.loads(line) for line in (platform.home / "audit.log").read_text().splitlines()]
+    return [
+        line["name"]
+        for line in lines
+        if (line["request"], line["action"]) == (request_id, "get") and line["name"].startswith("secrets/")
+    ]
+
+
+GUESSES: dict[str, Any] = {
+    "a wrong one": OTHER,
+    "the right one": KEY,
+    "an empty one": "",
+}
+
+
+@pytest.mark.parametrize("story", GUESSES)
+async def test_no_answer_tells_whether_a_guess_is_the_key(platform: Platform, api: Api, story: str) -> None:
+    """A user who may not see credentials hears of a known host the same whatever key he says, and nothing is read."""
+    address, cluster = fresh("host"), fresh("cluster")
+    await api("PUT", f"cluster/{cluster}", {})
+    await api("PUT", f"host/{address}", {"ssh_priv_key": KEY, "remote_user": "core", "cluster": cluster})
+    bob = Api(platform, as_user("bob"))
+    asked = fresh("guessing-request")
+    for body in (
+        {"ssh_priv_key": GUESSES[story]},
+        {"ssh_priv_key": GUESSES[story], "remote_user": "core"},
+        {"ssh_priv_key": GUESSES[story], "cluster": cluster},
+    ):
+        for path in (f"host/{address}", "host"):
+            status, problem = await bob("PUT", path, {"address": address, **body}, f"x-request-id: {asked}")
+            assert (status, problem["detail"]) == (409, "The host is known; say it without credentials to see it")
+    assert (await bob("PUT", f"host/{address}", {"remote_user": "core"}, f"x-request-id: {asked}"))[0] == 409
+
+    assert await secrets_read(platform, asked) == []
+    creds = (await platform.inside.get(HostCreds, address)).model
+    assert (creds.ssh_priv_key.reveal(), creds.remote_user) == (KEY, "core")
+
+
+async def test_who_may_not_see_credentials_adds_hosts_all_the_same(platform: Platform, api: Api) -> None:
+    """A user without the flag adds one, sees a known one, ends a PUT that failed half-way, and reads no credentials."""
+    bob = Api(platform, as_user("bob"))
+    address, half, cluster = fresh("host"), fresh("host"), fresh("cluster")
+    await api("PUT", f"cluster/{cluster}", {})
+    asked = fresh("adding-request")
+
+    async def put(name: str, **body: object) -> int:
+        return (await bob("PUT", f"host/{name}", body, f"x-request-id: {asked}"))[0]
+
+    assert await put(address, ssh_priv_key=KEY, cluster=cluster) == 201
+    assert await put(address) == 200
+    assert await put(address, cluster=cluster) == 200
+    other = fresh("cluster")
+    await api("PUT", f"cluster/{other}", {})
+    assert await put(address, cluster=other) == 409
+    assert await put(address, cluster=fresh("cluster")) == 409
+    await platform.inside.save(Host(address=half))
+    assert await put(half, ssh_priv_key=KEY, cluster=fresh("cluster")) == 409
+    assert await put(half, ssh_priv_key=KEY, cluster=cluster) == 201
+
+    assert await secrets_read(platform, asked) == []
+    assert await api("GET", f"cluster/{cluster}/hosts/") == (200, [address, half])
+    for name in (address, half):
+        assert (await platform.inside.get(HostCreds, name)).model.ssh_priv_key.reveal() == KEY
+
+
+@pytest.mark.parametrize("password", ["hunter7", "wrong", ""])
+async def test_no_answer_tells_whether_a_guess_opens_a_container_manager(
+    platform: Platform, api: Api, password: str
+) -> None:
+    """A user who may not see credentials hears the same whatever password he says, and nothing is read."""
+    name = fresh("manager")
+    plain = {"server_url": "https://cm.example"}
+
+    def saying(**credentials: str) -> dict[str, object]:
+        return {"type": "openshift", "options": {**plain, **credentials}}
+
+    await api("PUT", f"containermanager/{name}", saying(username="admin", password="hunter7"))
+    bob, asked = Api(platform, as_user("bob")), fresh("guessing-request")
+    line = f"x-request-id: {asked}"
+    for guess in (saying(username="admin", password=password), saying(password=password), saying(token=password)):
+        status, problem = await bob("PUT", f"containermanager/{name}", guess, line)
+        assert (status, problem["detail"].partition(";")[0]) == (409, "There is a container manager of that name")
+    assert (await bob("PUT", f"containermanager/{name}", saying(), line))[0] == 200
+    assert (await bob("PUT", f"containermanager/{name}", {"options": {"server_url": "https://x"}}, line))[0] == 409
+
+    assert await secrets_read(platform, asked) == []
+    assert (await api("PUT", f"containermanager/{name}", saying(username="admin", password="hunter7")))[0] == 200
+
+
+async def test_a_key_that_reads_the_secret_may_say_it_again(platform: Platform, api: Api) -> None:
+    """An API key that reaches the credentials sends the same PUT twice and hears 200; another credential is 409."""
+    paths = ["/hosts", "/container_managers", "/secrets/hosts", "/secrets/container_managers"]
+    key = Api(platform, *as_key(await platform.inside.create_apikey(fresh("wide"), paths=paths)))
+    host, manager = fresh("host"), fresh("manager")
+    for status in (201, 200):
+        assert (await key("PUT", f"host/{host}", {"ssh_priv_key": KEY}))[0] == status
+        assert (await key("PUT", f"containermanager/{manager}", {"options": {"token": "t"}}))[0] == status
+    assert (await key("PUT", f"host/{host}", {"ssh_priv_key": OTHER}))[0] == 409
+    assert (await key("PUT", f"containermanager/{manager}", {"options": {"token": "u"}}))[0] == 409
+
+
+JUNK = {
+    "no base64": "not base64, but junk-7d1c!",
+    "no record": base64.b64encode(b'{"canary": "junk-7d1c"}').decode(),
+    "another host's": base64.b64encode(b'{"address": "junk-7d1c"}').decode(),
+}
+
+
+@pytest.mark.parametrize("story", JUNK)
+async def test_what_is_no_record_is_named(platform: Platform, api: Api, story: str) -> None:
+    """Junk where credentials should be is told by its name, nothing of it is repeated, and it can be removed."""
+    address = fresh("host")
+    await api("PUT", f"host/{address}", {})
+    await platform.inside.set_secret("hosts", address, JUNK[story], etag="*")
+
+    for method, path, body in (("GET", "/creds", None), ("PUT", "", {"ssh_priv_key": KEY})):
+        answer = await api.ask(method, f"host/{address}{path}", body)
+        problem = json.loads(answer.body)
+        assert (answer.status, problem["type"]) == (500, "urn:strongroom:problem:malformed-record")
+        assert problem["detail"].startswith(f"secrets/hosts/{address} holds no valid HostCreds: ")
+        assert b"junk-7d1c" not in answer.body
+        assert JUNK[story].encode() not in answer.body
+    assert (await api("PUT", f"host/{address}/creds", {"ssh_priv_key": KEY}))[0] == 204
+    assert (await api("GET", f"host/{address}/creds"))[1]["ssh_priv_key"] == KEY
+
+
+async def test_a_delete_of_what_is_no_host_destroys_nothing(platform: Platform, api: Api) -> None:
+    """Where there is no host, DELETE is 404, and credentials and memberships of that address stay."""
+    address, cluster = fresh("host"), fresh("cluster")
+    await platform.inside.save(HostCreds(address=address, remote_user="core"))
+    await platform.inside.save(Cluster(name=cluster, hostset=[address]))
+
+    assert (await api("DELETE", f"host/{address}"))[0] == 404
+    assert (await platform.inside.get(HostCreds, address)).model.remote_user == "core"
+    assert (await platform.inside.get(Cluster, cluster)).model.hostset == [address]
+
+
+async def test_a_delete_of_any_other_that_is_none_destroys_nothing(platform: Platform, api: Api) -> None:
+    """Nor is what belongs to a container manager or a cluster removed where there is none of that name."""
+    name = fresh("gone")
+    await platform.inside.save(ContainerManagerCreds(name=name, token=Secret("t0ken")))
+    await platform.inside.save(ClusterRestart(name=name))
+
+    for kind in ("containermanager", "cluster"):
+        assert (await api("DELETE", f"{kind}/{name}"))[0] == 404
+    assert (await platform.inside.get(ContainerManagerCreds, name)).model.token.reveal() == "t0ken"
+    assert (await platform.inside.get(ClusterRestart, name)).model.name == name
 
 
 async def test_a_hosts_status_is_made_of_its_record(platform: Platform, api: Api) -> None:
@@ -306,6 +458,8 @@ async def test_members_come_and_go(platform: Platform, api: Api) -> None:
     assert (await api("PUT", hosts, {"old": [member]}))[0] == 400
     assert (await api("PUT", hosts, {"old": [member], "new": "all"}))[0] == 400
     assert (await api("PUT", hosts, {"old": [], "new": [active]}))[0] == 409
+    assert (await api("PUT", hosts, {"old": [], "new": [failed]}))[0] == 409  # whoever is to join
+    assert (await api("PUT", hosts, {"old": [], "new": [fresh("host")]}))[0] == 409
     assert (await api("PUT", hosts, {"old": [member], "new": [failed]}))[0] == 405
     assert (await api("PUT", hosts, {"old": [member], "new": [fresh("host")]}))[0] == 404
     assert await api("PUT", hosts, {"old": [member], "new": [member, active]}) == (200, [member, active])
@@ -315,6 +469,24 @@ async def test_members_come_and_go(platform: Platform, api: Api) -> None:
 async def test_a_cluster_that_is_not_is_404(api: Api, path: str) -> None:
     """Wherever it is asked for."""
     assert (await api("GET", f"cluster/{fresh('cluster')}{path}"))[0] == 404
+
+
+async def test_what_contradicts_the_records_says_so(platform: Platform, api: Api) -> None:
+    """A 409 of the proxy's own has a type and its reason; its 405 says, too, what else may be asked there."""
+    name, failed = fresh("cluster"), fresh("host")
+    await platform.inside.save(Host(address=failed, status=HostState.FAILED))
+    await api("PUT", f"cluster/{name}", {})
+    await api("PUT", f"network/{name}", {"options": {"a": "b"}})
+
+    status, problem = await api("PUT", f"network/{name}", {"options": {"a": "c"}})
+    assert (status, problem["type"]) == (409, "urn:strongroom:problem:contradicted")
+    assert problem["detail"] == "There is another network of that name"
+
+    answer = await api.ask("PUT", f"cluster/{name}/hosts", {"old": [], "new": [failed]})
+    problem = json.loads(answer.body)
+    assert (answer.status, problem["type"]) == (405, "urn:strongroom:problem:method-not-allowed")
+    assert problem["detail"] == "A host joins a cluster when it is active or disassociated"
+    assert answer.get("allow") == "GET, HEAD, OPTIONS"
 
 
 async def test_no_change_of_membership_is_lost(platform: Platform, api: Api) -> None:

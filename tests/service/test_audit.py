@@ -62,6 +62,28 @@ async def test_whoever_writes_the_log_is_not_found_out(tmp_path: Path) -> None:
     await log.close()
 
 
+@pytest.mark.parametrize("open_to_all", ["the log", "its directory", "what a link leads to"])
+async def test_a_log_that_others_may_change_is_none(tmp_path: Path, open_to_all: str) -> None:
+    """Whoever could edit it, or put another in its place, makes it no evidence; the text says what to run."""
+    directory = tmp_path / "log"
+    path = directory / "audit.log"
+    if open_to_all == "what a link leads to":
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere").chmod(0o1777)
+        directory.symlink_to("elsewhere")
+    else:
+        directory.mkdir()
+        path.touch(0o600)
+        path.chmod(0o666 if open_to_all == "the log" else 0o600)
+        directory.chmod(0o700 if open_to_all == "the log" else 0o770)
+    named = path if open_to_all == "the log" else directory
+
+    with pytest.raises(
+        AuditUnavailable, match=f"{named} can be changed by others .mode [0-7]*.; run: chmod go-w {named}"
+    ):
+        AuditLog(path).open()
+
+
 async def test_a_hostile_name_stays_in_its_line(tmp_path: Path) -> None:
     """Line breaks in what a caller sent are escaped, so nobody writes a line of their own."""
     log = AuditLog(tmp_path / "audit.log")

@@ -119,6 +119,7 @@ VERBS: dict[str, tuple[Verb, Action, list[str]]] = {
     ),
     "list_container": (lambda service, who: service.list_container(who, "secrets/db/"), Action.LIST, ["secrets/db/"]),
     "listing": (lambda service, who: service.listing(who, "secrets/db/"), Action.LIST, ["secrets/db/"]),
+    "containers": (lambda service, who: service.containers(who), Action.LIST, ["secrets/"]),
     "delete_container": (
         lambda service, who: service.delete_container(who, "secrets/empty/"),
         Action.DELETE,
@@ -152,7 +153,7 @@ VERBS: dict[str, tuple[Verb, Action, list[str]]] = {
 # What decides on no record: what is configured, and what is told the action in so many words.
 NO_VERBS: Final = {
     *("own_container", "handlers", "close", "door", "turn_away", "check_is_proxy", "take_report"),
-    *("failed", "allow", "note", "end", "expect", "expect_some"),
+    *("failed", "allow", "note", "end", "expect", "expect_some", "reaches"),
 }
 
 

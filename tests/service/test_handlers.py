@@ -422,7 +422,7 @@ async def test_what_is_stored_and_not_valid_is_named_and_not_shown(
     for act in (kept.of(model).get(model, "a"), kept.of(model).list(model)):
         with pytest.raises(BadRecord) as raised:
             await act
-        assert raised.value.code == "internal"
+        assert raised.value.code == "malformed-record"
         assert raised.value.name == model.name_of("a") in str(raised.value)
         assert raised.value.faults == ((fault[0], fault[1].format(model=model.__name__)),)
         assert "canary" not in str(raised.value)

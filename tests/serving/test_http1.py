@@ -316,3 +316,27 @@ def test_empty_lines_in_a_chunk_cost_nothing() -> None:
     reader.head(b"PUT /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     rest = reader.feed_body(b"%x\r\n%b\r\n0\r\n\r\nGET /" % (len(lines), lines))
     assert (reader.pieces, rest, reader.complete) == ([lines], b"GET /", True)
+
+
+@pytest.mark.parametrize(("size", "total"), [(9, 512 * 1024), (12, 2 << 20), (20, 2 << 20), (24, 2 << 20)])
+def test_a_body_may_come_in_lines(size: int, total: int) -> None:
+    """Who flushes lines of twenty bytes says a size for each, however long the body; a secret may come in nines."""
+    body = read_in_pieces(
+        chunked((b"%x\r\n%b\r\n" % (size, b"x" * size)) * (total // size) + b"0\r\n\r\n", PATH), 65_536
+    )
+
+    assert len(body) == total // size * size
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 6])
+def test_a_body_byte_by_byte_is_refused(size: int) -> None:
+    """A few bytes a chunk cost what a long body costs, and come to an end that says what to do."""
+    with pytest.raises(Malformed, match="too small for so many: send larger ones") as told:
+        read_in_pieces(chunked((b"%x\r\n%b\r\n" % (size, b"x" * size)) * 100_000, PATH), 65_536)
+    assert told.value.status == 400
+
+
+def test_the_size_of_a_chunk_that_is_to_come_pays_for_nothing_before() -> None:
+    """A line that says a size must itself be within what came before it."""
+    with pytest.raises(Malformed):
+        read_in_pieces(chunked(b"ffffffff;" + b"x" * (http1.MAX_CODING + 10) + b"\r\n", PATH), 65_536)

@@ -106,7 +106,6 @@ def test_mutated_requests(face: Served) -> None:
     assert face.running.workers == workers
     assert said(face, request("GET", "/livez")).startswith(b"HTTP/1.1 200 ")
     log = face.log.read_text()[start:]
-    assert "Traceback" not in log
-    assert "ended in" not in log
+    assert not re.search("Traceback|unexpected |ended in|on the event loop", log)
     assert b"500" not in seen, seen
     assert {b"200", b"400"} <= seen.keys()

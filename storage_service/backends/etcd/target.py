@@ -11,10 +11,9 @@ from urllib.parse import SplitResult, unquote
 from models import names
 from models.errors import InvalidName
 from models.secret import Secret
+from storage_service.backends.url import DEFAULT_PORT, DEFAULT_PREFIX
 from storage_service.errors import ConfigurationError
 
-DEFAULT_PORT: Final = 2379
-DEFAULT_PREFIX: Final = "strongroom"
 DEFAULT_TIMEOUT: Final = 4.0  # seconds for one operation, all its attempts together; settling a lost write has as many
 PASSWORD_VARIABLE: Final = "STRONGROOM_ETCD_PASSWORD"  # noqa: S105  # the variable's name, not a password
 

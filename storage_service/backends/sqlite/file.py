@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from storage_service.errors import ConfigurationError, Fate, Unavailable
+from storage_service.reach import refuse_changed_by_others
 
 APPLICATION_ID: Final = 0x53_74_72_67  # "Strg", in the file's header
 SCHEMA_VERSION: Final = 1
@@ -96,6 +97,7 @@ def make(path: Path) -> None:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_changed_by_others(path.parent)
         try:
             # Not open(): closing a descriptor of a file drops all locks this process holds on it (fcntl(2)).
             os.mknod(path, stat.S_IFREG | 0o600)

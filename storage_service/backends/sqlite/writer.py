@@ -34,6 +34,7 @@ from storage_service.backends.sqlite.file import (
     unavailable,
 )
 from storage_service.errors import Fate, StrongroomError, Unavailable
+from storage_service.traces import trace_of
 
 MAX_GROUP: Final = 64  # commits in one transaction, so that the first does not wait long for the last
 MAX_PART: Final = 4 * 1024 * 1024  # bytes of values in one statement, which counts them in 24 bits
@@ -185,8 +186,8 @@ class Writer:
                 self._scrub(self._db)
         except StrongroomError as exc:
             self._tell(self._end, exc)
-        except Exception as exc:
-            log.exception("the writer of the SQLite store has stopped")
+        except Exception as exc:  # noqa: BLE001  # whatever it is, those who wait are told
+            log.error("the writer of the SQLite store has stopped: %s", trace_of(exc))  # noqa: TRY400  # its text may quote
             self._tell(self._end, exc)
         else:
             self._tell(self._end, None)

@@ -1,0 +1,85 @@
+"""What every noun and verb of the command is: click's group and command, whose errors repeat nothing that was typed.
+
+Sooner or later somebody types a secret where none belongs. It is in the shell's history then; it is not to be on the
+screen, in a pipeline's log or in a timer's mail as well. Only what we know ourselves is named: options, verbs, choices.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import click
+
+_TOO_MANY: Final = (
+    "unexpected extra argument, not repeated here since it may be a secret: those are typed at a prompt, or come from "
+    "a file or a pipe"
+)
+
+
+class Verb(click.Command):
+    """A command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words that follow it.
+
+        Raises:
+            UsageError: they are not what it takes.
+        """
+        strict, ctx.allow_extra_args = not ctx.allow_extra_args, True
+        try:
+            left = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise click.UsageError(_unknown("option", error.possibilities), ctx) from None
+        except click.MissingParameter:
+            raise
+        except click.BadParameter as error:
+            if error.param is None or (form := _form(error.param.type)) is None:
+                raise
+            raise click.BadParameter(form, ctx, error.param) from None
+        finally:
+            ctx.allow_extra_args = not strict
+        if left and strict and not ctx.resilient_parsing:
+            ctx.fail(_TOO_MANY)
+        return left
+
+
+class Noun(Verb, click.Group):
+    """A group of commands."""
+
+    command_class = Verb
+    group_class = type
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the next word names.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            import difflib
+
+            near = difflib.get_close_matches(error.command_name, self.list_commands(ctx))
+            raise click.UsageError(_unknown("command", near), ctx) from None
+
+
+def _unknown(what: str, near: Iterable[str] | None) -> str:
+    meant = " or ".join(near or ())
+    return f"there is no such {what}" + (f"; did you mean {meant}?" if meant else "")
+
+
+def _form(kind: click.ParamType[Any]) -> str | None:
+    """Return what a value of that *kind* is like; None where whoever refuses one quotes nothing."""
+    match kind:
+        case click.Choice():
+            return f"is one of {', '.join(map(str, kind.choices))}"
+        case click.IntRange():
+            return f"is a whole number from {kind.min} to {kind.max}"
+        case click.types.IntParamType():
+            return "is a whole number"
+        case click.Path():
+            return "names no file that this user can read"
+        case _:
+            return None

@@ -1,0 +1,85 @@
+"""Where hosts lie: with the handler that keeps hosts, and with every other that a host's *source* can name.
+
+Whoever asks for a host by its address need not know which: all places are looked at, in their order, and the first that
+has the address counts. What is told of the places is kept for a moment, for they change when the service starts anew.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from models import Host, Hosts
+from storage_service.client import AsyncStorageClient
+from storage_service.errors import Malformed, NotFound
+
+KEPT: Final = 5.0  # seconds
+
+
+class HostPlaces:
+    """The places of hosts, as the service told them last."""
+
+    def __init__(self) -> None:
+        self._sources: Sequence[str] = ()
+        self._until = float("-inf")
+
+    async def get(self, client: AsyncStorageClient, address: str) -> Host:
+        """Return the host *address*.
+
+        Raises:
+            NotFound: there is none.
+        """
+        (host,) = await self.get_many(client, [address])
+        if host is None:
+            raise NotFound("there is no such host")
+        return host
+
+    async def find(self, client: AsyncStorageClient, address: str) -> Host | None:
+        """Return the host *address*, or None."""
+        return (await self.get_many(client, [address]))[0]
+
+    async def get_many(self, client: AsyncStorageClient, addresses: Iterable[str]) -> list[Host | None]:
+        """Return the hosts of *addresses*, in the order asked, None in the place of each that does not exist."""
+        wanted = list(addresses)
+        found: dict[str, Host] = {}
+        for source in await self._all(client):
+            left = [address for address in dict.fromkeys(wanted) if address not in found]
+            if left:
+                records = await client.get_many(Host, left, source=source)
+                found |= {record.model.address: record.model for record in records if record is not None}
+        return [found.get(address) for address in wanted]
+
+    async def list(self, client: AsyncStorageClient) -> AsyncIterator[Host]:
+        """Yield every host, of each address one; by place, and there by address."""
+        seen: set[str] = set()
+        for source in await self._all(client):
+            async for record in client.list(Hosts, source=source):
+                if record.model.address not in seen:
+                    seen.add(record.model.address)
+                    yield record.model
+
+    async def check_there(self, client: AsyncStorageClient, address: str) -> None:
+        """Return if there is a host *address*, valid or not.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with suppress(Malformed):
+            await self.get(client, address)
+
+    async def remove(self, client: AsyncStorageClient, address: str) -> None:
+        """Remove the host *address*, wherever it is.
+
+        Raises:
+            NotFound: there is none any more.
+        """
+        removed = [await client.delete_many(Host, [address], source=source) for source in await self._all(client)]
+        if [True] not in removed:
+            raise NotFound("there is no such host")
+
+    async def _all(self, client: AsyncStorageClient) -> Sequence[str]:
+        now = asyncio.get_running_loop().time()
+        if now >= self._until:
+            self._sources = await client.host_sources()
+            self._until = now + KEPT
+        return self._sources
