@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from storage_service.backup.checking import Checked
     from storage_service.keyring.export import Exported, Given
     from storage_service.keyring.machine_documents import MachineDocuments
+    from storage_service.record_of_store import RecordOfStore
 
 
 @click.command(cls=Verb)
@@ -61,7 +62,7 @@ def restore(
                 refuse_unreadable(checked)
         with _furnished(settings):
             _put_key_file(settings.service.root_key, given)
-            with _recorded(settings), _owner_of(settings.service.store):
+            with _recorded(settings, checked), _owner_of(settings.service.store):
                 asyncio.run(_restore(settings, source, exported, checked))
     steps = _next_steps(settings, exported, store, config)
     if show.as_json():
@@ -119,9 +120,21 @@ def _put_key_file(path: Path, given: "Given") -> None:
         raise Exists(f"there is another root key file at {path}; put it away first, if it is not needed here")
 
 
-async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported", checked: "Checked") -> None:
+async def _refuse_filled(settings: "Settings", checked: "Checked") -> None:
+    """Refuse a store that cannot be reached, or filled, before anything is done for it."""
     from storage_service.backends import open_backend
     from storage_service.backup.restoring import refuse_filled
+
+    store = open_backend(settings.service.store)
+    await store.open()
+    try:
+        await refuse_filled(store, checked)
+    finally:
+        await store.close()
+
+
+async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported", checked: "Checked") -> None:
+    from storage_service.backends import open_backend
     from storage_service.backup.restoring import restore as fill
     from storage_service.keyring.machine_documents import documents_in
     from storage_service.keyring.page import Page
@@ -132,7 +145,6 @@ async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported"
     try:
         documents = documents_in(store, settings.service.machine_documents)
         if settings.service.machine_documents is not None:
-            await refuse_filled(store, checked)
             await _save_missing(documents, exported)  # first: where that cannot be, the store is as it was
         with show.progress("restoring", 2 * checked.end.rows) as advance:
             await fill(source, store, checked, advance)
@@ -150,30 +162,38 @@ async def _save_missing(documents: "MachineDocuments", exported: "Exported") -> 
 
 
 @contextmanager
-def _recorded(settings: "Settings") -> Iterator[None]:
+def _recorded(settings: "Settings", checked: "Checked") -> Iterator[None]:
     """Let the home say that its records are in this store, once they are.
 
     Where it knows of none it says so before: whoever is killed before anything is in the store leaves no home for
-    another. What is refused because something is in the store changes nothing.
+    another. A store that cannot be filled, or reached, leaves the home as it was.
     """
-    from storage_service.errors import Exists
+    from storage_service.errors import StrongroomError
+
+    record = _record_of(settings)
+    known = None if record is None else record.read() or settings.service.beside
+    if record is not None and known is None:
+        record.keep(settings.service.store)
+    try:
+        with _owner_of(settings.service.store):
+            asyncio.run(_refuse_filled(settings, checked))
+    except StrongroomError:
+        if record is not None and known is None:
+            record.forget()
+        raise
+    yield
+    if record is not None:
+        record.keep(settings.service.store)
+
+
+def _record_of(settings: "Settings") -> "RecordOfStore | None":
+    """Return the record of the home; None where it has no place, which a directory of settings alone is not."""
     from storage_service.record_of_store import RecordOfStore
 
     place = settings.service.store_record
     if place is None or not place.parent.is_dir() or (place.parent == settings.home and not _is_home(settings)):
-        yield
-        return
-    record = RecordOfStore(place)
-    known = record.read() or settings.service.beside
-    if known is None:
-        record.keep(settings.service.store)
-    try:
-        yield
-    except Exists:
-        if known is None:
-            record.forget()
-        raise
-    record.keep(settings.service.store)
+        return None
+    return RecordOfStore(place)
 
 
 def _is_home(settings: "Settings") -> bool:

@@ -20,7 +20,7 @@ from storage_service.client import StorageClient
 from storage_service.errors import Overtaken
 from tests.another_user import NOBODY, user
 from tests.deploy.running import Done, Up, clean_environment, eventually, spawn, strongroom, up
-from tests.etcd_server import Etcd
+from tests.etcd_server import Etcd, free_port
 
 CANARY = "canary-in-a-backup"
 
@@ -558,6 +558,8 @@ class TestAnotherStore:
             done = restore(short / "a", place, "--store", url, "--key-file", home / "secrets.key")
             assert (done.code, "not empty" in done.err) == (5, True)
 
+        nobody = restore(short / "a", short / "other", "--store", f"etcd://127.0.0.1:{free_port()}/x?timeout=0.5")
+        assert (nobody.code, "no member of etcd" in nobody.err) == (2, True), nobody
         assert not (short / "other/store.json").exists()
         with up(home):
             assert get(home, "db/1") == f"{CANARY}-1"
