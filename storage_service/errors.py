@@ -208,6 +208,12 @@ class Unavailable(ServiceError):
         self.retry_after = retry_after
 
 
+class Busy(Unavailable):
+    """Others are served, and there is no place to wait any more; the text says whose, and the same works again soon."""
+
+    code = "busy"
+
+
 class Untrusted(Unavailable):
     """Who listens where the service should cannot show that it is the service; the text says what to do.
 

@@ -30,7 +30,7 @@ class LargeAnswers:
         """Wait for a turn of *holder*, which the caller must end.
 
         Raises:
-            Unavailable: others' answers took too long, or as many of the holder's as may wait do.
+            Busy: others' answers took too long, or as many of the holder's as may wait do.
         """
         return await self.queue.begin(holder)
 
@@ -43,7 +43,7 @@ class LargeAnswers:
 
         Raises:
             TooLarge: it takes more than `wire.MAX_BATCH_STORED`.
-            Unavailable: as `begin`.
+            Busy: as `begin`.
         """
         with suppress(TooLarge):
             return await read(LARGE_ANSWER), None

@@ -31,7 +31,7 @@ class LargeBodies:
 
 
 class Sent:
-    """A body, and its turn if it is large. Left as a context, it ends, and says `Unavailable` where it was lost."""
+    """A body, and its turn if it is large. Left as a context, it ends, and says `Busy` where it was lost."""
 
     def __init__(self, req: Request, queue: Queue) -> None:
         """Take the request, and where turns are given."""
@@ -45,7 +45,7 @@ class Sent:
         Raises:
             TooLarge: it is over *limit*.
             Invalid: its client left before its end.
-            Unavailable: others' bodies took too long, or as many of the caller's as may wait do.
+            Busy: others' bodies took too long, or as many of the caller's as may wait do.
         """
         length = self._req.content_length
         if length is not None and length > limit:

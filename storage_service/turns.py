@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from storage_service.errors import Unavailable
+from storage_service.errors import Busy
 
 STRETCH: Final = 0.0005  # seconds; one value at a time cannot be divided, and a large one takes longer
 
@@ -79,7 +79,7 @@ class Turn:
     """The right to do it; ending it again does nothing.
 
     It can be lost: where another waits for it, and this one's client does not keep up, or it has lasted too long. Then
-    its task is cancelled. Left as a context, it ends, and says `Unavailable` where it was lost.
+    its task is cancelled. Left as a context, it ends, and says `Busy` where it was lost.
     """
 
     def __init__(self, queue: "Queue", holder: str) -> None:
@@ -133,7 +133,7 @@ class Turn:
         if self._lost and self._task is not None:
             left = self._task.uncancel()
             if left <= self._cancelling and kind is asyncio.CancelledError:
-                raise Unavailable("others wait, and this client did not keep up") from None
+                raise Busy("others wait, and this client did not keep up") from None
 
 
 class Queue:
@@ -151,7 +151,7 @@ class Queue:
         """Wait for a turn of *holder*, at most until *deadline*; the caller must end it.
 
         Raises:
-            Unavailable: the holder has one that waits already, or too many wait; or it took too long.
+            Busy: the holder has one that waits already, or too many wait; or it took too long.
         """
         if not self._has_room(holder):
             await self._wait(holder, deadline)
@@ -201,7 +201,7 @@ class Queue:
     async def _wait(self, holder: str, deadline: float) -> None:
         """Wait until a turn was counted for *holder*."""
         if list(self._waiting.values()).count(holder) >= self.rule.waiting or len(self._waiting) >= self.rule.queue:
-            raise Unavailable("as many as may wait for a turn do")
+            raise Busy("as many as may wait for a turn do")
         loop = asyncio.get_running_loop()
         given: asyncio.Future[None] = loop.create_future()
         self._waiting[given] = holder
@@ -213,7 +213,7 @@ class Queue:
             if self._waiting.pop(given, None) is None:  # it came, but too late
                 self._forget(holder)
             if isinstance(error, TimeoutError):
-                raise Unavailable("others' turns took too long") from None
+                raise Busy("others' turns took too long") from None
             raise
 
     def _forget(self, holder: str) -> None:

@@ -165,7 +165,7 @@ class BasicAuthenticator:
 
         Raises:
             Refused: there is no such user, the password is wrong, or the field is malformed.
-            Unavailable: too many sign-ins at once.
+            Busy: too many sign-ins at once.
         """
         scheme, _, encoded = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"basic":
@@ -186,7 +186,7 @@ class BasicAuthenticator:
         """Return the user whom *claim* shows; verified once for all who say so from there at the same time.
 
         Raises:
-            Unavailable: too many sign-ins at once.
+            Busy: too many sign-ins at once.
         """
         key = claim.address, claim.digest
         check = self._checks.get(key)

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
-from storage_service.errors import Unavailable
+from storage_service.errors import Busy
 
 
 @dataclass(eq=False, slots=True)
@@ -45,7 +45,7 @@ class Line:
         """Wait for a turn; whoever got one leaves after it.
 
         Raises:
-            Unavailable: there is no place, or there was none any more; or it took too long.
+            Busy: there is no place, or there was none any more; or it took too long.
         """
         if self._free:  # then nobody waits
             self._free -= 1
@@ -103,7 +103,7 @@ class Line:
         """Send the last of those away who have the most places, for one who would have fewer.
 
         Raises:
-            Unavailable: the newcomer would not.
+            Busy: the newcomer would not.
         """
         addresses, claims = (Counter(getattr(each, kind) for each in self._waiting) for kind in ("address", "name"))
         last = max(reversed(self._waiting), key=lambda each: (addresses[each.address], claims[each.name]))
@@ -114,5 +114,5 @@ class Line:
         if not last.turn.done():
             last.turn.set_exception(self._no_place())
 
-    def _no_place(self) -> Unavailable:
-        return Unavailable("too many sign-ins at once", retry_after=self._come_back)
+    def _no_place(self) -> Busy:
+        return Busy("too many sign-ins at once", retry_after=self._come_back)

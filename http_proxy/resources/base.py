@@ -15,6 +15,7 @@ from storage_service import wire
 from storage_service.client import AsyncStorageClient
 from storage_service.config import ProxySettings
 from storage_service.errors import (
+    Busy,
     Changed,
     Denied,
     Invalid,
@@ -22,7 +23,6 @@ from storage_service.errors import (
     NotAuthenticated,
     NotFound,
     TooLarge,
-    Unavailable,
 )
 
 M = TypeVar("M", bound=Model)
@@ -77,7 +77,7 @@ class Storage:
 
         Raises:
             NotFound: there is no such record.
-            Unavailable: others changed it every time.
+            Busy: others changed it every time.
         """
         # One change at a time in this process: what is left to race with are the other workers.
         async with self._changing:
@@ -89,7 +89,7 @@ class Storage:
                     return (await client.save(record.model, etag=record.etag)).model
                 except Changed:
                     continue
-        raise Unavailable("others change this record without end")
+        raise Busy("others change this record without end")
 
     async def close(self) -> None:
         """Close the connections."""
