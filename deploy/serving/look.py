@@ -73,11 +73,15 @@ def _look_at_file(what: str, path: Path, settings: Settings, made: tuple[Path, .
         raise ConfigurationError(f"{what} cannot be written: user {user_name()} may make no file in {path.parent}")
     if not _is_there(path):
         return
-    if not stat.S_ISREG(path.stat().st_mode):
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
         raise ConfigurationError(f"{what} {path} is no regular file")
     refuse_changed_by_others(path)
     if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-        raise ConfigurationError(f"{what} cannot be written: {why_denied(path)}")
+        raise ConfigurationError(
+            f"{what} {path} may not be written by user {user_name()}: see to its owner, its mode "
+            f"({stat.S_IMODE(mode):04o}), and that nothing makes it read-only"
+        )
 
 
 def _look_at_users(settings: Settings) -> list[str]:
