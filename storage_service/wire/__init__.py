@@ -133,7 +133,9 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             "Secrets are not written until a reversal is finished: strongroom key reencrypt --resume",
             detail=True,
         ),
-        Problem(errors.Unavailable, 503, "The store cannot do this now; the log of the service says why"),
+        Problem(
+            errors.Unavailable, 503, "The service or its store cannot do this now; the log of the service says why"
+        ),
         Problem(errors.Busy, 503, "Others are served just now; ask again in a moment", detail=True),
         Problem(errors.AuditUnavailable, 503, "The audit log cannot be written, so nothing was done"),
     )

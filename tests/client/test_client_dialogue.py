@@ -163,7 +163,7 @@ def test_what_the_service_said_is_told_when_time_runs_out(away: Answer) -> None:
     """A service that says what is wrong is not blamed for no answer because the last attempt came too late for one."""
     said = Told([away, LOST])
     said.took = 6.0
-    with pytest.raises(Unavailable, match="The store cannot do this now") as caught:
+    with pytest.raises(Unavailable, match="The service or its store cannot do this now") as caught:
         said.carry_out(one(READ))
     assert (caught.value.told, caught.value.fate) == (True, Fate.NOT_APPLIED)
 
