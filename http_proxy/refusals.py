@@ -86,7 +86,7 @@ class RefusalReporter:
         self._strangers.note(
             wire.Refusal(
                 request=refused.request_id.decode("ascii"),
-                action=request.method.decode("ascii"),
+                action=bounded(request.method.decode("ascii")),
                 name=bounded(refused.path),
                 reason=bounded(why.reason),
                 decision="denied" if why.judged else "refused",

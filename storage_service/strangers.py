@@ -3,7 +3,8 @@
 Of strangers the first from an address is told at once. Who comes from there within the second is counted, and told as
 one line with their number, the last of them and the names they claimed. So many addresses have a line of their own; the
 others share one. Of somebody known the first refusal of each act is told at once, and the same again is counted. So
-many acts of one caller have a line of their own; the others share one.
+many acts of one caller have a line of their own; the others share one. So many callers have lines at all; the others
+share one, too.
 
 Where the disk has little room left, that is for acts: all strangers share one line a minute, and whoever is known has
 one. Both processes count by this rule: the service for its log, the proxy for what it reports to the service.
@@ -24,6 +25,7 @@ SCANT: Final = 60.0  # where there is no room
 MOST: Final = 16  # addresses with a line of their own; where there is no room, callers who are known
 MOST_ACTS: Final = 8  # of one caller who is known
 MOST_KNOWN: Final = 64  # of all of them together
+MOST_CALLERS: Final = 256  # who are known, of whom each has a line for what else he is refused
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ Key = tuple[str, ...]
 UNKNOWN: Final = "unknown"  # the principal of a stranger
 _MANY: Final[Key] = ("", "many")
 _EVERYBODY: Final[Key] = ("", "everybody")
+_MANY_KNOWN: Final = "many"  # no principal, for each bears its kind
 
 
 class Tally:
@@ -153,9 +156,11 @@ class Strangers:
         if not self._room:
             return (who,) if (who,) in self._tallies or len(self._tallies) < MOST else _EVERYBODY
         key = (who, refusal.action, refusal.name, *odd)
-        if key in self._tallies or (self._count(who) < MOST_ACTS and len(self._tallies) - self._count("") < MOST_KNOWN):
+        known = len(self._tallies) - self._count("")
+        if key in self._tallies or (self._count(who) < MOST_ACTS and known < MOST_KNOWN):
             return key
-        return (who, *odd)
+        rest = (who, *odd)
+        return rest if rest in self._tallies or known < MOST_KNOWN + MOST_CALLERS else (_MANY_KNOWN, *odd)
 
     def _count(self, who: str) -> int:
         """Return how many lines there are of *who*; "": of strangers."""

@@ -8,7 +8,7 @@ import binascii
 import math
 import re
 from collections.abc import Mapping
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -393,22 +393,26 @@ MAX_REFUSALS: Final = 128  # in one report
 MAX_REFUSALS_BODY: Final = 512 * 1024
 MAX_TOLD: Final = 256  # characters of a text that strangers sent, in the audit log
 MAX_CLAIMED: Final = 8  # names that strangers claimed, in one line of it
+MAX_COUNTED: Final = 2**53  # of them in one line: what every reader of JSON can hold
+
+
+_Told = Annotated[str, msgspec.Meta(max_length=MAX_TOLD)]
 
 
 class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One who was turned away, or *count* of them, of whom it tells the last."""
 
-    request: str
-    action: str  # the HTTP method
-    name: str  # the path
-    reason: str
+    request: _Told
+    action: _Told  # the HTTP method
+    name: _Told  # the path
+    reason: _Told
     decision: Literal["denied", "refused", "failed"] = "denied"
-    principal: str = "unknown"
-    on_behalf_of: str | None = None  # whom the proxy acted for
-    claimed: list[str] = []  # the principals they said they were, of those that there are
-    address: str | None = None
-    peer: dict[str, int] | None = None  # of the socket; the proxy knows none
-    count: int = 1
+    principal: _Told = "unknown"
+    on_behalf_of: _Told | None = None  # whom the proxy acted for
+    claimed: Annotated[list[_Told], msgspec.Meta(max_length=MAX_CLAIMED)] = []  # principals that they said they were
+    address: _Told | None = None
+    peer: Annotated[dict[str, int], msgspec.Meta(max_length=0)] | None = None  # of the socket: no report tells it
+    count: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNTED)] = 1
 
 
 class RefusalReport(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -83,7 +83,8 @@ async def test_a_key_that_reaches_everything_is_not_the_proxys(rig: Rig) -> None
 
     assert {"from", "for"}.isdisjoint(await rig.line(*said))
     assert {"from", "for"}.isdisjoint(await rig.line(*said, "strongroom-proxy: own:own-key"))
-    assert {"from", "for"}.isdisjoint(await rig.line(*said, f"{rig.proof}x"))
+    for wrong in (f"{rig.proof}x", rig.proof[:-1], f"{rig.proof[:-1]}x", rig.proof.replace(":f", ":x", 1)):
+        assert {"from", "for"}.isdisjoint(await rig.line(*said, wrong)), wrong
 
 
 async def test_the_proxy_speaks_for_others_with_its_own_key_alone(rig: Rig) -> None:
@@ -128,6 +129,31 @@ async def test_without_a_key_nobody_is_the_proxy(tmp_path: Path) -> None:
         assert (await rig.ask(OWN, method="POST", path="/refusals")).status == 403
     await app.close()
     page.close()
+
+
+LONG = "x" * 257
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *[{field: LONG} for field in ("request", "action", "name", "reason", "principal", "on_behalf_of", "address")],
+        *[{"claimed": [LONG]}, {"claimed": ["x"] * 9}, {"peer": {"uid": 0}}],
+        *[{"count": 0}, {"count": -1}, {"count": 2**53 + 1}, {"decision": "allowed"}],
+    ],
+    ids=str,
+)
+async def test_a_report_is_held_to_its_bounds(rig: Rig, bad: dict[str, object]) -> None:
+    """What whoever has the proxy's key reports is short, counts up, and claims no process; else it is 400."""
+    good: dict[str, object] = {"request": "r", "action": "GET", "name": "/", "reason": "no"}
+    key = (f"custodia-auth-id: {FRONT[0]}", f"custodia-auth-key: {FRONT[1]}", "content-type: application/json")
+
+    async def report(refusal: dict[str, object]) -> int:
+        body = json.dumps({"refusals": [refusal]}).encode()
+        return (await rig.server.ask(request("POST", "/refusals", *key, body=body))).status
+
+    assert await report(good) == 204
+    assert await report(good | bad) == 400
 
 
 @pytest.mark.parametrize(

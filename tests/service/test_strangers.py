@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from storage_service.errors import AuditUnavailable
-from storage_service.strangers import MOST, MOST_ACTS, MOST_KNOWN, UNKNOWN, Strangers, network_of
+from storage_service.strangers import MOST, MOST_ACTS, MOST_CALLERS, MOST_KNOWN, UNKNOWN, Strangers, network_of
 from storage_service.wire import MAX_CLAIMED, MAX_REFUSALS, Refusal
 
 PERIOD = 0.02  # seconds
@@ -144,6 +144,17 @@ async def test_no_caller_is_counted_with_another() -> None:
     }
     assert lines.counted == len(callers) + len(acting)
     await lines.strangers.close()
+
+
+async def test_callers_without_end_are_so_many_lines() -> None:
+    """Who reports ever new names writes so many lines a second, and one for all the others, which counts them."""
+    lines = Lines()
+    most = MOST_KNOWN + MOST_CALLERS
+    await lines.strangers.turn_away(*[refusal(principal=f"user:{number}") for number in range(2 * most)])
+    await lines.strangers.close()
+
+    assert len(lines.told) <= most + 2  # the first of those others, and their number
+    assert lines.counted == 2 * most
 
 
 async def test_what_broke_is_not_lost_among_refusals() -> None:
