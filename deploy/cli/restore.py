@@ -5,7 +5,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.command(cls=Verb)
 @click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
 @click.option("--leave-unreadable", is_flag=True, help="Do so although there are secrets that do not open.")
+@click.option("--leave-newer", is_flag=True, help="Do so although the store left behind was written since.")
 @key_options
 @place_options
 @common_options
@@ -34,6 +35,7 @@ def restore(
     *,
     file: str,
     leave_unreadable: bool,
+    leave_newer: bool,
     key_file: Path | None,
     typed: str | None,
     store: str | None,
@@ -62,6 +64,8 @@ def restore(
                 refuse_unreadable(checked)
         with _furnished(settings):
             _put_key_file(settings.service.root_key, given)
+            if not leave_newer:
+                _refuse_to_leave(settings, checked, config)
             with _recorded(settings, checked), _owner_of(settings.service.store):
                 asyncio.run(_restore(settings, source, exported, checked))
     steps = _next_steps(settings, exported, store, config)
@@ -118,6 +122,53 @@ def _put_key_file(path: Path, given: "Given") -> None:
 
     if isinstance(given, RootKey) and rootkey.make(path, lambda _: given.reveal()).kid != given.kid:
         raise Exists(f"there is another root key file at {path}; put it away first, if it is not needed here")
+
+
+def _refuse_to_leave(settings: "Settings", checked: "Checked", config: Path | None) -> None:
+    """Refuse to move the home to another store than its records are in, if these are not all in the backup.
+
+    Raises:
+        Exists: they are not; the text says what to do.
+    """
+    from storage_service.backends.url import as_said, same_place
+    from storage_service.errors import Exists, StrongroomError
+
+    record = _record_of(settings)
+    known = None if record is None else record.read() or settings.service.beside
+    if known is None or same_place(known, settings.service.store):
+        return
+    before = backup_file.settings(as_said(known), config)
+    try:
+        with Path(os.devnull).open("wb") as nowhere, _owner_of(before.service.store):
+            alike = asyncio.run(_holds_the_same(before, checked, nowhere))
+    except StrongroomError as error:
+        click.echo(f"{as_said(known)} was not compared, and what was written there since is left: {error}", err=True)
+        return
+    if not alike:
+        raise Exists(
+            f"this home's records are in {as_said(known)}, which holds something else than this backup of"
+            f" {checked.head.taken}: take a new one (strongroom backup FILE --offline) and restore that; or leave"
+            " behind what was written since: --leave-newer"
+        )
+
+
+async def _holds_the_same(settings: "Settings", checked: "Checked", nowhere: IO[bytes]) -> bool:
+    """Whether the store of *settings* would make the same backup now.
+
+    Raises:
+        ConfigurationError, Unavailable: it cannot be read.
+    """
+    from deploy.cli.backup_copy import moment_of
+    from storage_service.backup import taking
+    from storage_service.errors import Invalid
+    from storage_service.keyring.machine_key import MACHINES
+
+    apart = settings.service.machine_documents is not None
+    async with moment_of(settings.service.store) as moment:
+        with show.progress("comparing", moment.count) as advance, suppress(Invalid):
+            end = await taking.copy(moment, checked.head, nowhere, advance, leave_out=MACHINES if apart else "")
+            return end.body == checked.end.body
+    return False  # other recipients open it
 
 
 async def _refuse_filled(settings: "Settings", checked: "Checked") -> None:

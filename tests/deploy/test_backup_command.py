@@ -523,6 +523,43 @@ def refused(home: Path, *arguments: object) -> str:
 class TestAnotherStore:
     """A store that is not the one which the home's records are in, whatever it holds."""
 
+    def test_what_was_written_since_is_not_left_behind_unsaid(self, there: Up, short: Path, etcd: Etcd) -> None:
+        """A move by a backup that is older than the store is refused; by a new one all of it moves, started or not."""
+        home, url = there.home, etcd.url("since")
+        there.end()
+        assert backup(home, short / "old", "--offline").code == 0
+        with up(home):
+            put(home, "db/late", "late")
+        kept = (home / "store.json").read_bytes()
+
+        done = restore(short / "old", home, "--store", url)
+
+        assert (done.code, "which holds something else than this backup" in done.err) == (5, True), done
+        assert (home / "store.json").read_bytes() == kept
+        assert backup(home, short / "new", "--offline").code == 0
+        with up(home):
+            assert get(home, "db/late") == "late"
+        assert restore(short / "new", home, "--store", url).code == 0
+        with up(home, "--store", url):
+            assert get(home, "db/late") == "late"
+
+    def test_who_says_so_leaves_behind_what_was_written_since(self, there: Up, short: Path, etcd: Etcd) -> None:
+        """A person may go back to a backup, and a store that is lost is no reason to stay there."""
+        home = there.home
+        there.end()
+        assert backup(home, short / "old", "--offline").code == 0
+        with up(home):
+            put(home, "db/late", "late")
+        lost = shutil.copytree(home, short / "lost")
+        for file in (lost / "data").iterdir():
+            file.unlink()
+
+        done = restore(short / "old", lost, "--store", etcd.url("lost"))
+        assert (done.code, "was not compared" in done.err) == (0, True), done
+        assert restore(short / "old", home, "--store", etcd.url("back"), "--leave-newer").code == 0
+        with up(home, "--store", etcd.url("back")):
+            assert get(home, "db/0") == f"{CANARY}-0"
+
     def test_records_that_moved_are_not_looked_for_where_they_were(self, there: Up, short: Path, etcd: Etcd) -> None:
         """A start that does not say the new store is refused and told what to say; what is copied is the new one."""
         home, url = there.home, etcd.url("moved")
