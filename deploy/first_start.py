@@ -64,17 +64,27 @@ def make_keyring(directory: Path, patience: float = PATIENCE) -> str:
         found = _when_it_listens(service, patience)
         mark = directory / MARK
         if found.state == "uninitialized":
-            if mark.exists():
-                raise ConfigurationError(
-                    f"the store is empty, and it was not (its root key was {mark.read_text().strip()}): see that the"
-                    " service has the right store, or restore a backup; to begin anew: strongroom key init"
-                )
+            refuse_lost(directory)
             with suppress(Exists):  # somebody else was faster
                 service.init_keyring("file")
             found = service.keyring()
         if found.root is not None and not mark.exists():
             write_private(mark, f"{found.root}\n".encode())
         return found.state
+
+
+def refuse_lost(directory: Path) -> None:
+    """Refuse to make the first keys of a store that had some, as the mark in *directory* says.
+
+    Raises:
+        ConfigurationError: the store that is empty now was not.
+    """
+    mark = directory / MARK
+    if mark.exists():
+        raise ConfigurationError(
+            f"the store is empty, and it was not (its root key was {mark.read_text().strip()}): see that the service"
+            f" has the right store, or restore a backup; to begin with nothing all the same, remove {mark}"
+        )
 
 
 def _when_it_listens(service: StorageClient, patience: float) -> KeyringStatus:

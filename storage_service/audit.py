@@ -31,6 +31,7 @@ from storage_service.reach import changed_by_others
 
 DEADLINE: Final = 5.0  # seconds a line may take to reach the disk before its act is refused
 KEPT: Final = 1024**3  # bytes at most that refusals leave free on the disk of the log: a tenth of it, if that is less
+BLOCK: Final = 4096  # bytes that a file grows by on the disk
 LINGER: Final = 0.001  # seconds a group waits for more while several callers are at work (PostgreSQL's commit_delay)
 
 
@@ -77,6 +78,7 @@ class AuditLog:
         self._place: tuple[int, int] | None = None  # device and inode of the file that is open
         self._end = 0  # where our last write ended
         self._torn = False  # it was cut off
+        self._fault: AuditUnavailable | None = None  # why the last group is not on disk
 
     def open(self) -> None:
         """Open the file for appending, and start its thread. Called on the event loop that will append.
@@ -102,7 +104,7 @@ class AuditLog:
             await asyncio.wait(waiting, timeout=DEADLINE)
         self._groups.put(None)
         await asyncio.to_thread(thread.join, DEADLINE)
-        os.close(self._descriptor)
+        self._let_go()
 
     def append(self, *records: AuditRecord) -> asyncio.Future[None]:
         """Return a future that is done when *records* are on disk; it fails with `AuditUnavailable` if they cannot be.
@@ -113,6 +115,9 @@ class AuditLog:
         line = b"".join([b'{"time":"%sZ",%s\n' % (stamp, self._encode(record)[1:]) for record in records])
         if not line.isascii() or b"\x7f" in line:
             line = b"".join([printable(each.decode()).encode() + b"\n" for each in line.split(b"\n")[:-1]])
+        return self._put(line)
+
+    def _put(self, line: bytes) -> asyncio.Future[None]:
         future = self._loop.create_future()
         if self._thread is None:
             future.set_exception(AuditUnavailable("the audit log is closed"))
@@ -121,6 +126,20 @@ class AuditLog:
         if self._writing is None and len(self._waiting) == 1:
             self._begin_soon()
         return future
+
+    async def check(self) -> None:
+        """Return if what comes now can be recorded, as far as that can be told without a line.
+
+        Raises:
+            AuditUnavailable: the disk is full, or the last line could not be written and nor can the next.
+        """
+        with contextlib.suppress(OSError):  # the write itself says what is wrong
+            disk = os.statvfs(self._path.parent)
+            free = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
+            if free * disk.f_frsize < BLOCK:
+                raise AuditUnavailable("the audit log cannot be written: its disk is full")
+        if self._fault is not None or self._replaced():  # who has moved a full log away wants its room back
+            await self._put(b"")
 
     def has_room(self) -> bool:
         """Whether refusals may go on filling the disk: so much is kept from them as is told by `KEPT`."""
@@ -163,13 +182,14 @@ class AuditLog:
         group, self._writing = self._writing or [], None
         if self._waiting:
             self._begin_soon()
+        self._fault = None if error is None else AuditUnavailable(f"the audit log cannot be written: {error.strerror}")
         for _, future in group:
             if future.done():
                 continue
-            if error is None:
+            if self._fault is None:
                 future.set_result(None)
             else:
-                future.set_exception(AuditUnavailable(f"the audit log cannot be written: {error.strerror}"))
+                future.set_exception(self._fault)
                 future.exception()  # a caller that went away has nobody to tell
 
     def _expire(self, group: list[tuple[bytes, asyncio.Future[None]]]) -> None:
@@ -199,7 +219,9 @@ class AuditLog:
     def _stuck(self) -> bool:
         """Whether what was just written stands behind another process's line that was cut off meanwhile."""
         start = self._end - len(self._written)
-        return start != self._size and self._written[:1] != b"\n" and not self._ends_a_line(start)
+        return (
+            bool(self._written) and start != self._size and self._written[:1] != b"\n" and not self._ends_a_line(start)
+        )
 
     def _ends_a_line(self, place: int) -> bool:
         try:
@@ -223,9 +245,8 @@ class AuditLog:
 
     def _write(self, data: bytes, replaced: bool) -> None:
         if replaced:
-            replacement = self._open()
-            os.close(self._descriptor)
-            self._descriptor = replacement
+            self._let_go()  # first: a file that was removed takes the disk's room for as long as it is open
+            self._descriptor = self._open()
             if self._torn:
                 data = b"\n" + data
         written = os.write(self._descriptor, data)
@@ -234,6 +255,12 @@ class AuditLog:
             os.write(self._descriptor, b"\n")  # raises what stopped the first; else the piece is a line of its own
             self._torn = False
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _let_go(self) -> None:
+        """Close the file; every line in it that counts is on disk."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor, self._place = -1, None
 
     def _open(self) -> int:
         # A write returns when it is on disk; and nothing waits for somebody to read from a pipe.

@@ -75,7 +75,7 @@ class Alive:
 
 
 class Ready:
-    """Whether the service can do its work: stores answer and can be written, and the keyring is the one in force here.
+    """Whether the service can do its work: stores and audit log can be written, and the keyring is the one in force.
 
     Locked, it serves plain records still, and is ready.
     """
@@ -85,6 +85,7 @@ class Ready:
 
     async def on_get(self, _: Request, resp: Response) -> None:
         """Say that it does, and whether secrets are served; or 503."""
+        await self._parts.service.check_audit()
         await self._parts.store.get("system/ready")
         for store in self._parts.stores:
             if isinstance(store, Checkable):

@@ -187,6 +187,14 @@ class Door:
         self._audit = audit
         self._refusals = refusals or Strangers(self._record_refusals, audit.has_room)
 
+    async def check_audit(self) -> None:
+        """Return if acts can be recorded.
+
+        Raises:
+            AuditUnavailable: they cannot.
+        """
+        await self._audit.check()
+
     def narrowed(self, decider: Decider) -> "Door":
         """Return a door at which *decider* has to agree, too."""
         return Door((decider, *self._deciders), self._audit, self._refusals)
@@ -681,6 +689,14 @@ class Service:
             AuditUnavailable: it cannot be recorded.
         """
         await self._door.turn_away(refusal)
+
+    async def check_audit(self) -> None:
+        """Return if acts can be recorded.
+
+        Raises:
+            AuditUnavailable: they cannot, so that every act is refused.
+        """
+        await self._door.check_audit()
 
     def check_is_proxy(self, caller: Caller) -> None:
         """Return if *caller* is the proxy.

@@ -81,6 +81,13 @@ def client(timeout: float = 10.0) -> "StorageClient":
     return StorageClient.from_environment(places(), timeout=timeout, retries=RETRIES)
 
 
+def client_directory() -> Path:
+    """Return the directory of the ``client.json`` that was said, or of the one in the default home."""
+    said = places()
+    file = said.get(f"{PREFIX}CLIENT")
+    return Path(file).parent if file else Path(said.get(f"{PREFIX}HOME") or home_or_default())
+
+
 def places() -> dict[str, str]:
     """Return the environment as flags change it, so that it leads to the service: else to the one in the default home.
 

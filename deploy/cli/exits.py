@@ -41,7 +41,7 @@ def _table() -> dict[type[BaseException], Exit]:
         ),
         errors.Untrusted: Exit(FAILED),  # its text says what to do
         errors.Barred: Exit(FAILED),
-        errors.AuditUnavailable: Exit(FAILED, "see that its audit log can be written"),
+        errors.AuditUnavailable: Exit(FAILED, "see that its audit log can be written; its own log says more"),
         errors.Internal: Exit(FAILED),
         errors.Locked: Exit(LOCKED),
         errors.Behind: Exit(LOCKED, "put this machine's new key file in its place; its log says which"),

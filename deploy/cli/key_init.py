@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from deploy.cli import key_input, key_options, key_print, show
-from deploy.cli.common import client, common_options
+from deploy.cli.common import client, client_directory, common_options
 from deploy.cli.words import Verb
 
 if TYPE_CHECKING:
@@ -46,11 +46,16 @@ def init(
     are typed back at a terminal, which unlocks the service. Where they cannot be shown, or are not typed back, they
     are not in force, and the store is as it was.
     """  # noqa: D301  # \b is click's word for: keep these lines
+    from deploy.first_start import refuse_lost
+
     wanted = key_options.wanted(mode, count, shares)
     _refuse_machine(wanted)
     with client() as service, _signals_raised():
+        found = service.keyring()
+        if found.state == "uninitialized":
+            refuse_lost(client_directory())
         if wanted is None:
-            wanted = _choose(service.keyring(), again=again)
+            wanted = _choose(found, again=again)
             _refuse_machine(wanted)
         _make(service, wanted, keyset_keys, again=again)
 

@@ -27,11 +27,13 @@ from deploy.serving.crowd import Crowd
 from deploy.serving.handshakes import Failures
 from deploy.serving.limits import Ledger, Limits, raise_descriptors
 from deploy.serving.signals import SERVING
-from storage_service.errors import StrongroomError
+from storage_service.errors import AuditUnavailable, StrongroomError, Unavailable
 from storage_service.strangers import network_of
 from storage_service.traces import trace_of
 
-BOOT_ERROR: Final = 3  # the exit code upon which gunicorn's master ends the server instead of forking another
+# The exit codes upon which gunicorn's master ends the server instead of forking another, and which it passes on.
+BOOT_ERROR: Final = 3  # what is away may come back: the store, the audit log
+FOR_GOOD: Final = 4  # somebody has to mend something first
 FIRST_TELLS: Final = 5.0  # seconds for the first worker of a start to say why it failed, and to end the others
 TICK: Final = 1.0  # seconds between two looks at deadlines, the parent and the heartbeat
 YIELD: Final = 0.002  # seconds that a worker lets others accept, who have fewer connections
@@ -107,7 +109,7 @@ class StrongroomWorker(Worker):
         except StrongroomError as error:
             if not await self._told_by_the_first(told):
                 log.error("%s", error)  # noqa: TRY400  # its text is the whole story
-            return BOOT_ERROR
+            return BOOT_ERROR if isinstance(error, Unavailable | AuditUnavailable) else FOR_GOOD
         finally:
             served.crowd.leave(self.age)
             ticker.cancel()
@@ -116,7 +118,7 @@ class StrongroomWorker(Worker):
     async def _told_by_the_first(self, told: asyncio.Event) -> bool:
         """Whether another worker tells why none can start: all of one start fail for the same reason.
 
-        Whoever ends with `BOOT_ERROR` ends the others, too; so the first is waited for, or nobody would have told.
+        Whoever ends so ends the others, too; so the first is waited for, or nobody would have told.
         """
         if not 1 < self.age <= self.cfg.workers:
             return False

@@ -29,7 +29,11 @@ def leaves(kind: type[BaseException]) -> list[type[BaseException]]:
         ),
         (errors.Unavailable("the store cannot do this now"), 2, "strongroom: the store cannot do this now"),
         (errors.ConfigurationError("OpenSSL does not take it"), 2, "strongroom: OpenSSL does not take it"),
-        (errors.AuditUnavailable("the log is full"), 2, "the log is full; see that its audit log can be written"),
+        (
+            errors.AuditUnavailable("the log is full"),
+            2,
+            "the log is full; see that its audit log can be written; its own log says more",
+        ),
         (errors.Internal("oh"), 2, "strongroom: oh"),
         (errors.Locked("the service is locked"), 3, "strongroom: the service is locked"),
         (errors.Uninitialized("no keyring"), 3, "strongroom: no keyring"),

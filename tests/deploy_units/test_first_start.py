@@ -20,7 +20,7 @@ import yaml
 from deploy.first_start import MARK, main, make_keyring, make_keys
 from storage_service.client import StorageClient
 from storage_service.errors import ConfigurationError
-from tests.deploy.running import PATIENCE, ROOT, clean_environment
+from tests.deploy.running import PATIENCE, ROOT, clean_environment, strongroom
 from tests.etcd_server import free_port
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "deploy/container/compose.yaml").read_text())["services"]
@@ -144,6 +144,9 @@ def test_a_lost_store_is_not_taken_for_a_new_one(storage: Machine, capsys: pytes
 
     assert main(["keyring", str(client)]) == 2
     assert "restore a backup" in capsys.readouterr().err
+    for mode in ([], ["--mode", "file"]):
+        done = strongroom("key", "init", *mode, "--home", client)
+        assert (done.code, f"to begin with nothing all the same, remove {client / MARK}" in done.err) == (2, True), done
     with StorageClient.from_home(client) as service:
         assert service.keyring().state == "uninitialized"
 

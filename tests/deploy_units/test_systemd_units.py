@@ -211,6 +211,20 @@ def test_wrong_settings_end_the_start_for_good(tmp_path: Path, role: str, mistak
     assert len(said.splitlines()) == 1
 
 
+def test_a_lost_store_ends_the_start_for_good(tmp_path: Path) -> None:
+    """What a person has to mend, found when the store is opened, is not tried for ever, and the reason is told."""
+    make_keys(tmp_path)
+    for name in ("log", "run", "data"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "store.json").write_text('{"store": "sqlite:data/strongroom.db"}')
+    process = spawn("serve", "storage", "--home", tmp_path)
+
+    _, said = process.communicate(timeout=PATIENCE)
+
+    assert str(process.returncode) in settings("strongroom-storage.service")["RestartPreventExitStatus"][0].split()
+    assert "the store is empty, and this home's records are in" in said
+
+
 def test_what_may_mend_itself_is_tried_again(tmp_path: Path) -> None:
     """A store that does not answer yet ends the service with another code, so that its unit starts it again."""
     make_keys(tmp_path)

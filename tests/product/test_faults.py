@@ -295,7 +295,7 @@ def test_a_wrong_root_key_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_audit_log_that_cannot_be_written_refuses_everything(tmp_path: Path) -> None:
-    """Without its audit log the service reveals and changes nothing, says 503, and recovers with the log."""
+    """Without its audit log the service reveals and changes nothing, is not ready, and recovers with the log."""
     with up(tmp_path / "home") as running, through_proxy(running) as client:
         client.post("/box/")
         put(client, "box/a", "sesame")
@@ -308,8 +308,11 @@ def test_an_audit_log_that_cannot_be_written_refuses_everything(tmp_path: Path) 
             client.delete("/box/a"),
             httpx.get(client.base_url),
         ]
+        ready = httpx.get(f"{running.url}/readyz")
         (tmp_path / "away").rename(log)
+        eventually(lambda: httpx.get(f"{running.url}/readyz").status_code == 200)
 
+        assert (ready.status_code, ready.json()["type"]) == (503, "urn:strongroom:problem:audit-unavailable")
         assert {(a.status_code, a.json()["type"], a.json()["fate"]) for a in answers} == {
             (503, "urn:strongroom:problem:audit-unavailable", "not-applied")
         }

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -342,3 +343,67 @@ def test_room_is_a_tenth_of_the_disk_or_a_gibibyte(
     monkeypatch.setattr(os, "statvfs", lambda _: disk)
 
     assert AuditLog(tmp_path / "audit.log").has_room() is room
+
+
+def removed_files_open() -> int:
+    """How many files that have no name any more this process holds open, which take room all the same."""
+    names = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            names.append(str(link.readlink()))
+    return sum("audit.log" in name and name.endswith(" (deleted)") for name in names)
+
+
+async def test_a_log_that_was_moved_off_a_full_disk_frees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file without a name is let go of before its successor is opened, for that may need the room."""
+    path = tmp_path / "audit.log"
+    log = AuditLog(path)
+    log.open()
+    await log.append(RECORD)
+    path.unlink()
+    real = os.open
+
+    def full(name: Path, flags: int, *more: int) -> int:
+        if flags & os.O_CREAT and removed_files_open():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(name, flags, *more)
+
+    monkeypatch.setattr(os, "open", full)
+    await log.append(RECORD)
+
+    assert (removed_files_open(), len(lines(path))) == (0, 1)
+    await log.close()
+
+
+async def test_who_looks_hears_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anybody is refused it is known that the next line has no room, and when it has again."""
+    log = AuditLog(tmp_path / "audit.log")
+    log.open()
+    await log.check()
+    real = os.statvfs
+    with monkeypatch.context() as patch:
+
+        def full(path: Path) -> os.statvfs_result:
+            found = list(real(path))
+            found[3] = found[4] = 0  # f_bfree, f_bavail
+            return os.statvfs_result(found)
+
+        patch.setattr(os, "statvfs", full)
+        with pytest.raises(AuditUnavailable, match="its disk is full"):
+            await log.check()
+    await log.check()
+    await log.close()
+
+
+async def test_who_looks_lets_go_of_a_log_that_was_moved_away(tmp_path: Path) -> None:
+    """A worker that nobody asks anything holds no file without a name for long: readiness is asked of it."""
+    log = AuditLog(tmp_path / "audit.log")
+    log.open()
+    (tmp_path / "audit.log").unlink()
+    assert removed_files_open() == 1
+
+    await log.check()
+
+    assert removed_files_open() == 0
+    assert (tmp_path / "audit.log").read_bytes() == b""
+    await log.close()

@@ -152,7 +152,7 @@ VERBS: dict[str, tuple[Verb, Action, list[str]]] = {
 
 # What decides on no record: what is configured, and what is told the action in so many words.
 NO_VERBS: Final = {
-    *("own_container", "handlers", "close", "door", "turn_away", "check_is_proxy", "take_report"),
+    *("own_container", "handlers", "close", "door", "turn_away", "check_is_proxy", "check_audit", "take_report"),
     *("failed", "allow", "note", "end", "expect", "expect_some", "reaches"),
 }
 
