@@ -77,9 +77,7 @@ def both(place: Path, workers: int = 1) -> Iterator[dict[str, Served]]:
     users.write_text("{}")
     users.chmod(0o600)
     proxy = PROXY.format(socket=str(home / "s"), key=key, connections=16, timeout=10.0, users=str(users))
-    fields = (
-        f"CUSTODIA_AUTH_ID: proxy\r\nCUSTODIA_AUTH_KEY: {key}\r\nContent-Type: application/octet-stream\r\n".encode()
-    )
+    fields = f"CUSTODIA_AUTH_ID: own\r\nCUSTODIA_AUTH_KEY: {key}\r\nContent-Type: application/octet-stream\r\n".encode()
     with (
         unix_listener(home / "s") as inner,
         tcp_listener() as outer,
