@@ -14,6 +14,7 @@ import msgspec
 
 from models import names
 from models.errors import InvalidName
+from models.strict_json import UNREADABLE
 from storage_service.answering import decoded
 from storage_service.authz.base import Action
 from storage_service.backends.base import ABSENT, PRESENT, Entry
@@ -320,7 +321,7 @@ def _wants_octets(accept: str | None) -> bool:
 
 def _octets(value: bytes) -> bytes:
     if b"\\" not in value:  # what JSON would take for an escape is no base64 either
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(*UNREADABLE):
             return _decode_base64(b'"%b"' % value)
     # Custodia answers 500 here; the fault is the reader's, who asked bytes of a text.
     raise NotAcceptable("the value was stored as text")

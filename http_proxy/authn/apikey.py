@@ -8,6 +8,7 @@ from typing import Final, Self
 import msgspec
 
 from http_proxy.authn.base import Identity, Refused
+from models.strict_json import UNREADABLE
 from storage_service import wire
 from storage_service.client.pool import Pool, UpstreamError
 from storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated, Unavailable
@@ -71,7 +72,7 @@ class ApiKeyAuthenticator:
             raise error
         try:
             principal = msgspec.json.decode(body, type=wire.WhoAmI).principal
-        except msgspec.DecodeError:
+        except UNREADABLE:
             raise Unavailable("the service's answer is unreadable") from None
         return Identity(principal, api_id=api_id.decode("ascii"), api_key=api_key.decode("ascii"))
 

@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from models.strict_json import UNREADABLE
 from storage_service import errors
 
 VERSION: Final = "0.1.0"
@@ -236,7 +237,7 @@ def _read(status: int, body: bytes) -> tuple[dict[str, object], Problem]:
     """Return what *body* says, and the row of the table that it is of, or that is nearest."""
     try:
         problem = msgspec.json.decode(body, type=dict[str, object])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         problem = {}
     code = str(problem.get("type", "")).removeprefix(_TYPE_PREFIX)
     other = PROBLEMS["invalid" if 400 <= status < 500 else "internal"]

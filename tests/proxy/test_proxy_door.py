@@ -303,7 +303,12 @@ async def test_an_api_key_is_judged_by_the_service(proxy: Proxy, service: Script
         ((503, b'{"type":"urn:strongroom:problem:locked"}'), 503),
         ((503, b'{"type":"urn:strongroom:problem:audit-unavailable"}'), 503),
         ((500, b"oops"), 500),
+        ((500, b'{"type":"\xff"}'), 500),
+        ((503, b'{"type":' + b"[" * 60_000), 503),
         ((200, b"oops"), 503),
+        ((200, b'{"principal":"\xff","paths":[],"actions":[]}'), 503),
+        ((200, b'{"principal":' + b"[" * 60_000), 503),
+        ((200, b'{"else":' + b"[" * 60_000), 503),
         ((200, b'{"principal":7}'), 503),
     ],
 )
