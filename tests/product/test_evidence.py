@@ -207,6 +207,23 @@ def test_who_leaves_before_the_body_has_a_line(rig: Rig, face: str) -> None:
     assert "left" in line["reason"]
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 9", "Transfer-Encoding: chunked"])
+def test_a_record_whose_body_did_not_come_is_not_made(rig: Rig, framing: str) -> None:
+    """Nothing is taken for the whole of what broke off: no record is there, and who began it is on record."""
+    known = "half-" + framing[:7].lower()
+    url, fields = urlsplit(rig.running.url), credentials(rig.running.home) | {wire.REQUEST_ID_HEADER: known}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    head = f"PUT /api/v0/cluster/{known} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n{framing}\r\n{head}\r\n"
+    with closing(socket.create_connection((str(url.hostname), url.port or 0), timeout=15)) as raw:
+        raw.sendall(head.encode())
+        assert b" 100 " in raw.recv(100)
+
+    (line,) = rig.until(lambda line: line["request"] == known)
+    assert (line["name"], line["decision"]) == (f"/api/v0/cluster/{known}", "refused")
+    with rig.proxy(credentials(rig.running.home)) as client:
+        assert client.get(f"/api/v0/cluster/{known}").status_code == 404
+
+
 # Strangers
 
 
