@@ -268,6 +268,8 @@ def _toml(path: Path) -> Layer:
     except tomllib.TOMLDecodeError as error:
         place = re.search(r"\(at .*\)$", str(error))  # what stands before it may quote the file
         raise ConfigurationError(f"{path.name}: not TOML {place[0] if place else ''}".rstrip()) from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, or nesting without end
+        raise ConfigurationError(f"{path.name}: this is more than can be read") from None
     for key, kept in {"api_key": CLIENT, "proxy_key": PROXY_CLIENT}.items():
         if key in data:
             raise ConfigurationError(f"{path.name}: '{key}' has no place here; it is kept in {kept}, mode 0600")

@@ -47,6 +47,8 @@ def read(path: Path, placeholders: Placeholders) -> Layer:
         raise ConfigurationError(f"{where}: not JSON at line {error.lineno}, column {error.colno}") from error
     except _Twice as error:
         raise ConfigurationError(f"{where}: '{error}' is said twice") from error
+    except (ValueError, RecursionError):  # a number of thousands of digits, or nesting without end
+        raise ConfigurationError(f"{where}: this is more than can be read") from None
     if not isinstance(data, dict):
         raise ConfigurationError(f"{where}: a JSON object is expected")
 

@@ -17,7 +17,7 @@ from models.errors import InvalidName, ValidationError
 from storage_service import wire
 from storage_service.errors import Contradicted, Internal, Invalid, MethodNotAllowed, ServiceError
 from storage_service.traces import trace_of
-from storage_service.wire.http1 import Exchange
+from storage_service.wire.http1 import Exchange, Gone
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Rejected(Exception):
 def install(app: FalconApp) -> None:
     """Let *app* answer every error of ours, and of falcon's own, with a problem."""
     app.add_error_handler(Exception, _on_anything)
+    app.add_error_handler(Gone, _on_gone)
     app.add_error_handler(falcon.HTTPError, _on_http_error)
     app.add_error_handler(ValidationError, _on_validation_error)
     app.add_error_handler(InvalidName, _on_invalid_name)
@@ -88,6 +89,12 @@ async def _on_anything(req: Request, resp: Response, error: Exception, params: d
     del params
     _log.error("request %s: unexpected %s", _request_id(req), trace_of(error))
     _respond(req, resp, Internal("see the log"))
+
+
+async def _on_gone(req: Request, resp: Response, error: Gone, params: dict[str, object]) -> None:
+    del resp, params
+    _note(req, why(Invalid("the client left before its request was whole")))
+    raise error  # there is nobody to answer
 
 
 async def _on_http_error(req: Request, resp: Response, error: falcon.HTTPError, params: dict[str, object]) -> None:

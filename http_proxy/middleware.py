@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from http_proxy.authn.base import Authenticator, Identity, Refused
 from http_proxy.errors import answer_problem
 from http_proxy.refusals import RefusalReporter, RefusedRequest, why
-from http_proxy.request import forwarded, request_id_of
+from http_proxy.request import ASKED, forwarded, request_id_of, settle_id
 from storage_service import wire
 from storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated, ServiceError
 from storage_service.wire.http1 import Exchange, Field
@@ -67,15 +67,17 @@ class AuthenticationManager:
             self._note(RefusedRequest(exchange, request.path.decode("latin-1"), request_id), exc)
             answer_problem(exchange, exc, request_id)
             return None
-        if path.startswith(self._passed_below) or path in self._passed:
+        # What a path allows is told to everybody: who is not looked at learns nothing of whether credentials are right.
+        if request.method == b"OPTIONS" or path.startswith(self._passed_below) or path in self._passed:
             return self._behind(exchange, path, None)
         return self._authenticated(exchange, path)
 
     async def _authenticated(self, exchange: Exchange, path: str) -> None:
+        request_id = settle_id(exchange.request)
         try:
-            identity = await self._identify(exchange)
+            identity = await self._identify(exchange, path)
         except Unknown as unknown:
-            exc, request_id = unknown.error, request_id_of(exchange.request.fields)
+            exc = unknown.error
             self._note(RefusedRequest(exchange, path, request_id, claimed=unknown.claimed), exc)
             challenges = [a.challenge for a in self._authenticators if a.challenge is not None]
             asked = challenges if isinstance(exc, NotAuthenticated) else ()
@@ -85,8 +87,8 @@ class AuthenticationManager:
         if work is not None:
             await work
 
-    async def _identify(self, exchange: Exchange) -> Identity:
-        """Return who asks.
+    async def _identify(self, exchange: Exchange, path: str) -> Identity:
+        """Return who asks for *path*.
 
         Raises:
             Unknown: nobody, or it cannot be told who.
@@ -96,6 +98,7 @@ class AuthenticationManager:
             if self._refusals is not None and b"authorization" in fields:
                 await self._refusals.check()
             fields[b"forwarded"] = forwarded(exchange.client, exchange.scheme).encode("ascii")
+            fields[ASKED] = b"%b %b" % (exchange.request.method, path.encode("ascii")[: wire.MAX_TOLD])
             for authenticator in self._authenticators:
                 identity = await authenticator.authenticate(fields)
                 if identity is not None:

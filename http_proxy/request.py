@@ -8,8 +8,10 @@ from typing import Final
 
 from storage_service import wire
 from storage_service.config import ProxySettings
+from storage_service.wire.http1 import Request
 
 REQUEST_ID: Final = wire.REQUEST_ID_HEADER.lower().encode()
+ASKED: Final = wire.ASKED_HEADER.lower().encode()
 
 
 def request_id(given: bytes | None) -> bytes:
@@ -22,6 +24,13 @@ def request_id(given: bytes | None) -> bytes:
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the id of the request with *headers*: its own, or a new one."""
     return request_id(next((value for name, value in headers if name == REQUEST_ID), None))
+
+
+def settle_id(request: Request) -> bytes:
+    """Return the id of *request*, which has it from now on: whoever looks for it again finds the same."""
+    settled = request_id_of(request.fields)
+    request.fields = [*(field for field in request.fields if field[0] != REQUEST_ID), (REQUEST_ID, settled)]
+    return settled
 
 
 def proof_of(settings: ProxySettings) -> bytes:

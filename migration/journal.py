@@ -27,6 +27,7 @@ from migration.errors import MigrationError, NoSuchRun, RunHeld
 from migration.target import Target
 from models.names import SYSTEM
 from models.secret import Secret
+from models.strict_json import UNREADABLE
 from storage_service import wire
 from storage_service.client.sealed_operations import Remove, Require, Sealed, Write
 from storage_service.errors import Changed, NotFound
@@ -370,7 +371,7 @@ def _encoded(content: msgspec.Struct) -> str:
 
 def _decoded(entry: Sealed, of: type[R], which: str) -> R:
     decoded: R | None = None
-    with suppress(msgspec.DecodeError):  # its text would quote from the row
+    with suppress(*UNREADABLE):  # its text would quote from the row
         decoded = msgspec.json.decode(entry.value.reveal().encode(), type=of)
     if decoded is None or getattr(decoded, "format", FORMAT) != FORMAT:
         raise MigrationError(f"the journal's {which} is damaged, or a later version of this program wrote it")

@@ -22,6 +22,7 @@ from migration.report import Report
 from migration.sources.base import Source
 from migration.spill import Spill
 from migration.target import Target
+from models.strict_json import UNREADABLE
 
 _WRITING: Final = 3.0  # how much longer moving a record takes than reading both sides of it: seen, and rounded up
 
@@ -131,7 +132,7 @@ def read_plan(path: Path, run: str, into: Spill) -> None:
             into.update(_lines(file))
     except OSError as error:
         raise MigrationError(f"{path} cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, ValueError):
+    except UNREADABLE:
         raise MigrationError(f"{path} is no plan, or it is cut short") from None
 
 

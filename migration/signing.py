@@ -17,6 +17,7 @@ from jwcrypto.common import JWException
 from migration.errors import Forged
 from migration.journal import Run
 from migration.report import Report
+from models.strict_json import UNREADABLE
 
 ALGORITHM: Final = "EdDSA"
 TYPE: Final = "strongroom-report+jws"
@@ -57,7 +58,7 @@ def check(document: object, public_key: dict[str, Any]) -> Report:
         signature.deserialize(document.get("jws", ""), key)
         header = signature.jose_header
         payload = signature.payload
-    except (JWException, ValueError, TypeError):
+    except (JWException, *UNREADABLE, TypeError):
         raise Forged("the signature is not of this key, or the report was changed since") from None
     if header.get("typ") != TYPE or header.get("kid") != key.thumbprint():
         raise Forged("this signature is none of a report")

@@ -17,6 +17,8 @@ import json
 import re
 from typing import Any, Final, NoReturn
 
+import msgspec
+
 MAX_DEPTH: Final = 32  # objects and arrays inside one another
 MAX_STRUCTURE: Final = 10_000  # of ``{ [ : ,`` in one document, unless its reader says otherwise
 SHORT: Final = 256 * 1024  # bytes, and …
@@ -27,6 +29,13 @@ MAX_FLOATS: Final = 1000
 _STRUCTURE: Final = b"{[:,"
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 _ALL_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+
+
+UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What a parser raises at bytes that are not what it was told to expect: also at those that are not UTF-8, or too deep.
+
+Whoever catches only msgspec's own errors lets two of the three through, so nobody names those.
+"""
 
 
 class MalformedJSON(ValueError):

@@ -30,6 +30,7 @@ import msgspec
 from models import names
 from models.errors import InvalidName
 from models.secret import Secret
+from models.strict_json import UNREADABLE
 from storage_service.authz.base import Action, Principal
 from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Put, Vacant
 from storage_service.config import ProxyKey
@@ -210,7 +211,7 @@ class ApiKeys:
             raise Invalid("that is no id of an API key, or the service's own or its proxy's")
         try:
             record = msgspec.json.decode(value, type=ApiKeyRecord)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             raise Invalid("that is no record of an API key") from None
         if (
             record.format_ != _FORMAT
@@ -267,7 +268,7 @@ def _verifier(key: str) -> str:
 def _decode(entry: Entry) -> ApiKeyRecord:
     try:
         record = msgspec.json.decode(entry.value, type=ApiKeyRecord)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         raise Internal("a stored API key record is damaged") from None
     if record.format_ != _FORMAT:
         raise Internal("a stored API key record is of a later format")

@@ -16,7 +16,7 @@ from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
 from storage_service.bootstrap import Page, Parts, build, no_old_place
 from storage_service.config import ReadThroughSettings, ServiceSettings
-from storage_service.custodia import SecretsEndpoint
+from storage_service.custodia import SecretsEndpoint, allow_of
 from storage_service.errors import (
     AuditUnavailable,
     Denied,
@@ -114,6 +114,9 @@ class StorageApp:
             if fault is None and path in OPEN_PATHS:
                 await exchange.asgi(self._rest)
                 return
+            if fault is None and request.method == b"OPTIONS":
+                await self._tell_methods(exchange, path, request_id)
+                return
             caller = await self._identified(exchange, fields, path, fault)
             if fault is not None:
                 raise fault
@@ -132,12 +135,26 @@ class StorageApp:
             await self._end(exchange, caller, path, error)
             exchange.answer(*wire.problem_answer(error, request_id))
         except Gone:
+            # Nothing was decided on, but that the credentials are right may have been told (100 Continue).
+            if caller is not None and not caller.allowed and not exchange.streaming:
+                await self._end(exchange, caller, path, Invalid("the client left before its request was whole"))
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, its place is told and the client is answered
             log.error("request %s: unexpected %s", request_id, trace_of(error))  # noqa: TRY400  # its text may quote
             unexpected = Internal("unexpected")
             await self._end(exchange, caller, path, unexpected, expected=False)
             exchange.answer(*wire.problem_answer(unexpected, request_id))
+
+    async def _tell_methods(self, exchange: Exchange, path: str, request_id: str) -> None:
+        """Answer what *path* allows, to everybody: no credentials are looked at, so that no answer tells of them.
+
+        Raises:
+            NotFound: it is no path.
+        """
+        if path.startswith(_BELOW_SECRETS) or path == SECRETS_PATH:
+            exchange.answer(204, ((b"x-request-id", request_id.encode()), *allow_of(path)))
+        else:
+            await exchange.asgi(self._rest)
 
     async def _identified(self, exchange: Exchange, fields: Head, path: str, fault: Invalid | None) -> Caller:
         """Return who calls; whoever is nobody is recorded, and told *fault* first where the request has one.
@@ -155,7 +172,7 @@ class StorageApp:
                 address = authn.address_in(fields.forwarded or "")
             principal = await authn.authenticate(parts.authenticators, fields, exchange.peer)
         except ServiceError as error:
-            await self._turn_away(exchange, fields, path, fault or error, address)
+            await self._turn_away(exchange, fields, path, fault or error, through_proxy=through_proxy)
             raise fault or error from None
         if fields.proxy is not None and not through_proxy:
             await self._turn_away(exchange, fields, path, Denied("posed as the proxy, with a key that is not its own"))
@@ -163,20 +180,27 @@ class StorageApp:
         return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
 
     async def _turn_away(
-        self, exchange: Exchange, fields: Head, path: str, error: ServiceError, address: str | None = None
+        self, exchange: Exchange, fields: Head, path: str, error: ServiceError, *, through_proxy: bool = False
     ) -> None:
         """Record that somebody was turned away of whom nothing is known but where he is, and what he claims.
+
+        What the proxy says it was asked, and from where, counts *through_proxy*.
 
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
         parts = self._parts
         assert parts is not None  # noqa: S101
+        method, name, address = exchange.request.method.decode(), path, None
+        if through_proxy:
+            address = authn.address_in(fields.forwarded or "")
+            if fields.asked:
+                method, _, name = fields.asked.partition(" ")
         await parts.service.turn_away(
             wire.Refusal(
                 request=fields.request_id or "-",
-                action=exchange.request.method.decode(),
-                name=bounded(path),
+                action=bounded(method),
+                name=bounded(name),
                 reason=str(error),
                 decision="refused" if isinstance(error, Invalid) else _told(error),
                 claimed=self._claimed(fields.auth_id, error),

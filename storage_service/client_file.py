@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from models.secret import Secret
+from models.strict_json import UNREADABLE
 from storage_service.errors import ConfigurationError
 from storage_service.reach import why_denied
 
@@ -56,7 +57,7 @@ class ClientFile:
                 " - and replace the key if they may have read it"
             )
         said: _Fields | None = None
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):  # they would quote from the file
+        with contextlib.suppress(*UNREADABLE):  # they would quote from the file
             said = msgspec.json.decode(text, type=_Fields)
         if said is None:
             raise ConfigurationError(

@@ -14,6 +14,7 @@ import msgspec
 
 from models import names
 from models.errors import InvalidName
+from models.strict_json import UNREADABLE
 from storage_service.answering import decoded
 from storage_service.authz.base import Action
 from storage_service.backends.base import ABSENT, PRESENT, Entry
@@ -91,7 +92,6 @@ class SecretsEndpoint:
             b"PUT": self._put,
             b"POST": self._post,
             b"DELETE": self._delete,
-            b"OPTIONS": self._options,
         }
 
     async def __call__(self, exchange: Exchange, *, path: str, caller: Caller, head: Head) -> None:
@@ -188,9 +188,6 @@ class SecretsEndpoint:
                 members = [_member(name, entry) for name, entry in values.held()]
                 request.answer(200, b"{%s}" % b",".join(members), _JSON_TYPE)
 
-    async def _options(self, request: _Request) -> None:
-        request.answer(204, b"", (b"allow", ", ".join(_allowed(request.trail)).encode()))
-
     async def _body(self, request: _Request, action: Action, name: str) -> bytes:
         """Return the body, which is not read for those who may not do *action* to *name* whatever it holds."""
         await self._service.expect(request.caller, action, [name])
@@ -223,6 +220,11 @@ async def _array(listing: Listing | Containers) -> AsyncIterator[bytes]:
 
 class _BatchGet(msgspec.Struct, forbid_unknown_fields=True):
     names: list[str]
+
+
+def allow_of(path: str) -> tuple[Field, ...]:
+    """Return what is answered to whoever asks what *path*, which lies at or below ``/secrets``, allows."""
+    return NO_STORE, (b"allow", ", ".join(_allowed(path[len(SECRETS_PATH) + 1 :])).encode())
 
 
 def _allowed(trail: str) -> tuple[str, ...]:
@@ -320,7 +322,7 @@ def _wants_octets(accept: str | None) -> bool:
 
 def _octets(value: bytes) -> bytes:
     if b"\\" not in value:  # what JSON would take for an escape is no base64 either
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(*UNREADABLE):
             return _decode_base64(b'"%b"' % value)
     # Custodia answers 500 here; the fault is the reader's, who asked bytes of a text.
     raise NotAcceptable("the value was stored as text")

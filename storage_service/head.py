@@ -21,6 +21,7 @@ class Head(NamedTuple):
     forwarded: str | None = None
     on_behalf_of: str | None = None
     proxy: str | None = None
+    asked: str | None = None
 
     def __repr__(self) -> str:
         return f"<Head of request {self.request_id}>"
@@ -40,6 +41,7 @@ _TABLE: Final[Table] = {
     wire.FORWARDED_HEADER.lower().encode(): _PLACES["forwarded"],
     wire.ON_BEHALF_HEADER.lower().encode(): _PLACES["on_behalf_of"],
     wire.PROXY_HEADER.lower().encode(): _PLACES["proxy"],
+    wire.ASKED_HEADER.lower().encode(): _PLACES["asked"],
     **dict.fromkeys(wire.AUTH_ID_HEADERS, _PLACES["auth_id"]),
     **dict.fromkeys(wire.AUTH_KEY_HEADERS, _PLACES["auth_key"]),
 }

@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from models.strict_json import UNREADABLE
 from storage_service.backends.url import as_said, file_of, of_file, same_place, split, without_password
 from storage_service.errors import ConfigurationError
 from storage_service.files import replace_private
@@ -41,7 +42,7 @@ class RecordOfStore:
         try:
             url = str(json.loads(text)["store"])
             parts = split(url)
-        except (ValueError, TypeError, KeyError):
+        except (*UNREADABLE, TypeError, KeyError):
             raise ConfigurationError(
                 f"{self._path} does not say which store this home's records are in; remove it if you know"
             ) from None

@@ -10,7 +10,7 @@ import msgspec
 
 from models import LIST_MODELS, MODELS, Model
 from models.errors import InvalidName, ValidationError
-from models.strict_json import SHORT, SHORT_STRUCTURE, structure
+from models.strict_json import SHORT, SHORT_STRUCTURE, UNREADABLE, structure
 from storage_service import key_resources, preconditions, sealed_resources, wire
 from storage_service.answering import Request, Response, answer, answer_held, body, caller, decoded, not_a
 from storage_service.apikeys import PREFIX as APIKEYS
@@ -353,7 +353,7 @@ def _split(text: bytes) -> _Said:
         raise Invalid("the records hold more than is read at once: send fewer of them")
     try:
         return _said(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         pass
     raise not_a(wire.Records)  # after the handler: the error that was caught may hold the body
 

@@ -60,7 +60,7 @@ class _Body(Generic[T]):
             raise Invalid("the body holds more than can be done at once")
         try:
             return self._decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except strict_json.UNREADABLE:
             pass
         raise not_a(self._of)  # after the handler: the error that was caught may hold the body
 

@@ -227,14 +227,14 @@ class Strangers:
 
 
 def network(refusal: Refusal) -> str:
-    """Return whom *refusal* counts for: of IPv6, a whole /64, since one host has all of it; of the socket, a user."""
+    """Return whom *refusal* counts for: of IPv6, a whole /56, which one household has; of the socket, a user."""
     if refusal.address is None:
         return "here" if refusal.peer is None else f"uid {refusal.peer['uid']}"
     return network_of(refusal.address)
 
 
 def network_of(client: str) -> str:
-    """Return whom what comes from the address *client* counts for."""
+    """Return whom what comes from the address *client* counts for: of IPv6, a whole /56, which one household has."""
     try:
         address = ipaddress.ip_address(client.partition("%")[0])
     except ValueError:
@@ -242,7 +242,12 @@ def network_of(client: str) -> str:
     if isinstance(address, ipaddress.IPv4Address):
         return client
     mapped = address.ipv4_mapped
-    return str(mapped) if mapped is not None else address.exploded[:19]
+    return str(mapped) if mapped is not None else address.exploded[:17]
+
+
+def site_of(network: str) -> str:
+    """Return the /48 that a *network* of IPv6 (as `network_of` says it) is part of, which one subscriber may have."""
+    return network[:14] if ":" in network else network
 
 
 def bounded(text: str) -> str:

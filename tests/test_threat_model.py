@@ -176,12 +176,21 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "on the network: guess passwords": (
         "proxy/test_proxy_basic.py::test_an_unknown_user_costs_what_a_known_one_does",
         "proxy/test_proxy_basic.py::test_unknown_names_take_as_long_as_users_do",
-        "proxy/test_proxy_sign_ins.py::test_a_flood_keeps_nobody_else_out",
         "proxy/test_proxy_sign_ins.py::test_a_flood_from_the_same_address_keeps_other_names_in",
+        "proxy/test_proxy_sign_ins.py::test_a_guess_that_was_begun_is_counted",
+        "product/test_evidence.py::test_whoever_asks_where_things_are_has_a_line",
         "proxy/test_proxy_resources.py::test_no_answer_tells_whether_a_guess_is_the_key",
         "proxy/test_proxy_resources.py::test_no_answer_tells_whether_a_guess_opens_a_container_manager",
         "product/test_evidence.py::test_what_the_proxy_refuses_stands_in_the_log_of_the_service",
         "product/test_evidence.py::test_no_password_is_tried_while_refusals_cannot_be_recorded",
+    ),
+    "on the network: try credentials where no line is written": (
+        "product/test_evidence.py::test_what_a_path_allows_tells_nothing_of_credentials",
+        "product/test_evidence.py::test_who_leaves_before_the_body_has_a_line",
+    ),
+    "on the network: keep others from signing in": (
+        "proxy/test_proxy_sign_ins.py::test_a_flood_keeps_nobody_else_out",
+        "proxy/test_proxy_sign_ins.py::test_what_a_flood_takes_from_all",
     ),
     "on the network: fill the disk with refusals": (
         "product/test_evidence.py::test_many_guesses_are_few_lines_and_all_of_them_counted",
@@ -213,6 +222,10 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "takes the proxy over: act as if from another address": (
         "service/test_believed.py::test_the_proxy_is_believed_about_the_address",
         "service/test_believed.py::test_the_proxy_speaks_for_others_with_its_own_key_alone",
+    ),
+    "takes the proxy over: try keys of others": (
+        "product/test_evidence.py::test_who_has_the_proxys_key_tries_right_keys_without_a_line",
+        "product/test_evidence.py::test_a_wrong_key_at_a_model_route_is_written_as_what_was_asked",
     ),
     "has an API key: more than": (
         "service/test_door.py::test_all_actions_but_the_one_it_needs",

@@ -83,6 +83,19 @@ def test_no_file_names_a_machine() -> None:
     assert [str(path) for path in FILES if foreign.search(path.read_text(errors="replace"))] == []
 
 
+def test_whatever_a_parser_raises_is_caught() -> None:
+    """No room catches msgspec's errors of bytes alone: bytes that are no UTF-8, or too deep, are other errors."""
+    alone = {"DecodeError", "MsgspecError"}
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in MODULES
+        if path.relative_to(ROOT).parts[0] in ROOMS and path.name != "strict_json.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in alone and ast.unparse(node.value) == "msgspec"
+    ]
+    assert found == []
+
+
 def test_every_package_is_installed() -> None:
     """The wheel lists every package of the rooms; tests and benchmarks stay out."""
     packages = {

@@ -265,11 +265,12 @@ async def _check(text: bytes) -> "Report":
 
     from migration import signing
     from migration.errors import Forged
+    from models.strict_json import UNREADABLE
 
     try:
         document = msgspec.json.decode(text, type=dict[str, Any])
         name = str(document["payload"]["run"])
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (*UNREADABLE, KeyError, TypeError):
         raise Forged("this is no signed report") from None
     async with open_sides(Estate(None, "", {}, name), source_needed=False) as sides:
         return signing.check(document, signing.public_key(sides.journal.run))

@@ -85,5 +85,5 @@ def _state(path: Path) -> str:
             connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: strongroom\r\nConnection: close\r\n\r\n")
             body = connection.makefile("rb").read().partition(b"\r\n\r\n")[2]
             return str(json.loads(body)["state"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return ""

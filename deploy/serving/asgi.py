@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from storage_service.wire.http1 import CHUNKED, Field, Gone, allowed
+from storage_service.wire.http1 import CHUNKED, Field, allowed
 
 if TYPE_CHECKING:
     from deploy.serving.connection import Exchange
@@ -63,7 +63,11 @@ class _Conversation:
         self._head: tuple[int, list[Field], int] | None = None
 
     async def receive(self) -> dict[str, Any]:
-        """Give the next piece of the body; after its end there is nothing to wait for but the client's leaving."""
+        """Give the next piece of the body; after its end there is nothing to wait for but the client's leaving.
+
+        Raises:
+            Gone: the client left before its end; falcon would take what is there, or nothing, for the whole.
+        """
         if self._told:
             return {"type": "http.disconnect"}
         if not self._asked:
@@ -71,11 +75,7 @@ class _Conversation:
             if not (self._exchange.held or self._exchange.whole):
                 # falcon asks once before it looks for who answers: nobody has decided that the body is wanted.
                 return {"type": "http.request", "body": b"", "more_body": True}
-        try:
-            body = await self._exchange.read() if self._exchange.request.length else b""
-        except Gone:
-            self._told = True
-            return {"type": "http.disconnect"}
+        body = await self._exchange.read() if self._exchange.request.length else b""
         more = bool(body) and not self._exchange.whole
         self._told = not more
         return {"type": "http.request", "body": body, "more_body": more}

@@ -8,6 +8,8 @@ from typing import Final, Self
 import msgspec
 
 from http_proxy.authn.base import Identity, Refused
+from http_proxy.request import ASKED, REQUEST_ID
+from models.strict_json import UNREADABLE
 from storage_service import wire
 from storage_service.client.pool import Pool, UpstreamError
 from storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated, Unavailable
@@ -57,9 +59,9 @@ class ApiKeyAuthenticator:
         try:
             status, body = await self._pool.fetch(
                 # Forwarded: the proxy asks for somebody else, so that its being a local process must not count.
-                b"GET /whoami HTTP/1.1\r\nhost: strongroom\r\nforwarded: %b\r\n%b"
+                b"GET /whoami HTTP/1.1\r\nhost: strongroom\r\nforwarded: %b\r\n%b%b"
                 b"custodia-auth-id: %b\r\ncustodia-auth-key: %b\r\n\r\n"
-                % (headers.get(b"forwarded", b"for=unknown"), self._proof, api_id, api_key),
+                % (headers.get(b"forwarded", b"for=unknown"), self._proof, _told(headers), api_id, api_key),
                 asyncio.get_running_loop().time() + TIMEOUT,
             )
         except UpstreamError as exc:
@@ -71,9 +73,14 @@ class ApiKeyAuthenticator:
             raise error
         try:
             principal = msgspec.json.decode(body, type=wire.WhoAmI).principal
-        except msgspec.DecodeError:
+        except UNREADABLE:
             raise Unavailable("the service's answer is unreadable") from None
         return Identity(principal, api_id=api_id.decode("ascii"), api_key=api_key.decode("ascii"))
+
+
+def _told(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the lines that let the service's log name the request that the key came with."""
+    return b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in (REQUEST_ID, ASKED) if name in headers)
 
 
 def _one(headers: Mapping[bytes, bytes], spellings: Sequence[bytes]) -> bytes | None:

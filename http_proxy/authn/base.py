@@ -43,7 +43,8 @@ class Authenticator(Protocol):
     async def authenticate(self, headers: Mapping[bytes, bytes]) -> Identity | None:
         """Return who calls, or None where the headers (names in lower case) hold nothing for this authenticator.
 
-        Among them are ``Forwarded`` and ``X-Request-ID`` as the proxy itself says them, never as the client did.
+        Among them are ``Forwarded``, ``X-Request-ID`` and ``Strongroom-Asked`` as the proxy itself says them, never as
+        the client did.
 
         Raises:
             Refused: they do, and it is wrong.

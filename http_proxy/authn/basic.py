@@ -36,6 +36,7 @@ import msgspec
 from http_proxy.authn.base import Identity, Refused
 from http_proxy.authn.line import Line
 from http_proxy.request import sender
+from models.strict_json import UNREADABLE
 from storage_service.client.pool import Pool
 from storage_service.errors import ConfigurationError
 from storage_service.reach import changed_by_others
@@ -229,8 +230,9 @@ class BasicAuthenticator:
         except OSError as exc:
             mark = (exc.errno or 0,)
         if mark != self._mark:
-            self._mark = mark
+            self._users = _Users({})  # whatever happens below, nobody is in by what the file held before
             self._users = _Users(_load(self._path))
+            self._mark = mark
         return self._users
 
 
@@ -262,14 +264,27 @@ def _load(path: Path) -> Mapping[str, _User]:
     if fault is not None:
         _log.error("nobody can sign in: %s", fault)
         return {}
-    try:
-        users = msgspec.json.decode(text, type=dict[str, _User]) if len(text) <= MAX_FILE else None
-    except msgspec.DecodeError:
-        users = None
-    if users is None or not all(
-        _USER.fullmatch(name) and user.hash.startswith((_ARGON2, *_BCRYPT)) for name, user in users.items()
-    ):
-        _log.error('nobody can sign in: %s is not of the form {"user": {"hash": "$argon2… or $2b$…"}, …}', path)
-        return {}
-    _log.info("%d users read from %s", len(users), path)
+    fault, users = _read_users(text)
+    if fault:
+        _log.error('nobody can sign in: %s %s; it must be of the form {"user": {"hash": "$argon2…"}, …}', path, fault)
+    else:
+        _log.info("%d users read from %s", len(users), path)
     return users
+
+
+def _read_users(text: bytes) -> tuple[str, Mapping[str, _User]]:
+    """Return what is wrong with a file of users, which quotes nothing of it, and the users if nothing is."""
+    if len(text) > MAX_FILE:
+        return f"is longer than {MAX_FILE} bytes", {}
+    try:
+        users = msgspec.json.decode(text, type=dict[str, _User])
+    except UnicodeDecodeError:
+        return "is not UTF-8", {}
+    except UNREADABLE:
+        return "is no JSON of users", {}
+    for number, (name, user) in enumerate(users.items(), 1):
+        if not _USER.fullmatch(name):
+            return f"has for its user {number} a name that none can have", {}
+        if not (user.hash.startswith((_ARGON2, *_BCRYPT)) and user.hash.isascii()):
+            return f"has for its user {number} a hash that is neither of Argon2 nor of bcrypt", {}
+    return "", users

@@ -1,16 +1,28 @@
 """The line of those whose password is to be verified: who is next, and who has to go where there is no place left.
 
 Addresses have their turns one after the other, and within an address the names that are claimed. Where all places are
-taken, a newcomer gets the place of the last who came from the address that has the most of them, if that is more than
-the newcomer's would have then; between addresses that have as many, that of the last who claims the name that most do.
-So a flood takes its own places, and no one else's. Whether there is a user of a name plays no part.
+taken, a newcomer gets the place of the last who came from the site that has the most of them (a /48 of IPv6, or else an
+address), if that is more than the newcomer's would have then; between sites that have as many, from the address, and
+then with the name, that most of them come with. Whether there is a user of a name plays no part.
+
+So a flood from fewer addresses than there are places keeps nobody else out. One from as many does, or one of as many
+names through a TLS terminator, behind which all have one address: the rate of those is limited before the proxy.
 """
 
 import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from storage_service.errors import Busy
+from storage_service.strangers import site_of
+
+_Kinds: TypeAlias = tuple[str, str, str]
+
+
+def _kinds(address: str, name: str) -> _Kinds:
+    """Return what is counted of who claims *name* at *address*: first what weighs most."""
+    return site_of(address), address, name
 
 
 @dataclass(eq=False, slots=True)
@@ -20,6 +32,10 @@ class _Waiting:
     address: str
     name: str
     turn: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def kinds(self) -> _Kinds:
+        return _kinds(self.address, self.name)
 
     @property
     def has_turn(self) -> bool:
@@ -105,10 +121,16 @@ class Line:
         Raises:
             Busy: the newcomer would not.
         """
-        addresses, claims = (Counter(getattr(each, kind) for each in self._waiting) for kind in ("address", "name"))
-        last = max(reversed(self._waiting), key=lambda each: (addresses[each.address], claims[each.name]))
-        would_have = addresses[address] + (last.address != address), claims[name] + (last.name != name)
-        if (addresses[last.address], claims[last.name]) <= would_have:
+        newcomer = _kinds(address, name)
+        have = [Counter(kind) for kind in zip(*(each.kinds for each in self._waiting), strict=True)]
+
+        def of_its_kinds(kinds: _Kinds, besides: _Kinds | None = None) -> list[int]:
+            """Return how many wait of each of *kinds*; with one more, where that is no place of *besides*."""
+            more = (0, 0, 0) if besides is None else [kind != other for kind, other in zip(kinds, besides, strict=True)]
+            return [counted[kind] + one for counted, kind, one in zip(have, kinds, more, strict=True)]
+
+        last = max(reversed(self._waiting), key=lambda each: of_its_kinds(each.kinds))
+        if of_its_kinds(last.kinds) <= of_its_kinds(newcomer, last.kinds):
             raise self._no_place()
         self._remove(last)
         if not last.turn.done():

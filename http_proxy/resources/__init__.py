@@ -27,18 +27,19 @@ ENDPOINTS: Final = {
 """Where things are; CPD-101 asks that the secrets endpoint can be found out."""
 
 
-class Index:
+class Index(Resource):
     """The root of the API."""
 
-    async def on_get(self, _: Request, resp: Response) -> None:
-        """Tell where things are."""
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Tell where things are; the service is asked for its status, so that it is on record who came."""
+        await self.storage.for_caller(req).status()
         respond(resp, {"endpoints": ENDPOINTS})
 
 
 def add_routes(app: FalconApp, storage: Storage) -> None:
     """Give *app* every resource of this package."""
-    routes: dict[str, Resource | Index] = {
-        "/": Index(),
+    routes: dict[str, Resource] = {
+        "/": Index(storage),
         "/hosts": HostCollection(storage),
         "/host": NewHost(storage),
         "/host/{address}": HostItem(storage),

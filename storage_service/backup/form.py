@@ -144,7 +144,7 @@ def rows_said(file: IO[bytes]) -> int | None:
     file.seek(0)
     try:
         return msgspec.json.decode(last[0], type=End).rows
-    except (IndexError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (IndexError, *strict_json.UNREADABLE):
         return None
 
 
@@ -180,7 +180,7 @@ def _row_in(line: bytes, number: int) -> tuple[str, bytes]:
     try:
         row = msgspec.json.decode(line, type=_Row)
         value = base64.b64decode(row.octets, validate=True) if row.octets else row.value.encode()
-    except (msgspec.MsgspecError, ValueError):  # they may quote from it
+    except strict_json.UNREADABLE:  # they may quote from it
         if not line.endswith(b"\n") and len(line) < MAX_LINE:
             raise Invalid(f"the backup was cut short in row {number}") from None
         raise _damaged(f"row {number} is none") from None
@@ -193,7 +193,7 @@ def _row_in(line: bytes, number: int) -> tuple[str, bytes]:
 def _end_in(line: bytes, count: int) -> End:
     try:
         end = msgspec.json.decode(line, type=End)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except strict_json.UNREADABLE:
         if not line.endswith(b"\n") and len(line) < MAX_LINE:
             raise Invalid(f"the backup was cut short after {count} rows") from None
         raise _damaged(f"what follows row {count} is neither a row nor the end") from None

@@ -15,6 +15,7 @@ from models import Host, names
 from models.base import ListModel, Model
 from models.errors import InvalidName, ModelError
 from models.secret import Secret
+from models.strict_json import UNREADABLE
 from storage_service import wire
 from storage_service.client.dialogue import Answer, Call, Effect, Operation
 from storage_service.errors import Internal, NotFound, TooLarge
@@ -476,7 +477,7 @@ def _object(text: str) -> msgspec.Raw:
     Raises:
         ValueError: it is not.
     """
-    with suppress(msgspec.DecodeError, UnicodeEncodeError):  # whose texts may quote from it
+    with suppress(*UNREADABLE):  # whose texts may quote from it
         msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         return msgspec.Raw(text)
     raise ValueError("a text is no JSON object")
@@ -592,7 +593,7 @@ def decode(answer: Answer, of: type[A]) -> A:
     """
     try:
         return msgspec.json.decode(answer.body, type=of)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         pass
     raise _unreadable()
 

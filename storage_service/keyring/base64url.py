@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from models.strict_json import UNREADABLE
+
 _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 # Whatever is outside the alphabet, "=" and quotes among it, becomes a byte that the decoder refuses.
 _INWARDS: Final = bytes(
@@ -37,5 +39,5 @@ def decode(text: bytes) -> bytes:
         raise ValueError("not canonical base64url")
     try:
         return _decode(b'"' + text.translate(_INWARDS) + _PADDING[spare])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         raise ValueError("not base64url") from None

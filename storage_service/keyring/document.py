@@ -19,6 +19,7 @@ import msgspec
 from models import names
 from models.errors import InvalidName
 from models.names import SECRETS, SYSTEM
+from models.strict_json import UNREADABLE
 from storage_service.errors import ConfigurationError, Exists, InUse, Invalid, KeyringDamaged, NotFound
 from storage_service.keyring.content_encryption import KEY_SIZE
 from storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, Place, Ring, is_keyset
@@ -138,7 +139,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
                 )
             document = msgspec.json.decode(text, type=cls)
             document._check()
-        except (msgspec.DecodeError, ValueError):
+        except UNREADABLE:
             raise KeyringDamaged("the keyring opens, but is none; restore it from a backup") from None
         return document if said == FORMAT else msgspec.structs.replace(document, format_=FORMAT)
 

@@ -283,7 +283,7 @@ class FileDocuments:
         if text is None:
             return {}
         rows = None
-        with suppress(msgspec.DecodeError, RecursionError):  # they may quote from it
+        with suppress(*strict_json.UNREADABLE):  # they may quote from it
             rows = msgspec.json.decode(text, type=list[msgspec.Raw]) if len(text) <= MAX_FILE else None
         if rows is None:
             raise KeyringDamaged(f"{self._path} is not a JSON list of machines' documents; restore it from a backup")

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 
+from models.strict_json import UNREADABLE
 from storage_service.errors import KeyFileMissing, KeyFileUnusable, KeyringOutdated
 from storage_service.files import replace_private
 from storage_service.keyring.page import MARK_SIZE, Page
@@ -146,7 +147,7 @@ class Seen:
                 return mark
         except KeyFileMissing:
             return None
-        except (msgspec.DecodeError, ValueError, struct.error):
+        except (*UNREADABLE, struct.error):
             pass
         raise KeyFileUnusable(
             f"{path} does not say which keyring was seen here last; put it back, or, to take the one in the store on "

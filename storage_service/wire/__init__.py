@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
+from models.strict_json import UNREADABLE
 from storage_service import errors
 
 VERSION: Final = "0.1.0"
@@ -53,6 +54,7 @@ REQUEST_ID_HEADER: Final = "X-Request-ID"
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)  # what a caller may send; else it gets a new one
 FORWARDED_HEADER: Final = "Forwarded"  # RFC 7239; the proxy always sets it, and who carries it is no local peer
 ON_BEHALF_HEADER: Final = "Strongroom-On-Behalf-Of"  # whom the proxy's own credentials speak for; audit only
+ASKED_HEADER: Final = "Strongroom-Asked"  # method and path of what the proxy asks about a key for; audit only
 PROXY_HEADER: Final = "Strongroom-Proxy"  # <id>:<key> of the proxy, on all that it sends: who shows it is believed
 
 JSON: Final = "application/json"
@@ -236,7 +238,7 @@ def _read(status: int, body: bytes) -> tuple[dict[str, object], Problem]:
     """Return what *body* says, and the row of the table that it is of, or that is nearest."""
     try:
         problem = msgspec.json.decode(body, type=dict[str, object])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         problem = {}
     code = str(problem.get("type", "")).removeprefix(_TYPE_PREFIX)
     other = PROBLEMS["invalid" if 400 <= status < 500 else "internal"]

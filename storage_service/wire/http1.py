@@ -114,6 +114,10 @@ class Exchange(Protocol):
     def open(self) -> bool:
         """Whether somebody still waits for the answer."""
 
+    @property
+    def streaming(self) -> bool:
+        """Whether an answer in pieces has begun."""
+
     def body(self, limit: int) -> Awaitable[bytes]:
         """Return the request's whole body.
 

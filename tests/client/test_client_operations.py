@@ -486,6 +486,8 @@ def test_many_records_are_written_by_the_thousand() -> None:
 
 UNREADABLE: dict[str, tuple[Callable[[], Operation[Any]], object]] = {
     "no JSON": (lambda: operations.get(Host, "a"), b"<html>"),
+    "no UTF-8": (lambda: operations.get_secret("db", "p"), b'{"type": "simple", "value": "\xff"}'),
+    "nested without end": (lambda: operations.get(Host, "a"), b'{"records": ' + b"[" * 100_000),
     "another shape": (lambda: operations.get(Host, "a"), {"records": "none"}),
     "fewer records than asked for": (lambda: operations.get_many(Host, ["a", "b"]), records(HOST)),
     "fewer etags than records": (

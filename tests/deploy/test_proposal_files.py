@@ -186,6 +186,8 @@ def test_what_has_no_meaning_here_is_noted(short: Path) -> None:
     [
         ("[]", "storage.conf: a JSON object is expected"),
         (f'{{"x": {CANARY}}}', "storage.conf: not JSON at line 1, column 7"),
+        ("[" * 60_000, "storage.conf: this is more than can be read"),
+        ('{"x": ' + "1" * 5000 + "}", "storage.conf: this is more than can be read"),
         ('{"debug": true, "debug": false}', "storage.conf: 'debug' is said twice"),
         ('{"bus-uri": 1, "bus_uri": 2}', "storage.conf: 'bus_uri' is said twice"),
         (

@@ -150,6 +150,8 @@ def test_handlers_and_plugins_are_tables(home: Path) -> None:
         ("workers = 0", "strongroom.toml: 'workers': is a whole number from 1 to 64"),
         ("debug = 'yes'", "strongroom.toml: 'debug': is true or false"),
         (f"x = {CANARY}", "strongroom.toml: not TOML (at line 1, column 5)"),
+        ("x = " + "[" * 60_000, "strongroom.toml: this is more than can be read"),
+        ("x = " + "1" * 5000, "strongroom.toml: this is more than can be read"),
         (f"api_key = '{CANARY}'", "strongroom.toml: 'api_key' has no place here; it is kept in client.json, mode 0600"),
         (
             f"proxy_key = '{CANARY}'",

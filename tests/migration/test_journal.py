@@ -292,7 +292,7 @@ async def test_two_begin_one_run(target: Target) -> None:
             await other.begin()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", "no JSON, but a secret"])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "no JSON, but a secret", '{"x": ' + "[" * 60_000])
 async def test_a_damaged_head(target: Target, journal: Journal, text: str) -> None:
     """A head that is none is told as damaged, and none of it is repeated."""
     name = f"{PREFIX}{journal.run.name}/run"

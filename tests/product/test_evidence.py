@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import argon2
 import httpx
@@ -176,7 +177,127 @@ def test_what_everybody_may_ask_has_a_line_too(rig: Rig, path: str) -> None:
     assert [(line["principal"], line["decision"]) for line in rig.of(answer)] == [("apikey:narrow", "allowed")]
 
 
+@pytest.mark.parametrize("known", ["user", "key"])
+def test_whoever_asks_where_things_are_has_a_line(rig: Rig, known: str) -> None:
+    """The root of the API tells no stranger's credentials right without a line, though it tells nothing else."""
+    with rig.proxy(basic("bob", "right") if known == "user" else rig.narrow) as client:
+        answer = client.get("/api/v0/")
+
+    assert answer.status_code == 200
+    (line,) = rig.of(answer)
+    assert (line["action"], line["name"], line["decision"], line["from"]) == ("get", "system/status", "allowed", OTHER)
+    assert line.get("for", line["principal"]) == {"user": "user:bob", "key": "apikey:narrow"}[known]
+
+
+@pytest.mark.parametrize("face", ["socket", "proxy"])
+def test_who_leaves_before_the_body_has_a_line(rig: Rig, face: str) -> None:
+    """Whoever is told that a body is wanted, and so that a key is right, and goes without sending it is on record."""
+    known, path = f"leaves-{face}", (wire.PROXIED_SECRETS_PATH if face == "proxy" else "/secrets") + "/box/new"
+    fields = {**rig.narrow, wire.REQUEST_ID_HEADER: known, "Host": "x", "Expect": "100-continue", "Content-Length": "9"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    with closing(socket.socket(socket.AF_UNIX if face == "socket" else socket.AF_INET)) as raw:
+        url = urlsplit(rig.running.url)
+        raw.connect(str(rig.running.socket) if face == "socket" else (url.hostname, url.port))
+        raw.sendall(f"PUT {path} HTTP/1.1\r\n{head}\r\n".encode())
+        raw.settimeout(15)
+        assert b" 100 " in raw.recv(100)
+
+    (line,) = rig.until(lambda line: line["request"] == known)
+    assert told([line]) == [("apikey:narrow", "PUT", "/secrets/box/new", "refused")]
+    assert "left" in line["reason"]
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 9", "Transfer-Encoding: chunked"])
+def test_a_record_whose_body_did_not_come_is_not_made(rig: Rig, framing: str) -> None:
+    """Nothing is taken for the whole of what broke off: no record is there, and who began it is on record."""
+    known = "half-" + framing[:7].lower()
+    url, fields = urlsplit(rig.running.url), credentials(rig.running.home) | {wire.REQUEST_ID_HEADER: known}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    head = f"PUT /api/v0/cluster/{known} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n{framing}\r\n{head}\r\n"
+    with closing(socket.create_connection((str(url.hostname), url.port or 0), timeout=15)) as raw:
+        raw.sendall(head.encode())
+        assert b" 100 " in raw.recv(100)
+
+    (line,) = rig.until(lambda line: line["request"] == known)
+    assert (line["name"], line["decision"]) == (f"/api/v0/cluster/{known}", "refused")
+    with rig.proxy(credentials(rig.running.home)) as client:
+        assert client.get(f"/api/v0/cluster/{known}").status_code == 404
+
+
 # Strangers
+
+
+@pytest.mark.parametrize(
+    ("face", "path"),
+    [
+        ("proxy", "/api/v0/"),
+        ("proxy", "/api/v0/hosts/"),
+        ("proxy", "/api/v0/host/10.0.0.7/creds"),
+        ("proxy", "/api/v0/secrets/box/a"),
+        ("socket", "/secrets/box/a"),
+        ("socket", "/status"),
+        ("socket", "/apikeys"),
+    ],
+)
+def test_what_a_path_allows_tells_nothing_of_credentials(rig: Rig, face: str, path: str) -> None:
+    """OPTIONS answers whoever asks the same, and looks at no credentials: it is no place to try some without a line."""
+    wrong = {wire.ID_HEADER: "narrow", wire.KEY_HEADER: "wrong"}
+    tries = [{}, rig.narrow, wrong]
+    if face == "proxy":
+        tries += [basic("bob", "right"), basic("bob", "wrong"), basic("mallory", "wrong")]
+    answers = []
+    for headers in tries:
+        with rig.proxy(headers) if face == "proxy" else rig.socket(**headers) as client:
+            answers.append(client.options(path))
+
+    said = {(answer.status_code, answer.headers["allow"], answer.content) for answer in answers}
+    assert len(said) == 1
+    assert said.pop()[0] in {200, 204}
+    with rig.socket(**rig.narrow) as client:  # what came before it is in the log when it is
+        rig.of(client.get("/whoami"))
+    ids = {answer.headers["x-request-id"] for answer in answers if "x-request-id" in answer.headers}
+    assert not [line for line in rig.lines() if line["request"] in ids or line["action"] == "OPTIONS"]
+
+
+def test_a_wrong_key_at_a_model_route_is_written_as_what_was_asked(rig: Rig) -> None:
+    """The line has the id of the answer, the method and the path, whether or not the client chose the id."""
+    for number, chosen in enumerate(({}, {wire.REQUEST_ID_HEADER: "chosen-by-me"})):
+        guess = {wire.ID_HEADER: "narrow", wire.KEY_HEADER: "wrong", **chosen, wire.ASKED_HEADER: "GET /forged"}
+        with rig.proxy(guess, f"127.0.5.{number + 1}") as client:
+            answer = client.delete("/api/v0/host/10.0.0.7")
+
+        assert answer.status_code == 403
+        (line,) = rig.of(answer)
+        assert told([line]) == [("unknown", "DELETE", "/api/v0/host/10.0.0.7", "denied")]
+        assert (line["claimed"], line["from"]) == (["apikey:narrow"], f"127.0.5.{number + 1}")
+
+
+def test_nobody_but_the_proxy_says_what_was_asked(rig: Rig) -> None:
+    """On the socket a stranger's request is written down as what it is."""
+    with rig.socket(**{wire.ID_HEADER: "narrow", wire.KEY_HEADER: "wrong", wire.ASKED_HEADER: "PUT /forged"}) as client:
+        answer = client.get("/secrets/box/asked")
+
+    def mine() -> list[Line]:
+        found = [line for line in rig.lines() if line["name"] == "/secrets/box/asked"]
+        return [line for line in found if line["action"] == "GET" and line["decision"] == "denied"]
+
+    assert answer.status_code == 403
+    eventually(lambda: bool(mine()))
+    assert not [line for line in rig.lines() if line["name"] == "/forged"]
+
+
+def test_who_has_the_proxys_key_tries_right_keys_without_a_line(rig: Rig) -> None:
+    """Where the proxy asks whose a key is, a wrong one has a line and a right one none: what it is used for has one."""
+    kept = json.loads((rig.running.home / "proxy.json").read_text())
+    proof = {wire.PROXY_HEADER: f"{kept['api_id']}:{kept['api_key']}", wire.FORWARDED_HEADER: "for=127.0.6.1"}
+    with rig.socket(**{**rig.narrow, **proof}) as client:
+        right = client.get("/whoami")
+    with rig.socket(**{**rig.narrow, **proof, wire.KEY_HEADER: "wrong"}) as client:
+        wrong = client.get("/whoami")
+
+    assert [right.status_code, wrong.status_code] == [200, 403]
+    assert [line["decision"] for line in rig.of(wrong)] == ["denied"]
+    assert not [line for line in rig.lines() if line["request"] == right.headers["x-request-id"]]
 
 
 def test_a_guess_says_what_was_claimed_and_from_where(rig: Rig) -> None:

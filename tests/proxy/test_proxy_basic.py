@@ -229,6 +229,11 @@ async def test_what_is_remembered_is_bounded(users: Path, clock: Clock) -> None:
 
 GARBAGE = {
     "no JSON": "{",
+    "a hash that is not UTF-8": b'{"alice": {"hash": "$argon2id$\xff"}}',
+    "a name that is not UTF-8": b'{"al\xefce": {"hash": "$argon2id$x"}}',
+    "a hash with half of a pair": '{"alice": {"hash": "$argon2id$\\ud800"}}',
+    "a hash beyond ASCII": '{"alice": {"hash": "$argon2id$\u00ef"}}',
+    "too deep": '{"alice": ' + '{"a":' * 100_000,
     "a list": "[]",
     "no hash": '{"alice": {}}',
     "a password in the clear": '{"alice": {"hash": "sesame"}}',
@@ -245,14 +250,32 @@ GARBAGE = {
 async def test_a_file_with_anything_wrong_lets_nobody_in(
     basic: BasicAuthenticator, users: Path, caplog: pytest.LogCaptureFixture, story: str
 ) -> None:
-    """One bad entry closes the door for all, the log says so, and quotes nothing."""
-    users.write_text(GARBAGE[story])
-    with caplog.at_level(logging.DEBUG), pytest.raises(Refused):
-        await basic.authenticate(header("alice", PASSWORD))
+    """One bad entry closes the door for all, who were in before, too; the log says so once, and quotes nothing."""
+    await basic.authenticate(header("alice", PASSWORD))
+    content = GARBAGE[story]
+    users.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with caplog.at_level(logging.DEBUG):
+        for _ in range(3):
+            with pytest.raises(Refused):
+                await basic.authenticate(header("alice", PASSWORD))
 
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert "nobody can sign in" in record.getMessage()
     assert "sesame" not in caplog.text
+
+
+async def test_whatever_goes_wrong_while_reading_lets_nobody_in(
+    basic: BasicAuthenticator, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even what nobody thought of leaves none of those in who were, and the file counts as soon as it can be read."""
+    await basic.authenticate(header("alice", PASSWORD))
+    users.touch()
+    with monkeypatch.context() as broken:
+        broken.setattr("http_proxy.authn.basic.changed_by_others", lambda path, status: 1 // 0)
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                await basic.authenticate(header("alice", PASSWORD))
+    assert await basic.authenticate(header("alice", PASSWORD)) is not None
 
 
 async def test_a_file_that_is_gone_lets_nobody_in_until_it_is_back(

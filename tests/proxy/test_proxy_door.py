@@ -21,6 +21,8 @@ from tests.proxy.conftest import PASSWORD, Proxy
 from tests.raw_http import Client, Exchange, ScriptedService, ask, request
 
 S = "/api/v0/secrets"
+STATUS = b'{"version":"1","state":"unlocked","store":"memory","endpoints":{}}'  # and what else a service may say
+IDENTIFIED = b'{"principal":"apikey:ci","paths":["/"],"actions":["get"]}'
 
 PLAIN = [
     "/",
@@ -254,6 +256,11 @@ async def test_wrong_credentials_end_the_chain(proxy: Proxy, service: ScriptedSe
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
 async def test_a_user_is_let_through(proxy: Proxy, service: ScriptedService, scheme: str) -> None:
     """With a password that has colons in it; the scheme's case does not matter."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.answer(200, STATUS)
+
+    service.script = script
     line = basic(f"alice:{PASSWORD}").replace("Basic", scheme)
     answer = await ask(proxy.port, request("GET", "/api/v0/", line))
 
@@ -283,15 +290,17 @@ async def test_an_api_key_is_judged_by_the_service(proxy: Proxy, service: Script
     """The service is asked with the caller's own key, as for somebody who is no local process."""
 
     async def script(exchange: Exchange) -> None:
-        exchange.answer(200, b'{"principal":"apikey:ci","paths":["/"],"actions":["get"]}')
+        exchange.answer(200, IDENTIFIED if "whoami" in exchange.head.first else STATUS)
 
     service.script = script
     answer = await ask(proxy.port, request("GET", "/api/v0/", "CUSTODIA_AUTH_ID: ci", "CUSTODIA_KEY_ID: k3y"))
 
     assert answer.status == 200
-    (heard,) = service.heard
-    assert heard.first == "GET /whoami HTTP/1.1"
+    heard, then = service.heard
+    assert [heard.first, then.first] == ["GET /whoami HTTP/1.1", "GET /status HTTP/1.1"]
     assert (heard.get("custodia-auth-id"), heard.get("custodia-auth-key")) == ("ci", "k3y")
+    assert heard.get("x-request-id") == then.get("x-request-id") == answer.get("x-request-id")
+    assert heard.get("strongroom-asked") == "GET /api/v0/"
     assert heard.get("forwarded") is not None
 
 
@@ -303,7 +312,12 @@ async def test_an_api_key_is_judged_by_the_service(proxy: Proxy, service: Script
         ((503, b'{"type":"urn:strongroom:problem:locked"}'), 503),
         ((503, b'{"type":"urn:strongroom:problem:audit-unavailable"}'), 503),
         ((500, b"oops"), 500),
+        ((500, b'{"type":"\xff"}'), 500),
+        ((503, b'{"type":' + b"[" * 60_000), 503),
         ((200, b"oops"), 503),
+        ((200, b'{"principal":"\xff","paths":[],"actions":[]}'), 503),
+        ((200, b'{"principal":' + b"[" * 60_000), 503),
+        ((200, b'{"else":' + b"[" * 60_000), 503),
         ((200, b'{"principal":7}'), 503),
     ],
 )

@@ -13,6 +13,7 @@ from http_proxy.authn.base import Identity, Refused
 from http_proxy.authn.basic import COME_BACK, MAX_WAITING, THREADS, BasicAuthenticator
 from http_proxy.authn.line import Line
 from http_proxy.middleware import AuthenticationManager
+from http_proxy.refusals import RefusalReporter, RefusedRequest, Why
 from http_proxy.request import forwarded
 from storage_service.errors import Unavailable
 from storage_service.wire import http1
@@ -97,6 +98,8 @@ FLOODS: dict[str, Callable[[int], tuple[str, str]]] = {
     "three addresses": lambda n: (f"m{n}", f"192.0.2.{n % 3 + 1}"),
     "one name of many addresses": lambda n: ("carol", f"192.0.2.{n + 1}"),
     "one host with all of its IPv6 addresses": lambda n: (f"m{n}", f"2001:db8::{n + 1:x}"),
+    "one household with all of its IPv6 networks": lambda n: (f"m{n}", f"2001:db8:0:{n + 1:x}::1"),
+    "one site with all of its IPv6 networks": lambda n: (f"m{n}", f"2001:db8:0:{(n + 1) * 256:x}::1"),
     "no address at all": lambda n: (f"m{n}", "unknown"),
 }
 
@@ -155,6 +158,21 @@ async def test_beyond_its_places_everybody_comes_back_later(sign_ins: SignIns) -
     assert isinstance(error, Unavailable)
     assert error.retry_after == COME_BACK
     assert not any(each.done() for each in waiting)
+
+
+@pytest.mark.parametrize("story", ["as many addresses as places", "as many names through one terminator"])
+async def test_what_a_flood_takes_from_all(sign_ins: SignIns, hashing: Hashing, story: str) -> None:
+    """Who floods from enough addresses, or through a front that tells none, keeps new sign-ins out, and no others."""
+    hashing.go.set()
+    address = "198.51.100.1" if story.startswith("as many addresses") else ATTACKER
+    assert await (await sign_ins.begin("alice", "alice", address)) == Identity("user:alice")
+    hashing.go.clear()
+    for number in range(MAX_WAITING + THREADS):
+        await sign_ins.begin(f"m{number}", "x", ATTACKER if address == ATTACKER else f"192.0.2.{number + 1}")
+
+    with pytest.raises(Unavailable):
+        await (await sign_ins.begin("bob", "bob", address))
+    assert await (await sign_ins.begin("alice", "alice", address)) == Identity("user:alice")
 
 
 async def test_nothing_is_hashed_for_who_has_left(sign_ins: SignIns, hashing: Hashing) -> None:
@@ -244,6 +262,48 @@ async def test_the_door_counts_by_the_address_of_the_connection(users: Path, has
 
         assert (await alice).status == 200
         assert sorted({answer.status for answer in await asyncio.gather(*flood)}) == [403, 503]
+
+
+async def test_a_guess_that_was_begun_is_counted(users: Path, hashing: Hashing) -> None:
+    """Clients that leave as soon as they have sent their guesses take none of them out of the count."""
+    counted: list[tuple[RefusedRequest, Why]] = []
+
+    class Counting(RefusalReporter):
+        def __init__(self) -> None:
+            pass
+
+        async def check(self) -> None:
+            pass
+
+        def note(self, refused: RefusedRequest, why: Why) -> None:
+            counted.append((refused, why))
+
+    def behind(exchange: http1.Exchange, path: str, identity: Identity | None) -> None:
+        exchange.answer(200, ())
+
+    door = AuthenticationManager(behind, [BasicAuthenticator(users, verify=hashing)], refusals=Counting())
+    async with inside(door) as served:
+        for number in range(20):
+            shown = base64.b64encode(f"carol:guess-{number}".encode()).decode()
+            async with await served.connect(client=ATTACKER) as client:
+                client.writer.write(request("GET", "/api/v0/hosts", f"authorization: Basic {shown}"))
+                await client.writer.drain()
+                await asyncio.sleep(0.01)
+        async with asyncio.timeout(15):
+            while served.server.connections:
+                for connection in list(served.server.connections):
+                    connection.abort()  # as when the client resets it: what came to its end alone is still answered
+                await asyncio.sleep(0.01)
+        assert counted == []
+        hashing.go.set()
+        async with asyncio.timeout(15):
+            while len(counted) < 20:
+                await asyncio.sleep(0.01)
+
+    assert {(each.exchange.client, each.claimed, why.status) for each, why in counted} == {
+        (ATTACKER, "user:carol", 403)
+    }
+    assert sorted(hashing.passwords) == sorted(f"guess-{number}" for number in range(20))
 
 
 async def _first(asked: "list[asyncio.Task[Message]]", count: int) -> list[Message]:

@@ -1,13 +1,14 @@
 """What is long in JSON is read and written in a thread, so that the event loop goes on."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
 from models import strict_json
-from storage_service import answering, wire
+from storage_service import answering, resources, sealed_resources, wire
 from storage_service.errors import Invalid
 
 
@@ -47,6 +48,16 @@ async def test_what_is_refused_in_a_thread_is_refused_as_ever(threads: list[bool
         await answering.decoded(b'{"canary":' * strict_json.SHORT_STRUCTURE)
     assert threads == [False]
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "read", [resources._split, sealed_resources._NAMES._read], ids=["records", "names of what is sealed"]
+)
+@pytest.mark.parametrize("text", [b"[" * 60_000, b'{"records":' + b"[" * 60_000, b'{"\xff":', b'{"names":["\xff"]}'])
+def test_what_no_parser_can_read_is_the_senders_fault(read: Callable[[bytes], object], text: bytes) -> None:
+    """A body that is nested without end, or is not UTF-8, is refused like every other that is none."""
+    with pytest.raises(Invalid):
+        read(text)
 
 
 @pytest.mark.parametrize(

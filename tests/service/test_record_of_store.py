@@ -101,7 +101,7 @@ def test_a_home_that_was_moved_has_its_store_with_it(tmp_path: Path) -> None:
         moved.refuse_another(f"sqlite:{tmp_path}/old/data/s.db")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "\xff", '{"store":"a\\nb"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "\xff", '{"store":"a\\nb"}', "[" * 60_000])
 def test_a_damaged_record_is_told(record: RecordOfStore, tmp_path: Path, text: str) -> None:
     """What does not say a store ends the start, for it may have said another one; removing it is a person's affair."""
     (tmp_path / "store.json").write_text(text, encoding="latin-1")

@@ -273,11 +273,14 @@ async def test_who_does_not_come_again_is_forgotten() -> None:
     ("client", "counted"),
     [
         ("192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:aaaa::1", "2001:0db8:0001:0002"),
+        ("2001:db8:1:2345:aaaa::1", "2001:0db8:0001:23"),
+        ("2001:db8:1:2300::1", "2001:0db8:0001:23"),
+        ("2001:db8:1:2400::1", "2001:0db8:0001:24"),
+        ("fe80::1%eth0", "fe80:0000:0000:00"),
         ("::ffff:192.0.2.7", "192.0.2.7"),
         ("no address", "no address"),
     ],
 )
 def test_one_host_is_one_address(client: str, counted: str) -> None:
-    """Of IPv6 a whole /64 counts as one, for one host has all of it."""
+    """Of IPv6 a whole /56 counts as one, for one household has all of it."""
     assert network_of(client) == counted

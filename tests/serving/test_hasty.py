@@ -43,14 +43,14 @@ async def test_what_is_held_of_next_requests_is_bounded() -> None:
     ("client", "counted"),
     [
         ("10.0.0.7", "10.0.0.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:0db8:0001:0002"),
-        ("2001:db8:1:2::9", "2001:0db8:0001:0002"),
+        ("2001:db8:1:2:3:4:5:6", "2001:0db8:0001:00"),
+        ("2001:db8:1:ff::9", "2001:0db8:0001:00"),
         ("::ffff:10.0.0.7", "10.0.0.7"),
-        ("fe80::1%eth0", "fe80:0000:0000:0000"),
+        ("fe80::1%eth0", "fe80:0000:0000:00"),
     ],
 )
 def test_whom_a_connection_counts_for(client: str, counted: str) -> None:
-    """A host has a whole /64 of IPv6, so all of it is one address."""
+    """A household has a whole /56 of IPv6, so all of it is one address."""
     assert network_of(client) == counted
 
 

@@ -24,6 +24,7 @@ from migration.errors import EstateRefused, EstateUnavailable
 from migration.sources.base import Place
 from migration.sources.commissaire.keys import Held, at_once, read_password
 from migration.sources.commissaire.places import Machine, places_of
+from models.strict_json import UNREADABLE
 from storage_service.backends.etcd.target import Target
 from storage_service.errors import ConfigurationError
 
@@ -290,7 +291,7 @@ def _judge(status: int, content: bytes) -> Any:
     if status in (200, 201) or _code(content) in _OUTCOMES:
         try:
             return json.loads(content)
-        except ValueError:
+        except UNREADABLE:
             return None
     if status == 404:
         raise ConfigurationError("what answers has no v2 interface: start etcd with --enable-v2, or say etcd:// for v3")
@@ -301,7 +302,7 @@ def _code(content: bytes) -> int:
     """Return etcd's own code of an error, 0 if there is none."""
     try:
         code = json.loads(content)["errorCode"]
-    except (ValueError, LookupError, TypeError):
+    except (*UNREADABLE, LookupError, TypeError):
         return 0
     return code if isinstance(code, int) else 0
 

@@ -30,6 +30,7 @@ from migration.errors import EstateRefused, EstateUnavailable
 from migration.sources import files
 from migration.sources.convection import toml
 from migration.sources.files import Unfit
+from models.strict_json import UNREADABLE
 from storage_service.errors import ConfigurationError
 
 GENERIC: Final = "generic"
@@ -94,7 +95,7 @@ class Directory:
         try:
             keymap = tomllib.loads(self._root.decrypt(_own_file(path, "keymap.db")).decode())
             self.keymap, self._keysets = _stores_and_keysets(keymap)
-        except (InvalidToken, ValueError, TypeError, KeyError):
+        except (InvalidToken, *UNREADABLE, TypeError, KeyError):
             raise EstateUnavailable(
                 f"{path}/keymap.db is damaged: put it back from a backup, or have Convection make it anew"
             ) from None
@@ -216,7 +217,7 @@ def _root_key(copies: bytes, key: Fernet, path: Path) -> Fernet:
 def _document(text: bytes) -> Mapping[str, object]:
     try:
         return tomllib.loads(text.decode())
-    except (ValueError, RecursionError):
+    except UNREADABLE:
         pass
     raise Unfit("its file opens to what is no TOML")  # out here: the error knows the text
 

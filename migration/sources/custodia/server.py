@@ -28,6 +28,7 @@ from migration.sources.custodia.records import EMPTY_CONTAINER, Outcome, id_of, 
 from migration.sources.private_file import read_private
 from models.names import SECRETS
 from models.secret import Secret
+from models.strict_json import UNREADABLE
 from storage_service.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -410,7 +411,7 @@ class Custodia:
     def _decoded(self, answer: _Answer, form: type[T]) -> T:
         try:
             return msgspec.json.decode(answer.body, type=form)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             pass  # what it would tell may hold the value
         # HTTP/1.0 ends an answer by closing the connection, so a cut one looks like this too.
         raise EstateUnavailable(f"{self._door} does not answer as Custodia does, or not to the end")

@@ -20,6 +20,7 @@ import msgspec
 
 from migration.errors import EstateRefused, EstateUnavailable
 from models.secret import Secret
+from models.strict_json import UNREADABLE
 from storage_service.errors import ConfigurationError
 
 IN_FLIGHT: Final = 16  # requests at once
@@ -66,7 +67,7 @@ class Answer(NamedTuple):
         """
         try:
             return msgspec.json.decode(self.body, type=of)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             pass
         raise EstateUnavailable("the server answers as neither OpenBao nor Vault would")  # after the handler: no quote
 
@@ -168,7 +169,7 @@ class Server:
         answer = await self._persistently("sys/seal-status", named=False)
         try:
             state = msgspec.json.decode(answer.content, type=_SealStatus)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             state = None
         if state is None:
             raise ConfigurationError(f"neither OpenBao nor Vault answers at {self._url}: see that this is its address")
