@@ -5,7 +5,7 @@ from typing import Final
 from http_proxy.errors import Rejected
 from http_proxy.resources.base import Storage
 from http_proxy.resources.clusters import joining, leaving, staying
-from http_proxy.resources.twins import ATTEMPTS, lock, save_where_none, sweep, take_back
+from http_proxy.resources.twins import ATTEMPTS, lock, save_where_none, take_back
 from models import Cluster, Host, HostCreds
 from storage_service import wire
 from storage_service.client import AsyncStorageClient, Record
@@ -109,11 +109,10 @@ class Addition:
         raise Rejected(409, _MEANWHILE)
 
     async def _take_back(self) -> None:
-        hosts = self._storage.hosts
         if self._opened is not None:
             await take_back(self._client, self._opened)
-        if self._made is not None and await take_back(self._client, self._made):
-            await sweep(self._client, HostCreds, self._address, lambda: hosts.is_there(self._client, self._address))
+        if self._made is not None:
+            await take_back(self._client, self._made)
         await self._leave()
 
     async def _leave(self) -> None:

@@ -7,7 +7,7 @@ import msgspec
 
 from http_proxy.errors import Rejected, Request, Response
 from http_proxy.resources.base import Resource, etag_of, find, may_reveal, remove_if_there, respond, settle
-from http_proxy.resources.twins import ATTEMPTS, check_may_each, lock, save_where_none, sweep, take_back
+from http_proxy.resources.twins import ATTEMPTS, check_may_each, lock, save_where_none, take_back
 from models import ContainerManagerConfig, ContainerManagerConfigs, ContainerManagerCreds
 from storage_service import wire
 from storage_service.client import AsyncStorageClient, Record
@@ -109,8 +109,7 @@ async def _make(
     made = await client.save(config, etag=wire.NEW)
     if creds is None or await _open(client, made, creds):
         return
-    if await take_back(client, made):
-        await sweep(client, ContainerManagerCreds, config.name, lambda: _is_there(client, config.name))
+    await take_back(client, made)
     raise Rejected(409, _MEANWHILE)
 
 
@@ -125,10 +124,6 @@ async def _open(
         await take_back(client, opened)
         return False
     return True
-
-
-async def _is_there(client: AsyncStorageClient, name: str) -> bool:
-    return await find(client, ContainerManagerConfig, name) is not None
 
 
 async def _is_half_made(

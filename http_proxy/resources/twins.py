@@ -11,7 +11,6 @@ So of a maker and a remover who meet, one finds the record changed or gone, and 
 another maker takes back only what is still as he stored it.
 """
 
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -51,27 +50,9 @@ async def lock(client: AsyncStorageClient, record: Record[M]) -> Record[M] | Non
         return None
 
 
-async def take_back(client: AsyncStorageClient, record: Record[M]) -> bool:
-    """Remove *record* if it is still as the caller stored it; return whether it was.
-
-    A caller who may store and not remove leaves it.
-    """
+async def take_back(client: AsyncStorageClient, record: Record[M]) -> None:
+    """Remove *record* if it is still as the caller stored it; one who may store and not remove leaves it."""
     model = record.model
     with suppress(NotFound, Changed, Denied):
         source = model.source if isinstance(model, Host) else ""
         await client.delete(type(model), model.key, etag=record.etag, source=source)
-        return True
-    return False
-
-
-async def sweep(
-    client: AsyncStorageClient, credentials: type[Model], key: str, is_there: Callable[[], Awaitable[bool]]
-) -> None:
-    """Remove *credentials* that others stored for a record which was there for a moment, and is not any more.
-
-    Their revision is read before *is_there* looks for the record: who stores it, and credentials anew, is not touched.
-    """
-    with suppress(NotFound, Changed, Denied):
-        left = await client.get(credentials, key)
-        if not await is_there():
-            await client.delete(credentials, key, etag=left.etag)
