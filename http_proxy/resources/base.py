@@ -12,7 +12,7 @@ from http_proxy.errors import Request, Response
 from http_proxy.resources.places import HostPlaces
 from models import Model, strict_json
 from storage_service import wire
-from storage_service.client import AsyncStorageClient
+from storage_service.client import AsyncStorageClient, Record
 from storage_service.config import ProxySettings
 from storage_service.errors import (
     Busy,
@@ -67,7 +67,15 @@ class Storage:
         return self._client.acting_for(identity.name, headers=headers)
 
     async def change(self, client: AsyncStorageClient, model: type[M], key: str, edit: Callable[[M], bool]) -> M:
-        """Return the record of *key* after *edit* changed it; nothing that others change meanwhile is lost.
+        """Return the record of *key* after *edit* changed it; as `changed`."""
+        return (await self.changed(client, model, key, edit))[0].model
+
+    async def changed(
+        self, client: AsyncStorageClient, model: type[M], key: str, edit: Callable[[M], bool]
+    ) -> tuple[Record[M], bool]:
+        """Return the record of *key* after *edit* changed it, and whether it did.
+
+        Nothing that others change meanwhile is lost.
 
         Args:
             client: whose rights count.
@@ -84,9 +92,9 @@ class Storage:
             for _ in range(ATTEMPTS):
                 record = await client.get(model, key)
                 if not edit(record.model):
-                    return record.model
+                    return record, False
                 try:
-                    return (await client.save(record.model, etag=record.etag)).model
+                    return await client.save(record.model, etag=record.etag), True
                 except Changed:
                     continue
         raise Busy("others change this record without end")
@@ -209,6 +217,17 @@ async def find(client: AsyncStorageClient, model: type[M], key: str) -> M | None
         return None
 
 
+async def etag_of(client: AsyncStorageClient, model: type[Model], key: str) -> str | None:
+    """Return the tag of the record of *key*, None where it is no valid one: before what belongs to it is removed.
+
+    Raises:
+        NotFound: there is none.
+    """
+    with suppress(Malformed):
+        return (await client.get(model, key)).etag
+    return None
+
+
 async def check_there(client: AsyncStorageClient, model: type[Model], key: str) -> None:
     """Return if there is a record of *key*, valid or not: before what belongs to it is removed.
 
@@ -226,16 +245,6 @@ async def save_new(client: AsyncStorageClient, model: M) -> M:
         Exists: it does by now.
     """
     return (await client.save(model, etag=wire.NEW)).model
-
-
-async def save_over(client: AsyncStorageClient, model: M) -> M:
-    """Store a record over the one that is there at this moment, or anew where there is none.
-
-    Raises:
-        Changed, Exists: another stored one at the same time; of two, one wins and one is told.
-    """
-    (there,) = await client.get_many(type(model), [model.key])
-    return (await client.save(model, etag=wire.NEW if there is None else there.etag)).model
 
 
 async def remove_if_there(client: AsyncStorageClient, model: type[Model], key: str) -> None:

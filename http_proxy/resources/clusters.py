@@ -16,6 +16,7 @@ from http_proxy.resources.base import (
     settle,
     texts,
 )
+from http_proxy.resources.twins import check_may_each
 from models import (
     DEFAULT_NETWORK,
     Cluster,
@@ -83,8 +84,12 @@ class ClusterItem(Resource):
         respond(resp, cluster.to_dict_safe(), status)
 
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:
-        """Remove the cluster and the records of operations over it; its hosts stay."""
+        """Remove the cluster and the records of operations over it; its hosts stay.
+
+        Who may not do all of it does nothing of it.
+        """
         client = self.storage.for_caller(req)
+        await check_may_each(client, "delete", (Cluster, name), *((operation, name) for operation in _OPERATIONS))
         await check_there(client, Cluster, name)
         for operation in _OPERATIONS:
             await remove_if_there(client, operation, name)
@@ -174,6 +179,16 @@ def joining(address: str) -> Callable[[Cluster], bool]:
         if joins:
             cluster.hostset = [*cluster.hostset, address]
         return joins
+
+    return edit
+
+
+def staying(address: str) -> Callable[[Cluster], bool]:
+    """Return the change that has a host in a cluster, and gives the cluster another revision in any case."""
+
+    def edit(cluster: Cluster) -> bool:
+        joining(address)(cluster)
+        return True
 
     return edit
 

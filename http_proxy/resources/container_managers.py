@@ -1,29 +1,24 @@
 """``/containermanagers`` and ``/containermanager/{name}``: how to reach them, and apart from that what opens them."""
 
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from http_proxy.errors import Rejected, Request, Response
-from http_proxy.resources.base import (
-    Resource,
-    check_there,
-    find,
-    may_reveal,
-    remove_if_there,
-    respond,
-    save_new,
-    save_over,
-    settle,
-)
+from http_proxy.resources.base import Resource, etag_of, find, may_reveal, remove_if_there, respond, settle
+from http_proxy.resources.twins import ATTEMPTS, check_may_each, lock, save_where_none, take_back
 from models import ContainerManagerConfig, ContainerManagerConfigs, ContainerManagerCreds
-from storage_service.errors import Invalid
+from storage_service import wire
+from storage_service.client import AsyncStorageClient, Record
+from storage_service.errors import Busy, Changed, Invalid, NotFound
 
 _CREDENTIALS: Final = frozenset(field.name for field in msgspec.structs.fields(ContainerManagerCreds)) - {
     ContainerManagerCreds.primary_key
 }
 _OTHER: Final = "There is another container manager of that name"
 _KNOWN: Final = "There is a container manager of that name; say it without credentials to see whether it is the same"
+_MEANWHILE: Final = "Somebody else made or removed a container manager of that name at the same time"
 
 
 class ContainerManagerCollection(Resource):
@@ -46,7 +41,8 @@ class ContainerManagerItem(Resource):
         """Make it; one that is there already must be the same.
 
         Options that open it (``token``, ``password`` and the other fields of its credentials) are taken out and kept
-        as a secret; the plain record is written last, so that a PUT that failed half-way can be sent again.
+        as a secret. Of many who make one of a name at a time, he wins whose plain record is stored, and he alone stores
+        credentials. A PUT that failed half-way, before it stored them, can be sent again.
 
         Who may not see credentials is not told whether those of a known one are these: nobody looks.
         """
@@ -58,30 +54,102 @@ class ContainerManagerItem(Resource):
         body["options"] = {option: value for option, value in options.items() if option not in _CREDENTIALS}
         taken = {option: value for option, value in options.items() if option in _CREDENTIALS}
         config = ContainerManagerConfig.from_dict(body)
-        creds = ContainerManagerCreds.from_dict({"name": name, **taken})
+        creds = ContainerManagerCreds.from_dict({"name": name, **taken}) if taken else None
         client = self.storage.for_caller(req)
-        existing = await find(client, ContainerManagerConfig, name)
+        if creds is not None:
+            await client.check_may("put", ContainerManagerCreds, name)
+        (existing,) = await client.get_many(ContainerManagerConfig, [name])
         if existing is None:
-            if taken:
-                await save_over(client, creds)
-            else:  # what an earlier one of the name may have left must not open this one
-                await remove_if_there(client, ContainerManagerCreds, name)
-            resp.location = f"/api/v0/containermanager/{name}"
-            respond(resp, (await save_new(client, config)).to_dict_safe(), status=201)
+            await _make(client, config, creds)
+        elif not await _is_half_made(req, client, existing, config, creds):
+            respond(resp, existing.model.to_dict_safe())
             return
-        if not may_reveal(req):
-            if taken:
-                raise Rejected(409, _KNOWN)
-        elif (await find(client, ContainerManagerCreds, name) or ContainerManagerCreds(name=name)) != creds:
-            raise Rejected(409, _OTHER)
-        if existing != config:
-            raise Rejected(409, _OTHER)
-        respond(resp, existing.to_dict_safe())
+        resp.location = f"/api/v0/containermanager/{name}"
+        respond(resp, config.to_dict_safe(), status=201)
 
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:
-        """Remove it, what opens it first: a deletion that fails is told, and can be asked for again."""
+        """Remove it, what opens it first: a deletion that fails is told, and can be asked for again.
+
+        Who may not do all of it does nothing of it. One that is made anew meanwhile is removed, too (see ``twins``).
+        """
         client = self.storage.for_caller(req)
-        await check_there(client, ContainerManagerConfig, name)
-        await remove_if_there(client, ContainerManagerCreds, name)
-        await client.delete(ContainerManagerConfig, name)
+        await check_may_each(client, "delete", (ContainerManagerConfig, name), (ContainerManagerCreds, name))
+        for _ in range(ATTEMPTS):
+            etag = await etag_of(client, ContainerManagerConfig, name)
+            await remove_if_there(client, ContainerManagerCreds, name)
+            with suppress(Changed):
+                await client.delete(ContainerManagerConfig, name, etag=etag)
+                break
+        else:
+            raise Busy("others change this container manager without end")
         respond(resp, [])
+
+
+async def _make(
+    client: AsyncStorageClient, config: ContainerManagerConfig, creds: ContainerManagerCreds | None
+) -> None:
+    """Make a container manager that is not there.
+
+    What an earlier one of the name left must not open this one, and goes first. It is no credentials of one that was
+    made meanwhile: those are stored after their config, and there is still none after their revision was read.
+
+    Raises:
+        Exists: there is one by now.
+        Rejected: somebody else is making or removing one at the same time.
+    """
+    (left,) = await client.get_many(ContainerManagerCreds, [config.name])
+    if left is not None:
+        await client.check_may("delete", ContainerManagerCreds, config.name)
+        if await find(client, ContainerManagerConfig, config.name) is not None:
+            raise Rejected(409, _MEANWHILE)
+        try:
+            await client.delete(ContainerManagerCreds, config.name, etag=left.etag)
+        except (Changed, NotFound):
+            raise Rejected(409, _MEANWHILE) from None
+    made = await client.save(config, etag=wire.NEW)
+    if creds is None or await _open(client, made, creds):
+        return
+    await take_back(client, made)
+    raise Rejected(409, _MEANWHILE)
+
+
+async def _open(
+    client: AsyncStorageClient, config: Record[ContainerManagerConfig], creds: ContainerManagerCreds
+) -> bool:
+    """Store *creds* of *config* where there are none; return whether they and it were stored, else nothing is."""
+    opened = await save_where_none(client, creds)
+    if opened is None:
+        return False
+    if await lock(client, config) is None:
+        await take_back(client, opened)
+        return False
+    return True
+
+
+async def _is_half_made(
+    req: Request,
+    client: AsyncStorageClient,
+    existing: Record[ContainerManagerConfig],
+    config: ContainerManagerConfig,
+    creds: ContainerManagerCreds | None,
+) -> bool:
+    """Return whether *existing*, which is *config*, had no credentials yet, and has *creds* now.
+
+    Raises:
+        Rejected: it is another, or the caller says credentials and may not know whether they are the same.
+    """
+    is_same = existing.model == config
+    if not may_reveal(req):
+        if creds is not None and not (is_same and await _open(client, existing, creds)):
+            raise Rejected(409, _KNOWN)
+        if not is_same:
+            raise Rejected(409, _OTHER)
+        return creds is not None
+    stored = await find(client, ContainerManagerCreds, config.name)
+    if not is_same or (stored is not None and stored != (creds or ContainerManagerCreds(name=config.name))):
+        raise Rejected(409, _OTHER)
+    if stored is not None or creds is None:
+        return False
+    if not await _open(client, existing, creds):
+        raise Rejected(409, _MEANWHILE)
+    return True

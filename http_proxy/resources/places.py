@@ -7,13 +7,20 @@ has the address counts. What is told of the places is kept for a moment, for the
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from models import Host, Hosts
-from storage_service.client import AsyncStorageClient
-from storage_service.errors import Malformed, NotFound
+from storage_service.client import AsyncStorageClient, Record
+from storage_service.errors import Changed, Malformed, NotFound
 
 KEPT: Final = 5.0  # seconds
+
+
+class Revision(NamedTuple):
+    """A place that has a host, and the tag of what it has there; None where that is no valid host."""
+
+    source: str
+    etag: str | None
 
 
 class HostPlaces:
@@ -58,23 +65,47 @@ class HostPlaces:
                     seen.add(record.model.address)
                     yield record.model
 
+    async def records(self, client: AsyncStorageClient, address: str) -> Sequence[Record[Host]]:
+        """Return what each place has of *address*; places that lie in one store have the same."""
+        found = [await client.get_many(Host, [address], source=source) for source in await self._all(client)]
+        return [record for (record,) in found if record is not None]
+
+    async def find_record(self, client: AsyncStorageClient, address: str) -> Record[Host] | None:
+        """Return the host *address* with its revision, or None."""
+        return next(iter(await self.records(client, address)), None)
+
+    async def remove(self, client: AsyncStorageClient, address: str, found: Iterable[Revision]) -> Sequence[bool]:
+        """Remove the host *address* where it was *found*; return for each place whether it was there as it was read."""
+        removed = []
+        for source, etag in found:
+            try:
+                removed += await client.delete_many(Host, [address], etags=[etag], source=source)
+            except Changed:
+                removed.append(False)
+        return removed
+
+    async def revisions(self, client: AsyncStorageClient, address: str) -> Sequence[Revision]:
+        """Return where *address* is, and at which revision there, of what is no valid host, too."""
+        found: list[Revision] = []
+        for source in await self._all(client):
+            with suppress(NotFound):
+                try:
+                    found.append(Revision(source, (await client.get(Host, address, source=source)).etag))
+                except Malformed:
+                    found.append(Revision(source, None))
+        return found
+
+    async def is_there(self, client: AsyncStorageClient, address: str) -> bool:
+        """Return whether there is a host *address*, valid or not."""
+        return bool(await self.revisions(client, address))
+
     async def check_there(self, client: AsyncStorageClient, address: str) -> None:
         """Return if there is a host *address*, valid or not.
 
         Raises:
             NotFound: there is none.
         """
-        with suppress(Malformed):
-            await self.get(client, address)
-
-    async def remove(self, client: AsyncStorageClient, address: str) -> None:
-        """Remove the host *address*, wherever it is.
-
-        Raises:
-            NotFound: there is none any more.
-        """
-        removed = [await client.delete_many(Host, [address], source=source) for source in await self._all(client)]
-        if [True] not in removed:
+        if not await self.is_there(client, address):
             raise NotFound("there is no such host")
 
     async def _all(self, client: AsyncStorageClient) -> Sequence[str]:

@@ -1,0 +1,131 @@
+"""How a host is added: its record, its place in a cluster and its credentials, or nothing of them."""
+
+from typing import Final
+
+from http_proxy.errors import Rejected
+from http_proxy.resources.base import Storage
+from http_proxy.resources.clusters import joining, leaving, staying
+from http_proxy.resources.twins import ATTEMPTS, lock, save_where_none, take_back
+from models import Cluster, Host, HostCreds
+from storage_service import wire
+from storage_service.client import AsyncStorageClient, Record
+from storage_service.errors import Changed, NotFound
+
+OTHER_SOURCE: Final = "The host is known with another source"
+NO_CLUSTER: Final = "There is no such cluster to join"
+_TAKEN: Final = "There are credentials of that address already, of another PUT at the same time or left behind"
+_MEANWHILE: Final = "The host was changed or removed at the same time"
+
+
+class Addition:
+    """One addition of a host, as far as it got: what it did itself is taken back where another is in its way.
+
+    What stops it otherwise (a store that is away) leaves a host without credentials, which the same PUT completes.
+    """
+
+    def __init__(self, storage: Storage, client: AsyncStorageClient, creds: HostCreds, cluster: str = "") -> None:
+        self._storage = storage
+        self._client = client
+        self._creds = creds
+        self._address = creds.address
+        self._cluster = cluster
+        self._made: Record[Host] | None = None
+        self._joined: Record[Cluster] | None = None  # as this addition wrote it
+        self._opened: Record[HostCreds] | None = None
+
+    async def make(self, host: Host) -> Host:
+        """Add *host*, which is not there.
+
+        Raises:
+            Exists: it is by now.
+            Rejected: as `finish`, or it was added with another source at the same time.
+        """
+        self._made = await self._client.save(host, etag=wire.NEW)
+        await self.finish(self._made)
+        return self._made.model
+
+    async def open(self) -> bool:
+        """Store the credentials where there are none; return whether that was so."""
+        self._opened = await save_where_none(self._client, self._creds)
+        return self._opened is not None
+
+    async def finish(self, host: Record[Host]) -> Record[HostCreds]:
+        """Add what *host*, which is there, is without; return its credentials.
+
+        Raises:
+            Rejected: somebody else stored its credentials, or removed the host or its cluster, at the same time.
+        """
+        try:
+            if self._made is not None:
+                await self._check_alone(self._made.model)
+            await self._join()
+            if self._opened is None:
+                await self.open()
+            if self._opened is None:
+                raise Rejected(409, _TAKEN)
+            await self._stay()
+            return await self._lock(host, self._opened)
+        except Rejected:
+            await self._take_back()
+            raise
+
+    async def _check_alone(self, host: Host) -> None:
+        """Refuse a host that lies somewhere else, too; of two who add it, one at least sees the other's."""
+        for other in await self._storage.hosts.records(self._client, self._address):
+            if other.model.source.strip() != host.source.strip():
+                raise Rejected(409, OTHER_SOURCE)
+
+    async def _join(self) -> None:
+        if self._cluster:
+            try:
+                record, joins = await self._storage.changed(
+                    self._client, Cluster, self._cluster, joining(self._address)
+                )
+            except NotFound:
+                raise Rejected(409, NO_CLUSTER) from None
+            self._joined = record if joins else None
+
+    async def _stay(self) -> None:
+        """Make the membership that another addition wrote this one's, so that the other does not take it back."""
+        if self._cluster and self._joined is None:
+            try:
+                self._joined, _ = await self._storage.changed(
+                    self._client, Cluster, self._cluster, staying(self._address)
+                )
+            except NotFound:
+                raise Rejected(409, NO_CLUSTER) from None
+
+    async def _lock(self, host: Record[Host], opened: Record[HostCreds]) -> Record[HostCreds]:
+        """Store *host* over its revision: who removes it, or takes it back, at the same time sees it changed."""
+        for _ in range(ATTEMPTS):
+            if await lock(self._client, host) is not None:
+                return opened
+            there = await self._storage.hosts.find_record(self._client, self._address)
+            # Changed by the platform, say, or removed and made anew: are the credentials still these?
+            still = None if there is None else await lock(self._client, opened)
+            if there is None or still is None:
+                break
+            host, self._opened = there, (opened := still)
+        raise Rejected(409, _MEANWHILE)
+
+    async def _take_back(self) -> None:
+        if self._opened is not None:
+            await take_back(self._client, self._opened)
+        if self._made is not None:
+            await take_back(self._client, self._made)
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Leave the cluster that was joined; if it changed since, only while no other has added the host."""
+        record, leave = self._joined, leaving(self._address)
+        for _ in range(ATTEMPTS):
+            if record is None or not leave(record.model):
+                return
+            try:
+                await self._client.save(record.model, etag=record.etag)
+            except Changed:
+                (record,) = await self._client.get_many(Cluster, [self._cluster])
+            else:
+                return
+            if await self._storage.hosts.is_there(self._client, self._address):
+                return
