@@ -24,7 +24,7 @@ from deploy.layer import Layer, Placeholders, read_text, unknown
 from deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, PROXY_CLIENT, SOCKET, STORE
 from models.secret import REDACTED, Secret
 from storage_service.backends import BACKENDS
-from storage_service.backends.url import as_said, file_of, of_file, same_place, split
+from storage_service.backends.url import as_said, file_of, of_file, redacted, same_place, split
 from storage_service.client_file import ClientFile
 from storage_service.config import (
     AuthenticatorSettings,
@@ -213,7 +213,7 @@ def refuse_another_store(settings: Settings) -> None:
 
 def _flag(name: str, value: object) -> Layer:
     flag = "--" + name.replace("_", "-")
-    if redact(value) != value:
+    if redacted(value) != value:
         raise ConfigurationError(
             f"{flag}: a command line is no place for a password; name the user alone, and say STRONGROOM_ETCD_PASSWORD"
         )
@@ -542,6 +542,8 @@ class _Resolver:
         if scheme == "sqlite":
             file, options = _SQLITE_FILE.fullmatch(rest).groups(default="")  # type: ignore[union-attr]  # it takes all
             return of_file("sqlite", _below(self._home, file)) + options
+        if not store.isprintable():
+            raise self._error(key, "has control characters in its URL")
         if scheme == "etcd" and re.match(r"//[^/?]", rest) is None:
             raise self._error(key, "names no server: etcd://HOST:PORT")
         return store
@@ -569,7 +571,7 @@ class _Resolver:
         )
 
     def _old_place(self, said: OldPlaceKeys) -> ReadThroughSettings:
-        if redact(said.place) != said.place:
+        if redacted(said.place) != said.place:
             raise self._error("read_through", "has a place with a password in it; name the file that holds it")
         options = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in said.options.items()}
         return ReadThroughSettings(source=said.source, place=said.place, options=options)
@@ -611,25 +613,8 @@ class _Resolver:
         }
         for key in _FIELDS:
             _, source = self._stated.get(key, (None, "default"))
-            yield Shown(key, redact(resolved.get(key, getattr(self._keys, key))), source)
+            yield Shown(key, redacted(resolved.get(key, getattr(self._keys, key))), source)
 
 
 def _text(value: str | list[str]) -> str:
     return value if isinstance(value, str) else " ".join(value)
-
-
-def without_password(url: str) -> str:
-    """Return the URL of a store with its password, if it has one, replaced."""
-    return str(redact(url))
-
-
-def redact(value: object) -> object:
-    """Return *value* with the password of every URL in it replaced."""
-    if isinstance(value, str):
-        value = re.sub(r"(://[^/?@:]*:)[^/?@]*@", rf"\1{REDACTED}@", value)
-        return re.sub(r"([?&]password=)[^&]*", rf"\1{REDACTED}", value)
-    if isinstance(value, list):
-        return [redact(item) for item in value]
-    if isinstance(value, dict):
-        return {key: redact(item) for key, item in value.items()}
-    return value

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from storage_service.backends.url import as_said, file_of, of_file, same_place, split, without_password
+from storage_service.backends.url import as_said, file_of, masked, of_file, same_place, split, without_password
 from storage_service.errors import ConfigurationError
 from storage_service.files import replace_private
 
@@ -58,7 +58,7 @@ class RecordOfStore:
         """
         said = self.read()
         if said is not None and not same_place(said, store):
-            said = as_said(said)
+            said = masked(as_said(said))
             raise ConfigurationError(
                 f"this home's records are in {said}, and the store that was said, or goes unsaid, is another: say "
                 f'store = "{said}" in strongroom.toml, or --store; or move the records (strongroom backup --offline, '

@@ -16,6 +16,7 @@ from deploy.settings import PROXIED, Settings
 from models.secret import REDACTED
 from storage_service.config import ReadThroughSettings
 from storage_service.errors import ConfigurationError
+from tests.backends.test_url import NASTY, pieces_in
 from tests.deploy.running import ROOT
 
 CANARY = "c4nary-h0rse-battery"
@@ -376,7 +377,36 @@ def test_what_is_shown_holds_no_secret(home: Path) -> None:
     assert shown["store"] == f"etcd://root:{REDACTED}@h:2379/x"
     assert shown["api_key"] == REDACTED
     assert CANARY not in str(shown)
-    assert CANARY not in repr(loaded.service.api_key)
+    assert CANARY not in repr(loaded)
+
+
+@pytest.mark.parametrize("password", NASTY)
+def test_no_password_is_shown_whatever_is_in_it(home: Path, password: str) -> None:
+    """Wherever a store is said, the settings show, refuse and name it without any piece of its password."""
+    said = json.dumps(f"etcd://u:{password}@h:2379/x"), json.dumps(f"etcd://u@h:2379/x?password={password}")
+    options = "".join(
+        f"{name} = {json.dumps(password)}\n" for name in ("password", "api_token", "Secret", "ssh-key", "passphrase")
+    )
+    for url in said:
+        if not password.isprintable():
+            with pytest.raises(ConfigurationError, match="has control characters") as refused:
+                load(home, f"store = {url}")
+            assert not pieces_in(str(refused.value), password)
+            continue
+        loaded = load(
+            home, f"store = {url}\n[[storage_handlers]]\ntype = 'etcd'\nurl = {url}\nkey = '/k.pem'\n{options}"
+        )
+        shown = {line.key: line.value for line in loaded.shown}
+        assert not pieces_in(f"{shown}{loaded!r}", password)
+        assert shown["store"].startswith("etcd://")  # type: ignore[attr-defined]
+        assert shown["storage_handlers"][0]["key"] == "/k.pem"  # type: ignore[index]
+
+        with pytest.raises(ConfigurationError, match="a command line is no place for a password") as refused:
+            load(home, flags={"store": json.loads(url)})
+        assert not pieces_in(str(refused.value), password)
+        with pytest.raises(ConfigurationError, match="a place with a password in it") as refused:
+            load(home, f"[[read_through]]\nsource = 'commissaire'\nplace = {url}")
+        assert not pieces_in(str(refused.value), password)
 
 
 READ_THROUGH = """
