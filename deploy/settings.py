@@ -379,8 +379,7 @@ class _Resolver:
             api_id, api_key = self._credentials("api", "client", API_ID, needed=not without_key)
         needed = not (without_key or role == "storage")
         proxy_id, proxy_key = self._credentials("proxy", "proxy_client", PROXY_ID, needed=needed)
-        if role is None and proxy_id == api_id:
-            raise self._error("proxy_id", "is the service's own; the proxy goes by another")
+        self._refuse_one_for_both((api_id, api_key), (proxy_id, proxy_key), role)
         socket = self._socket()
         certificate, key = self._pair() if role != "storage" else (None, None)
         store = self._store("store", keys.store)
@@ -479,6 +478,17 @@ class _Resolver:
                 else f"{path}: the API key is empty; delete the file for a new one"
             )
         return api_id or usual, Secret(api_key or "")
+
+    def _refuse_one_for_both(self, own: tuple[str, Secret], proxy: tuple[str, Secret], role: str | None) -> None:
+        """Refuse a proxy that goes by the service's own id or key: it would reach everything, in the operator's name.
+
+        The proxy alone is not told the service's own; it knows the usual id, and what is said where it looks.
+        """
+        ids = {own[0]} if role != "proxy" else {API_ID, self._keys.api_id}
+        if proxy[0] in ids:
+            raise self._error("proxy_id", f"is the service's own; the proxy goes by another, such as {PROXY_ID}")
+        if proxy[1] and proxy[1] == (own[1] or Secret(self._keys.api_key or "")):
+            raise self._error("proxy_key", f"is the service's own; delete {PROXY_CLIENT}, and have another made")
 
     def _reach_of_proxy(self) -> tuple[str, ...]:
         """Return what the proxy asks for in its own name: nothing for callers who have keys of the service."""

@@ -313,10 +313,38 @@ class TestApiKey:
         ):
             load(home, "", {}, role="storage")
 
-    def test_the_proxy_and_the_service_are_two(self, home: Path) -> None:
-        """One id for both would be one principal."""
-        with pytest.raises(ConfigurationError, match=r"'proxy_id' is the service's own"):
-            load(home, "", KEY | {"STRONGROOM_PROXY_ID": "i"})
+    @pytest.mark.parametrize("role", ["storage", "proxy", None])
+    @pytest.mark.parametrize(
+        ("said", "text"),
+        [
+            ({"STRONGROOM_PROXY_ID": "i"}, "STRONGROOM_PROXY_ID: 'proxy_id' is the service's own"),
+            ({"STRONGROOM_PROXY_KEY": "k"}, "STRONGROOM_PROXY_KEY: 'proxy_key' is the service's own"),
+        ],
+    )
+    def test_the_proxy_and_the_service_are_two(
+        self, home: Path, role: str | None, said: dict[str, str], text: str
+    ) -> None:
+        """One id for both would be one principal, and one key, under whatever id, open all to the proxy."""
+        with pytest.raises(ConfigurationError) as refused:
+            load(home, "", KEY | said, role=role)
+        assert text in str(refused.value)
+
+    @pytest.mark.parametrize("role", ["storage", "proxy", None])
+    def test_a_copy_of_the_services_key_is_no_proxys(self, home: Path, role: str | None) -> None:
+        """With client.json copied over proxy.json no process starts; the proxy knows the usual id alone."""
+        write_client(home, api_id="storage_service")
+        write_client(home, "proxy.json", api_id="storage_service")
+        with pytest.raises(ConfigurationError, match=r"^proxy\.json: 'proxy_id' is the service's own"):
+            load(home, "", {}, role=role)
+
+    @pytest.mark.parametrize("role", ["storage", None])
+    def test_who_knows_both_keys_compares_them(self, home: Path, role: str | None) -> None:
+        """The same key under another id is refused by who is told both; nothing of it is repeated."""
+        write_client(home, api_id="storage_service")
+        write_client(home, "proxy.json", api_id="http_proxy")
+        with pytest.raises(ConfigurationError, match=r"^proxy\.json: 'proxy_key' is the service's own") as refused:
+            load(home, "", {}, role=role)
+        assert CANARY not in str(refused.value)
 
     @pytest.mark.parametrize(
         ("names", "reaches"), [(["apikey"], False), (["basic"], True), (["apikey", "basic"], True)]
@@ -370,7 +398,7 @@ def test_what_is_shown_holds_no_secret(home: Path) -> None:
     loaded = load(
         home,
         f'store = "etcd://root:{CANARY}@h:2379/x"\n[[storage_handlers]]\ntype = "etcd"\nurl = "etcd://u:{CANARY}@h"',
-        {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY": CANARY, "STRONGROOM_PROXY_KEY": CANARY},
+        {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY": CANARY, "STRONGROOM_PROXY_KEY": f"{CANARY}-2"},
     )
 
     shown = {line.key: line.value for line in loaded.shown}
