@@ -4,12 +4,13 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
 from deploy.places import PREFIX
+from storage_service.backends.url import is_secret
 from storage_service.errors import ConfigurationError
 from storage_service.reach import changed_by_others
 
@@ -19,7 +20,7 @@ class Layer:
     """What one source says: a value for each setting it speaks of, and notes on what it says in vain."""
 
     source: str  # as `strongroom config show` names it: "strongroom.toml", "STRONGROOM_STORE", "--store"
-    values: Mapping[str, object]
+    values: Mapping[str, object] = field(repr=False)
     notes: tuple[str, ...] = ()
 
 
@@ -51,10 +52,6 @@ def read_text(path: Path) -> str:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-_SECRETS: Final = ("key", "password", "secret", "token")  # what the name of a secret ends in
-_FILES: Final = frozenset({"machine_key", "root_key", "tls_key"})  # of those, what names a file
-
-
 class Placeholders:
     """What stands in for the names that a template leaves open.
 
@@ -74,7 +71,7 @@ class Placeholders:
         self._environ = environ
         self._used: set[str] = set()
         for name, value in self._given.items():
-            if name.endswith(_SECRETS) and name not in _FILES:
+            if is_secret(name):
                 raise ConfigurationError(
                     f"--set {name}: a command line is no place for a secret; use the variable {PREFIX}{name.upper()}"
                 )
@@ -137,4 +134,4 @@ def etcd_url(hosts: str, prefix: str, **files: str) -> str:
         files: paths of PEM files for TLS: cacert, cert and key; empty ones are left out.
     """
     query = urlencode({name: path for name, path in files.items() if path}, safe="/")
-    return f"etcd://{hosts}/{prefix.strip('/')}" + (f"?{query}" if query else "")
+    return f"etcd://{hosts}/{prefix.strip('/').replace('@', '%40')}" + (f"?{query}" if query else "")

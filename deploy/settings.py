@@ -24,7 +24,7 @@ from deploy.layer import Layer, Placeholders, read_text, unknown
 from deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, PROXY_CLIENT, SOCKET, STORE
 from models.secret import REDACTED, Secret
 from storage_service.backends import BACKENDS
-from storage_service.backends.url import as_said, file_of, of_file, same_place, split
+from storage_service.backends.url import as_said, file_of, of_file, redacted, same_place, split
 from storage_service.client_file import ClientFile
 from storage_service.config import (
     AuthenticatorSettings,
@@ -213,7 +213,7 @@ def refuse_another_store(settings: Settings) -> None:
 
 def _flag(name: str, value: object) -> Layer:
     flag = "--" + name.replace("_", "-")
-    if redact(value) != value:
+    if redacted(value) != value:
         raise ConfigurationError(
             f"{flag}: a command line is no place for a password; name the user alone, and say STRONGROOM_ETCD_PASSWORD"
         )
@@ -381,8 +381,7 @@ class _Resolver:
             api_id, api_key = self._credentials("api", "client", API_ID, needed=not without_key)
         needed = not (without_key or role == "storage")
         proxy_id, proxy_key = self._credentials("proxy", "proxy_client", PROXY_ID, needed=needed)
-        if role is None and proxy_id == api_id:
-            raise self._error("proxy_id", "is the service's own; the proxy goes by another")
+        self._refuse_one_for_both((api_id, api_key), (proxy_id, proxy_key), role)
         socket = self._socket()
         certificate, key = self._pair() if role != "storage" else (None, None)
         store = self._store("store", keys.store)
@@ -482,6 +481,17 @@ class _Resolver:
             )
         return api_id or usual, Secret(api_key or "")
 
+    def _refuse_one_for_both(self, own: tuple[str, Secret], proxy: tuple[str, Secret], role: str | None) -> None:
+        """Refuse a proxy that goes by the service's own id or key: it would reach everything, in the operator's name.
+
+        The proxy alone is not told the service's own; it knows the usual id, and what is said where it looks.
+        """
+        ids = {own[0]} if role != "proxy" else {API_ID, self._keys.api_id}
+        if proxy[0] in ids:
+            raise self._error("proxy_id", f"is the service's own; the proxy goes by another, such as {PROXY_ID}")
+        if proxy[1] and proxy[1] == (own[1] or Secret(self._keys.api_key or "")):
+            raise self._error("proxy_key", f"is the service's own; delete {PROXY_CLIENT}, and have another made")
+
     def _reach_of_proxy(self) -> tuple[str, ...]:
         """Return what the proxy asks for in its own name: nothing for callers who have keys of the service."""
         return PROXIED if any(entry.get("name") != "apikey" for entry in self._keys.proxy_authenticators) else ()
@@ -544,6 +554,8 @@ class _Resolver:
         if scheme == "sqlite":
             file, options = _SQLITE_FILE.fullmatch(rest).groups(default="")  # type: ignore[union-attr]  # it takes all
             return of_file("sqlite", _below(self._home, file)) + options
+        if not store.isprintable():
+            raise self._error(key, "has control characters in its URL")
         if scheme == "etcd" and re.match(r"//[^/?]", rest) is None:
             raise self._error(key, "names no server: etcd://HOST:PORT")
         return store
@@ -571,7 +583,7 @@ class _Resolver:
         )
 
     def _old_place(self, said: OldPlaceKeys) -> ReadThroughSettings:
-        if redact(said.place) != said.place:
+        if redacted(said.place) != said.place:
             raise self._error("read_through", "has a place with a password in it; name the file that holds it")
         options = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in said.options.items()}
         return ReadThroughSettings(source=said.source, place=said.place, options=options)
@@ -613,25 +625,8 @@ class _Resolver:
         }
         for key in _FIELDS:
             _, source = self._stated.get(key, (None, "default"))
-            yield Shown(key, redact(resolved.get(key, getattr(self._keys, key))), source)
+            yield Shown(key, redacted(resolved.get(key, getattr(self._keys, key))), source)
 
 
 def _text(value: str | list[str]) -> str:
     return value if isinstance(value, str) else " ".join(value)
-
-
-def without_password(url: str) -> str:
-    """Return the URL of a store with its password, if it has one, replaced."""
-    return str(redact(url))
-
-
-def redact(value: object) -> object:
-    """Return *value* with the password of every URL in it replaced."""
-    if isinstance(value, str):
-        value = re.sub(r"(://[^/?@:]*:)[^/?@]*@", rf"\1{REDACTED}@", value)
-        return re.sub(r"([?&]password=)[^&]*", rf"\1{REDACTED}", value)
-    if isinstance(value, list):
-        return [redact(item) for item in value]
-    if isinstance(value, dict):
-        return {key: redact(item) for key, item in value.items()}
-    return value

@@ -16,7 +16,7 @@ from storage_service.authz.base import Decider
 from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, WholeReach
 from storage_service.backends import open_backend
 from storage_service.backends.base import Backend
-from storage_service.backends.url import as_said
+from storage_service.backends.url import as_said, masked
 from storage_service.backup.marker import refuse_half
 from storage_service.config import AuthenticatorSettings, AuthorizerSettings, ReadThroughSettings, ServiceSettings
 from storage_service.errors import ConfigurationError
@@ -180,9 +180,9 @@ async def _refuse_empty(store: Backend, known: str | None) -> None:
     if known is None or (await store.list("", limit=1)).names:
         return
     raise ConfigurationError(
-        f"the store is empty, and this home's records are in {as_said(known)}: if they are there, say that store, or "
-        "move them (strongroom backup --offline, then strongroom restore); if they are lost, restore a backup; to "
-        "begin with nothing all the same, choose another --home"
+        f"the store is empty, and this home's records are in {masked(as_said(known))}: if they are there, say that "
+        "store, or move them (strongroom backup --offline, then strongroom restore); if they are lost, restore a "
+        "backup; to begin with nothing all the same, choose another --home"
     )
 
 

@@ -14,7 +14,7 @@ class HandlerSettings:
     type: str | None = None  # a scheme of storage_service.backends: "sqlite", "etcd", "memory"; None: from the name
     name: str | None = None  # None: after its type, then -1, -2 …
     models: tuple[str, ...] = ("*",)  # patterns (fnmatch) over the names of non-secret models; (): by name only
-    options: Mapping[str, str] = field(default_factory=dict)  # what the backend of that type takes
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)  # what the backend of that type takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class ServiceSettings:
     socket: Path
     audit_log: Path
     root_key: Path  # JWK, 0600; made on first start, and never again once the store holds anything
-    store: str  # URL of the store of secrets: sqlite:/path, etcd://host:port,…, memory:
+    store: str = field(repr=False)  # URL of the store of secrets: sqlite:/path, etcd://host:port,…, memory:
     storage_handlers: tuple[HandlerSettings, ...] = ()  # (): one, "*", on the store of the secrets
     authenticators: tuple[AuthenticatorSettings, ...] = (AuthenticatorSettings(handler="SimpleAuthKeys"),)
     authorizers: tuple[AuthorizerSettings, ...] = (

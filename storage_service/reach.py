@@ -3,11 +3,17 @@
 import grp
 import os
 import pwd
+import re
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from storage_service.errors import ConfigurationError
+
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+_FUSE: Final = "fuse"
 
 
 def user_name() -> str:
@@ -49,8 +55,9 @@ def changed_by_others(path: Path, status: os.stat_result) -> str | None:
     """Return that others than its owner may change what lies at *path*, and what mends it; None where they may not.
 
     The one rule for what is believed because of where it lies: settings, the users file, the audit log, the
-    directories of log and store. A directory may be root's and open to a group of ours, as containers are given
-    volumes; it may be nobody's else, for its owner can put another file in the place of ours.
+    directories of log and store. Each is ours or root's, for its owner can write it, or put another file in the place
+    of ours. A directory of root's may be open to a group of ours, as containers are given volumes. A file that is
+    mounted by itself may be anybody's: whoever starts a container hands it one so, and is believed as root is.
 
     Args:
         path: as it was said; of a link, what it leads to counts.
@@ -61,8 +68,9 @@ def changed_by_others(path: Path, status: os.stat_result) -> str | None:
     if not directory and not stat.S_ISREG(status.st_mode):
         return None  # a pipe or a terminal holds nothing that could be changed
     me = os.geteuid()
-    if directory and me != 0 and status.st_uid not in (me, 0):
-        return f"{path} belongs to another user, who can change what lies there; run: chown {user_name()} {path}"
+    if me not in (0, status.st_uid) and status.st_uid != 0 and (directory or not _is_mounted(path)):
+        lies = "what lies there" if directory else "it"
+        return f"{path} belongs to another user, who can change {lies}; run: chown {user_name()} {path}"
     if directory and me != 0 and status.st_uid == 0 and status.st_gid in {os.getegid(), *os.getgroups()}:
         others = 0o002
     if mode & others:
@@ -79,6 +87,20 @@ def refuse_changed_by_others(path: Path) -> None:
     """
     if (fault := changed_by_others(path, path.stat())) is not None:
         raise ConfigurationError(fault)
+
+
+def _is_mounted(path: Path) -> bool:
+    """Whether something is mounted over *path* itself, by whoever made the mounts that this process sees (proc(5)).
+
+    What FUSE mounts does not count: any user may.
+    """
+    place, kind = os.path.realpath(path), _FUSE
+    with suppress(OSError):
+        for line in os.fsdecode(_MOUNTS.read_bytes()).splitlines():
+            said = line.split(" ")
+            if _ESCAPED.sub(lambda found: chr(int(found[1], 8)), said[4]) == place:
+                kind = said[said.index("-", 6) + 1]  # the last one lies on top
+    return not kind.startswith(_FUSE)
 
 
 def _let_in(directory: Path) -> str:

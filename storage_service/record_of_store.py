@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from models.strict_json import UNREADABLE
-from storage_service.backends.url import as_said, file_of, of_file, same_place, split, without_password
+from storage_service.backends.url import as_said, file_of, masked, of_file, same_place, split, without_password
 from storage_service.errors import ConfigurationError
 from storage_service.files import replace_private
+from storage_service.reach import changed_by_others
 
 _MAX: Final = 64 * 1024  # bytes
 
@@ -34,7 +35,7 @@ class RecordOfStore:
         """Return the URL of the store that the records are in, without a password; None where nobody wrote it down.
 
         Raises:
-            ConfigurationError: the file cannot be read, or does not say that.
+            ConfigurationError: the file cannot be read, others may change it, or it does not say that.
         """
         text = self._text()
         if text is None:
@@ -59,7 +60,7 @@ class RecordOfStore:
         """
         said = self.read()
         if said is not None and not same_place(said, store):
-            said = as_said(said)
+            said = masked(as_said(said))
             raise ConfigurationError(
                 f"this home's records are in {said}, and the store that was said, or goes unsaid, is another: say "
                 f'store = "{said}" in strongroom.toml, or --store; or move the records (strongroom backup --offline, '
@@ -72,6 +73,7 @@ class RecordOfStore:
 
         Raises:
             OSError: it cannot be written.
+            ConfigurationError: what is there cannot be read, or others may change it.
         """
         content = json.dumps({"store": self._from_here(without_password(store))}).encode() + b"\n"
         if self._text() != content:
@@ -95,6 +97,8 @@ class RecordOfStore:
                 self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
             )  # a FIFO must not hang the start
             with os.fdopen(descriptor, "rb") as file:
+                if (fault := changed_by_others(self._path, os.fstat(descriptor))) is not None:
+                    raise ConfigurationError(fault)
                 return file.read(_MAX)
         except FileNotFoundError:
             return None
@@ -103,7 +107,11 @@ class RecordOfStore:
 
     def _from_here(self, store: str) -> str:
         parts = split(store)
-        if parts.scheme != "sqlite" or not file_of(parts.path).is_relative_to(self._path.parent):
+        if parts.scheme != "sqlite":
             return store
-        below = of_file("sqlite", file_of(parts.path).relative_to(self._path.parent))
-        return below + (f"?{parts.query}" if parts.query else "")
+        file, here = file_of(parts.path), self._path.parent
+        if not file.is_relative_to(here):  # as it is written; it may be by links that lead there, or come from there
+            file, here = Path(os.path.realpath(file)), Path(os.path.realpath(here))
+        if not file.is_relative_to(here):
+            return store
+        return of_file("sqlite", file.relative_to(here)) + (f"?{parts.query}" if parts.query else "")

@@ -152,6 +152,8 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "on the machine, another user: change what is believed": (
         "deploy/test_look.py::test_the_check_says_what_the_start_would",
         "deploy/test_look.py::test_whatever_says_settings_is_the_operators",
+        "service/test_reach.py::test_a_file_of_another_user_is_not_believed",
+        "service/test_reach.py::test_a_file_that_is_mounted_by_itself_is_believed",
     ),
     "on the machine, the same user: read keys or secrets from memory": (
         "deploy/test_up_hardened.py::test_every_process_is_closed",

@@ -78,10 +78,10 @@ def settings(store: str | None, config: Path | None) -> "Settings":
 
 def other_stores(said: "Settings") -> list[str]:
     """Return the stores that records are kept in beside the one that is copied, without passwords."""
-    from deploy.settings import without_password
+    from storage_service.backends.url import as_said, without_password
 
     urls = {each.options["url"] for each in said.service.storage_handlers if "url" in each.options}
-    return sorted(without_password(url) for url in urls - {said.service.store})
+    return sorted(as_said(without_password(url)) for url in urls - {said.service.store})
 
 
 @contextmanager

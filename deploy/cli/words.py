@@ -71,15 +71,27 @@ def _unknown(what: str, near: Iterable[str] | None) -> str:
 
 
 def _form(kind: click.ParamType[Any]) -> str | None:
-    """Return what a value of that *kind* is like; None where whoever refuses one quotes nothing."""
+    """Return what a value of that *kind* is like; None for text, which click takes, and only we refuse.
+
+    All other kinds of click's quote what they refuse, so one that is not known here is told by its name alone.
+    """
     match kind:
+        case click.types.StringParamType() | click.types.UnprocessedParamType():
+            return None
         case click.Choice():
             return f"is one of {', '.join(map(str, kind.choices))}"
-        case click.IntRange():
-            return f"is a whole number from {kind.min} to {kind.max}"
         case click.types.IntParamType():
-            return "is a whole number"
-        case click.Path():
+            return f"is a whole number{_between(kind)}"
+        case click.types.FloatParamType():
+            return f"is a number{_between(kind)}"
+        case click.types.BoolParamType():
+            return "is true or false"
+        case click.Path() | click.File():
             return "names no file that this user can read"
         case _:
-            return None
+            return f"is no {kind.name}"
+
+
+def _between(kind: click.ParamType[Any]) -> str:
+    least, most = getattr(kind, "min", None), getattr(kind, "max", None)
+    return (f" from {least}" if least is not None else "") + (f" to {most}" if most is not None else "")

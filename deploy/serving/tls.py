@@ -207,10 +207,8 @@ def _read(path: Path, setting: str, *, private: bool = False, trusted: bool = Fa
                 raise ConfigurationError(f"{path} is not a plain file; '{setting}' names a file in PEM")
             if private and not is_credential(path):
                 _KEY_FILE.check(path, status, os.geteuid() or status.st_uid)  # root looks at other users' settings
-            if trusted and changed_by_others(path, status) is not None:
-                raise ConfigurationError(
-                    f"{path} can be changed by others, who could add an authority of their own; run: chmod go-w {path}"
-                )
+            if trusted and (fault := changed_by_others(path, status)) is not None:
+                raise ConfigurationError(f"{fault} - who changes it could add an authority of their own")
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 text = file.read(MAX_FILE + 1)
         finally:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol, cast
 
 from migration.sources.base import Option, Options, Source
+from storage_service.backends.url import masked
 from storage_service.errors import ConfigurationError
 
 
@@ -61,10 +62,15 @@ def open_source(kind: str, place: str, options: Options) -> Source:
     """Return the source that *kind*, *place* and *options* name, unopened.
 
     Raises:
-        ConfigurationError: there is none of that kind, or an option is unknown, missing or not understood.
+        ConfigurationError: there is none of that kind, there is a password in the place, or an option is unknown,
+            missing or not understood.
     """
     module = _module(kind)
     known = module.OPTIONS
+    if masked(place) != place:  # errors name the place
+        raise ConfigurationError(
+            f"a password does not belong into the place; with -o {kind} takes {', '.join(known) or 'nothing'}"
+        )
     for name, said in options.items():
         if name not in known:
             allowed = ", ".join(known) or "none"

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import SplitResult, parse_qsl
 
 from storage_service.backends.base import Backend
-from storage_service.backends.url import split
+from storage_service.backends.url import check_at, split
 from storage_service.errors import ConfigurationError
 
 __all__ = ["BACKENDS", "open_backend"]
@@ -51,8 +51,8 @@ def open_backend(url: str, **options: str) -> Backend:
         options: what a backend of that scheme takes besides its URL.
 
     Raises:
-        ConfigurationError: an unknown scheme or option, or an option said twice. The text never repeats the URL, as
-            it may hold a password.
+        ConfigurationError: an unknown scheme or option, an option said twice, or an ``@`` too many. The text
+            never repeats the URL, as it may hold a password.
     """
     try:
         parts = split(url)
@@ -62,6 +62,7 @@ def open_backend(url: str, **options: str) -> Backend:
     make = BACKENDS.get(parts.scheme)
     if make is None:
         raise ConfigurationError(f"the store's URL begins with none of the schemes {', '.join(BACKENDS)}")
+    check_at(parts)
     names = [name for name, _ in query] + list(options)
     if len(names) != len(set(names)):
         raise ConfigurationError("an option of the store is given twice")

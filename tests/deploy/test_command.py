@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from deploy import cli
-from deploy.cli.words import Noun
+from deploy.cli.words import Noun, Verb
 from tests.deploy.running import ROOT, Done, Up, clean_environment, strongroom
 
 Run = Callable[..., Done]
@@ -445,6 +446,8 @@ def test_nothing_that_was_typed_is_repeated(words: tuple[str, ...], typed: str) 
         ("key rotate c4nary", "there is no such command"),
         ("host put --cpus c4nary 192.0.2.9", "invalid value for '--cpus': is a whole number"),
         ("key init --keys c4nary", "invalid value for '--keys': is a whole number from 1 to 16"),
+        ("key rotate keyset x --pace c4nary", "invalid value for '--pace': is a number from 0.01 to 1.0"),
+        ("key rotate keyset x --pace 7.4242", "invalid value for '--pace': is a number from 0.01 to 1.0"),
         ("apikey create --action c4nary x", "invalid value for '--action': is one of get, list, put, delete"),
         ("serve c4nary", "is one of storage, proxy"),
         ("key import c4nary", "invalid value for 'FILE': names no file that this user can read"),
@@ -458,6 +461,39 @@ def test_a_wrong_word_is_met_by_the_right_ones(words: str, text: str) -> None:
     assert (done.code, done.out) == (1, "")
     assert text in done.err
     assert "c4nary" not in done.err
+    assert "4242" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (click.INT, "is a whole number"),
+        (click.IntRange(1), "is a whole number from 1"),
+        (click.IntRange(max=7), "is a whole number to 7"),
+        (click.FLOAT, "is a number"),
+        (click.FloatRange(0, 1), "is a number from 0 to 1"),
+        (click.BOOL, "is true or false"),
+        (click.UUID, "is no uuid"),
+        (click.DateTime(), "is no datetime"),
+        (click.File(), "names no file that this user can read"),
+        (click.Path(exists=True), "names no file that this user can read"),
+        (click.Choice(["a", "b"]), "is one of a, b"),
+        (click.Tuple([int, str]), "is no "),
+        (int, "is a whole number"),
+        (json.loads, "is no loads"),
+    ],
+)
+def test_no_kind_of_value_is_repeated(kind: Any, text: str) -> None:
+    """Whatever kind an option or a word has, what is refused is told by what would do."""
+    option = click.Option(["--o"], type=kind)
+    word = click.Argument(["word"], type=kind)
+    typed = ["c4nary"] * word.nargs
+
+    for words in ((["--", *typed], [word]), (["--o", *typed], [option])):
+        with pytest.raises(click.BadParameter) as refused:
+            Verb("v", params=words[1]).make_context("v", words[0])
+        assert text in refused.value.format_message()
+        assert "c4nary" not in refused.value.format_message()
 
 
 class TestPrinting:

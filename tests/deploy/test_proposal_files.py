@@ -121,7 +121,7 @@ def test_a_file_that_holds_a_key_is_no_secret(home: Path, short: Path, name: str
     custodia.write_text(text.replace("${logdir}/custodia-audit", f"{{{{ {name} }}}}"))
 
     loaded = settings.load(
-        environ={"STRONGROOM_API_KEY": "k"},
+        environ={"STRONGROOM_API_KEY": "k", "STRONGROOM_PROXY_KEY": "p"},
         home=home,
         flags={"custodia_conf": str(custodia)},
         sets={name: "/somewhere/key"},

@@ -11,11 +11,13 @@ import msgspec
 import pytest
 
 from deploy import settings
+from deploy.cli.backup_file import other_stores
 from deploy.home import Home
 from deploy.settings import PROXIED, Settings
 from models.secret import REDACTED
 from storage_service.config import ReadThroughSettings
 from storage_service.errors import ConfigurationError
+from tests.backends.test_url import NASTY, pieces_in
 from tests.deploy.running import ROOT
 
 CANARY = "c4nary-h0rse-battery"
@@ -314,10 +316,38 @@ class TestApiKey:
         ):
             load(home, "", {}, role="storage")
 
-    def test_the_proxy_and_the_service_are_two(self, home: Path) -> None:
-        """One id for both would be one principal."""
-        with pytest.raises(ConfigurationError, match=r"'proxy_id' is the service's own"):
-            load(home, "", KEY | {"STRONGROOM_PROXY_ID": "i"})
+    @pytest.mark.parametrize("role", ["storage", "proxy", None])
+    @pytest.mark.parametrize(
+        ("said", "text"),
+        [
+            ({"STRONGROOM_PROXY_ID": "i"}, "STRONGROOM_PROXY_ID: 'proxy_id' is the service's own"),
+            ({"STRONGROOM_PROXY_KEY": "k"}, "STRONGROOM_PROXY_KEY: 'proxy_key' is the service's own"),
+        ],
+    )
+    def test_the_proxy_and_the_service_are_two(
+        self, home: Path, role: str | None, said: dict[str, str], text: str
+    ) -> None:
+        """One id for both would be one principal, and one key, under whatever id, open all to the proxy."""
+        with pytest.raises(ConfigurationError) as refused:
+            load(home, "", KEY | said, role=role)
+        assert text in str(refused.value)
+
+    @pytest.mark.parametrize("role", ["storage", "proxy", None])
+    def test_a_copy_of_the_services_key_is_no_proxys(self, home: Path, role: str | None) -> None:
+        """With client.json copied over proxy.json no process starts; the proxy knows the usual id alone."""
+        write_client(home, api_id="storage_service")
+        write_client(home, "proxy.json", api_id="storage_service")
+        with pytest.raises(ConfigurationError, match=r"^proxy\.json: 'proxy_id' is the service's own"):
+            load(home, "", {}, role=role)
+
+    @pytest.mark.parametrize("role", ["storage", None])
+    def test_who_knows_both_keys_compares_them(self, home: Path, role: str | None) -> None:
+        """The same key under another id is refused by who is told both; nothing of it is repeated."""
+        write_client(home, api_id="storage_service")
+        write_client(home, "proxy.json", api_id="http_proxy")
+        with pytest.raises(ConfigurationError, match=r"^proxy\.json: 'proxy_key' is the service's own") as refused:
+            load(home, "", {}, role=role)
+        assert CANARY not in str(refused.value)
 
     @pytest.mark.parametrize(
         ("names", "reaches"), [(["apikey"], False), (["basic"], True), (["apikey", "basic"], True)]
@@ -371,14 +401,44 @@ def test_what_is_shown_holds_no_secret(home: Path) -> None:
     loaded = load(
         home,
         f'store = "etcd://root:{CANARY}@h:2379/x"\n[[storage_handlers]]\ntype = "etcd"\nurl = "etcd://u:{CANARY}@h"',
-        {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY": CANARY, "STRONGROOM_PROXY_KEY": CANARY},
+        {"STRONGROOM_API_ID": "i", "STRONGROOM_API_KEY": CANARY, "STRONGROOM_PROXY_KEY": f"{CANARY}-2"},
     )
 
     shown = {line.key: line.value for line in loaded.shown}
     assert shown["store"] == f"etcd://root:{REDACTED}@h:2379/x"
     assert shown["api_key"] == REDACTED
     assert CANARY not in str(shown)
-    assert CANARY not in repr(loaded.service.api_key)
+    assert CANARY not in repr(loaded)
+
+
+@pytest.mark.parametrize("password", NASTY)
+def test_no_password_is_shown_whatever_is_in_it(home: Path, password: str) -> None:
+    """Wherever a store is said, the settings show, refuse and name it without any piece of its password."""
+    said = json.dumps(f"etcd://u:{password}@h:2379/x"), json.dumps(f"etcd://u@h:2379/x?password={password}")
+    options = "".join(
+        f"{name} = {json.dumps(password)}\n" for name in ("password", "api_token", "Secret", "ssh-key", "passphrase")
+    )
+    for url in said:
+        if not password.isprintable():
+            with pytest.raises(ConfigurationError, match="has control characters") as refused:
+                load(home, f"store = {url}")
+            assert not pieces_in(str(refused.value), password)
+            continue
+        loaded = load(
+            home, f"store = {url}\n[[storage_handlers]]\ntype = 'etcd'\nurl = {url}\nkey = '/k.pem'\n{options}"
+        )
+        shown = {line.key: line.value for line in loaded.shown}
+        other = load(home, f"[[storage_handlers]]\ntype = 'etcd'\nurl = {url}")
+        assert not pieces_in(f"{shown}{loaded!r}{other_stores(other)}", password)
+        assert shown["store"].startswith("etcd://")  # type: ignore[attr-defined]
+        assert shown["storage_handlers"][0]["key"] == "/k.pem"  # type: ignore[index]
+
+        with pytest.raises(ConfigurationError, match="a command line is no place for a password") as refused:
+            load(home, flags={"store": json.loads(url)})
+        assert not pieces_in(str(refused.value), password)
+        with pytest.raises(ConfigurationError, match="a place with a password in it") as refused:
+            load(home, f"[[read_through]]\nsource = 'commissaire'\nplace = {url}")
+        assert not pieces_in(str(refused.value), password)
 
 
 READ_THROUGH = """

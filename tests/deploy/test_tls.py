@@ -540,7 +540,7 @@ class TestHandshake:
         [
             (Path.unlink, "which 'tls_client_ca' names; put the file there"),
             (lambda path: path.write_bytes(b"no PEM"), "holds no certificate that can be read"),
-            (lambda path: path.chmod(0o646), "can be changed by others, who could add an authority of their own"),
+            (lambda path: path.chmod(0o646), "- who changes it could add an authority of their own"),
         ],
     )
     def test_a_bad_authority_is_refused(self, files: Files, spoil: Callable[[Path], object], text: str) -> None:

@@ -252,6 +252,24 @@ def test_the_installer_lets_everything_start_at_boot() -> None:
     assert sorted(map(script.index, acts)) == list(map(script.index, acts))
 
 
+def test_an_older_installation_has_what_the_units_want_before_they_start(tmp_path: Path) -> None:
+    """The installer makes keys that units load and an older installation has not, and keeps those that it has."""
+    make_keys(tmp_path)
+    (tmp_path / "proxy.json").unlink()  # of before there was one
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    make_keys(tmp_path)
+
+    wanted = {
+        Path(loaded.partition(":")[2]) for unit in SERVICES for loaded in settings(unit).get("LoadCredential", [])
+    }
+    assert wanted == {Path("/etc/strongroom") / path.name for path in tmp_path.iterdir()}
+    assert kept == {name: (tmp_path / name).read_bytes() for name in kept}
+    script = (SYSTEMD / "install.sh").read_text()
+    acts = ["deploy.first_start keys $etc", "install -m 0644 deploy/systemd/*.service", "systemctl restart strongroom"]
+    assert sorted(map(script.index, acts)) == list(map(script.index, acts))
+
+
 def test_the_audit_log_is_rotated_as_it_can_bear() -> None:
     """Logrotate renames the file of the settings and nothing more: no file is made for it, none is copied and cut."""
     text = (SYSTEMD / "strongroom.logrotate").read_text()

@@ -199,7 +199,11 @@ REFUSALS: Final[Mapping[str, tuple[Callable[[Server], Mapping[str, str]], type[E
         "would be a credential in sight",
     ),
     "no header": (lambda server: {"header": "REMOTE USER"}, ConfigurationError, "NAME=VALUE"),
-    "a password in the place": (lambda server: {"place": "http://me:s3cret@x"}, ConfigurationError, "no credential"),
+    "a password in the place": (
+        lambda server: {"place": "http://me:s3cret@x"},
+        ConfigurationError,
+        "a password does not belong into the place",
+    ),
     "a path in the place": (lambda server: {"place": "http://x/secrets"}, ConfigurationError, "-o urlpath="),
     "another scheme": (lambda server: {"place": "ftp://x"}, ConfigurationError, "http(s)://HOST:PORT"),
     "nobody": (lambda server: {"place": str(server.home / "nobody")}, EstateUnavailable, "see that Custodia runs"),

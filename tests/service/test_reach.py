@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from storage_service import reach
 from storage_service.backends.sqlite import SqliteBackend
 from storage_service.errors import ConfigurationError
 from storage_service.reach import changed_by_others, refuse_changed_by_others
@@ -23,7 +24,8 @@ def status(mode: int, owner: int = ME, group: int = GROUP) -> os.stat_result:
     ("found", "fault"),
     [
         (status(FILE | 0o644), None),
-        (status(FILE | 0o600, owner=1), None),  # a file that a container was given is whose it was
+        (status(FILE | 0o644, owner=0), None),
+        (status(FILE | 0o600, owner=1), "/x belongs to another user, who can change it; run: chown"),
         (status(FILE | 0o666), "can be changed by others (mode 0666); run: chmod go-w /x"),
         (status(FILE | 0o620), "mode 0620"),
         (status(FILE | 0o664, owner=0), "mode 0664"),
@@ -50,11 +52,52 @@ def test_the_rule(monkeypatch: pytest.MonkeyPatch, found: os.stat_result, fault:
     assert said is None if fault is None else fault in str(said)
 
 
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file, with a space in its name, of a user who is neither root nor who this is."""
+    (tmp_path / "a file").touch(0o644)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "a file", 4242, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: ME)
+    return tmp_path / "a file"
+
+
+def test_a_file_of_another_user_is_not_believed(foreign: Path) -> None:
+    """Its owner can write it, whatever its mode says; the text says whose it has to be."""
+    with pytest.raises(ConfigurationError, match=f"belongs to another user, who can change it; run: chown {ME} "):
+        refuse_changed_by_others(foreign)
+
+
+@pytest.mark.parametrize(
+    ("place", "kinds", "believed"),
+    [
+        ("{}", ["ext4"], True),
+        ("{}", ["fuse.sshfs", "ext4"], True),
+        ("{}", ["ext4", "fuse.sshfs"], False),
+        ("{}/..", ["ext4"], False),
+        ("{}x", ["ext4"], False),
+    ],
+)
+def test_a_file_that_is_mounted_by_itself_is_believed(
+    foreign: Path, monkeypatch: pytest.MonkeyPatch, place: str, kinds: list[str], believed: bool
+) -> None:
+    """A container's file may be whose it was on the host, in a mount of its own; a directory's, or FUSE's, may not."""
+    there = os.path.normpath(place.format(foreign)).replace(" ", "\\040")
+    mounts = foreign.with_name("mountinfo")
+    mounts.write_text("".join(f"36 35 98:0 /m {there} rw,noatime master:1 - {kind} /dev/x rw\n" for kind in kinds))
+    monkeypatch.setattr(reach, "_MOUNTS", mounts)
+    foreign.with_name("link").symlink_to(foreign)
+
+    for path in (foreign, foreign.with_name("link")):
+        assert (changed_by_others(path, path.stat()) is None) is believed
+
+
 def test_root_looks_at_other_users_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who checks for a service of another user is not told that its directories are another user's."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
     assert changed_by_others(Path("/x"), status(DIRECTORY | 0o700)) is None
+    assert changed_by_others(Path("/x"), status(FILE | 0o600)) is None
 
 
 def test_a_link_is_what_it_leads_to(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,36 @@ def test_a_home_that_was_moved_has_its_store_with_it(tmp_path: Path) -> None:
     moved.refuse_another(f"sqlite:{tmp_path}/new/data/s.db")
     with pytest.raises(ConfigurationError, match="records are in"):
         moved.refuse_another(f"sqlite:{tmp_path}/old/data/s.db")
+
+
+@pytest.mark.parametrize("way", ["{}/link", "{}/old", "{}/link/../link"])
+@pytest.mark.parametrize("file", ["{}/old/data/s.db", "{}/link/data/s.db"])
+def test_a_home_has_its_store_with_it_by_whatever_way(tmp_path: Path, way: str, file: str) -> None:
+    """Where home and store were said by links, a copy of both serves the copy's store, and not the original's."""
+    (tmp_path / "old/data").mkdir(parents=True)
+    (tmp_path / "old/data/s.db").touch()
+    (tmp_path / "link").symlink_to("old")
+    RecordOfStore(Path(way.format(tmp_path)) / "store.json").keep(f"sqlite:{file.format(tmp_path)}?history=3")
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+
+    moved = RecordOfStore(tmp_path / "new/store.json")
+
+    assert moved.read() == f"sqlite:{tmp_path}/new/data/s.db?history=3"
+    moved.refuse_another(f"sqlite:{tmp_path}/new/data/s.db")
+
+
+def test_a_record_that_others_may_change_is_not_believed(record: RecordOfStore, tmp_path: Path) -> None:
+    """They could lead the start to another store; a link is what it leads to. The service that runs leaves it."""
+    record.keep("sqlite:/x")
+    (tmp_path / "store.json").rename(tmp_path / "elsewhere.json")
+    (tmp_path / "store.json").symlink_to("elsewhere.json")
+    record.refuse_another("sqlite:/x")
+    (tmp_path / "elsewhere.json").chmod(0o666)
+
+    with pytest.raises(ConfigurationError, match=r"store\.json can be changed by others \(mode 0666\); run: chmod"):
+        record.refuse_another("sqlite:/x")
+    record.try_to_keep("sqlite:/y")
+    assert (tmp_path / "store.json").is_symlink()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "\xff", '{"store":"a\\nb"}', "[" * 60_000])

@@ -11,14 +11,13 @@ from urllib.parse import SplitResult, unquote
 from models import names
 from models.errors import InvalidName
 from models.secret import Secret
-from storage_service.backends.url import DEFAULT_PORT, DEFAULT_PREFIX
+from storage_service.backends.url import DEFAULT_PORT, DEFAULT_PREFIX, ETCD_OPTIONS, check_at, prefix
 from storage_service.errors import ConfigurationError
 
 DEFAULT_TIMEOUT: Final = 4.0  # seconds for one operation, all its attempts together; settling a lost write has as many
 PASSWORD_VARIABLE: Final = "STRONGROOM_ETCD_PASSWORD"  # noqa: S105  # the variable's name, not a password
 
 _ENDPOINT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
-_OPTIONS: Final = frozenset({"cacert", "cert", "key", "timeout", "password", "password_file"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +42,8 @@ def parse(url: SplitResult, options: Mapping[str, str], environ: Mapping[str, st
     """Return the target that ``etcd://[user[:password]@]host[:port],…[/prefix]`` and *options* name.
 
     Args:
-        url: without its query; user and password are percent-encoded, the prefix is of the grammar of names.
+        url: without its query; user and password are percent-encoded, the prefix is of the grammar of names, an @ in it
+            ``%40``.
         options: the URL's query and what was said beside it: ``cacert``, ``cert``, ``key``, ``timeout`` (seconds),
             ``password_file``, and ``password``, which a URL in a list of processes would show to everyone.
         environ: where ``STRONGROOM_ETCD_PASSWORD`` is looked up, if a user is named and no password options.
@@ -53,8 +53,9 @@ def parse(url: SplitResult, options: Mapping[str, str], environ: Mapping[str, st
     """
     if url.fragment or not url.netloc:
         raise ConfigurationError("an etcd store is etcd://[user[:password]@]host:port,…[/prefix][?option=…&…]")
-    if options.keys() - _OPTIONS:
-        raise ConfigurationError(f"an etcd store takes the options {', '.join(sorted(_OPTIONS))} and no others")
+    check_at(url)
+    if options.keys() - ETCD_OPTIONS:
+        raise ConfigurationError(f"an etcd store takes the options {', '.join(sorted(ETCD_OPTIONS))} and no others")
     userinfo, _, hosts = url.netloc.rpartition("@")
     user, _, url_password = (unquote(part) for part in userinfo.partition(":"))
     if url_password and options.keys() & {"password", "password_file"}:
@@ -90,7 +91,7 @@ def _endpoint(text: str) -> str:
 
 def _prefix(path: str) -> str:
     try:
-        return f"/{names.check(path.strip('/') or DEFAULT_PREFIX)}/"
+        return f"/{names.check(prefix(path))}/"
     except InvalidName:
         raise ConfigurationError("the prefix in an etcd URL is segments as in names") from None
 
