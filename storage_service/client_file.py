@@ -46,7 +46,7 @@ class ClientFile:
                 status = os.fstat(file.fileno())
                 text = file.read(MAX_FILE)
         except FileNotFoundError as error:
-            raise ConfigurationError(f"there is no {path}; {_maker(path)}") from error
+            raise ConfigurationError(f"there is no {path}; strongroom up makes one in its home") from error
         except OSError as error:
             why = why_denied(path) if isinstance(error, PermissionError) else error.strerror
             raise ConfigurationError(f"{path} cannot be read: {why}") from error
@@ -71,14 +71,6 @@ class ClientFile:
         """Return the file's content: the key stands in it, in the clear."""
         fields = _Fields(url=self.url, socket=str(self.socket or ""), api_id=self.api_id, api_key=self.api_key.reveal())
         return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
-
-
-def _maker(path: Path) -> str:
-    """Return what makes a missing file, or takes its place."""
-    made = "strongroom up makes one in its home"
-    if path.name != NAME:
-        return made
-    return f"{made}; without one, set STRONGROOM_SOCKET (or _URL), STRONGROOM_API_ID and STRONGROOM_API_KEY"
 
 
 class _Fields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

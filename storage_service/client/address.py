@@ -171,9 +171,24 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
         return address, caller
     home, file = _variable(environ, "HOME"), _variable(environ, "CLIENT")
     if home or file:
-        known = _read_file(Path(home, file or client_file.NAME))
+        known = _read_named(Path(home, file or client_file.NAME))
         return address or known[0], caller or known[1]
     raise ConfigurationError(_missing(address, caller))
+
+
+def _read_named(path: Path) -> tuple[Address, Caller]:
+    """Return what the file that variables led to says; where it is not there, variables may say it all.
+
+    Raises:
+        ConfigurationError: as `read_home`.
+    """
+    try:
+        return _read_file(path)
+    except ConfigurationError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        where = "STRONGROOM_SOCKET (or _URL), STRONGROOM_API_ID and STRONGROOM_API_KEY"
+        raise ConfigurationError(f"{error}; where there is no home, set {where}") from error.__cause__
 
 
 def _missing(address: Address | None, caller: Caller | None) -> str:

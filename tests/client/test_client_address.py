@@ -65,12 +65,16 @@ def test_a_file_that_is_no_client_file_is_refused(tmp_path: Path, changes: dict[
 
 
 def test_a_home_that_is_none_is_refused(tmp_path: Path) -> None:
-    """The message names the file that is missing, what makes one, and what takes its place."""
+    """The message names the file that is missing, what makes one, and to who said variables what may replace it."""
+    missing = f"there is no {tmp_path}/client.json; strongroom up makes one in its home"
     with pytest.raises(ConfigurationError) as caught:
         read_home(tmp_path)
+    assert str(caught.value) == missing
+
+    with pytest.raises(ConfigurationError) as caught:
+        read_environment({"STRONGROOM_HOME": str(tmp_path)})
     assert str(caught.value) == (
-        f"there is no {tmp_path}/client.json; strongroom up makes one in its home; without one, set STRONGROOM_SOCKET"
-        " (or _URL), STRONGROOM_API_ID and STRONGROOM_API_KEY"
+        f"{missing}; where there is no home, set STRONGROOM_SOCKET (or _URL), STRONGROOM_API_ID and STRONGROOM_API_KEY"
     )
 
 
