@@ -191,7 +191,10 @@ class ApiKeys:
             )
         listed = list(paths)
         if not listed or not all(_is_path(path) for path in listed):
-            raise Invalid("a path is a slash and segments", (("paths", "is not a list of paths"),))
+            raise Invalid(
+                "paths begin with a slash and go on with a name, such as /secrets/db",
+                (("paths", "is not a list of such paths"),),
+            )
         try:
             allowed = [Action(action) for action in actions]
         except ValueError:

@@ -46,6 +46,8 @@ class ClientFile:
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 text = file.read(MAX_FILE)
+        except FileNotFoundError as error:
+            raise ConfigurationError(f"there is no {path}; strongroom up makes one in its home") from error
         except OSError as error:
             why = why_denied(path) if isinstance(error, PermissionError) else error.strerror
             raise ConfigurationError(f"{path} cannot be read: {why}") from error

@@ -1,18 +1,27 @@
 """What the documentation points to is there: files, headings, commands and their options, make's targets."""
 
+import base64
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
+from deploy import settings
 from deploy.cli import strongroom
+from http_proxy.authn.basic import BasicAuthenticator
+from storage_service.routing import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 
 _FENCE = re.compile(r"^```[a-z]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_TOML = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
@@ -79,3 +88,44 @@ def test_commands_exist(page: Path) -> None:
         else:
             asked = [word for word in words if "=" not in word and not word.startswith("-")]
             assert all(word in targets or word.startswith(".venv") for word in asked), f"make {' '.join(words)}"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        block
+        for page in ("configuration", "operating")
+        for block in _TOML.findall((ROOT / f"docs/{page}.md").read_text())
+    ],
+)
+def test_settings_are_settings(tmp_path: Path, block: str) -> None:
+    """Every piece of a settings file that a page shows is understood as it stands."""
+    (tmp_path / "strongroom.toml").write_text(block)
+
+    loaded = settings.load(environ={}, home=tmp_path, without_key=True)
+
+    plan(loaded.service.storage_handlers, loaded.service.store)
+
+
+async def test_the_hash_of_a_password_is_made_as_the_page_says(tmp_path: Path) -> None:
+    """The page's command makes a hash with which its users file lets the user in, and reveal credentials."""
+    page = (ROOT / "docs/configuration.md").read_text()
+    (line,) = re.findall(r"^/opt/strongroom/bin/python (-c .*PasswordHasher.*)$", page, re.MULTILINE)
+    (form,) = re.findall(r'`(\{"alice": .*\})`, which the proxy reads', page)
+
+    done = subprocess.run(
+        [sys.executable, *shlex.split(line)],
+        input="correct horse\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        start_new_session=True,  # so that there is no terminal to ask at
+    )
+
+    file = tmp_path / "users.json"
+    file.touch(0o600)
+    file.write_bytes(msgspec.json.encode({"alice": msgspec.json.decode(form)["alice"] | {"hash": done.stdout.strip()}}))
+    encoded = base64.b64encode(b"alice:correct horse")
+    known = await BasicAuthenticator(file).authenticate({b"authorization": b"Basic " + encoded})
+    assert known is not None
+    assert (known.name, known.reveal_credentials) == ("user:alice", True)

@@ -32,10 +32,12 @@ class Common:
 
 def common_options(command: C) -> C:
     """Give *command* the options; what they say lands in the context's `Common`."""
+    # Who may not read one is told so by whoever opens it, with the name of the group or the directory in the way.
+    path = click.Path(path_type=Path, readable=False)
     for name, settings in reversed(
         (
-            ("--home", {"type": click.Path(path_type=Path), "metavar": "DIR", "help": "The home of the service."}),
-            ("--socket", {"type": click.Path(path_type=Path), "metavar": "PATH", "help": "The service's unix socket."}),
+            ("--home", {"type": path, "metavar": "DIR", "help": "The home of the service."}),
+            ("--socket", {"type": path, "metavar": "PATH", "help": "The service's unix socket."}),
             ("--json", {"is_flag": True, "help": "Print JSON, also to a terminal."}),
             ("--no-color", {"is_flag": True, "help": "Print without colour (as NO_COLOR does)."}),
         )

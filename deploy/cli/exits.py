@@ -60,7 +60,10 @@ def _table() -> dict[type[BaseException], Exit]:
         migration.RunHeld: Exit(CONFLICT),
         migration.NoSuchRun: Exit(NOT_FOUND),
         migration.EstateRefused: Exit(DENIED),
-        errors.Denied: Exit(DENIED, "strongroom status tells whom the service takes you for"),
+        errors.Denied: Exit(
+            DENIED,
+            "the audit log has the reason; strongroom status tells whom the service takes you for, if it knows you",
+        ),
     }
 
 

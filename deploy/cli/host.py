@@ -115,7 +115,7 @@ def get(*, address: str) -> None:
     with client() as service:
         record = _find(service, address)
     if record is None:
-        raise NotFound("there is no such record")
+        raise NotFound(f"there is no host {address}")
     values = record.model.to_dict()
     if show.as_json():
         show.answer(values)
@@ -167,10 +167,13 @@ def rm(*, address: str) -> None:
 @common_options
 def creds(*, address: str, output: Path | None) -> None:
     """Write a host's private key to standard output; with --json all its credentials, the key in base64."""
-    from models.hosts import HostCreds
+    from storage_service.errors import NotFound
 
     with client() as service:
-        values = service.get(HostCreds, address).model.to_dict()
+        record = _creds(service, address)
+    if record is None:
+        raise NotFound(f"there are no credentials of {address}; strongroom host put --ssh-key-file gives it some")
+    values = record.model.to_dict()
     if common().as_json:
         show.answer(values)
     else:

@@ -15,6 +15,7 @@ from deploy.cli import backup_file, show
 from deploy.cli.backup_file import key_options, place_options
 from deploy.cli.common import common_options
 from deploy.cli.words import Verb
+from deploy.places import PREFIX
 
 if TYPE_CHECKING:
     from deploy.settings import Settings
@@ -96,11 +97,11 @@ def _given(settings: "Settings", exported: "Exported", key_file: Path | None, ty
 
 @contextmanager
 def _furnished(settings: "Settings") -> Iterator[None]:
-    """Make the home, or see that nothing runs in it; a directory that only holds settings for systemd is let alone."""
+    """Make the home, or see that nothing runs in it; one that holds a unit's settings, or its state, is let alone."""
     from deploy.home import Home
 
     home = Home(settings.home)
-    if home.path.exists() and any(home.path.iterdir()) and not _is_home(settings):
+    if _is_state(settings) or (home.path.exists() and any(home.path.iterdir()) and not _is_home(settings)):
         yield
         return
     home.prepare()
@@ -242,7 +243,9 @@ def _record_of(settings: "Settings") -> "RecordOfStore | None":
     from storage_service.record_of_store import RecordOfStore
 
     place = settings.service.store_record
-    if place is None or not place.parent.is_dir() or (place.parent == settings.home and not _is_home(settings)):
+    if place is None or not place.parent.is_dir():
+        return None
+    if place.parent == settings.home and not (_is_home(settings) or _is_state(settings)):
         return None
     return RecordOfStore(place)
 
@@ -250,6 +253,12 @@ def _record_of(settings: "Settings") -> "RecordOfStore | None":
 def _is_home(settings: "Settings") -> bool:
     """Whether ``strongroom up`` lives there, and it is no directory that holds settings alone."""
     return (settings.home / "run").is_dir()
+
+
+def _is_state(settings: "Settings") -> bool:
+    """Whether it is what a container keeps its state in: it is there, and the keys are handed in elsewhere."""
+    handed_in = (settings.client, settings.service.root_key)
+    return settings.home.is_dir() and not any(file.is_relative_to(settings.home) for file in handed_in)
 
 
 @contextmanager
@@ -280,19 +289,26 @@ def _owner_of(url: str) -> Iterator[None]:
 def _next_steps(settings: "Settings", exported: "Exported", store: str | None, config: Path | None) -> list[str]:
     """Return what is to be done now, as commands and words."""
     kinds = {each.kind for each in exported.recipients}
-    home = f"--home {shlex.quote(str(settings.home))}"
-    unit = "systemctl start strongroom-storage strongroom-proxy"
-    steps = [f"strongroom up {home}" if _is_home(settings) else f"start its service: {unit}"]
+    home = f" --home {shlex.quote(str(settings.home))}"
+    steps = ["start its service: systemctl start strongroom-storage strongroom-proxy"]
+    if _is_home(settings):
+        steps = [f"strongroom up{home}"]
+    elif _is_state(settings):
+        home, steps = "", ["start its service"]  # the command finds it as this one did
     if store is not None and _goes_unsaid(settings.service.store, config):
-        file = config or settings.home / "strongroom.toml"
-        steps.insert(
-            0, f"say store = {json.dumps(store, ensure_ascii=False)} in {file}, in place of any other store there"
-        )
+        steps.insert(0, _say_store(store, config or settings.home / "strongroom.toml"))
     if "file" in kinds and not settings.service.root_key.exists():
         steps.insert(0, f"put the root key file to {settings.service.root_key}")
     elif "file" not in kinds and kinds & {"unlock", "shares"}:
-        steps.append(f"strongroom key unlock {home}")
+        steps.append(f"strongroom key unlock{home}")
     return steps
+
+
+def _say_store(store: str, file: Path) -> str:
+    """Return where the store is to be said: a variable that says another comes before the file."""
+    if os.environ.get(f"{PREFIX}STORE"):
+        return f"say {PREFIX}STORE={shlex.quote(store)} to it, in place of the store that the variable says now"
+    return f"say store = {json.dumps(store, ensure_ascii=False)} in {file}, in place of any other store there"
 
 
 def _goes_unsaid(store: str, config: Path | None) -> bool:

@@ -150,30 +150,57 @@ def _read_file(path: Path) -> tuple[Address, Caller]:
 def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
     """Return what the environment says.
 
-    ``STRONGROOM_HOME`` names a home, ``STRONGROOM_CLIENT`` a ``client.json`` that is elsewhere (a relative path lies in
-    the home); ``STRONGROOM_SOCKET`` or ``STRONGROOM_URL``, ``STRONGROOM_API_ID`` and
-    ``STRONGROOM_API_KEY`` say it directly, and win over the home. Each may end in ``_FILE`` and name a file instead.
+    ``STRONGROOM_SOCKET`` or ``STRONGROOM_URL``, ``STRONGROOM_API_ID`` and ``STRONGROOM_API_KEY`` say it directly. What
+    they leave out is read from ``STRONGROOM_CLIENT``, a ``client.json`` that lies anywhere (a relative path lies in the
+    home), or that of the home that ``STRONGROOM_HOME`` names; where nothing is left out, neither is looked at. Each may
+    end in ``_FILE`` and name a file instead.
 
     Raises:
         ConfigurationError: something is missing, said twice, or in a file that cannot be read.
     """
-    said = {name: _variable(environ, name) for name in ("HOME", "CLIENT", "SOCKET", "URL", "API_ID", "API_KEY")}
-    home = (
-        _read_file(Path(said["HOME"], said["CLIENT"] or client_file.NAME)) if said["HOME"] or said["CLIENT"] else None
-    )
+    said = {name: _variable(environ, name) for name in ("SOCKET", "URL", "API_ID", "API_KEY")}
+    address = caller = None
     if said["SOCKET"] or said["URL"]:
         address = Address(socket=Path(said["SOCKET"])) if said["SOCKET"] else Address(url=said["URL"])
-    elif home is not None:
-        address = home[0]
-    else:
-        raise ConfigurationError(
-            "set STRONGROOM_HOME, or STRONGROOM_SOCKET (or _URL) with STRONGROOM_API_ID and _API_KEY"
-        )
     if said["API_ID"] and said["API_KEY"]:
-        return address, Caller(api_id=said["API_ID"], api_key=Secret(said["API_KEY"]))
-    if said["API_ID"] or said["API_KEY"] or home is None:
-        raise ConfigurationError("STRONGROOM_API_ID and STRONGROOM_API_KEY go together")
-    return address, home[1]
+        caller = Caller(api_id=said["API_ID"], api_key=Secret(said["API_KEY"]))
+    elif said["API_ID"] or said["API_KEY"]:
+        there, missing = ("API_ID", "API_KEY") if said["API_ID"] else ("API_KEY", "API_ID")
+        raise ConfigurationError(f"{ENVIRONMENT}{there} is said without {ENVIRONMENT}{missing}; they go together")
+    if address is not None and caller is not None:
+        return address, caller
+    home, file = _variable(environ, "HOME"), _variable(environ, "CLIENT")
+    if home or file:
+        known = _read_named(Path(home, file or client_file.NAME))
+        return address or known[0], caller or known[1]
+    raise ConfigurationError(_missing(address, caller))
+
+
+def _read_named(path: Path) -> tuple[Address, Caller]:
+    """Return what the file that variables led to says; where it is not there, variables may say it all.
+
+    Raises:
+        ConfigurationError: as `read_home`.
+    """
+    try:
+        return _read_file(path)
+    except ConfigurationError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        where = "STRONGROOM_SOCKET (or _URL), STRONGROOM_API_ID and STRONGROOM_API_KEY"
+        raise ConfigurationError(f"{error}; where there is no home, set {where}") from error.__cause__
+
+
+def _missing(address: Address | None, caller: Caller | None) -> str:
+    """Return what is to be said, where nothing leads to a ``client.json`` and one of the two is not known."""
+    if address is not None:
+        return (
+            "it is not said whose API key to use: set STRONGROOM_API_ID and STRONGROOM_API_KEY, or STRONGROOM_HOME or"
+            " STRONGROOM_CLIENT for a client.json that has one"
+        )
+    if caller is not None:
+        return "it is not said where the service is: set STRONGROOM_SOCKET or STRONGROOM_URL, or STRONGROOM_HOME"
+    return "set STRONGROOM_HOME, or STRONGROOM_SOCKET (or _URL) with STRONGROOM_API_ID and _API_KEY"
 
 
 def _variable(environ: Mapping[str, str], name: str) -> str:

@@ -65,9 +65,17 @@ def test_a_file_that_is_no_client_file_is_refused(tmp_path: Path, changes: dict[
 
 
 def test_a_home_that_is_none_is_refused(tmp_path: Path) -> None:
-    """The message names the file that is missing."""
-    with pytest.raises(ConfigurationError, match=r"client\.json cannot be read: No such file"):
+    """The message names the file that is missing, what makes one, and to who said variables what may replace it."""
+    missing = f"there is no {tmp_path}/client.json; strongroom up makes one in its home"
+    with pytest.raises(ConfigurationError) as caught:
         read_home(tmp_path)
+    assert str(caught.value) == missing
+
+    with pytest.raises(ConfigurationError) as caught:
+        read_environment({"STRONGROOM_HOME": str(tmp_path)})
+    assert str(caught.value) == (
+        f"{missing}; where there is no home, set STRONGROOM_SOCKET (or _URL), STRONGROOM_API_ID and STRONGROOM_API_KEY"
+    )
 
 
 SOCKET = {"STRONGROOM_SOCKET": "/run/s.sock"}
@@ -88,6 +96,36 @@ def test_the_environment_wins_over_the_home(tmp_path: Path) -> None:
     assert read_environment(home | KEY)[1].api_id == "ci"
     assert str(read_environment(home | {"STRONGROOM_URL": "http://h:1"})[0]) == "http://h:1"
     assert read_environment(home | {"STRONGROOM_SOCKET": "/x"})[1].api_id == "local"
+
+
+@pytest.mark.parametrize("where", [SOCKET, {"STRONGROOM_URL": "http://h:1"}])
+@pytest.mark.parametrize("home", ["HOME", "CLIENT", "HOME_FILE"])
+def test_what_is_said_directly_needs_no_home(where: dict[str, str], home: str) -> None:
+    """Where address and API key are said, nobody looks for the home that is said as well."""
+    address, caller = read_environment(where | KEY | {f"STRONGROOM_{home}": "/nonexistent"})
+
+    assert (str(address), caller.api_id) == (next(iter(where.values())), "ci")
+
+
+@pytest.mark.parametrize(
+    ("environ", "text"),
+    [
+        ({}, "set STRONGROOM_HOME, or STRONGROOM_SOCKET"),
+        (SOCKET, "not said whose API key to use: set STRONGROOM_API_ID and STRONGROOM_API_KEY, or STRONGROOM_HOME"),
+        (KEY, "not said where the service is: set STRONGROOM_SOCKET or STRONGROOM_URL, or STRONGROOM_HOME"),
+        (SOCKET | {"STRONGROOM_API_ID": "ci"}, "STRONGROOM_API_ID is said without STRONGROOM_API_KEY"),
+        (
+            {"STRONGROOM_API_KEY": CANARY, "STRONGROOM_HOME": "/nonexistent"},
+            "STRONGROOM_API_KEY is said without STRONGROOM_API_ID",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(environ: dict[str, str], text: str) -> None:
+    """The message tells the variables that are to be set, not others that are set or of no use; and no value."""
+    with pytest.raises(ConfigurationError) as caught:
+        read_environment(environ)
+    assert text in str(caught.value)
+    assert CANARY not in str(caught.value)
 
 
 def test_the_environment_names_a_client_file(tmp_path: Path) -> None:

@@ -665,6 +665,36 @@ def test_a_home_that_holds_only_settings(there: Up, short: Path) -> None:
     assert (made.st_uid, made.st_mode & 0o777) == (data.stat().st_uid, 0o600)
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_containers_state_is_not_made_into_a_home(there: Up, short: Path, etcd: Etcd, moved: bool) -> None:
+    """Where keys are handed in from elsewhere, a restore makes the store and its record, the owner's, and no more."""
+    state, given, file = short / "state", short / "given", short / "b"
+    assert backup(there.home, file).code == 0
+    for directory in (state, given):
+        directory.mkdir(mode=0o700)
+    for name in ("secrets.key", "client.json", "proxy.json"):
+        shutil.copy(there.home / name, given)
+    if os.geteuid() == 0:
+        short.chmod(0o711)
+        os.chown(state, NOBODY, NOBODY)
+    environ = clean_environment(
+        STRONGROOM_HOME=str(state),
+        STRONGROOM_STORE=f"sqlite:{state}/strongroom.db",
+        STRONGROOM_ROOT_KEY=str(given / "secrets.key"),
+        STRONGROOM_CLIENT=str(given / "client.json"),
+    )
+    url = etcd.url("moved")
+
+    done = strongroom("restore", file, *(("--store", url) if moved else ()), environ=environ)
+
+    assert done.code == 0, done
+    assert {each.name for each in state.iterdir()} == ({"store.json"} if moved else {"store.json", "strongroom.db"})
+    assert {each.stat().st_uid for each in state.iterdir()} == {state.stat().st_uid}
+    assert (url in (state / "store.json").read_text()) is moved
+    said = [f"say STRONGROOM_STORE={url} to it, in place of the store that the variable says now"] if moved else []
+    assert done.json["next"] == [*said, "start its service"]
+
+
 def machines_in(file: Path) -> list[str]:
     """Return the rows of machines that a backup has beside its keyring."""
     return re.findall(r'"name":"(system/keyring/machines/[^"]+)"', file.read_text())

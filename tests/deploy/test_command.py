@@ -1,9 +1,11 @@
 """The command against a running service: transcripts of what people and programs see."""
 
 import base64
+import grp
 import json
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -327,7 +329,12 @@ class TestHosts:
     @pytest.mark.parametrize(
         ("arguments", "code", "text"),
         [
-            (("get", "10.9.9.9"), 4, "there is no such record"),
+            (("get", "10.9.9.9"), 4, "there is no host 10.9.9.9"),
+            (
+                ("creds", "10.9.9.9"),
+                4,
+                "there are no credentials of 10.9.9.9; strongroom host put --ssh-key-file gives",
+            ),
             (("put", "a/b"), 1, "address must be one segment"),
             (("put", "10.9.9.9", "--status", "bogus"), 1, "status must be empty or one of"),
             (("put", "10.9.9.9", "--cpus", "many"), 1, "invalid value for '--cpus': is a whole number"),
@@ -363,6 +370,13 @@ class TestApiKeys:
         assert run("apikey", "revoke", "ci").json == {"id": "ci", "revoked": True}
         assert strongroom("status", environ=as_ci).code == 6
         assert run("apikey", "revoke", "ci").code == 4
+
+    @pytest.mark.parametrize("path", ["secrets/db", "/secrets//db"])
+    def test_what_is_no_path_is_told_what_is_one(self, run: Run, path: str) -> None:
+        """The line says what a path looks like, with an example, and does not repeat what was typed."""
+        done = run("apikey", "create", "astray", "--path", path)
+
+        assert done == Done(2, "", "strongroom: paths begin with a slash and go on with a name, such as /secrets/db\n")
 
 
 @pytest.mark.parametrize("name", ["a/b", "/a", "a/", "a//b", "", "a b", ".."])
@@ -494,6 +508,43 @@ def test_no_kind_of_value_is_repeated(kind: Any, text: str) -> None:
             Verb("v", params=words[1]).make_context("v", words[0])
         assert text in refused.value.format_message()
         assert "c4nary" not in refused.value.format_message()
+
+
+def test_who_says_a_socket_alone_is_told_what_else_is_wanted(service: Up) -> None:
+    """It is the API key that is missing, and the line says where one may come from."""
+    done = strongroom("--socket", service.socket, "status")
+
+    assert (done.code, done.out) == (2, "")
+    assert "it is not said whose API key to use: set STRONGROOM_API_ID and STRONGROOM_API_KEY, or" in done.err
+
+
+def test_who_is_not_in_the_group_is_told_of_it(short: Path) -> None:
+    """A user who may not open the socket, or read the home, that was said hears whose it is."""
+    code = (
+        "import os, sys; from deploy import cli\n"
+        "for flag, path in zip(sys.argv[1::2], sys.argv[2::2]): cli.run([flag, path + '.none', 'status'])\n"  # imports
+        "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "print('---', file=sys.stderr)\n"
+        "for flag, path in zip(sys.argv[1::2], sys.argv[2::2]): cli.run([flag, path, 'status'])\n"
+    )
+    short.chmod(0o755)
+    home, path = short / "home", short / "s"
+    home.mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        closed = 0o660 if os.geteuid() == 0 else 0
+        path.chmod(closed)
+        home.chmod(closed)
+        environ = clean_environment(STRONGROOM_API_ID="ci", STRONGROOM_API_KEY="k")
+        command = [sys.executable, "-c", code, "--socket", str(path), "--home", str(home)]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+        home.chmod(0o700)
+    on_socket, in_home = done.stderr.partition("---\n")[2].splitlines()
+
+    group = grp.getgrgid(path.stat().st_gid).gr_name
+    assert f"may not open {path}, which is group {group}'s, mode {closed:04o}; add that user to the group" in on_socket
+    assert f"may not enter {home}, where {home}/client.json lies; let that user in" in in_home
 
 
 class TestPrinting:

@@ -1,14 +1,17 @@
 """The image and the composition of two containers: linted, without root, without a place to write, without network."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from deploy.settings import load
+from tests.deploy.running import clean_environment, up
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINER = ROOT / "deploy/container"
@@ -96,3 +99,42 @@ def test_the_settings_are_ours(services: dict[str, dict[str, Any]], name: str, t
     paths = [value for value in services[name]["environment"].values() if value.startswith("/")]
     assert all(any(path == volume or path.startswith(f"{volume}/") for volume in volumes) for path in paths)
     assert settings.service.socket == Path("/run/strongroom/storage.sock")
+
+
+@pytest.fixture(scope="module")
+def with_tls() -> dict[str, Any]:
+    """Return what the page adds to the proxy for TLS."""
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/operating.md").read_text(), re.MULTILINE | re.DOTALL)
+    return yaml.safe_load(block)["services"]["proxy"]
+
+
+def test_tls_is_said_as_the_page_says(services: dict[str, dict[str, Any]], with_tls: dict[str, Any]) -> None:
+    """Each of its variables is a setting, and its files lie in the volume that it adds."""
+    settings = load(environ=services["proxy"]["environment"] | with_tls["environment"], role="proxy", without_key=True)
+
+    (volume,) = with_tls["volumes"]
+    for path in (settings.proxy.tls_certificate, settings.proxy.tls_key):
+        assert path is not None
+        assert path.parent == Path(volume.split(":")[1])
+
+
+def test_the_proxys_health_is_asked_for_over_tls(with_tls: dict[str, Any], tmp_path: Path) -> None:
+    """The page's health check is content with a proxy whose certificate is for another name, and not with none."""
+    issued = trustme.CA().issue_cert("strongroom.example.org")
+    issued.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    (tmp_path / "key.pem").chmod(0o600)
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "chain.pem"))
+    environ = clean_environment(
+        STRONGROOM_TLS_CERTIFICATE=str(tmp_path / "chain.pem"), STRONGROOM_TLS_KEY=str(tmp_path / "key.pem")
+    )
+    command = with_tls["healthcheck"]["test"]
+    assert command[:3] == ["CMD", "/opt/strongroom/bin/python", "-c"]
+
+    def check(url: str) -> int:
+        code = command[3].replace("https://127.0.0.1:8000", url)
+        assert url in code
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode
+
+    with up(tmp_path / "home", environ=environ) as running:
+        healthy = check(running.url)
+    assert (healthy, check(running.url)) == (0, 1)

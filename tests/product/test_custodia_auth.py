@@ -62,6 +62,21 @@ def test_another_user_of_the_machine_is_refused(tmp_path: Path) -> None:
     assert {(line["principal"], line["decision"]) for line in lines} == {("unknown", "denied")}
 
 
+def test_a_group_beside_the_user_lets_more_in(tmp_path: Path) -> None:
+    """With another's uid and our gid we get in, with or without a key; who shows one has that key's rights."""
+    both = (
+        f'authenticators = [{{handler = "SimpleCredsAuth", uid = "{os.getuid() + 1}", gid = "{os.getgid()}"}},'
+        ' {handler = "SimpleAuthKeys"}]'
+    )
+    with configured(tmp_path / "home", both) as running, on_socket(running) as client:
+        answers = [client.post("/box/"), client.get("/box/", headers=credentials(running.home))]
+
+        known = [line["principal"] for line in audited(running)][-2:]
+
+    assert [answer.status_code for answer in answers] == [201, 200]
+    assert known == [f"service:{os.getuid()}", "apikey:storage_service"]
+
+
 def test_the_proxys_user_opens_nothing_for_strangers(tmp_path: Path) -> None:
     """The proxy runs as a user whom the service trusts; what it forwards for a stranger is a stranger's still."""
     both = f'authenticators = [{{handler = "SimpleCredsAuth", uid = "{os.getuid()}"}}, {{handler = "SimpleAuthKeys"}}]'
