@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from storage_service.errors import Unavailable
+from storage_service.errors import Busy
 from storage_service.turns import Queue, Rule, Turn
 
 ONE = Rule(turns=1, held=1, waiting=1, patience=30.0, longest=30.0, grace=30.0)
@@ -51,7 +51,7 @@ async def test_a_holder_has_one_turn_and_one_that_waits() -> None:
     queue = Queue(ONE)
     first, second = Worker(queue, "a"), Worker(queue, "a")
     await settled()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Busy):
         await queue.begin("a")
     other = Worker(queue, "b")
     await settled()
@@ -107,7 +107,7 @@ async def test_all_together_wait_for_so_many() -> None:
     queue = Queue(replace(ONE, queue=3))
     workers = [Worker(queue, str(number)) for number in range(4)]
     await settled()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Busy):
         await queue.begin("another")
     for worker in workers:
         await worker.end()
@@ -121,7 +121,7 @@ async def test_who_does_not_keep_up_loses_its_turn_to_another() -> None:
     slow = Worker(queue, "slow", silent)
     await settled()
     async with asyncio.timeout(30), await queue.begin("other"):
-        with pytest.raises(Unavailable):
+        with pytest.raises(Busy):
             await slow.task
     assert not slow.task.cancelled()
 
@@ -141,7 +141,7 @@ async def test_who_waits_already_sees_the_client_fall_behind() -> None:
     await settled()
     begin.set()
     await asyncio.wait_for(other.begun.wait(), 30)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Busy):
         await slow.task
     await other.end()
 
@@ -163,7 +163,7 @@ async def test_behind_one_address_a_slow_one_loses_to_its_like() -> None:
     slow = Worker(queue, "address", silent)
     other = Worker(queue, "address")
     await asyncio.wait_for(other.begun.wait(), 30)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Busy):
         await slow.task
     await other.end()
 
@@ -198,7 +198,7 @@ async def test_drops_are_no_progress() -> None:
 
     slow, other = Worker(queue, "slow", drips), Worker(queue, "other")
     await asyncio.wait_for(other.begun.wait(), 30)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Busy):
         await slow.task
     await other.end()
 
@@ -208,7 +208,7 @@ async def test_a_turn_has_an_end_where_others_wait() -> None:
     queue = Queue(replace(ONE, longest=0.05))
     first, other = Worker(queue, "a"), Worker(queue, "b")
     await asyncio.wait_for(other.begun.wait(), 30)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Busy):
         await first.task
     await other.end()
 
@@ -234,5 +234,5 @@ async def test_a_queue_forgets_who_left() -> None:
     for number, worker in enumerate(workers):
         worker.task.cancel() if number % 5 == 0 else worker.told.set()
     ends = await asyncio.wait_for(asyncio.gather(*(each.task for each in workers), return_exceptions=True), 30)
-    assert {type(end) for end in ends} <= {type(None), Unavailable, asyncio.CancelledError}
+    assert {type(end) for end in ends} <= {type(None), Busy, asyncio.CancelledError}
     assert [len(queue._held), len(queue._waiting), len(queue._of), queue._timer] == [0, 0, 0, None]
