@@ -11,7 +11,6 @@ from storage_service import wire
 from storage_service.client import AsyncStorageClient, Record
 from storage_service.errors import Changed, NotFound
 
-OTHER_SOURCE: Final = "The host is known with another source"
 NO_CLUSTER: Final = "There is no such cluster to join"
 _TAKEN: Final = "There are credentials of that address already, of another PUT at the same time or left behind"
 _MEANWHILE: Final = "The host was changed or removed at the same time"
@@ -38,7 +37,7 @@ class Addition:
 
         Raises:
             Exists: it is by now.
-            Rejected: as `finish`, or it was added with another source at the same time.
+            Rejected: as `finish`. Of two who add it with different sources, one finds the other's credentials.
         """
         self._made = await self._client.save(host, etag=wire.NEW)
         await self.finish(self._made)
@@ -56,8 +55,6 @@ class Addition:
             Rejected: somebody else stored its credentials, or removed the host or its cluster, at the same time.
         """
         try:
-            if self._made is not None:
-                await self._check_alone(self._made.model)
             await self._join()
             if self._opened is None:
                 await self.open()
@@ -68,12 +65,6 @@ class Addition:
         except Rejected:
             await self._take_back()
             raise
-
-    async def _check_alone(self, host: Host) -> None:
-        """Refuse a host that lies somewhere else, too; of two who add it, one at least sees the other's."""
-        for other in await self._storage.hosts.records(self._client, self._address):
-            if other.model.source.strip() != host.source.strip():
-                raise Rejected(409, OTHER_SOURCE)
 
     async def _join(self) -> None:
         if self._cluster:
@@ -100,7 +91,8 @@ class Addition:
         for _ in range(ATTEMPTS):
             if await lock(self._client, host) is not None:
                 return opened
-            there = await self._storage.hosts.find_record(self._client, self._address)
+            places = await self._storage.hosts.records(self._client, self._address)
+            there = next((record for record in places if record.model.source == host.model.source), None)
             # Changed by the platform, say, or removed and made anew: are the credentials still these?
             still = None if there is None else await lock(self._client, opened)
             if there is None or still is None:

@@ -6,7 +6,7 @@ from typing import Final
 import falcon
 
 from http_proxy.errors import Rejected, Request, Response
-from http_proxy.resources.additions import NO_CLUSTER, OTHER_SOURCE, Addition
+from http_proxy.resources.additions import NO_CLUSTER, Addition
 from http_proxy.resources.base import (
     Resource,
     Storage,
@@ -26,6 +26,7 @@ from storage_service.errors import Busy, Changed, Invalid, NotFound
 
 _CREDENTIALS: Final = ("ssh_priv_key", "remote_user")  # members of a PUT that belong to HostCreds
 _OTHER_KEY: Final = "The host is known with another key"
+_OTHER_SOURCE: Final = "The host is known with another source"
 _KNOWN: Final = "The host is known; say it without credentials to see it"
 _NOT_THERE: Final = "The host is known and not in that cluster"
 
@@ -170,7 +171,7 @@ async def _add(storage: Storage, req: Request, resp: Response, body: dict[str, o
 
     existing = await storage.hosts.find_record(client, host.address)
     if existing is not None and host.source.strip() not in ("", existing.model.source.strip()):
-        raise Rejected(409, OTHER_SOURCE)
+        raise Rejected(409, _OTHER_SOURCE)
     joined = await find(client, Cluster, cluster) if cluster else None
     if cluster and joined is None:
         raise Rejected(409, NO_CLUSTER)
