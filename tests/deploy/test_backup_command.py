@@ -683,7 +683,7 @@ def test_a_containers_state_is_not_made_into_a_home(there: Up, short: Path, etcd
         STRONGROOM_ROOT_KEY=str(given / "secrets.key"),
         STRONGROOM_CLIENT=str(given / "client.json"),
     )
-    url = etcd.url("moved")
+    url = etcd.url("from-a-container")
 
     done = strongroom("restore", file, *(("--store", url) if moved else ()), environ=environ)
 
