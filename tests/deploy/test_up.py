@@ -398,7 +398,7 @@ class TestRefusals:
         assert (process.returncode, out) == (2, "")
         assert "secrets.key" in err
         assert not re.search("Traceback|unexpected ", err)
-        assert err.splitlines()[-1] == "strongroom: the storage service ended with code 3; what it said is above"
+        assert err.splitlines()[-1] == "strongroom: the storage service ended with code 4; what it said is above"
         (home / "elsewhere").rename(home / "secrets.key")
         with up(home) as running:
             assert got(running, "x") == "kept"
