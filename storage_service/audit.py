@@ -78,7 +78,7 @@ class AuditLog:
         self._place: tuple[int, int] | None = None  # device and inode of the file that is open
         self._end = 0  # where our last write ended
         self._torn = False  # it was cut off
-        self._fault: AuditUnavailable | None = None  # why the last group is not on disk
+        self._fault = ""  # why the last group is not on disk; text alone, for an error would keep who awaited it
 
     def open(self) -> None:
         """Open the file for appending, and start its thread. Called on the event loop that will append.
@@ -138,7 +138,7 @@ class AuditLog:
             free = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
             if free * disk.f_frsize < BLOCK:
                 raise AuditUnavailable("the audit log cannot be written: its disk is full")
-        if self._fault is not None or self._replaced():  # who has moved a full log away wants its room back
+        if self._fault or self._replaced():  # who has moved a full log away wants its room back
             await self._put(b"")
 
     def has_room(self) -> bool:
@@ -182,14 +182,14 @@ class AuditLog:
         group, self._writing = self._writing or [], None
         if self._waiting:
             self._begin_soon()
-        self._fault = None if error is None else AuditUnavailable(f"the audit log cannot be written: {error.strerror}")
+        self._fault = "" if error is None else f"the audit log cannot be written: {error.strerror}"
         for _, future in group:
             if future.done():
                 continue
-            if self._fault is None:
+            if not self._fault:
                 future.set_result(None)
             else:
-                future.set_exception(self._fault)
+                future.set_exception(AuditUnavailable(self._fault))
                 future.exception()  # a caller that went away has nobody to tell
 
     def _expire(self, group: list[tuple[bytes, asyncio.Future[None]]]) -> None:

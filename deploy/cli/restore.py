@@ -239,13 +239,16 @@ def _recorded(settings: "Settings", checked: "Checked") -> Iterator[None]:
 
 
 def _record_of(settings: "Settings") -> "RecordOfStore | None":
-    """Return the record of the home; None where it has no place, which a directory of settings alone is not."""
+    """Return the record of the home; None where it has no place, which a directory of settings alone is not.
+
+    What a unit keeps its state in is no home of ``up``, but a service that ran there has left its record.
+    """
     from storage_service.record_of_store import RecordOfStore
 
     place = settings.service.store_record
     if place is None or not place.parent.is_dir():
         return None
-    if place.parent == settings.home and not (_is_home(settings) or _is_state(settings)):
+    if place.parent == settings.home and not (place.exists() or _is_home(settings) or _is_state(settings)):
         return None
     return RecordOfStore(place)
 

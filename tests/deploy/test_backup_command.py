@@ -543,6 +543,19 @@ class TestAnotherStore:
         with up(home, "--store", url):
             assert get(home, "db/late") == "late"
 
+    def test_the_record_that_a_service_left_counts_without_a_home(self, there: Up, short: Path, etcd: Etcd) -> None:
+        """Where a unit keeps its state there is no `run`, and what is there is not left behind unsaid either."""
+        home = there.home
+        there.end()
+        assert backup(home, short / "old", "--offline").code == 0
+        with up(home):
+            put(home, "db/late", "late")
+        shutil.rmtree(home / "run")
+
+        done = restore(short / "old", home, "--store", etcd.url("unit"))
+
+        assert (done.code, "which holds something else than this backup" in done.err) == (5, True), done
+
     def test_who_says_so_leaves_behind_what_was_written_since(self, there: Up, short: Path, etcd: Etcd) -> None:
         """A person may go back to a backup, and a store that is lost is no reason to stay there."""
         home = there.home

@@ -375,6 +375,25 @@ async def test_a_log_that_was_moved_off_a_full_disk_frees_it(tmp_path: Path, mon
     await log.close()
 
 
+async def test_each_who_is_refused_has_an_error_of_his_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several in one group none holds what another's request held, and nothing of theirs stays with the log."""
+    log = AuditLog(tmp_path / "audit.log")
+    log.open()
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patch.setattr(os, "write", full)
+        told = await asyncio.gather(log.append(RECORD), log.append(RECORD), return_exceptions=True)
+
+    assert [type(each) for each in told] == [AuditUnavailable, AuditUnavailable]
+    assert told[0] is not told[1]
+    assert not any(isinstance(each, BaseException) for each in vars(log).values())
+    await log.append(RECORD)
+    await log.close()
+
+
 async def test_who_looks_hears_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anybody is refused it is known that the next line has no room, and when it has again."""
     log = AuditLog(tmp_path / "audit.log")
