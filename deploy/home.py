@@ -27,6 +27,7 @@ from deploy.places import CLIENT, CONFIG, PROXY_CLIENT, SOCKET
 from models.secret import Secret
 from storage_service.client_file import ClientFile
 from storage_service.errors import ConfigurationError
+from storage_service.files import replace_private
 
 API_KEY_BYTES: Final = 32  # 256 bits, from the kernel's generator
 API_ID: Final = "storage_service"  # CPD-101's name for the platform's own key
@@ -69,19 +70,8 @@ def make_client(path: Path, api_id: str, *, url: str = "", socket: Path | None =
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 that is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
+    """Write a file of mode 0600, this user's, that is there whole or not at all, also after a power cut."""
+    replace_private(path, content)
 
 
 class NewFile(io.BufferedWriter):

@@ -33,10 +33,10 @@ def give_to_owner_of(directory: Path, descriptor: int) -> None:
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
-def replace_private(path: Path, content: bytes) -> None:
+def replace_private(path: Path, content: bytes, *, for_service: bool = False) -> None:
     """Bring *content* to the disk as the file *path*, mode 0600, whole or not at all, also after a power cut.
 
-    Where root does that, by a command for a service, the file is whose its directory is.
+    The file is this user's; one that root makes by a command *for_service* is whose its directory is.
 
     Raises:
         OSError: it cannot be written.
@@ -47,7 +47,8 @@ def replace_private(path: Path, content: bytes) -> None:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                give_to_owner_of(path.parent, descriptor)
+                if for_service:
+                    give_to_owner_of(path.parent, descriptor)
                 file.write(content)
                 file.flush()
                 os.fsync(descriptor)

@@ -77,7 +77,7 @@ class RecordOfStore:
         """
         content = json.dumps({"store": self._from_here(without_password(store))}).encode() + b"\n"
         if self._text() != content:
-            replace_private(self._path, content)
+            replace_private(self._path, content, for_service=True)
 
     def try_to_keep(self, store: str) -> None:
         """Do the same for a service, which does not end where it cannot be written; the log says so."""

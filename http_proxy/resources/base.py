@@ -217,7 +217,7 @@ async def find(client: AsyncStorageClient, model: type[M], key: str) -> M | None
         return None
 
 
-async def etag_of(client: AsyncStorageClient, model: type[Model], key: str) -> str | None:
+async def tag_of(client: AsyncStorageClient, model: type[Model], key: str) -> str | None:
     """Return the tag of the record of *key*, None where it is no valid one: before what belongs to it is removed.
 
     Raises:
@@ -234,8 +234,7 @@ async def check_there(client: AsyncStorageClient, model: type[Model], key: str) 
     Raises:
         NotFound: there is none.
     """
-    with suppress(Malformed):
-        await client.get(model, key)
+    await tag_of(client, model, key)
 
 
 async def save_new(client: AsyncStorageClient, model: M) -> M:

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from http_proxy.errors import Rejected, Request, Response
-from http_proxy.resources.base import Resource, etag_of, find, may_reveal, remove_if_there, respond, settle
+from http_proxy.resources.base import Resource, find, may_reveal, remove_if_there, respond, settle, tag_of
 from http_proxy.resources.twins import ATTEMPTS, check_may_each, lock, save_where_none, take_back
 from models import ContainerManagerConfig, ContainerManagerConfigs, ContainerManagerCreds
 from storage_service import wire
@@ -75,7 +75,7 @@ class ContainerManagerItem(Resource):
         client = self.storage.for_caller(req)
         await check_may_each(client, "delete", (ContainerManagerConfig, name), (ContainerManagerCreds, name))
         for _ in range(ATTEMPTS):
-            etag = await etag_of(client, ContainerManagerConfig, name)
+            etag = await tag_of(client, ContainerManagerConfig, name)
             await remove_if_there(client, ContainerManagerCreds, name)
             with suppress(Changed):
                 await client.delete(ContainerManagerConfig, name, etag=etag)

@@ -166,4 +166,5 @@ class Seen:
                 return
 
     def _replace(self, path: Path, mark: Mark) -> None:
-        replace_private(path, msgspec.json.encode(_Kept(mark.keyring.hex(), mark.edition, mark.digest.hex())))
+        kept = _Kept(mark.keyring.hex(), mark.edition, mark.digest.hex())
+        replace_private(path, msgspec.json.encode(kept), for_service=True)
