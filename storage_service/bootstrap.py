@@ -8,6 +8,7 @@ import pwd
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from models import names
 from storage_service import head
 from storage_service.apikeys import ApiKeys
 from storage_service.audit import AuditLog
@@ -22,6 +23,7 @@ from storage_service.config import AuthenticatorSettings, AuthorizerSettings, Re
 from storage_service.errors import ConfigurationError
 from storage_service.handlers import Handler
 from storage_service.key_service import KeyService
+from storage_service.keyring.document import KEYRING
 from storage_service.keyring.keeper import Keeper
 from storage_service.keyring.machine_documents import documents_in
 from storage_service.keyring.page import Page, State
@@ -174,15 +176,20 @@ async def build(
 async def _refuse_empty(store: Backend, known: str | None) -> None:
     """Refuse a store with nothing in it where the records are known to be in one, lest an empty one seem to be all.
 
+    Names that another application has below the same prefix make no difference.
+
     Raises:
-        ConfigurationError: it is empty.
+        ConfigurationError: it holds no keyring and no secret.
     """
-    if known is None or (await store.list("", limit=1)).names:
+    if known is None:
         return
+    for prefix in (KEYRING, names.SECRETS):
+        if (await store.list(prefix, limit=1)).names:
+            return
     raise ConfigurationError(
-        f"the store is empty, and this home's records are in {masked(as_said(known))}: if they are there, say that "
-        "store, or move them (strongroom backup --offline, then strongroom restore); if they are lost, restore a "
-        "backup; to begin with nothing all the same, choose another --home"
+        f"the store holds no records of ours, and this home's records are in {masked(as_said(known))}: if they are "
+        "there, say that store, or move them (strongroom backup --offline, then strongroom restore); if they are lost, "
+        "restore a backup; to begin with nothing all the same, choose another --home"
     )
 
 

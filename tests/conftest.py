@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from storage_service import hygiene
+from tests.deploy.running import ended_after
 from tests.etcd_server import Etcd, running
 
 
@@ -14,6 +15,13 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
     """Run an etcd of one member, without TLS and without users."""
     with running(tmp_path_factory.mktemp("etcd")) as store:
         yield store
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    """End the commands that a test started and, because it failed, did not end."""
+    with ended_after():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -58,17 +58,17 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
 
 async def test_no_key_outside_the_prefix_is_touched(etcd: Etcd) -> None:
     """Neither reading nor emptying a store sees or changes keys beside its prefix, however alike."""
-    alike = ("/beside", "/beside/", "/beside0", "/beside/own0", "/beside/ow")
+    alike = ("/prefix", "/prefix/", "/prefix0", "/prefix/own0", "/prefix/ow")
     with etcd.admin() as admin:
         for key in (*alike, "/zzz"):
             admin.put(key, b"1")
-        async with opened(etcd, prefix="beside/own") as backend:
+        async with opened(etcd, prefix="prefix/own") as backend:
             await backend.commit([Vacant("")])
             await backend.commit([Put("a", b"one"), Put("z", b"one")])
             assert (await backend.list("")).names == ("a", "z")
             await backend.commit([Delete("a"), Delete("z")])
             await backend.commit([Vacant("")])
-        assert {key: kv.value for key, kv in admin.keys("/beside").items()} == dict.fromkeys(alike, b"1")
+        assert {key: kv.value for key, kv in admin.keys("/prefix").items()} == dict.fromkeys(alike, b"1")
         assert "/zzz" in admin.keys("/zzz")
 
 

@@ -18,6 +18,7 @@ from deploy import cli
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds, for what takes one; only what is broken takes as long
 ENDED_WITHIN = 60.0  # seconds
+_SPAWNED: "list[subprocess.Popen[str]]" = []
 PATIENT = {"STRONGROOM_TIMEOUT": "300"}  # requests under way are given longer than a test waits for an end
 
 
@@ -96,8 +97,8 @@ def strongroom(
 def spawn(
     *arguments: object, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = (), **options: Any
 ) -> "subprocess.Popen[str]":
-    """Start the command in a process of its own, by way of the command *prefix*."""
-    return subprocess.Popen(
+    """Start the command in a process of its own, by way of the command *prefix*; see `ended_after`."""
+    process = subprocess.Popen(
         [*prefix, sys.executable, "-m", "deploy.cli", *map(str, arguments)],
         env=dict(clean_environment() if environ is None else environ),
         stdin=subprocess.DEVNULL,
@@ -106,6 +107,21 @@ def spawn(
         text=True,
         **options,
     )
+    _SPAWNED.append(process)
+    return process
+
+
+@contextmanager
+def ended_after() -> Iterator[None]:
+    """After the block, end what it spawned and a failure has left, with all its children."""
+    before = len(_SPAWNED)
+    yield
+    while len(_SPAWNED) > before:
+        with _SPAWNED.pop() as process:
+            if process.poll() is None:
+                for each in (process.pid, *descendants(process.pid)):
+                    with suppress(ProcessLookupError):
+                        os.kill(each, signal.SIGKILL)
 
 
 def descendants(pid: int) -> list[int]:

@@ -481,7 +481,7 @@ def test_a_restore_that_is_killed_says_so(there: Up, short: Path, step: int) -> 
         started = spawn("up", "--home", new, "--listen", "127.0.0.1:0")
         _, said = started.communicate(timeout=60)
         assert started.returncode == 2, said
-        assert "half restored" in said or "the store is empty" in said
+        assert "half restored" in said or "the store holds no records of ours" in said
         assert restore(file, new, "--key-file", key).code == 0
     with up(new):
         assert get(new, "many/299") == "x" * 20_000
@@ -633,17 +633,22 @@ class TestEmptyStores:
         there.end()
         (there.home / "data" / "strongroom.db").unlink()
 
-        assert "the store is empty, and this home's records are in sqlite:" in refused(there.home)
+        assert "the store holds no records of ours, and this home's records are in sqlite:" in refused(there.home)
 
     def test_another_store_beside_it(self, there: Up, etcd: Etcd) -> None:
-        """A first start with an empty store of another kind is refused, and says how to move; also in an older home."""
+        """A first start with another store is refused, whoever else keeps keys there, and told how to move.
+
+        So it is in an older home.
+        """
         there.end()
-        said = refused(there.home, "--store", etcd.url("beside"))
+        with etcd.admin() as admin:
+            admin.put("/another-store/registry/pods", b"somebody else's")
+        said = refused(there.home, "--store", etcd.url("another-store"))
         assert "records are in sqlite:" in said
         assert "strongroom backup --offline, then strongroom restore --store" in said
         (there.home / "store.json").unlink()
-        assert "the store is empty, and this home's records are in sqlite:" in refused(
-            there.home, "--store", etcd.url("beside")
+        assert "the store holds no records of ours, and this home's records are in sqlite:" in refused(
+            there.home, "--store", etcd.url("another-store")
         )
 
     def test_a_copy_without_the_log(self, there: Up, short: Path) -> None:

@@ -84,7 +84,7 @@ class TestServe:
         (made / "data/strongroom.db").unlink()
 
         for more, why in (
-            ((), "the store is empty, and this home's records are in"),
+            ((), "the store holds no records of ours, and this home's records are in"),
             (("--store", "memory"), "is another"),
         ):
             with serving(spawn("serve", "storage", "--home", made, *more)) as process:

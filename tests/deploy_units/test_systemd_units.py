@@ -222,7 +222,7 @@ def test_a_lost_store_ends_the_start_for_good(tmp_path: Path) -> None:
     _, said = process.communicate(timeout=PATIENCE)
 
     assert str(process.returncode) in settings("strongroom-storage.service")["RestartPreventExitStatus"][0].split()
-    assert "the store is empty, and this home's records are in" in said
+    assert "the store holds no records of ours, and this home's records are in" in said
 
 
 def test_what_may_mend_itself_is_tried_again(tmp_path: Path) -> None:
