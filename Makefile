@@ -19,7 +19,7 @@ help: ## say what there is (this list)
 setup: $(VENV) ## make .venv with everything Strongroom and its developers need, each wheel checked against its hash
 
 run: $(VENV) ## start Strongroom, store a sample secret through it, show what the store holds; Ctrl-C ends it
-	@.venv/bin/python -m deploy.tools.demo $(if $(ONCE),--once)
+	@.venv/bin/python -m strongroom.deploy.tools.demo $(if $(ONCE),--once)
 
 check: $(VENV) ## format, lint, types, the floors between the rooms
 	.venv/bin/ruff format --check .

@@ -5,16 +5,16 @@ from typing import Any
 
 from falcon.asgi import App, Request, Response
 
-from deploy.serving.crowd import Crowd
-from deploy.serving.limits import Limits
-from deploy.serving.signals import tell_systemd_when_serving
-from deploy.serving.workers import Served
-from storage_service.wire.http1 import Exchange
+from strongroom.deploy.serving.crowd import Crowd
+from strongroom.deploy.serving.limits import Limits
+from strongroom.deploy.serving.signals import tell_systemd_when_serving
+from strongroom.deploy.serving.workers import Served
+from strongroom.storage_service.wire.http1 import Exchange
 
 BODY = b"x" * 1700
 
 # What gunicorn is told; this file is its configuration, too, and what it serves.
-worker_class = "deploy.serving.workers.StrongroomWorker"
+worker_class = "strongroom.deploy.serving.workers.StrongroomWorker"
 control_socket_disable = True
 loglevel = "error"
 wsgi_app = "benchmarks.constant:served"

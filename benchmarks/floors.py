@@ -10,9 +10,9 @@ from pathlib import Path
 import grpc
 
 from benchmarks.targets import SECRET
-from storage_service.backends.etcd.keyspace import put
-from storage_service.backends.etcd.messages_pb2 import RangeRequest, TxnRequest
-from storage_service.backends.etcd.methods import RANGE, TXN
+from strongroom.storage_service.backends.etcd.keyspace import put
+from strongroom.storage_service.backends.etcd.messages_pb2 import RangeRequest, TxnRequest
+from strongroom.storage_service.backends.etcd.methods import RANGE, TXN
 
 _VALUE = SECRET.encode()
 _KEYS = 1000

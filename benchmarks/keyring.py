@@ -17,13 +17,13 @@ import uvloop
 from benchmarks import load
 from benchmarks.load import Outcome
 from benchmarks.targets import SECRET, Strongroom
-from deploy.cli import key_rotate
-from models.secret import Secret
-from storage_service.backends import open_backend
-from storage_service.backends.base import MAX_BATCH, Put
-from storage_service.client import StorageClient
-from storage_service.keyring.envelope import encrypt
-from storage_service.keyring.ring import DataKey
+from strongroom.deploy.cli import key_rotate
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import MAX_BATCH, Put
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.keyring.envelope import encrypt
+from strongroom.storage_service.keyring.ring import DataKey
 
 CHANGES = 3  # of a record that is re-encrypted: itself, its new row in the census, its old one
 READERS = 4  # connections
@@ -99,7 +99,7 @@ def _while_sweeping(target: Strongroom, read: Callable[[], Outcome]) -> Outcome:
         command = [
             sys.executable,
             "-m",
-            "deploy.cli",
+            "strongroom.deploy.cli",
             "key",
             "reencrypt",
             "default",

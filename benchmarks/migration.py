@@ -17,13 +17,13 @@ import grpc
 import uvloop
 
 from benchmarks.targets import SECRET, Strongroom
-from models import Host, HostCreds, Secret
-from storage_service.backends import open_backend
-from storage_service.backends.base import MAX_BATCH, Put
-from storage_service.backends.etcd.messages_pb2 import PutRequest, RequestOp, TxnRequest
-from storage_service.backends.etcd.methods import TXN
-from storage_service.keyring.envelope import encrypt
-from storage_service.keyring.ring import DataKey
+from strongroom.models import Host, HostCreds, Secret
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import MAX_BATCH, Put
+from strongroom.storage_service.backends.etcd.messages_pb2 import PutRequest, RequestOp, TxnRequest
+from strongroom.storage_service.backends.etcd.methods import TXN
+from strongroom.storage_service.keyring.envelope import encrypt
+from strongroom.storage_service.keyring.ring import DataKey
 
 PER_HOST = 2  # records
 _KEY = base64.b64encode(SECRET.encode()).decode()
@@ -41,8 +41,17 @@ class Move:
 def moving(target: Strongroom, source: Sequence[str], url: str, hosts: int) -> Move:
     """Measure one apply of *hosts* hosts from *source* into *target*, then as many into the store *url* alone."""
     weight = target.home / "weight"
-    command = [sys.executable, "-m", "deploy.tools.peak", str(weight)]
-    command += [sys.executable, "-m", "deploy.cli", "migrate", "apply", *source, "--home", str(target.service_home)]
+    command = [sys.executable, "-m", "strongroom.deploy.tools.peak", str(weight)]
+    command += [
+        sys.executable,
+        "-m",
+        "strongroom.deploy.cli",
+        "migrate",
+        "apply",
+        *source,
+        "--home",
+        str(target.service_home),
+    ]
     begun = time.perf_counter()
     program = subprocess.run([*command, "--json"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     took = time.perf_counter() - begun

@@ -120,7 +120,7 @@ class Strongroom(Target):
 
     def start(self, *, unlocked: bool = True) -> float:
         """Start it as an operator would; if it does not come up *unlocked*, return the seconds until it only lives."""
-        command: list[str | Path] = [sys.executable, "-m", "deploy.cli", "up", "--home", self.service_home]
+        command: list[str | Path] = [sys.executable, "-m", "strongroom.deploy.cli", "up", "--home", self.service_home]
         command += ["--listen", f"127.0.0.1:{self._port}", "--store", self._store]
         with httpx.Client(base_url=f"http://127.0.0.1:{self._port}") as client:
             ready = lambda: client.get("/readyz" if unlocked else "/livez").is_success  # noqa: E731

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from deploy.layer import Layer, Placeholders, etcd_url, read_text, unknown
-from storage_service import wire
-from storage_service.errors import ConfigurationError
+from strongroom.deploy.layer import Layer, Placeholders, etcd_url, read_text, unknown
+from strongroom.storage_service import wire
+from strongroom.storage_service.errors import ConfigurationError
 
 _DIRECTORIES: Final = ("libdir", "logdir", "rundir", "socketdir")  # of DEFAULT; --set may say others
 _PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")

@@ -1,7 +1,7 @@
 """What is done once for a service that systemd or a container runs, in two steps, with the service started between.
 
-    python -m deploy.first_start keys DIRECTORY [--client DIRECTORY] [--proxy DIRECTORY] [--socket PATH]
-    python -m deploy.first_start keyring DIRECTORY [--keys DIRECTORY]
+    python -m strongroom.deploy.first_start keys DIRECTORY [--client DIRECTORY] [--proxy DIRECTORY] [--socket PATH]
+    python -m strongroom.deploy.first_start keyring DIRECTORY [--keys DIRECTORY]
 
 The first makes what the service is handed: the root key, ``secrets.key``, the API key of the operator's command,
 ``client.json``, and that of the proxy, ``proxy.json``. The second makes the store's keyring for that root key, and says
@@ -16,13 +16,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from deploy.cli import exits
-from deploy.home import API_ID, PROXY_ID, make_client, write_private
-from deploy.places import CLIENT, PROXY_CLIENT
-from storage_service.client import StorageClient
-from storage_service.errors import ConfigurationError, Exists, StrongroomError, Unavailable
-from storage_service.keyring import rootkey
-from storage_service.keyring_wire import KeyringStatus
+from strongroom.deploy.cli import exits
+from strongroom.deploy.home import API_ID, PROXY_ID, make_client, write_private
+from strongroom.deploy.places import CLIENT, PROXY_CLIENT
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.errors import ConfigurationError, Exists, StrongroomError, Unavailable
+from strongroom.storage_service.keyring import rootkey
+from strongroom.storage_service.keyring_wire import KeyringStatus
 
 URL: Final = "http://127.0.0.1:8000"  # strongroom-proxy.socket
 SOCKET: Final = Path("/run/strongroom/storage.sock")  # strongroom-storage.socket

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deploy.places import CLIENT, CONFIG, PROXY_CLIENT, SOCKET
-from models.secret import Secret
-from storage_service.client_file import ClientFile
-from storage_service.errors import ConfigurationError
-from storage_service.files import replace_private
+from strongroom.deploy.places import CLIENT, CONFIG, PROXY_CLIENT, SOCKET
+from strongroom.models.secret import Secret
+from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.files import replace_private
 
 API_KEY_BYTES: Final = 32  # 256 bits, from the kernel's generator
 API_ID: Final = "storage_service"  # CPD-101's name for the platform's own key

@@ -1,4 +1,4 @@
-"""One source of settings as a layer: what it says, under the names of ``deploy.settings``, and what it leaves out."""
+"""One source of settings as a layer: what it says and leaves out, by the names of ``strongroom.deploy.settings``."""
 
 import difflib
 import os
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
-from deploy.places import PREFIX
-from storage_service.backends.url import is_secret
-from storage_service.errors import ConfigurationError
-from storage_service.reach import changed_by_others
+from strongroom.deploy.places import PREFIX
+from strongroom.storage_service.backends.url import is_secret
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.reach import changed_by_others
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Placeholders:
 
 
 def etcd_url(hosts: str, prefix: str, **files: str) -> str:
-    """Return the URL of an etcd cluster as ``storage_service.backends`` reads it.
+    """Return the URL of an etcd cluster as ``strongroom.storage_service.backends`` reads it.
 
     Args:
         hosts: HOST:PORT, several joined by commas.

@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from migration.digest import Digest
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.sources import open_source
-from migration.sources.base import Findable, Source
-from storage_service.config import ReadThroughSettings
-from storage_service.errors import ConfigurationError, Unavailable
-from storage_service.read_through import OldPlace
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.base import Findable, Source
+from strongroom.storage_service.config import ReadThroughSettings
+from strongroom.storage_service.errors import ConfigurationError, Unavailable
+from strongroom.storage_service.read_through import OldPlace
 
 
 class FindableSource(Source, Findable, Protocol):

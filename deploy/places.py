@@ -5,7 +5,9 @@ from typing import Final
 
 DEFAULT_HOME: Final = Path("~/.strongroom")
 CONFIG: Final = "strongroom.toml"
-CLIENT: Final = "client.json"  # storage_service.client_file; how the operator and platform services reach the service
+CLIENT: Final = (
+    "client.json"  # strongroom.storage_service.client_file; how the operator and platform services reach the service
+)
 PROXY_CLIENT: Final = "proxy.json"  # the same of the proxy
 STORE: Final = "store.json"  # which store this home's records are in
 SOCKET: Final = "run/storage.sock"

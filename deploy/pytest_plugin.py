@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 if TYPE_CHECKING:
-    from storage_service.client import AsyncStorageClient, StorageClient
+    from strongroom.storage_service.client import AsyncStorageClient, StorageClient
 
 READY_WITHIN: Final = 60.0  # seconds; much longer than a start takes, so that only a broken one reaches it
 ENDED_WITHIN: Final = 30.0  # seconds for the requests under way to finish and the processes to end
@@ -66,7 +66,17 @@ def strongroom_home() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def strongroom_server(strongroom_home: Path) -> Iterator[Server]:
     """The storage service and its HTTP proxy, on a SQLite file in the home, until the session ends."""
-    up = [sys.executable, "-m", "deploy.cli", "up", "--home", str(strongroom_home), "--listen", "127.0.0.1:0", "--json"]
+    up = [
+        sys.executable,
+        "-m",
+        "strongroom.deploy.cli",
+        "up",
+        "--home",
+        str(strongroom_home),
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+    ]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("STRONGROOM_")}
     log = strongroom_home.with_name("log")
     with (
@@ -104,7 +114,7 @@ def strongroom_proxy_url(strongroom_server: Server) -> str:
 @pytest.fixture
 def strongroom(strongroom_server: Server) -> "Iterator[StorageClient]":
     """A client with all rights."""
-    from storage_service.client import StorageClient
+    from strongroom.storage_service.client import StorageClient
 
     with StorageClient.from_home(strongroom_server.home) as client:
         yield client
@@ -113,7 +123,7 @@ def strongroom(strongroom_server: Server) -> "Iterator[StorageClient]":
 @pytest.fixture
 def strongroom_async(strongroom_server: Server) -> "AsyncStorageClient":
     """A client with all rights, for the test to enter on its own event loop; this needs no plugin for asyncio."""
-    from storage_service.client import AsyncStorageClient
+    from strongroom.storage_service.client import AsyncStorageClient
 
     return AsyncStorageClient.from_home(strongroom_server.home)
 

@@ -18,15 +18,15 @@ from typing import Annotated, Final, Literal
 import msgspec
 import msgspec.inspect
 
-from deploy import custodia_conf, storage_conf
-from deploy.home import API_ID, PROXY_ID
-from deploy.layer import Layer, Placeholders, read_text, unknown
-from deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, PROXY_CLIENT, SOCKET, STORE
-from models.secret import REDACTED, Secret
-from storage_service.backends import BACKENDS
-from storage_service.backends.url import as_said, file_of, of_file, redacted, same_place, split
-from storage_service.client_file import ClientFile
-from storage_service.config import (
+from strongroom.deploy import custodia_conf, storage_conf
+from strongroom.deploy.home import API_ID, PROXY_ID
+from strongroom.deploy.layer import Layer, Placeholders, read_text, unknown
+from strongroom.deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, PROXY_CLIENT, SOCKET, STORE
+from strongroom.models.secret import REDACTED, Secret
+from strongroom.storage_service.backends import BACKENDS
+from strongroom.storage_service.backends.url import as_said, file_of, of_file, redacted, same_place, split
+from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.config import (
     AuthenticatorSettings,
     AuthorizerSettings,
     HandlerSettings,
@@ -35,8 +35,8 @@ from storage_service.config import (
     ReadThroughSettings,
     ServiceSettings,
 )
-from storage_service.errors import ConfigurationError
-from storage_service.record_of_store import RecordOfStore
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.record_of_store import RecordOfStore
 
 MAX_SOCKET_PATH: Final = 100  # bytes; the kernel's limit is 107 (unix(7)), and nobody should have to count that close
 
@@ -65,7 +65,7 @@ class Keys(msgspec.Struct, kw_only=True):
     storage_conf: _Text | None = None
     custodia_conf: _Text | None = None
 
-    store: _Text = "sqlite"  # "sqlite", "memory", or a URL of storage_service.backends
+    store: _Text = "sqlite"  # "sqlite", "memory", or a URL of strongroom.storage_service.backends
     socket: _Text = SOCKET
     socket_mode: _Text = "0660"  # octal
     audit_log: _Text = "log/audit.log"
@@ -569,7 +569,7 @@ class _Resolver:
         return None
 
     def _handler(self, given: Mapping[str, str | list[str]]) -> HandlerSettings:
-        """Return one storage handler; ``storage_service.routing`` has the rules of types, names and models."""
+        """Return one storage handler; ``strongroom.storage_service.routing`` knows types, names and models."""
         entry = dict(given)
         kind, name, models = entry.pop("type", None), entry.pop("name", None), entry.pop("models", ["*"])
         options = {option: _text(value) for option, value in entry.items()}

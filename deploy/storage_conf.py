@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from deploy.layer import Layer, Placeholders, etcd_url, read_text, unknown
-from storage_service.errors import ConfigurationError
+from strongroom.deploy.layer import Layer, Placeholders, etcd_url, read_text, unknown
+from strongroom.storage_service.errors import ConfigurationError
 
 _KNOWN: Final = (
     "bus_exchange",
@@ -107,7 +107,7 @@ def _handlers(where: str, value: object) -> list[dict[str, object]]:
 
 
 def _handler(where: str, entry: object) -> dict[str, object]:
-    """Return one handler; whether its type, name and models make sense is for ``storage_service.routing`` to say."""
+    """Return one handler; ``strongroom.storage_service.routing`` says whether its type, name and models make sense."""
     if not isinstance(entry, dict):
         raise ConfigurationError(f"{where} is an object")
     handler = {name: value for name, value in entry.items() if name in {"type", "name", "models"}}

@@ -13,21 +13,21 @@ from typing import Any, Final
 import falcon.asgi
 import msgspec
 
-from http_proxy import authn, errors
-from http_proxy.authn.base import Identity
-from http_proxy.errors import FalconApp, Request, Response, answer_problem
-from http_proxy.forward import Forwarder
-from http_proxy.middleware import AuthenticationManager
-from http_proxy.openapi import DOCUMENT
-from http_proxy.refusals import RefusalReporter, RefusedRequest, why
-from http_proxy.request import forwarded, proof_of, request_id_of
-from http_proxy.resources import add_routes
-from http_proxy.resources.base import Storage, respond
-from storage_service import wire
-from storage_service.client.pool import Place, Pool, UpstreamError
-from storage_service.config import ProxySettings
-from storage_service.errors import TooLarge, Unavailable
-from storage_service.wire.http1 import Exchange
+from strongroom.http_proxy import authn, errors
+from strongroom.http_proxy.authn.base import Identity
+from strongroom.http_proxy.errors import FalconApp, Request, Response, answer_problem
+from strongroom.http_proxy.forward import Forwarder
+from strongroom.http_proxy.middleware import AuthenticationManager
+from strongroom.http_proxy.openapi import DOCUMENT
+from strongroom.http_proxy.refusals import RefusalReporter, RefusedRequest, why
+from strongroom.http_proxy.request import forwarded, proof_of, request_id_of
+from strongroom.http_proxy.resources import add_routes
+from strongroom.http_proxy.resources.base import Storage, respond
+from strongroom.storage_service import wire
+from strongroom.storage_service.client.pool import Place, Pool, UpstreamError
+from strongroom.storage_service.config import ProxySettings
+from strongroom.storage_service.errors import TooLarge, Unavailable
+from strongroom.storage_service.wire.http1 import Exchange
 
 READY_TIMEOUT: Final = 2.0  # seconds for the service to say that it can work
 _DESCRIPTION: Final = msgspec.json.encode(DOCUMENT)

@@ -1,5 +1,6 @@
-"""How refusals and failures look to an HTTP client: RFC 9457 problems, from the one table in ``storage_service.wire``.
+"""How refusals and failures look to an HTTP client: RFC 9457 problems.
 
+The one table of them is in ``strongroom.storage_service.wire``.
 Nothing that a client sent stands in them, and of the inside no more than the row of the table.
 """
 
@@ -12,12 +13,12 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from http_proxy.refusals import Why, why
-from models.errors import InvalidName, ValidationError
-from storage_service import wire
-from storage_service.errors import Contradicted, Internal, Invalid, MethodNotAllowed, ServiceError
-from storage_service.traces import trace_of
-from storage_service.wire.http1 import Exchange, Gone
+from strongroom.http_proxy.refusals import Why, why
+from strongroom.models.errors import InvalidName, ValidationError
+from strongroom.storage_service import wire
+from strongroom.storage_service.errors import Contradicted, Internal, Invalid, MethodNotAllowed, ServiceError
+from strongroom.storage_service.traces import trace_of
+from strongroom.storage_service.wire.http1 import Exchange, Gone
 
 _log = logging.getLogger(__name__)
 

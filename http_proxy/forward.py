@@ -6,7 +6,7 @@ here knows what a secret looks like.
 
 What is short goes from connection to connection, by callbacks alone. A body that is still arriving is asked for only
 when the service has said that it wants it (``Expect: 100-continue``), so that no stranger's is read. Of the
-connections to the service, those that wait for a client are a few, given in turns (`storage_service.turns`).
+connections to the service, those that wait for a client are a few, given in turns (`strongroom.storage_service.turns`).
 """
 
 import asyncio
@@ -16,15 +16,15 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from http_proxy.refusals import RefusedRequest, Why, why
-from http_proxy.request import REQUEST_ID, forwarded, request_id, request_id_of
-from storage_service import wire
-from storage_service.client.pool import Connection, Pool, UpstreamError
-from storage_service.errors import Fate, NotImplementedHere, ServiceError, TooLarge, Unavailable
-from storage_service.traces import trace_of
-from storage_service.turns import Queue, Rule, Turn
-from storage_service.wire import http1
-from storage_service.wire.http1 import CHUNKED, Exchange, Field, Gone
+from strongroom.http_proxy.refusals import RefusedRequest, Why, why
+from strongroom.http_proxy.request import REQUEST_ID, forwarded, request_id, request_id_of
+from strongroom.storage_service import wire
+from strongroom.storage_service.client.pool import Connection, Pool, UpstreamError
+from strongroom.storage_service.errors import Fate, NotImplementedHere, ServiceError, TooLarge, Unavailable
+from strongroom.storage_service.traces import trace_of
+from strongroom.storage_service.turns import Queue, Rule, Turn
+from strongroom.storage_service.wire import http1
+from strongroom.storage_service.wire.http1 import CHUNKED, Exchange, Field, Gone
 
 _log = logging.getLogger(__name__)
 

@@ -1,20 +1,20 @@
 """The door of the proxy: one spelling for every path, and nobody past it unknown.
 
-A path is refused before anything else looks at it unless it is spelled in the grammar of ``models.names``, so the path
-that is matched here is the path that everyone behind sees.
+A path is refused before anything else looks at it unless it is spelled in the grammar of ``strongroom.models.names``,
+so the path that is matched here is the path that everyone behind sees.
 """
 
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, Protocol
 
-from http_proxy.authn.base import Authenticator, Identity, Refused
-from http_proxy.errors import answer_problem
-from http_proxy.refusals import RefusalReporter, RefusedRequest, why
-from http_proxy.request import ASKED, forwarded, request_id_of, settle_id
-from storage_service import wire
-from storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated, ServiceError
-from storage_service.wire.http1 import Exchange, Field
-from storage_service.wire.paths import check_query, read_path
+from strongroom.http_proxy.authn.base import Authenticator, Identity, Refused
+from strongroom.http_proxy.errors import answer_problem
+from strongroom.http_proxy.refusals import RefusalReporter, RefusedRequest, why
+from strongroom.http_proxy.request import ASKED, forwarded, request_id_of, settle_id
+from strongroom.storage_service import wire
+from strongroom.storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated, ServiceError
+from strongroom.storage_service.wire.http1 import Exchange, Field
+from strongroom.storage_service.wire.paths import check_query, read_path
 
 OPEN: Final = frozenset(("/livez", "/readyz", "/openapi.json"))
 """Paths that anyone may read."""

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from storage_service import wire
+from strongroom.storage_service import wire
 
 _Json = dict[str, Any]
 

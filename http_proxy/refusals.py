@@ -1,8 +1,8 @@
 """What the proxy turns away itself, and the service therefore never sees: counted here, and told to the service's log.
 
-The rule is the service's (`storage_service.strangers`): the first of an address is told at once, the others of a second
-together. Nothing waits for it, and a request that is let through costs nothing. What cannot be told is counted on; as
-long as that lasts, no password is tried here, for nobody would know of the guess.
+The rule is the service's (`strongroom.storage_service.strangers`): the first of an address is told at once, the others
+of a second together. Nothing waits for it, and a request that is let through costs nothing. What cannot be told is
+counted on; as long as that lasts, no password is tried here, for nobody would know of the guess.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from http_proxy.authn.base import Identity
-from storage_service import wire
-from storage_service.client.pool import Pool, UpstreamError
-from storage_service.config import ProxySettings
-from storage_service.errors import Denied, NotAuthenticated, ServiceError, Unavailable
-from storage_service.strangers import UNKNOWN, Strangers, bounded
-from storage_service.wire.http1 import Exchange
+from strongroom.http_proxy.authn.base import Identity
+from strongroom.storage_service import wire
+from strongroom.storage_service.client.pool import Pool, UpstreamError
+from strongroom.storage_service.config import ProxySettings
+from strongroom.storage_service.errors import Denied, NotAuthenticated, ServiceError, Unavailable
+from strongroom.storage_service.strangers import UNKNOWN, Strangers, bounded
+from strongroom.storage_service.wire.http1 import Exchange
 
 DEADLINE: Final = 5.0  # seconds for the service to take a report
 _TOLD: Final = frozenset((*range(400, 500), 501))  # what is refused; all else failed, and is told where it failed

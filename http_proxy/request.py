@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from storage_service import wire
-from storage_service.config import ProxySettings
-from storage_service.wire.http1 import Request
+from strongroom.storage_service import wire
+from strongroom.storage_service.config import ProxySettings
+from strongroom.storage_service.wire.http1 import Request
 
 REQUEST_ID: Final = wire.REQUEST_ID_HEADER.lower().encode()
 ASKED: Final = wire.ASKED_HEADER.lower().encode()

@@ -14,20 +14,20 @@ from typing import Final
 
 import msgspec
 
-from migration.batches import Batch, batches, parts
-from migration.compare import Act, Comparison, Decision, Policy
-from migration.errors import Mismatch, RunHeld
-from migration.journal import MAX_ROW, ROLLED_BACK, UNDONE, Applied, Copy, Former, Journal, Stage, now
-from migration.records import Moving
-from migration.report import Report
-from migration.sources.base import Source
-from migration.spill import Spill
-from migration.target import Change, Target
-from models import names
-from models.secret import Secret
-from storage_service import wire
-from storage_service.client.sealed_operations import Write
-from storage_service.errors import Changed, Exists, Invalid, NoContainer, TooLarge, Unavailable
+from strongroom.migration.batches import Batch, batches, parts
+from strongroom.migration.compare import Act, Comparison, Decision, Policy
+from strongroom.migration.errors import Mismatch, RunHeld
+from strongroom.migration.journal import MAX_ROW, ROLLED_BACK, UNDONE, Applied, Copy, Former, Journal, Stage, now
+from strongroom.migration.records import Moving
+from strongroom.migration.report import Report
+from strongroom.migration.sources.base import Source
+from strongroom.migration.spill import Spill
+from strongroom.migration.target import Change, Target
+from strongroom.models import names
+from strongroom.models.secret import Secret
+from strongroom.storage_service import wire
+from strongroom.storage_service.client.sealed_operations import Write
+from strongroom.storage_service.errors import Changed, Exists, Invalid, NoContainer, TooLarge, Unavailable
 
 PARALLEL: Final = 4  # batches under way at once
 ATTEMPTS: Final = 8  # at one batch, while others write what it writes

@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from migration.compare import Decision, fault_of
-from migration.digest import Digest
-from migration.records import Item, Moving, Record
-from migration.report import Report
-from migration.sources.base import Source
-from migration.spill import Spill
-from migration.target import READ_SIZE
-from models import names
+from strongroom.migration.compare import Decision, fault_of
+from strongroom.migration.digest import Digest
+from strongroom.migration.records import Item, Moving, Record
+from strongroom.migration.report import Report
+from strongroom.migration.sources.base import Source
+from strongroom.migration.spill import Spill
+from strongroom.migration.target import READ_SIZE
+from strongroom.models import names
 
 _PAGE: Final = 100  # items looked at together
 _OWN: Final = 2  # changes of the journal in each commit: its row and its lock

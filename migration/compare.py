@@ -7,15 +7,15 @@ from typing import Final
 
 import msgspec
 
-from migration.digest import Digest
-from migration.journal import Copy
-from migration.records import Item, Moving, Record
-from migration.spill import Spill
-from migration.target import Held, Target
-from models import names
-from models.errors import InvalidName, ValidationError
-from models.names import SYSTEM
-from storage_service.wire import MAX_SECRET, fits
+from strongroom.migration.digest import Digest
+from strongroom.migration.journal import Copy
+from strongroom.migration.records import Item, Moving, Record
+from strongroom.migration.spill import Spill
+from strongroom.migration.target import Held, Target
+from strongroom.models import names
+from strongroom.models.errors import InvalidName, ValidationError
+from strongroom.models.names import SYSTEM
+from strongroom.storage_service.wire import MAX_SECRET, fits
 
 TOMBSTONES: Final = SYSTEM + "journal/read_through/"  # of what was deleted before it had moved
 

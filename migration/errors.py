@@ -1,6 +1,6 @@
 """What a migration ends with where it cannot go on. No text holds a secret; each says what to do."""
 
-from storage_service.errors import StrongroomError
+from strongroom.storage_service.errors import StrongroomError
 
 
 class MigrationError(StrongroomError):

@@ -22,15 +22,15 @@ from typing import Final, TypeVar
 import msgspec
 from jwcrypto import jwk
 
-from migration.digest import Digest
-from migration.errors import MigrationError, NoSuchRun, RunHeld
-from migration.target import Target
-from models.names import SYSTEM
-from models.secret import Secret
-from models.strict_json import UNREADABLE
-from storage_service import wire
-from storage_service.client.sealed_operations import Remove, Require, Sealed, Write
-from storage_service.errors import Changed, NotFound
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import MigrationError, NoSuchRun, RunHeld
+from strongroom.migration.target import Target
+from strongroom.models.names import SYSTEM
+from strongroom.models.secret import Secret
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service import wire
+from strongroom.storage_service.client.sealed_operations import Remove, Require, Sealed, Write
+from strongroom.storage_service.errors import Changed, NotFound
 
 R = TypeVar("R", bound=msgspec.Struct)
 

@@ -13,8 +13,8 @@ from typing import Final
 
 import ahocorasick_rs
 
-from migration.errors import MigrationError
-from migration.sources.base import Place
+from strongroom.migration.errors import MigrationError
+from strongroom.migration.sources.base import Place
 
 SHORTEST: Final = 8  # bytes of a needle: shorter ones are found in everything
 WINDOW: Final = 32  # bytes of a piece: long enough never to be there by chance

@@ -13,16 +13,16 @@ from typing import Final
 
 import msgspec
 
-from migration.apply import known_copies
-from migration.batches import batches
-from migration.compare import Act, Comparison, Policy
-from migration.errors import MigrationError
-from migration.journal import Journal, now
-from migration.report import Report
-from migration.sources.base import Source
-from migration.spill import Spill
-from migration.target import Target
-from models.strict_json import UNREADABLE
+from strongroom.migration.apply import known_copies
+from strongroom.migration.batches import batches
+from strongroom.migration.compare import Act, Comparison, Policy
+from strongroom.migration.errors import MigrationError
+from strongroom.migration.journal import Journal, now
+from strongroom.migration.report import Report
+from strongroom.migration.sources.base import Source
+from strongroom.migration.spill import Spill
+from strongroom.migration.target import Target
+from strongroom.models.strict_json import UNREADABLE
 
 _WRITING: Final = 3.0  # how much longer moving a record takes than reading both sides of it: seen, and rounded up
 

@@ -4,8 +4,8 @@ import base64
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from models import MODELS, Model, SecretModel, names
-from models.secret import Secret
+from strongroom.models import MODELS, Model, SecretModel, names
+from strongroom.models.secret import Secret
 
 _PLAIN: Final = {model.prefix(): model for model in MODELS.values() if not issubclass(model, SecretModel)}
 

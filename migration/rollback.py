@@ -14,18 +14,29 @@ from typing import Final, NamedTuple, cast
 
 import msgspec
 
-from migration.apply import known_copies
-from migration.errors import MigrationError
-from migration.journal import MAX_ROW, ROLLED_BACK, UNDONE, Applied, Copy, Former, Journal, Scrubbed, Stage, now
-from migration.records import Record, is_sealed
-from migration.report import Report
-from migration.sources.base import Original, Scrubbable, Source
-from migration.spill import Spill
-from migration.target import Change, Held, Target
-from models import names
-from models.secret import Secret
-from storage_service.client.sealed_operations import Remove, Write
-from storage_service.errors import Changed, NotEmpty, Unavailable
+from strongroom.migration.apply import known_copies
+from strongroom.migration.errors import MigrationError
+from strongroom.migration.journal import (
+    MAX_ROW,
+    ROLLED_BACK,
+    UNDONE,
+    Applied,
+    Copy,
+    Former,
+    Journal,
+    Scrubbed,
+    Stage,
+    now,
+)
+from strongroom.migration.records import Record, is_sealed
+from strongroom.migration.report import Report
+from strongroom.migration.sources.base import Original, Scrubbable, Source
+from strongroom.migration.spill import Spill
+from strongroom.migration.target import Change, Held, Target
+from strongroom.models import names
+from strongroom.models.secret import Secret
+from strongroom.storage_service.client.sealed_operations import Remove, Write
+from strongroom.storage_service.errors import Changed, NotEmpty, Unavailable
 
 ATTEMPTS: Final = 8  # at one batch, while others write what it writes
 _PAUSE: Final = 0.2  # seconds after the service did not answer, doubled each time …

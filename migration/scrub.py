@@ -18,19 +18,19 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from migration.apply import known_copies
-from migration.errors import MigrationError, NotVerified
-from migration.journal import MAX_ROW, Copy, Journal, Scrubbed, Stage, now
-from migration.needles import SHORTEST, Search
-from migration.records import Item
-from migration.report import Report
-from migration.sources.base import Original, Scrubbable, Source
-from migration.spill import Spill
-from migration.target import Target
-from models import names
-from models.secret import Secret
-from storage_service.errors import Changed
-from storage_service.wire import MAX_JOURNAL
+from strongroom.migration.apply import known_copies
+from strongroom.migration.errors import MigrationError, NotVerified
+from strongroom.migration.journal import MAX_ROW, Copy, Journal, Scrubbed, Stage, now
+from strongroom.migration.needles import SHORTEST, Search
+from strongroom.migration.records import Item
+from strongroom.migration.report import Report
+from strongroom.migration.sources.base import Original, Scrubbable, Source
+from strongroom.migration.spill import Spill
+from strongroom.migration.target import Target
+from strongroom.models import names
+from strongroom.models.secret import Secret
+from strongroom.storage_service.errors import Changed
+from strongroom.storage_service.wire import MAX_JOURNAL
 
 STAGE: Final = "scrubbed"
 

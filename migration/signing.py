@@ -14,10 +14,10 @@ import msgspec
 from jwcrypto import jwk, jws
 from jwcrypto.common import JWException
 
-from migration.errors import Forged
-from migration.journal import Run
-from migration.report import Report
-from models.strict_json import UNREADABLE
+from strongroom.migration.errors import Forged
+from strongroom.migration.journal import Run
+from strongroom.migration.report import Report
+from strongroom.models.strict_json import UNREADABLE
 
 ALGORITHM: Final = "EdDSA"
 TYPE: Final = "strongroom-report+jws"

@@ -5,15 +5,15 @@ from typing import Final
 
 import msgspec
 
-from migration.apply import known_copies
-from migration.compare import TOMBSTONES
-from migration.errors import NoSuchRun
-from migration.journal import ROLLED_BACK, Copy, Holder, Journal, Run, Stage
-from migration.records import Item
-from migration.sources.base import Source
-from migration.spill import Spill
-from migration.target import Target
-from models import names
+from strongroom.migration.apply import known_copies
+from strongroom.migration.compare import TOMBSTONES
+from strongroom.migration.errors import NoSuchRun
+from strongroom.migration.journal import ROLLED_BACK, Copy, Holder, Journal, Run, Stage
+from strongroom.migration.records import Item
+from strongroom.migration.sources.base import Source
+from strongroom.migration.spill import Spill
+from strongroom.migration.target import Target
+from strongroom.models import names
 
 SCHEMA: Final = "strongroom.migrate.status/1"
 _PAGE: Final = 200  # items looked up in one go

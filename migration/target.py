@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from migration.records import Record, is_sealed, plain_model
-from models import Model, names
-from models.secret import Secret
-from storage_service import wire
-from storage_service.client import AsyncStorageClient
-from storage_service.client.sealed_operations import Remove, Require, Write
-from storage_service.errors import Changed, Fate, Unavailable
+from strongroom.migration.records import Record, is_sealed, plain_model
+from strongroom.models import Model, names
+from strongroom.models.secret import Secret
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import AsyncStorageClient
+from strongroom.storage_service.client.sealed_operations import Remove, Require, Write
+from strongroom.storage_service.errors import Changed, Fate, Unavailable
 
 Change = Write | Remove | Require
 

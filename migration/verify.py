@@ -9,16 +9,16 @@ from typing import Final
 
 import msgspec
 
-from migration.apply import known_copies
-from migration.batches import Batch, batches
-from migration.compare import TOMBSTONES
-from migration.journal import Copy, Journal, Run, Stage, now
-from migration.records import is_sealed
-from migration.report import Report
-from migration.sources.base import Source
-from migration.spill import Spill
-from migration.target import READ_SIZE, Target
-from models import LIST_MODELS, ListModel, names
+from strongroom.migration.apply import known_copies
+from strongroom.migration.batches import Batch, batches
+from strongroom.migration.compare import TOMBSTONES
+from strongroom.migration.journal import Copy, Journal, Run, Stage, now
+from strongroom.migration.records import is_sealed
+from strongroom.migration.report import Report
+from strongroom.migration.sources.base import Source
+from strongroom.migration.spill import Spill
+from strongroom.migration.target import READ_SIZE, Target
+from strongroom.models import LIST_MODELS, ListModel, names
 
 MAX_EXTRA: Final = 100  # names that the estate does not have, told by name; the rest are counted
 

@@ -1,7 +1,7 @@
 """What is kept: the records of a platform, their validation and their names. No I/O, no crypto, no clock."""
 
-from models.base import LIST_MODELS, MODELS, ListModel, Model, SecretModel
-from models.clusters import (
+from strongroom.models.base import LIST_MODELS, MODELS, ListModel, Model, SecretModel
+from strongroom.models.clusters import (
     Cluster,
     ClusterDeploy,
     ClusterDeploys,
@@ -13,17 +13,17 @@ from models.clusters import (
     ClusterUpgrades,
     OperationState,
 )
-from models.container_managers import (
+from strongroom.models.container_managers import (
     ContainerManagerConfig,
     ContainerManagerConfigs,
     ContainerManagerCreds,
     ContainerManagerType,
 )
-from models.errors import Fault, InvalidName, ModelError, ValidationError
-from models.hosts import Host, HostCreds, Hosts, HostState, HostStatus, OperatingSystem
-from models.networks import DEFAULT_NETWORK, Network, Networks, NetworkType
-from models.secret import Secret
-from models.watcher import WatcherRecord, WatcherRecords
+from strongroom.models.errors import Fault, InvalidName, ModelError, ValidationError
+from strongroom.models.hosts import Host, HostCreds, Hosts, HostState, HostStatus, OperatingSystem
+from strongroom.models.networks import DEFAULT_NETWORK, Network, Networks, NetworkType
+from strongroom.models.secret import Secret
+from strongroom.models.watcher import WatcherRecord, WatcherRecords
 
 __all__ = [
     "DEFAULT_NETWORK",

@@ -35,10 +35,10 @@ from typing import (
 
 import msgspec
 
-from models import names, strict_json
-from models.errors import Fault, InvalidName, ValidationError
-from models.fields import Field, Rule, field_of, first_of
-from models.secret import REDACTED, Secret
+from strongroom.models import names, strict_json
+from strongroom.models.errors import Fault, InvalidName, ValidationError
+from strongroom.models.fields import Field, Rule, field_of, first_of
+from strongroom.models.secret import REDACTED, Secret
 
 UNKNOWN: Final = "(unknown)"
 """Stands for the name of a field that the model does not have: what was sent is not repeated."""

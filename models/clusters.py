@@ -3,9 +3,9 @@
 from enum import StrEnum
 from typing import Annotated
 
-from models.base import ListModel, Model
-from models.networks import DEFAULT_NETWORK
-from models.rules import not_empty
+from strongroom.models.base import ListModel, Model
+from strongroom.models.networks import DEFAULT_NETWORK
+from strongroom.models.rules import not_empty
 
 
 class ClusterState(StrEnum):

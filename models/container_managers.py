@@ -3,9 +3,9 @@
 from enum import StrEnum
 from typing import Annotated
 
-from models.base import ListModel, Model, SecretModel
-from models.rules import holds_no_secret
-from models.secret import Secret
+from strongroom.models.base import ListModel, Model, SecretModel
+from strongroom.models.rules import holds_no_secret
+from strongroom.models.secret import Secret
 
 
 class ContainerManagerType(StrEnum):

@@ -9,7 +9,7 @@ class ModelError(Exception):
 
 
 class InvalidName(ModelError, ValueError):
-    """A string is not a name of the grammar in ``models.names``."""
+    """A string is not a name of the grammar in ``strongroom.models.names``."""
 
 
 class Fault(NamedTuple):

@@ -4,7 +4,7 @@
     a StrEnum                         one of its members; its text is taken for it
     list[...]                         each item of the one kind
     dict[str, object]                 a JSON object, nested at most `strict_json.MAX_DEPTH` deep
-    Annotated[<one of these>, rule…]  and what the rules say; see ``models.rules``
+    Annotated[<one of these>, rule…]  and what the rules say; see ``strongroom.models.rules``
 
 Reasons name what would be right and never the value that is wrong.
 """
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Final, TypeAlias, get_args, get_origin
 
-from models.secret import REDACTED, Secret
-from models.strict_json import MAX_DEPTH
+from strongroom.models.secret import REDACTED, Secret
+from strongroom.models.strict_json import MAX_DEPTH
 
 Rule: TypeAlias = Callable[[Any], str | None]
 """Says why a value is wrong, or None; it is asked only about values of the right type."""
@@ -60,7 +60,7 @@ def field_of(annotation: Any) -> Field:
         return _one_of(annotation)
     if annotation in _PLAIN:
         return Field(fault=_PLAIN[annotation])
-    raise TypeError(f"a field cannot be annotated {annotation!r}; models.fields lists what it can be")
+    raise TypeError(f"a field cannot be annotated {annotation!r}; strongroom.models.fields lists what it can be")
 
 
 def first_of(*rules: Rule) -> Rule:

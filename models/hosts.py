@@ -3,9 +3,9 @@
 from enum import StrEnum
 from typing import Annotated
 
-from models.base import ListModel, Model, SecretModel
-from models.rules import base64_text
-from models.secret import Secret
+from strongroom.models.base import ListModel, Model, SecretModel
+from strongroom.models.rules import base64_text
+from strongroom.models.secret import Secret
 
 
 class HostState(StrEnum):

@@ -11,7 +11,7 @@ do not exist, so that no two spellings can mean one record and none can climb ou
 import re
 from typing import Final
 
-from models.errors import InvalidName
+from strongroom.models.errors import InvalidName
 
 MAX_NAME: Final = 512  # bytes
 SECRETS: Final = "secrets/"  # where every secret lives, and nothing else

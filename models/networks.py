@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Final
 
-from models.base import ListModel, Model
+from strongroom.models.base import ListModel, Model
 
 DEFAULT_NETWORK: Final = "default"
 """The network of a cluster that names none: ``Network(name=DEFAULT_NETWORK)``."""

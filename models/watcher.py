@@ -2,8 +2,8 @@
 
 from typing import Annotated, Final
 
-from models.base import ListModel, Model
-from models.rules import timestamp
+from strongroom.models.base import ListModel, Model
+from strongroom.models.rules import timestamp
 
 NEVER: Final = "9999-12-31T23:59:59.999999"  # the last moment there is, as Python's datetime counts
 

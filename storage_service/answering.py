@@ -6,11 +6,11 @@ from typing import Any, Final, Self, TypeVar
 import falcon.asgi
 import msgspec
 
-from models import strict_json
-from storage_service import wire
-from storage_service.errors import Invalid, TooLarge
-from storage_service.service import Caller
-from storage_service.turns import Turn
+from strongroom.models import strict_json
+from strongroom.storage_service import wire
+from strongroom.storage_service.errors import Invalid, TooLarge
+from strongroom.storage_service.service import Caller
+from strongroom.storage_service.turns import Turn
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -58,7 +58,7 @@ async def decoded(text: bytes, most: int = strict_json.MAX_STRUCTURE) -> Any:
 async def content(req: Request, limit: int) -> bytes:
     """Return the request's body as it was sent; one that says it is over *limit* is not read.
 
-    What may be over 1 MiB is read by `storage_service.large_bodies`.
+    What may be over 1 MiB is read by `strongroom.storage_service.large_bodies`.
 
     Raises:
         TooLarge: it is over *limit*.

@@ -27,14 +27,24 @@ from typing import Final
 
 import msgspec
 
-from models import names
-from models.errors import InvalidName
-from models.secret import Secret
-from models.strict_json import UNREADABLE
-from storage_service.authz.base import Action, Principal
-from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Put, Vacant
-from storage_service.config import ProxyKey
-from storage_service.errors import Exists, Internal, Invalid, NotFound, ServiceError
+from strongroom.models import names
+from strongroom.models.errors import InvalidName
+from strongroom.models.secret import Secret
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service.authz.base import Action, Principal
+from strongroom.storage_service.backends.base import (
+    ABSENT,
+    PRESENT,
+    Backend,
+    Check,
+    Conflict,
+    Delete,
+    Entry,
+    Put,
+    Vacant,
+)
+from strongroom.storage_service.config import ProxyKey
+from strongroom.storage_service.errors import Exists, Internal, Invalid, NotFound, ServiceError
 
 PREFIX: Final = "system/access/apikeys/"
 SPENT: Final = "system/spent/apikeys/"

@@ -11,13 +11,13 @@ from typing import Any, Final, Literal
 import falcon
 import falcon.asgi
 
-from storage_service import authn, head, resources, wire
-from storage_service.backends import open_backend
-from storage_service.backends.base import Backend
-from storage_service.bootstrap import Page, Parts, build, no_old_place
-from storage_service.config import ReadThroughSettings, ServiceSettings
-from storage_service.custodia import SecretsEndpoint, allow_of
-from storage_service.errors import (
+from strongroom.storage_service import authn, head, resources, wire
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.bootstrap import Page, Parts, build, no_old_place
+from strongroom.storage_service.config import ReadThroughSettings, ServiceSettings
+from strongroom.storage_service.custodia import SecretsEndpoint, allow_of
+from strongroom.storage_service.errors import (
     AuditUnavailable,
     Denied,
     Internal,
@@ -29,16 +29,16 @@ from storage_service.errors import (
     TooLarge,
     Undecipherable,
 )
-from storage_service.failure_log import FailureLog
-from storage_service.head import Head
-from storage_service.read_through import OldPlace
-from storage_service.service import Caller
-from storage_service.strangers import bounded
-from storage_service.traces import trace_of
-from storage_service.wire import SECRETS_PATH
-from storage_service.wire.http1 import Exchange, Gone
-from storage_service.wire.http1 import allowed as allowed_methods
-from storage_service.wire.paths import check_query, read_path
+from strongroom.storage_service.failure_log import FailureLog
+from strongroom.storage_service.head import Head
+from strongroom.storage_service.read_through import OldPlace
+from strongroom.storage_service.service import Caller
+from strongroom.storage_service.strangers import bounded
+from strongroom.storage_service.traces import trace_of
+from strongroom.storage_service.wire import SECRETS_PATH
+from strongroom.storage_service.wire.http1 import Exchange, Gone
+from strongroom.storage_service.wire.http1 import allowed as allowed_methods
+from strongroom.storage_service.wire.paths import check_query, read_path
 
 Request = falcon.asgi.Request
 Response = falcon.asgi.Response

@@ -25,9 +25,9 @@ from typing import Final
 
 import msgspec
 
-from storage_service.errors import AuditUnavailable
-from storage_service.printable import printable
-from storage_service.reach import changed_by_others
+from strongroom.storage_service.errors import AuditUnavailable
+from strongroom.storage_service.printable import printable
+from strongroom.storage_service.reach import changed_by_others
 
 DEADLINE: Final = 5.0  # seconds a line may take to reach the disk before its act is refused
 KEPT: Final = 1024**3  # bytes at most that refusals leave free on the disk of the log: a tenth of it, if that is less

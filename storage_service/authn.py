@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol
 
-from storage_service.apikeys import ApiKeys
-from storage_service.authz.base import Principal
-from storage_service.config import ProxyKey
-from storage_service.errors import Denied, NotAuthenticated
-from storage_service.head import Head
-from storage_service.wire.http1 import Peer
+from strongroom.storage_service.apikeys import ApiKeys
+from strongroom.storage_service.authz.base import Principal
+from strongroom.storage_service.config import ProxyKey
+from strongroom.storage_service.errors import Denied, NotAuthenticated
+from strongroom.storage_service.head import Head
+from strongroom.storage_service.wire.http1 import Peer
 
 _FOR = re.compile(r'for=(?:"\[([0-9a-f:.]{2,45})\]"|([0-9.]{7,15}));proto=https?', re.ASCII)
 _WHOM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]{0,127}", re.ASCII)

@@ -8,34 +8,39 @@ import pwd
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from models import names
-from storage_service import head
-from storage_service.apikeys import ApiKeys
-from storage_service.audit import AuditLog
-from storage_service.authn import Authenticator, Proxy, SimpleAuthKeys, SimpleCredsAuth
-from storage_service.authz.base import Decider
-from storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, WholeReach
-from storage_service.backends import open_backend
-from storage_service.backends.base import Backend
-from storage_service.backends.url import as_said, masked
-from storage_service.backup.marker import refuse_half
-from storage_service.config import AuthenticatorSettings, AuthorizerSettings, ReadThroughSettings, ServiceSettings
-from storage_service.errors import ConfigurationError
-from storage_service.handlers import Handler
-from storage_service.key_service import KeyService
-from storage_service.keyring.document import KEYRING
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.machine_documents import documents_in
-from storage_service.keyring.page import Page, State
-from storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
-from storage_service.keyring.upgrade import upgrade
-from storage_service.large_answers import LargeAnswers
-from storage_service.overlay import EncryptedBackend
-from storage_service.read_through import OldPlace, OldPlaces, ReadThroughBackend
-from storage_service.record_of_store import RecordOfStore
-from storage_service.routing import build as build_routing
-from storage_service.sealed_service import SealedService
-from storage_service.service import Service
+from strongroom.models import names
+from strongroom.storage_service import head
+from strongroom.storage_service.apikeys import ApiKeys
+from strongroom.storage_service.audit import AuditLog
+from strongroom.storage_service.authn import Authenticator, Proxy, SimpleAuthKeys, SimpleCredsAuth
+from strongroom.storage_service.authz.base import Decider
+from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, WholeReach
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.backends.url import as_said, masked
+from strongroom.storage_service.backup.marker import refuse_half
+from strongroom.storage_service.config import (
+    AuthenticatorSettings,
+    AuthorizerSettings,
+    ReadThroughSettings,
+    ServiceSettings,
+)
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.handlers import Handler
+from strongroom.storage_service.key_service import KeyService
+from strongroom.storage_service.keyring.document import KEYRING
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.machine_documents import documents_in
+from strongroom.storage_service.keyring.page import Page, State
+from strongroom.storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
+from strongroom.storage_service.keyring.upgrade import upgrade
+from strongroom.storage_service.large_answers import LargeAnswers
+from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.read_through import OldPlace, OldPlaces, ReadThroughBackend
+from strongroom.storage_service.record_of_store import RecordOfStore
+from strongroom.storage_service.routing import build as build_routing
+from strongroom.storage_service.sealed_service import SealedService
+from strongroom.storage_service.service import Service
 
 __all__ = ["Page", "Parts", "build"]
 

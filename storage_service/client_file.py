@@ -16,10 +16,10 @@ from typing import Final
 
 import msgspec
 
-from models.secret import Secret
-from models.strict_json import UNREADABLE
-from storage_service.errors import ConfigurationError
-from storage_service.reach import why_denied
+from strongroom.models.secret import Secret
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.reach import why_denied
 
 NAME: Final = "client.json"
 MAX_FILE: Final = 64 * 1024  # bytes

@@ -1,17 +1,17 @@
-"""What the two processes are told, as frozen values; reading files and the environment is ``deploy.settings``' part."""
+"""What the two processes are told, as frozen values; ``strongroom.deploy.settings`` reads files and the environment."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.secret import Secret
+from strongroom.models.secret import Secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerSettings:
     """One entry of ``storage_handlers``: where records of some models are kept."""
 
-    type: str | None = None  # a scheme of storage_service.backends: "sqlite", "etcd", "memory"; None: from the name
+    type: str | None = None  # a scheme of storage_service/backends: "sqlite", "etcd", "memory"; None: from the name
     name: str | None = None  # None: after its type, then -1, -2 …
     models: tuple[str, ...] = ("*",)  # patterns (fnmatch) over the names of non-secret models; (): by name only
     options: Mapping[str, str] = field(default_factory=dict, repr=False)  # what the backend of that type takes

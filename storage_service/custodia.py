@@ -12,13 +12,13 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from models import names
-from models.errors import InvalidName
-from models.strict_json import UNREADABLE
-from storage_service.answering import decoded
-from storage_service.authz.base import Action
-from storage_service.backends.base import ABSENT, PRESENT, Entry
-from storage_service.errors import (
+from strongroom.models import names
+from strongroom.models.errors import InvalidName
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service.answering import decoded
+from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.backends.base import ABSENT, PRESENT, Entry
+from strongroom.storage_service.errors import (
     Denied,
     Exists,
     Invalid,
@@ -27,11 +27,11 @@ from storage_service.errors import (
     NotImplementedHere,
     TooLarge,
 )
-from storage_service.head import Head
-from storage_service.preconditions import expected_revision
-from storage_service.service import Caller, Containers, Listing, Service, Values
-from storage_service.turns import Turn
-from storage_service.wire import (
+from strongroom.storage_service.head import Head
+from strongroom.storage_service.preconditions import expected_revision
+from strongroom.storage_service.service import Caller, Containers, Listing, Service, Values
+from strongroom.storage_service.turns import Turn
+from strongroom.storage_service.wire import (
     JSON,
     MAX_BATCH_NAMES,
     MAX_NAMES_BODY,
@@ -43,7 +43,7 @@ from storage_service.wire import (
     SECRETS_PATH,
     etag_of,
 )
-from storage_service.wire.http1 import Exchange, Field
+from strongroom.storage_service.wire.http1 import Exchange, Field
 
 _JSON_TYPE: Final = (b"content-type", b"application/json; charset=utf-8")
 _OCTETS_TYPE: Final = (b"content-type", OCTET_STREAM.encode())
@@ -113,7 +113,7 @@ class SecretsEndpoint:
         binary = _wants_octets(request.head.accept)
         entry = await self._service.get(request.caller, _secret_name(request.trail))
         etag = etag_of(entry.revision)
-        # At an old place (`storage_service.read_through`) a value has no revision, and may have changed.
+        # At an old place (`strongroom.storage_service.read_through`) a value has no revision, and may have changed.
         known = request.head.if_none_match is not None and etag in request.head.if_none_match
         if known and entry.revision != ABSENT:
             request.answer(304, b"", (b"etag", etag.encode()))

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from typing import Final, NamedTuple
 
-from storage_service.errors import Behind, Fate, Locked, ServiceError
+from strongroom.storage_service.errors import Behind, Fate, Locked, ServiceError
 
 PERIOD: Final = 60.0  # seconds between two lines of one reason
 MOST: Final = 32  # reasons told apart; they are texts of ours, but may name a version or a file

@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from models import Model, SecretModel, names, strict_json
-from models.base import DOCUMENT
-from models.errors import Fault, InvalidName, ValidationError
-from storage_service.backends.base import (
+from strongroom.models import Model, SecretModel, names, strict_json
+from strongroom.models.base import DOCUMENT
+from strongroom.models.errors import Fault, InvalidName, ValidationError
+from strongroom.storage_service.backends.base import (
     ABSENT,
     MAX_PAGE,
     PRESENT,
@@ -32,9 +32,18 @@ from storage_service.backends.base import (
     Vacant,
     not_applied,
 )
-from storage_service.errors import Changed, Exists, Fate, Invalid, Malformed, NotFound, ServiceError, TooLarge
-from storage_service.turns import Turns
-from storage_service.wire import MAX_SECRET
+from strongroom.storage_service.errors import (
+    Changed,
+    Exists,
+    Fate,
+    Invalid,
+    Malformed,
+    NotFound,
+    ServiceError,
+    TooLarge,
+)
+from strongroom.storage_service.turns import Turns
+from strongroom.storage_service.wire import MAX_SECRET
 
 M = TypeVar("M", bound=Model)
 C = TypeVar("C", Put, Delete)

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from storage_service import wire
-from storage_service.errors import Invalid
+from strongroom.storage_service import wire
+from strongroom.storage_service.errors import Invalid
 
 
 class Head(NamedTuple):

@@ -1,8 +1,9 @@
 """What a process with keys or secrets in it asks of the kernel: no core dump, no look into its memory, no swap.
 
 CPython copies what it computes with, and wipes nothing that it drops. So keys are not hunted through the heap: the
-whole process is closed to others, and one page alone (`storage_service.keyring.page`) is kept out of swap and wiped.
-Root is trusted: whoever has CAP_SYS_PTRACE sees everything. Tracebacks and faulthandler name places, never values.
+whole process is closed to others, and one page alone (`strongroom.storage_service.keyring.page`) is kept out of swap
+and wiped. Root is trusted: whoever has CAP_SYS_PTRACE sees everything. Tracebacks and faulthandler name places, never
+values.
 """
 
 import ctypes
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from storage_service.errors import StartupError
+from strongroom.storage_service.errors import StartupError
 
 PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 PR_SET_DUMPABLE: Final = 4

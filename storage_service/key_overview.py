@@ -3,15 +3,25 @@
 from contextlib import aclosing, suppress
 from typing import Final
 
-from storage_service.backends.base import Backend
-from storage_service.errors import Behind, KeyringDamaged, Overtaken, StartupError
-from storage_service.keyring import census, sweep, vault, wraps
-from storage_service.keyring.document import PROTECTED, Document
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.machine_documents import MachineDocuments
-from storage_service.keyring.machines import MachineDocument
-from storage_service.keyring.page import State as Page
-from storage_service.keyring_wire import Backup, Halt, KeyringStatus, Keyset, Pending, Place, Recipient, State, Version
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.errors import Behind, KeyringDamaged, Overtaken, StartupError
+from strongroom.storage_service.keyring import census, sweep, vault, wraps
+from strongroom.storage_service.keyring.document import PROTECTED, Document
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.machine_documents import MachineDocuments
+from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.page import State as Page
+from strongroom.storage_service.keyring_wire import (
+    Backup,
+    Halt,
+    KeyringStatus,
+    Keyset,
+    Pending,
+    Place,
+    Recipient,
+    State,
+    Version,
+)
 
 MAX_NAMED: Final = 20  # records that one answer names
 

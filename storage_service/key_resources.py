@@ -9,11 +9,11 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from storage_service import wire
-from storage_service.answering import Request, Response, answer, body, caller
-from storage_service.authz.base import Action
-from storage_service.key_service import KeyService
-from storage_service.keyring_wire import (
+from strongroom.storage_service import wire
+from strongroom.storage_service.answering import Request, Response, answer, body, caller
+from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.key_service import KeyService
+from strongroom.storage_service.keyring_wire import (
     KEYRING_PATH,
     Assigning,
     NewBackup,

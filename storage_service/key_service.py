@@ -15,12 +15,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from models import names
-from models.errors import InvalidName
-from storage_service import key_overview
-from storage_service.authz.base import Action
-from storage_service.backends.base import Backend
-from storage_service.errors import (
+from strongroom.models import names
+from strongroom.models.errors import InvalidName
+from strongroom.storage_service import key_overview
+from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.errors import (
     Halted,
     InUse,
     Invalid,
@@ -33,16 +33,16 @@ from storage_service.errors import (
     Unusable,
     WrongKey,
 )
-from storage_service.keyring import census, rotation, sweep, vault
-from storage_service.keyring.document import KEYRING, Document
-from storage_service.keyring.export import export
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.machine_documents import MachineDocuments
-from storage_service.keyring.ring import is_keyset, version_of
-from storage_service.keyring.rootkey import RootKey, is_root_kid
-from storage_service.keyring.rotation import Made, Recipients
-from storage_service.keyring.unattended import KeyFile, MachineKeyFile
-from storage_service.keyring_wire import (
+from strongroom.storage_service.keyring import census, rotation, sweep, vault
+from strongroom.storage_service.keyring.document import KEYRING, Document
+from strongroom.storage_service.keyring.export import export
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.machine_documents import MachineDocuments
+from strongroom.storage_service.keyring.ring import is_keyset, version_of
+from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
+from strongroom.storage_service.keyring.rotation import Made, Recipients
+from strongroom.storage_service.keyring.unattended import KeyFile, MachineKeyFile
+from strongroom.storage_service.keyring_wire import (
     MAX_LIMIT,
     MIN_PACE,
     Backup,
@@ -58,7 +58,7 @@ from storage_service.keyring_wire import (
     Scan,
     State,
 )
-from storage_service.service import Caller, Service
+from strongroom.storage_service.service import Caller, Service
 
 ATTEMPTS: Final = 3  # at a step of a reversal, before the keyring is halted
 PAUSE: Final = 0.2  # seconds before the second of them; doubled before the third

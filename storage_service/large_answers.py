@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Final, TypeVar
 
-from storage_service.errors import TooLarge
-from storage_service.turns import Queue, Rule, Turn
-from storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED
+from strongroom.storage_service.errors import TooLarge
+from strongroom.storage_service.turns import Queue, Rule, Turn
+from strongroom.storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ import math
 from types import TracebackType
 from typing import Final, Self
 
-from storage_service import wire
-from storage_service.answering import PIECE, Request, caller, check_whole
-from storage_service.errors import TooLarge
-from storage_service.turns import Queue, Rule, Turn
+from strongroom.storage_service import wire
+from strongroom.storage_service.answering import PIECE, Request, caller, check_whole
+from strongroom.storage_service.errors import TooLarge
+from strongroom.storage_service.turns import Queue, Rule, Turn
 
 LARGE: Final = wire.MAX_MODEL_BODY + 64 * 1024  # bytes: a record that the proxy sends on is never large
 RULE: Final = Rule(turns=2, held=1, waiting=4, longest=math.inf)  # what is being committed is not to be cancelled

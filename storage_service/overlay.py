@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, Self, TypeVar
 
-from models.names import is_container
-from storage_service.backends.base import (
+from strongroom.models.names import is_container
+from strongroom.storage_service.backends.base import (
     MAX_PAGE,
     Backend,
     Change,
@@ -22,10 +22,10 @@ from storage_service.backends.base import (
     check_limit,
     not_applied,
 )
-from storage_service.errors import Halted, Undecipherable
-from storage_service.keyring import census, document
-from storage_service.keyring.envelope import UNKNOWN, decrypt, encrypt, verified
-from storage_service.keyring.ring import DataKey, Keys, Ring
+from strongroom.storage_service.errors import Halted, Undecipherable
+from strongroom.storage_service.keyring import census, document
+from strongroom.storage_service.keyring.envelope import UNKNOWN, decrypt, encrypt, verified
+from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring
 
 T = TypeVar("T")
 

@@ -2,10 +2,10 @@
 
 import re
 
-from storage_service import wire
-from storage_service.backends.base import ABSENT, PRESENT
-from storage_service.errors import Invalid
-from storage_service.head import Head
+from strongroom.storage_service import wire
+from strongroom.storage_service.backends.base import ABSENT, PRESENT
+from strongroom.storage_service.errors import Invalid
+from strongroom.storage_service.head import Head
 
 _ETAG = re.compile(r'"([1-9][0-9]{0,18})"', re.ASCII)
 

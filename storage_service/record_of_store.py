@@ -14,11 +14,19 @@ import os
 from pathlib import Path
 from typing import Final
 
-from models.strict_json import UNREADABLE
-from storage_service.backends.url import as_said, file_of, masked, of_file, same_place, split, without_password
-from storage_service.errors import ConfigurationError
-from storage_service.files import replace_private
-from storage_service.reach import changed_by_others
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service.backends.url import (
+    as_said,
+    file_of,
+    masked,
+    of_file,
+    same_place,
+    split,
+    without_password,
+)
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.files import replace_private
+from strongroom.storage_service.reach import changed_by_others
 
 _MAX: Final = 64 * 1024  # bytes
 

@@ -8,22 +8,22 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from models import LIST_MODELS, MODELS, Model
-from models.errors import InvalidName, ValidationError
-from models.strict_json import SHORT, SHORT_STRUCTURE, UNREADABLE, structure
-from storage_service import key_resources, preconditions, sealed_resources, wire
-from storage_service.answering import Request, Response, answer, answer_held, body, caller, decoded, not_a
-from storage_service.apikeys import PREFIX as APIKEYS
-from storage_service.apikeys import ApiKeyRecord
-from storage_service.authz.base import Action
-from storage_service.backends.base import ABSENT, Checkable
-from storage_service.bootstrap import Parts
-from storage_service.errors import Invalid, TooLarge
-from storage_service.handlers import Stored
-from storage_service.keyring_wire import KEYRING_PATH
-from storage_service.large_bodies import LargeBodies, Sent
-from storage_service.service import Reference, Service
-from storage_service.turns import Turns
+from strongroom.models import LIST_MODELS, MODELS, Model
+from strongroom.models.errors import InvalidName, ValidationError
+from strongroom.models.strict_json import SHORT, SHORT_STRUCTURE, UNREADABLE, structure
+from strongroom.storage_service import key_resources, preconditions, sealed_resources, wire
+from strongroom.storage_service.answering import Request, Response, answer, answer_held, body, caller, decoded, not_a
+from strongroom.storage_service.apikeys import PREFIX as APIKEYS
+from strongroom.storage_service.apikeys import ApiKeyRecord
+from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.backends.base import ABSENT, Checkable
+from strongroom.storage_service.bootstrap import Parts
+from strongroom.storage_service.errors import Invalid, TooLarge
+from strongroom.storage_service.handlers import Stored
+from strongroom.storage_service.keyring_wire import KEYRING_PATH
+from strongroom.storage_service.large_bodies import LargeBodies, Sent
+from strongroom.storage_service.service import Reference, Service
+from strongroom.storage_service.turns import Turns
 
 _STATUS: Final = "system/status"  # the name that the state of the service is read under
 MOST: Final = 250_000  # of ``{ [ : ,`` in one body of records, within texts, too: about what 1,000 long ones have

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from models import MODELS, Host, Model, SecretModel
-from storage_service.backends import BACKENDS, open_backend
-from storage_service.backends.base import Backend
-from storage_service.config import HandlerSettings
-from storage_service.errors import ConfigurationError, Invalid
-from storage_service.handlers import Handler
-from storage_service.wire import SECRETS_HANDLER, HandlerInfo
+from strongroom.models import MODELS, Host, Model, SecretModel
+from strongroom.storage_service.backends import BACKENDS, open_backend
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.config import HandlerSettings
+from strongroom.storage_service.errors import ConfigurationError, Invalid
+from strongroom.storage_service.handlers import Handler
+from strongroom.storage_service.wire import SECRETS_HANDLER, HandlerInfo
 
 SECRETS: Final = SECRETS_HANDLER
 """The name of the handler for secrets, which no other handler has."""
@@ -32,7 +32,7 @@ class Store:
 
     @property
     def scheme(self) -> str:
-        """The type of the store, as ``storage_service.backends`` names it."""
+        """The type of the store, as ``strongroom.storage_service.backends`` names it."""
         return self.url.partition(":")[0]
 
     def __repr__(self) -> str:

@@ -6,14 +6,14 @@ from typing import Any, Final, Generic, TypeVar
 import falcon.asgi
 import msgspec
 
-from models import strict_json
-from storage_service import wire
-from storage_service.answering import Request, Response, answer, answer_held, caller, not_a
-from storage_service.authz.base import Action
-from storage_service.backends.base import MAX_BATCH
-from storage_service.errors import Invalid
-from storage_service.large_bodies import LargeBodies, Sent
-from storage_service.sealed_service import SealedService
+from strongroom.models import strict_json
+from strongroom.storage_service import wire
+from strongroom.storage_service.answering import Request, Response, answer, answer_held, caller, not_a
+from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.backends.base import MAX_BATCH
+from strongroom.storage_service.errors import Invalid
+from strongroom.storage_service.large_bodies import LargeBodies, Sent
+from strongroom.storage_service.sealed_service import SealedService
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -32,8 +32,9 @@ def add_routes(app: falcon.asgi.App[Any, Any], sealed: SealedService, bodies: La
 class _Body(Generic[T]):
     """Reads bodies of one type.
 
-    PERF: in one go, where `storage_service.answering.body` looks for members that stand twice, lest two parsers differ:
-    nothing but this parser ever reads these. What it costs depends on how many strings there are, so those are counted.
+    PERF: in one go, where `strongroom.storage_service.answering.body` looks for members that stand twice, lest two
+    parsers differ: nothing but this parser ever reads these. What it costs depends on how many strings there are, so
+    those are counted.
     """
 
     def __init__(self, of: type[T], limit: int, most: int) -> None:

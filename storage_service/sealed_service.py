@@ -8,14 +8,14 @@ credentials that reach everything. Like every act, each is decided and recorded 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from models import names
-from models.errors import InvalidName
-from storage_service import wire
-from storage_service.apikeys import PREFIX as APIKEYS
-from storage_service.apikeys import ApiKeys, spent
-from storage_service.authz.base import Action
-from storage_service.authz.paths import WholeReach
-from storage_service.backends.base import (
+from strongroom.models import names
+from strongroom.models.errors import InvalidName
+from strongroom.storage_service import wire
+from strongroom.storage_service.apikeys import PREFIX as APIKEYS
+from strongroom.storage_service.apikeys import ApiKeys, spent
+from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.authz.paths import WholeReach
+from strongroom.storage_service.backends.base import (
     ABSENT,
     MAX_PAGE,
     PRESENT,
@@ -28,11 +28,11 @@ from storage_service.backends.base import (
     Vacant,
     check_size,
 )
-from storage_service.errors import Changed, Invalid, NoContainer, NotEmpty, TooLarge, Undecipherable
-from storage_service.large_answers import LargeAnswers
-from storage_service.preconditions import revision_of
-from storage_service.service import Act, Caller, Door
-from storage_service.turns import Turn, Turns
+from strongroom.storage_service.errors import Changed, Invalid, NoContainer, NotEmpty, TooLarge, Undecipherable
+from strongroom.storage_service.large_answers import LargeAnswers
+from strongroom.storage_service.preconditions import revision_of
+from strongroom.storage_service.service import Act, Caller, Door
+from strongroom.storage_service.turns import Turn, Turns
 
 JOURNAL: Final = "system/journal/"  # what a long work needs to be gone on with, or undone; encrypted like a secret
 _PLACES: Final = (names.SECRETS, JOURNAL, APIKEYS)

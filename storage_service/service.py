@@ -12,16 +12,27 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeVar
 
-from models import Model, names
-from models.errors import InvalidName
-from models.secret import Secret
-from storage_service.apikeys import PREFIX as APIKEYS
-from storage_service.apikeys import ApiKeyRecord, ApiKeys
-from storage_service.audit import AuditLog, AuditRecord
-from storage_service.authz.base import Action, Decider, Principal
-from storage_service.authz.paths import UserNameSpace, covers, decide
-from storage_service.backends.base import ABSENT, PRESENT, Backend, Check, Conflict, Delete, Entry, Page, Put, Vacant
-from storage_service.errors import (
+from strongroom.models import Model, names
+from strongroom.models.errors import InvalidName
+from strongroom.models.secret import Secret
+from strongroom.storage_service.apikeys import PREFIX as APIKEYS
+from strongroom.storage_service.apikeys import ApiKeyRecord, ApiKeys
+from strongroom.storage_service.audit import AuditLog, AuditRecord
+from strongroom.storage_service.authz.base import Action, Decider, Principal
+from strongroom.storage_service.authz.paths import UserNameSpace, covers, decide
+from strongroom.storage_service.backends.base import (
+    ABSENT,
+    PRESENT,
+    Backend,
+    Check,
+    Conflict,
+    Delete,
+    Entry,
+    Page,
+    Put,
+    Vacant,
+)
+from strongroom.storage_service.errors import (
     AuditUnavailable,
     Changed,
     Denied,
@@ -36,14 +47,21 @@ from storage_service.errors import (
     Unavailable,
     Undecipherable,
 )
-from storage_service.handlers import Handler, KeyPage, RecordPage, Stored
-from storage_service.large_answers import LargeAnswers
-from storage_service.overlay import Closed, Discreet
-from storage_service.routing import Routing
-from storage_service.strangers import Strangers, bounded
-from storage_service.turns import Turn, Turns
-from storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED, MAX_CLAIMED, HandlerInfo, Refusal, problem_of
-from storage_service.wire.http1 import Peer
+from strongroom.storage_service.handlers import Handler, KeyPage, RecordPage, Stored
+from strongroom.storage_service.large_answers import LargeAnswers
+from strongroom.storage_service.overlay import Closed, Discreet
+from strongroom.storage_service.routing import Routing
+from strongroom.storage_service.strangers import Strangers, bounded
+from strongroom.storage_service.turns import Turn, Turns
+from strongroom.storage_service.wire import (
+    LARGE_ANSWER,
+    MAX_BATCH_STORED,
+    MAX_CLAIMED,
+    HandlerInfo,
+    Refusal,
+    problem_of,
+)
+from strongroom.storage_service.wire.http1 import Peer
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from storage_service.errors import AuditUnavailable, ServiceError
-from storage_service.wire import MAX_CLAIMED, MAX_REFUSALS, MAX_TOLD, Refusal
+from strongroom.storage_service.errors import AuditUnavailable, ServiceError
+from strongroom.storage_service.wire import MAX_CLAIMED, MAX_REFUSALS, MAX_TOLD, Refusal
 
 PERIOD: Final = 1.0  # seconds that are told in one line
 SCANT: Final = 60.0  # where there is no room

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from storage_service.errors import Busy
+from strongroom.storage_service.errors import Busy
 
 STRETCH: Final = 0.0005  # seconds; one value at a time cannot be divided, and a large one takes longer
 

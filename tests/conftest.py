@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage_service import hygiene
+from strongroom.storage_service import hygiene
 from tests.deploy.running import ended_after
 from tests.etcd_server import Etcd, running
 

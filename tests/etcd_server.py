@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import grpc
 
-from storage_service.backends.etcd.messages_pb2 import (
+from strongroom.storage_service.backends.etcd.messages_pb2 import (
     AuthenticateRequest,
     CompactionRequest,
     DefragmentRequest,
@@ -30,7 +30,7 @@ from storage_service.backends.etcd.messages_pb2 import (
     SnapshotRequest,
     StatusRequest,
 )
-from storage_service.backends.etcd.methods import (
+from strongroom.storage_service.backends.etcd.methods import (
     AUTHENTICATE,
     COMPACT,
     DEFRAGMENT,

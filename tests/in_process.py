@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from deploy.serving.connection import Connection, Face, Server
-from deploy.serving.limits import Ledger, Limits
+from strongroom.deploy.serving.connection import Connection, Face, Server
+from strongroom.deploy.serving.limits import Ledger, Limits
 from tests.raw_http import Client, Message
 
 

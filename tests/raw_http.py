@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from storage_service import wire
+from strongroom.storage_service import wire
 
 DEADLINE = 15.0  # seconds for anything a test waits for
 

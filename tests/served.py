@@ -12,13 +12,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# What the processes ask of gunicorn; deploy.serving.server gives them the same.
+# What the processes ask of gunicorn; strongroom.deploy.serving.server gives them the same.
 GUNICORN = """
-from deploy.serving.crowd import Crowd
-from deploy.serving.signals import lose_no_signal_in_a_fork, tell_systemd_when_serving
+from strongroom.deploy.serving.crowd import Crowd
+from strongroom.deploy.serving.signals import lose_no_signal_in_a_fork, tell_systemd_when_serving
 
 crowd = Crowd()
-worker_class = "deploy.serving.workers.StrongroomWorker"
+worker_class = "strongroom.deploy.serving.workers.StrongroomWorker"
 graceful_timeout = 1
 control_socket_disable = True
 loglevel = "debug"
@@ -39,8 +39,8 @@ def child_exit(arbiter, worker):
 
 # What an application's module ends with: the names that a test sets otherwise stand in *limits*.
 SERVED = """
-from deploy.serving.limits import Limits
-from deploy.serving.workers import Served
+from strongroom.deploy.serving.limits import Limits
+from strongroom.deploy.serving.workers import Served
 from gunicorn_conf import crowd
 
 served = Served(app, Limits({limits}), None, crowd)
@@ -50,9 +50,9 @@ served = Served(app, Limits({limits}), None, crowd)
 # The two applications as the product makes them.
 PROXY = """
 from pathlib import Path
-from http_proxy.app import create_app
-from models.secret import Secret
-from storage_service.config import ProxySettings
+from strongroom.http_proxy.app import create_app
+from strongroom.models.secret import Secret
+from strongroom.storage_service.config import ProxySettings
 
 app = create_app(ProxySettings(
     socket=Path({socket!r}), api_id="proxy", api_key=Secret({key!r}), connections={connections}, timeout={timeout},
@@ -62,10 +62,10 @@ app = create_app(ProxySettings(
 
 SERVICE = """
 from pathlib import Path
-from models.secret import Secret
-from storage_service.app import create_app
-from deploy.settings import PROXIED
-from storage_service.config import ProxyKey, ServiceSettings
+from strongroom.models.secret import Secret
+from strongroom.storage_service.app import create_app
+from strongroom.deploy.settings import PROXIED
+from strongroom.storage_service.config import ProxyKey, ServiceSettings
 
 home = Path({home!r})
 app = create_app(ServiceSettings(

@@ -12,10 +12,10 @@ import click
 import msgspec
 import pytest
 
-from deploy import settings
-from deploy.cli import strongroom
-from http_proxy.authn.basic import BasicAuthenticator
-from storage_service.routing import plan
+from strongroom.deploy import settings
+from strongroom.deploy.cli import strongroom
+from strongroom.http_proxy.authn.basic import BasicAuthenticator
+from strongroom.storage_service.routing import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])

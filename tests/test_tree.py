@@ -29,7 +29,7 @@ TOP_LEVEL = {
     ),
 }
 MADE = {"__pycache__", "build", "dist"}  # by tools, and ignored by git like all that begins with a dot
-NOT_INSTALLED = {"deploy.tools"}
+NOT_INSTALLED = {"strongroom.deploy.tools"}
 
 
 def files() -> Iterator[Path]:

@@ -6,9 +6,9 @@ from typing import Final, NoReturn
 
 import click
 
-from deploy.cli.common import common_options
-from deploy.cli.exits import report
-from deploy.cli.words import Noun
+from strongroom.deploy.cli.common import common_options
+from strongroom.deploy.cli.exits import report
+from strongroom.deploy.cli.words import Noun
 
 # noun -> (module, what it is for); the module's attribute of the noun's name is the click command.
 _COMMANDS: Final = {
@@ -40,7 +40,7 @@ class Nouns(Noun):
         del ctx
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"deploy.cli.{cmd_name}"), cmd_name)
+        command: click.Command = getattr(importlib.import_module(f"strongroom.deploy.cli.{cmd_name}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -52,7 +52,7 @@ class Nouns(Noun):
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from storage_service.wire import VERSION
+        from strongroom.storage_service.wire import VERSION
 
         click.echo(f"strongroom {VERSION}")
         ctx.exit()

@@ -1,5 +1,5 @@
-"""``python -m deploy.cli``: the command, for a tree that is not installed."""
+"""``python -m strongroom.deploy.cli``: the command, for a tree that is not installed."""
 
-from deploy.cli import main
+from strongroom.deploy.cli import main
 
 main()

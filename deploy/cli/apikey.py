@@ -2,9 +2,9 @@
 
 import click
 
-from deploy.cli import show
-from deploy.cli.common import client, common_options
-from deploy.cli.words import Noun
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.words import Noun
 
 _COLUMNS = ("id", "paths", "actions", "created")
 _ACTIONS = ("get", "list", "put", "delete")

@@ -16,15 +16,15 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from deploy.cli import backup_file, show
-from deploy.cli.backup_copy import Asked, Opened, copy, moment_of
-from deploy.cli.backup_file import place_options
-from deploy.cli.common import client, common_options
-from deploy.cli.words import Noun
+from strongroom.deploy.cli import backup_file, show
+from strongroom.deploy.cli.backup_copy import Asked, Opened, copy, moment_of
+from strongroom.deploy.cli.backup_file import place_options
+from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.words import Noun
 
 if TYPE_CHECKING:
-    from storage_service.backup.form import End
-    from storage_service.config import ServiceSettings
+    from strongroom.storage_service.backup.form import End
+    from strongroom.storage_service.config import ServiceSettings
 
 
 class _VerbOrFile(Noun):
@@ -76,7 +76,7 @@ def take(
         raise click.UsageError("a backup is not for a terminal: name a file, or pipe it on")
     if (key_file or typed) and not offline:
         raise click.UsageError("a service that runs needs no key for it; --key-file and --file go with --offline")
-    from storage_service.backends.url import as_said, without_password
+    from strongroom.storage_service.backends.url import as_said, without_password
 
     settings = backup_file.settings_with_records(store, config)
     copied = as_said(without_password(settings.service.store))
@@ -111,8 +111,8 @@ def verify(*, file: str, opening: bool, key_file: Path | None, typed: str | None
 
     Without a key that takes checksums alone; with one every secret in it is opened. Nothing is written anywhere.
     """
-    from storage_service.backup.checking import check, exported_in
-    from storage_service.backup.form import Reader, rows_said
+    from strongroom.storage_service.backup.checking import check, exported_in
+    from strongroom.storage_service.backup.form import Reader, rows_said
 
     with backup_file.opened(file) as source:
         with backup_file.named(file):
@@ -153,8 +153,8 @@ def verify(*, file: str, opening: bool, key_file: Path | None, typed: str | None
 @contextmanager
 def _output(file: str) -> Iterator[IO[bytes]]:
     """Give where the backup goes."""
-    from deploy.home import new_private
-    from storage_service.errors import Exists
+    from strongroom.deploy.home import new_private
+    from strongroom.storage_service.errors import Exists
 
     try:
         if file == "-":
@@ -175,11 +175,11 @@ def _output(file: str) -> Iterator[IO[bytes]]:
 async def _copy_offline(
     settings: "ServiceSettings", label: str, out: IO[bytes], key_file: Path | None, typed: str | None
 ) -> "End":
-    from storage_service.backends import open_backend
-    from storage_service.errors import Uninitialized
-    from storage_service.keyring import vault
-    from storage_service.keyring.page import Page
-    from storage_service.keyring.seen import Seen
+    from strongroom.storage_service.backends import open_backend
+    from strongroom.storage_service.errors import Uninitialized
+    from strongroom.storage_service.keyring import vault
+    from strongroom.storage_service.keyring.page import Page
+    from strongroom.storage_service.keyring.seen import Seen
 
     async with moment_of(settings.store):
         pass  # first: to open one to write would make it where there is none

@@ -8,15 +8,15 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 import click
 
-from deploy.cli import show
+from strongroom.deploy.cli import show
 
 if TYPE_CHECKING:
-    from storage_service.backends.base import Backend, Snapshot
-    from storage_service.backup.form import End
-    from storage_service.client import StorageClient
-    from storage_service.config import ServiceSettings
-    from storage_service.keyring.document import Document
-    from storage_service.keyring.rootkey import RootKey
+    from strongroom.storage_service.backends.base import Backend, Snapshot
+    from strongroom.storage_service.backup.form import End
+    from strongroom.storage_service.client import StorageClient
+    from strongroom.storage_service.config import ServiceSettings
+    from strongroom.storage_service.keyring.document import Document
+    from strongroom.storage_service.keyring.rootkey import RootKey
 
 ATTEMPTS: Final = 8  # at finding a moment at which nobody changes the keyring
 PAUSE: Final = 0.1  # seconds between them
@@ -71,7 +71,7 @@ class Opened:
 
     async def register(self, label: str) -> None:
         """Let it know."""
-        from storage_service.keyring.vault import now
+        from strongroom.storage_service.keyring.vault import now
 
         await self._edit(lambda document: document.with_backup(label, now()))
 
@@ -81,8 +81,8 @@ class Opened:
 
     async def keyring(self, label: str) -> dict[str, Any] | None:
         """Return the export, if all versions in it are kept."""
-        from storage_service.keyring.export import export, prove, read
-        from storage_service.keyring.machine_documents import documents_in
+        from strongroom.storage_service.keyring.export import export, prove, read
+        from strongroom.storage_service.keyring.machine_documents import documents_in
 
         documents = documents_in(self._store, self._settings.machine_documents)
         text = await export(self._store, self._root, documents)
@@ -91,7 +91,7 @@ class Opened:
         return exported if set(document.backups[label].versions) >= set(document.versions) else None
 
     async def _edit(self, change: "Callable[[Document], Document]") -> None:
-        from storage_service.keyring import vault
+        from strongroom.storage_service.keyring import vault
 
         await vault.edit(self._store, self._root, change)
 
@@ -102,8 +102,8 @@ def moment_of(url: str) -> "AbstractAsyncContextManager[Snapshot]":
     Raises:
         UsageError: it is of a kind that cannot be copied.
     """
-    from storage_service.backends import open_backend
-    from storage_service.backends.base import Copyable
+    from strongroom.storage_service.backends import open_backend
+    from strongroom.storage_service.backends.base import Copyable
 
     store = open_backend(url)
     if not isinstance(store, Copyable):
@@ -122,8 +122,8 @@ async def copy(settings: "ServiceSettings", index: Index, label: str, out: IO[by
         OSError: it cannot be written.
         Unavailable, ConfigurationError: the store cannot be read.
     """
-    from deploy.home import NewFile
-    from storage_service.errors import StrongroomError
+    from strongroom.deploy.home import NewFile
+    from strongroom.storage_service.errors import StrongroomError
 
     await _insist(index.register, label)
     try:
@@ -140,7 +140,7 @@ async def copy(settings: "ServiceSettings", index: Index, label: str, out: IO[by
 
 async def _insist(change: Callable[[str], Awaitable[None]], label: str) -> None:
     """Change the index, also where somebody else changes the keyring at the same time."""
-    from storage_service.errors import Overtaken
+    from strongroom.storage_service.errors import Overtaken
 
     for _ in range(ATTEMPTS):
         with suppress(Overtaken):
@@ -155,14 +155,14 @@ async def _copy(settings: "ServiceSettings", index: Index, label: str, out: IO[b
     Where the documents of machines lie in a file, rows of theirs are from before that: nothing reads them, and what
     they say may have passed. They are left out; a restore writes those of the export.
     """
-    from storage_service.backup import taking
-    from storage_service.backup.checking import Openers
-    from storage_service.backup.form import Head
-    from storage_service.errors import Overtaken
-    from storage_service.keyring.export import read
-    from storage_service.keyring.machine_key import MACHINES
-    from storage_service.keyring.vault import now
-    from storage_service.wire import VERSION
+    from strongroom.storage_service.backup import taking
+    from strongroom.storage_service.backup.checking import Openers
+    from strongroom.storage_service.backup.form import Head
+    from strongroom.storage_service.errors import Overtaken
+    from strongroom.storage_service.keyring.export import read
+    from strongroom.storage_service.keyring.machine_key import MACHINES
+    from strongroom.storage_service.keyring.vault import now
+    from strongroom.storage_service.wire import VERSION
 
     url, apart = settings.store, settings.machine_documents is not None
 
@@ -189,7 +189,7 @@ async def _copy(settings: "ServiceSettings", index: Index, label: str, out: IO[b
 
 
 async def _keyring_of(moment: "Snapshot") -> str | None:
-    from storage_service.keyring.document import NAME
+    from strongroom.storage_service.keyring.document import NAME
 
     value = await moment.get(NAME)
     return None if value is None else value.decode(errors="replace")

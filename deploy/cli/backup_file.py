@@ -9,15 +9,15 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from deploy.cli import key_input
-from deploy.cli.common import common
+from strongroom.deploy.cli import key_input
+from strongroom.deploy.cli.common import common
 
 if TYPE_CHECKING:
-    from deploy.settings import Settings
-    from storage_service.backends.base import Backend
-    from storage_service.config import ServiceSettings
-    from storage_service.keyring.export import Exported, Given, Recipient
-    from storage_service.keyring.rootkey import RootKey
+    from strongroom.deploy.settings import Settings
+    from strongroom.storage_service.backends.base import Backend
+    from strongroom.storage_service.config import ServiceSettings
+    from strongroom.storage_service.keyring.export import Exported, Given, Recipient
+    from strongroom.storage_service.keyring.rootkey import RootKey
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -50,8 +50,8 @@ def settings_with_records(store: str | None, config: Path | None) -> "Settings":
         ConfigurationError: they are wrong.
         UsageError: they are of a store that no other process can see.
     """
-    from storage_service.backends.url import as_said, same_place
-    from storage_service.record_of_store import RecordOfStore
+    from strongroom.storage_service.backends.url import as_said, same_place
+    from strongroom.storage_service.record_of_store import RecordOfStore
 
     said = settings(store, config)
     record = said.service.store_record
@@ -68,7 +68,7 @@ def settings(store: str | None, config: Path | None) -> "Settings":
         ConfigurationError: they are wrong.
         UsageError: they are of a store that no other process can see.
     """
-    from deploy.settings import load
+    from strongroom.deploy.settings import load
 
     said = load(environ=os.environ, home=common().home, config=config, flags={"store": store}, without_key=True)
     if said.service.store.startswith("memory:"):
@@ -78,7 +78,7 @@ def settings(store: str | None, config: Path | None) -> "Settings":
 
 def other_stores(said: "Settings") -> list[str]:
     """Return the stores that records are kept in beside the one that is copied, without passwords."""
-    from storage_service.backends.url import as_said, without_password
+    from strongroom.storage_service.backends.url import as_said, without_password
 
     urls = {each.options["url"] for each in said.service.storage_handlers if "url" in each.options}
     return sorted(as_said(without_password(url)) for url in urls - {said.service.store})
@@ -91,7 +91,7 @@ def named(file: str) -> Iterator[None]:
     Raises:
         StrongroomError: what was raised inside, which is the backup's fault.
     """
-    from storage_service.errors import StrongroomError
+    from strongroom.storage_service.errors import StrongroomError
 
     try:
         yield
@@ -124,7 +124,7 @@ def given(exported: "Exported", key_file: Path | None, typed: str | None) -> "Gi
         UsageError: neither was said, and nobody who typed something could open it.
         KeyFileMissing, KeyFileUnusable: the file is no key.
     """
-    from storage_service.keyring import rootkey
+    from strongroom.storage_service.keyring import rootkey
 
     if key_file is not None:
         return rootkey.read(key_file)
@@ -135,7 +135,7 @@ def given(exported: "Exported", key_file: Path | None, typed: str | None) -> "Gi
 
 def root_of(exported: "Exported", given: "Given") -> "RootKey":
     """Return the root key of a backup, proven; raises what `export.open_root` does."""
-    from storage_service.keyring.export import open_root
+    from strongroom.storage_service.keyring.export import open_root
 
     return open_root(exported, given)
 
@@ -149,10 +149,10 @@ async def root_in(
         WrongKey: what was typed opens nothing.
         StartupError: the file does not; the text says what to do.
     """
-    from storage_service.errors import WrongKey
-    from storage_service.keyring import unlock, wraps
-    from storage_service.keyring.machine_documents import documents_in
-    from storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
+    from strongroom.storage_service.errors import WrongKey
+    from strongroom.storage_service.keyring import unlock, wraps
+    from strongroom.storage_service.keyring.machine_documents import documents_in
+    from strongroom.storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
 
     ways: list[Way] = [] if typed else [KeyFile(key_file or settings.root_key)]
     if not (typed or key_file) and settings.machine_key is not None:

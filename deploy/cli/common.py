@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from deploy.places import CLIENT, DEFAULT_HOME, PREFIX
+from strongroom.deploy.places import CLIENT, DEFAULT_HOME, PREFIX
 
 if TYPE_CHECKING:
-    from storage_service.client import StorageClient
+    from strongroom.storage_service.client import StorageClient
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -78,7 +78,7 @@ def client(timeout: float = 10.0) -> "StorageClient":
     Raises:
         ConfigurationError: nothing leads to a service.
     """
-    from storage_service.client import StorageClient
+    from strongroom.storage_service.client import StorageClient
 
     return StorageClient.from_environment(places(), timeout=timeout, retries=RETRIES)
 
@@ -96,7 +96,7 @@ def places() -> dict[str, str]:
     Raises:
         ConfigurationError: nothing leads to a service.
     """
-    from storage_service.errors import ConfigurationError
+    from strongroom.storage_service.errors import ConfigurationError
 
     said = common()
     environ = dict(os.environ)

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from deploy.cli import show
-from deploy.cli.common import common, common_options
-from deploy.cli.settings_options import flags_of, settings_options
-from deploy.cli.words import Noun
-from deploy.places import PREFIX
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.common import common, common_options
+from strongroom.deploy.cli.settings_options import flags_of, settings_options
+from strongroom.deploy.cli.words import Noun
+from strongroom.deploy.places import PREFIX
 
 _FILE = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The TOML file to read.")
 
@@ -53,9 +53,9 @@ def check(*, role: str | None, file: Path | None, sets: dict[str, str], **option
     reads is left out. Without --for and --config the home is looked at, too, as up does.
     """
     settings = _load(file, sets, options, role)
-    from deploy.serving import tls
-    from deploy.serving.look import look
-    from deploy.serving.server import Role, rehearse, rehearse_stores
+    from strongroom.deploy.serving import tls
+    from strongroom.deploy.serving.look import look
+    from strongroom.deploy.serving.server import Role, rehearse, rehearse_stores
 
     now = datetime.now(UTC)
     rehearse(settings)
@@ -85,7 +85,7 @@ def _certificate(pair: Any) -> dict[str, object]:
 
 
 def _load(file: Path | None, sets: dict[str, str], options: dict[str, Any], role: str | None = None) -> Any:
-    from deploy.settings import load
+    from strongroom.deploy.settings import load
 
     flags = flags_of(options)
     return load(

@@ -26,9 +26,9 @@ class Exit(NamedTuple):
 
 def _table() -> dict[type[BaseException], Exit]:
     """Return the table. Made when an error is there: the command itself starts without these imports."""
-    from migration import errors as migration
-    from models.errors import ModelError
-    from storage_service import errors
+    from strongroom.migration import errors as migration
+    from strongroom.models.errors import ModelError
+    from strongroom.storage_service import errors
 
     return {
         click.UsageError: Exit(USAGE),

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from deploy.cli import secret_input, show
-from deploy.cli.common import client, common, common_options
-from deploy.cli.secret import write_out
-from deploy.cli.words import Noun
+from strongroom.deploy.cli import secret_input, show
+from strongroom.deploy.cli.common import client, common, common_options
+from strongroom.deploy.cli.secret import write_out
+from strongroom.deploy.cli.words import Noun
 
 if TYPE_CHECKING:
-    from models.base import Model
-    from models.hosts import Host, HostCreds
-    from storage_service.client import StorageClient
-    from storage_service.client.operations import Record
+    from strongroom.models.base import Model
+    from strongroom.models.hosts import Host, HostCreds
+    from strongroom.storage_service.client import StorageClient
+    from strongroom.storage_service.client.operations import Record
 
 M = TypeVar("M", bound="Model")
 
@@ -42,7 +42,7 @@ def host() -> None:
 @common_options
 def put(*, address: str, ssh_key_file: str | None, remote_user: str | None, os_: str | None, **values: Any) -> None:
     """Store a host; what is not said stays as it is. A key goes into its credentials, which are encrypted."""
-    from models.hosts import Host, HostCreds
+    from strongroom.models.hosts import Host, HostCreds
 
     key = None if ssh_key_file is None else _ssh_key(ssh_key_file)
     with client() as service:
@@ -76,7 +76,7 @@ def _update(
     find: "Callable[[StorageClient, str], Record[M] | None]",
 ) -> None:
     """Save the record with those of *values* that are not None; over a record that nobody changed meanwhile."""
-    from storage_service.errors import Exists
+    from strongroom.storage_service.errors import Exists
 
     said = {model.primary_key: key} | {name: value for name, value in values.items() if value is not None}
     record, etag = model.from_dict(said), None  # checked before anything is asked
@@ -89,14 +89,14 @@ def _update(
 
 
 def _creds(service: "StorageClient", address: str) -> "Record[HostCreds] | None":
-    from models.hosts import HostCreds
+    from strongroom.models.hosts import HostCreds
 
     return service.get_many(HostCreds, [address])[0]
 
 
 def _find(service: "StorageClient", address: str) -> "Record[Host] | None":
     """Return the record of a host, from the first handler that has one; None where none has."""
-    from models.hosts import Host
+    from strongroom.models.hosts import Host
 
     for source in service.host_sources():
         (record,) = service.get_many(Host, [address], source=source)
@@ -110,7 +110,7 @@ def _find(service: "StorageClient", address: str) -> "Record[Host] | None":
 @common_options
 def get(*, address: str) -> None:
     """Show a host, whichever handler keeps it."""
-    from storage_service.errors import NotFound
+    from strongroom.storage_service.errors import NotFound
 
     with client() as service:
         record = _find(service, address)
@@ -127,7 +127,7 @@ def get(*, address: str) -> None:
 @common_options
 def ls() -> None:
     """List all hosts, of all handlers; of an address one."""
-    from models.hosts import Hosts
+    from strongroom.models.hosts import Hosts
 
     hosts: dict[str, dict[str, Any]] = {}
     with client() as service:
@@ -145,8 +145,8 @@ def ls() -> None:
 @common_options
 def rm(*, address: str) -> None:
     """Remove a host and its credentials, the credentials first."""
-    from models.hosts import Host, HostCreds
-    from storage_service.errors import NotFound
+    from strongroom.models.hosts import Host, HostCreds
+    from strongroom.storage_service.errors import NotFound
 
     with client() as service:
         sources = service.host_sources()
@@ -167,7 +167,7 @@ def rm(*, address: str) -> None:
 @common_options
 def creds(*, address: str, output: Path | None) -> None:
     """Write a host's private key to standard output; with --json all its credentials, the key in base64."""
-    from storage_service.errors import NotFound
+    from strongroom.storage_service.errors import NotFound
 
     with client() as service:
         record = _creds(service, address)

@@ -4,17 +4,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.cli import key_input, show
-from deploy.cli.common import client, common_options
-from deploy.cli.key_census import census
-from deploy.cli.key_file import export, import_
-from deploy.cli.key_init import init
-from deploy.cli.key_keysets import backup, keyset
-from deploy.cli.key_rotate import reencrypt, retire, rotate
-from deploy.cli.words import Noun
+from strongroom.deploy.cli import key_input, show
+from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.key_census import census
+from strongroom.deploy.cli.key_file import export, import_
+from strongroom.deploy.cli.key_init import init
+from strongroom.deploy.cli.key_keysets import backup, keyset
+from strongroom.deploy.cli.key_rotate import reencrypt, retire, rotate
+from strongroom.deploy.cli.words import Noun
 
 if TYPE_CHECKING:
-    from storage_service.keyring_wire import KeyringStatus
+    from strongroom.storage_service.keyring_wire import KeyringStatus
 
 _HUMAN = frozenset({"unlock", "shares"})
 

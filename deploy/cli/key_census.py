@@ -3,9 +3,9 @@
 import click
 import msgspec
 
-from deploy.cli import show
-from deploy.cli.common import client, common_options
-from deploy.cli.words import Verb
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.words import Verb
 
 LONG = 24 * 3600.0  # seconds that the service may take to look at every record
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.cli import key_input, show
-from deploy.cli.common import client, common, common_options
-from deploy.cli.secret import write_out
-from deploy.cli.settings_options import flags_of, settings_options
-from deploy.cli.words import Verb
+from strongroom.deploy.cli import key_input, show
+from strongroom.deploy.cli.common import client, common, common_options
+from strongroom.deploy.cli.secret import write_out
+from strongroom.deploy.cli.settings_options import flags_of, settings_options
+from strongroom.deploy.cli.words import Verb
 
 if TYPE_CHECKING:
-    from storage_service.config import ServiceSettings
-    from storage_service.keyring.export import Exported, Given
-    from storage_service.keyring.restore import Restored
+    from strongroom.storage_service.config import ServiceSettings
+    from strongroom.storage_service.keyring.export import Exported, Given
+    from strongroom.storage_service.keyring.restore import Restored
 
 _TYPED = frozenset({"unlock", "shares"})
 
@@ -62,9 +62,9 @@ def import_(
     It takes one key that opens the file: an unlock key or shares, asked for or read from standard input, or the root
     key file. A keyring that is there keeps what it has, and gets what only the file has.
     """
-    from deploy.settings import load, refuse_another_store
-    from storage_service.errors import Invalid
-    from storage_service.keyring.export import MAX_FILE, read
+    from strongroom.deploy.settings import load, refuse_another_store
+    from strongroom.storage_service.errors import Invalid
+    from strongroom.storage_service.keyring.export import MAX_FILE, read
 
     flags = flags_of(options)
     settings = load(environ=os.environ, home=common().home, config=file, flags=flags, sets=sets, without_key=True)
@@ -86,7 +86,7 @@ def import_(
 
 def _given(found: "Exported", key_file: Path, typed: str | None, *, file_said: bool) -> "Given":
     """Return what is to open the file: what is typed, if that can open it, else the root key file."""
-    from storage_service.keyring import rootkey
+    from strongroom.storage_service.keyring import rootkey
 
     kinds = {each.kind for each in found.recipients}
     if file_said or (typed is None and not kinds & _TYPED):
@@ -97,15 +97,15 @@ def _given(found: "Exported", key_file: Path, typed: str | None, *, file_said: b
 async def _restore(
     settings: "ServiceSettings", found: "Exported", given: "Given", *, replace: bool, leave: bool
 ) -> "Restored":
-    from storage_service.backends import open_backend
-    from storage_service.errors import StartupError
-    from storage_service.keyring.document import NAME
-    from storage_service.keyring.envelope import kid_of
-    from storage_service.keyring.export import open_root
-    from storage_service.keyring.page import Page
-    from storage_service.keyring.restore import restore
-    from storage_service.keyring.seen import Seen
-    from storage_service.keyring.unattended import KeyFile
+    from strongroom.storage_service.backends import open_backend
+    from strongroom.storage_service.errors import StartupError
+    from strongroom.storage_service.keyring.document import NAME
+    from strongroom.storage_service.keyring.envelope import kid_of
+    from strongroom.storage_service.keyring.export import open_root
+    from strongroom.storage_service.keyring.page import Page
+    from strongroom.storage_service.keyring.restore import restore
+    from strongroom.storage_service.keyring.seen import Seen
+    from strongroom.storage_service.keyring.unattended import KeyFile
 
     root = await asyncio.to_thread(open_root, found, given)
     store = open_backend(settings.store)

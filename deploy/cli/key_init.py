@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from deploy.cli import key_input, key_options, key_print, show
-from deploy.cli.common import client, client_directory, common_options
-from deploy.cli.words import Verb
+from strongroom.deploy.cli import key_input, key_options, key_print, show
+from strongroom.deploy.cli.common import client, client_directory, common_options
+from strongroom.deploy.cli.words import Verb
 
 if TYPE_CHECKING:
-    from storage_service.client import NewKeys, StorageClient
-    from storage_service.keyring_wire import KeyringStatus, Mode
+    from strongroom.storage_service.client import NewKeys, StorageClient
+    from strongroom.storage_service.keyring_wire import KeyringStatus, Mode
 
 _MEANS: Final[dict[str, str]] = {
     "file": "the key file, secrets.key: the service starts unlocked, and whoever has its whole disk can read it",
@@ -46,7 +46,7 @@ def init(
     are typed back at a terminal, which unlocks the service. Where they cannot be shown, or are not typed back, they
     are not in force, and the store is as it was.
     """  # noqa: D301  # \b is click's word for: keep these lines
-    from deploy.first_start import refuse_lost
+    from strongroom.deploy.first_start import refuse_lost
 
     wanted = key_options.wanted(mode, count, shares)
     _refuse_machine(wanted)
@@ -90,7 +90,7 @@ def _choose(found: "KeyringStatus", *, again: bool) -> key_options.Wanted:
 
 def _make(service: "StorageClient", said: key_options.Wanted, keyset_keys: int, *, again: bool) -> None:
     """Make the keyring and see to it that its keys are in somebody's hands, or that there is none."""
-    from storage_service.errors import Exists
+    from strongroom.storage_service.errors import Exists
 
     try:
         made = service.init_keyring(said.mode, total=said.total, needed=said.needed, keys=keyset_keys, again=again)
@@ -118,7 +118,7 @@ def _show(service: "StorageClient", made: "NewKeys") -> None:
     Raises:
         StrongroomError: it could not be written.
     """
-    from storage_service.errors import StrongroomError
+    from strongroom.storage_service.errors import StrongroomError
 
     state = service.keyring().state
     try:
@@ -131,7 +131,7 @@ def _show(service: "StorageClient", made: "NewKeys") -> None:
 
 def _type_back(made: "NewKeys") -> Any:
     """Ask for the keys that were shown, until they are what is typed: all unlock keys, or shares that open together."""
-    from storage_service.keyring import unlock
+    from strongroom.storage_service.keyring import unlock
 
     click.echo("They are in force once you have typed them back, from where they are kept now.", err=True)
     shown = {key.kid for key in unlock.parse("\n".join(key.reveal() for key in made.keys)).keys}
@@ -147,7 +147,7 @@ def _type_back(made: "NewKeys") -> Any:
 
 def _take_back(service: "StorageClient", made: "NewKeys") -> None:
     """Undo what was made; if that cannot be done, say how it can be done later."""
-    from storage_service.errors import StrongroomError
+    from strongroom.storage_service.errors import StrongroomError
 
     try:
         service.take_back_keyring(made.root)
@@ -161,7 +161,7 @@ def _take_back(service: "StorageClient", made: "NewKeys") -> None:
 
 
 def _initialized() -> Exception:
-    from storage_service.errors import Exists
+    from strongroom.storage_service.errors import Exists
 
     return Exists(
         "the store is initialized already; its keyring is kept. If nobody has its keys, and nothing was stored yet: "

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import click
 
-from deploy.cli import secret_input
-from models.secret import Secret
+from strongroom.deploy.cli import secret_input
+from strongroom.models.secret import Secret
 
 
 def read(file: str | None, ask: Callable[[], Secret]) -> Secret:
@@ -49,7 +49,7 @@ def ask_for(count: int, what: str) -> Secret:
 
 def _ask(prompt: Callable[[int], str], count: int) -> Secret:
     """Ask for lines until there are *count* that are in order and enough; what is mistyped is asked for again."""
-    from storage_service.keyring import unlock
+    from strongroom.storage_service.keyring import unlock
 
     lines: list[str] = []
     while True:

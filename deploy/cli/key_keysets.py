@@ -3,9 +3,9 @@
 import click
 import msgspec
 
-from deploy.cli import show
-from deploy.cli.common import client, common_options
-from deploy.cli.words import Noun
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.words import Noun
 
 _NAME = click.argument("name")
 _LABEL = click.argument("label")
@@ -47,7 +47,7 @@ def list_() -> None:
 @common_options
 def show_(*, name: str) -> None:
     """Show a keyset and its versions."""
-    from storage_service.errors import NotFound
+    from strongroom.storage_service.errors import NotFound
 
     with client(60.0) as service:
         said = service.keyring()
@@ -69,7 +69,7 @@ def show_(*, name: str) -> None:
 @common_options
 def remove(*, name: str) -> None:
     """Destroy a keyset that nothing is under and no container is assigned to."""
-    from deploy.cli.key_census import LONG
+    from strongroom.deploy.cli.key_census import LONG
 
     with client(LONG) as service:
         service.remove_keyset(name)

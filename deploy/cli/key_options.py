@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from storage_service.keyring_wire import Mode, Recipient
+    from strongroom.storage_service.keyring_wire import Mode, Recipient
 
 C = TypeVar("C", bound=Callable[..., Any])
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.cli import show
+from strongroom.deploy.cli import show
 
 if TYPE_CHECKING:
-    from storage_service.client import NewKeys
+    from strongroom.storage_service.client import NewKeys
 
 
 def new_keys(made: "NewKeys", **more: object) -> None:

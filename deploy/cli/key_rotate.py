@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.cli import key_input, key_options, key_print, show
-from deploy.cli.common import client, common_options
-from deploy.cli.key_census import LONG
-from deploy.cli.words import Noun, Verb
-from models.secret import Secret
+from strongroom.deploy.cli import key_input, key_options, key_print, show
+from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.key_census import LONG
+from strongroom.deploy.cli.words import Noun, Verb
+from strongroom.models.secret import Secret
 
 if TYPE_CHECKING:
-    from storage_service.client import StorageClient
-    from storage_service.keyring_wire import Mode
+    from strongroom.storage_service.client import StorageClient
+    from strongroom.storage_service.keyring_wire import Mode
 
 STEP = 60.0  # seconds that one step may take, when the store is slow
 PACE = 0.25  # of the time is spent on re-encryption, unless told otherwise
@@ -79,7 +79,7 @@ def _confirm(service: "StorageClient", kid: str, file: str | None) -> None:
 
 
 def _prepare(service: "StorageClient", said: key_options.Wanted | None, *, keep_file: bool) -> None:
-    from storage_service.errors import Invalid
+    from strongroom.storage_service.errors import Invalid
 
     wanted = said or (key_options.Wanted("file") if keep_file else key_options.as_before(service.keyring().recipients))
     made = service.prepare_root(wanted.mode, total=wanted.total, needed=wanted.needed, keep_file=keep_file)
@@ -157,7 +157,7 @@ def sweep(
         advance: is told how many records were moved.
         resume: go on past records that do not open.
     """
-    from storage_service.keyring_wire import MAX_LIMIT
+    from strongroom.storage_service.keyring_wire import MAX_LIMIT
 
     limit = round(MAX_LIMIT * pace)  # so that a step takes as long at every pace
     swept = Swept()
@@ -200,7 +200,7 @@ def rotate_keyset(*, name: str, keys: int | None, wholly: bool, revert: bool, pa
     Those that are there stay under the old versions, which go on opening them, until they are written again or
     re-encrypted.
     """
-    from storage_service.errors import InUse
+    from strongroom.storage_service.errors import InUse
 
     if revert and (wholly or keys is not None):
         raise click.UsageError("--revert goes without --keys and --reencrypt")
@@ -221,8 +221,8 @@ def rotate_keyset(*, name: str, keys: int | None, wholly: bool, revert: bool, pa
 
 def _rotate_wholly(service: "StorageClient", name: str, pace: float) -> int | None:
     """Re-encrypt all of a keyset that was just rotated; what cannot be finished is reverted."""
-    from deploy.cli.exits import FAILED
-    from storage_service.errors import ServiceError
+    from strongroom.deploy.cli.exits import FAILED
+    from strongroom.storage_service.errors import ServiceError
 
     try:
         swept = _watched(service, name, pace)
@@ -260,7 +260,7 @@ def reencrypt(*, keyset: str | None, pace: float, resume: bool, leave_unreadable
     It can be interrupted at any moment and begun again, and be run by several at once; secrets are read and written
     meanwhile.
     """
-    from deploy.cli.exits import FAILED
+    from strongroom.deploy.cli.exits import FAILED
 
     if leave_unreadable and not resume:
         raise click.UsageError("--leave-unreadable goes with --resume")

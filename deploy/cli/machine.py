@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from deploy.cli import exits, show
-from deploy.cli.common import common, common_options, home_or_default
-from deploy.cli.settings_options import flags_of, settings_options
-from deploy.cli.words import Noun
+from strongroom.deploy.cli import exits, show
+from strongroom.deploy.cli.common import common, common_options, home_or_default
+from strongroom.deploy.cli.settings_options import flags_of, settings_options
+from strongroom.deploy.cli.words import Noun
 
 if TYPE_CHECKING:
-    from deploy.settings import Settings
-    from storage_service.keyring.enrolment import Listing
-    from storage_service.keyring.machines import Row
+    from strongroom.deploy.settings import Settings
+    from strongroom.storage_service.keyring.enrolment import Listing
+    from strongroom.storage_service.keyring.machines import Row
 
 _COLUMNS: Final = ("fingerprint", "name", "authorizer", "created")
 _MAX_FILE: Final = 1024 * 1024  # bytes of a file that an argument names
@@ -44,7 +44,7 @@ class Crossed(Noun):
 
 
 def _report(error: Exception) -> int:
-    from storage_service.errors import Fate, StrongroomError, Unavailable
+    from strongroom.storage_service.errors import Fate, StrongroomError, Unavailable
 
     match error:
         case Unavailable():
@@ -72,7 +72,7 @@ def _here(command: C) -> C:
 
 
 def _settings(file: Path | None, sets: dict[str, str], options: dict[str, Any]) -> "Settings":
-    from deploy.settings import load
+    from strongroom.deploy.settings import load
 
     flags = flags_of(options)
     return load(environ=os.environ, home=common().home, config=file, flags=flags, sets=sets, without_key=True)
@@ -107,8 +107,8 @@ def config(ctx: click.Context) -> None:
 @common_options
 def config_init(*, name: str | None, kind: str, documents: Path | None) -> None:
     """Make this machine's key pair, and settings if there are none. Nothing is ever replaced."""
-    from deploy.cli.machine_config import initialize
-    from storage_service.keyring.machine_key import Kind
+    from strongroom.deploy.cli.machine_config import initialize
+    from strongroom.storage_service.keyring.machine_key import Kind
 
     called = _name(name)
     made = initialize(home_or_default(), Kind(kind), documents and documents.absolute(), name)
@@ -142,8 +142,8 @@ def init(*, name: str | None, unlock_file: str | None, file: Path | None, sets: 
     A keyring that is there is opened by the root key file, or by an unlock key or shares, which are asked for at a
     terminal and else read from standard input. They never stand on a command line.
     """
-    from deploy.cli import machine_here
-    from deploy.cli.machine_config import name_beside
+    from strongroom.deploy.cli import machine_here
+    from strongroom.deploy.cli.machine_config import name_beside
 
     settings = _settings(file, sets, options)
     key = settings.service.machine_key
@@ -167,8 +167,8 @@ def authorize(
     *, public: str, name: str, authorizer: bool, file: Path | None, sets: dict[str, str], **options: Any
 ) -> None:
     """Let the machine whose public key is in PUBFILE open the keyring; see to it that the fingerprint is its own."""
-    from deploy.cli import machine_here
-    from storage_service.keyring.machine_key import parse_public
+    from strongroom.deploy.cli import machine_here
+    from strongroom.storage_service.keyring.machine_key import parse_public
 
     members = parse_public(_read(public))
     settings = _settings(file, sets, options)
@@ -184,8 +184,8 @@ def authorize(
 @_here
 def list_(*, expected: str | None, file: Path | None, sets: dict[str, str], **options: Any) -> None:
     """List machines. With --expected, exit with 2 and name every authorizer that is not in FILE."""
-    from deploy.cli import machine_here
-    from storage_service.keyring.enrolment import unexpected
+    from strongroom.deploy.cli import machine_here
+    from strongroom.storage_service.keyring.enrolment import unexpected
 
     awaited = None if expected is None else _lines(_read(expected))
     listing = machine_here.run(_settings(file, sets, options), lambda enrolment, _: enrolment.listed())
@@ -206,7 +206,7 @@ def list_(*, expected: str | None, file: Path | None, sets: dict[str, str], **op
 @_here
 def revoke(*, wanted: str, yes: bool, force: bool, file: Path | None, sets: dict[str, str], **options: Any) -> None:
     """Remove a machine, by its name or the beginning of its fingerprint. It takes no authorizer."""
-    from deploy.cli import machine_here
+    from strongroom.deploy.cli import machine_here
 
     def agree(row: "Row") -> None:
         if not yes and sys.stdin.isatty():
@@ -226,7 +226,7 @@ def revoke(*, wanted: str, yes: bool, force: bool, file: Path | None, sets: dict
 @_here
 def verify(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
     """See that this machine's own key opens the keyring, and what it may do."""
-    from deploy.cli import machine_here
+    from strongroom.deploy.cli import machine_here
 
     said = machine_here.run(_settings(file, sets, options), lambda enrolment, _: enrolment.verify())
     if show.as_json():
@@ -248,7 +248,7 @@ def _name(said: str | None) -> str:
     Raises:
         UsageError: neither is one.
     """
-    from storage_service.keyring.machines import is_name
+    from strongroom.storage_service.keyring.machines import is_name
 
     name = said or socket.gethostname().partition(".")[0]
     if not is_name(name):
@@ -271,7 +271,7 @@ def _lines(text: bytes) -> set[str]:
 
 
 def _show(listing: "Listing", found: "list[Row] | None") -> None:
-    from storage_service.keyring.machines import SHORT
+    from strongroom.storage_service.keyring.machines import SHORT
 
     if show.as_json():
         rows = [
@@ -296,7 +296,7 @@ def _show(listing: "Listing", found: "list[Row] | None") -> None:
 
 
 def _named(row: "Row") -> str:
-    from storage_service.keyring.machines import SHORT
+    from strongroom.storage_service.keyring.machines import SHORT
 
     return f"{row.name} ({row.fingerprint[:SHORT]})"
 

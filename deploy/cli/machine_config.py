@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deploy.home import TEMPLATE, Home, write_private
-from storage_service.errors import ConfigurationError, Exists
-from storage_service.keyring import machine_key
-from storage_service.keyring.machine_key import Kind, MachineKey
+from strongroom.deploy.home import TEMPLATE, Home, write_private
+from strongroom.storage_service.errors import ConfigurationError, Exists
+from strongroom.storage_service.keyring import machine_key
+from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
 
 KEY: Final = "machine.key"  # the default of the setting of that name
 NAME: Final = "machine.name"  # what people were told to call it, for `machine init`

@@ -8,26 +8,26 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from deploy.cli import key_input
-from deploy.settings import Settings, refuse_another_store
-from storage_service.audit import AuditLog, AuditRecord
-from storage_service.authz.base import Action
-from storage_service.backends import open_backend
-from storage_service.errors import ConfigurationError, KeyFileMissing, StartupError, WrongKey
-from storage_service.hygiene import harden
-from storage_service.keyring import unlock, wraps
-from storage_service.keyring.enrolment import Enrolment, Opener
-from storage_service.keyring.machine_documents import documents_in
-from storage_service.keyring.machine_key import MachineKey, read_private
-from storage_service.keyring.page import Page
-from storage_service.keyring.seen import Seen
-from storage_service.keyring.succession import Acquaintance
-from storage_service.keyring.unattended import KeyFile
+from strongroom.deploy.cli import key_input
+from strongroom.deploy.settings import Settings, refuse_another_store
+from strongroom.storage_service.audit import AuditLog, AuditRecord
+from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.errors import ConfigurationError, KeyFileMissing, StartupError, WrongKey
+from strongroom.storage_service.hygiene import harden
+from strongroom.storage_service.keyring import unlock, wraps
+from strongroom.storage_service.keyring.enrolment import Enrolment, Opener
+from strongroom.storage_service.keyring.machine_documents import documents_in
+from strongroom.storage_service.keyring.machine_key import MachineKey, read_private
+from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.keyring.seen import Seen
+from strongroom.storage_service.keyring.succession import Acquaintance
+from strongroom.storage_service.keyring.unattended import KeyFile
 
 if TYPE_CHECKING:
-    from storage_service.backends.base import Backend
-    from storage_service.keyring.rootkey import RootKey
-    from storage_service.keyring.vault import Sealed
+    from strongroom.storage_service.backends.base import Backend
+    from strongroom.storage_service.keyring.rootkey import RootKey
+    from strongroom.storage_service.keyring.vault import Sealed
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from deploy.cli import show
-from deploy.cli.common import common_options
-from deploy.cli.migrate_estate import (
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.common import common_options
+from strongroom.deploy.cli.migrate_estate import (
     Estate,
     Sides,
     estate_of,
@@ -22,10 +22,10 @@ from deploy.cli.migrate_estate import (
     run,
     watched,
 )
-from deploy.cli.words import Noun
+from strongroom.deploy.cli.words import Noun
 
 if TYPE_CHECKING:
-    from migration.report import Report
+    from strongroom.migration.report import Report
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -45,7 +45,7 @@ class Verbs(Noun):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the verb that *args* begin with, or ``plan`` where they begin with a source, or the name of a run."""
-        from migration.sources import SOURCES
+        from strongroom.migration.sources import SOURCES
 
         known = args[0] in SOURCES or args[0].rpartition("-")[0] in SOURCES
         return super().resolve_command(ctx, ["plan", *args] if known else args)
@@ -104,9 +104,9 @@ def plan(*, words: tuple[str, ...], options: tuple[str, ...], on_conflict: str, 
 
 
 async def _plan(estate: Estate, on_conflict: str, out: Path | None) -> int:
-    from migration.compare import Policy
-    from migration.plan import PlanFile
-    from migration.plan import plan as make
+    from strongroom.migration.compare import Policy
+    from strongroom.migration.plan import PlanFile
+    from strongroom.migration.plan import plan as make
 
     async with open_sides(estate, new=True) as sides:
         file = None
@@ -172,10 +172,10 @@ def apply(
 
 
 async def _apply(estate: Estate, on_conflict: str, plan_file: Path | None, *, skip_bad: bool, take_over: bool) -> int:
-    from migration.apply import Apply
-    from migration.compare import Policy
-    from migration.plan import read_plan
-    from migration.spill import Spill
+    from strongroom.migration.apply import Apply
+    from strongroom.migration.compare import Policy
+    from strongroom.migration.plan import read_plan
+    from strongroom.migration.spill import Spill
 
     async with open_sides(estate, new=True) as sides:
         with Spill() as planned:
@@ -230,8 +230,8 @@ def verify(
 async def _verify(
     estate: Estate, *, skip_bad: bool, skip_differing: bool, take_over: bool
 ) -> "tuple[Report, dict[str, Any]]":
-    from migration.signing import signed
-    from migration.verify import verify as compare
+    from strongroom.migration.signing import signed
+    from strongroom.migration.verify import verify as compare
 
     async with open_sides(estate) as sides, sides.journal.held("verify", take_over=take_over):
         report = await watched(
@@ -263,9 +263,9 @@ def check(*, file: Path) -> int:
 async def _check(text: bytes) -> "Report":
     import msgspec
 
-    from migration import signing
-    from migration.errors import Forged
-    from models.strict_json import UNREADABLE
+    from strongroom.migration import signing
+    from strongroom.migration.errors import Forged
+    from strongroom.models.strict_json import UNREADABLE
 
     try:
         document = msgspec.json.decode(text, type=dict[str, Any])
@@ -305,7 +305,7 @@ def scrub(
 
 
 async def _scrub(estate: Estate, *, yes: bool, search_only: bool, superseded: bool, take_over: bool) -> int:
-    from migration.scrub import Scrub, check_verified
+    from strongroom.migration.scrub import Scrub, check_verified
 
     async with open_sides(estate) as sides, sides.journal.held("scrub", take_over=take_over):
         if not search_only:
@@ -335,7 +335,7 @@ def rollback(*, words: tuple[str, ...], options: tuple[str, ...], yes: bool, tak
 
 
 async def _rollback(estate: Estate, *, yes: bool, take_over: bool) -> int:
-    from migration.rollback import Rollback
+    from strongroom.migration.rollback import Rollback
 
     async def act(sides: Sides) -> "Report":
         async with sides.journal.held("rollback", take_over=take_over):
@@ -368,7 +368,7 @@ def forget(*, run_name: str, yes: bool, take_over: bool) -> None:
 
 
 async def _forget(run_name: str, *, yes: bool, take_over: bool) -> None:
-    from migration.status import loses
+    from strongroom.migration.status import loses
 
     async with (
         open_sides(Estate(None, "", {}, run_name), source_needed=False) as sides,
@@ -389,7 +389,7 @@ def status(*, words: tuple[str, ...], options: tuple[str, ...]) -> None:
 
     Of one run its source is read, too: what is not in the service, and whether read_through is still needed.
     """
-    from deploy.cli import migrate_status
+    from strongroom.deploy.cli import migrate_status
 
     run(migrate_status.one(estate_of(words, options)) if words else migrate_status.every())
 
@@ -398,7 +398,7 @@ def status(*, words: tuple[str, ...], options: tuple[str, ...]) -> None:
 @common_options
 def sources() -> None:
     """Show what can be moved from where, and its options."""
-    from migration.sources import SOURCES, options_of
+    from strongroom.migration.sources import SOURCES, options_of
 
     if show.as_json():
         show.answer(

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from deploy.cli import show
-from deploy.cli.common import RETRIES, places
-from deploy.cli.migrate_next import completed, estate_words
-from storage_service.traces import trace_of
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.common import RETRIES, places
+from strongroom.deploy.cli.migrate_next import completed, estate_words
+from strongroom.storage_service.traces import trace_of
 
 if TYPE_CHECKING:
-    from migration.journal import Journal
-    from migration.report import Report
-    from migration.sources.base import Source
-    from migration.target import Target
+    from strongroom.migration.journal import Journal
+    from strongroom.migration.report import Report
+    from strongroom.migration.sources.base import Source
+    from strongroom.migration.target import Target
 
 C = TypeVar("C", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -72,7 +72,7 @@ def estate_of(words: tuple[str, ...], options: tuple[str, ...]) -> Estate:
     Raises:
         UsageError: none was, or an option has no value.
     """
-    from migration.sources import SOURCES
+    from strongroom.migration.sources import SOURCES
 
     said: dict[str, list[str]] = {}
     for option in options:
@@ -124,8 +124,8 @@ def _heard(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 @asynccontextmanager
 async def opened_target() -> "AsyncIterator[Target]":
     """Open the service that was said."""
-    from migration.target import Target
-    from storage_service.client import AsyncStorageClient
+    from strongroom.migration.target import Target
+    from strongroom.storage_service.client import AsyncStorageClient
 
     async with AsyncStorageClient.from_environment(places(), timeout=CALL, retries=RETRIES) as client:
         yield Target(client)
@@ -145,10 +145,10 @@ async def open_sides(estate: Estate, *, source_needed: bool = True, new: bool = 
         EstateUnavailable, EstateRefused: the source cannot be opened.
         NoSuchRun: there is none, and there must be.
     """
-    from migration.errors import MigrationError, NoSuchRun
-    from migration.journal import Journal, new_run, run_name
-    from migration.sources import open_source
-    from storage_service.errors import ConfigurationError
+    from strongroom.migration.errors import MigrationError, NoSuchRun
+    from strongroom.migration.journal import Journal, new_run, run_name
+    from strongroom.migration.sources import open_source
+    from strongroom.storage_service.errors import ConfigurationError
 
     async with opened_target() as target:
         source = None
@@ -200,7 +200,7 @@ async def watched(
 
 def finish(report: "Report", *, more: dict[str, Any] | None = None) -> int:
     """Print *report*, and return the exit code that it is."""
-    from deploy.cli import migrate_show
+    from strongroom.deploy.cli import migrate_show
 
     migrate_show.report(report, more or {})
     return migrate_show.code(report)

@@ -5,10 +5,10 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from deploy.cli.common import common
+from strongroom.deploy.cli.common import common
 
 if TYPE_CHECKING:
-    from migration.journal import Run
+    from strongroom.migration.journal import Run
 
 _PART: Final = r"""(?:'[^']*'|"[^"]*"|[^;'"])"""  # of a command line: what is quoted may be anything
 _COMMAND: Final = re.compile(

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from deploy.cli import exits, migrate_next, show
-from migration.report import Problem, Report
+from strongroom.deploy.cli import exits, migrate_next, show
+from strongroom.migration.report import Problem, Report
 
 SHOWN: Final = 40  # problems of one kind at a terminal; the JSON has all
 

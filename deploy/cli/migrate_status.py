@@ -4,16 +4,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.cli import migrate_show, show
-from deploy.cli.migrate_estate import Estate, open_sides, opened_target
+from strongroom.deploy.cli import migrate_show, show
+from strongroom.deploy.cli.migrate_estate import Estate, open_sides, opened_target
 
 if TYPE_CHECKING:
-    from migration.status import Status, Waiting
+    from strongroom.migration.status import Status, Waiting
 
 
 async def every() -> None:
     """Show every run."""
-    from migration.status import status
+    from strongroom.migration.status import status
 
     async with opened_target() as target:
         _show(await status(target))
@@ -21,7 +21,7 @@ async def every() -> None:
 
 async def one(estate: Estate) -> None:
     """Show one run, and what of its estate is not in the service."""
-    from migration.status import status
+    from strongroom.migration.status import status
 
     async with open_sides(estate) as sides:
         total = await sides.from_.count()

@@ -11,18 +11,18 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from deploy.cli import backup_file, show
-from deploy.cli.backup_file import key_options, place_options
-from deploy.cli.common import common_options
-from deploy.cli.words import Verb
-from deploy.places import PREFIX
+from strongroom.deploy.cli import backup_file, show
+from strongroom.deploy.cli.backup_file import key_options, place_options
+from strongroom.deploy.cli.common import common_options
+from strongroom.deploy.cli.words import Verb
+from strongroom.deploy.places import PREFIX
 
 if TYPE_CHECKING:
-    from deploy.settings import Settings
-    from storage_service.backup.checking import Checked
-    from storage_service.keyring.export import Exported, Given
-    from storage_service.keyring.machine_documents import MachineDocuments
-    from storage_service.record_of_store import RecordOfStore
+    from strongroom.deploy.settings import Settings
+    from strongroom.storage_service.backup.checking import Checked
+    from strongroom.storage_service.keyring.export import Exported, Given
+    from strongroom.storage_service.keyring.machine_documents import MachineDocuments
+    from strongroom.storage_service.record_of_store import RecordOfStore
 
 
 @click.command(cls=Verb)
@@ -47,8 +47,8 @@ def restore(
     It takes one key that opens the backup: the root key file, which is put where the home wants it, or an unlock key or
     shares, which are asked for. Everything in the file is opened before anything is written.
     """
-    from storage_service.backup.checking import check, exported_in, refuse_unreadable
-    from storage_service.backup.form import Reader, rows_said
+    from strongroom.storage_service.backup.checking import check, exported_in, refuse_unreadable
+    from strongroom.storage_service.backup.form import Reader, rows_said
 
     settings = backup_file.settings(store, config)
     with backup_file.opened(file) as source:
@@ -83,7 +83,7 @@ def restore(
 
 def _given(settings: "Settings", exported: "Exported", key_file: Path | None, typed: str | None) -> "Given":
     """Return what is to open the backup; where nothing was said, what the home has, or what is typed."""
-    from storage_service.keyring import machine_key
+    from strongroom.storage_service.keyring import machine_key
 
     kinds = {each.kind for each in exported.recipients}
     own = settings.service.machine_key
@@ -98,7 +98,7 @@ def _given(settings: "Settings", exported: "Exported", key_file: Path | None, ty
 @contextmanager
 def _furnished(settings: "Settings") -> Iterator[None]:
     """Make the home, or see that nothing runs in it; one that holds a unit's settings, or its state, is let alone."""
-    from deploy.home import Home
+    from strongroom.deploy.home import Home
 
     home = Home(settings.home)
     if _is_state(settings) or (home.path.exists() and any(home.path.iterdir()) and not _is_home(settings)):
@@ -117,9 +117,9 @@ def _put_key_file(path: Path, given: "Given") -> None:
         Exists: there is another one.
         KeyFileUnusable: it cannot be made.
     """
-    from storage_service.errors import Exists
-    from storage_service.keyring import rootkey
-    from storage_service.keyring.rootkey import RootKey
+    from strongroom.storage_service.errors import Exists
+    from strongroom.storage_service.keyring import rootkey
+    from strongroom.storage_service.keyring.rootkey import RootKey
 
     if isinstance(given, RootKey) and rootkey.make(path, lambda _: given.reveal()).kid != given.kid:
         raise Exists(f"there is another root key file at {path}; put it away first, if it is not needed here")
@@ -131,8 +131,8 @@ def _refuse_to_leave(settings: "Settings", checked: "Checked", config: Path | No
     Raises:
         Exists: they are not; the text says what to do.
     """
-    from storage_service.backends.url import as_said, same_place
-    from storage_service.errors import Exists, StrongroomError
+    from strongroom.storage_service.backends.url import as_said, same_place
+    from strongroom.storage_service.errors import Exists, StrongroomError
 
     record = _record_of(settings)
     known = None if record is None else record.read() or settings.service.beside
@@ -159,10 +159,10 @@ async def _holds_the_same(settings: "Settings", checked: "Checked", nowhere: IO[
     Raises:
         ConfigurationError, Unavailable: it cannot be read.
     """
-    from deploy.cli.backup_copy import moment_of
-    from storage_service.backup import taking
-    from storage_service.errors import Invalid
-    from storage_service.keyring.machine_key import MACHINES
+    from strongroom.deploy.cli.backup_copy import moment_of
+    from strongroom.storage_service.backup import taking
+    from strongroom.storage_service.errors import Invalid
+    from strongroom.storage_service.keyring.machine_key import MACHINES
 
     apart = settings.service.machine_documents is not None
     async with moment_of(settings.service.store) as moment:
@@ -174,8 +174,8 @@ async def _holds_the_same(settings: "Settings", checked: "Checked", nowhere: IO[
 
 async def _refuse_filled(settings: "Settings", checked: "Checked") -> None:
     """Refuse a store that cannot be reached, or filled, before anything is done for it."""
-    from storage_service.backends import open_backend
-    from storage_service.backup.restoring import refuse_filled
+    from strongroom.storage_service.backends import open_backend
+    from strongroom.storage_service.backup.restoring import refuse_filled
 
     store = open_backend(settings.service.store)
     await store.open()
@@ -186,11 +186,11 @@ async def _refuse_filled(settings: "Settings", checked: "Checked") -> None:
 
 
 async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported", checked: "Checked") -> None:
-    from storage_service.backends import open_backend
-    from storage_service.backup.restoring import restore as fill
-    from storage_service.keyring.machine_documents import documents_in
-    from storage_service.keyring.page import Page
-    from storage_service.keyring.seen import Seen
+    from strongroom.storage_service.backends import open_backend
+    from strongroom.storage_service.backup.restoring import restore as fill
+    from strongroom.storage_service.keyring.machine_documents import documents_in
+    from strongroom.storage_service.keyring.page import Page
+    from strongroom.storage_service.keyring.seen import Seen
 
     store = open_backend(settings.service.store)
     await store.open()
@@ -220,7 +220,7 @@ def _recorded(settings: "Settings", checked: "Checked") -> Iterator[None]:
     Where it knows of none it says so before: whoever is killed before anything is in the store leaves no home for
     another. A store that cannot be filled, or reached, leaves the home as it was.
     """
-    from storage_service.errors import StrongroomError
+    from strongroom.storage_service.errors import StrongroomError
 
     record = _record_of(settings)
     known = None if record is None else record.read() or settings.service.beside
@@ -243,7 +243,7 @@ def _record_of(settings: "Settings") -> "RecordOfStore | None":
 
     What a unit keeps its state in is no home of ``up``, but a service that ran there has left its record.
     """
-    from storage_service.record_of_store import RecordOfStore
+    from strongroom.storage_service.record_of_store import RecordOfStore
 
     place = settings.service.store_record
     if place is None or not place.parent.is_dir():
@@ -270,7 +270,7 @@ def _owner_of(url: str) -> Iterator[None]:
 
     So the file is that user's; and whatever lies there, a link among it, is opened with no more rights than he has.
     """
-    from storage_service.backends.url import file_of, split
+    from strongroom.storage_service.backends.url import file_of, split
 
     parts = split(url)
     directory = file_of(parts.path).parent
@@ -316,7 +316,7 @@ def _say_store(store: str, file: Path) -> str:
 
 def _goes_unsaid(store: str, config: Path | None) -> bool:
     """Whether the settings, without what this command was told, lead to another store."""
-    from storage_service.backends.url import same_place
+    from strongroom.storage_service.backends.url import same_place
 
     try:
         return not same_place(backup_file.settings(None, config).service.store, store)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.cli import secret_input, show
-from deploy.cli.common import client, common, common_options
-from deploy.cli.words import Noun
+from strongroom.deploy.cli import secret_input, show
+from strongroom.deploy.cli.common import client, common, common_options
+from strongroom.deploy.cli.words import Noun
 
 if TYPE_CHECKING:
-    from storage_service.client import StorageClient
+    from strongroom.storage_service.client import StorageClient
 
 _NAME = click.argument("name", metavar="CONTAINER/KEY")
 _CONTAINER = click.argument("container")
@@ -76,7 +76,7 @@ def put(
 
 def _stored(service: "StorageClient", container: str, key: str, etag: str | None) -> tuple[bytes, str | None]:
     """Return the stored text and the revision to replace; nothing and None where there is none."""
-    from storage_service.errors import NotFound
+    from strongroom.storage_service.errors import NotFound
 
     try:
         stored = service.get_secret(container, key)
@@ -89,7 +89,7 @@ def _set(
     service: "StorageClient", container: str, key: str, value: str | bytes, etag: str | None, *, replace: bool
 ) -> str:
     """Store *value*, creating; where it exists and *replace* is said, over whatever is there."""
-    from storage_service.errors import Exists
+    from strongroom.storage_service.errors import Exists
 
     try:
         return service.set_secret(container, key, value, etag=etag)
@@ -122,7 +122,7 @@ def get(*, name: str, binary: bool, output: Path | None) -> None:
 def write_out(content: bytes, output: Path | None) -> None:
     """Write a secret to a private file, or to standard output."""
     if output is not None:
-        from deploy.home import write_private
+        from strongroom.deploy.home import write_private
 
         try:
             write_private(output.absolute(), content)
@@ -209,7 +209,7 @@ def _check(name: str) -> None:
     Raises:
         InvalidName: it is such.
     """
-    from models import names
+    from strongroom.models import names
 
     names.check(names.SECRETS + name)
 

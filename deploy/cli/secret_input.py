@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from storage_service.wire import MAX_SECRET
+from strongroom.storage_service.wire import MAX_SECRET
 
 
 def read(file: str | None, what: str) -> bytes:

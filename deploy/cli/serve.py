@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from deploy.cli.common import common, common_options
-from deploy.cli.settings_options import flags_of, settings_options
-from deploy.cli.words import Verb
+from strongroom.deploy.cli.common import common, common_options
+from strongroom.deploy.cli.settings_options import flags_of, settings_options
+from strongroom.deploy.cli.words import Verb
 
 
 @click.command(cls=Verb)
@@ -21,12 +21,12 @@ def serve(*, role: str, file: Path | None, sets: dict[str, str], **options: Any)
 
     It tells systemd when it is up (Type=notify) and takes the sockets of a .socket unit.
     """
-    from storage_service.hygiene import harden
+    from strongroom.storage_service.hygiene import harden
 
     harden()  # before the imports, which take a while
-    from deploy.serving import server
-    from deploy.serving.look import look
-    from deploy.settings import load
+    from strongroom.deploy.serving import server
+    from strongroom.deploy.serving.look import look
+    from strongroom.deploy.settings import load
 
     settings = load(environ=os.environ, home=common().home, config=file, flags=flags_of(options), sets=sets, role=role)
     server.rehearse(settings)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from deploy.cli.common import common
+from strongroom.deploy.cli.common import common
 
 C = TypeVar("C", bound=Callable[..., Any])
 

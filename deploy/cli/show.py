@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from deploy.cli.common import common
+from strongroom.deploy.cli.common import common
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

@@ -5,9 +5,9 @@ from typing import Final
 import click
 import msgspec
 
-from deploy.cli import show
-from deploy.cli.common import client, common_options
-from deploy.cli.words import Verb
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.words import Verb
 
 _NEXT: Final = {
     "uninitialized": "no secrets before there are keys: strongroom key init",

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from deploy.cli import show
-from deploy.cli.common import common, common_options, home_or_default
-from deploy.cli.settings_options import flags_of, settings_options
-from deploy.cli.words import Verb
-from deploy.serving.signals import held_back
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.common import common, common_options, home_or_default
+from strongroom.deploy.cli.settings_options import flags_of, settings_options
+from strongroom.deploy.cli.words import Verb
+from strongroom.deploy.serving.signals import held_back
 
 if TYPE_CHECKING:
-    from deploy.serving.up import Running
+    from strongroom.deploy.serving.up import Running
 
 # state -> why it serves no secrets, and the verb that mends it
 _FIRST: Final = {
@@ -34,10 +34,10 @@ def up(*, sets: dict[str, str], **options: Any) -> None:
     The first time, it makes the home: its settings, an API key (client.json) and a root key (secrets.key).
     """
     with held_back():  # the imports take longest, and a signal that comes meanwhile asks for the same end
-        from storage_service.hygiene import harden
+        from strongroom.storage_service.hygiene import harden
 
         harden()  # before the other imports, which take a while
-        from deploy.serving.up import up as run
+        from strongroom.deploy.serving.up import up as run
 
         run(home_or_default(), environ=os.environ, flags=flags_of(options), sets=sets, ready=_ready)
 

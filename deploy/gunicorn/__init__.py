@@ -4,13 +4,13 @@ import functools
 import os
 from typing import Any
 
-from deploy.serving.crowd import Crowd
-from deploy.serving.server import Role, options, reloading
-from deploy.serving.tls import Holder, holder
-from deploy.settings import Settings, load
-from storage_service.config import ProxySettings
-from storage_service.hygiene import harden
-from storage_service.keyring.page import Page
+from strongroom.deploy.serving.crowd import Crowd
+from strongroom.deploy.serving.server import Role, options, reloading
+from strongroom.deploy.serving.tls import Holder, holder
+from strongroom.deploy.settings import Settings, load
+from strongroom.storage_service.config import ProxySettings
+from strongroom.storage_service.hygiene import harden
+from strongroom.storage_service.keyring.page import Page
 
 # gunicorn runs a configuration module in the process that forks the workers, and may run it anew at each SIGHUP; this
 # package is imported once, so what the workers share outlives that.
@@ -21,7 +21,8 @@ def configure(role: Role) -> tuple[Settings, dict[str, Any]]:
 
     Raises:
         Traced: a debugger is attached to this process.
-        ConfigurationError: see ``deploy.settings.load``; or the certificate and key of the proxy cannot be served.
+        ConfigurationError: see ``strongroom.deploy.settings.load``; or the certificate and key of the proxy cannot be
+        served.
     """
     harden()  # before there is a page that could be opened
     settings = load(environ=os.environ, role=role)

@@ -1,12 +1,12 @@
-"""Settings for a gunicorn of one's own: ``gunicorn -c python:deploy.gunicorn.http_proxy``.
+"""Settings for a gunicorn of one's own: ``gunicorn -c python:strongroom.deploy.gunicorn.http_proxy``.
 
 Where the settings are is said by STRONGROOM_HOME or STRONGROOM_CONFIG, as to ``strongroom serve``.
 """
 
 from typing import Any
 
-from deploy.gunicorn import configure, shared_crowd, shared_tls
-from deploy.serving.server import Role, make_app
+from strongroom.deploy.gunicorn import configure, shared_crowd, shared_tls
+from strongroom.deploy.serving.server import Role, make_app
 
 _settings, _options = configure(Role.PROXY)
 globals().update(_options)  # gunicorn reads a module's names

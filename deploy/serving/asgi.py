@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from storage_service.wire.http1 import CHUNKED, Field, allowed
+from strongroom.storage_service.wire.http1 import CHUNKED, Field, allowed
 
 if TYPE_CHECKING:
-    from deploy.serving.connection import Exchange
+    from strongroom.deploy.serving.connection import Exchange
 
 App: TypeAlias = Callable[
     [dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]

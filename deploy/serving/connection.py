@@ -23,13 +23,13 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 
 import msgspec
 
-from deploy.serving import asgi
-from deploy.serving.limits import Ledger, Limits
-from storage_service import wire
-from storage_service.errors import Fate, TooLarge
-from storage_service.traces import trace_of
-from storage_service.wire import http1
-from storage_service.wire.http1 import CHUNKED, Field, Gone, Malformed, Peer, Request
+from strongroom.deploy.serving import asgi
+from strongroom.deploy.serving.limits import Ledger, Limits
+from strongroom.storage_service import wire
+from strongroom.storage_service.errors import Fate, TooLarge
+from strongroom.storage_service.traces import trace_of
+from strongroom.storage_service.wire import http1
+from strongroom.storage_service.wire.http1 import CHUNKED, Field, Gone, Malformed, Peer, Request
 
 HIGH_WATER: Final = 256 * 1024  # bytes that came and nobody took yet, before the socket is no longer read
 UNHEEDED: Final = 1024 * 1024  # bytes of a body that are read on after its request was answered early

@@ -1,11 +1,11 @@
 """How the processes log: one line a record to standard error, for people or as JSON.
 
-    2026-11-22 09:30:00.123 WARNING storage_service.app[812] request 9f2c…: unexpected error
-    {"time":"2026-11-22T09:30:00.123Z","level":"warning","logger":"storage_service.app","pid":812,"message":"…"}
+    2026-11-22 09:30:00.123 WARNING strongroom.storage_service.app[812] request 9f2c…: unexpected error
+    {"time":"2026-11-22T09:30:00.123Z","level":"warning","logger":"strongroom.storage_service.app","pid":812,"message":"…"}
 
 What may be logged is the business of who logs: values of this project's types show no secret, and no line here adds
 a request's body or header fields. Of an exception, whoever logs it, class and places are told, not its text. There is
-no access log; the audit log is apart (``storage_service.audit``).
+no access log; the audit log is apart (``strongroom.storage_service.audit``).
 """
 
 import logging
@@ -16,8 +16,8 @@ from typing import Any, Final
 import msgspec
 from gunicorn.glogging import Logger
 
-from storage_service.printable import printable
-from storage_service.traces import trace_of
+from strongroom.storage_service.printable import printable
+from strongroom.storage_service.traces import trace_of
 
 _BREAK = re.compile(r"\s*\n\s*")
 # What gunicorn puts before the reason why an application did not start.

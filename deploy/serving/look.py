@@ -8,13 +8,13 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from deploy.home import Home
-from deploy.serving.server import Role
-from deploy.settings import Settings, refuse_another_store
-from storage_service.backends.url import file_of, split
-from storage_service.errors import ConfigurationError, KeyFileUnusable
-from storage_service.keyring import machine_key, rootkey
-from storage_service.reach import refuse_changed_by_others, user_name, why_denied
+from strongroom.deploy.home import Home
+from strongroom.deploy.serving.server import Role
+from strongroom.deploy.settings import Settings, refuse_another_store
+from strongroom.storage_service.backends.url import file_of, split
+from strongroom.storage_service.errors import ConfigurationError, KeyFileUnusable
+from strongroom.storage_service.keyring import machine_key, rootkey
+from strongroom.storage_service.reach import refuse_changed_by_others, user_name, why_denied
 
 _BASIC: Final = "basic"  # the authenticator that has a users file
 

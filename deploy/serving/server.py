@@ -1,6 +1,6 @@
 """gunicorn, told once how to serve each of the two processes: in one command, under systemd, or started by itself.
 
-`options` is the whole of its configuration; ``deploy.gunicorn`` offers the same to a plain ``gunicorn -c``.
+`options` is the whole of its configuration; ``strongroom.deploy.gunicorn`` offers the same to a plain ``gunicorn -c``.
 """
 
 import errno
@@ -18,17 +18,17 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from deploy.serving import log
-from deploy.serving.crowd import Crowd
-from deploy.serving.limits import Limits
-from deploy.serving.signals import lose_no_signal_in_a_fork, tell_systemd_when_serving
-from deploy.serving.tls import Holder, holder
-from deploy.serving.workers import Served
-from deploy.settings import Settings
-from models.secret import Secret
-from storage_service.errors import ConfigurationError
-from storage_service.hygiene import harden
-from storage_service.keyring.page import Page
+from strongroom.deploy.serving import log
+from strongroom.deploy.serving.crowd import Crowd
+from strongroom.deploy.serving.limits import Limits
+from strongroom.deploy.serving.signals import lose_no_signal_in_a_fork, tell_systemd_when_serving
+from strongroom.deploy.serving.tls import Holder, holder
+from strongroom.deploy.serving.workers import Served
+from strongroom.deploy.settings import Settings
+from strongroom.models.secret import Secret
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.hygiene import harden
+from strongroom.storage_service.keyring.page import Page
 
 GRACE: Final = 12  # seconds for requests under way when the server is told to end; over ProxySettings.timeout's default
 HEARTBEAT: Final = 30  # seconds without a sign of life after which gunicorn replaces a worker
@@ -55,11 +55,11 @@ def make_app(
     """
     harden()  # anew: a change of user may have opened the process
     if role is Role.STORAGE:
-        from deploy.old_places import old_place
-        from storage_service.app import create_app
+        from strongroom.deploy.old_places import old_place
+        from strongroom.storage_service.app import create_app
 
         return Served(create_app(settings.service, page, old_place, _renewal()), Limits(), None, crowd)
-    from http_proxy.app import create_app as create_proxy
+    from strongroom.http_proxy.app import create_app as create_proxy
 
     application = create_proxy(settings.proxy, tls.notes if tls else tuple)
     return Served(application, Limits(), tls.current.context if tls else None, crowd)
@@ -84,8 +84,8 @@ def rehearse(settings: Settings) -> None:
     Raises:
         ConfigurationError: a storage handler, an authenticator of the proxy or a path cannot be as it is said.
     """
-    from http_proxy.app import create_app
-    from storage_service.routing import plan
+    from strongroom.http_proxy.app import create_app
+    from strongroom.storage_service.routing import plan
 
     plan(settings.service.storage_handlers, settings.service.store)
     create_app(settings.proxy if settings.proxy.api_key else replace(settings.proxy, api_key=Secret("not made yet")))
@@ -97,9 +97,9 @@ def rehearse_stores(settings: Settings) -> None:
     Raises:
         ConfigurationError: a store's URL, an old place or one of their options cannot be as it is said.
     """
-    from deploy.old_places import old_place
-    from storage_service.backends import open_backend
-    from storage_service.routing import plan
+    from strongroom.deploy.old_places import old_place
+    from strongroom.storage_service.backends import open_backend
+    from strongroom.storage_service.routing import plan
 
     open_backend(settings.service.store)
     for assignment in plan(settings.service.storage_handlers, settings.service.store):
@@ -128,13 +128,13 @@ def options(
         "on_starting": _starting(tls),
         "proc_name": f"strongroom-{role}",
         "workers": settings.proxy_workers if role is Role.PROXY else settings.workers,
-        "worker_class": "deploy.serving.workers.StrongroomWorker",
+        "worker_class": "strongroom.deploy.serving.workers.StrongroomWorker",
         "timeout": HEARTBEAT,
         "graceful_timeout": settings.grace,
         "umask": settings.umask,
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108  # unlinked at once
         "control_socket_disable": True,  # a way in that nobody here uses, and a thread before the fork
-        "logger_class": "deploy.serving.log.NoAccessLog",
+        "logger_class": "strongroom.deploy.serving.log.NoAccessLog",
         "accesslog": None,
         "errorlog": None,
         "loglevel": level.lower(),

@@ -24,11 +24,11 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from storage_service.client_file import is_credential
-from storage_service.config import ProxySettings
-from storage_service.errors import ConfigurationError, KeyFileUnusable
-from storage_service.keyring.private_file import PrivateFile
-from storage_service.reach import changed_by_others, closed_directory, user_name
+from strongroom.storage_service.client_file import is_credential
+from strongroom.storage_service.config import ProxySettings
+from strongroom.storage_service.errors import ConfigurationError, KeyFileUnusable
+from strongroom.storage_service.keyring.private_file import PrivateFile
+from strongroom.storage_service.reach import changed_by_others, closed_directory, user_name
 
 SOON: Final = timedelta(days=14)  # before its end a certificate is spoken of
 MAX_FILE: Final = 1024 * 1024  # bytes; a chain has some ten thousand, a bundle of authorities some hundred thousand

@@ -22,22 +22,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from deploy.home import Home, write_client
-from deploy.serving import log
-from deploy.serving.look import look
-from deploy.serving.server import Role, Server, listener, make_directories, options, rehearse
-from deploy.serving.signals import ASK_FOR_THE_END, HELD_BACK, asked_for_the_end, held_back, let_through
-from deploy.serving.tls import Holder, holder
-from deploy.settings import Settings, load
-from storage_service.client_file import ClientFile
-from storage_service.errors import StartupError, StrongroomError
-from storage_service.hygiene import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, harden, prctl
-from storage_service.traces import trace_of
+from strongroom.deploy.home import Home, write_client
+from strongroom.deploy.serving import log
+from strongroom.deploy.serving.look import look
+from strongroom.deploy.serving.server import Role, Server, listener, make_directories, options, rehearse
+from strongroom.deploy.serving.signals import ASK_FOR_THE_END, HELD_BACK, asked_for_the_end, held_back, let_through
+from strongroom.deploy.serving.tls import Holder, holder
+from strongroom.deploy.settings import Settings, load
+from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.errors import StartupError, StrongroomError
+from strongroom.storage_service.hygiene import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, harden, prctl
+from strongroom.storage_service.traces import trace_of
 
 READY_WITHIN: Final = 30.0  # seconds for both to become ready; gunicorn gives an application as long to start
 POLL: Final = 0.02  # seconds between two questions for readiness
 ORPHANS: Final = 2.0  # seconds for the workers of a killed child to follow it
-_SHARED: Final = ("storage_service.app", "http_proxy.app", "deploy.serving.workers", "uvloop", "httptools")
+_SHARED: Final = (
+    "strongroom.storage_service.app",
+    "strongroom.http_proxy.app",
+    "strongroom.deploy.serving.workers",
+    "uvloop",
+    "httptools",
+)
 
 
 class Failed(StartupError):

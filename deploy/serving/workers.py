@@ -22,14 +22,14 @@ from typing import Any, Final, Protocol
 import uvloop
 from gunicorn.workers.base import Worker
 
-from deploy.serving.connection import Connection, Exchange, Face, Server, peer_of
-from deploy.serving.crowd import Crowd
-from deploy.serving.handshakes import Failures
-from deploy.serving.limits import Ledger, Limits, raise_descriptors
-from deploy.serving.signals import SERVING
-from storage_service.errors import AuditUnavailable, StrongroomError, Unavailable
-from storage_service.strangers import network_of
-from storage_service.traces import trace_of
+from strongroom.deploy.serving.connection import Connection, Exchange, Face, Server, peer_of
+from strongroom.deploy.serving.crowd import Crowd
+from strongroom.deploy.serving.handshakes import Failures
+from strongroom.deploy.serving.limits import Ledger, Limits, raise_descriptors
+from strongroom.deploy.serving.signals import SERVING
+from strongroom.storage_service.errors import AuditUnavailable, StrongroomError, Unavailable
+from strongroom.storage_service.strangers import network_of
+from strongroom.storage_service.traces import trace_of
 
 # The exit codes upon which gunicorn's master ends the server instead of forking another, and which it passes on.
 BOOT_ERROR: Final = 3  # what is away may come back: the store, the audit log

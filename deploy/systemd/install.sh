@@ -18,7 +18,7 @@ install -D -m 0644 deploy/systemd/strongroom.sysusers /etc/sysusers.d/strongroom
 systemd-sysusers strongroom.conf
 install -d -m 0755 $etc $etc/tls
 [ -e $etc/strongroom.toml ] || install -m 0644 deploy/systemd/strongroom.toml $etc/
-"$now/bin/python" -m deploy.first_start keys $etc
+"$now/bin/python" -P -m strongroom.deploy.first_start keys $etc
 
 install -m 0644 deploy/systemd/*.service deploy/systemd/*.socket /etc/systemd/system/
 install -D -m 0644 deploy/systemd/strongroom.logrotate /etc/logrotate.d/strongroom
@@ -45,7 +45,7 @@ systemctl restart strongroom-storage.service strongroom-proxy.service || {
     journalctl --no-pager --output=cat --lines=20 --unit=strongroom-storage --unit=strongroom-proxy >&2
     failed "a service does not start; the lines above say why"
 }
-"$now/bin/python" -m deploy.first_start keyring $etc || failed "the service runs, and has no keys"
+"$now/bin/python" -P -m strongroom.deploy.first_start keyring $etc || failed "the service runs, and has no keys"
 
 for old in /opt/strongroom-[0-9]*; do
     [ "$old" = "$now" ] || [ "$old" = "$before" ] || rm -rf "$old"

@@ -1,6 +1,6 @@
 """Show Strongroom at work: start it, store a host with an SSH key over plain HTTP, and look at what its store holds.
 
-    python -m deploy.tools.demo [--once]
+    python -m strongroom.deploy.tools.demo [--once]
 
 Everything lies in ``.run``. Without ``--once`` it goes on serving until Ctrl-C.
 """
@@ -23,9 +23,9 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from deploy.home import write_private
-from storage_service import wire
-from storage_service.client_file import ClientFile
+from strongroom.deploy.home import write_private
+from strongroom.storage_service import wire
+from strongroom.storage_service.client_file import ClientFile
 
 RUN = Path(".run")
 HOME = RUN / "home"

@@ -1,4 +1,6 @@
-"""Run a command and write down how much memory it held at most: ``python -m deploy.tools.peak FILE COMMAND…``.
+"""Run a command and write down how much memory it held at most.
+
+    python -m strongroom.deploy.tools.peak FILE COMMAND…
 
 Linux counts to a process what its parent held when it was started (the address space before execve is part of
 ``ru_maxrss``, getrusage(2)). So what is to be weighed is started by something that holds next to nothing: this.

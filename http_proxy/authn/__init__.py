@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from http_proxy.authn.apikey import ApiKeyAuthenticator
-from http_proxy.authn.base import Authenticator
-from http_proxy.authn.basic import BasicAuthenticator
-from storage_service.client.pool import Pool
-from storage_service.errors import ConfigurationError
+from strongroom.http_proxy.authn.apikey import ApiKeyAuthenticator
+from strongroom.http_proxy.authn.base import Authenticator
+from strongroom.http_proxy.authn.basic import BasicAuthenticator
+from strongroom.storage_service.client.pool import Pool
+from strongroom.storage_service.errors import ConfigurationError
 
 
 class _Configurable(Protocol):

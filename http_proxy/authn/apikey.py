@@ -7,12 +7,12 @@ from typing import Final, Self
 
 import msgspec
 
-from http_proxy.authn.base import Identity, Refused
-from http_proxy.request import ASKED, REQUEST_ID
-from models.strict_json import UNREADABLE
-from storage_service import wire
-from storage_service.client.pool import Pool, UpstreamError
-from storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated, Unavailable
+from strongroom.http_proxy.authn.base import Identity, Refused
+from strongroom.http_proxy.request import ASKED, REQUEST_ID
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service import wire
+from strongroom.storage_service.client.pool import Pool, UpstreamError
+from strongroom.storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated, Unavailable
 
 TIMEOUT: Final = 5.0  # seconds for the service to say whose key it is
 _VALUE = re.compile(rb"[\x21-\x7e]{1,256}")

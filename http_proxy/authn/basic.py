@@ -33,14 +33,14 @@ import argon2
 import bcrypt
 import msgspec
 
-from http_proxy.authn.base import Identity, Refused
-from http_proxy.authn.line import Line
-from http_proxy.request import sender
-from models.strict_json import UNREADABLE
-from storage_service.client.pool import Pool
-from storage_service.errors import ConfigurationError
-from storage_service.reach import changed_by_others
-from storage_service.strangers import network_of
+from strongroom.http_proxy.authn.base import Identity, Refused
+from strongroom.http_proxy.authn.line import Line
+from strongroom.http_proxy.request import sender
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service.client.pool import Pool
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.reach import changed_by_others
+from strongroom.storage_service.strangers import network_of
 
 _log = logging.getLogger(__name__)
 

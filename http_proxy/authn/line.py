@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from storage_service.errors import Busy
-from storage_service.strangers import site_of
+from strongroom.storage_service.errors import Busy
+from strongroom.storage_service.strangers import site_of
 
 _Kinds: TypeAlias = tuple[str, str, str]
 

@@ -2,20 +2,20 @@
 
 from typing import Final
 
-from http_proxy.errors import FalconApp, Request, Response
-from http_proxy.resources.base import Resource, Storage, respond
-from http_proxy.resources.clusters import (
+from strongroom.http_proxy.errors import FalconApp, Request, Response
+from strongroom.http_proxy.resources.base import Resource, Storage, respond
+from strongroom.http_proxy.resources.clusters import (
     ClusterCollection,
     ClusterItem,
     ClusterMember,
     ClusterMembers,
     ClusterOperation,
 )
-from http_proxy.resources.container_managers import ContainerManagerCollection, ContainerManagerItem
-from http_proxy.resources.hosts import HostCollection, HostCredentials, HostItem, HostStatusItem, NewHost
-from http_proxy.resources.networks import NetworkCollection, NetworkItem
-from models import ClusterDeploy, ClusterRestart, ClusterUpgrade
-from storage_service import wire
+from strongroom.http_proxy.resources.container_managers import ContainerManagerCollection, ContainerManagerItem
+from strongroom.http_proxy.resources.hosts import HostCollection, HostCredentials, HostItem, HostStatusItem, NewHost
+from strongroom.http_proxy.resources.networks import NetworkCollection, NetworkItem
+from strongroom.models import ClusterDeploy, ClusterRestart, ClusterUpgrade
+from strongroom.storage_service import wire
 
 ENDPOINTS: Final = {
     "secrets": f"{wire.PROXIED_SECRETS_PATH}/",

@@ -2,14 +2,14 @@
 
 from typing import Final
 
-from http_proxy.errors import Rejected
-from http_proxy.resources.base import Storage
-from http_proxy.resources.clusters import joining, leaving, staying
-from http_proxy.resources.twins import ATTEMPTS, lock, save_where_none, take_back
-from models import Cluster, Host, HostCreds
-from storage_service import wire
-from storage_service.client import AsyncStorageClient, Record
-from storage_service.errors import Changed, NotFound
+from strongroom.http_proxy.errors import Rejected
+from strongroom.http_proxy.resources.base import Storage
+from strongroom.http_proxy.resources.clusters import joining, leaving, staying
+from strongroom.http_proxy.resources.twins import ATTEMPTS, lock, save_where_none, take_back
+from strongroom.models import Cluster, Host, HostCreds
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import AsyncStorageClient, Record
+from strongroom.storage_service.errors import Changed, NotFound
 
 NO_CLUSTER: Final = "There is no such cluster to join"
 _TAKEN: Final = "There are credentials of that address already, of another PUT at the same time or left behind"

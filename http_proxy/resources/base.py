@@ -7,14 +7,14 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from http_proxy.authn.base import Identity
-from http_proxy.errors import Request, Response
-from http_proxy.resources.places import HostPlaces
-from models import Model, strict_json
-from storage_service import wire
-from storage_service.client import AsyncStorageClient, Record
-from storage_service.config import ProxySettings
-from storage_service.errors import (
+from strongroom.http_proxy.authn.base import Identity
+from strongroom.http_proxy.errors import Request, Response
+from strongroom.http_proxy.resources.places import HostPlaces
+from strongroom.models import Model, strict_json
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import AsyncStorageClient, Record
+from strongroom.storage_service.config import ProxySettings
+from strongroom.storage_service.errors import (
     Busy,
     Changed,
     Denied,

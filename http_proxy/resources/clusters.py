@@ -4,8 +4,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from http_proxy.errors import Rejected, Request, Response
-from http_proxy.resources.base import (
+from strongroom.http_proxy.errors import Rejected, Request, Response
+from strongroom.http_proxy.resources.base import (
     Resource,
     Storage,
     check_there,
@@ -16,8 +16,8 @@ from http_proxy.resources.base import (
     settle,
     texts,
 )
-from http_proxy.resources.twins import check_may_each
-from models import (
+from strongroom.http_proxy.resources.twins import check_may_each
+from strongroom.models import (
     DEFAULT_NETWORK,
     Cluster,
     ClusterDeploy,
@@ -30,8 +30,8 @@ from models import (
     Network,
     OperationState,
 )
-from storage_service.client import AsyncStorageClient
-from storage_service.errors import NotFound
+from strongroom.storage_service.client import AsyncStorageClient
+from strongroom.storage_service.errors import NotFound
 
 _MAY_JOIN: Final = frozenset((HostState.ACTIVE, HostState.DISASSOCIATED))
 _OPERATIONS: Final = (ClusterDeploy, ClusterRestart, ClusterUpgrade)

@@ -5,13 +5,13 @@ from typing import Final
 
 import msgspec
 
-from http_proxy.errors import Rejected, Request, Response
-from http_proxy.resources.base import Resource, find, may_reveal, remove_if_there, respond, settle, tag_of
-from http_proxy.resources.twins import ATTEMPTS, check_may_each, lock, save_where_none, take_back
-from models import ContainerManagerConfig, ContainerManagerConfigs, ContainerManagerCreds
-from storage_service import wire
-from storage_service.client import AsyncStorageClient, Record
-from storage_service.errors import Busy, Changed, Invalid, NotFound
+from strongroom.http_proxy.errors import Rejected, Request, Response
+from strongroom.http_proxy.resources.base import Resource, find, may_reveal, remove_if_there, respond, settle, tag_of
+from strongroom.http_proxy.resources.twins import ATTEMPTS, check_may_each, lock, save_where_none, take_back
+from strongroom.models import ContainerManagerConfig, ContainerManagerConfigs, ContainerManagerCreds
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import AsyncStorageClient, Record
+from strongroom.storage_service.errors import Busy, Changed, Invalid, NotFound
 
 _CREDENTIALS: Final = frozenset(field.name for field in msgspec.structs.fields(ContainerManagerCreds)) - {
     ContainerManagerCreds.primary_key

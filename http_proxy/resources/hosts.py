@@ -5,9 +5,9 @@ from typing import Final
 
 import falcon
 
-from http_proxy.errors import Rejected, Request, Response
-from http_proxy.resources.additions import NO_CLUSTER, Addition
-from http_proxy.resources.base import (
+from strongroom.http_proxy.errors import Rejected, Request, Response
+from strongroom.http_proxy.resources.additions import NO_CLUSTER, Addition
+from strongroom.http_proxy.resources.base import (
     Resource,
     Storage,
     check_may_reveal,
@@ -17,12 +17,12 @@ from http_proxy.resources.base import (
     respond,
     settle,
 )
-from http_proxy.resources.clusters import leaving
-from http_proxy.resources.twins import ATTEMPTS, check_may_each, take_back
-from models import Cluster, Clusters, Host, HostCreds, HostStatus, Model
-from storage_service.client import AsyncStorageClient, Record
-from storage_service.client.operations import ANY_REVISION
-from storage_service.errors import Busy, Changed, Invalid, NotFound
+from strongroom.http_proxy.resources.clusters import leaving
+from strongroom.http_proxy.resources.twins import ATTEMPTS, check_may_each, take_back
+from strongroom.models import Cluster, Clusters, Host, HostCreds, HostStatus, Model
+from strongroom.storage_service.client import AsyncStorageClient, Record
+from strongroom.storage_service.client.operations import ANY_REVISION
+from strongroom.storage_service.errors import Busy, Changed, Invalid, NotFound
 
 _CREDENTIALS: Final = ("ssh_priv_key", "remote_user")  # members of a PUT that belong to HostCreds
 _OTHER_KEY: Final = "The host is known with another key"

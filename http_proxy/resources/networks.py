@@ -1,8 +1,8 @@
 """``/networks`` and ``/network/{name}``: what clusters are joined to."""
 
-from http_proxy.errors import Rejected, Request, Response
-from http_proxy.resources.base import Resource, find, respond, save_new, settle
-from models import Network, Networks
+from strongroom.http_proxy.errors import Rejected, Request, Response
+from strongroom.http_proxy.resources.base import Resource, find, respond, save_new, settle
+from strongroom.models import Network, Networks
 
 
 class NetworkCollection(Resource):

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from models import Host, Hosts
-from storage_service.client import AsyncStorageClient, Record
-from storage_service.errors import Changed, Malformed, NotFound
+from strongroom.models import Host, Hosts
+from strongroom.storage_service.client import AsyncStorageClient, Record
+from strongroom.storage_service.errors import Changed, Malformed, NotFound
 
 KEPT: Final = 5.0  # seconds
 

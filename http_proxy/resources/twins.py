@@ -14,10 +14,10 @@ another maker takes back only what is still as he stored it.
 from contextlib import suppress
 from typing import Final, TypeVar
 
-from models import Host, Model
-from storage_service import wire
-from storage_service.client import AsyncStorageClient, Record
-from storage_service.errors import Changed, Denied, Exists, NotFound
+from strongroom.models import Host, Model
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import AsyncStorageClient, Record
+from strongroom.storage_service.errors import Changed, Denied, Exists, NotFound
 
 M = TypeVar("M", bound=Model)
 

@@ -7,9 +7,9 @@ import importlib
 from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol, cast
 
-from migration.sources.base import Option, Options, Source
-from storage_service.backends.url import masked
-from storage_service.errors import ConfigurationError
+from strongroom.migration.sources.base import Option, Options, Source
+from strongroom.storage_service.backends.url import masked
+from strongroom.storage_service.errors import ConfigurationError
 
 
 class Kind(NamedTuple):
@@ -85,4 +85,4 @@ def open_source(kind: str, place: str, options: Options) -> Source:
 def _module(kind: str) -> Module:
     if kind not in SOURCES:
         raise ConfigurationError(f"there is no source {kind!r}; the sources are: {', '.join(SOURCES)}")
-    return cast("Module", importlib.import_module(f"migration.sources.{SOURCES[kind].module}"))
+    return cast("Module", importlib.import_module(f"strongroom.migration.sources.{SOURCES[kind].module}"))

@@ -1,15 +1,15 @@
 """What a source of records must do, and what one that can be scrubbed does besides.
 
-The law in ``tests/laws/sources.py`` runs over every source of the table in ``migration.sources``.
+The law in ``tests/laws/sources.py`` runs over every source of the table in ``strongroom.migration.sources``.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from migration.digest import Digest
-from migration.records import Item, Record
-from models.secret import Secret
+from strongroom.migration.digest import Digest
+from strongroom.migration.records import Item, Record
+from strongroom.models.secret import Secret
 
 
 class Option(NamedTuple):

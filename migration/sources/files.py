@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, NoReturn, Self
 
-from migration.errors import EstateUnavailable, MigrationError
-from migration.sources.base import Place
+from strongroom.migration.errors import EstateUnavailable, MigrationError
+from strongroom.migration.sources.base import Place
 
 CHUNK: Final = 1024 * 1024  # bytes that are read at a time
 _SHARED_BITS: Final = 0o077

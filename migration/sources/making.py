@@ -4,11 +4,11 @@ import base64
 from collections.abc import Mapping
 from typing import Any, Final
 
-from migration.records import Record
-from migration.sources.files import Unfit
-from models import MODELS, Host, HostCreds, InvalidName, Model, SecretModel, ValidationError, names
-from models.secret import Secret
-from storage_service.wire import MAX_SECRET, fits
+from strongroom.migration.records import Record
+from strongroom.migration.sources.files import Unfit
+from strongroom.models import MODELS, Host, HostCreds, InvalidName, Model, SecretModel, ValidationError, names
+from strongroom.models.secret import Secret
+from strongroom.storage_service.wire import MAX_SECRET, fits
 
 CREDENTIALS: Final = ("ssh_priv_key", "remote_user")
 """The fields of `HostCreds` that were part of a `Host` before CPD-101."""

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Final
 
-from migration.sources import files
-from storage_service.errors import ConfigurationError
+from strongroom.migration.sources import files
+from strongroom.storage_service.errors import ConfigurationError
 
 MAX_FILE: Final = 64 * 1024  # bytes
 

@@ -8,8 +8,8 @@ authorizers speak of the secrets tree and the ping alone, because that is all th
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from models.names import SECRETS
-from storage_service.authz.base import Action, Decider, Principal
+from strongroom.models.names import SECRETS
+from strongroom.storage_service.authz.base import Action, Decider, Principal
 
 
 def matches(entries: Iterable[str], path: str) -> bool:

@@ -9,28 +9,28 @@ from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl
 
-from storage_service.backends.base import Backend
-from storage_service.backends.url import check_at, split
-from storage_service.errors import ConfigurationError
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.backends.url import check_at, split
+from strongroom.storage_service.errors import ConfigurationError
 
 __all__ = ["BACKENDS", "open_backend"]
 
 
 def _sqlite(url: SplitResult, options: Mapping[str, str]) -> Backend:
-    from storage_service.backends.sqlite import SqliteBackend
+    from strongroom.storage_service.backends.sqlite import SqliteBackend
 
     return SqliteBackend.from_url(url, options)
 
 
 def _memory(url: SplitResult, options: Mapping[str, str]) -> Backend:
-    from storage_service.backends.memory import MemoryBackend
+    from strongroom.storage_service.backends.memory import MemoryBackend
 
     return MemoryBackend.from_url(url, options)
 
 
 def _etcd(url: SplitResult, options: Mapping[str, str]) -> Backend:
     # PERF, and safety: grpc must not be imported before a process forks, so only who names etcd loads it.
-    from storage_service.backends.etcd import EtcdBackend
+    from strongroom.storage_service.backends.etcd import EtcdBackend
 
     return EtcdBackend.from_url(url, options)
 

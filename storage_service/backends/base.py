@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
-from storage_service.errors import Fate, StrongroomError, TooLarge, Unavailable
-from storage_service.wire import MAX_STORED
+from strongroom.storage_service.errors import Fate, StrongroomError, TooLarge, Unavailable
+from strongroom.storage_service.wire import MAX_STORED
 
 ABSENT: Final = 0
 """An expected revision: the name must not exist."""
@@ -18,7 +18,7 @@ PRESENT: Final = -1
 MAX_BATCH: Final = 128
 """Changes in one commit of a store; etcd's own default limit for a transaction. What wraps one may take fewer."""
 MAX_KEY: Final = 1024
-"""Bytes of a name as stores keep it: a name of ``models.names``, and room for what the service puts before it."""
+"""Bytes of a name as stores keep it: of ``strongroom.models.names``, and room for what the service puts before it."""
 MAX_PAGE: Final = 1000
 """Names in one page of a listing."""
 
@@ -104,10 +104,10 @@ class Compacted(StrongroomError):
 class Backend(Protocol):
     """A place for bytes under names. Untrusted: whoever runs it may read, swap, cut and roll back what it holds.
 
-    Names are spelled as ``models.names`` says and at most `MAX_KEY` bytes long, for the service's own rows may have a
-    whole name within theirs; values are at most ``wire.MAX_STORED`` bytes, those of containers empty. Revisions are
-    positive integers that grow with every commit of the whole store; a name's revision is that of the commit that last
-    wrote it. Missing is None, not an error.
+    Names are spelled as ``strongroom.models.names`` says and at most `MAX_KEY` bytes long, for the service's own rows
+    may have a whole name within theirs; values are at most ``wire.MAX_STORED`` bytes, those of containers empty.
+    Revisions are positive integers that grow with every commit of the whole store; a name's revision is that of the
+    commit that last wrote it. Missing is None, not an error.
 
     Every method raises `Unavailable` when the store cannot answer: full, stopped, locked by others, or unreadable.
     """

@@ -11,8 +11,18 @@ from contextlib import asynccontextmanager
 from enum import Enum, auto
 from typing import NoReturn
 
-from storage_service.backends.base import MAX_PAGE, Backend, Change, Copyable, Entry, Page, Put, Snapshot, not_applied
-from storage_service.errors import Fate, Unavailable
+from strongroom.storage_service.backends.base import (
+    MAX_PAGE,
+    Backend,
+    Change,
+    Copyable,
+    Entry,
+    Page,
+    Put,
+    Snapshot,
+    not_applied,
+)
+from strongroom.storage_service.errors import Fate, Unavailable
 
 
 class Fault(Enum):

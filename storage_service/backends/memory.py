@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Final, Self
 from urllib.parse import SplitResult
 
-from storage_service.backends.base import (
+from strongroom.storage_service.backends.base import (
     MAX_BATCH,
     MAX_PAGE,
     Change,
@@ -27,7 +27,7 @@ from storage_service.backends.base import (
     failed_guards,
     not_applied,
 )
-from storage_service.errors import ConfigurationError
+from strongroom.storage_service.errors import ConfigurationError
 
 HISTORY: Final = 10_000  # changes kept for watches
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, unquote, unquote_plus
 
-from models.secret import REDACTED
-from storage_service.errors import ConfigurationError
+from strongroom.models.secret import REDACTED
+from strongroom.storage_service.errors import ConfigurationError
 
 DEFAULT_PORT: Final = 2379  # of a member of etcd
 DEFAULT_PREFIX: Final = "strongroom"  # of what is ours in an etcd

@@ -7,18 +7,18 @@ from typing import Final
 
 import msgspec
 
-from models.names import SYSTEM
-from storage_service.backends.base import Snapshot
-from storage_service.backup.form import End, Head, Reader
-from storage_service.backup.marker import MARKER
-from storage_service.errors import InUse, Invalid, StrongroomError, Undecipherable
-from storage_service.keyring import census, envelope, export, wraps
-from storage_service.keyring.document import NAME
-from storage_service.keyring.export import Exported
-from storage_service.keyring.machine_key import MACHINES
-from storage_service.keyring.machines import MachineDocument
-from storage_service.keyring.ring import Ring
-from storage_service.keyring.rootkey import RootKey
+from strongroom.models.names import SYSTEM
+from strongroom.storage_service.backends.base import Snapshot
+from strongroom.storage_service.backup.form import End, Head, Reader
+from strongroom.storage_service.backup.marker import MARKER
+from strongroom.storage_service.errors import InUse, Invalid, StrongroomError, Undecipherable
+from strongroom.storage_service.keyring import census, envelope, export, wraps
+from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.keyring.export import Exported
+from strongroom.storage_service.keyring.machine_key import MACHINES
+from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.ring import Ring
+from strongroom.storage_service.keyring.rootkey import RootKey
 
 NAMED: Final = 20  # records that a refusal names; it counts them all
 STEP: Final = 256  # rows between two words to who looks on

@@ -23,10 +23,10 @@ from typing import IO, Any, Final, Literal
 
 import msgspec
 
-from models import strict_json
-from storage_service.backends.base import MAX_KEY
-from storage_service.errors import ConfigurationError, Invalid
-from storage_service.wire import MAX_STORED
+from strongroom.models import strict_json
+from strongroom.storage_service.backends.base import MAX_KEY
+from strongroom.storage_service.errors import ConfigurationError, Invalid
+from strongroom.storage_service.wire import MAX_STORED
 
 WHAT: Final[Literal["strongroom backup"]] = "strongroom backup"
 FORMAT: Final = 1  # a later one is refused, not guessed at

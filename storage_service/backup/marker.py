@@ -5,9 +5,9 @@ Whoever is killed in between leaves it behind, and no service starts on a store 
 
 from typing import Final
 
-from models.names import SYSTEM
-from storage_service.backends.base import Backend
-from storage_service.errors import ConfigurationError
+from strongroom.models.names import SYSTEM
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.errors import ConfigurationError
 
 MARKER: Final = SYSTEM + "restore"
 

@@ -15,13 +15,23 @@ from typing import IO
 
 import msgspec
 
-from storage_service.backends.base import ABSENT, Backend, Change, Check, Conflict, Copyable, Delete, Put, Vacant
-from storage_service.backup.checking import Checked
-from storage_service.backup.form import Reader
-from storage_service.backup.marker import MARKER
-from storage_service.errors import Exists, Invalid, Overtaken
-from storage_service.keyring.document import NAME
-from storage_service.wire import MAX_STORED
+from strongroom.storage_service.backends.base import (
+    ABSENT,
+    Backend,
+    Change,
+    Check,
+    Conflict,
+    Copyable,
+    Delete,
+    Put,
+    Vacant,
+)
+from strongroom.storage_service.backup.checking import Checked
+from strongroom.storage_service.backup.form import Reader
+from strongroom.storage_service.backup.marker import MARKER
+from strongroom.storage_service.errors import Exists, Invalid, Overtaken
+from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.wire import MAX_STORED
 
 
 async def restore(file: IO[bytes], store: Backend, checked: Checked, advance: Callable[[int], None]) -> None:

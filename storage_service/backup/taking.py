@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import IO
 
-from storage_service.backends.base import Snapshot
-from storage_service.backup.checking import Openers, exported_in
-from storage_service.backup.form import End, Head, Writer
-from storage_service.backup.marker import MARKER
-from storage_service.errors import ConfigurationError
+from strongroom.storage_service.backends.base import Snapshot
+from strongroom.storage_service.backup.checking import Openers, exported_in
+from strongroom.storage_service.backup.form import End, Head, Writer
+from strongroom.storage_service.backup.marker import MARKER
+from strongroom.storage_service.errors import ConfigurationError
 
 
 async def copy(

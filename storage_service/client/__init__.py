@@ -11,9 +11,9 @@ asked again), ``address`` (where, and who asks) and ``session`` (what an error m
 share. The faces, ``blocking`` and ``awaiting``, put both together.
 """
 
-from storage_service.client.awaiting import AsyncStorageClient
-from storage_service.client.blocking import StorageClient
-from storage_service.client.key_operations import NewKeys
-from storage_service.client.operations import IssuedKey, Record, StoredSecret
+from strongroom.storage_service.client.awaiting import AsyncStorageClient
+from strongroom.storage_service.client.blocking import StorageClient
+from strongroom.storage_service.client.key_operations import NewKeys
+from strongroom.storage_service.client.operations import IssuedKey, Record, StoredSecret
 
 __all__ = ["AsyncStorageClient", "IssuedKey", "NewKeys", "Record", "StorageClient", "StoredSecret"]

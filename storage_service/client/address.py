@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
-from models.secret import Secret
-from storage_service import client_file, wire
-from storage_service.client.place import Place
-from storage_service.client_file import ClientFile
-from storage_service.errors import ConfigurationError, NotImplementedHere
+from strongroom.models.secret import Secret
+from strongroom.storage_service import client_file, wire
+from strongroom.storage_service.client.place import Place
+from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.errors import ConfigurationError, NotImplementedHere
 
 ENVIRONMENT: Final = "STRONGROOM_"  # what every variable's name begins with
 

@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from models.base import ListModel, Model
-from storage_service.client import key_operations, operations, sealed_operations
-from storage_service.client.dialogue import Effect, Operation, Outcome, Pause, Send, converse
-from storage_service.client.loops import LoopPools
-from storage_service.client.operations import Record
-from storage_service.client.place import UpstreamError
-from storage_service.client.session import Session, present_as
+from strongroom.models.base import ListModel, Model
+from strongroom.storage_service.client import key_operations, operations, sealed_operations
+from strongroom.storage_service.client.dialogue import Effect, Operation, Outcome, Pause, Send, converse
+from strongroom.storage_service.client.loops import LoopPools
+from strongroom.storage_service.client.operations import Record
+from strongroom.storage_service.client.place import UpstreamError
+from strongroom.storage_service.client.session import Session, present_as
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
-from models.base import ListModel, Model
-from storage_service.client import key_operations, operations, sealed_operations
-from storage_service.client.dialogue import Effect, Operation, Outcome, Pause, Send, converse
-from storage_service.client.operations import Record
-from storage_service.client.place import UpstreamError
-from storage_service.client.session import Session, present_as
-from storage_service.client.sockets import SocketPool
+from strongroom.models.base import ListModel, Model
+from strongroom.storage_service.client import key_operations, operations, sealed_operations
+from strongroom.storage_service.client.dialogue import Effect, Operation, Outcome, Pause, Send, converse
+from strongroom.storage_service.client.operations import Record
+from strongroom.storage_service.client.place import UpstreamError
+from strongroom.storage_service.client.session import Session, present_as
+from strongroom.storage_service.client.sockets import SocketPool
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
@@ -31,7 +31,7 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
     """The storage service, for threads: ``with StorageClient.from_home(DIR) as client: …``.
 
     Threads may share one. Every method raises the `ServiceError` that the service answers, and `Unavailable` when it
-    does not answer; what each does is told in ``storage_service.client.operations``.
+    does not answer; what each does is told in ``strongroom.storage_service.client.operations``.
     """
 
     _new_transport = SocketPool

@@ -26,9 +26,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias, TypeVar
 
-from storage_service import wire
-from storage_service.errors import Fate, ServiceError, TooLarge, Unavailable, Untrusted
-from storage_service.wire.http1 import Field
+from strongroom.storage_service import wire
+from strongroom.storage_service.errors import Fate, ServiceError, TooLarge, Unavailable, Untrusted
+from strongroom.storage_service.wire.http1 import Field
 
 T = TypeVar("T")
 

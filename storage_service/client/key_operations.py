@@ -9,12 +9,21 @@ from typing import NamedTuple
 
 import msgspec
 
-from models import names
-from models.secret import Secret
-from storage_service import keyring_wire, wire
-from storage_service.client.dialogue import Call, Effect, Operation
-from storage_service.client.operations import decode, segment
-from storage_service.keyring_wire import KEYRING_PATH, Backup, Census, KeyringStatus, Keyset, Mode, Reencrypted, Scan
+from strongroom.models import names
+from strongroom.models.secret import Secret
+from strongroom.storage_service import keyring_wire, wire
+from strongroom.storage_service.client.dialogue import Call, Effect, Operation
+from strongroom.storage_service.client.operations import decode, segment
+from strongroom.storage_service.keyring_wire import (
+    KEYRING_PATH,
+    Backup,
+    Census,
+    KeyringStatus,
+    Keyset,
+    Mode,
+    Reencrypted,
+    Scan,
+)
 
 
 class NewKeys(NamedTuple):

@@ -11,14 +11,14 @@ from typing import Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 
-from models import Host, names
-from models.base import ListModel, Model
-from models.errors import InvalidName, ModelError
-from models.secret import Secret
-from models.strict_json import UNREADABLE
-from storage_service import wire
-from storage_service.client.dialogue import Answer, Call, Effect, Operation
-from storage_service.errors import Internal, NotFound, TooLarge
+from strongroom.models import Host, names
+from strongroom.models.base import ListModel, Model
+from strongroom.models.errors import InvalidName, ModelError
+from strongroom.models.secret import Secret
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service import wire
+from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation
+from strongroom.storage_service.errors import Internal, NotFound, TooLarge
 
 M = TypeVar("M", bound=Model)
 A = TypeVar("A")

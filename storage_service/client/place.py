@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 from weakref import WeakSet
 
-from storage_service.errors import ConfigurationError
-from storage_service.reach import closed_directory, why_denied
-from storage_service.wire.http1 import Malformed
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.reach import closed_directory, why_denied
+from strongroom.storage_service.wire.http1 import Malformed
 
 KEPT_OPEN: Final = 30.0  # seconds an idle connection is used again within; the service closes it after 75
 FULL_QUEUE_PAUSE: Final = 0.01  # seconds before a unix socket whose queue is full is tried again

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final, cast
 from weakref import WeakSet
 
-from storage_service.client.place import (
+from strongroom.storage_service.client.place import (
     FULL_QUEUE_PAUSE,
     KEPT_OPEN,
     Place,
@@ -31,8 +31,8 @@ from storage_service.client.place import (
     forget_in_children,
     refuse_tls,
 )
-from storage_service.wire import http1
-from storage_service.wire.http1 import Field, Malformed
+from strongroom.storage_service.wire import http1
+from strongroom.storage_service.wire.http1 import Field, Malformed
 
 __all__ = ["CONNECT_TIMEOUT", "HIGH_WATER", "INLINE_BODY", "Connection", "Place", "Pool", "UpstreamError"]
 

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from models.secret import Secret
-from storage_service import wire
-from storage_service.client.dialogue import Call, Effect, Operation
-from storage_service.client.operations import ANY_REVISION, decode, each_of
-from storage_service.errors import Internal
+from strongroom.models.secret import Secret
+from strongroom.storage_service import wire
+from strongroom.storage_service.client.dialogue import Call, Effect, Operation
+from strongroom.storage_service.client.operations import ANY_REVISION, decode, each_of
+from strongroom.storage_service.errors import Internal
 
 
 class Sealed(NamedTuple):

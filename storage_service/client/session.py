@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Generic, Self, TypedDict, TypeVar, Unpack, get_args
 
-from models.secret import Secret
-from storage_service.client.address import Address, Caller, StrPath, read_environment, read_home
-from storage_service.client.dialogue import Call, Effect, Patience
-from storage_service.client.place import Place, UpstreamError, default_context
-from storage_service.errors import Barred, ConfigurationError, Fate, NotListening, Unavailable, Untrusted
-from storage_service.wire import http1
-from storage_service.wire.http1 import Field
+from strongroom.models.secret import Secret
+from strongroom.storage_service.client.address import Address, Caller, StrPath, read_environment, read_home
+from strongroom.storage_service.client.dialogue import Call, Effect, Patience
+from strongroom.storage_service.client.place import Place, UpstreamError, default_context
+from strongroom.storage_service.errors import Barred, ConfigurationError, Fate, NotListening, Unavailable, Untrusted
+from strongroom.storage_service.wire import http1
+from strongroom.storage_service.wire.http1 import Field
 
 Transport = TypeVar("Transport")
 Sleep = TypeVar("Sleep")
@@ -73,7 +73,7 @@ class Session(Generic[Transport, Sleep]):
             timeout: seconds for one call, its attempts and pauses together.
             connect_timeout: seconds to connect in, at most.
             retries: attempts after the first, at most; None: as many as the timeout allows. What is repeated at all:
-                ``storage_service.client.dialogue``.
+                ``strongroom.storage_service.client.dialogue``.
             on_behalf_of: whom the call is made for; goes into the audit log and gives no rights.
             connections: kept open, at most.
             ssl_context: what to trust, for an https url; None: the system's certificate authorities.

@@ -14,8 +14,8 @@ from contextlib import suppress
 from threading import TIMEOUT_MAX, Lock
 from typing import Final
 
-from storage_service.client.dialogue import Answer
-from storage_service.client.place import (
+from strongroom.storage_service.client.dialogue import Answer
+from strongroom.storage_service.client.place import (
     FULL_QUEUE_PAUSE,
     KEPT_OPEN,
     HandshakeUnanswered,
@@ -27,8 +27,8 @@ from storage_service.client.place import (
     forget_in_children,
     refuse_tls,
 )
-from storage_service.wire import http1
-from storage_service.wire.http1 import Malformed
+from strongroom.storage_service.wire import http1
+from strongroom.storage_service.wire.http1 import Malformed
 
 RECEIVE: Final = 64 * 1024  # bytes taken from a socket at a time
 LONGEST_POLL: Final = 3600.0  # seconds: a poll takes no more than some weeks of milliseconds

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from models.strict_json import UNREADABLE
+from strongroom.models.strict_json import UNREADABLE
 
 _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 # Whatever is outside the alphabet, "=" and quotes among it, becomes a byte that the decoder refuses.

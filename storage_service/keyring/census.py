@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from models.names import SYSTEM, is_container
-from storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Check, Delete, Entry, Put
-from storage_service.keyring import records, vault
-from storage_service.keyring.document import Document
-from storage_service.keyring.envelope import kid_of
-from storage_service.keyring.ring import DataKey, Keys, Ring, is_kid, version_of
-from storage_service.keyring.rootkey import RootKey
-from storage_service.turns import Turns
+from strongroom.models.names import SYSTEM, is_container
+from strongroom.storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Check, Delete, Entry, Put
+from strongroom.storage_service.keyring import records, vault
+from strongroom.storage_service.keyring.document import Document
+from strongroom.storage_service.keyring.envelope import kid_of
+from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring, is_kid, version_of
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.turns import Turns
 
 CENSUS: Final = SYSTEM + "census/"
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CBC
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from storage_service.errors import Locked
+from strongroom.storage_service.errors import Locked
 
 KEY_SIZE: Final = 64  # bytes: 32 for the MAC, then 32 for AES
 IV_SIZE: Final = 16  # bytes

@@ -16,13 +16,13 @@ from typing import Final, Self
 
 import msgspec
 
-from models import names
-from models.errors import InvalidName
-from models.names import SECRETS, SYSTEM
-from models.strict_json import UNREADABLE
-from storage_service.errors import ConfigurationError, Exists, InUse, Invalid, KeyringDamaged, NotFound
-from storage_service.keyring.content_encryption import KEY_SIZE
-from storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, Place, Ring, is_keyset
+from strongroom.models import names
+from strongroom.models.errors import InvalidName
+from strongroom.models.names import SECRETS, SYSTEM
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service.errors import ConfigurationError, Exists, InUse, Invalid, KeyringDamaged, NotFound
+from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, Place, Ring, is_keyset
 
 KEYRING: Final = SYSTEM + "keyring/"
 NAME: Final = KEYRING + "keys"  # the one name it lies under; its revision is the epoch of the keyring

@@ -27,9 +27,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from storage_service.authz.base import Action
-from storage_service.backends.base import ABSENT, Backend, Change, Conflict, Entry, Put
-from storage_service.errors import (
+from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Conflict, Entry, Put
+from strongroom.storage_service.errors import (
     Denied,
     Exists,
     Fate,
@@ -40,16 +40,16 @@ from storage_service.errors import (
     Uninitialized,
     WrongKey,
 )
-from storage_service.keyring import machine_wraps, machines, rotation, succession, vault, wraps
-from storage_service.keyring.document import NAME
-from storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
-from storage_service.keyring.machine_key import MACHINES, MachineKey
-from storage_service.keyring.machines import FlagTampered, MachineDocument, Row
-from storage_service.keyring.recipients import Recipients
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.seen import Seen
-from storage_service.keyring.succession import Acquaintance
-from storage_service.keyring.vault import Sealed
+from strongroom.storage_service.keyring import machine_wraps, machines, rotation, succession, vault, wraps
+from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
+from strongroom.storage_service.keyring.machine_key import MACHINES, MachineKey
+from strongroom.storage_service.keyring.machines import FlagTampered, MachineDocument, Row
+from strongroom.storage_service.keyring.recipients import Recipients
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.seen import Seen
+from strongroom.storage_service.keyring.succession import Acquaintance
+from strongroom.storage_service.keyring.vault import Sealed
 
 UNAUTHORIZED: Final = (
     "this machine is not authorized: carry its public key to an authorizer, and run there: strongroom machine authorize"

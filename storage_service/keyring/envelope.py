@@ -23,13 +23,13 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 import msgspec
 from cryptography.exceptions import InvalidSignature
 
-from models import strict_json
-from models.names import SECRETS
-from storage_service.errors import Undecipherable
-from storage_service.keyring import base64url
-from storage_service.keyring.content_encryption import BLOCK, IV_SIZE, TAG_SIZE, ContentEncryption
-from storage_service.keyring.ring import Key, Misplaced
-from storage_service.wire import MAX_STORED
+from strongroom.models import strict_json
+from strongroom.models.names import SECRETS
+from strongroom.storage_service.errors import Undecipherable
+from strongroom.storage_service.keyring import base64url
+from strongroom.storage_service.keyring.content_encryption import BLOCK, IV_SIZE, TAG_SIZE, ContentEncryption
+from strongroom.storage_service.keyring.ring import Key, Misplaced
+from strongroom.storage_service.wire import MAX_STORED
 
 ALG: Final = "dir"
 ENC: Final = "A256CBC-HS512"

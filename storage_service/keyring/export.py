@@ -23,10 +23,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from models import names, strict_json
-from models.errors import InvalidName
-from storage_service.backends.base import ABSENT, Backend
-from storage_service.errors import (
+from strongroom.models import names, strict_json
+from strongroom.models.errors import InvalidName
+from strongroom.storage_service.backends.base import ABSENT, Backend
+from strongroom.storage_service.errors import (
     ConfigurationError,
     Invalid,
     KeyringDamaged,
@@ -37,14 +37,14 @@ from storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
-from storage_service.keyring import envelope, unlock, vault, wraps
-from storage_service.keyring.document import KEYRING, NAME, Document
-from storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
-from storage_service.keyring.machine_key import MachineKey
-from storage_service.keyring.machines import MachineDocument, is_fingerprint
-from storage_service.keyring.rootkey import RootKey, is_root_kid
-from storage_service.keyring.unattended import as_recipient
-from storage_service.keyring.wraps import Wrap
+from strongroom.storage_service.keyring import envelope, unlock, vault, wraps
+from strongroom.storage_service.keyring.document import KEYRING, NAME, Document
+from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
+from strongroom.storage_service.keyring.machine_key import MachineKey
+from strongroom.storage_service.keyring.machines import MachineDocument, is_fingerprint
+from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
+from strongroom.storage_service.keyring.unattended import as_recipient
+from strongroom.storage_service.keyring.wraps import Wrap
 
 WHAT: Final[Literal["strongroom keyring"]] = "strongroom keyring"
 FORMAT: Final = 1  # a later one is refused, not guessed at

@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Final, TypeVar
 
-from storage_service.backends.base import Backend
-from storage_service.errors import (
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.errors import (
     Behind,
     Exists,
     KeyFileMissing,
@@ -31,13 +31,13 @@ from storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
-from storage_service.keyring import document, unlock, vault, wraps
-from storage_service.keyring.page import WITH_KEY, Page, State
-from storage_service.keyring.ring import Ring
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.seen import Seen
-from storage_service.keyring.unattended import KeyFile, Way
-from storage_service.keyring.vault import Sealed
+from strongroom.storage_service.keyring import document, unlock, vault, wraps
+from strongroom.storage_service.keyring.page import WITH_KEY, Page, State
+from strongroom.storage_service.keyring.ring import Ring
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.seen import Seen
+from strongroom.storage_service.keyring.unattended import KeyFile, Way
+from strongroom.storage_service.keyring.vault import Sealed
 
 # What the right file, put in its place, mends, or a person who knows better:
 _BEHIND: Final = (KeyFileMissing, KeyFileUnusable, KeyringOutdated, WrongRootKey)

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
-from storage_service.backends.base import Backend
-from storage_service.errors import Invalid, KeyFileMissing, KeyFileUnusable, Overtaken
-from storage_service.keyring import next_file, rootkey, wraps
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.unattended import KeyFile, as_recipient
-from storage_service.keyring.wraps import Wrap
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.errors import Invalid, KeyFileMissing, KeyFileUnusable, Overtaken
+from strongroom.storage_service.keyring import next_file, rootkey, wraps
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.unattended import KeyFile, as_recipient
+from strongroom.storage_service.keyring.wraps import Wrap
 
 PATIENCE: Final = 10.0  # seconds to wait while another process is at the files
 _PAUSE: Final = 0.01  # seconds between two looks whether it still is

@@ -17,8 +17,8 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from models import names, strict_json
-from storage_service.backends.base import (
+from strongroom.models import names, strict_json
+from strongroom.storage_service.backends.base import (
     ABSENT,
     PRESENT,
     Backend,
@@ -29,10 +29,10 @@ from storage_service.backends.base import (
     failed_guards,
     not_applied,
 )
-from storage_service.errors import Fate, KeyringDamaged, Unavailable
-from storage_service.files import give_to_owner_of, make_directory
-from storage_service.keyring.machine_key import MACHINES
-from storage_service.keyring.machines import MachineDocument, is_fingerprint
+from strongroom.storage_service.errors import Fate, KeyringDamaged, Unavailable
+from strongroom.storage_service.files import give_to_owner_of, make_directory
+from strongroom.storage_service.keyring.machine_key import MACHINES
+from strongroom.storage_service.keyring.machines import MachineDocument, is_fingerprint
 
 MAX_FILE: Final = 16 * 1024 * 1024  # bytes
 PATIENCE: Final = 10.0  # seconds to wait while another process writes the file

@@ -8,11 +8,11 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
-from storage_service.backends.base import Change, Conflict, Entry
-from storage_service.errors import ConfigurationError, InUse, KeyringDamaged, Overtaken
-from storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
-from storage_service.keyring.machines import SHORT, FlagTampered, MachineDocument
-from storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.backends.base import Change, Conflict, Entry
+from strongroom.storage_service.errors import ConfigurationError, InUse, KeyringDamaged, Overtaken
+from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
+from strongroom.storage_service.keyring.machines import SHORT, FlagTampered, MachineDocument
+from strongroom.storage_service.keyring.rootkey import RootKey
 
 Changed: TypeAlias = Sequence[tuple[MachineDocument, int | None]]
 """Documents to write, each with the revision that it is to take the place of; None: whatever is there."""

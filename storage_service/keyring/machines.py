@@ -20,9 +20,9 @@ from typing import Annotated, Any, Final, Literal, Protocol, Self, TypeVar
 
 import msgspec
 
-from models import strict_json
-from models.names import SYSTEM
-from storage_service.errors import (
+from strongroom.models import strict_json
+from strongroom.models.names import SYSTEM
+from strongroom.storage_service.errors import (
     ConfigurationError,
     Internal,
     Invalid,
@@ -32,9 +32,9 @@ from storage_service.errors import (
     Undecipherable,
     WrongKey,
 )
-from storage_service.keyring import envelope, machine_key
-from storage_service.keyring.machine_key import MachineKey
-from storage_service.keyring.rootkey import RootKey, is_root_kid
+from strongroom.storage_service.keyring import envelope, machine_key
+from strongroom.storage_service.keyring.machine_key import MachineKey
+from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
 
 FLAGS: Final = SYSTEM + "keyring/flags/"  # what a flag is bound to, with the fingerprint; nothing is stored there
 FORMAT: Final[Literal[1]] = 1  # of a document; a later one is refused, not guessed at

@@ -19,10 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from storage_service.errors import KeyFileMissing, KeyFileUnusable
-from storage_service.keyring import rootkey
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.errors import KeyFileMissing, KeyFileUnusable
+from strongroom.storage_service.keyring import rootkey
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
 
 NEXT: Final = ".next"  # what is appended to the name of the file in use
 

@@ -30,8 +30,8 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import Final, NamedTuple, NoReturn, Self
 
-from storage_service.hygiene import keep_in_memory
-from storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.hygiene import keep_in_memory
+from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
 
 FIRST_WAIT: Final = 0.25  # seconds before another key is tried after a first wrong one; doubled with each more
 LONGEST_WAIT: Final = 30.0  # seconds
@@ -39,7 +39,7 @@ _DOUBLINGS: Final = 7  # from the first wait to beyond the longest
 
 _RECORDS: Final = (64, 256)  # offsets, on cache lines apart from the word, which is read all the time
 _TRIES: Final = struct.Struct("@Qd")
-MARK_SIZE: Final = 56  # bytes; what is in them is the affair of `storage_service.keyring.seen`
+MARK_SIZE: Final = 56  # bytes; what is in them is the affair of `strongroom.storage_service.keyring.seen`
 _RECORD_SIZE: Final = _TRIES.size + KEY_SIZE + MARK_SIZE
 _WIPED: Final = bytes(_RECORD_SIZE)
 _NO_KEY: Final = bytes(KEY_SIZE)
@@ -100,7 +100,8 @@ class Page:
     finds the key file on starting does not undo the lock that an operator has asked another for meanwhile. Times are
     of CLOCK_MONOTONIC (``time.monotonic``), which is one for all processes.
 
-    A process that can read this one's memory can read the root key: `storage_service.hygiene` says who that is.
+    A process that can read this one's memory can read the root key: `strongroom.storage_service.hygiene` says who that
+    is.
     """
 
     def __init__(self) -> None:

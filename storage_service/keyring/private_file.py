@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from storage_service.errors import KeyFileMissing, KeyFileUnusable
-from storage_service.reach import why_denied
+from strongroom.storage_service.errors import KeyFileMissing, KeyFileUnusable
+from strongroom.storage_service.reach import why_denied
 
 _MODE: Final = 0o600
 _CREDENTIAL_MODE: Final = 0o440  # what systemd's LoadCredential= shows where it lets the unit in by an ACL

@@ -10,19 +10,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from models.secret import Secret
-from storage_service.backends.base import Backend
-from storage_service.errors import Invalid, KeyringDamaged
-from storage_service.keyring import unlock, vault, wraps
-from storage_service.keyring.key_files import KeyFiles
-from storage_service.keyring.machine_documents import MachineDocuments
-from storage_service.keyring.machine_key import MachineKey
-from storage_service.keyring.machines import MachineDocument
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.unattended import as_recipient
-from storage_service.keyring.unlock import MAX_KEYS, Mistyped
-from storage_service.keyring.wraps import Wrap
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.errors import Invalid, KeyringDamaged
+from strongroom.storage_service.keyring import unlock, vault, wraps
+from strongroom.storage_service.keyring.key_files import KeyFiles
+from strongroom.storage_service.keyring.machine_documents import MachineDocuments
+from strongroom.storage_service.keyring.machine_key import MachineKey
+from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.unattended import as_recipient
+from strongroom.storage_service.keyring.unlock import MAX_KEYS, Mistyped
+from strongroom.storage_service.keyring.wraps import Wrap
 
 Mode = Literal["file", "unlock", "shares", "machine"]
 

@@ -8,13 +8,13 @@ all done again with the new ring; where a record has, somebody else wrote it, an
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
-from storage_service.backends.base import Backend, Change, Check, Conflict, Put, Vacant, not_applied
-from storage_service.errors import Undecipherable
-from storage_service.keyring import envelope
-from storage_service.keyring.document import NAME
-from storage_service.keyring.envelope import UNKNOWN
-from storage_service.keyring.ring import DataKey, Keys, Ring
-from storage_service.wire import MAX_STORED
+from strongroom.storage_service.backends.base import Backend, Change, Check, Conflict, Put, Vacant, not_applied
+from strongroom.storage_service.errors import Undecipherable
+from strongroom.storage_service.keyring import envelope
+from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.keyring.envelope import UNKNOWN
+from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring
+from strongroom.storage_service.wire import MAX_STORED
 
 ATTEMPTS: Final = 8  # at some records, while others change the keyring
 READ: Final = 64  # records to read at once: values may be large

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from storage_service.backends.base import (
+from strongroom.storage_service.backends.base import (
     ABSENT,
     Backend,
     Change,
@@ -30,14 +30,14 @@ from storage_service.backends.base import (
     Put,
     Vacant,
 )
-from storage_service.errors import Exists, InUse, KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable
-from storage_service.keyring import census, envelope, export, records, upgrade, vault, wraps
-from storage_service.keyring.document import NAME, Assignment, Document, Keyset, Version
-from storage_service.keyring.export import Exported
-from storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
-from storage_service.keyring.ring import DEFAULT_KEYSET, Ring, version_of
-from storage_service.keyring.rootkey import RootKey, is_root_kid
-from storage_service.keyring.seen import Seen
+from strongroom.storage_service.errors import Exists, InUse, KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable
+from strongroom.storage_service.keyring import census, envelope, export, records, upgrade, vault, wraps
+from strongroom.storage_service.keyring.document import NAME, Assignment, Document, Keyset, Version
+from strongroom.storage_service.keyring.export import Exported
+from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
+from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Ring, version_of
+from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
+from strongroom.storage_service.keyring.seen import Seen
 
 NAMED: Final = 20  # records that a refusal names; it counts them all
 

@@ -7,7 +7,7 @@ New values are encrypted under the active version of a keyset; the others go on 
 them. A version may have several keys, of which each write takes one at random. A key id (*kid*) means one key for
 ever. A key opens what lies in the places of its keyset, now or from before, and nothing else: else whoever came by one
 key could write every record (docs/adr/0024). Nothing here does I/O; who persists a key before it is used is
-`storage_service.keyring.vault`.
+`strongroom.storage_service.keyring.vault`.
 """
 
 import functools
@@ -17,8 +17,8 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn, Protocol
 
-from storage_service.errors import Locked
-from storage_service.keyring.content_encryption import ContentEncryption
+from strongroom.storage_service.errors import Locked
+from strongroom.storage_service.keyring.content_encryption import ContentEncryption
 
 DEFAULT_KEYSET: Final = "default"
 _NAMES: Final = 4096  # whose places a ring remembers

@@ -1,9 +1,9 @@
 """The root key file, ``secrets.key``: one JWK in Custodia's own form, so that a Custodia key file is a root key file.
 
-Whoever can read it can, with a copy of the store, read every secret; `storage_service.keyring.private_file` says which
-files are accepted, and how one is made.
+Whoever can read it can, with a copy of the store, read every secret; `strongroom.storage_service.keyring.private_file`
+says which files are accepted, and how one is made.
 
-All of this blocks on the disk; `storage_service.keyring.vault` calls it off the event loop.
+All of this blocks on the disk; `strongroom.storage_service.keyring.vault` calls it off the event loop.
 """
 
 import re
@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from storage_service.errors import KeyFileUnusable
-from storage_service.keyring import jwk
-from storage_service.keyring.content_encryption import KEY_SIZE
-from storage_service.keyring.private_file import PrivateFile
-from storage_service.keyring.ring import Key
-from storage_service.keyring.seen import Seen
+from strongroom.storage_service.errors import KeyFileUnusable
+from strongroom.storage_service.keyring import jwk
+from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.keyring.private_file import PrivateFile
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.seen import Seen
 
 _FILE: Final = PrivateFile("root key file", exposed="the keys it wraps are to be rotated")
 _KID: Final = re.compile(r"root\.[A-Za-z0-9_-]{16}", re.ASCII)

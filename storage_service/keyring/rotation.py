@@ -24,9 +24,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
-from models.secret import Secret
-from storage_service.backends.base import ABSENT, Backend, Change, Check, Conflict, Delete, Vacant
-from storage_service.errors import (
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Check, Conflict, Delete, Vacant
+from strongroom.storage_service.errors import (
     Exists,
     Fate,
     InUse,
@@ -39,17 +39,17 @@ from storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
-from storage_service.keyring import machine_wraps, recipients, succession, vault, wraps
-from storage_service.keyring.document import NAME, Document, Pending
-from storage_service.keyring.key_files import KeyFiles
-from storage_service.keyring.machine_documents import MachineDocuments
-from storage_service.keyring.machine_key import MachineKey
-from storage_service.keyring.machines import MachineDocument
-from storage_service.keyring.recipients import Evidence, Recipients
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.seen import Seen
-from storage_service.keyring.unattended import KeyFile
-from storage_service.keyring.vault import Sealed
+from strongroom.storage_service.keyring import machine_wraps, recipients, succession, vault, wraps
+from strongroom.storage_service.keyring.document import NAME, Document, Pending
+from strongroom.storage_service.keyring.key_files import KeyFiles
+from strongroom.storage_service.keyring.machine_documents import MachineDocuments
+from strongroom.storage_service.keyring.machine_key import MachineKey
+from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.recipients import Evidence, Recipients
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.seen import Seen
+from strongroom.storage_service.keyring.unattended import KeyFile
+from strongroom.storage_service.keyring.vault import Sealed
 
 __all__ = ["Made", "Recipients", "abandon", "confirm", "initialize", "prepare", "take_back", "tidy"]
 

@@ -21,11 +21,11 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 
-from models.strict_json import UNREADABLE
-from storage_service.errors import KeyFileMissing, KeyFileUnusable, KeyringOutdated
-from storage_service.files import replace_private
-from storage_service.keyring.page import MARK_SIZE, Page
-from storage_service.keyring.private_file import PrivateFile
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service.errors import KeyFileMissing, KeyFileUnusable, KeyringOutdated
+from strongroom.storage_service.files import replace_private
+from strongroom.storage_service.keyring.page import MARK_SIZE, Page
+from strongroom.storage_service.keyring.private_file import PrivateFile
 
 _FILE: Final = PrivateFile("record of the keyring that was seen last", "it is to be removed", of_services=True)
 _MAX: Final = 1024  # bytes

@@ -24,14 +24,14 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from storage_service.backends.base import Backend, Change, Delete, Put
-from storage_service.errors import KeyFileUnusable, Undecipherable, WrongRootKey
-from storage_service.keyring import envelope, jwk
-from storage_service.keyring.content_encryption import KEY_SIZE
-from storage_service.keyring.document import KEYRING
-from storage_service.keyring.private_file import PrivateFile
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.backends.base import Backend, Change, Delete, Put
+from strongroom.storage_service.errors import KeyFileUnusable, Undecipherable, WrongRootKey
+from strongroom.storage_service.keyring import envelope, jwk
+from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.keyring.document import KEYRING
+from strongroom.storage_service.keyring.private_file import PrivateFile
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
 
 TESTIMONIES: Final = KEYRING + "succession/"
 KNOWS: Final = ".knows."  # in the name of a file, after that of the machine's key, before what the root key is called

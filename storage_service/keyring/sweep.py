@@ -21,13 +21,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple
 
-from storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Delete, Put, Vacant
-from storage_service.errors import InUse, NotFound, Undecipherable
-from storage_service.keyring import census, envelope, records, vault
-from storage_service.keyring.document import Document
-from storage_service.keyring.ring import Keys, Ring
-from storage_service.keyring.rootkey import RootKey
-from storage_service.turns import Turns
+from strongroom.storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Delete, Put, Vacant
+from strongroom.storage_service.errors import InUse, NotFound, Undecipherable
+from strongroom.storage_service.keyring import census, envelope, records, vault
+from strongroom.storage_service.keyring.document import Document
+from strongroom.storage_service.keyring.ring import Keys, Ring
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.turns import Turns
 
 IN_FLIGHT: Final = 4  # commits at once, so that they share a write to the disk: at full pace
 GENTLE: Final = 14  # records in a commit, one at once, at any other: so little that nobody has to wait for it

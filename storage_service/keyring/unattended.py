@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from storage_service.backends.base import Backend
-from storage_service.errors import KeyFileMissing, WrongKey, WrongRootKey
-from storage_service.keyring import machine_key, next_file, rootkey, succession, wraps
-from storage_service.keyring.machine_documents import MachineDocuments
-from storage_service.keyring.machine_key import MachineKey
-from storage_service.keyring.machines import MachineDocument
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.succession import Acquaintance
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.errors import KeyFileMissing, WrongKey, WrongRootKey
+from strongroom.storage_service.keyring import machine_key, next_file, rootkey, succession, wraps
+from strongroom.storage_service.keyring.machine_documents import MachineDocuments
+from strongroom.storage_service.keyring.machine_key import MachineKey
+from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.succession import Acquaintance
 
 log: Final = logging.getLogger(__name__)
 

@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from shamir_mnemonic import MnemonicError, Share, decode_mnemonics, generate_mnemonics, recover_ems
 from shamir_mnemonic.wordlist import WORD_INDEX_MAP as WORDS
 
-from models.secret import Secret
-from storage_service.errors import Invalid
-from storage_service.keyring.content_encryption import KEY_SIZE
-from storage_service.keyring.ring import Key
+from strongroom.models.secret import Secret
+from strongroom.storage_service.errors import Invalid
+from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.keyring.ring import Key
 
 Kind: TypeAlias = Literal["unlock", "shares"]
 

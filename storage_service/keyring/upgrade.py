@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from storage_service.backends.base import ABSENT, Backend, Change, Delete, Entry
-from storage_service.errors import (
+from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Delete, Entry
+from strongroom.storage_service.errors import (
     ConfigurationError,
     KeyFileMissing,
     KeyringDamaged,
@@ -28,9 +28,9 @@ from storage_service.errors import (
     Undecipherable,
     WrongRootKey,
 )
-from storage_service.keyring import envelope, jwk, rootkey, vault, wraps
-from storage_service.keyring.content_encryption import KEY_SIZE
-from storage_service.keyring.document import (
+from strongroom.storage_service.keyring import envelope, jwk, rootkey, vault, wraps
+from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.keyring.document import (
     ACCESS,
     ACCESS_KEYSET,
     KEYRING,
@@ -41,10 +41,10 @@ from storage_service.keyring.document import (
     Random,
     Version,
 )
-from storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, version_of
-from storage_service.keyring.rootkey import RootKey, is_root_kid
-from storage_service.keyring.seen import Seen
-from storage_service.keyring.unattended import KeyFile, as_recipient
+from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, version_of
+from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
+from strongroom.storage_service.keyring.seen import Seen
+from strongroom.storage_service.keyring.unattended import KeyFile, as_recipient
 
 FORMAT: Final = 1  # of a wrapped data key
 

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from models.names import SECRETS, SYSTEM
-from storage_service.backends.base import ABSENT, Backend, Change, Conflict, Put
-from storage_service.errors import KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable, WrongRootKey
-from storage_service.keyring import envelope
-from storage_service.keyring.content_encryption import KEY_SIZE
-from storage_service.keyring.document import ACCESS, NAME, Document, Random
-from storage_service.keyring.rootkey import RootKey, is_root_kid
-from storage_service.keyring.wraps import WRAPS
+from strongroom.models.names import SECRETS, SYSTEM
+from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Conflict, Put
+from strongroom.storage_service.errors import KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable, WrongRootKey
+from strongroom.storage_service.keyring import envelope
+from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.keyring.document import ACCESS, NAME, Document, Random
+from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
+from strongroom.storage_service.keyring.wraps import WRAPS
 
 JOURNAL: Final = SYSTEM + "journal/"  # what somebody needs to undo: kept like a secret, and counted like one
 SEALED: Final = (SECRETS, ACCESS, JOURNAL)  # where the values are that only data keys open

@@ -4,10 +4,10 @@
                                                     "created":…,"wrapped":"<JWE under the recipient's key>"}
 
 Recipients of this page hold a 512-bit key: the root key file (``file``), an unlock key (``unlock``), a set of shares
-(``shares``). Machines have key pairs, and documents of their own (`storage_service.keyring.machines`). The recipient's
-kid says kind and id; it tells nothing of its key. Wraps are grouped by the root key they wrap, so that those of the
-next root key can be prepared beside those that are valid. The store is untrusted: a wrap opens under its own name, and
-what comes out of it is the root key whose kid is its thumbprint, or the wrap is refused.
+(``shares``). Machines have key pairs, and documents of their own (`strongroom.storage_service.keyring.machines`). The
+recipient's kid says kind and id; it tells nothing of its key. Wraps are grouped by the root key they wrap, so that
+those of the next root key can be prepared beside those that are valid. The store is untrusted: a wrap opens under its
+own name, and what comes out of it is the root key whose kid is its thumbprint, or the wrap is refused.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from typing import Final, Literal
 
 import msgspec
 
-from models import strict_json
-from storage_service.backends.base import Backend, Delete, Put
-from storage_service.errors import ConfigurationError, KeyringDamaged, Undecipherable
-from storage_service.keyring import envelope, jwk
-from storage_service.keyring.document import KEYRING
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
+from strongroom.models import strict_json
+from strongroom.storage_service.backends.base import Backend, Delete, Put
+from strongroom.storage_service.errors import ConfigurationError, KeyringDamaged, Undecipherable
+from strongroom.storage_service.keyring import envelope, jwk
+from strongroom.storage_service.keyring.document import KEYRING
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
 
 WRAPS: Final = KEYRING + "wraps/"
 FORMAT: Final = 1

@@ -12,8 +12,8 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
-from models.strict_json import UNREADABLE
-from storage_service import errors
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service import errors
 
 VERSION: Final = "0.1.0"
 

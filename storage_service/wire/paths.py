@@ -8,16 +8,16 @@ import re
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from models import names
-from models.errors import InvalidName
-from storage_service.errors import Invalid
+from strongroom.models import names
+from strongroom.models.errors import InvalidName
+from strongroom.storage_service.errors import Invalid
 
 _QUERY: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*")  # RFC 3986 sec. 3.4
 _TWOFOLD: Final = re.compile(rb"%2[ef]|%5c|%00", re.IGNORECASE)  # a dot, a slash, a backslash, a null
 
 
 def read_path(raw: bytes, prefix: str = "") -> str:
-    """Return the path that *raw* spells; below *prefix*, an API's root, it is a name of ``models.names``.
+    """Return the path that *raw* spells; below *prefix*, an API's root, it is a name of ``strongroom.models.names``.
 
     Raises:
         Invalid: it can be read in two ways, or holds what no name may.

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from storage_service.backends.base import ABSENT, Conflict, Put
-from storage_service.backends.sqlite import SqliteBackend
-from storage_service.errors import Unavailable
+from strongroom.storage_service.backends.base import ABSENT, Conflict, Put
+from strongroom.storage_service.backends.sqlite import SqliteBackend
+from strongroom.storage_service.errors import Unavailable
 
 ROOM = 400_000  # bytes a file may grow to while the disk is "full"
 

@@ -11,8 +11,8 @@ from typing import Final
 import pytest
 import uvloop
 
-from storage_service.backends import open_backend
-from storage_service.backends.base import (
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import (
     ABSENT,
     MAX_PAGE,
     PRESENT,
@@ -26,8 +26,8 @@ from storage_service.backends.base import (
     Vacant,
     Watchable,
 )
-from storage_service.backends.etcd import EtcdBackend
-from storage_service.errors import Fate, TooLarge, Unavailable
+from strongroom.storage_service.backends.etcd import EtcdBackend
+from strongroom.storage_service.errors import Fate, TooLarge, Unavailable
 from tests.etcd_server import Etcd, Member, running
 from tests.tcp_fault import Fault, TcpFault
 

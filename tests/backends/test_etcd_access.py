@@ -14,9 +14,9 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from storage_service.backends import open_backend
-from storage_service.backends.base import Backend, Put, Watchable
-from storage_service.errors import ConfigurationError, Fate, StrongroomError, Unavailable
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Backend, Put, Watchable
+from strongroom.storage_service.errors import ConfigurationError, Fate, StrongroomError, Unavailable
 from tests.etcd_server import Etcd, Tls, running
 
 PASSWORD: Final = "correct-horse"

@@ -8,12 +8,12 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from storage_service.backends import open_backend
-from storage_service.backends.base import Backend, Check, Put
-from storage_service.backends.etcd.breaker import FAILURES, FIRST_WAIT, LONGEST_WAIT, Breaker
-from storage_service.backends.etcd.failures import CallFailed
-from storage_service.errors import Fate, Locked, Unavailable
-from storage_service.wire import RETRY_AFTER, problem_response
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Backend, Check, Put
+from strongroom.storage_service.backends.etcd.breaker import FAILURES, FIRST_WAIT, LONGEST_WAIT, Breaker
+from strongroom.storage_service.backends.etcd.failures import CallFailed
+from strongroom.storage_service.errors import Fate, Locked, Unavailable
+from strongroom.storage_service.wire import RETRY_AFTER, problem_response
 from tests.etcd_server import Etcd, Member, running
 
 TIMEOUT: Final = 1.0  # seconds of an operation

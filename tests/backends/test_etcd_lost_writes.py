@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from storage_service.backends import open_backend
-from storage_service.backends.base import ABSENT, MAX_BATCH, Backend, Check, Conflict, Delete, Entry, Put
-from storage_service.errors import Fate, Unavailable
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import ABSENT, MAX_BATCH, Backend, Check, Conflict, Delete, Entry, Put
+from strongroom.storage_service.errors import Fate, Unavailable
 from tests.etcd_server import Etcd
 from tests.tcp_fault import Fault, TcpFault
 

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import pytest
 
-from storage_service.backends import open_backend
-from storage_service.backends.base import ABSENT, Backend, Conflict, Put, Watchable
-from storage_service.backends.etcd import messages_pb2, methods
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import ABSENT, Backend, Conflict, Put, Watchable
+from strongroom.storage_service.backends.etcd import messages_pb2, methods
 from tests import etcd_admin_pb2, etcd_server
 from tests.backends.etcd3_client import COUNTER, TIMES, describe
 from tests.etcd_server import Etcd
@@ -21,7 +21,7 @@ from tests.etcd_server import Etcd
 ROOT: Final = Path(__file__).parents[2]
 PYTHON: Final = ROOT / ".venv-etcd3/bin/python"  # made by `make test`
 SCRIPT: Final = Path(__file__).with_name("etcd3_client.py")
-PROTOS: Final = ("storage_service/backends/etcd/messages.proto", "tests/etcd_admin.proto")
+PROTOS: Final = ("strongroom/storage_service/backends/etcd/messages.proto", "tests/etcd_admin.proto")
 
 
 async def etcd3(*arguments: object) -> Any:
@@ -100,11 +100,11 @@ async def test_every_call_is_etcds() -> None:
 def test_another_client_of_etcd_fits_into_the_process() -> None:
     """A package that calls its messages as etcd does can be loaded beside ours: no name is taken twice."""
     program = (
-        "import storage_service.backends.etcd\n"
+        "import strongroom.storage_service.backends.etcd\n"
         "from google.protobuf import descriptor_pb2, descriptor_pool\n"
         "for package in ('etcdserverpb', 'mvccpb', 'authpb'):\n"
         "    file = descriptor_pb2.FileDescriptorProto(name=f'{package}.proto', package=package)\n"
-        "    for name in storage_service.backends.etcd.messages_pb2.DESCRIPTOR.message_types_by_name:\n"
+        "    for name in strongroom.storage_service.backends.etcd.messages_pb2.DESCRIPTOR.message_types_by_name:\n"
         "        file.message_type.add(name=name)\n"
         "    descriptor_pool.Default().AddSerializedFile(file.SerializeToString())\n"
     )

@@ -11,14 +11,14 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends import open_backend
-from storage_service.backends.base import Backend, Delete, Entry, Put
-from storage_service.backends.etcd.cluster import Cluster
-from storage_service.backends.etcd.failures import CallFailed, Kind
-from storage_service.backends.etcd.methods import Metadata
-from storage_service.backends.etcd.reads import IN_FLIGHT, SIZE, Reads
-from storage_service.backends.etcd.target import parse
-from storage_service.backends.url import split
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Backend, Delete, Entry, Put
+from strongroom.storage_service.backends.etcd.cluster import Cluster
+from strongroom.storage_service.backends.etcd.failures import CallFailed, Kind
+from strongroom.storage_service.backends.etcd.methods import Metadata
+from strongroom.storage_service.backends.etcd.reads import IN_FLIGHT, SIZE, Reads
+from strongroom.storage_service.backends.etcd.target import parse
+from strongroom.storage_service.backends.url import split
 from tests.backends.history import Act, History
 from tests.etcd_server import Etcd, running
 from tests.tcp_fault import Fault, TcpFault
@@ -364,7 +364,7 @@ class Joining(Reads):
 
 async def test_the_checker_finds_reads_that_join_older_ones(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were reads to share an answer that was asked for before they began, the history would show it."""
-    monkeypatch.setattr("storage_service.backends.etcd.cluster.Reads", Joining)
+    monkeypatch.setattr("strongroom.storage_service.backends.etcd.cluster.Reads", Joining)
     history = History()
     async with scene(etcd) as (_, backend, other):
         await record(history, backend, other)

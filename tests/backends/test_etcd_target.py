@@ -6,12 +6,12 @@ import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
 
-from models.secret import Secret
-from storage_service.backends import open_backend
-from storage_service.backends.etcd.failures import Kind, diagnose
-from storage_service.backends.etcd.target import PASSWORD_VARIABLE, Target, parse
-from storage_service.backends.url import split
-from storage_service.errors import ConfigurationError, Fate, TooLarge, Unavailable
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.etcd.failures import Kind, diagnose
+from strongroom.storage_service.backends.etcd.target import PASSWORD_VARIABLE, Target, parse
+from strongroom.storage_service.backends.url import split
+from strongroom.storage_service.errors import ConfigurationError, Fate, TooLarge, Unavailable
 
 SECRET = "s3cr3t"
 

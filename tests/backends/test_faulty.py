@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Sequence
 
 import pytest
 
-from storage_service.backends.base import ABSENT, Backend, Change, Conflict, Delete, Put
-from storage_service.backends.faulty import Fault, FaultyBackend, Killed
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Fate, Unavailable
+from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Conflict, Delete, Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Fate, Unavailable
 
 
 async def faulty(faults: dict[int, Fault] | None = None) -> tuple[FaultyBackend, MemoryBackend]:

@@ -4,9 +4,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from storage_service.backends.base import Entry, Put
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import ConfigurationError, Unavailable
+from strongroom.storage_service.backends.base import Entry, Put
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import ConfigurationError, Unavailable
 
 
 async def test_calls_are_counted() -> None:

@@ -7,11 +7,11 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends import BACKENDS, open_backend
-from storage_service.backends.base import Watchable
-from storage_service.backends.memory import MemoryBackend
-from storage_service.backends.sqlite import SqliteBackend
-from storage_service.errors import ConfigurationError
+from strongroom.storage_service.backends import BACKENDS, open_backend
+from strongroom.storage_service.backends.base import Watchable
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.backends.sqlite import SqliteBackend
+from strongroom.storage_service.errors import ConfigurationError
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -72,7 +72,7 @@ def test_what_is_wrong_is_said_without_repeating_it(url: str, options: dict[str,
 def test_grpc_is_loaded_by_who_names_etcd_alone() -> None:
     """Neither the table nor the other stores import gRPC, which must not be loaded before a fork."""
     program = (
-        "import sys; from storage_service.backends import open_backend; "
+        "import sys; from strongroom.storage_service.backends import open_backend; "
         "open_backend('memory:'); open_backend('sqlite:/data/store.db'); sys.exit('grpc' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 import pytest
 
-from storage_service.backends.base import PRESENT, Check, Conflict, Delete, Entry, Event, Put, Vacant
-from storage_service.backends.sqlite import SqliteBackend
-from storage_service.backends.sqlite.file import APPLICATION_ID
-from storage_service.errors import ConfigurationError, Fate, TooLarge, Unavailable
+from strongroom.storage_service.backends.base import PRESENT, Check, Conflict, Delete, Entry, Event, Put, Vacant
+from strongroom.storage_service.backends.sqlite import SqliteBackend
+from strongroom.storage_service.backends.sqlite.file import APPLICATION_ID
+from strongroom.storage_service.errors import ConfigurationError, Fate, TooLarge, Unavailable
 from tests.backends import sqlite_process
 
 ROOT: Final = Path(__file__).parents[2]

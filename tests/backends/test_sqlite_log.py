@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from storage_service.backends.base import Put
-from storage_service.backends.sqlite import SqliteBackend
-from storage_service.errors import ConfigurationError
+from strongroom.storage_service.backends.base import Put
+from strongroom.storage_service.backends.sqlite import SqliteBackend
+from strongroom.storage_service.errors import ConfigurationError
 from tests.backends import sqlite_process
 
 ROOT = Path(__file__).parents[2]

@@ -8,12 +8,12 @@ from urllib.parse import quote
 
 import pytest
 
-from migration.sources import SOURCES, open_source
-from models.secret import REDACTED
-from storage_service.backends.etcd.target import parse
-from storage_service.backends.url import masked, prefix, redacted, same_place, split, without_password
-from storage_service.errors import ConfigurationError
-from storage_service.record_of_store import RecordOfStore
+from strongroom.migration.sources import SOURCES, open_source
+from strongroom.models.secret import REDACTED
+from strongroom.storage_service.backends.etcd.target import parse
+from strongroom.storage_service.backends.url import masked, prefix, redacted, same_place, split, without_password
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.record_of_store import RecordOfStore
 
 FIRST, LAST = "KaNa", "RiEn"
 NASTY: Final = [

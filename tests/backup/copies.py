@@ -6,13 +6,13 @@ from typing import Final
 
 import msgspec
 
-from storage_service.backends.base import Backend, Copyable, Put, Snapshot
-from storage_service.backup.checking import Checked, check
-from storage_service.backup.form import End, Head, Reader, Writer
-from storage_service.backup.taking import copy
-from storage_service.keyring.export import export
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.backends.base import Backend, Copyable, Put, Snapshot
+from strongroom.storage_service.backup.checking import Checked, check
+from strongroom.storage_service.backup.form import End, Head, Reader, Writer
+from strongroom.storage_service.backup.taking import copy
+from strongroom.storage_service.keyring.export import export
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.keyring import keeping
 from tests.keyring.story import ROOT, opened
 

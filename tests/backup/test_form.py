@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage_service.backup.form import Head, Reader, Writer, rows_said
-from storage_service.errors import ConfigurationError, Invalid
+from strongroom.storage_service.backup.form import Head, Reader, Writer, rows_said
+from strongroom.storage_service.errors import ConfigurationError, Invalid
 
 HEAD = Head(version="0", label="one", taken="2026-11-30T07:33:12Z", store="any", revision=7, keyring={"what": "…"})
 ROWS = {"hosts/a": b'{"a":"\\u00e9"}', "secrets/db/": b"", "secrets/db/x": b"eyJh.b.c", "system/odd": b"\xff\x00\n"}

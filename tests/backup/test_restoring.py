@@ -7,20 +7,28 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends.base import Backend, Delete, Entry, Put, Snapshot
-from storage_service.backends.faulty import Fault, FaultyBackend, Killed
-from storage_service.backends.memory import MemoryBackend
-from storage_service.backup.checking import Openers, exported_in, refuse_unreadable
-from storage_service.backup.marker import MARKER, refuse_half
-from storage_service.backup.restoring import restore
-from storage_service.backup.taking import copy
-from storage_service.errors import ConfigurationError, Exists, InUse, Invalid, Overtaken, Unavailable, WrongRootKey
-from storage_service.keyring import machine_key, wraps
-from storage_service.keyring.document import NAME
-from storage_service.keyring.machine_documents import StoredDocuments
-from storage_service.keyring.machine_key import MACHINES
-from storage_service.keyring.machines import MachineDocument
-from storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.backends.base import Backend, Delete, Entry, Put, Snapshot
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.backup.checking import Openers, exported_in, refuse_unreadable
+from strongroom.storage_service.backup.marker import MARKER, refuse_half
+from strongroom.storage_service.backup.restoring import restore
+from strongroom.storage_service.backup.taking import copy
+from strongroom.storage_service.errors import (
+    ConfigurationError,
+    Exists,
+    InUse,
+    Invalid,
+    Overtaken,
+    Unavailable,
+    WrongRootKey,
+)
+from strongroom.storage_service.keyring import machine_key, wraps
+from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.keyring.machine_documents import StoredDocuments
+from strongroom.storage_service.keyring.machine_key import MACHINES
+from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.backup.conftest import Stores
 from tests.backup.copies import CANARIES, ROOT, checked, copied, fill, head_of, held, rewritten, rows_of, snapshot_of
 from tests.keyring.keeping import STRANGER

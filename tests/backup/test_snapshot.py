@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from storage_service.backends.base import Delete, Put
-from storage_service.backends.sqlite import SqliteBackend
-from storage_service.errors import ConfigurationError, Unavailable
+from strongroom.storage_service.backends.base import Delete, Put
+from strongroom.storage_service.backends.sqlite import SqliteBackend
+from strongroom.storage_service.errors import ConfigurationError, Unavailable
 from tests.backup.conftest import Stores
 from tests.backup.copies import held, snapshot_of
 from tests.etcd_server import Etcd

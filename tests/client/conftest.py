@@ -11,7 +11,7 @@ import pytest
 from faces import FACES
 from scripted_service import ScriptedService
 
-from deploy.pytest_plugin import (  # the fixtures, whether or not the product is installed beside these tests
+from strongroom.deploy.pytest_plugin import (  # the fixtures, whether or not the product is installed here
     Server,
     strongroom,
     strongroom_async,
@@ -19,7 +19,7 @@ from deploy.pytest_plugin import (  # the fixtures, whether or not the product i
     strongroom_proxy_url,
     strongroom_server,
 )
-from storage_service.client.address import read_home
+from strongroom.storage_service.client.address import read_home
 
 __all__ = ["strongroom", "strongroom_async", "strongroom_home", "strongroom_proxy_url", "strongroom_server"]
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeAlias
 
-from storage_service.client import AsyncStorageClient, StorageClient
+from strongroom.storage_service.client import AsyncStorageClient, StorageClient
 
 
 class Driven:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from models.secret import Secret
-from storage_service.client import AsyncStorageClient, StorageClient
-from storage_service.client.address import Address, Caller, read_environment, read_home
-from storage_service.client.place import Place
-from storage_service.errors import ConfigurationError, NotImplementedHere
+from strongroom.models.secret import Secret
+from strongroom.storage_service.client import AsyncStorageClient, StorageClient
+from strongroom.storage_service.client.address import Address, Caller, read_environment, read_home
+from strongroom.storage_service.client.place import Place
+from strongroom.storage_service.errors import ConfigurationError, NotImplementedHere
 
 CANARY = "cAnArY-51e7"
 

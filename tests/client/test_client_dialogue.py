@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from storage_service import errors, wire
-from storage_service.client.dialogue import (
+from strongroom.storage_service import errors, wire
+from strongroom.storage_service.client.dialogue import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
     Answer,
@@ -20,7 +20,7 @@ from storage_service.client.dialogue import (
     converse,
     may_repeat,
 )
-from storage_service.errors import Fate, Unavailable, Untrusted
+from strongroom.storage_service.errors import Fate, Unavailable, Untrusted
 
 OK = Answer(200, {}, b"done")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.pytest_plugin import Server
-from storage_service.client import StorageClient
-from storage_service.client.address import read_home
+from strongroom.deploy.pytest_plugin import Server
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.client.address import read_home
 
 PAGE = Path(__file__).parents[2] / "docs" / "client-library.md"
 

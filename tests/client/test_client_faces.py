@@ -21,12 +21,12 @@ from scripted_service import (
     paths,
 )
 
-from models.hosts import Host, HostCreds, Hosts
-from models.secret import Secret
-from storage_service import errors, wire
-from storage_service.client import AsyncStorageClient, StorageClient, operations
-from storage_service.client.dialogue import Effect
-from storage_service.errors import Fate, Unavailable
+from strongroom.models.hosts import Host, HostCreds, Hosts
+from strongroom.models.secret import Secret
+from strongroom.storage_service import errors, wire
+from strongroom.storage_service.client import AsyncStorageClient, StorageClient, operations
+from strongroom.storage_service.client.dialogue import Effect
+from strongroom.storage_service.errors import Fate, Unavailable
 
 Connect = Callable[..., Any]
 
@@ -324,7 +324,7 @@ def test_help_shows_each_operation_as_it_is() -> None:
             method, operation = getattr(face, name), getattr(operations, name)
             assert method.__doc__ == operation.__doc__
             assert list(inspect.signature(method).parameters)[1:] == list(inspect.signature(operation).parameters)
-    assert str(inspect.signature(StorageClient.whoami)) == "(self) -> storage_service.wire.WhoAmI"
+    assert str(inspect.signature(StorageClient.whoami)) == "(self) -> strongroom.storage_service.wire.WhoAmI"
 
 
 def test_both_faces_offer_the_same() -> None:

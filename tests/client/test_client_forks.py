@@ -11,8 +11,8 @@ import pytest
 import trustme
 from scripted_service import Echo, ScriptedService
 
-from deploy.pytest_plugin import Server
-from storage_service.client import AsyncStorageClient, StorageClient
+from strongroom.deploy.pytest_plugin import Server
+from strongroom.storage_service.client import AsyncStorageClient, StorageClient
 from tests.forking import end_of, fork, in_child
 
 ASKED = 200

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from models.errors import InvalidName
-from models.secret import Secret
-from storage_service import errors, keyring_wire, wire
-from storage_service.client import AsyncStorageClient, NewKeys, StorageClient, key_operations
-from storage_service.client.dialogue import Answer, Call, Effect, Operation
+from strongroom.models.errors import InvalidName
+from strongroom.models.secret import Secret
+from strongroom.storage_service import errors, keyring_wire, wire
+from strongroom.storage_service.client import AsyncStorageClient, NewKeys, StorageClient, key_operations
+from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation
 
 JSON = {"Content-Type": "application/json"}
 KID = "root.0123456789abcdef"

@@ -7,15 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from models.container_managers import ContainerManagerConfig
-from models.errors import InvalidName
-from models.hosts import Host, HostCreds, Hosts
-from models.secret import Secret
-from storage_service import errors, wire
-from storage_service.client import operations, sealed_operations
-from storage_service.client.dialogue import Answer, Call, Effect, Operation, Patience, Send, converse
-from storage_service.client.operations import Record, StoredSecret, StoredText
-from storage_service.errors import ServiceError, TooLarge
+from strongroom.models.container_managers import ContainerManagerConfig
+from strongroom.models.errors import InvalidName
+from strongroom.models.hosts import Host, HostCreds, Hosts
+from strongroom.models.secret import Secret
+from strongroom.storage_service import errors, wire
+from strongroom.storage_service.client import operations, sealed_operations
+from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation, Patience, Send, converse
+from strongroom.storage_service.client.operations import Record, StoredSecret, StoredText
+from strongroom.storage_service.errors import ServiceError, TooLarge
 
 HOST = Host.new(address="10.0.0.7")
 OTHER = Host.new(address="10.0.0.8")

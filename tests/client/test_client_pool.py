@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage_service.client.pool import HIGH_WATER, Place, Pool, UpstreamError
+from strongroom.storage_service.client.pool import HIGH_WATER, Place, Pool, UpstreamError
 from tests.raw_http import Exchange, ScriptedService, read_head
 
 GET = b"GET /secrets/a/b HTTP/1.1\r\nhost: strongroom\r\n\r\n"

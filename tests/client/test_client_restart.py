@@ -8,7 +8,7 @@ from signal import SIGKILL, SIGTERM, Signals
 import pytest
 from faces import FACES
 
-from storage_service.client.address import read_home
+from strongroom.storage_service.client.address import read_home
 from tests.deploy.running import Up, eventually, up
 
 SLOW = 60.0  # seconds a start may take where many tests run side by side

@@ -9,14 +9,14 @@ import httpx
 import msgspec
 import pytest
 
-from deploy.pytest_plugin import Server
-from models.hosts import HostCreds
-from models.secret import Secret
-from storage_service import errors, wire
-from storage_service.client import AsyncStorageClient, StorageClient, sealed_operations
-from storage_service.client.address import read_home
-from storage_service.client.dialogue import Answer, Call, Effect, Operation
-from storage_service.client.sealed_operations import Remove, Require, Sealed, Write
+from strongroom.deploy.pytest_plugin import Server
+from strongroom.models.hosts import HostCreds
+from strongroom.models.secret import Secret
+from strongroom.storage_service import errors, wire
+from strongroom.storage_service.client import AsyncStorageClient, StorageClient, sealed_operations
+from strongroom.storage_service.client.address import read_home
+from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation
+from strongroom.storage_service.client.sealed_operations import Remove, Require, Sealed, Write
 
 CANARY = "cAnArY-5ea1"
 COMMITTED = wire.SealedCommitted(etag='"7"')

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from deploy.pytest_plugin import Server
-from models.hosts import Host, HostCreds, Hosts, HostState
-from models.secret import Secret
-from storage_service import errors
-from storage_service.client.address import read_home
+from strongroom.deploy.pytest_plugin import Server
+from strongroom.models.hosts import Host, HostCreds, Hosts, HostState
+from strongroom.models.secret import Secret
+from strongroom.storage_service import errors
+from strongroom.storage_service.client.address import read_home
 
 Connect = Callable[..., Any]
 

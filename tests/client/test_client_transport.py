@@ -28,13 +28,13 @@ from scripted_service import (
     wait_for_end,
 )
 
-from storage_service import errors, wire
-from storage_service.client import StorageClient, pool, sockets
-from storage_service.client.loops import LoopPools
-from storage_service.client.place import Place
-from storage_service.client.sockets import SocketPool
-from storage_service.errors import Fate, Unavailable
-from storage_service.wire.http1 import AnswerReader
+from strongroom.storage_service import errors, wire
+from strongroom.storage_service.client import StorageClient, pool, sockets
+from strongroom.storage_service.client.loops import LoopPools
+from strongroom.storage_service.client.place import Place
+from strongroom.storage_service.client.sockets import SocketPool
+from strongroom.storage_service.errors import Fate, Unavailable
+from strongroom.storage_service.wire.http1 import AnswerReader
 
 Connect = Callable[..., Any]
 

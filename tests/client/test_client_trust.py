@@ -16,7 +16,7 @@ import pytest
 import trustme
 from scripted_service import Reply, ScriptedService
 
-from storage_service.errors import ConfigurationError, Fate, Unavailable, Untrusted
+from strongroom.storage_service.errors import ConfigurationError, Fate, Unavailable, Untrusted
 from tests.deploy.running import clean_environment, strongroom
 
 Connect = Callable[..., Any]
@@ -147,7 +147,8 @@ def test_a_file_of_authorities_that_cannot_be_is_refused(
 def test_a_socket_that_this_user_may_not_open_is_told(short_path: Path) -> None:
     """The error names the user, the socket's group and mode, or the directory that keeps the user out."""
     code = (
-        "import os, sys; from storage_service.client import StorageClient; from storage_service.errors import Barred\n"
+        "import os, sys; from strongroom.storage_service.client import StorageClient\n"
+        "from strongroom.storage_service.errors import Barred\n"
         "import encodings.idna\n"
         "client = StorageClient(socket=sys.argv[1], api_id='i', api_key='k', retries=0)\n"
         "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"

@@ -8,8 +8,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from deploy.pytest_plugin import Server
-from storage_service.client import AsyncStorageClient, StorageClient
+from strongroom.deploy.pytest_plugin import Server
+from strongroom.storage_service.client import AsyncStorageClient, StorageClient
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +45,7 @@ def test_importing_the_plugin_imports_nothing_of_ours() -> None:
     code = (
         "import sys, pytest\n"
         "before = set(sys.modules)\n"
-        "import deploy.pytest_plugin\n"
+        "import strongroom.deploy.pytest_plugin\n"
         "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before}"
         " & {'models', 'storage_service', 'http_proxy', 'httpx', 'falcon', 'cryptography', 'msgspec', 'asyncio'}))"
     )
@@ -71,7 +71,17 @@ def test_nothing_is_left_of_a_session(tmp_path: Path) -> None:
     """When a session ends, failed tests or not, so have the processes, and the home is gone."""
     (tmp_path / "test_users.py").write_text(TESTS)
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "deploy.pytest_plugin", "-p", "no:cacheprovider", "test_users.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "strongroom.deploy.pytest_plugin",
+            "-p",
+            "no:cacheprovider",
+            "test_users.py",
+        ],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,

@@ -6,12 +6,19 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import assert_type
 
-from models.hosts import Host, HostCreds, Hosts
-from models.networks import Network, Networks
-from models.secret import Secret
-from storage_service import keyring_wire, wire
-from storage_service.client import AsyncStorageClient, IssuedKey, NewKeys, Record, StorageClient, StoredSecret
-from storage_service.client.sealed_operations import Require, Sealed, Write
+from strongroom.models.hosts import Host, HostCreds, Hosts
+from strongroom.models.networks import Network, Networks
+from strongroom.models.secret import Secret
+from strongroom.storage_service import keyring_wire, wire
+from strongroom.storage_service.client import (
+    AsyncStorageClient,
+    IssuedKey,
+    NewKeys,
+    Record,
+    StorageClient,
+    StoredSecret,
+)
+from strongroom.storage_service.client.sealed_operations import Require, Sealed, Write
 
 
 def blocking(client: StorageClient) -> None:

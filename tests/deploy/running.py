@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy import cli
+from strongroom.deploy import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds, for what takes one; only what is broken takes as long
@@ -99,7 +99,7 @@ def spawn(
 ) -> "subprocess.Popen[str]":
     """Start the command in a process of its own, by way of the command *prefix*; see `ended_after`."""
     process = subprocess.Popen(
-        [*prefix, sys.executable, "-m", "deploy.cli", *map(str, arguments)],
+        [*prefix, sys.executable, "-m", "strongroom.deploy.cli", *map(str, arguments)],
         env=dict(clean_environment() if environ is None else environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -19,7 +19,7 @@ class Terminal:
     def __init__(self, home: Path, *arguments: str) -> None:
         self._master, slave = os.openpty()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.cli", "--home", str(home), "key", *arguments],
+            [sys.executable, "-m", "strongroom.deploy.cli", "--home", str(home), "key", *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,

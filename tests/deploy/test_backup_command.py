@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from storage_service.client import StorageClient
-from storage_service.errors import Overtaken
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.errors import Overtaken
 from tests.another_user import NOBODY, user
 from tests.deploy.running import Done, Up, clean_environment, eventually, spawn, strongroom, up
 from tests.etcd_server import Etcd, free_port
@@ -267,7 +267,7 @@ def test_a_full_disk_is_told(there: Up, short: Path) -> None:
     def no_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
-    command = [sys.executable, "-m", "deploy.cli", "--home", str(there.home), "backup"]
+    command = [sys.executable, "-m", "strongroom.deploy.cli", "--home", str(there.home), "backup"]
     options: dict[str, Any] = {"env": clean_environment(), "text": True, "stderr": subprocess.PIPE}
     done = subprocess.run([*command, str(place / "b")], preexec_fn=no_room, check=False, **options)
     assert (done.returncode, "too large" in done.stderr, [*place.iterdir()]) == (1, True, [])
@@ -289,7 +289,7 @@ def test_a_name_that_is_taken_meanwhile_leaves_no_label(there: Up, short: Path, 
         "    open(new, 'w').write('theirs')\n"
         "    link(old, new)\n"
         "os.link = late\n"
-        "from deploy.cli import main\n"
+        "from strongroom.deploy.cli import main\n"
         "main()\n"
     )
     command = [sys.executable, "-c", taken, "--home", str(there.home), "backup", str(place / "b")]

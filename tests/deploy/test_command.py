@@ -16,8 +16,8 @@ from typing import Any
 import click
 import pytest
 
-from deploy import cli
-from deploy.cli.words import Noun, Verb
+from strongroom.deploy import cli
+from strongroom.deploy.cli.words import Noun, Verb
 from tests.deploy.running import ROOT, Done, Up, clean_environment, strongroom
 
 Run = Callable[..., Done]
@@ -241,7 +241,7 @@ class TestEditing:
     def test_a_change_meanwhile_is_a_conflict(self, run: Run, box: str, short: Path, service: Up) -> None:
         """What somebody else stored while the editor was open is not overwritten."""
         run("secret", "put", f"{box}/p", stdin=b"one")
-        put = f"{sys.executable} -m deploy.cli --home {service.home} secret put --replace {box}/p"
+        put = f"{sys.executable} -m strongroom.deploy.cli --home {service.home} secret put --replace {box}/p"
         body = f'echo mine > "$1"; printf theirs | {put} >/dev/null'
 
         done = run("secret", "put", "--edit", f"{box}/p", environ=self.editor(short, body))
@@ -521,7 +521,7 @@ def test_who_says_a_socket_alone_is_told_what_else_is_wanted(service: Up) -> Non
 def test_who_is_not_in_the_group_is_told_of_it(short: Path) -> None:
     """A user who may not open the socket, or read the home, that was said hears whose it is."""
     code = (
-        "import os, sys; from deploy import cli\n"
+        "import os, sys; from strongroom.deploy import cli\n"
         "for flag, path in zip(sys.argv[1::2], sys.argv[2::2]): cli.run([flag, path + '.none', 'status'])\n"  # imports
         "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "print('---', file=sys.stderr)\n"
@@ -627,7 +627,7 @@ class TestPrinting:
         """Control characters in what the service answers are shown as such, not obeyed."""
         run("host", "put", "10.2.0.8")
         with_escape = clean_environment(TERM="dumb")
-        from deploy.cli import show
+        from strongroom.deploy.cli import show
 
         assert show._cell("a\x1b[2Jb\x07").plain == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}"
         assert ESCAPE not in run("host", "get", "10.2.0.8", terminal=True, environ=with_escape).out
@@ -742,8 +742,9 @@ def test_help_is_at_hand() -> None:
 def test_the_command_starts_light() -> None:
     """Help is shown without importing the client, the servers or the table printer."""
     code = (
-        "import sys; from deploy import cli; assert cli.run(['--help']) == 0;"
-        "print([name for name in ('httpx', 'rich', 'gunicorn', 'falcon', 'storage_service') if name in sys.modules])"
+        "import sys; from strongroom.deploy import cli; assert cli.run(['--help']) == 0;"
+        "heavy = ('httpx', 'rich', 'gunicorn', 'falcon', 'strongroom.storage_service');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -752,7 +753,7 @@ def test_the_command_starts_light() -> None:
 def test_a_reader_that_leaves_is_no_error(service: Up, run: Run, box: str) -> None:
     """A pipe that closes early ends the command without a word."""
     run("secret", "put", f"{box}/p", stdin=b"x" * 300_000)
-    command = f"{sys.executable} -m deploy.cli --home {service.home} secret get {box}/p | head -c 1"
+    command = f"{sys.executable} -m strongroom.deploy.cli --home {service.home} secret get {box}/p | head -c 1"
     done = subprocess.run(
         ["sh", "-c", command], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False
     )

@@ -3,10 +3,10 @@
 import click
 import pytest
 
-from deploy.cli import exits
-from models.errors import Fault, InvalidName, ValidationError
-from storage_service import errors, wire
-from storage_service.errors import StrongroomError
+from strongroom.deploy.cli import exits
+from strongroom.models.errors import Fault, InvalidName, ValidationError
+from strongroom.storage_service import errors, wire
+from strongroom.storage_service.errors import StrongroomError
 
 
 def leaves(kind: type[BaseException]) -> list[type[BaseException]]:

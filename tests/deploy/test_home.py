@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.home import AlreadyRunning, Home, new_private, write_client, write_private
-from models.secret import Secret
-from storage_service.client_file import ClientFile
-from storage_service.errors import ConfigurationError
+from strongroom.deploy.home import AlreadyRunning, Home, new_private, write_client, write_private
+from strongroom.models.secret import Secret
+from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.errors import ConfigurationError
 from tests.deploy.running import ROOT
 
 
@@ -200,7 +200,7 @@ def test_what_a_killed_process_leaves_is_waited_for(home: Path) -> None:
     code = f"""
 import os, sys
 from pathlib import Path
-from deploy.home import Home
+from strongroom.deploy.home import Home
 with Home(Path({str(home)!r})).lock():
     if os.fork() == 0:
         print("held", flush=True)

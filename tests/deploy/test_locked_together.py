@@ -8,11 +8,11 @@ from subprocess import PIPE, Popen
 
 import pytest
 
-from deploy.home import Home
+from strongroom.deploy.home import Home
 from tests.deploy.running import PATIENCE, ROOT, clean_environment, descendants, eventually, strongroom
 
 STARTED = {
-    "by the command": ["deploy.cli", "serve", "storage"],
+    "by the command": ["strongroom.deploy.cli", "serve", "storage"],
     "by gunicorn, from a file that it runs anew": ["gunicorn", "-c", f"{ROOT}/deploy/gunicorn/storage_service.py"],
 }
 ASKED = 12  # times, on connections of their own, so that both workers answer

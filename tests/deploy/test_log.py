@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from deploy.serving import log
+from strongroom.deploy.serving import log
 
 
 def record(message: str, *arguments: object, **more: Any) -> logging.LogRecord:
-    return logging.LogRecord("storage_service.app", logging.WARNING, __file__, 1, message, arguments, **more)
+    return logging.LogRecord("strongroom.storage_service.app", logging.WARNING, __file__, 1, message, arguments, **more)
 
 
 def test_a_json_line_has_the_fields_of_the_schema() -> None:
@@ -19,7 +19,11 @@ def test_a_json_line_has_the_fields_of_the_schema() -> None:
     line = json.loads(log.Json().format(record("request %s", "9f", exc_info=None)))
 
     assert set(line) == {"time", "level", "logger", "pid", "message"}
-    assert (line["level"], line["logger"], line["message"]) == ("warning", "storage_service.app", "request 9f")
+    assert (line["level"], line["logger"], line["message"]) == (
+        "warning",
+        "strongroom.storage_service.app",
+        "request 9f",
+    )
     assert line["time"].endswith("Z")
 
 

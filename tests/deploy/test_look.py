@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.home import Home
-from deploy.serving.look import look
-from deploy.serving.server import Role
-from deploy.settings import load
-from storage_service.errors import ConfigurationError
+from strongroom.deploy.home import Home
+from strongroom.deploy.serving.look import look
+from strongroom.deploy.serving.server import Role
+from strongroom.deploy.settings import load
+from strongroom.storage_service.errors import ConfigurationError
 from tests.another_user import NOBODY, user
 from tests.deploy.running import clean_environment, spawn, strongroom
 from tests.forking import in_child

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from storage_service.backends import open_backend
-from storage_service.backends.base import Backend, Delete, Put
-from storage_service.keyring import machine_key, rotation
-from storage_service.keyring.document import NAME
-from storage_service.keyring.machine_key import MACHINES
-from storage_service.keyring.recipients import Recipients
-from storage_service.keyring.unattended import KeyFile
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Backend, Delete, Put
+from strongroom.storage_service.keyring import machine_key, rotation
+from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.keyring.machine_key import MACHINES
+from strongroom.storage_service.keyring.recipients import Recipients
+from strongroom.storage_service.keyring.unattended import KeyFile
 from tests.deploy.running import ROOT, Done, clean_environment, spawn, strongroom
 from tests.etcd_server import free_port
 from tests.forking import in_child
@@ -633,7 +633,7 @@ def test_a_terminal_is_asked(short: Path, typed: str, code: int) -> None:
     os.write(ours, f"{typed}\n".encode())
 
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.cli", "--home", str(a.home), "machine", "revoke", "beta"],
+        [sys.executable, "-m", "strongroom.deploy.cli", "--home", str(a.home), "machine", "revoke", "beta"],
         stdin=theirs,
         capture_output=True,
         text=True,

@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from deploy import settings
-from storage_service.backends import open_backend
-from storage_service.backends.sqlite import SqliteBackend
-from storage_service.errors import ConfigurationError
+from strongroom.deploy import settings
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.sqlite import SqliteBackend
+from strongroom.storage_service.errors import ConfigurationError
 from tests.deploy.running import clean_environment, strongroom, up
 
 ODD = (

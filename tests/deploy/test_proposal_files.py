@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy import custodia_conf, settings, storage_conf
-from deploy.layer import Layer, Placeholders
-from storage_service.config import AuthenticatorSettings, AuthorizerSettings, HandlerSettings
-from storage_service.errors import ConfigurationError
+from strongroom.deploy import custodia_conf, settings, storage_conf
+from strongroom.deploy.layer import Layer, Placeholders
+from strongroom.storage_service.config import AuthenticatorSettings, AuthorizerSettings, HandlerSettings
+from strongroom.storage_service.errors import ConfigurationError
 
 EXAMPLES = Path(__file__).parent / "examples"
 CANARY = "c4nary-h0rse-battery"

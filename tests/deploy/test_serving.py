@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from deploy import settings
-from deploy.home import Home
-from deploy.serving import server
-from deploy.serving.server import Role
-from storage_service.errors import ConfigurationError
+from strongroom.deploy import settings
+from strongroom.deploy.home import Home
+from strongroom.deploy.serving import server
+from strongroom.deploy.serving.server import Role
+from strongroom.storage_service.errors import ConfigurationError
 from tests.deploy.running import ENDED_WITHIN, PATIENCE, ROOT, Done, clean_environment, eventually, spawn, strongroom
 
 
@@ -136,7 +136,7 @@ class TestServe:
             # systemd says the process id of the very process that it executes, as this does by becoming it.
             become = (
                 "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_PID=str(os.getpid()));"
-                "os.execv(sys.executable, [sys.executable, '-m', 'deploy.cli', *sys.argv[2:]])"
+                "os.execv(sys.executable, [sys.executable, '-m', 'strongroom.deploy.cli', *sys.argv[2:]])"
             )
             with serving(
                 subprocess.Popen(
@@ -169,13 +169,13 @@ class TestServe:
 
 
 class TestGunicorn:
-    """``gunicorn -c python:deploy.gunicorn…``."""
+    """``gunicorn -c python:strongroom.deploy.gunicorn…``."""
 
     @pytest.mark.parametrize("module", ["storage_service", "http_proxy"])
     def test_a_plain_gunicorn_serves_the_same(self, made: Path, module: str) -> None:
         """The configuration modules bring settings and application, told by STRONGROOM_HOME where they are."""
         address = f"127.0.0.1:{free_port()}"
-        command = [sys.executable, "-m", "gunicorn", "-c", f"python:deploy.gunicorn.{module}"]
+        command = [sys.executable, "-m", "gunicorn", "-c", f"python:strongroom.deploy.gunicorn.{module}"]
         environ = clean_environment(STRONGROOM_HOME=str(made), STRONGROOM_LISTEN=address)
         with serving(
             subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -191,7 +191,7 @@ class TestGunicorn:
         """Gunicorn's own log of accesses, and its socket for control, stay shut, however it is started."""
         for role in Role:
             configured = server.options(role, load(made))
-            assert configured["worker_class"] == "deploy.serving.workers.StrongroomWorker"
+            assert configured["worker_class"] == "strongroom.deploy.serving.workers.StrongroomWorker"
             assert configured["accesslog"] is None
             assert configured["control_socket_disable"] is True
 

@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from deploy import settings
-from deploy.cli.backup_file import other_stores
-from deploy.home import Home
-from deploy.settings import PROXIED, Settings
-from models.secret import REDACTED
-from storage_service.config import ReadThroughSettings
-from storage_service.errors import ConfigurationError
+from strongroom.deploy import settings
+from strongroom.deploy.cli.backup_file import other_stores
+from strongroom.deploy.home import Home
+from strongroom.deploy.settings import PROXIED, Settings
+from strongroom.models.secret import REDACTED
+from strongroom.storage_service.config import ReadThroughSettings
+from strongroom.storage_service.errors import ConfigurationError
 from tests.backends.test_url import NASTY, pieces_in
 from tests.deploy.running import ROOT
 

@@ -21,12 +21,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
-from deploy import settings
-from deploy.serving import server, tls
-from deploy.serving.server import Role
-from models.secret import Secret
-from storage_service.config import ProxySettings
-from storage_service.errors import ConfigurationError
+from strongroom.deploy import settings
+from strongroom.deploy.serving import server, tls
+from strongroom.deploy.serving.server import Role
+from strongroom.models.secret import Secret
+from strongroom.storage_service.config import ProxySettings
+from strongroom.storage_service.errors import ConfigurationError
 from tests.another_user import user
 from tests.deploy.certificates import DAY, NOW, Files, Issued, issue
 from tests.deploy.running import ROOT, Done, clean_environment, spawn, strongroom
@@ -148,8 +148,8 @@ class TestLoad:
         for path in (short, files.directory, files.certificate):
             path.chmod(0o755)
         code = (
-            "import os, sys, pwd; from pathlib import Path; from deploy.serving import tls\n"
-            "from storage_service.config import ProxySettings; from models.secret import Secret\n"
+            "import os, sys, pwd; from pathlib import Path; from strongroom.deploy.serving import tls\n"
+            "from strongroom.storage_service.config import ProxySettings; from strongroom.models.secret import Secret\n"
             "pwd.getpwuid(os.getuid())\n"  # so that all is imported before the rights are gone
             "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
             "certificate, key = map(Path, sys.argv[1:])\n"

@@ -43,7 +43,7 @@ Address = tuple[str, int]
 # Does all that needs root's rights (Python's own files may be root's), gives them up, and is the command.
 AS_ANOTHER = """
 import os, sys
-from deploy import cli
+from strongroom.deploy import cli
 cli.run(["config", "check", *sys.argv[3:]])
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -199,7 +199,7 @@ class TestStart:
         environ = clean_environment(
             **KEY, **files.environ, STRONGROOM_HOME=str(home), STRONGROOM_LISTEN=f"{host}:{port}"
         )
-        command = [sys.executable, "-m", "gunicorn", "-c", "python:deploy.gunicorn.http_proxy"]
+        command = [sys.executable, "-m", "gunicorn", "-c", "python:strongroom.deploy.gunicorn.http_proxy"]
         process = subprocess.Popen(
             command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -236,7 +236,7 @@ class TestServed:
             with pytest.raises(ssl.SSLCertVerificationError):
                 get(address_of(running), "/livez", ssl.create_default_context())
             said = running.end().err
-        lines = [line for line in said.splitlines() if "deploy.serving.handshakes" in line]
+        lines = [line for line in said.splitlines() if "strongroom.deploy.serving.handshakes" in line]
         assert "1 spoke plain HTTP, not TLS: give the client an https:// url (last 127.0.0.1)" in lines[0]
         assert len(lines) <= 2
         assert "CUSTODIA" not in said and "livez" not in said
@@ -278,7 +278,7 @@ class TestServed:
         environ = clean_environment(
             **KEY, **files.environ, STRONGROOM_HOME=str(home), STRONGROOM_LISTEN=f"{host}:{port}"
         )
-        command = [sys.executable, "-m", "gunicorn", "-c", "python:deploy.gunicorn.http_proxy"]
+        command = [sys.executable, "-m", "gunicorn", "-c", "python:strongroom.deploy.gunicorn.http_proxy"]
         with serving(
             subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         ) as process:
@@ -334,7 +334,7 @@ class TestServed:
                 get(address_of(running), "/readyz", files.trusting())
             assert strongroom("--home", home, "config", "check", environ=environ).code == 2
             said = running.end().err
-        assert " ERROR deploy.serving.tls" in said and "expired on" in said
+        assert " ERROR strongroom.deploy.serving.tls" in said and "expired on" in said
 
 
 class TestRenewal:

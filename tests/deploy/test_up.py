@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from storage_service.wire import MAX_SECRET_BODY
+from strongroom.storage_service.wire import MAX_SECRET_BODY
 from tests.deploy.running import (
     ENDED_WITHIN,
     PATIENT,
@@ -222,7 +222,7 @@ def weight(pid: int) -> int:
 
 def told_the_end(err: str, number: signal.Signals) -> bool:
     """Whether all that was logged is one line, and that names the signal."""
-    line = rf"\S+ \S+ INFO deploy\.serving\.up\[\d+\] {number.name}: the proxy ends, then the service\n"
+    line = rf"\S+ \S+ INFO strongroom\.deploy\.serving\.up\[\d+\] {number.name}: the proxy ends, then the service\n"
     return re.fullmatch(line, err) is not None
 
 

@@ -78,7 +78,7 @@ def test_every_process_is_closed(running: Up) -> None:
 # Runs the command, and ends where the page with the root key would be made: with what a look from outside finds.
 BEFORE_THE_PAGE: Final = """
 import ctypes, os, sys
-from storage_service.keyring import page
+from strongroom.storage_service.keyring import page
 
 def instead(_):
     os.write(2, b"dumpable %d" % ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
@@ -87,10 +87,10 @@ def instead(_):
 page.Page.__init__ = instead
 if sys.argv[1] == "gunicorn":
     from gunicorn.app.wsgiapp import run
-    sys.argv[1:] = ["-c", "python:deploy.gunicorn.storage_service"]
+    sys.argv[1:] = ["-c", "python:strongroom.deploy.gunicorn.storage_service"]
     run()
 else:
-    from deploy.cli import main
+    from strongroom.deploy.cli import main
     main()
 """
 

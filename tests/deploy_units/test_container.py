@@ -10,7 +10,7 @@ import pytest
 import trustme
 import yaml
 
-from deploy.settings import load
+from strongroom.deploy.settings import load
 from tests.deploy.running import clean_environment, up
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from storage_service.backends import open_backend
-from storage_service.backends.base import Put
-from storage_service.errors import ConfigurationError
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Put
+from strongroom.storage_service.errors import ConfigurationError
 from tests.deploy_units.programs import ROOT, listens, program, running
 from tests.etcd_server import free_port
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.first_start import MARK, main, make_keyring, make_keys
-from storage_service.client import StorageClient
-from storage_service.errors import ConfigurationError
+from strongroom.deploy.first_start import MARK, main, make_keyring, make_keys
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.errors import ConfigurationError
 from tests.deploy.running import PATIENCE, ROOT, clean_environment, strongroom
 from tests.etcd_server import free_port
 
@@ -50,7 +50,7 @@ class Machine:
     def command(self, words: list[str]) -> list[str]:
         """Return the command of a container, or of its health check, run with this Python."""
         command, *arguments = words
-        program = ["-m", "deploy.cli"] if command.endswith("/strongroom") else []
+        program = ["-m", "strongroom.deploy.cli"] if command.endswith("/strongroom") else []
         return [sys.executable, *program, *map(self.here, arguments)]
 
     def one_shot(self, name: str, *more: str) -> CompletedProcess[str]:
@@ -195,13 +195,18 @@ def test_the_image_is_built_from_what_the_ignore_file_lets_through(tmp_path: Pat
     assert here - there <= {"deploy/tools"}  # which makes the environment, from the source tree
     at = environ | {"PYTHONPATH": str(site)}
     shown = run(
-        [sys.executable, "-P", "-m", "deploy.cli", "--home", tmp_path / "home", "config", "check", "--json"],
+        [sys.executable, "-P", "-m", "strongroom.deploy.cli", "--home", tmp_path / "home", "config", "check", "--json"],
         cwd=tmp_path,
         env=at,
         capture_output=True,
         check=True,
     )
     assert json.loads(shown.stdout)["valid"] is True
-    run([sys.executable, "-P", "-m", "deploy.first_start", "keys", tmp_path], cwd=tmp_path, env=at, check=True)
+    run(
+        [sys.executable, "-P", "-m", "strongroom.deploy.first_start", "keys", tmp_path],
+        cwd=tmp_path,
+        env=at,
+        check=True,
+    )
     assert (tmp_path / "secrets.key").exists()
     run([sys.executable, "-m", "deploy.tools.make_venv", "--help"], cwd=source, env=at, check=True, stdout=DEVNULL)

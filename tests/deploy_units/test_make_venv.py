@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.tools.make_venv import make
+from strongroom.deploy.tools.make_venv import make
 
 MISSING = "no-such-package==1.0 --hash=sha256:" + 64 * "0" + "\n"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 import pytest
 
-from deploy.cli import strongroom
-from deploy.first_start import URL, make_keys
-from deploy.settings import Settings, load
+from strongroom.deploy.cli import strongroom
+from strongroom.deploy.first_start import URL, make_keys
+from strongroom.deploy.settings import Settings, load
 from tests.deploy.running import PATIENCE, spawn
 from tests.deploy_units.programs import program
 from tests.deploy_units.unit_files import SERVICES, SYSTEMD, UNITS, environment, settings
@@ -248,7 +248,11 @@ def test_the_installer_lets_everything_start_at_boot() -> None:
 
     assert sorted(units.split()) == sorted(UNITS)
     assert all("multi-user.target" in settings(unit)["WantedBy"][0] for unit in SERVICES)
-    acts = ["systemctl enable $units", "systemctl restart strongroom-storage.service", "deploy.first_start keyring"]
+    acts = [
+        "systemctl enable $units",
+        "systemctl restart strongroom-storage.service",
+        "strongroom.deploy.first_start keyring",
+    ]
     assert sorted(map(script.index, acts)) == list(map(script.index, acts))
 
 
@@ -266,7 +270,11 @@ def test_an_older_installation_has_what_the_units_want_before_they_start(tmp_pat
     assert wanted == {Path("/etc/strongroom") / path.name for path in tmp_path.iterdir()}
     assert kept == {name: (tmp_path / name).read_bytes() for name in kept}
     script = (SYSTEMD / "install.sh").read_text()
-    acts = ["deploy.first_start keys $etc", "install -m 0644 deploy/systemd/*.service", "systemctl restart strongroom"]
+    acts = [
+        "strongroom.deploy.first_start keys $etc",
+        "install -m 0644 deploy/systemd/*.service",
+        "systemctl restart strongroom",
+    ]
     assert sorted(map(script.index, acts)) == list(map(script.index, acts))
 
 

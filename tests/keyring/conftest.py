@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends import open_backend
-from storage_service.backends.base import Backend
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Backend
 from tests.keyring.story import Stores
 
 _NUMBERS: Final = count()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from storage_service.backends.faulty import Killed
+from strongroom.storage_service.backends.faulty import Killed
 
 _CHANGES: Final = frozenset({"open", "os.link", "os.rename", "os.remove", "os.chmod", "fcntl.flock"})
 

@@ -1,7 +1,7 @@
 """A ring that is what a test says: for what encrypts, where it does not matter who holds the keys."""
 
-from storage_service.errors import Locked
-from storage_service.keyring.ring import Ring
+from strongroom.storage_service.errors import Locked
+from strongroom.storage_service.keyring.ring import Ring
 
 
 class Fixed:

@@ -3,15 +3,15 @@
 from functools import cache
 from typing import Final, NamedTuple
 
-from storage_service.backends.base import Backend
-from storage_service.keyring import unlock, vault, wraps
-from storage_service.keyring.document import Document
-from storage_service.keyring.machine_documents import StoredDocuments
-from storage_service.keyring.machine_key import Kind, MachineKey
-from storage_service.keyring.machines import MachineDocument
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.unattended import as_recipient
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.keyring import unlock, vault, wraps
+from strongroom.storage_service.keyring.document import Document
+from strongroom.storage_service.keyring.machine_documents import StoredDocuments
+from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
+from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.unattended import as_recipient
 from tests.keyring import story
 from tests.keyring.machine_keys import key_of
 

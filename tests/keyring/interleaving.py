@@ -10,7 +10,7 @@ import random
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
-from storage_service.backends.base import MAX_PAGE, Backend, Change, Entry, Page
+from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Change, Entry, Page
 
 _ROUNDS: Final = 2  # of the event loop, until what was let through has come to its next operation or its end
 _WEIGHTS: Final = (1, 1, 4, 32)

@@ -7,15 +7,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from storage_service.backends.base import Backend, Put
-from storage_service.keyring import rootkey, unlock, vault, wraps
-from storage_service.keyring.document import Document
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.page import Page
-from storage_service.keyring.ring import Key, Ring
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.unattended import KeyFile, Way
-from storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.backends.base import Backend, Put
+from strongroom.storage_service.keyring import rootkey, unlock, vault, wraps
+from strongroom.storage_service.keyring.document import Document
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.keyring.ring import Key, Ring
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.unattended import KeyFile, Way
+from strongroom.storage_service.overlay import EncryptedBackend
 
 NOW: Final = "2026-11-22T09:30:00Z"
 ROOT_BITS: Final = b"root-key-bits-that-must-never-be-shown-anywhere-outside-the-page"

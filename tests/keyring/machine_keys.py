@@ -3,9 +3,9 @@
 from functools import cache
 from typing import Final
 
-from storage_service.keyring import machine_key
-from storage_service.keyring.machine_key import Kind, MachineKey
-from storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring import machine_key
+from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
+from strongroom.storage_service.keyring.rootkey import RootKey
 
 ROOT: Final = RootKey(bytes(range(64)))
 NEXT_ROOT: Final = RootKey(bytes(range(64, 128)))

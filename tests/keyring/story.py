@@ -5,19 +5,19 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
-from models.names import is_container
-from storage_service.backends.base import MAX_PAGE, Backend, Put
-from storage_service.errors import Locked
-from storage_service.keyring import census, sweep, vault
-from storage_service.keyring.document import Document
-from storage_service.keyring.envelope import kid_of
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.page import Page
-from storage_service.keyring.ring import DEFAULT_KEYSET, Keys, Ring, version_of
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.sweep import Step
-from storage_service.keyring.vault import Sealed
-from storage_service.overlay import EncryptedBackend
+from strongroom.models.names import is_container
+from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Put
+from strongroom.storage_service.errors import Locked
+from strongroom.storage_service.keyring import census, sweep, vault
+from strongroom.storage_service.keyring.document import Document
+from strongroom.storage_service.keyring.envelope import kid_of
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Keys, Ring, version_of
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.sweep import Step
+from strongroom.storage_service.keyring.vault import Sealed
+from strongroom.storage_service.overlay import EncryptedBackend
 
 BITS: Final = bytes(range(64))  # of the root key of every story
 ROOT: Final = RootKey(BITS)

@@ -6,13 +6,13 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Check, Delete, Entry, Page, Put
-from storage_service.backends.faulty import Fault, FaultyBackend, Killed
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Locked
-from storage_service.keyring import census
-from storage_service.keyring.document import Document
-from storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Check, Delete, Entry, Page, Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Locked
+from strongroom.storage_service.keyring import census
+from strongroom.storage_service.keyring.document import Document
+from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring.story import (
     ROOT,
     VALUES,

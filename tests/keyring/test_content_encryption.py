@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwcrypto.jwa import JWA
 
-from storage_service.errors import Locked
-from storage_service.keyring.content_encryption import ContentEncryption
+from strongroom.storage_service.errors import Locked
+from strongroom.storage_service.keyring.content_encryption import ContentEncryption
 from tests.keyring.reference import IV, VECTORS_FOLDER, ReferenceCipher
 
 FIELDS: Final = ("key", "iv", "aad", "msg", "ct", "tag")

@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from storage_service.errors import Undecipherable
-from storage_service.keyring import jwk, rootkey
-from storage_service.keyring.envelope import Reason, bound_name, decrypt, encrypt
-from storage_service.keyring.ring import DataKey, Ring
+from strongroom.storage_service.errors import Undecipherable
+from strongroom.storage_service.keyring import jwk, rootkey
+from strongroom.storage_service.keyring.envelope import Reason, bound_name, decrypt, encrypt
+from strongroom.storage_service.keyring.ring import DataKey, Ring
 
 HERE: Final = Path(__file__).parent
 PYTHON: Final = HERE.parents[1] / ".venv-custodia/bin/python"  # made by `make test`

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from storage_service.errors import (
+from strongroom.storage_service.errors import (
     ConfigurationError,
     Exists,
     InUse,
@@ -20,8 +20,8 @@ from storage_service.errors import (
     ServiceError,
     StrongroomError,
 )
-from storage_service.keyring.document import MAX_KEYS, MAX_VERSIONS, Document, Pending
-from storage_service.keyring.ring import DataKey
+from strongroom.storage_service.keyring.document import MAX_KEYS, MAX_VERSIONS, Document, Pending
+from strongroom.storage_service.keyring.ring import DataKey
 
 NOW: Final = "2026-11-22T09:30:00Z"
 CANARY: Final = b"canary-bits-that-must-not-be-seen-outside-of-the-keyring-itself!"

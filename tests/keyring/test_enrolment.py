@@ -13,11 +13,11 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from storage_service.authz.base import Action
-from storage_service.backends.base import Backend, Change, Delete, Entry, Put
-from storage_service.backends.faulty import Fault, FaultyBackend, Killed
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import (
+from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.backends.base import Backend, Change, Delete, Entry, Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import (
     AuditUnavailable,
     Denied,
     Exists,
@@ -34,20 +34,20 @@ from storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
-from storage_service.keyring import machine_key, rotation, vault, wraps
-from storage_service.keyring.document import NAME
-from storage_service.keyring.enrolment import Enrolment, unexpected
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.machine_documents import FileDocuments, MachineDocuments, documents_in
-from storage_service.keyring.machine_key import MACHINES, MachineKey
-from storage_service.keyring.machines import FlagTampered, MachineDocument, Row
-from storage_service.keyring.page import Page, State
-from storage_service.keyring.recipients import Recipients
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.unattended import MachineKeyFile
-from storage_service.keyring.vault import Sealed
-from storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring import machine_key, rotation, vault, wraps
+from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.keyring.enrolment import Enrolment, unexpected
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.machine_documents import FileDocuments, MachineDocuments, documents_in
+from strongroom.storage_service.keyring.machine_key import MACHINES, MachineKey
+from strongroom.storage_service.keyring.machines import FlagTampered, MachineDocument, Row
+from strongroom.storage_service.keyring.page import Page, State
+from strongroom.storage_service.keyring.recipients import Recipients
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.unattended import MachineKeyFile
+from strongroom.storage_service.keyring.vault import Sealed
+from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring import story
 from tests.keyring.conftest import Stores
 

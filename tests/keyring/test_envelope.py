@@ -10,12 +10,20 @@ from hypothesis import strategies as st
 from jwcrypto.jwe import JWE, InvalidJWEData
 from jwcrypto.jwk import JWK
 
-from models.names import MAX_NAME
-from storage_service import wire
-from storage_service.errors import Locked, Undecipherable
-from storage_service.keyring import base64url
-from storage_service.keyring.envelope import MAX_VALUE, Reason, bound_name, decrypt, encrypt, kid_of, verified
-from storage_service.keyring.ring import DataKey, Ring
+from strongroom.models.names import MAX_NAME
+from strongroom.storage_service import wire
+from strongroom.storage_service.errors import Locked, Undecipherable
+from strongroom.storage_service.keyring import base64url
+from strongroom.storage_service.keyring.envelope import (
+    MAX_VALUE,
+    Reason,
+    bound_name,
+    decrypt,
+    encrypt,
+    kid_of,
+    verified,
+)
+from strongroom.storage_service.keyring.ring import DataKey, Ring
 from tests.keyring.reference import KEY, NAME, OTHER, VECTORS_FOLDER, sealed
 
 RING: Final = Ring([KEY, OTHER]).everywhere

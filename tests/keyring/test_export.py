@@ -8,10 +8,10 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from models.secret import Secret
-from storage_service.backends.base import Backend, Change, Entry, Page, Put
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import (
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.base import Backend, Change, Entry, Page, Put
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import (
     ConfigurationError,
     Invalid,
     KeyringDamaged,
@@ -21,13 +21,13 @@ from storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
-from storage_service.keyring import export, machine_key, unlock, vault, wraps
-from storage_service.keyring.document import NAME
-from storage_service.keyring.export import Given
-from storage_service.keyring.machine_documents import StoredDocuments
-from storage_service.keyring.machine_key import MACHINES, Kind
-from storage_service.keyring.machines import MachineDocument
-from storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring import export, machine_key, unlock, vault, wraps
+from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.keyring.export import Given
+from strongroom.storage_service.keyring.machine_documents import StoredDocuments
+from strongroom.storage_service.keyring.machine_key import MACHINES, Kind
+from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.keyring import holders, story
 from tests.keyring.holders import FILE, ROOT, held
 from tests.keyring.machine_keys import NEXT_ROOT, key_of

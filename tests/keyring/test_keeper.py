@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from storage_service.backends.base import Backend, Delete, Put
-from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import (
+from strongroom.storage_service.backends.base import Backend, Delete, Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import (
     Exists,
     Halted,
     Internal,
@@ -22,14 +22,14 @@ from storage_service.errors import (
     Undecipherable,
     WrongKey,
 )
-from storage_service.keyring import envelope, keeper, unlock, vault, wraps
-from storage_service.keyring.document import NAME
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.page import FIRST_WAIT, Page, State
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.unattended import as_recipient
-from storage_service.keyring.unlock import Mistyped
+from strongroom.storage_service.keyring import envelope, keeper, unlock, vault, wraps
+from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.page import FIRST_WAIT, Page, State
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.unattended import as_recipient
+from strongroom.storage_service.keyring.unlock import Mistyped
 from tests.keyring.keeping import (
     NOW,
     PUT,

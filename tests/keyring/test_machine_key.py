@@ -12,11 +12,11 @@ import pytest
 from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
-from models.secret import REDACTED
-from storage_service.errors import Exists, Invalid, KeyFileMissing, KeyFileUnusable, Undecipherable
-from storage_service.keyring import base64url, jwk, machine_key
-from storage_service.keyring.envelope import Reason
-from storage_service.keyring.machine_key import Kind, MachineKey
+from strongroom.models.secret import REDACTED
+from strongroom.storage_service.errors import Exists, Invalid, KeyFileMissing, KeyFileUnusable, Undecipherable
+from strongroom.storage_service.keyring import base64url, jwk, machine_key
+from strongroom.storage_service.keyring.envelope import Reason
+from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
 from tests.keyring.machine_keys import NEXT_ROOT, RFC_7517, ROOT, key_of
 
 KINDS: Final = pytest.mark.parametrize("kind", Kind)

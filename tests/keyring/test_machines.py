@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from storage_service.errors import (
+from strongroom.storage_service.errors import (
     ConfigurationError,
     Internal,
     Invalid,
@@ -17,10 +17,18 @@ from storage_service.errors import (
     StrongroomError,
     WrongKey,
 )
-from storage_service.keyring import envelope, jwk, machine_key, machines
-from storage_service.keyring.machine_key import Kind, MachineKey
-from storage_service.keyring.machines import FlagTampered, MachineDocument, Row, find, listed, read_flag, seal_flag
-from storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring import envelope, jwk, machine_key, machines
+from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
+from strongroom.storage_service.keyring.machines import (
+    FlagTampered,
+    MachineDocument,
+    Row,
+    find,
+    listed,
+    read_flag,
+    seal_flag,
+)
+from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.keyring.machine_keys import NEXT_ROOT, RFC_7517, ROOT, key_of
 
 TAMPERED: Final = "capability flag failed authentication — tampered or wrong DEK"

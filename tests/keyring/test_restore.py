@@ -8,22 +8,22 @@ from typing import Final
 
 import pytest
 
-from models.secret import Secret
-from storage_service.apikeys import ApiKeys
-from storage_service.backends.base import Backend, Change, Delete, Entry, Put
-from storage_service.backends.faulty import Fault, FaultyBackend, Killed
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Exists, InUse, KeyringDamaged, Overtaken, StrongroomError, Unavailable
-from storage_service.keyring import census, export, page, sweep, vault, wraps
-from storage_service.keyring.document import KEYRING, NAME, Document, Pending
-from storage_service.keyring.export import Exported
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.machine_documents import FileDocuments
-from storage_service.keyring.machine_key import MACHINES
-from storage_service.keyring.restore import Restored, restore, union
-from storage_service.keyring.ring import Key, Ring
-from storage_service.keyring.rootkey import RootKey
-from storage_service.overlay import EncryptedBackend
+from strongroom.models.secret import Secret
+from strongroom.storage_service.apikeys import ApiKeys
+from strongroom.storage_service.backends.base import Backend, Change, Delete, Entry, Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Exists, InUse, KeyringDamaged, Overtaken, StrongroomError, Unavailable
+from strongroom.storage_service.keyring import census, export, page, sweep, vault, wraps
+from strongroom.storage_service.keyring.document import KEYRING, NAME, Document, Pending
+from strongroom.storage_service.keyring.export import Exported
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.machine_documents import FileDocuments
+from strongroom.storage_service.keyring.machine_key import MACHINES
+from strongroom.storage_service.keyring.restore import Restored, restore, union
+from strongroom.storage_service.keyring.ring import Key, Ring
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring import holders, story
 from tests.keyring.conftest import Stores
 from tests.keyring.holders import ROOT, held

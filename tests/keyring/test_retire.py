@@ -9,14 +9,14 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends.base import Backend, Change, Check, Delete, Put, Vacant
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import InUse, Invalid, NotFound, Overtaken, ServiceError, WrongRootKey
-from storage_service.keyring import census, envelope, sweep, vault
-from storage_service.keyring.document import NAME, Document
-from storage_service.keyring.ring import Ring
-from storage_service.keyring.rootkey import RootKey
-from storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.backends.base import Backend, Change, Check, Delete, Put, Vacant
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import InUse, Invalid, NotFound, Overtaken, ServiceError, WrongRootKey
+from strongroom.storage_service.keyring import census, envelope, sweep, vault
+from strongroom.storage_service.keyring.document import NAME, Document
+from strongroom.storage_service.keyring.ring import Ring
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring.interleaving import Gated, Order
 from tests.keyring.story import (
     ROOT,

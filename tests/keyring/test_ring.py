@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import pytest
 
-from models.names import check
-from storage_service.errors import Locked
-from storage_service.keyring.ring import (
+from strongroom.models.names import check
+from strongroom.storage_service.errors import Locked
+from strongroom.storage_service.keyring.ring import (
     DEFAULT_KEYSET,
     Choice,
     DataKey,
@@ -21,7 +21,7 @@ from storage_service.keyring.ring import (
     is_kid,
     version_of,
 )
-from storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.rootkey import RootKey
 
 BITS: Final = bytes(range(64))
 

@@ -13,13 +13,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from storage_service.backends.base import Backend, Delete, Put
-from storage_service.backends.faulty import Fault, FaultyBackend, Killed
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Exists, Halted, InUse, Invalid, Locked, NotFound, Overtaken
-from storage_service.keyring import sweep, vault
-from storage_service.keyring.document import Document
-from storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.backends.base import Backend, Delete, Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Exists, Halted, InUse, Invalid, Locked, NotFound, Overtaken
+from strongroom.storage_service.keyring import sweep, vault
+from strongroom.storage_service.keyring.document import Document
+from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring.story import (
     ROOT,
     Rings,

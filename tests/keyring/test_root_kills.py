@@ -13,13 +13,13 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends.base import Backend
-from storage_service.backends.faulty import Fault, FaultyBackend, Killed
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Exists, Overtaken, Unavailable
-from storage_service.keyring import rotation, vault
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.rotation import Made, Recipients
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Exists, Overtaken, Unavailable
+from strongroom.storage_service.keyring import rotation, vault
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.rotation import Made, Recipients
 from tests.keyring import story
 from tests.keyring.dying import killed_at
 from tests.keyring.hands import MACHINE, Breathing, Hand, Site, Writers

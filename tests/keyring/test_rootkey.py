@@ -12,10 +12,10 @@ from typing import Final
 import pytest
 from jwcrypto.jwk import JWK
 
-from storage_service.errors import KeyFileMissing, KeyFileUnusable, StartupError
-from storage_service.keyring import next_file, rootkey
-from storage_service.keyring.private_file import PrivateFile
-from storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.errors import KeyFileMissing, KeyFileUnusable, StartupError
+from strongroom.storage_service.keyring import next_file, rootkey
+from strongroom.storage_service.keyring.private_file import PrivateFile
+from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.keyring.racing import race
 
 FILE: Final = PrivateFile("root key file", exposed="the keys it wraps are to be rotated")
@@ -308,7 +308,7 @@ def test_racing_processes_agree(tmp_path: Path) -> None:
     """Of many processes that start at one moment, all end with the one file's key."""
     program = (
         "from pathlib import Path\n"
-        "from storage_service.keyring import rootkey\n"
+        "from strongroom.storage_service.keyring import rootkey\n"
         "ready()\n"
         "print(rootkey.make(Path(sys.argv[1])).kid)\n"
     )

@@ -10,10 +10,10 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from storage_service.backends.base import Backend, Delete, Put
-from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import (
+from strongroom.storage_service.backends.base import Backend, Delete, Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import (
     ConfigurationError,
     Exists,
     Fate,
@@ -26,18 +26,18 @@ from storage_service.errors import (
     Unavailable,
     WrongKey,
 )
-from storage_service.keyring import jwk, machine_key, next_file, rootkey, rotation, unlock, vault, wraps
-from storage_service.keyring.document import NAME, Document
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.key_files import KeyFiles
-from storage_service.keyring.machine_documents import FileDocuments, StoredDocuments
-from storage_service.keyring.machine_key import MACHINES, Kind
-from storage_service.keyring.machines import SHORT, MachineDocument
-from storage_service.keyring.page import Page, State
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.rotation import Made, Recipients
-from storage_service.keyring.unlock import Mistyped
-from storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring import jwk, machine_key, next_file, rootkey, rotation, unlock, vault, wraps
+from strongroom.storage_service.keyring.document import NAME, Document
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.key_files import KeyFiles
+from strongroom.storage_service.keyring.machine_documents import FileDocuments, StoredDocuments
+from strongroom.storage_service.keyring.machine_key import MACHINES, Kind
+from strongroom.storage_service.keyring.machines import SHORT, MachineDocument
+from strongroom.storage_service.keyring.page import Page, State
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.rotation import Made, Recipients
+from strongroom.storage_service.keyring.unlock import Mistyped
+from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring import story
 from tests.keyring.hands import CREATED, MACHINE, Breathing, Hand, Site, typed_of
 from tests.keyring.story import Stores

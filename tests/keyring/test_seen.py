@@ -10,22 +10,22 @@ from typing import Final, NamedTuple
 import msgspec
 import pytest
 
-from storage_service.backends.base import Delete, Entry, Put
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Behind, KeyFileUnusable, KeyringOutdated, StrongroomError
-from storage_service.keyring import envelope, jwk, sweep, vault
-from storage_service.keyring.census import complete
-from storage_service.keyring.document import NAME, Document
-from storage_service.keyring.envelope import kid_of
-from storage_service.keyring.export import export, open_root, read
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.page import Page
-from storage_service.keyring.restore import restore
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.seen import Seen
-from storage_service.keyring.unattended import KeyFile
-from storage_service.keyring.upgrade import upgrade
-from storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.backends.base import Delete, Entry, Put
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Behind, KeyFileUnusable, KeyringOutdated, StrongroomError
+from strongroom.storage_service.keyring import envelope, jwk, sweep, vault
+from strongroom.storage_service.keyring.census import complete
+from strongroom.storage_service.keyring.document import NAME, Document
+from strongroom.storage_service.keyring.envelope import kid_of
+from strongroom.storage_service.keyring.export import export, open_root, read
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.keyring.restore import restore
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.seen import Seen
+from strongroom.storage_service.keyring.unattended import KeyFile
+from strongroom.storage_service.keyring.upgrade import upgrade
+from strongroom.storage_service.overlay import EncryptedBackend
 
 KEEPERS_NAME: Final = "keyring.seen"
 

@@ -3,12 +3,12 @@
 import secrets
 from pathlib import Path
 
-from models.secret import Secret
-from storage_service.authz.base import Principal
-from storage_service.bootstrap import Page, build
-from storage_service.config import ServiceSettings
-from storage_service.keyring_wire import NewRoot
-from storage_service.service import Caller
+from strongroom.models.secret import Secret
+from strongroom.storage_service.authz.base import Principal
+from strongroom.storage_service.bootstrap import Page, build
+from strongroom.storage_service.config import ServiceSettings
+from strongroom.storage_service.keyring_wire import NewRoot
+from strongroom.storage_service.service import Caller
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 PIECE = 16  # bytes: what is still in memory of a key is found, though a part of it was wiped

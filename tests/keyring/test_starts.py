@@ -11,11 +11,11 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends import open_backend
-from storage_service.backends.base import Backend, Change, Delete, Put
-from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import (
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Backend, Change, Delete, Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import (
     ConfigurationError,
     KeyFileMissing,
     KeyFileUnusable,
@@ -27,14 +27,14 @@ from storage_service.errors import (
     Uninitialized,
     WrongRootKey,
 )
-from storage_service.keyring import envelope, jwk, rootkey, vault, wraps
-from storage_service.keyring.document import NAME, Document
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.page import Page, State
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.unattended import KeyFile, as_recipient
-from storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring import envelope, jwk, rootkey, vault, wraps
+from strongroom.storage_service.keyring.document import NAME, Document
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.page import Page, State
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.unattended import KeyFile, as_recipient
+from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring.keeping import (
     DATA_BITS,
     FILE_BITS,
@@ -374,12 +374,12 @@ def test_racing_processes_agree(tmp_path: Path) -> None:
     program = (
         "import asyncio\n"
         "from pathlib import Path\n"
-        "from storage_service.backends import open_backend\n"
-        "from storage_service.backends.base import Put\n"
-        "from storage_service.keyring.keeper import Keeper\n"
-        "from storage_service.keyring.page import Page\n"
-        "from storage_service.keyring.unattended import KeyFile\n"
-        "from storage_service.overlay import EncryptedBackend\n"
+        "from strongroom.storage_service.backends import open_backend\n"
+        "from strongroom.storage_service.backends.base import Put\n"
+        "from strongroom.storage_service.keyring.keeper import Keeper\n"
+        "from strongroom.storage_service.keyring.page import Page\n"
+        "from strongroom.storage_service.keyring.unattended import KeyFile\n"
+        "from strongroom.storage_service.overlay import EncryptedBackend\n"
         "async def main():\n"
         "    store = open_backend(sys.argv[1])\n"
         "    await store.open()\n"

@@ -7,17 +7,17 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends.base import Put
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import KeyFileUnusable, WrongRootKey
-from storage_service.keyring import rotation, succession, vault
-from storage_service.keyring.machine_documents import StoredDocuments
-from storage_service.keyring.machine_key import make, write_private
-from storage_service.keyring.machines import MachineDocument
-from storage_service.keyring.recipients import Recipients
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.succession import TESTIMONIES, Acquaintance
-from storage_service.keyring.unattended import MachineKeyFile
+from strongroom.storage_service.backends.base import Put
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import KeyFileUnusable, WrongRootKey
+from strongroom.storage_service.keyring import rotation, succession, vault
+from strongroom.storage_service.keyring.machine_documents import StoredDocuments
+from strongroom.storage_service.keyring.machine_key import make, write_private
+from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.recipients import Recipients
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.succession import TESTIMONIES, Acquaintance
+from strongroom.storage_service.keyring.unattended import MachineKeyFile
 
 FIRST: Final = RootKey(b"a" * 64)
 SECOND: Final = RootKey(b"b" * 64)

@@ -6,15 +6,15 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends.base import MAX_BATCH, Backend, Change, Delete, Entry, Put
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Fate, Halted, InUse, Locked, NotFound, Overtaken, Unavailable
-from storage_service.keyring import census, records, sweep, vault
-from storage_service.keyring.document import NAME, Document
-from storage_service.keyring.envelope import MAX_VALUE
-from storage_service.keyring.sweep import Step
-from storage_service.overlay import EncryptedBackend
-from storage_service.turns import STRETCH, Turns
+from strongroom.storage_service.backends.base import MAX_BATCH, Backend, Change, Delete, Entry, Put
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Fate, Halted, InUse, Locked, NotFound, Overtaken, Unavailable
+from strongroom.storage_service.keyring import census, records, sweep, vault
+from strongroom.storage_service.keyring.document import NAME, Document
+from strongroom.storage_service.keyring.envelope import MAX_VALUE
+from strongroom.storage_service.keyring.sweep import Step
+from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.turns import STRETCH, Turns
 from tests.keyring.story import (
     ROOT,
     VALUES,

@@ -11,12 +11,12 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends.base import Backend, Delete, Put
-from storage_service.backends.faulty import Fault, FaultyBackend, Killed
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import InUse, NotFound, Unavailable
-from storage_service.keyring import sweep, vault
-from storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.backends.base import Backend, Delete, Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import InUse, NotFound, Unavailable
+from strongroom.storage_service.keyring import sweep, vault
+from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring.story import (
     ROOT,
     Rings,

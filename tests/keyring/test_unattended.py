@@ -7,13 +7,19 @@ from typing import Final
 
 import pytest
 
-from storage_service.backends.base import Put
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import KeyFileMissing, KeyFileUnusable, KeyringDamaged, StartupError, WrongRootKey
-from storage_service.keyring import jwk, rootkey, wraps
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.unattended import KeyFile, as_recipient
+from strongroom.storage_service.backends.base import Put
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import (
+    KeyFileMissing,
+    KeyFileUnusable,
+    KeyringDamaged,
+    StartupError,
+    WrongRootKey,
+)
+from strongroom.storage_service.keyring import jwk, rootkey, wraps
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.unattended import KeyFile, as_recipient
 
 NOW: Final = "2026-11-22T09:30:00Z"
 ROOT: Final = RootKey(b"r" * 64)

@@ -13,12 +13,12 @@ import pytest
 from shamir_mnemonic import Share, generate_mnemonics
 from shamir_mnemonic.wordlist import WORDLIST
 
-from models.names import check
-from storage_service import wire
-from storage_service.errors import Invalid
-from storage_service.keyring import unlock
-from storage_service.keyring.ring import Key
-from storage_service.keyring.unlock import Candidate, Mistyped, TooFew, make_keys, make_shares, parse
+from strongroom.models.names import check
+from strongroom.storage_service import wire
+from strongroom.storage_service.errors import Invalid
+from strongroom.storage_service.keyring import unlock
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.unlock import Candidate, Mistyped, TooFew, make_keys, make_shares, parse
 
 SECRET: Final = bytes(range(32))
 CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

@@ -9,12 +9,12 @@ from typing import Final, TypeAlias
 
 import pytest
 
-from models.secret import Secret
-from storage_service.apikeys import ApiKeys
-from storage_service.backends.base import Backend, Put
-from storage_service.backends.faulty import Fault, FaultyBackend, Killed
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import (
+from strongroom.models.secret import Secret
+from strongroom.storage_service.apikeys import ApiKeys
+from strongroom.storage_service.backends.base import Backend, Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import (
     ConfigurationError,
     KeyFileMissing,
     KeyFileUnusable,
@@ -24,14 +24,14 @@ from storage_service.errors import (
     Unavailable,
     WrongRootKey,
 )
-from storage_service.keyring import census, jwk, rootkey, upgrade, vault
-from storage_service.keyring.document import KEYRING, NAME, Assignment, Document
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.page import Page
-from storage_service.keyring.ring import DataKey, Key
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.unattended import KeyFile
-from storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring import census, jwk, rootkey, upgrade, vault
+from strongroom.storage_service.keyring.document import KEYRING, NAME, Assignment, Document
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.keyring.ring import DataKey, Key
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.unattended import KeyFile
+from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring import story
 from tests.keyring.reference import sealed
 

@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 import pytest
 
-from models.names import check
-from storage_service.backends.base import (
+from strongroom.models.names import check
+from strongroom.storage_service.backends.base import (
     ABSENT,
     PRESENT,
     Backend,
@@ -26,9 +26,9 @@ from storage_service.backends.base import (
     Put,
     Vacant,
 )
-from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import (
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import (
     ConfigurationError,
     Fate,
     KeyringDamaged,
@@ -39,10 +39,10 @@ from storage_service.errors import (
     Unavailable,
     WrongRootKey,
 )
-from storage_service.keyring import census, envelope, vault, wraps
-from storage_service.keyring.document import NAME, Document
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring import census, envelope, vault, wraps
+from strongroom.storage_service.keyring.document import NAME, Document
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
 
 NOW: Final = "2026-11-22T09:30:00Z"
 ROOT_BITS: Final = b"root-key-bits-that-must-never-be-shown-anywhere-outside-the-file"

@@ -8,13 +8,13 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from storage_service.backends.base import MAX_PAGE, Delete, Put
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import ConfigurationError, KeyringDamaged, StartupError
-from storage_service.keyring import envelope, jwk, unlock, wraps
-from storage_service.keyring.ring import Key
-from storage_service.keyring.rootkey import RootKey
-from storage_service.keyring.wraps import Wrap
+from strongroom.storage_service.backends.base import MAX_PAGE, Delete, Put
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import ConfigurationError, KeyringDamaged, StartupError
+from strongroom.storage_service.keyring import envelope, jwk, unlock, wraps
+from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.wraps import Wrap
 
 NOW: Final = "2026-11-22T09:30:00Z"
 ROOT_BITS: Final = b"root-key-bits-that-must-never-be-shown-anywhere-outside-the-page"

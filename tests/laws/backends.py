@@ -1,4 +1,4 @@
-"""The law of backends: every sentence of ``storage_service.backends.base``, as something that can be run.
+"""The law of backends: every sentence of ``strongroom.storage_service.backends.base``, as something that can be run.
 
 A law takes an opened, empty backend and raises AssertionError where the backend breaks it. ``LAWS`` hold for every
 backend and every wrapper round one, as long as it takes `LEAST_BATCH` changes; ``STORE_LAWS`` for those too that keep
@@ -23,8 +23,8 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 import pytest
 from hypothesis import strategies as st
 
-from models.names import MAX_NAME, is_container
-from storage_service.backends.base import (
+from strongroom.models.names import MAX_NAME, is_container
+from strongroom.storage_service.backends.base import (
     ABSENT,
     MAX_BATCH,
     MAX_KEY,
@@ -43,8 +43,8 @@ from storage_service.backends.base import (
     Vacant,
     Watchable,
 )
-from storage_service.errors import TooLarge, Unavailable
-from storage_service.wire import MAX_STORED
+from strongroom.storage_service.errors import TooLarge, Unavailable
+from strongroom.storage_service.wire import MAX_STORED
 
 Law: TypeAlias = Callable[[Backend], Awaitable[None]]
 Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[Backend]]

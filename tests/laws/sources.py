@@ -1,4 +1,4 @@
-"""The law of sources: every sentence of ``migration.sources.base``, as something that can be run.
+"""The law of sources: every sentence of ``strongroom.migration.sources.base``, as something that can be run.
 
 A law takes an estate of the tests and raises AssertionError where its source breaks it. It puts items of its own in,
 by numbers that no other law uses, and leaves them there, so that one running system does for all laws, in any order;
@@ -20,13 +20,13 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import pytest
 
-from migration.digest import Digest
-from migration.errors import EstateUnavailable
-from migration.records import Item, Record
-from migration.sources.base import Findable, Original, Place, Scrubbable, Source
-from models import names
-from models.secret import REDACTED
-from storage_service.wire import MAX_SECRET
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.records import Item, Record
+from strongroom.migration.sources.base import Findable, Original, Place, Scrubbable, Source
+from strongroom.models import names
+from strongroom.models.secret import REDACTED
+from strongroom.storage_service.wire import MAX_SECRET
 from tests.migration.estates.base import Estate, Filled, Spoken, Stoppable, source_of
 
 Law: TypeAlias = Callable[[Estate], None]

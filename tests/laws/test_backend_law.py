@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 import pytest
 from hypothesis import given, settings
 
-from storage_service.backends.base import Backend, Change, Delete, Put
-from storage_service.backends.faulty import FaultyBackend
-from storage_service.backends.memory import HISTORY, MemoryBackend
-from storage_service.backends.sqlite import SqliteBackend
+from strongroom.storage_service.backends.base import Backend, Change, Delete, Put
+from strongroom.storage_service.backends.faulty import FaultyBackend
+from strongroom.storage_service.backends.memory import HISTORY, MemoryBackend
+from strongroom.storage_service.backends.sqlite import SqliteBackend
 from tests.laws.backends import (
     BATCHES,
     LAWS,

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 from hypothesis import given, settings
 
-from storage_service.backends import open_backend
+from strongroom.storage_service.backends import open_backend
 from tests.etcd_server import Etcd
 from tests.laws.backends import (
     BATCHES,

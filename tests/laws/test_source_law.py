@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from migration.sources.base import Findable, Scrubbable
+from strongroom.migration.sources.base import Findable, Scrubbable
 from tests.laws.sources import (
     FIND_LAWS,
     LAWS,

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from storage_service.backends.faulty import FaultyBackend
-from storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.backends.faulty import FaultyBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, moving
 

@@ -16,18 +16,18 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from deploy.serving import asgi
-from models.secret import Secret
-from storage_service.app import StorageApp
-from storage_service.backends.base import Backend
-from storage_service.backends.faulty import Killed
-from storage_service.bootstrap import Page
-from storage_service.client import AsyncStorageClient
-from storage_service.client.dialogue import Answer
-from storage_service.client.place import UpstreamError
-from storage_service.config import ServiceSettings
-from storage_service.errors import TooLarge
-from storage_service.wire import http1
+from strongroom.deploy.serving import asgi
+from strongroom.models.secret import Secret
+from strongroom.storage_service.app import StorageApp
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.backends.faulty import Killed
+from strongroom.storage_service.bootstrap import Page
+from strongroom.storage_service.client import AsyncStorageClient
+from strongroom.storage_service.client.dialogue import Answer
+from strongroom.storage_service.client.place import UpstreamError
+from strongroom.storage_service.config import ServiceSettings
+from strongroom.storage_service.errors import TooLarge
+from strongroom.storage_service.wire import http1
 
 API_ID: Final = "tests"
 API_KEY: Final = Secret("the-key-of-the-house")

@@ -11,20 +11,20 @@ from typing import Any, Final
 
 import msgspec
 
-from migration.apply import Apply
-from migration.journal import PREFIX, Journal, new_run
-from migration.plan import plan
-from migration.records import is_sealed
-from migration.report import Report
-from migration.rollback import Rollback
-from migration.scrub import Scrub
-from migration.sources.base import Source
-from migration.status import Status, status
-from migration.target import Target
-from migration.verify import verify
-from models import Hosts, Networks, names
-from storage_service.backends.base import MAX_PAGE, Backend, Put
-from storage_service.client import AsyncStorageClient
+from strongroom.migration.apply import Apply
+from strongroom.migration.journal import PREFIX, Journal, new_run
+from strongroom.migration.plan import plan
+from strongroom.migration.records import is_sealed
+from strongroom.migration.report import Report
+from strongroom.migration.rollback import Rollback
+from strongroom.migration.scrub import Scrub
+from strongroom.migration.sources.base import Source
+from strongroom.migration.status import Status, status
+from strongroom.migration.target import Target
+from strongroom.migration.verify import verify
+from strongroom.models import Hosts, Networks, names
+from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Put
+from strongroom.storage_service.client import AsyncStorageClient
 from tests.migration.estates.memory import MALFORMED, MemoryEstate, MemorySource, Row
 from tests.migration.house import house
 

@@ -10,19 +10,19 @@ from typing import Final
 
 import pytest
 
-from migration.apply import Apply
-from migration.compare import Act, Policy, decide
-from migration.errors import EstateRefused, EstateUnavailable, Mismatch
-from migration.journal import Applied, Copy
-from migration.records import Record
-from migration.target import Held, Target
-from models import Host, HostCreds
-from models.secret import Secret
-from storage_service.backends import open_backend
-from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Unavailable
-from storage_service.wire import MAX_SECRET
+from strongroom.migration.apply import Apply
+from strongroom.migration.compare import Act, Policy, decide
+from strongroom.migration.errors import EstateRefused, EstateUnavailable, Mismatch
+from strongroom.migration.journal import Applied, Copy
+from strongroom.migration.records import Record
+from strongroom.migration.target import Held, Target
+from strongroom.models import Host, HostCreds
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Unavailable
+from strongroom.storage_service.wire import MAX_SECRET
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.house import house
 from tests.migration.moving import Mover, contents, journalled, lying, moving, sealed_at
@@ -31,9 +31,13 @@ from tests.migration.moving import Mover, contents, journalled, lying, moving, s
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody pauses before trying again."""
-    for pause in ("migration.apply._PAUSE", "migration.rollback._PAUSE", "migration.target.FIRST_PAUSE"):
+    for pause in (
+        "strongroom.migration.apply._PAUSE",
+        "strongroom.migration.rollback._PAUSE",
+        "strongroom.migration.target.FIRST_PAUSE",
+    ):
         monkeypatch.setattr(pause, 0.0)
-    monkeypatch.setattr("storage_service.wire.RETRY_AFTER", 0)
+    monkeypatch.setattr("strongroom.storage_service.wire.RETRY_AFTER", 0)
 
 
 async def copies(mover: Mover) -> dict[str, Copy]:
@@ -463,8 +467,8 @@ async def test_a_full_store(mover: Mover, store: FaultyBackend) -> None:
 @pytest.mark.usefixtures("hasty")
 async def test_a_store_that_hangs(estate: MemoryEstate, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that does not answer in time ends the run; when it answers, it goes on."""
-    monkeypatch.setattr("migration.apply.ATTEMPTS", 1)
-    monkeypatch.setattr("migration.target.ATTEMPTS", 1)
+    monkeypatch.setattr("strongroom.migration.apply.ATTEMPTS", 1)
+    monkeypatch.setattr("strongroom.migration.target.ATTEMPTS", 1)
     store = FaultyBackend(MemoryBackend())
     async with house(store, timeout=0.1) as client:
         mover = Mover(client, estate)

@@ -5,13 +5,13 @@ from typing import Final
 
 import pytest
 
-from migration.apply import Apply
-from migration.journal import Applied
-from migration.records import Record
-from migration.report import Report
-from migration.target import Change, Target
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Changed, Invalid, ServiceError, TooLarge
+from strongroom.migration.apply import Apply
+from strongroom.migration.journal import Applied
+from strongroom.migration.records import Record
+from strongroom.migration.report import Report
+from strongroom.migration.target import Change, Target
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Changed, Invalid, ServiceError, TooLarge
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, moving, sealed_at
 

@@ -2,10 +2,10 @@
 
 import asyncio
 
-from migration.apply import Apply
-from migration.journal import Journal, new_run
-from migration.target import Target
-from storage_service.backends.memory import MemoryBackend
+from strongroom.migration.apply import Apply
+from strongroom.migration.journal import Journal, new_run
+from strongroom.migration.target import Target
+from strongroom.storage_service.backends.memory import MemoryBackend
 from tests.migration.estates.memory import MemoryEstate, MemorySource
 from tests.migration.house import house
 

@@ -5,11 +5,11 @@ from typing import Final
 
 import pytest
 
-from migration.compare import Policy
-from migration.sources.base import Original
-from models import Host
-from storage_service.backends.base import Change, Delete, Put
-from storage_service.backends.memory import MemoryBackend
+from strongroom.migration.compare import Policy
+from strongroom.migration.sources.base import Original
+from strongroom.models import Host
+from strongroom.storage_service.backends.base import Change, Delete, Put
+from strongroom.storage_service.backends.memory import MemoryBackend
 from tests.migration.estates.memory import MemoryEstate, MemorySource
 from tests.migration.moving import Mover, contents, lying, moving, sealed_at
 

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from models import Host, HostCreds, Hosts
-from models.secret import Secret
-from storage_service.backends.faulty import Fault, FaultyBackend, Killed
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Fate, NotFound, Unavailable
+from strongroom.models import Host, HostCreds, Hosts
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Fate, NotFound, Unavailable
 from tests.migration.house import house
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from migration import journal as journals
-from migration.apply import Apply
-from migration.errors import MigrationError, NoSuchRun, RunHeld
-from migration.journal import (
+from strongroom.migration import journal as journals
+from strongroom.migration.apply import Apply
+from strongroom.migration.errors import MigrationError, NoSuchRun, RunHeld
+from strongroom.migration.journal import (
     LOCK,
     PREFIX,
     ROLLED_BACK,
@@ -27,13 +27,13 @@ from migration.journal import (
     now,
     run_name,
 )
-from migration.target import Target
-from models.secret import Secret
-from storage_service import wire
-from storage_service.backends.base import MAX_PAGE
-from storage_service.backends.memory import MemoryBackend
-from storage_service.client.sealed_operations import Remove, Write
-from storage_service.errors import Changed
+from strongroom.migration.target import Target
+from strongroom.models.secret import Secret
+from strongroom.storage_service import wire
+from strongroom.storage_service.backends.base import MAX_PAGE
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.client.sealed_operations import Remove, Write
+from strongroom.storage_service.errors import Changed
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.house import house
 from tests.migration.moving import Mover, contents, journalled, rows_of

@@ -13,14 +13,14 @@ from typing import Final, NamedTuple, TypeAlias
 
 import pytest
 
-from migration.compare import Policy
-from migration.records import Record
-from models import Host, Network, NetworkType
-from models.secret import Secret
-from storage_service.backends import open_backend
-from storage_service.backends.base import Backend
-from storage_service.backends.faulty import Fault, FaultyBackend, Killed
-from storage_service.backends.memory import MemoryBackend
+from strongroom.migration.compare import Policy
+from strongroom.migration.records import Record
+from strongroom.models import Host, Network, NetworkType
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
+from strongroom.storage_service.backends.memory import MemoryBackend
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, another, contents, journalled, lay_down, lying, moving, rows_of, sealed_in
 

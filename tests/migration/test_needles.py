@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migration import needles
-from migration.errors import EstateUnavailable
-from migration.needles import SHORTEST, WINDOW, WINDOWS, Search, windows
-from migration.sources.base import Place
+from strongroom.migration import needles
+from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.needles import SHORTEST, WINDOW, WINDOWS, Search, windows
+from strongroom.migration.sources.base import Place
 
 _bytes = st.binary(min_size=SHORTEST, max_size=WINDOW * WINDOWS + 40)
 _few_letters = st.lists(st.sampled_from(b"ab-"), min_size=SHORTEST, max_size=90).map(bytes)  # which often meet

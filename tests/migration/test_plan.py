@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from migration.compare import Policy
-from migration.errors import MigrationError
-from migration.plan import PlanFile, read_plan
-from migration.records import Record
-from migration.spill import Spill
-from models import Host
-from models.secret import Secret
-from storage_service.backends.faulty import FaultyBackend
+from strongroom.migration.compare import Policy
+from strongroom.migration.errors import MigrationError
+from strongroom.migration.plan import PlanFile, read_plan
+from strongroom.migration.records import Record
+from strongroom.migration.spill import Spill
+from strongroom.models import Host
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.faulty import FaultyBackend
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, lying
 

@@ -4,15 +4,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from migration.compare import Policy
-from migration.errors import EstateUnavailable, MigrationError
-from migration.records import Record
-from migration.rollback import Rollback
-from migration.target import Target
-from models import Host
-from models.secret import Secret
-from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.errors import Unavailable
+from strongroom.migration.compare import Policy
+from strongroom.migration.errors import EstateUnavailable, MigrationError
+from strongroom.migration.records import Record
+from strongroom.migration.rollback import Rollback
+from strongroom.migration.target import Target
+from strongroom.models import Host
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
+from strongroom.storage_service.errors import Unavailable
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, lying, moving, sealed_at
 
@@ -262,9 +262,9 @@ async def test_scrub_after_half_a_rollback(mover: Mover) -> None:
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.LOST])
 async def test_lost_answers(mover: Mover, store: FaultyBackend, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever answer of the store is lost, this run or the next leaves the service as it was."""
-    monkeypatch.setattr("migration.target.FIRST_PAUSE", 0.0)
-    monkeypatch.setattr("migration.rollback._PAUSE", 0.0)
-    monkeypatch.setattr("storage_service.wire.RETRY_AFTER", 0)
+    monkeypatch.setattr("strongroom.migration.target.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("strongroom.migration.rollback._PAUSE", 0.0)
+    monkeypatch.setattr("strongroom.storage_service.wire.RETRY_AFTER", 0)
     before = await contents(mover.client)
     await come_to(mover, "apply")
     for number in range(40):

@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from migration.compare import Policy
-from migration.errors import EstateUnavailable, MigrationError, NotVerified
-from migration.journal import Scrubbed
-from migration.records import Record
-from migration.scrub import Scrub
-from migration.target import Target
-from models import HostCreds, Network, NetworkType
-from models.secret import Secret
-from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.errors import Unavailable
+from strongroom.migration.compare import Policy
+from strongroom.migration.errors import EstateUnavailable, MigrationError, NotVerified
+from strongroom.migration.journal import Scrubbed
+from strongroom.migration.records import Record
+from strongroom.migration.scrub import Scrub
+from strongroom.migration.target import Target
+from strongroom.models import HostCreds, Network, NetworkType
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
+from strongroom.storage_service.errors import Unavailable
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, lying, moving, sealed_at, sealed_in
 
@@ -459,8 +459,8 @@ async def test_a_slow_source(mover: Mover) -> None:
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.LOST])
 async def test_lost_answers(mover: Mover, store: FaultyBackend, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever answer of the store is lost, in this run or the next all secrets go, and nothing goes unjournalled."""
-    monkeypatch.setattr("migration.target.FIRST_PAUSE", 0.0)
-    monkeypatch.setattr("storage_service.wire.RETRY_AFTER", 0)
+    monkeypatch.setattr("strongroom.migration.target.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("strongroom.storage_service.wire.RETRY_AFTER", 0)
     secrets = sealed_at(mover.estate)
     for number in range(30):
         store.faults = {len(store.operations) + number: fault}

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from jwcrypto import jwk, jws
 
-from migration.errors import Forged
-from migration.journal import Run, new_run
-from migration.report import Report
-from migration.signing import check, public_key, signed
+from strongroom.migration.errors import Forged
+from strongroom.migration.journal import Run, new_run
+from strongroom.migration.report import Report
+from strongroom.migration.signing import check, public_key, signed
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from migration.digest import Digest
-from migration.records import Item
-from migration.sources import open_source
-from migration.sources.ansible import yaml_file
-from migration.sources.ansible.inventory import ALL, MAX_HOSTS, Inventory, take_host
-from migration.sources.ansible.source import Ansible
-from migration.sources.base import Scrubbable
-from migration.sources.files import Unfit
-from storage_service.errors import ConfigurationError
+from strongroom.migration.digest import Digest
+from strongroom.migration.records import Item
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.ansible import yaml_file
+from strongroom.migration.sources.ansible.inventory import ALL, MAX_HOSTS, Inventory, take_host
+from strongroom.migration.sources.ansible.source import Ansible
+from strongroom.migration.sources.base import Scrubbable
+from strongroom.migration.sources.files import Unfit
+from strongroom.storage_service.errors import ConfigurationError
 
 KEY: Final = "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n"
 OTHER: Final = KEY.replace("MC4C", "MC4D")

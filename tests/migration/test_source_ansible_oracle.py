@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import pytest
 
-from migration.sources.ansible.inventory_files import Files
-from migration.sources.ansible.yaml_file import Vaulted
+from strongroom.migration.sources.ansible.inventory_files import Files
+from strongroom.migration.sources.ansible.yaml_file import Vaulted
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PYTHON: Final = ROOT / ".venv-ansible/bin/python"  # made by `make test`

@@ -9,17 +9,17 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from migration.digest import Digest
-from migration.errors import EstateUnavailable
-from migration.records import Item
-from migration.sources import open_source
-from migration.sources.base import Original
-from migration.sources.commissaire.keys import Held
-from migration.sources.commissaire.source import CommissaireSource, make
-from migration.sources.commissaire.v3 import LARGEST_PAGE
-from models.secret import Secret
-from storage_service.backends.etcd.messages_pb2 import PutRequest
-from storage_service.errors import ConfigurationError
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.records import Item
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.base import Original
+from strongroom.migration.sources.commissaire.keys import Held
+from strongroom.migration.sources.commissaire.source import CommissaireSource, make
+from strongroom.migration.sources.commissaire.v3 import LARGEST_PAGE
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.etcd.messages_pb2 import PutRequest
+from strongroom.storage_service.errors import ConfigurationError
 from tests.etcd_admin_pb2 import LeaseGrantRequest
 from tests.etcd_server import LEASE_GRANT, PUT, Etcd, running
 from tests.migration.estates.commissaire import CommissaireEstate, EstateV2, EstateV3, container_manager, host

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 import trustme
 
-from migration.digest import Digest
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.sources import open_source
-from migration.sources.commissaire.source import CommissaireSource
-from storage_service.errors import ConfigurationError
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.commissaire.source import CommissaireSource
+from strongroom.storage_service.errors import ConfigurationError
 from tests.etcd_server import Etcd, Tls, running
 from tests.migration.estates.commissaire import EstateV2, EstateV3, host
 

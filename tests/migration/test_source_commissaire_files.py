@@ -10,15 +10,15 @@ from typing import Final
 
 import pytest
 
-from migration.digest import Digest
-from migration.errors import EstateUnavailable
-from migration.sources import open_source
-from migration.sources.base import Place
-from migration.sources.commissaire.places import ids_of
-from migration.sources.commissaire.source import CommissaireSource
-from storage_service.backends.etcd.messages_pb2 import StatusRequest
-from storage_service.backends.etcd.methods import STATUS
-from storage_service.errors import ConfigurationError
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.base import Place
+from strongroom.migration.sources.commissaire.places import ids_of
+from strongroom.migration.sources.commissaire.source import CommissaireSource
+from strongroom.storage_service.backends.etcd.messages_pb2 import StatusRequest
+from strongroom.storage_service.backends.etcd.methods import STATUS
+from strongroom.storage_service.errors import ConfigurationError
 from tests.etcd_server import Etcd, binary, running
 from tests.migration.estates.commissaire import CommissaireEstate, EstateV2, EstateV3
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migration.records import Record
-from migration.sources.commissaire import records, spelling
+from strongroom.migration.records import Record
+from strongroom.migration.sources.commissaire import records, spelling
 from tests.migration.estates.commissaire import container_manager, host
 
 PEM: Final = "-----BEGIN OPENSSH PRIVATE KEY-----\nGrüße\n-----END OPENSSH PRIVATE KEY-----\n"

@@ -13,15 +13,15 @@ from cryptography.fernet import Fernet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.records import Item
-from migration.sources import files, open_source
-from migration.sources.convection import directory, toml
-from migration.sources.convection.directory import Directory
-from migration.sources.convection.source import ENVIRONMENT
-from models.secret import Secret
-from storage_service.errors import ConfigurationError, StrongroomError
-from storage_service.wire import MAX_SECRET
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.records import Item
+from strongroom.migration.sources import files, open_source
+from strongroom.migration.sources.convection import directory, toml
+from strongroom.migration.sources.convection.directory import Directory
+from strongroom.migration.sources.convection.source import ENVIRONMENT
+from strongroom.models.secret import Secret
+from strongroom.storage_service.errors import ConfigurationError, StrongroomError
+from strongroom.storage_service.wire import MAX_SECRET
 from tests.laws.sources import Reader, reading
 from tests.migration.estates.convection import ConvectionEstate, convection, rest
 from tests.migration.estates.convection_server import Server

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migration.digest import Digest
-from migration.errors import EstateUnavailable
-from migration.records import Item
-from migration.sources import open_source
-from migration.sources.base import Original
-from migration.sources.tables import csv_file
-from migration.sources.tables.rows import MAX_ROW, RowSource
-from storage_service.errors import ConfigurationError
-from storage_service.wire import MAX_SECRET
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.records import Item
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.base import Original
+from strongroom.migration.sources.tables import csv_file
+from strongroom.migration.sources.tables.rows import MAX_ROW, RowSource
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.wire import MAX_SECRET
 from tests.migration.estates.rows import private_key
 
 KEY: Final = "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n"

@@ -14,14 +14,14 @@ from typing import Final
 import pytest
 import trustme
 
-from migration.digest import Digest
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.records import Item
-from migration.sources import open_source
-from migration.sources.custodia import server as custodia_server
-from migration.sources.custodia.server import Custodia
-from models import HostCreds, Secret
-from storage_service.errors import ConfigurationError
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.records import Item
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.custodia import server as custodia_server
+from strongroom.migration.sources.custodia.server import Custodia
+from strongroom.models import HostCreds, Secret
+from strongroom.storage_service.errors import ConfigurationError
 from tests.etcd_server import LOOPBACK, free_port
 from tests.migration.estates import custodia
 from tests.migration.estates.custodia import (

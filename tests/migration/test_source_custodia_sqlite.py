@@ -15,18 +15,18 @@ import pytest
 from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
-from migration.digest import Digest
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.records import Item
-from migration.sources import open_source
-from migration.sources.base import Original, Place
-from migration.sources.custodia import table as custodia_table
-from migration.sources.custodia.sqlite_store import CustodiaSqlite
-from models import HostCreds, Secret
-from storage_service.backends.memory import MemoryBackend
-from storage_service.client.sealed_operations import Write
-from storage_service.errors import ConfigurationError
-from storage_service.wire import MAX_SECRET, NEW
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.records import Item
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.base import Original, Place
+from strongroom.migration.sources.custodia import table as custodia_table
+from strongroom.migration.sources.custodia.sqlite_store import CustodiaSqlite
+from strongroom.models import HostCreds, Secret
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.client.sealed_operations import Write
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.wire import MAX_SECRET, NEW
 from tests.migration.estates import custodia
 from tests.migration.estates.custodia import TABLE, CustodiaEstate, Server
 from tests.migration.house import house

@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from migration.digest import Digest
-from migration.records import Item
-from migration.sources import open_source
-from migration.sources.tables.rows import MAX_ROW, RowSource
-from models import MODELS, SecretModel
+from strongroom.migration.digest import Digest
+from strongroom.migration.records import Item
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.tables.rows import MAX_ROW, RowSource
+from strongroom.models import MODELS, SecretModel
 
 KEY: Final = "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n"
 ENCODED: Final = base64.b64encode(KEY.encode()).decode()

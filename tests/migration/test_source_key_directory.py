@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from migration.errors import EstateUnavailable
-from migration.records import Item
-from migration.sources import files, open_source
-from models import HostCreds
-from storage_service.errors import ConfigurationError
+from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.records import Item
+from strongroom.migration.sources import files, open_source
+from strongroom.models import HostCreds
+from strongroom.storage_service.errors import ConfigurationError
 from tests.laws.sources import Reader, reading
 from tests.migration.estates.key_directory import KeyDirectory, new_key
 

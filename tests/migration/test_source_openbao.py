@@ -12,21 +12,21 @@ from typing import Any, cast
 import pytest
 import trustme
 
-from migration.digest import Digest
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.records import Item
-from migration.sources import open_source
-from migration.sources.base import Original
-from migration.sources.openbao import http
-from migration.sources.openbao import http as openbao_http
-from migration.sources.openbao import source as openbao_source
-from migration.sources.openbao.http import Server, Url
-from migration.sources.openbao.kv1 import Kv1
-from migration.sources.openbao.kv2 import Kv2
-from migration.sources.openbao.source import OpenBao
-from models.secret import Secret
-from storage_service.errors import ConfigurationError
-from storage_service.wire import MAX_SECRET
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.records import Item
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.base import Original
+from strongroom.migration.sources.openbao import http
+from strongroom.migration.sources.openbao import http as openbao_http
+from strongroom.migration.sources.openbao import source as openbao_source
+from strongroom.migration.sources.openbao.http import Server, Url
+from strongroom.migration.sources.openbao.kv1 import Kv1
+from strongroom.migration.sources.openbao.kv2 import Kv2
+from strongroom.migration.sources.openbao.source import OpenBao
+from strongroom.models.secret import Secret
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.wire import MAX_SECRET
 from tests.migration.estates.openbao import Bao, BaoEstate, estate_v1, estate_v2, shared
 
 UNICODE = "\u6771\u4eac \U0001f511\n"

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from migration.errors import EstateUnavailable
-from migration.sources import open_source
-from migration.sources.openbao.http import Answer, Url, shown
-from migration.sources.openbao.kv import Held
-from migration.sources.openbao.records import Layout, Moved
-from migration.sources.openbao.token import read_token
-from migration.sources.openbao.walk import Branch, Leaf, each, in_order
-from models import ContainerManagerCreds, HostCreds
-from storage_service.errors import ConfigurationError
-from storage_service.wire import MAX_SECRET
+from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.openbao.http import Answer, Url, shown
+from strongroom.migration.sources.openbao.kv import Held
+from strongroom.migration.sources.openbao.records import Layout, Moved
+from strongroom.migration.sources.openbao.token import read_token
+from strongroom.migration.sources.openbao.walk import Branch, Leaf, each, in_order
+from strongroom.models import ContainerManagerCreds, HostCreds
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.wire import MAX_SECRET
 
 PEM = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n"
 IN_BASE64 = base64.b64encode(PEM.encode()).decode()

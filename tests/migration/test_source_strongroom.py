@@ -13,13 +13,13 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-from migration.digest import Digest
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.records import Item, Record
-from migration.sources import open_source
-from migration.sources.strongroom.reading import UNREADABLE
-from migration.sources.strongroom.source import StrongroomSource
-from models import (
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.records import Item, Record
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.strongroom.reading import UNREADABLE
+from strongroom.migration.sources.strongroom.source import StrongroomSource
+from strongroom.models import (
     MODELS,
     Cluster,
     ClusterDeploy,
@@ -33,14 +33,14 @@ from models import (
     Network,
     WatcherRecord,
 )
-from models.secret import Secret
-from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.backends.memory import MemoryBackend
-from storage_service.client import AsyncStorageClient, StorageClient
-from storage_service.client.sealed_operations import Write
-from storage_service.client_file import ClientFile
-from storage_service.errors import ConfigurationError
-from storage_service.wire import NEW
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.client import AsyncStorageClient, StorageClient
+from strongroom.storage_service.client.sealed_operations import Write
+from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.wire import NEW
 from tests.deploy.running import Done, clean_environment, strongroom
 from tests.etcd_server import Etcd
 from tests.migration.estates.strongroom import StrongroomEstate, put_past
@@ -347,7 +347,7 @@ async def test_whatever_operation_of_the_store_fails_it_is_settled(
     fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scrub, and then a restore, is done whichever operation of the store fails in it, and done once."""
-    monkeypatch.setattr("migration.sources.strongroom.source.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("strongroom.migration.sources.strongroom.source.FIRST_PAUSE", 0.0)
     names = ["secrets/box/a", "secrets/box/b"]
     for number in itertools.count():
         store = FaultyBackend(MemoryBackend())

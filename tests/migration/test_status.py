@@ -5,15 +5,15 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from migration.errors import NoSuchRun
-from migration.journal import Journal, Run, Stage, new_run, now
-from migration.records import Record
-from migration.status import loses, status
-from migration.target import Target
-from models.secret import Secret
-from storage_service import wire
-from storage_service.backends.memory import MemoryBackend
-from storage_service.client.sealed_operations import Write
+from strongroom.migration.errors import NoSuchRun
+from strongroom.migration.journal import Journal, Run, Stage, new_run, now
+from strongroom.migration.records import Record
+from strongroom.migration.status import loses, status
+from strongroom.migration.target import Target
+from strongroom.models.secret import Secret
+from strongroom.storage_service import wire
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.client.sealed_operations import Write
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, journalled, moving
 

@@ -6,14 +6,14 @@ from typing import Final
 
 import pytest
 
-from migration.compare import Policy
-from migration.errors import RunHeld
-from migration.journal import LOCK, PREFIX
-from migration.records import Record
-from models import names
-from models.secret import Secret
-from storage_service.backends.base import Change, Put
-from storage_service.backends.memory import MemoryBackend
+from strongroom.migration.compare import Policy
+from strongroom.migration.errors import RunHeld
+from strongroom.migration.journal import LOCK, PREFIX
+from strongroom.migration.records import Record
+from strongroom.models import names
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.base import Change, Put
+from strongroom.storage_service.backends.memory import MemoryBackend
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, another, lay_down, moving, rows_of
 

@@ -4,15 +4,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from migration.compare import Policy
-from migration.digest import Digest
-from migration.journal import PREFIX
-from migration.records import Record
-from migration.verify import MAX_EXTRA
-from models import Host
-from models.secret import Secret
-from storage_service.backends.faulty import FaultyBackend
-from storage_service.client.sealed_operations import Remove
+from strongroom.migration.compare import Policy
+from strongroom.migration.digest import Digest
+from strongroom.migration.journal import PREFIX
+from strongroom.migration.records import Record
+from strongroom.migration.verify import MAX_EXTRA
+from strongroom.models import Host
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.faulty import FaultyBackend
+from strongroom.storage_service.client.sealed_operations import Remove
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, moving
 

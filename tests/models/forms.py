@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 import msgspec
 from hypothesis import strategies as st
 
-from models import MODELS, Model, Secret, SecretModel
-from models.fields import MAX_INT
-from models.rules import base64_text, holds_no_secret, not_empty, timestamp
-from models.secret import REDACTED
+from strongroom.models import MODELS, Model, Secret, SecretModel
+from strongroom.models.fields import MAX_INT
+from strongroom.models.rules import base64_text, holds_no_secret, not_empty, timestamp
+from strongroom.models.secret import REDACTED
 
 STORED: Final = sorted(MODELS.values(), key=lambda model: model.__name__)
 SECRET: Final = [model for model in STORED if issubclass(model, SecretModel)]

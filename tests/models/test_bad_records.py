@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models import (
+from strongroom.models import (
     Cluster,
     ClusterDeploy,
     ClusterRestart,
@@ -18,7 +18,7 @@ from models import (
     ValidationError,
     WatcherRecord,
 )
-from models.hosts import HostState
+from strongroom.models.hosts import HostState
 
 HOST_STATES = "must be empty or one of: investigating, bootstrapping, active, disassociated, failed"
 OPERATION_STATES = "must be empty or one of: in_process, finished, failed"

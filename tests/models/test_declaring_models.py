@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from models import LIST_MODELS, MODELS, ListModel, Model, SecretModel, ValidationError, base
-from models.secret import Secret
+from strongroom.models import LIST_MODELS, MODELS, ListModel, Model, SecretModel, ValidationError, base
+from strongroom.models.secret import Secret
 
 
 @pytest.fixture(autouse=True)

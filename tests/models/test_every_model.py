@@ -11,9 +11,19 @@ import rich.console
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import models
-from models import LIST_MODELS, MODELS, InvalidName, ListModel, Model, Secret, SecretModel, ValidationError, names
-from models.secret import REDACTED
+from strongroom import models
+from strongroom.models import (
+    LIST_MODELS,
+    MODELS,
+    InvalidName,
+    ListModel,
+    Model,
+    Secret,
+    SecretModel,
+    ValidationError,
+    names,
+)
+from strongroom.models.secret import REDACTED
 from tests.models.forms import KEYS, SECRET, STORED, annotations, forms, secret_fields, smallest
 
 CANARY = "Q0FOQVJZLXRoYXQtc2luZ3M="  # base64, so that it is a valid key

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from models import InvalidName, Secret, names
+from strongroom.models import InvalidName, Secret, names
 
 
 @pytest.mark.parametrize(

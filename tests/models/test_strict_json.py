@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from models import strict_json
-from models.strict_json import (
+from strongroom.models import strict_json
+from strongroom.models.strict_json import (
     MAX_DEPTH,
     MAX_FLOATS,
     MAX_NUMBER,

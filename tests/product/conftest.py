@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from deploy.pytest_plugin import Server
-from storage_service import wire
+from strongroom.deploy.pytest_plugin import Server
+from strongroom.storage_service import wire
 
 
 @dataclass(frozen=True)

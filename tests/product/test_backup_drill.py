@@ -24,7 +24,7 @@ def user() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="sr"))
     command = path / "bin" / "strongroom"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m deploy.cli "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m strongroom.deploy.cli "$@"\n')
     command.chmod(0o700)
     yield path
     shutil.rmtree(path)

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from argon2 import PasswordHasher
 
-from deploy.pytest_plugin import Server
-from storage_service import wire
+from strongroom.deploy.pytest_plugin import Server
+from strongroom.storage_service import wire
 from tests.deploy.running import ROOT, Up, clean_environment, descendants, up
 
 # Each is long and random enough to be found nowhere by chance, and has a piece that survives base64 and escaping.
@@ -203,7 +203,7 @@ def test_the_command_tells_no_canary(tmp_path: Path) -> None:
         arguments = [
             sys.executable,
             "-m",
-            "deploy.cli",
+            "strongroom.deploy.cli",
             "--home",
             str(running.home),
             "secret",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from storage_service import wire
+from strongroom.storage_service import wire
 from tests.deploy.running import Up, up
 from tests.product.test_faults import credentials, put, through_proxy
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.pytest_plugin import Server
+from strongroom.deploy.pytest_plugin import Server
 
 CUSTODIA = Path(__file__).parents[2] / ".venv-custodia" / "bin"
 

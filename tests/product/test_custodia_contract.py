@@ -6,8 +6,8 @@ import secrets
 
 import pytest
 
-from storage_service import wire
-from storage_service.client import StorageClient
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import StorageClient
 from tests.product.conftest import Face
 
 JSON = {"Content-Type": "application/json"}

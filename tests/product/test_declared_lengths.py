@@ -6,8 +6,8 @@ from typing import Final
 
 import pytest
 
-from deploy.pytest_plugin import Server
-from storage_service import wire
+from strongroom.deploy.pytest_plugin import Server
+from strongroom.storage_service import wire
 
 WAITED: Final = 5.0  # seconds for the answer: half of what the service waits for a body that does not come
 

@@ -18,8 +18,8 @@ import argon2
 import httpx
 import pytest
 
-from storage_service import wire
-from storage_service.strangers import MOST_ACTS
+from strongroom.storage_service import wire
+from strongroom.storage_service.strangers import MOST_ACTS
 from tests.deploy.running import Up, eventually, up
 from tests.product.test_faults import credentials, put, through_proxy
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from storage_service import wire
+from strongroom.storage_service import wire
 from tests.deploy.running import Up, descendants, eventually, spawn, up
 
 WRITES = 1000

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from storage_service.backends import open_backend
-from storage_service.backends.base import Put
-from storage_service.client import StorageClient
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Put
+from strongroom.storage_service.client import StorageClient
 from tests.deploy.running import PATIENCE, ROOT, Done, Up, clean_environment, spawn, strongroom, up
 from tests.deploy.terminal import Terminal
 
@@ -370,7 +370,17 @@ def test_an_interrupted_sweep_goes_on(running: Up, run: Run, client: StorageClie
         client.set_secret("db", f"n{number}", "x")
     run("rotate", "keyset", "default")
     process = subprocess.Popen(
-        [sys.executable, "-m", "deploy.cli", "--home", str(running.home), "key", "reencrypt", "--pace", "0.01"],
+        [
+            sys.executable,
+            "-m",
+            "strongroom.deploy.cli",
+            "--home",
+            str(running.home),
+            "key",
+            "reencrypt",
+            "--pace",
+            "0.01",
+        ],
         cwd=ROOT,
         env=clean_environment(),
         stdin=subprocess.DEVNULL,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from storage_service.client import StorageClient
-from storage_service.keyring import rootkey
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.keyring import rootkey
 from tests.deploy.running import PATIENCE, ROOT, Up, clean_environment, strongroom, up
 from tests.deploy.terminal import Terminal
 
@@ -44,7 +44,7 @@ def client(running: Up) -> Iterator[StorageClient]:
 
 def init(home: Path, *arguments: str, stdout: int) -> int:
     """Run ``key init`` with its answer going to *stdout*, and return its exit code."""
-    command = [sys.executable, "-m", "deploy.cli", "--home", str(home), "key", "init", *arguments]
+    command = [sys.executable, "-m", "strongroom.deploy.cli", "--home", str(home), "key", "init", *arguments]
     environ, nobody = clean_environment(), subprocess.DEVNULL
     done = subprocess.run(
         command, stdin=nobody, stdout=stdout, stderr=nobody, cwd=ROOT, env=environ, timeout=PATIENCE, check=False

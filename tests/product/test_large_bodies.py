@@ -8,10 +8,10 @@ from time import monotonic
 
 import pytest
 
-from models import HostCreds
-from storage_service import wire
-from storage_service.client import StorageClient
-from storage_service.client.operations import IssuedKey
+from strongroom.models import HostCreds
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.client.operations import IssuedKey
 from tests.deploy.running import Up, descendants, up
 
 AT_ONCE = 64

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from deploy.pytest_plugin import Server
-from models import HostCreds
-from storage_service import wire
-from storage_service.client import StorageClient
-from storage_service.client.operations import IssuedKey
+from strongroom.deploy.pytest_plugin import Server
+from strongroom.models import HostCreds
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.client.operations import IssuedKey
 from tests.deploy.running import descendants, up
 
 GROWTH = 100 * 1024  # KiB that a worker may grow by under the worst that its clients ask for

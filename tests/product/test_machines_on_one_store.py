@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from storage_service.client import StorageClient
-from storage_service.errors import Locked
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.errors import Locked
 from tests.deploy.running import Done, Up, clean_environment, eventually, spawn, strongroom, up
 from tests.etcd_server import Etcd
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import pytest
 
-from migration.sources import open_source
-from migration.sources.base import Scrubbable
-from storage_service.client import StorageClient
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.base import Scrubbable
+from strongroom.storage_service.client import StorageClient
 from tests.deploy.running import Done, Up, clean_environment, eventually, spawn, strongroom, up
 from tests.etcd_server import running
 from tests.migration.estates import convection, csv_file, custodia, json_lines, key_directory, openbao

@@ -3,8 +3,8 @@
 import base64
 from pathlib import Path
 
-from models import HostCreds
-from storage_service.client import StorageClient
+from strongroom.models import HostCreds
+from strongroom.storage_service.client import StorageClient
 from tests.deploy.running import Done, clean_environment, strongroom, up
 from tests.etcd_server import running
 from tests.migration.estates.commissaire import EstateV3, host

@@ -44,7 +44,7 @@ def peak(service: Up, verb: str, place: Path) -> tuple[int, dict[str, int]]:
         "jsonl",
         place,
         environ=clean_environment(STRONGROOM_HOME=str(service.home)),
-        prefix=[sys.executable, "-m", "deploy.tools.peak", str(weight)],
+        prefix=[sys.executable, "-m", "strongroom.deploy.tools.peak", str(weight)],
     )
     said, err = process.communicate()
     assert process.returncode == 0, err

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from storage_service.client import StorageClient
-from storage_service.errors import Unavailable
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.errors import Unavailable
 from tests.deploy.running import (
     PATIENCE,
     ROOT,
@@ -191,7 +191,7 @@ def test_ctrl_c_at_a_question(moving: Moving) -> None:
     moving.write(3)
     counts(moving.migrate("apply"))
     leader, follower = os.openpty()
-    command = [sys.executable, "-m", "deploy.cli", "migrate", "rollback", "jsonl", str(moving.place)]
+    command = [sys.executable, "-m", "strongroom.deploy.cli", "migrate", "rollback", "jsonl", str(moving.place)]
     with subprocess.Popen(
         ["env", "--default-signal=INT", *command],
         env=moving.environ,

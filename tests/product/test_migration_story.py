@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from storage_service.client import StorageClient
+from strongroom.storage_service.client import StorageClient
 from tests.deploy.running import Done, Up, clean_environment, strongroom, up
 from tests.etcd_server import Etcd, running
 

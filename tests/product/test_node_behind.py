@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from storage_service.client import StorageClient
-from storage_service.errors import Behind, Fate
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.errors import Behind, Fate
 from tests.deploy.running import Up, descendants, eventually, strongroom, up
 
 

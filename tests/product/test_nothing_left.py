@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from models.secret import Secret
-from storage_service.backends import open_backend
-from storage_service.client import StorageClient
-from storage_service.keyring import unlock, vault, wraps
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.keyring import unlock, vault, wraps
 from tests.deploy.running import Up, clean_environment, descendants, eventually, up
 from tests.serving.test_level_memory import occurrences
 

@@ -6,7 +6,7 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-from storage_service import wire
+from strongroom.storage_service import wire
 from tests.deploy.running import Done, eventually, strongroom, up
 from tests.etcd_server import Etcd, running
 from tests.product.test_faults import put, refused, through_proxy

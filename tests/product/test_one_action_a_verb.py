@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from deploy.pytest_plugin import Server
-from models import Host, HostCreds, Hosts, Network
-from storage_service.client import StorageClient
-from storage_service.errors import Denied, Invalid
+from strongroom.deploy.pytest_plugin import Server
+from strongroom.models import Host, HostCreds, Hosts, Network
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.errors import Denied, Invalid
 
 ACTIONS: Final = frozenset({"get", "list", "put", "delete"})
 KEY: Final = "a2V5"  # as good as any

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from deploy.cli import machine_config
-from deploy.home import Home
-from models.secret import Secret
-from storage_service.authz.base import Principal
-from storage_service.backends.base import Delete, Put
-from storage_service.backends.sqlite import SqliteBackend
-from storage_service.bootstrap import Page, Parts, build
-from storage_service.config import ServiceSettings
-from storage_service.errors import Exists
-from storage_service.keyring.machine_key import Kind
-from storage_service.keyring_wire import NewRoot
-from storage_service.service import Caller
+from strongroom.deploy.cli import machine_config
+from strongroom.deploy.home import Home
+from strongroom.models.secret import Secret
+from strongroom.storage_service.authz.base import Principal
+from strongroom.storage_service.backends.base import Delete, Put
+from strongroom.storage_service.backends.sqlite import SqliteBackend
+from strongroom.storage_service.bootstrap import Page, Parts, build
+from strongroom.storage_service.config import ServiceSettings
+from strongroom.storage_service.errors import Exists
+from strongroom.storage_service.keyring.machine_key import Kind
+from strongroom.storage_service.keyring_wire import NewRoot
+from strongroom.storage_service.service import Caller
 from tests.forgetful_disk import forgetful_disk
 from tests.laws.sources import reading
 from tests.migration.estates.csv_file import estate, estate_of_key_files

@@ -9,8 +9,8 @@ import argon2
 import httpx
 import pytest
 
-from deploy.settings import PROXIED
-from models import (
+from strongroom.deploy.settings import PROXIED
+from strongroom.models import (
     Cluster,
     ClusterDeploy,
     ClusterRestart,
@@ -21,8 +21,8 @@ from models import (
     HostCreds,
     Network,
 )
-from storage_service import wire
-from storage_service.authz.paths import matches
+from strongroom.storage_service import wire
+from strongroom.storage_service.authz.paths import matches
 from tests.deploy.running import Up, up
 from tests.product.test_faults import credentials
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models import Host, HostCreds
-from models.secret import Secret
-from storage_service import wire
-from storage_service.client import StorageClient
-from storage_service.client.sealed_operations import Sealed, Write
-from storage_service.errors import Changed, Exists, Internal, NotFound, Unavailable
+from strongroom.models import Host, HostCreds
+from strongroom.models.secret import Secret
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.client.sealed_operations import Sealed, Write
+from strongroom.storage_service.errors import Changed, Exists, Internal, NotFound, Unavailable
 from tests.deploy.running import Up, strongroom, up
 from tests.etcd_server import running
 from tests.migration.estates.commissaire import EstateV3, host

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from deploy.pytest_plugin import Server
-from models import Host, HostCreds, Network
-from storage_service import wire
-from storage_service.client import StorageClient
-from storage_service.errors import Exists
+from strongroom.deploy.pytest_plugin import Server
+from strongroom.models import Host, HostCreds, Network
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.errors import Exists
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from deploy.pytest_plugin import Server
-from storage_service.client import StorageClient
+from strongroom.deploy.pytest_plugin import Server
+from strongroom.storage_service.client import StorageClient
 
 
 @contextmanager

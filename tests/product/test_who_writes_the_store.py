@@ -8,20 +8,20 @@ from typing import Final
 
 import pytest
 
-from models import ContainerManagerConfig, Host
-from models.secret import Secret
-from storage_service.apikeys import PREFIX as APIKEYS
-from storage_service.apikeys import spent
-from storage_service.authz.base import Principal
-from storage_service.backends.base import Backend, Delete, Put
-from storage_service.backends.memory import MemoryBackend
-from storage_service.backup.restoring import restore
-from storage_service.bootstrap import Page, Parts, build
-from storage_service.config import ServiceSettings
-from storage_service.errors import NotFound
-from storage_service.keyring import rootkey, vault
-from storage_service.keyring.unattended import KeyFile
-from storage_service.service import Caller, Reference
+from strongroom.models import ContainerManagerConfig, Host
+from strongroom.models.secret import Secret
+from strongroom.storage_service.apikeys import PREFIX as APIKEYS
+from strongroom.storage_service.apikeys import spent
+from strongroom.storage_service.authz.base import Principal
+from strongroom.storage_service.backends.base import Backend, Delete, Put
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.backup.restoring import restore
+from strongroom.storage_service.bootstrap import Page, Parts, build
+from strongroom.storage_service.config import ServiceSettings
+from strongroom.storage_service.errors import NotFound
+from strongroom.storage_service.keyring import rootkey, vault
+from strongroom.storage_service.keyring.unattended import KeyFile
+from strongroom.storage_service.service import Caller, Reference
 from tests.backup.copies import checked, copied, fill, held, rewritten, rows_of
 
 OPERATOR: Final = Caller(Principal("apikey:operator"), "request-1")

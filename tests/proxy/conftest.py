@@ -11,7 +11,7 @@ from pathlib import Path
 import argon2
 import pytest
 
-from storage_service.client import AsyncStorageClient
+from strongroom.storage_service.client import AsyncStorageClient
 from tests.raw_http import ScriptedService
 from tests.served import PROXY, SERVICE, gunicorn, tcp_listener, unix_listener
 

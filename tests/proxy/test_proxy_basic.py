@@ -13,12 +13,12 @@ import argon2
 import bcrypt
 import pytest
 
-from http_proxy import authn
-from http_proxy.authn.base import Identity, Refused
-from http_proxy.authn.basic import MAX_REMEMBERED, REMEMBERED, BasicAuthenticator, verify
-from http_proxy.request import forwarded
-from storage_service.client.pool import Place, Pool
-from storage_service.errors import ConfigurationError
+from strongroom.http_proxy import authn
+from strongroom.http_proxy.authn.base import Identity, Refused
+from strongroom.http_proxy.authn.basic import MAX_REMEMBERED, REMEMBERED, BasicAuthenticator, verify
+from strongroom.http_proxy.request import forwarded
+from strongroom.storage_service.client.pool import Place, Pool
+from strongroom.storage_service.errors import ConfigurationError
 
 CHEAP = argon2.PasswordHasher.from_parameters(argon2.profiles.CHEAPEST)
 PASSWORD = "tr0ub4dor:&3 π"
@@ -271,7 +271,7 @@ async def test_whatever_goes_wrong_while_reading_lets_nobody_in(
     await basic.authenticate(header("alice", PASSWORD))
     users.touch()
     with monkeypatch.context() as broken:
-        broken.setattr("http_proxy.authn.basic.changed_by_others", lambda path, status: 1 // 0)
+        broken.setattr("strongroom.http_proxy.authn.basic.changed_by_others", lambda path, status: 1 // 0)
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
                 await basic.authenticate(header("alice", PASSWORD))

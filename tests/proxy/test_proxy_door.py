@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from http_proxy.app import create_app
-from http_proxy.authn.base import Identity
-from http_proxy.middleware import API_ROOT, AuthenticationManager
-from http_proxy.request import forwarded, request_id
-from models.secret import Secret
-from storage_service.config import ProxySettings
-from storage_service.errors import ConfigurationError, Invalid
-from storage_service.wire import http1
-from storage_service.wire.paths import read_path
+from strongroom.http_proxy.app import create_app
+from strongroom.http_proxy.authn.base import Identity
+from strongroom.http_proxy.middleware import API_ROOT, AuthenticationManager
+from strongroom.http_proxy.request import forwarded, request_id
+from strongroom.models.secret import Secret
+from strongroom.storage_service.config import ProxySettings
+from strongroom.storage_service.errors import ConfigurationError, Invalid
+from strongroom.storage_service.wire import http1
+from strongroom.storage_service.wire.paths import read_path
 from tests.in_process import inside
 from tests.proxy.conftest import PASSWORD, Proxy
 from tests.raw_http import Client, Exchange, ScriptedService, ask, request

@@ -7,15 +7,15 @@ import falcon.inspect
 import pytest
 from openapi_spec_validator import validate
 
-from http_proxy.app import _falcon_app
-from http_proxy.openapi import DOCUMENT
-from http_proxy.resources import ENDPOINTS
-from http_proxy.resources.base import Storage
-from models import MODELS, Cluster, ContainerManagerConfig, Host, HostCreds, Model, Network
-from models.secret import Secret
-from storage_service import wire
-from storage_service.client.pool import Place, Pool
-from storage_service.config import ProxySettings
+from strongroom.http_proxy.app import _falcon_app
+from strongroom.http_proxy.openapi import DOCUMENT
+from strongroom.http_proxy.resources import ENDPOINTS
+from strongroom.http_proxy.resources.base import Storage
+from strongroom.models import MODELS, Cluster, ContainerManagerConfig, Host, HostCreds, Model, Network
+from strongroom.models.secret import Secret
+from strongroom.storage_service import wire
+from strongroom.storage_service.client.pool import Place, Pool
+from strongroom.storage_service.config import ProxySettings
 from tests.proxy.conftest import Proxy
 from tests.raw_http import ScriptedService, ask, request
 

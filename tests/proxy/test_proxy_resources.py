@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from models import Cluster, ClusterRestart, Clusters, ContainerManagerCreds, Host, HostCreds, HostState
-from models.secret import Secret
-from storage_service.client import IssuedKey
-from storage_service.errors import NotFound
+from strongroom.models import Cluster, ClusterRestart, Clusters, ContainerManagerCreds, Host, HostCreds, HostState
+from strongroom.models.secret import Secret
+from strongroom.storage_service.client import IssuedKey
+from strongroom.storage_service.errors import NotFound
 from tests.proxy.conftest import PASSWORD, Platform
 from tests.raw_http import Message, ask, request
 

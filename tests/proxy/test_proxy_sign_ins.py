@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from http_proxy.authn.base import Identity, Refused
-from http_proxy.authn.basic import COME_BACK, MAX_WAITING, THREADS, BasicAuthenticator
-from http_proxy.authn.line import Line
-from http_proxy.middleware import AuthenticationManager
-from http_proxy.refusals import RefusalReporter, RefusedRequest, Why
-from http_proxy.request import forwarded
-from storage_service.errors import Unavailable
-from storage_service.wire import http1
+from strongroom.http_proxy.authn.base import Identity, Refused
+from strongroom.http_proxy.authn.basic import COME_BACK, MAX_WAITING, THREADS, BasicAuthenticator
+from strongroom.http_proxy.authn.line import Line
+from strongroom.http_proxy.middleware import AuthenticationManager
+from strongroom.http_proxy.refusals import RefusalReporter, RefusedRequest, Why
+from strongroom.http_proxy.request import forwarded
+from strongroom.storage_service.errors import Unavailable
+from strongroom.storage_service.wire import http1
 from tests.in_process import inside
 from tests.raw_http import Message, request
 

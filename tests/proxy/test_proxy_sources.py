@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from models import Cluster, Host, HostCreds, HostState
-from storage_service.client import AsyncStorageClient
+from strongroom.models import Cluster, Host, HostCreds, HostState
+from strongroom.storage_service.client import AsyncStorageClient
 from tests.proxy.conftest import Platform
 from tests.proxy.test_proxy_resources import KEY, OTHER, Api, as_user, fresh
 from tests.served import PROXY, SERVICE, gunicorn, tcp_listener, unix_listener
 
 # The handler for all models, one for no model, and one more on the store of the first: what it has, both have.
 HANDLERS = """
-from storage_service import config
-from storage_service.config import HandlerSettings
+from strongroom.storage_service import config
+from strongroom.storage_service.config import HandlerSettings
 
 _made = config.ServiceSettings
 

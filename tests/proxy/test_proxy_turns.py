@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from http_proxy.forward import rule_for
+from strongroom.http_proxy.forward import rule_for
 from tests.proxy.conftest import CONNECTIONS, Proxy
 from tests.raw_http import Client, Exchange, Message, ScriptedService, read_head, read_message, request
 from tests.served import PROXY, gunicorn, tcp_listener
@@ -25,7 +25,7 @@ ADDRESSES = [f"127.0.0.{number}" for number in range(2, 12)]
 # Nothing ends by itself in the tests that count what is slow: who ended would be counted for a while beside the next.
 ENDLESS = """
 import dataclasses
-from http_proxy import forward
+from strongroom.http_proxy import forward
 
 rule_for = forward.rule_for
 forward.rule_for = lambda connections: dataclasses.replace(rule_for(connections), grace=600.0, patience=600.0)

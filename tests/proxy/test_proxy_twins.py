@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from models import Cluster, ContainerManagerConfig, ContainerManagerCreds, Host, HostCreds
-from models.secret import Secret
-from storage_service.client import AsyncStorageClient
+from strongroom.models import Cluster, ContainerManagerConfig, ContainerManagerCreds, Host, HostCreds
+from strongroom.models.secret import Secret
+from strongroom.storage_service.client import AsyncStorageClient
 from tests.proxy.conftest import Platform
 from tests.proxy.test_proxy_resources import KEY, OTHER, Api, as_user, fresh
 from tests.raw_http import DEADLINE, Client, Exchange, ScriptedService, request
@@ -24,8 +24,8 @@ WRITES = frozenset({"/storage/save", "/storage/delete"})
 
 # The handler for all models, and one more for hosts that name it.
 HANDLERS = """
-from storage_service import config
-from storage_service.config import HandlerSettings
+from strongroom.storage_service import config
+from strongroom.storage_service.config import HandlerSettings
 
 _made = config.ServiceSettings
 

@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
-from storage_service.client import AsyncStorageClient, StorageClient
-from storage_service.errors import Unavailable
+from strongroom.storage_service.client import AsyncStorageClient, StorageClient
+from strongroom.storage_service.errors import Unavailable
 from tests.proxy.conftest import Proxy
 from tests.raw_http import Exchange, ScriptedService, ask, request
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from models import (
+from strongroom.models import (
     Cluster,
     ClusterDeploy,
     ClusterRestart,
@@ -12,7 +12,7 @@ from models import (
     Host,
     HostCreds,
 )
-from models.secret import Secret
+from strongroom.models.secret import Secret
 from tests.proxy.conftest import Platform
 from tests.proxy.test_proxy_resources import KEY, Api, as_key, fresh
 

@@ -6,17 +6,17 @@ from typing import Final
 
 import pytest
 
-from models.secret import Secret
-from storage_service.apikeys import PREFIX, ApiKeys, spent
-from storage_service.authz.base import Action
-from storage_service.backends.base import Delete, Put
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Exists, Internal, Invalid, Locked, NotFound, Undecipherable
-from storage_service.keyring import census
-from storage_service.keyring.document import ACCESS, ACCESS_KEYSET
-from storage_service.keyring.envelope import kid_of
-from storage_service.keyring.ring import DataKey, Place, Ring
-from storage_service.overlay import EncryptedBackend
+from strongroom.models.secret import Secret
+from strongroom.storage_service.apikeys import PREFIX, ApiKeys, spent
+from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.backends.base import Delete, Put
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Exists, Internal, Invalid, Locked, NotFound, Undecipherable
+from strongroom.storage_service.keyring import census
+from strongroom.storage_service.keyring.document import ACCESS, ACCESS_KEYSET
+from strongroom.storage_service.keyring.envelope import kid_of
+from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
+from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring.fixed import Fixed
 
 OWN = ("storage_service", Secret("own-key"))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from storage_service.authz.base import ALL_ACTIONS, Action, Principal
-from storage_service.authz.paths import (
+from strongroom.storage_service.authz.base import ALL_ACTIONS, Action, Principal
+from strongroom.storage_service.authz.paths import (
     Reach,
     SimplePathAuthz,
     UserNameSpace,

@@ -8,26 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from models import Host, HostCreds
-from models.secret import Secret
-from storage_service import wire
-from storage_service.apikeys import ApiKeys
-from storage_service.audit import AuditLog
-from storage_service.authz.base import Action, Principal
-from storage_service.authz.paths import Reach, SimplePathAuthz, WholeReach
-from storage_service.backends.base import Entry, Put
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Denied, Invalid, NotFound, TooLarge, Unavailable, Undecipherable
-from storage_service.handlers import Handler
-from storage_service.keyring.content_encryption import ContentEncryption
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.page import Page
-from storage_service.keyring.unattended import KeyFile
-from storage_service.large_answers import RULE, LargeAnswers
-from storage_service.overlay import EncryptedBackend
-from storage_service.routing import build
-from storage_service.sealed_service import SealedService
-from storage_service.service import Caller, Door, Reference, Service
+from strongroom.models import Host, HostCreds
+from strongroom.models.secret import Secret
+from strongroom.storage_service import wire
+from strongroom.storage_service.apikeys import ApiKeys
+from strongroom.storage_service.audit import AuditLog
+from strongroom.storage_service.authz.base import Action, Principal
+from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz, WholeReach
+from strongroom.storage_service.backends.base import Entry, Put
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Denied, Invalid, NotFound, TooLarge, Unavailable, Undecipherable
+from strongroom.storage_service.handlers import Handler
+from strongroom.storage_service.keyring.content_encryption import ContentEncryption
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.keyring.unattended import KeyFile
+from strongroom.storage_service.large_answers import RULE, LargeAnswers
+from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.routing import build
+from strongroom.storage_service.sealed_service import SealedService
+from strongroom.storage_service.service import Caller, Door, Reference, Service
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 NARROW = Caller(Principal("apikey:narrow", ("/secrets/db/a",), frozenset({Action.GET})), "request-2")

@@ -9,19 +9,19 @@ from typing import Final
 
 import pytest
 
-from models import Host, HostCreds
-from models.secret import Secret
-from storage_service import wire
-from storage_service.authz.base import ALL_ACTIONS, Action, Principal
-from storage_service.backends.base import MAX_PAGE, Backend
-from storage_service.backends.faulty import FaultyBackend
-from storage_service.backends.memory import MemoryBackend
-from storage_service.bootstrap import Page, build
-from storage_service.config import AuthorizerSettings, ServiceSettings
-from storage_service.errors import Denied, Invalid
-from storage_service.sealed_service import SealedService
-from storage_service.service import Caller, Reference, Service
-from storage_service.strangers import MOST_ACTS
+from strongroom.models import Host, HostCreds
+from strongroom.models.secret import Secret
+from strongroom.storage_service import wire
+from strongroom.storage_service.authz.base import ALL_ACTIONS, Action, Principal
+from strongroom.storage_service.backends.base import MAX_PAGE, Backend
+from strongroom.storage_service.backends.faulty import FaultyBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.bootstrap import Page, build
+from strongroom.storage_service.config import AuthorizerSettings, ServiceSettings
+from strongroom.storage_service.errors import Denied, Invalid
+from strongroom.storage_service.sealed_service import SealedService
+from strongroom.storage_service.service import Caller, Reference, Service
+from strongroom.storage_service.strangers import MOST_ACTS
 
 OPERATOR: Final = Caller(Principal("apikey:operator"), "request-1")
 CREDS: Final = HostCreds.new(address="h1", ssh_priv_key="a2V5")

@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
-from storage_service import wire
-from storage_service.backends.base import not_applied
-from storage_service.errors import Fate, Locked, Unavailable
-from storage_service.failure_log import MOST, FailureLog
+from strongroom.storage_service import wire
+from strongroom.storage_service.backends.base import not_applied
+from strongroom.storage_service.errors import Fate, Locked, Unavailable
+from strongroom.storage_service.failure_log import MOST, FailureLog
 
 
 async def test_the_first_is_told_at_once_and_the_others_are_counted(caplog: pytest.LogCaptureFixture) -> None:

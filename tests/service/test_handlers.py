@@ -8,11 +8,21 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from models import Cluster, ContainerManagerCreds, Host, HostCreds, Model, Network, Secret, SecretModel
-from storage_service.backends.base import ABSENT, MAX_BATCH, MAX_PAGE, PRESENT, Backend, Change, Delete, Entry, Put
-from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import (
+from strongroom.models import Cluster, ContainerManagerCreds, Host, HostCreds, Model, Network, Secret, SecretModel
+from strongroom.storage_service.backends.base import (
+    ABSENT,
+    MAX_BATCH,
+    MAX_PAGE,
+    PRESENT,
+    Backend,
+    Change,
+    Delete,
+    Entry,
+    Put,
+)
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import (
     Changed,
     Exists,
     Fate,
@@ -23,10 +33,10 @@ from storage_service.errors import (
     Unavailable,
     Undecipherable,
 )
-from storage_service.handlers import BadRecord, Handler, Stored
-from storage_service.keyring.ring import DataKey, Ring
-from storage_service.overlay import EncryptedBackend
-from storage_service.wire import MAX_SECRET
+from strongroom.storage_service.handlers import BadRecord, Handler, Stored
+from strongroom.storage_service.keyring.ring import DataKey, Ring
+from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.wire import MAX_SECRET
 from tests.keyring.fixed import Fixed
 from tests.models.forms import STORED, smallest
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import pytest
 
-from storage_service import hygiene
-from storage_service.hygiene import Traced, harden, prctl
+from strongroom.storage_service import hygiene
+from strongroom.storage_service.hygiene import Traced, harden, prctl
 from tests import another_user
 from tests.forking import in_child
 
@@ -24,7 +24,7 @@ _PTRACE_TRACEME: Final = 0  # the process that forked this one becomes its debug
 DUMPABLE: Final = f"import ctypes; print(ctypes.CDLL(None).prctl({PR_GET_DUMPABLE}, 0, 0, 0, 0))"
 PROGRAM: Final = """
 import sys
-from storage_service.hygiene import harden
+from strongroom.storage_service.hygiene import harden
 if sys.argv[1] == "hardened":
     harden()
 print("ready", flush=True)
@@ -41,7 +41,7 @@ def warnings_of(act: Any) -> list[str]:
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("storage_service.hygiene")
+    logger = logging.getLogger("strongroom.storage_service.hygiene")
     logger.addHandler(handler)
     act()
     logger.removeHandler(handler)

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from models.secret import Secret
-from storage_service.apikeys import ApiKeys
-from storage_service.audit import AuditLog
-from storage_service.authz.base import Principal
-from storage_service.authz.paths import Reach, SimplePathAuthz
-from storage_service.backends.base import Change, Delete, Put
-from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import (
+from strongroom.models.secret import Secret
+from strongroom.storage_service.apikeys import ApiKeys
+from strongroom.storage_service.audit import AuditLog
+from strongroom.storage_service.authz.base import Principal
+from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz
+from strongroom.storage_service.backends.base import Change, Delete, Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import (
     AuditUnavailable,
     Denied,
     Exists,
@@ -36,19 +36,19 @@ from storage_service.errors import (
     Unusable,
     WrongKey,
 )
-from storage_service.handlers import Handler
-from storage_service.key_service import KeyService
-from storage_service.keyring import vault
-from storage_service.keyring.document import NAME
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.machine_documents import StoredDocuments
-from storage_service.keyring.page import Page
-from storage_service.keyring.unattended import KeyFile
-from storage_service.keyring.unlock import make_keys
-from storage_service.keyring_wire import NewKeyring, NewRoot, Reencrypted, Reencryption
-from storage_service.overlay import EncryptedBackend
-from storage_service.routing import build
-from storage_service.service import Caller, Service
+from strongroom.storage_service.handlers import Handler
+from strongroom.storage_service.key_service import KeyService
+from strongroom.storage_service.keyring import vault
+from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.machine_documents import StoredDocuments
+from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.keyring.unattended import KeyFile
+from strongroom.storage_service.keyring.unlock import make_keys
+from strongroom.storage_service.keyring_wire import NewKeyring, NewRoot, Reencrypted, Reencryption
+from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.routing import build
+from strongroom.storage_service.service import Caller, Service
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 USER = Caller(Principal("apikey:user", ("/secrets",)), "request-2")

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from storage_service.errors import TooLarge, Unavailable
-from storage_service.large_answers import RULE, LargeAnswers
-from storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED
+from strongroom.storage_service.errors import TooLarge, Unavailable
+from strongroom.storage_service.large_answers import RULE, LargeAnswers
+from strongroom.storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED
 
 
 async def _settled() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from models import strict_json
-from storage_service import answering, resources, sealed_resources, wire
-from storage_service.errors import Invalid
+from strongroom.models import strict_json
+from strongroom.storage_service import answering, resources, sealed_resources, wire
+from strongroom.storage_service.errors import Invalid
 
 
 @pytest.fixture

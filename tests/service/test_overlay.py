@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import pytest
 from hypothesis import given, settings
 
-from storage_service.backends.base import (
+from strongroom.storage_service.backends.base import (
     ABSENT,
     MAX_BATCH,
     PRESENT,
@@ -22,13 +22,13 @@ from storage_service.backends.base import (
     Vacant,
     Watchable,
 )
-from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.backends.memory import HISTORY, MemoryBackend
-from storage_service.errors import Fate, Halted, Locked, TooLarge, Unavailable, Undecipherable
-from storage_service.keyring import census, document
-from storage_service.keyring.envelope import MAX_VALUE, Reason, encrypt, kid_of
-from storage_service.keyring.ring import DataKey, Place, Ring
-from storage_service.overlay import ATTEMPTS, EncryptedBackend
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
+from strongroom.storage_service.backends.memory import HISTORY, MemoryBackend
+from strongroom.storage_service.errors import Fate, Halted, Locked, TooLarge, Unavailable, Undecipherable
+from strongroom.storage_service.keyring import census, document
+from strongroom.storage_service.keyring.envelope import MAX_VALUE, Reason, encrypt, kid_of
+from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
+from strongroom.storage_service.overlay import ATTEMPTS, EncryptedBackend
 from tests.keyring.fixed import Fixed
 from tests.laws.backends import (
     BATCHES,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from storage_service import reach
-from storage_service.backends.sqlite import SqliteBackend
-from storage_service.errors import ConfigurationError
-from storage_service.reach import changed_by_others, refuse_changed_by_others
+from strongroom.storage_service import reach
+from strongroom.storage_service.backends.sqlite import SqliteBackend
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.reach import changed_by_others, refuse_changed_by_others
 
 ME, GROUP = 4711, 4712
 FILE, DIRECTORY = stat.S_IFREG, stat.S_IFDIR

@@ -11,10 +11,10 @@ from typing import Final
 import pytest
 from hypothesis import given, settings
 
-from models import HostCreds
-from models.names import MAX_NAME
-from models.secret import Secret
-from storage_service.backends.base import (
+from strongroom.models import HostCreds
+from strongroom.models.names import MAX_NAME
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.base import (
     ABSENT,
     MAX_PAGE,
     PRESENT,
@@ -27,13 +27,13 @@ from storage_service.backends.base import (
     Put,
     Vacant,
 )
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import Changed, Exists, Fate, NotFound, TooLarge, Unavailable, Undecipherable
-from storage_service.handlers import Handler
-from storage_service.keyring.ring import DataKey, Ring
-from storage_service.overlay import EncryptedBackend
-from storage_service.read_through import AT_ONCE, OldPlaces, ReadThroughBackend
-from storage_service.wire import TOMBSTONES
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import Changed, Exists, Fate, NotFound, TooLarge, Unavailable, Undecipherable
+from strongroom.storage_service.handlers import Handler
+from strongroom.storage_service.keyring.ring import DataKey, Ring
+from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.read_through import AT_ONCE, OldPlaces, ReadThroughBackend
+from strongroom.storage_service.wire import TOMBSTONES
 from tests.keyring.fixed import Fixed
 from tests.laws import backends as law_of_backends
 from tests.laws import old_places as law_of_places

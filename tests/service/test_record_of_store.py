@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from models.secret import Secret
-from storage_service.app import StorageApp
-from storage_service.backends.url import as_said, same_place, without_password
-from storage_service.config import ServiceSettings
-from storage_service.errors import ConfigurationError
-from storage_service.keyring.page import Page
-from storage_service.record_of_store import RecordOfStore
+from strongroom.models.secret import Secret
+from strongroom.storage_service.app import StorageApp
+from strongroom.storage_service.backends.url import as_said, same_place, without_password
+from strongroom.storage_service.config import ServiceSettings
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.record_of_store import RecordOfStore
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ from typing import Any, Final
 
 import pytest
 
-from models import MODELS, Cluster, Host, HostCreds, HostStatus, Model, Network, SecretModel
-from storage_service.backends import BACKENDS
-from storage_service.backends.base import Backend
-from storage_service.backends.memory import MemoryBackend
-from storage_service.config import HandlerSettings
-from storage_service.errors import ConfigurationError, Invalid
-from storage_service.handlers import Handler
-from storage_service.routing import SECRETS, Routing, build, plan
+from strongroom.models import MODELS, Cluster, Host, HostCreds, HostStatus, Model, Network, SecretModel
+from strongroom.storage_service.backends import BACKENDS
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.config import HandlerSettings
+from strongroom.storage_service.errors import ConfigurationError, Invalid
+from strongroom.storage_service.handlers import Handler
+from strongroom.storage_service.routing import SECRETS, Routing, build, plan
 
 STORE: Final = "sqlite:/srv/store.db"
 PASSWORD: Final = "canary-password"

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from models.names import MAX_NAME
-from models.secret import Secret
-from storage_service import wire
-from storage_service.apikeys import ApiKeys
-from storage_service.audit import AuditLog
-from storage_service.authz.base import ALL_ACTIONS, Action, Principal
-from storage_service.authz.paths import Reach, SimplePathAuthz, WholeReach
-from storage_service.backends.base import Put
-from storage_service.backends.faulty import Fault, FaultyBackend
-from storage_service.backends.memory import MemoryBackend
-from storage_service.errors import (
+from strongroom.models.names import MAX_NAME
+from strongroom.models.secret import Secret
+from strongroom.storage_service import wire
+from strongroom.storage_service.apikeys import ApiKeys
+from strongroom.storage_service.audit import AuditLog
+from strongroom.storage_service.authz.base import ALL_ACTIONS, Action, Principal
+from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz, WholeReach
+from strongroom.storage_service.backends.base import Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.errors import (
     AuditUnavailable,
     Changed,
     Denied,
@@ -32,13 +32,13 @@ from storage_service.errors import (
     Unavailable,
     Undecipherable,
 )
-from storage_service.keyring.envelope import MAX_VALUE
-from storage_service.keyring.keeper import Keeper
-from storage_service.keyring.page import Page
-from storage_service.keyring.unattended import KeyFile
-from storage_service.overlay import EncryptedBackend
-from storage_service.sealed_service import SealedService
-from storage_service.service import Caller, Door
+from strongroom.storage_service.keyring.envelope import MAX_VALUE
+from strongroom.storage_service.keyring.keeper import Keeper
+from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.keyring.unattended import KeyFile
+from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.sealed_service import SealedService
+from strongroom.storage_service.service import Caller, Door
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 CANARY = "cAnArY-7a31"

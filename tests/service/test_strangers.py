@@ -5,9 +5,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from storage_service.errors import AuditUnavailable
-from storage_service.strangers import MOST, MOST_ACTS, MOST_CALLERS, MOST_KNOWN, UNKNOWN, Strangers, network_of
-from storage_service.wire import MAX_CLAIMED, MAX_REFUSALS, Refusal
+from strongroom.storage_service.errors import AuditUnavailable
+from strongroom.storage_service.strangers import (
+    MOST,
+    MOST_ACTS,
+    MOST_CALLERS,
+    MOST_KNOWN,
+    UNKNOWN,
+    Strangers,
+    network_of,
+)
+from strongroom.storage_service.wire import MAX_CLAIMED, MAX_REFUSALS, Refusal
 
 PERIOD = 0.02  # seconds
 

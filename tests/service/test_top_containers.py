@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from storage_service.backends.base import MAX_PAGE, Page, Put
-from storage_service.backends.memory import MemoryBackend
-from storage_service.service import ROOT, Containers
+from strongroom.storage_service.backends.base import MAX_PAGE, Page, Put
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.service import ROOT, Containers
 
 
 class Pages(MemoryBackend):

@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from deploy.cli import migrate_estate
-from deploy.serving import log, workers
-from http_proxy import app as proxy
-from models import names
-from models.secret import Secret
-from storage_service.app import StorageApp
-from storage_service.backends.base import Entry, Put
-from storage_service.backends.memory import MemoryBackend
-from storage_service.backends.sqlite import writer
-from storage_service.backends.sqlite.backend import SqliteBackend
-from storage_service.config import ProxySettings, ServiceSettings
-from storage_service.keyring.page import Page
-from storage_service.traces import MOST, trace_of
+from strongroom.deploy.cli import migrate_estate
+from strongroom.deploy.serving import log, workers
+from strongroom.http_proxy import app as proxy
+from strongroom.models import names
+from strongroom.models.secret import Secret
+from strongroom.storage_service.app import StorageApp
+from strongroom.storage_service.backends.base import Entry, Put
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.backends.sqlite import writer
+from strongroom.storage_service.backends.sqlite.backend import SqliteBackend
+from strongroom.storage_service.config import ProxySettings, ServiceSettings
+from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.traces import MOST, trace_of
 from tests.in_process import inside
 from tests.raw_http import request
 

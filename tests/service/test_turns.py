@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from storage_service.errors import Busy
-from storage_service.turns import Queue, Rule, Turn
+from strongroom.storage_service.errors import Busy
+from strongroom.storage_service.turns import Queue, Rule, Turn
 
 ONE = Rule(turns=1, held=1, waiting=1, patience=30.0, longest=30.0, grace=30.0)
 HASTY = replace(ONE, grace=0.05, rate=1000.0)  # bytes a second

@@ -7,10 +7,10 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from deploy.serving.connection import Connection
-from deploy.serving.connection import Exchange as Ours
-from storage_service.errors import TooLarge
-from storage_service.wire.http1 import Exchange
+from strongroom.deploy.serving.connection import Connection
+from strongroom.deploy.serving.connection import Exchange as Ours
+from strongroom.storage_service.errors import TooLarge
+from strongroom.storage_service.wire.http1 import Exchange
 
 MOST = 4 * 1024 * 1024  # bytes of a body that is read
 

@@ -5,7 +5,7 @@
 
 from typing import Final
 
-from storage_service.wire.http1 import MAX_CODING, MAX_FIELDS, MAX_HEAD, MAX_LINE
+from strongroom.storage_service.wire.http1 import MAX_CODING, MAX_FIELDS, MAX_HEAD, MAX_LINE
 
 _GET: Final = b"GET PATH HTTP/1.1\r\nHost: x\r\nFIELDS"
 _PUT: Final = b"PUT PATH HTTP/1.1\r\nHost: x\r\nFIELDS"

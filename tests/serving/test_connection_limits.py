@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from deploy.serving.limits import Ledger, Limits
+from strongroom.deploy.serving.limits import Ledger, Limits
 from tests.raw_http import Client, read_message, request
 from tests.served import gunicorn, tcp_listener, unix_listener
 from tests.serving.conftest import SMALL, Served
 
 SHORT = "head=0.3, body=0.3, body_rate=10_000, write=0.3, idle=0.3, linger=0.2"
 # Deadlines are looked at once a second; here more often, so that nobody waits for the tests.
-OFTEN = "from deploy.serving import workers\n\nworkers.TICK = 0.05\n"
+OFTEN = "from strongroom.deploy.serving import workers\n\nworkers.TICK = 0.05\n"
 
 
 @pytest.fixture(scope="module", params=["tcp", "unix"])

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from deploy.serving.connection import HIGH_WATER, Connection, Exchange, Server
-from deploy.serving.limits import Ledger, Limits
-from storage_service.strangers import network_of
+from strongroom.deploy.serving.connection import HIGH_WATER, Connection, Exchange, Server
+from strongroom.deploy.serving.limits import Ledger, Limits
+from strongroom.storage_service.strangers import network_of
 
 
 def _answer_nothing(exchange: Exchange) -> Coroutine[Any, Any, None] | None:

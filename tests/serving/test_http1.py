@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from storage_service.wire import http1
-from storage_service.wire.http1 import CHUNKED, MAX_HEAD, MAX_LINE, AnswerReader, Malformed, RequestReader
+from strongroom.storage_service.wire import http1
+from strongroom.storage_service.wire.http1 import CHUNKED, MAX_HEAD, MAX_LINE, AnswerReader, Malformed, RequestReader
 from tests.serving.shapes import BAD_BODIES, BAD_HEADS, GOOD_BODIES, ODD_BUT_GOOD, chunked, sent
 
 PATH = b"/secrets/a/b"

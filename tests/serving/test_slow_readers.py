@@ -6,8 +6,8 @@ import secrets
 
 import pytest
 
-from storage_service import wire
-from storage_service.client import AsyncStorageClient
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import AsyncStorageClient
 from tests.raw_http import Client, request
 from tests.serving.conftest import Served
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from deploy.home import Home
+from strongroom.deploy.home import Home
 from tests.deploy.running import eventually
 from tests.raw_http import Client, read_message, request
 from tests.served import ROOT, Running, gunicorn, tcp_listener, unix_listener
 from tests.serving.conftest import SMALL
 
 CANNOT = """
-from storage_service.errors import ConfigurationError
+from strongroom.storage_service.errors import ConfigurationError
 from tests.serving.face import Face
 
 
@@ -35,7 +35,7 @@ FIRST_IS_SLOW = """
 import asyncio
 import os
 from pathlib import Path
-from storage_service.errors import ConfigurationError
+from strongroom.storage_service.errors import ConfigurationError
 from tests.serving.face import Face
 
 
@@ -380,14 +380,24 @@ def test_the_product_ends_a_start_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_text("this is no database, however long one looks at it" * 100)
     (tmp_path / "home/strongroom.toml").write_text(f'store = "sqlite:{tmp_path}/store.db"\n')
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.cli", "serve", "storage", "--home", str(tmp_path / "home"), "--workers", "3"],
+        [
+            sys.executable,
+            "-m",
+            "strongroom.deploy.cli",
+            "serve",
+            "storage",
+            "--home",
+            str(tmp_path / "home"),
+            "--workers",
+            "3",
+        ],
         env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "HOME": "/nonexistent"},
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
-    told = [line for line in done.stderr.splitlines() if " ERROR deploy.serving" in line]
+    told = [line for line in done.stderr.splitlines() if " ERROR strongroom.deploy.serving" in line]
     assert done.returncode > 0
     assert len(told) == 1, done.stderr
     assert not re.search("Traceback|unexpected ", done.stderr)

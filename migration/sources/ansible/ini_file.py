@@ -19,9 +19,9 @@ import warnings
 from functools import lru_cache
 from typing import Any, Final
 
-from migration.sources import files
-from migration.sources.ansible.inventory import UNGROUPED, Inventory, Problem, take_host
-from migration.sources.files import Unfit
+from strongroom.migration.sources import files
+from strongroom.migration.sources.ansible.inventory import UNGROUPED, Inventory, Problem, take_host
+from strongroom.migration.sources.files import Unfit
 
 _SECTION: Final = re.compile(r"\[([^:\]\s]+)(?::(\w+))?\]\s*(?:#.*)?")
 _GROUP: Final = re.compile(r"([^:\]\s]+)\s*(?:#.*)?")

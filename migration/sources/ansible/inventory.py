@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from migration.sources.files import Unfit
+from strongroom.migration.sources.files import Unfit
 
 Variables: TypeAlias = dict[str, Any]
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from migration.sources import files
-from migration.sources.ansible import ini_file, yaml_file
-from migration.sources.ansible.inventory import Inventory, Problem, Variables
-from migration.sources.files import File, Identity, Unfit
-from storage_service.errors import ConfigurationError
+from strongroom.migration.sources import files
+from strongroom.migration.sources.ansible import ini_file, yaml_file
+from strongroom.migration.sources.ansible.inventory import Inventory, Problem, Variables
+from strongroom.migration.sources.files import File, Identity, Unfit
+from strongroom.storage_service.errors import ConfigurationError
 
 MAX_FILE: Final = 32 * 1024 * 1024  # bytes
 VAULT: Final = b"$ANSIBLE_VAULT;"

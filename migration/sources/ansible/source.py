@@ -25,17 +25,17 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from migration.digest import Digest
-from migration.records import Item, Record
-from migration.sources import files, making
-from migration.sources.ansible.inventory import Inventory, Variables
-from migration.sources.ansible.inventory_files import ENCRYPTED, VAULT, Files
-from migration.sources.ansible.yaml_file import Unsafe, Vaulted
-from migration.sources.base import Option, Options
-from migration.sources.files import Unfit
-from models.rules import holds_no_secret
-from storage_service.errors import ConfigurationError
-from storage_service.wire import MAX_SECRET
+from strongroom.migration.digest import Digest
+from strongroom.migration.records import Item, Record
+from strongroom.migration.sources import files, making
+from strongroom.migration.sources.ansible.inventory import Inventory, Variables
+from strongroom.migration.sources.ansible.inventory_files import ENCRYPTED, VAULT, Files
+from strongroom.migration.sources.ansible.yaml_file import Unsafe, Vaulted
+from strongroom.migration.sources.base import Option, Options
+from strongroom.migration.sources.files import Unfit
+from strongroom.models.rules import holds_no_secret
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.wire import MAX_SECRET
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "playbook_dir": Option("directory of the playbooks: their group_vars and host_vars, and relative key files"),

@@ -19,10 +19,10 @@ from typing import Any, Final
 
 import yaml
 
-from migration.sources import files
-from migration.sources.ansible.inventory import UNGROUPED, Inventory, Problem, take_host
-from migration.sources.files import Unfit
-from models import strict_json
+from strongroom.migration.sources import files
+from strongroom.migration.sources.ansible.inventory import UNGROUPED, Inventory, Problem, take_host
+from strongroom.migration.sources.files import Unfit
+from strongroom.models import strict_json
 
 MAX_DEPTH: Final = 64  # mappings and lists inside one another, written so or through aliases
 MAX_VALUES: Final = 4_000_000  # once every alias is what it stands for

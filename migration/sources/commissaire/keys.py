@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from migration.sources.base import Place
-from migration.sources.private_file import read_private
-from models.secret import Secret
-from storage_service.errors import ConfigurationError
+from strongroom.migration.sources.base import Place
+from strongroom.migration.sources.private_file import read_private
+from strongroom.models.secret import Secret
+from strongroom.storage_service.errors import ConfigurationError
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from migration.errors import EstateUnavailable
-from migration.sources.base import Place
-from storage_service.errors import ConfigurationError
+from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.sources.base import Place
+from strongroom.storage_service.errors import ConfigurationError
 
 CHUNK: Final = 1024 * 1024  # bytes read at once
 

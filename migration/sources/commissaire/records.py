@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, get_type_hints
 
-from migration.records import Record
-from migration.sources.commissaire import spelling
-from models import (
+from strongroom.migration.records import Record
+from strongroom.migration.sources.commissaire import spelling
+from strongroom.models import (
     Cluster,
     ClusterDeploy,
     ClusterRestart,
@@ -35,8 +35,8 @@ from models import (
     Network,
     strict_json,
 )
-from models.errors import ValidationError
-from storage_service.wire import MAX_SECRET
+from strongroom.models.errors import ValidationError
+from strongroom.storage_service.wire import MAX_SECRET
 
 SHORT: Final = 16  # bytes; a shorter secret may stand anywhere by chance
 

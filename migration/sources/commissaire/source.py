@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import ClassVar, Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from migration.digest import Digest
-from migration.records import Item, Record
-from migration.sources.base import Option, Options, Original, Place, Source
-from migration.sources.commissaire import records
-from migration.sources.commissaire.keys import Held, Keys, at_once
-from migration.sources.commissaire.places import check_directories
-from migration.sources.commissaire.v2 import Etcd2Keys
-from migration.sources.commissaire.v3 import EtcdKeys
-from models.secret import Secret
-from storage_service.backends.etcd.target import parse
-from storage_service.errors import ConfigurationError
+from strongroom.migration.digest import Digest
+from strongroom.migration.records import Item, Record
+from strongroom.migration.sources.base import Option, Options, Original, Place, Source
+from strongroom.migration.sources.commissaire import records
+from strongroom.migration.sources.commissaire.keys import Held, Keys, at_once
+from strongroom.migration.sources.commissaire.places import check_directories
+from strongroom.migration.sources.commissaire.v2 import Etcd2Keys
+from strongroom.migration.sources.commissaire.v3 import EtcdKeys
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.etcd.target import parse
+from strongroom.storage_service.errors import ConfigurationError
 
 DEFAULT_PREFIX: Final = "/commissaire"
 

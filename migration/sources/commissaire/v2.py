@@ -20,13 +20,13 @@ from urllib.parse import quote
 
 import httpx
 
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.sources.base import Place
-from migration.sources.commissaire.keys import Held, at_once, read_password
-from migration.sources.commissaire.places import Machine, places_of
-from models.strict_json import UNREADABLE
-from storage_service.backends.etcd.target import Target
-from storage_service.errors import ConfigurationError
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.sources.base import Place
+from strongroom.migration.sources.commissaire.keys import Held, at_once, read_password
+from strongroom.migration.sources.commissaire.places import Machine, places_of
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service.backends.etcd.target import Target
+from strongroom.storage_service.errors import ConfigurationError
 
 AT_ONCE: Final = 4  # requests under way: with more of them the client's pool takes longer than etcd
 PAGE: Final = 100  # keys

@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.sources.base import Place
-from migration.sources.commissaire.keys import MAINTENANCE, Held, read_password
-from migration.sources.commissaire.places import Machine, places_of
-from storage_service.backends.etcd.cluster import Cluster, Member
-from storage_service.backends.etcd.failures import CallFailed, Kind
-from storage_service.backends.etcd.keyspace import compare_revision, read
-from storage_service.backends.etcd.messages_pb2 import (
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.sources.base import Place
+from strongroom.migration.sources.commissaire.keys import MAINTENANCE, Held, read_password
+from strongroom.migration.sources.commissaire.places import Machine, places_of
+from strongroom.storage_service.backends.etcd.cluster import Cluster, Member
+from strongroom.storage_service.backends.etcd.failures import CallFailed, Kind
+from strongroom.storage_service.backends.etcd.keyspace import compare_revision, read
+from strongroom.storage_service.backends.etcd.messages_pb2 import (
     CompactionRequest,
     Compare,
     DefragmentRequest,
@@ -33,8 +33,8 @@ from storage_service.backends.etcd.messages_pb2 import (
     StatusRequest,
     TxnRequest,
 )
-from storage_service.backends.etcd.methods import COMPACT, DEFRAGMENT, MEMBERS, RANGE, SNAPSHOT, STATUS, TXN
-from storage_service.backends.etcd.target import Target
+from strongroom.storage_service.backends.etcd.methods import COMPACT, DEFRAGMENT, MEMBERS, RANGE, SNAPSHOT, STATUS, TXN
+from strongroom.storage_service.backends.etcd.target import Target
 
 AT_ONCE: Final = 16  # calls under way: etcd writes them to its log together
 FIRST_PAGE: Final = 32  # keys; then as many as PAGE_SIZE lets expect …

@@ -26,12 +26,12 @@ from typing import Final
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.sources import files
-from migration.sources.convection import toml
-from migration.sources.files import Unfit
-from models.strict_json import UNREADABLE
-from storage_service.errors import ConfigurationError
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.sources import files
+from strongroom.migration.sources.convection import toml
+from strongroom.migration.sources.files import Unfit
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service.errors import ConfigurationError
 
 GENERIC: Final = "generic"
 

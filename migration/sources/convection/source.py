@@ -29,18 +29,18 @@ from urllib.parse import quote, unquote
 
 from cryptography.fernet import Fernet
 
-from migration.digest import Digest
-from migration.errors import EstateUnavailable
-from migration.records import Item
-from migration.sources import files, making
-from migration.sources.base import Option, Options, Original, Place
-from migration.sources.convection import toml
-from migration.sources.convection.directory import GENERIC, MAX_FILE, Directory, Opened
-from migration.sources.files import Unfit
-from models import names
-from models.errors import InvalidName
-from models.secret import Secret
-from storage_service.errors import ConfigurationError
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.records import Item
+from strongroom.migration.sources import files, making
+from strongroom.migration.sources.base import Option, Options, Original, Place
+from strongroom.migration.sources.convection import toml
+from strongroom.migration.sources.convection.directory import GENERIC, MAX_FILE, Directory, Opened
+from strongroom.migration.sources.files import Unfit
+from strongroom.models import names
+from strongroom.models.errors import InvalidName
+from strongroom.models.secret import Secret
+from strongroom.storage_service.errors import ConfigurationError
 
 ENVIRONMENT: Final = "STRONGROOM_CONVECTION_UNLOCK_KEY"
 SOCKET: Final = "/run/convection.secrets.sock"

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from storage_service.errors import ConfigurationError
+from strongroom.storage_service.errors import ConfigurationError
 
 TABLE: Final = "CustodiaSecrets"  # Custodia's default
 _DIRECTORIES: Final = {"libdir": "/var/lib", "logdir": "/var/log", "rundir": "/var/run"}

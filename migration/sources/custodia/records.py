@@ -10,10 +10,10 @@ import base64
 from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from migration.records import Item, Record
-from migration.sources import making
-from migration.sources.files import Unfit
-from models import HostCreds, names, strict_json
+from strongroom.migration.records import Item, Record
+from strongroom.migration.sources import making
+from strongroom.migration.sources.files import Unfit
+from strongroom.models import HostCreds, names, strict_json
 
 EMPTY_CONTAINER: Final = "an empty container: it stays behind, and Strongroom makes one when a secret is put into it"
 

@@ -20,16 +20,16 @@ from urllib.parse import quote_from_bytes, unquote, urlsplit
 import httpx
 import msgspec
 
-from migration.digest import Digest
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.records import Item, Record
-from migration.sources.base import Option, Options, Original, Place
-from migration.sources.custodia.records import EMPTY_CONTAINER, Outcome, id_of, key_of, secret
-from migration.sources.private_file import read_private
-from models.names import SECRETS
-from models.secret import Secret
-from models.strict_json import UNREADABLE
-from storage_service.errors import ConfigurationError
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.records import Item, Record
+from strongroom.migration.sources.base import Option, Options, Original, Place
+from strongroom.migration.sources.custodia.records import EMPTY_CONTAINER, Outcome, id_of, key_of, secret
+from strongroom.migration.sources.private_file import read_private
+from strongroom.models.names import SECRETS
+from strongroom.models.secret import Secret
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service.errors import ConfigurationError
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -18,19 +18,19 @@ from typing import ClassVar, Final, ParamSpec, TypeVar
 
 import msgspec
 
-from migration.digest import Digest
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.records import Item, Record
-from migration.sources import files
-from migration.sources.base import Option, Options, Original, Place
-from migration.sources.custodia import conf
-from migration.sources.custodia.conf import Store
-from migration.sources.custodia.records import EMPTY_CONTAINER, Outcome, id_of, key_of, secret
-from migration.sources.custodia.table import TEXTS, Cell, Row, Table
-from migration.sources.custodia.tokens import MasterKey, Unopenable, is_token
-from models.names import SECRETS
-from models.secret import Secret
-from storage_service.errors import ConfigurationError
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.records import Item, Record
+from strongroom.migration.sources import files
+from strongroom.migration.sources.base import Option, Options, Original, Place
+from strongroom.migration.sources.custodia import conf
+from strongroom.migration.sources.custodia.conf import Store
+from strongroom.migration.sources.custodia.records import EMPTY_CONTAINER, Outcome, id_of, key_of, secret
+from strongroom.migration.sources.custodia.table import TEXTS, Cell, Row, Table
+from strongroom.migration.sources.custodia.tokens import MasterKey, Unopenable, is_token
+from strongroom.models.names import SECRETS
+from strongroom.models.secret import Secret
+from strongroom.storage_service.errors import ConfigurationError
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from migration.errors import EstateUnavailable, MigrationError
-from storage_service.errors import ConfigurationError
+from strongroom.migration.errors import EstateUnavailable, MigrationError
+from strongroom.storage_service.errors import ConfigurationError
 
 TEXTS: Final = ("text", "blob")  # SQLite's names of the types that can hold what Custodia writes
 

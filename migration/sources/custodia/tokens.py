@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 from cryptography.exceptions import InvalidSignature
 from jwcrypto.jwa import JWA
 
-from migration.sources.private_file import read_private
-from models import strict_json
-from storage_service.errors import ConfigurationError
-from storage_service.wire import MAX_STORED
+from strongroom.migration.sources.private_file import read_private
+from strongroom.models import strict_json
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.wire import MAX_STORED
 
 _ALG: Final = "dir"
 _ENCS: Final = {64: "A256CBC-HS512", 32: "A128CBC-HS256"}  # by the size of the key, in bytes

@@ -25,15 +25,15 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
-from migration.digest import Digest
-from migration.records import Item, Record
-from migration.sources import files, making
-from migration.sources.base import Option, Options, Original, Place
-from migration.sources.files import File, Unfit
-from migration.sources.keys import private_key
-from models import HostCreds
-from models.secret import Secret
-from storage_service.errors import ConfigurationError
+from strongroom.migration.digest import Digest
+from strongroom.migration.records import Item, Record
+from strongroom.migration.sources import files, making
+from strongroom.migration.sources.base import Option, Options, Original, Place
+from strongroom.migration.sources.files import File, Unfit
+from strongroom.migration.sources.keys import private_key
+from strongroom.models import HostCreds
+from strongroom.models.secret import Secret
+from strongroom.storage_service.errors import ConfigurationError
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "user": Option("the remote user of all these hosts (root)"),

@@ -9,7 +9,7 @@ import base64
 import re
 from typing import Final
 
-from migration.sources.files import Unfit
+from strongroom.migration.sources.files import Unfit
 
 _PEM: Final = re.compile(
     rb"-----BEGIN ((?:OPENSSH |RSA |EC |DSA |ENCRYPTED )?)PRIVATE KEY-----\s+(.*?)-----END \1PRIVATE KEY-----",

@@ -18,10 +18,10 @@ from urllib.parse import quote, urlsplit
 import httpx
 import msgspec
 
-from migration.errors import EstateRefused, EstateUnavailable
-from models.secret import Secret
-from models.strict_json import UNREADABLE
-from storage_service.errors import ConfigurationError
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.models.secret import Secret
+from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service.errors import ConfigurationError
 
 IN_FLIGHT: Final = 16  # requests at once
 PAUSES: Final = (0.1, 0.3, 1.0)  # seconds before what could not be answered is asked again

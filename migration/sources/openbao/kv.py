@@ -16,8 +16,8 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from migration.sources.openbao.http import Server
-from models.secret import Secret
+from strongroom.migration.sources.openbao.http import Server
+from strongroom.models.secret import Secret
 
 PAGE: Final = 1000  # names in one answer, where the server can be told: OpenBao with version 2
 UNREADABLE: Final = "unreadable"  # the mark of what the server does not give

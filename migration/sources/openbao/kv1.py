@@ -2,9 +2,9 @@
 
 import msgspec
 
-from migration.digest import Digest
-from migration.sources.openbao.http import Server
-from migration.sources.openbao.kv import PAGE, Fields, Held, Page, fields_of, page_of, raw_of
+from strongroom.migration.digest import Digest
+from strongroom.migration.sources.openbao.http import Server
+from strongroom.migration.sources.openbao.kv import PAGE, Fields, Held, Page, fields_of, page_of, raw_of
 
 
 class Kv1:

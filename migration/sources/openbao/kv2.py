@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from migration.sources.openbao.http import PathFailed, PathRefused, Server
-from migration.sources.openbao.kv import PAGE, Fields, Held, Page, fields_of, page_of, raw_of
+from strongroom.migration.sources.openbao.http import PathFailed, PathRefused, Server
+from strongroom.migration.sources.openbao.kv import PAGE, Fields, Held, Page, fields_of, page_of, raw_of
 
 _CURRENT: Final = 0  # as the number of a version
 _DELETED: Final = " deleted"  # at the end of a mark, and in words

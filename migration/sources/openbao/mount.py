@@ -2,9 +2,9 @@
 
 import msgspec
 
-from migration.errors import EstateRefused
-from migration.sources.openbao.http import PathRefused, Server, shown
-from storage_service.errors import ConfigurationError
+from strongroom.migration.errors import EstateRefused
+from strongroom.migration.sources.openbao.http import PathRefused, Server, shown
+from strongroom.storage_service.errors import ConfigurationError
 
 
 async def version_of(server: Server, mount: str, said: int) -> int:

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote
 
-from migration.digest import Digest
-from migration.errors import EstateRefused
-from migration.records import Item, Record
-from migration.sources.openbao.http import IN_FLIGHT, PathFailed, PathRefused, Server, Url, shown
-from migration.sources.openbao.kv import UNREADABLE, Engine
-from migration.sources.openbao.kv1 import Kv1
-from migration.sources.openbao.kv2 import Kv2
-from migration.sources.openbao.mount import version_of
-from migration.sources.openbao.records import Layout, Moved
-from migration.sources.openbao.token import read_token
-from migration.sources.openbao.walk import Branch, Leaf, each, in_order
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateRefused
+from strongroom.migration.records import Item, Record
+from strongroom.migration.sources.openbao.http import IN_FLIGHT, PathFailed, PathRefused, Server, Url, shown
+from strongroom.migration.sources.openbao.kv import UNREADABLE, Engine
+from strongroom.migration.sources.openbao.kv1 import Kv1
+from strongroom.migration.sources.openbao.kv2 import Kv2
+from strongroom.migration.sources.openbao.mount import version_of
+from strongroom.migration.sources.openbao.records import Layout, Moved
+from strongroom.migration.sources.openbao.token import read_token
+from strongroom.migration.sources.openbao.walk import Branch, Leaf, each, in_order
 
 COUNTED: Final = 64  # pages of listings read to count items; what takes more is not cheap
 

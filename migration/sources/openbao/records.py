@@ -26,15 +26,15 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from migration.records import Record
-from migration.sources import making
-from migration.sources.files import Unfit
-from migration.sources.openbao.http import shown
-from migration.sources.openbao.kv import Fields
-from models import MODELS, SecretModel, names
-from models.errors import InvalidName
-from models.secret import Secret
-from storage_service.errors import ConfigurationError
+from strongroom.migration.records import Record
+from strongroom.migration.sources import making
+from strongroom.migration.sources.files import Unfit
+from strongroom.migration.sources.openbao.http import shown
+from strongroom.migration.sources.openbao.kv import Fields
+from strongroom.models import MODELS, SecretModel, names
+from strongroom.models.errors import InvalidName
+from strongroom.models.secret import Secret
+from strongroom.storage_service.errors import ConfigurationError
 
 ALONE: Final = "value"  # a field that, where it is the only one, gives its secret no segment of its own
 MAP: Final = "map is FOLDER=CONTAINER, such as ssh=hosts, or /=CONTAINER for everything"

@@ -2,8 +2,8 @@
 
     strongroom migrate plan openbao https://bao.example:8200 -o mount=secret -o map=ssh=hosts
 
-Each path is an item, ``MOUNT/PATH``; which records it becomes is told in `migration.sources.openbao.records`. Of
-version 2 the current version moves. The token's policy must allow:
+Each path is an item, ``MOUNT/PATH``; which records it becomes is told in
+`strongroom.migration.sources.openbao.records`. Of version 2 the current version moves. The token's policy must allow:
 
     to read          list and read on MOUNT/*, or with version 2 on MOUNT/metadata/* and MOUNT/data/*
     to scrub         besides delete on MOUNT/*, or with version 2 update on MOUNT/destroy/*
@@ -24,15 +24,15 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from migration.errors import EstateUnavailable
-from migration.sources.base import Option, Options, Original, Place
-from migration.sources.openbao.http import IN_FLIGHT, PAUSES, PathFailed, PathRefused, Url, shown
-from migration.sources.openbao.kv import Fields, Held
-from migration.sources.openbao.kv2 import Kv2
-from migration.sources.openbao.reading import Folder, Node, Reader
-from migration.sources.openbao.records import Layout
-from migration.sources.openbao.walk import Branch, Leaf, each, in_order
-from storage_service.errors import ConfigurationError
+from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.sources.base import Option, Options, Original, Place
+from strongroom.migration.sources.openbao.http import IN_FLIGHT, PAUSES, PathFailed, PathRefused, Url, shown
+from strongroom.migration.sources.openbao.kv import Fields, Held
+from strongroom.migration.sources.openbao.kv2 import Kv2
+from strongroom.migration.sources.openbao.reading import Folder, Node, Reader
+from strongroom.migration.sources.openbao.records import Layout
+from strongroom.migration.sources.openbao.walk import Branch, Leaf, each, in_order
+from strongroom.storage_service.errors import ConfigurationError
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "mount": Option("where the KV engine is mounted (secret)"),

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from migration.sources.private_file import read_private
-from models.secret import Secret
-from storage_service.errors import ConfigurationError
+from strongroom.migration.sources.private_file import read_private
+from strongroom.models.secret import Secret
+from strongroom.storage_service.errors import ConfigurationError
 
 VARIABLES: Final = ("BAO_TOKEN", "VAULT_TOKEN")
 KEPT: Final = ".vault-token"  # in the home directory: what `bao login` writes

@@ -7,15 +7,15 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.records import Record, plain_model
-from models import LIST_MODELS, Host, ListModel, Model, names
-from models.errors import InvalidName
-from models.secret import Secret
-from storage_service import wire
-from storage_service.client import AsyncStorageClient
-from storage_service.client.sealed_operations import Sealed
-from storage_service.errors import Denied, Internal, Locked, NotAuthenticated, ServiceError, Unavailable
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.records import Record, plain_model
+from strongroom.models import LIST_MODELS, Host, ListModel, Model, names
+from strongroom.models.errors import InvalidName
+from strongroom.models.secret import Secret
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import AsyncStorageClient
+from strongroom.storage_service.client.sealed_operations import Sealed
+from strongroom.storage_service.errors import Denied, Internal, Locked, NotAuthenticated, ServiceError, Unavailable
 
 APIKEYS: Final = names.SYSTEM + "access/apikeys/"
 SEALED: Final = (APIKEYS, names.SECRETS)

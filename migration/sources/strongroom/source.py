@@ -20,19 +20,19 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple
 
-from migration.digest import Digest
-from migration.errors import EstateUnavailable
-from migration.journal import PREFIX, run_name
-from migration.records import Item, Record
-from migration.sources.base import Option, Options, Original, Place
-from migration.sources.strongroom.reading import SEALED, SHELVES, Found, Reading, Shelf, ask
-from models import Host, Hosts, names
-from models.secret import Secret
-from storage_service import client_file, wire
-from storage_service.client import AsyncStorageClient
-from storage_service.client.sealed_operations import Remove, Write
-from storage_service.client_file import ClientFile
-from storage_service.errors import Changed, ConfigurationError, NoContainer, Unavailable
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.journal import PREFIX, run_name
+from strongroom.migration.records import Item, Record
+from strongroom.migration.sources.base import Option, Options, Original, Place
+from strongroom.migration.sources.strongroom.reading import SEALED, SHELVES, Found, Reading, Shelf, ask
+from strongroom.models import Host, Hosts, names
+from strongroom.models.secret import Secret
+from strongroom.storage_service import client_file, wire
+from strongroom.storage_service.client import AsyncStorageClient
+from strongroom.storage_service.client.sealed_operations import Remove, Write
+from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.errors import Changed, ConfigurationError, NoContainer, Unavailable
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "client_file": Option("a client.json with the API key to use; needed where the place is a socket"),

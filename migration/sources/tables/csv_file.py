@@ -21,13 +21,13 @@ from typing import BinaryIO, ClassVar, Final, NamedTuple
 
 import msgspec
 
-from migration.records import Record
-from migration.sources import files, making
-from migration.sources.base import Option, Options
-from migration.sources.files import Unfit
-from migration.sources.tables.rows import MAX_ROW, Layout, Row, RowSource, TakenOut
-from models import Host, names
-from storage_service.errors import ConfigurationError
+from strongroom.migration.records import Record
+from strongroom.migration.sources import files, making
+from strongroom.migration.sources.base import Option, Options
+from strongroom.migration.sources.files import Unfit
+from strongroom.migration.sources.tables.rows import MAX_ROW, Layout, Row, RowSource, TakenOut
+from strongroom.models import Host, names
+from strongroom.storage_service.errors import ConfigurationError
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "column": Option("FIELD=HEADER: what the table calls a field", many=True),

@@ -6,8 +6,8 @@
     {"name": "secrets/mail/relay/password", "value": "correct horse"}
     {"name": "secrets/mail/relay/keytab", "value_base64": "AAECAw=="}
 
-A key is PEM or base64; a model is any whose records are stored. Lines are UTF-8, and JSON as ``models.strict_json``
-reads it. A line that is no such object is a fault.
+A key is PEM or base64; a model is any whose records are stored. Lines are UTF-8, and JSON as
+``strongroom.models.strict_json`` reads it. A line that is no such object is a fault.
 
 Scrubbing takes out of a line the members that became an encrypted record, and leaves the others as they are written;
 see ``rows`` for the rest.
@@ -24,13 +24,13 @@ from typing import Any, BinaryIO, ClassVar, Final, NamedTuple
 
 import msgspec
 
-from migration.records import Record
-from migration.sources import files, making
-from migration.sources.base import Option, Options
-from migration.sources.files import Unfit
-from migration.sources.tables.rows import Layout, Row, RowSource, TakenOut, lines
-from models import MODELS, Host, HostCreds, Model, SecretModel, strict_json
-from models.secret import Secret
+from strongroom.migration.records import Record
+from strongroom.migration.sources import files, making
+from strongroom.migration.sources.base import Option, Options
+from strongroom.migration.sources.files import Unfit
+from strongroom.migration.sources.tables.rows import Layout, Row, RowSource, TakenOut, lines
+from strongroom.models import MODELS, Host, HostCreds, Model, SecretModel, strict_json
+from strongroom.models.secret import Secret
 
 OPTIONS: Final[Mapping[str, Option]] = {}
 

@@ -24,15 +24,15 @@ from typing import BinaryIO, ClassVar, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from migration.digest import Digest
-from migration.errors import EstateUnavailable
-from migration.records import Item, Record
-from migration.sources import files
-from migration.sources.base import Original, Place
-from migration.sources.files import File, Identity, Unfit
-from models.secret import Secret
-from storage_service.errors import ConfigurationError
-from storage_service.wire import MAX_SECRET
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.records import Item, Record
+from strongroom.migration.sources import files
+from strongroom.migration.sources.base import Original, Place
+from strongroom.migration.sources.files import File, Identity, Unfit
+from strongroom.models.secret import Secret
+from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.wire import MAX_SECRET
 
 MAX_ROW: Final = 4 * 1024 * 1024  # bytes: a secret of the largest size, every byte of it written as \u0000
 _SLICE_ROWS: Final = 200  # that are read in one go

@@ -14,6 +14,6 @@
 Importing this loads gRPC, which must not happen before a fork: whoever forks imports it afterwards.
 """
 
-from storage_service.backends.etcd.backend import EtcdBackend
+from strongroom.storage_service.backends.etcd.backend import EtcdBackend
 
 __all__ = ["EtcdBackend"]

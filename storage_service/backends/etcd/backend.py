@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Final, Self
 from urllib.parse import SplitResult
 
-from storage_service.backends.base import (
+from strongroom.storage_service.backends.base import (
     MAX_BATCH,
     MAX_PAGE,
     Change,
@@ -22,11 +22,11 @@ from storage_service.backends.base import (
     check_names,
     not_applied,
 )
-from storage_service.backends.etcd import messages_pb2
-from storage_service.backends.etcd.cluster import FIRST_PAUSE, LONGEST_PAUSE, Cluster
-from storage_service.backends.etcd.failures import CallFailed, Kind
-from storage_service.backends.etcd.keyspace import Batch, Keyspace, never, put, read
-from storage_service.backends.etcd.messages_pb2 import (
+from strongroom.storage_service.backends.etcd import messages_pb2
+from strongroom.storage_service.backends.etcd.cluster import FIRST_PAUSE, LONGEST_PAUSE, Cluster
+from strongroom.storage_service.backends.etcd.failures import CallFailed, Kind
+from strongroom.storage_service.backends.etcd.keyspace import Batch, Keyspace, never, put, read
+from strongroom.storage_service.backends.etcd.messages_pb2 import (
     KeyValue,
     RangeRequest,
     TxnRequest,
@@ -34,11 +34,11 @@ from storage_service.backends.etcd.messages_pb2 import (
     WatchCreateRequest,
     WatchResponse,
 )
-from storage_service.backends.etcd.methods import RANGE, TXN, A, Method, Q
-from storage_service.backends.etcd.receipts import Receipt, Receipts, Settled
-from storage_service.backends.etcd.target import Target, parse
-from storage_service.errors import Fate, TooLarge
-from storage_service.wire import MAX_STORED
+from strongroom.storage_service.backends.etcd.methods import RANGE, TXN, A, Method, Q
+from strongroom.storage_service.backends.etcd.receipts import Receipt, Receipts, Settled
+from strongroom.storage_service.backends.etcd.target import Target, parse
+from strongroom.storage_service.errors import Fate, TooLarge
+from strongroom.storage_service.wire import MAX_STORED
 
 LIMITED_PART: Final = 16  # values in one question where their size is limited, however little room is left
 COPIED: Final = 64  # values in one question of a snapshot: each may be large

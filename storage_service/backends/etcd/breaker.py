@@ -9,7 +9,7 @@ under way is noticed at once.
 import logging
 from typing import Final
 
-from storage_service.backends.etcd.failures import CallFailed, Kind
+from strongroom.storage_service.backends.etcd.failures import CallFailed, Kind
 
 FAILURES: Final = 5
 FIRST_WAIT: Final = 1.0  # seconds

@@ -16,20 +16,20 @@ from typing import Any, Final
 import grpc
 from grpc.aio import AioRpcError
 
-from models.secret import Secret
-from storage_service.backends.base import Entry
-from storage_service.backends.etcd.breaker import Breaker
-from storage_service.backends.etcd.failures import CallFailed, Kind, diagnose, diagnose_cancel
-from storage_service.backends.etcd.messages_pb2 import (
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.base import Entry
+from strongroom.storage_service.backends.etcd.breaker import Breaker
+from strongroom.storage_service.backends.etcd.failures import CallFailed, Kind, diagnose, diagnose_cancel
+from strongroom.storage_service.backends.etcd.messages_pb2 import (
     AuthenticateRequest,
     WatchCreateRequest,
     WatchRequest,
     WatchResponse,
 )
-from storage_service.backends.etcd.methods import AUTHENTICATE, WATCH, A, Metadata, Method, Q
-from storage_service.backends.etcd.reads import Reads
-from storage_service.backends.etcd.target import Target
-from storage_service.errors import ConfigurationError, Fate
+from strongroom.storage_service.backends.etcd.methods import AUTHENTICATE, WATCH, A, Metadata, Method, Q
+from strongroom.storage_service.backends.etcd.reads import Reads
+from strongroom.storage_service.backends.etcd.target import Target
+from strongroom.storage_service.errors import ConfigurationError, Fate
 
 ATTEMPT: Final = 0.4  # of an operation's timeout, for one of its attempts: time is left to ask elsewhere
 FIRST_PAUSE: Final = 0.05  # seconds, once every member has been asked; doubled each time …

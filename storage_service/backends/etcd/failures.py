@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 
-from storage_service.errors import ConfigurationError, Fate, StrongroomError, TooLarge, Unavailable
+from strongroom.storage_service.errors import ConfigurationError, Fate, StrongroomError, TooLarge, Unavailable
 
 
 class Kind(Enum):

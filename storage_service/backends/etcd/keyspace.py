@@ -3,9 +3,18 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from storage_service.backends.base import ABSENT, MAX_BATCH, PRESENT, Change, Delete, Put, Vacant, failed_guards
-from storage_service.backends.etcd.failures import CallFailed, Kind
-from storage_service.backends.etcd.messages_pb2 import (
+from strongroom.storage_service.backends.base import (
+    ABSENT,
+    MAX_BATCH,
+    PRESENT,
+    Change,
+    Delete,
+    Put,
+    Vacant,
+    failed_guards,
+)
+from strongroom.storage_service.backends.etcd.failures import CallFailed, Kind
+from strongroom.storage_service.backends.etcd.messages_pb2 import (
     Compare,
     DeleteRangeRequest,
     PutRequest,

@@ -6,7 +6,7 @@ They are made on bare channels: the stubs that gRPC generates would call them by
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
-from storage_service.backends.etcd.messages_pb2 import (
+from strongroom.storage_service.backends.etcd.messages_pb2 import (
     AuthenticateRequest,
     AuthenticateResponse,
     CompactionRequest,

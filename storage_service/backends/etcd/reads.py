@@ -15,11 +15,11 @@ from typing import Any, Final, TypeAlias
 
 from grpc.aio import AioRpcError
 
-from storage_service.backends.base import MAX_BATCH, Entry
-from storage_service.backends.etcd.failures import CallFailed, Kind, diagnose
-from storage_service.backends.etcd.keyspace import read
-from storage_service.backends.etcd.messages_pb2 import RangeRequest, RangeResponse, TxnRequest
-from storage_service.backends.etcd.methods import RANGE, TXN, Metadata
+from strongroom.storage_service.backends.base import MAX_BATCH, Entry
+from strongroom.storage_service.backends.etcd.failures import CallFailed, Kind, diagnose
+from strongroom.storage_service.backends.etcd.keyspace import read
+from strongroom.storage_service.backends.etcd.messages_pb2 import RangeRequest, RangeResponse, TxnRequest
+from strongroom.storage_service.backends.etcd.methods import RANGE, TXN, Metadata
 
 IN_FLIGHT: Final = 2  # transactions; one did as well by rate, but lets all wait for the slowest
 SIZE: Final = 1024 * 1024  # bytes of values expected in one answer

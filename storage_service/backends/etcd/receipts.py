@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import Final
 
-from storage_service.backends.base import MAX_BATCH
-from storage_service.backends.etcd.cluster import Cluster
-from storage_service.backends.etcd.keyspace import Keyspace, compare_revision, delete, put, read
-from storage_service.backends.etcd.messages_pb2 import Compare, RequestOp, TxnRequest
-from storage_service.backends.etcd.methods import TXN
-from storage_service.errors import Fate
+from strongroom.storage_service.backends.base import MAX_BATCH
+from strongroom.storage_service.backends.etcd.cluster import Cluster
+from strongroom.storage_service.backends.etcd.keyspace import Keyspace, compare_revision, delete, put, read
+from strongroom.storage_service.backends.etcd.messages_pb2 import Compare, RequestOp, TxnRequest
+from strongroom.storage_service.backends.etcd.methods import TXN
+from strongroom.storage_service.errors import Fate
 
 COMMITTED: Final = b"committed"
 SETTLED: Final = b"settled"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, unquote
 
-from models import names
-from models.errors import InvalidName
-from models.secret import Secret
-from storage_service.backends.url import DEFAULT_PORT, DEFAULT_PREFIX, ETCD_OPTIONS, check_at, prefix
-from storage_service.errors import ConfigurationError
+from strongroom.models import names
+from strongroom.models.errors import InvalidName
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.url import DEFAULT_PORT, DEFAULT_PREFIX, ETCD_OPTIONS, check_at, prefix
+from strongroom.storage_service.errors import ConfigurationError
 
 DEFAULT_TIMEOUT: Final = 4.0  # seconds for one operation, all its attempts together; settling a lost write has as many
 PASSWORD_VARIABLE: Final = "STRONGROOM_ETCD_PASSWORD"  # noqa: S105  # the variable's name, not a password

@@ -5,6 +5,6 @@ writer    the one thread that writes, a group of commits at a time
 backend   the verbs of a backend, and `watch`
 """
 
-from storage_service.backends.sqlite.backend import SqliteBackend
+from strongroom.storage_service.backends.sqlite.backend import SqliteBackend
 
 __all__ = ["SqliteBackend"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import SplitResult
 
-from storage_service.backends.base import (
+from strongroom.storage_service.backends.base import (
     MAX_BATCH,
     MAX_PAGE,
     Change,
@@ -30,10 +30,17 @@ from storage_service.backends.base import (
     check_size,
     not_applied,
 )
-from storage_service.backends.sqlite.file import BEYOND, STATE, connect_reader, connect_snapshot, make, unavailable
-from storage_service.backends.sqlite.writer import Writer
-from storage_service.backends.url import file_of
-from storage_service.errors import ConfigurationError
+from strongroom.storage_service.backends.sqlite.file import (
+    BEYOND,
+    STATE,
+    connect_reader,
+    connect_snapshot,
+    make,
+    unavailable,
+)
+from strongroom.storage_service.backends.sqlite.writer import Writer
+from strongroom.storage_service.backends.url import file_of
+from strongroom.storage_service.errors import ConfigurationError
 
 BUSY_TIMEOUT: Final = 5.0  # seconds a commit waits for another process' transaction
 HISTORY: Final = 1000  # deleted names that watches can still be told of

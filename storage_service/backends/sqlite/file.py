@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from storage_service.errors import ConfigurationError, Fate, Unavailable
-from storage_service.reach import refuse_changed_by_others
+from strongroom.storage_service.errors import ConfigurationError, Fate, Unavailable
+from strongroom.storage_service.reach import refuse_changed_by_others
 
 APPLICATION_ID: Final = 0x53_74_72_67  # "Strg", in the file's header
 SCHEMA_VERSION: Final = 1

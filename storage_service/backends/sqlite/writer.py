@@ -20,8 +20,17 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple, TypeAlias
 
-from storage_service.backends.base import ABSENT, Change, Conflict, Delete, Put, Vacant, failed_guards, not_applied
-from storage_service.backends.sqlite.file import (
+from strongroom.storage_service.backends.base import (
+    ABSENT,
+    Change,
+    Conflict,
+    Delete,
+    Put,
+    Vacant,
+    failed_guards,
+    not_applied,
+)
+from strongroom.storage_service.backends.sqlite.file import (
     BEYOND,
     STATE,
     TOUCH,
@@ -33,8 +42,8 @@ from storage_service.backends.sqlite.file import (
     primary_code,
     unavailable,
 )
-from storage_service.errors import Fate, StrongroomError, Unavailable
-from storage_service.traces import trace_of
+from strongroom.storage_service.errors import Fate, StrongroomError, Unavailable
+from strongroom.storage_service.traces import trace_of
 
 MAX_GROUP: Final = 64  # commits in one transaction, so that the first does not wait long for the last
 MAX_PART: Final = 4 * 1024 * 1024  # bytes of values in one statement, which counts them in 24 bits

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from migration.sources import open_source
-from migration.sources.base import Source
+from strongroom.migration.sources import open_source
+from strongroom.migration.sources.base import Source
 
 
 class Estate(Protocol):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from migration.sources.convection.source import QUIET
+from strongroom.migration.sources.convection.source import QUIET
 from tests.migration.estates.base import Estate
 from tests.migration.estates.convection_server import BIN, Server
 

@@ -21,8 +21,8 @@ from typing import Final
 
 import httpx
 
-from migration.sources.custodia.records import id_of
-from models import HostCreds, Secret
+from strongroom.migration.sources.custodia.records import id_of
+from strongroom.models import HostCreds, Secret
 
 CUSTODIA: Final = Path(__file__).parents[3] / ".venv-custodia/bin/custodia"  # made by `make test`
 READY_WITHIN: Final = 30.0  # seconds, also on a busy machine

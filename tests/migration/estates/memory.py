@@ -20,13 +20,13 @@ from typing import ClassVar, Final, NoReturn
 
 import msgspec
 
-from migration.digest import Digest
-from migration.errors import EstateRefused, EstateUnavailable
-from migration.records import Item, Record, is_sealed
-from migration.sources.base import Options, Original, Place
-from models import Host, HostCreds
-from models.secret import Secret
-from storage_service.backends.faulty import Fault, Killed
+from strongroom.migration.digest import Digest
+from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.records import Item, Record, is_sealed
+from strongroom.migration.sources.base import Options, Original, Place
+from strongroom.models import Host, HostCreds
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.faulty import Fault, Killed
 from tests.migration.estates.base import Estate
 
 PAGE: Final = 100  # items in one operation of reading

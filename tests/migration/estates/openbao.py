@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote
 
 import httpx
 
-from migration.sources.openbao.http import shown
+from strongroom.migration.sources.openbao.http import shown
 from tests.etcd_server import free_port
 
 BAO: Final = Path(__file__).resolve().parents[3] / ".venv-openbao/bin/bao"

@@ -10,13 +10,13 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar, Final
 
-from models import Host, HostCreds
-from models.secret import Secret
-from storage_service.backends import open_backend
-from storage_service.backends.base import Put
-from storage_service.client import StorageClient
-from storage_service.client.sealed_operations import Write
-from storage_service.wire import NEW
+from strongroom.models import Host, HostCreds
+from strongroom.models.secret import Secret
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Put
+from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.client.sealed_operations import Write
+from strongroom.storage_service.wire import NEW
 from tests.deploy.running import PATIENCE, spawn
 from tests.migration.estates.base import Estate
 
