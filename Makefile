@@ -60,7 +60,8 @@ COMPILE = CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --gen
 
 clean: ## remove all that was made here, and nothing else
 	rm -rf .venv .venv-custodia .venv-openbao .venv-convection .venv-ansible .venv-etcd3 .tools .run build *.egg-info
-	rm -rf .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .mypy_cache .ruff_cache .import_linter_cache .hypothesis .editable
+	find strongroom -type l -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV): requirements/dev.txt requirements/build.txt pyproject.toml

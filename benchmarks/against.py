@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks import load
 from benchmarks.targets import ROOT, Etcd, Strongroom
+from strongroom.deploy.tools import links
 
 RECORDS = 1000
 BLOCK = 1_000_000  # numbers set aside for one measurement of puts
@@ -46,6 +47,8 @@ def main() -> None:
 def _checked_out(commit: str, path: Path) -> Iterator[Path]:
     git = ["git", "-C", str(ROOT), "worktree"]
     subprocess.run([*git, "add", "--detach", "--quiet", path, commit], check=True)
+    if (path / "strongroom").is_dir():
+        links.link(path)
     try:
         yield path
     finally:

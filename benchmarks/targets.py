@@ -120,7 +120,9 @@ class Strongroom(Target):
 
     def start(self, *, unlocked: bool = True) -> float:
         """Start it as an operator would; if it does not come up *unlocked*, return the seconds until it only lives."""
-        command: list[str | Path] = [sys.executable, "-m", "strongroom.deploy.cli", "up", "--home", self.service_home]
+        # An earlier tree may be one whose folders were imported by their own names.
+        module = "strongroom.deploy.cli" if (self._source / "strongroom").is_dir() else "deploy.cli"
+        command: list[str | Path] = [sys.executable, "-m", module, "up", "--home", self.service_home]
         command += ["--listen", f"127.0.0.1:{self._port}", "--store", self._store]
         with httpx.Client(base_url=f"http://127.0.0.1:{self._port}") as client:
             ready = lambda: client.get("/readyz" if unlocked else "/livez").is_success  # noqa: E731

@@ -83,7 +83,7 @@ def strongroom_server(strongroom_home: Path) -> Iterator[Server]:
         log.open("wb") as errors,
         subprocess.Popen(  # noqa: S603  # a command of ours, without a shell
             up,
-            cwd=Path(__file__).parents[1],  # so that it is this product that runs, installed or not
+            cwd=Path(__file__).parents[2],  # so that it is this product that runs, installed or not
             env=environ | {"PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

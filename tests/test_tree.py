@@ -1,25 +1,30 @@
 """The rules of the house that can be told by looking at the tree: what lies where, and what stands nowhere."""
 
 import ast
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import strongroom
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOMS = ("models", "storage_service", "http_proxy", "migration", "deploy")
 TOP_LEVEL = {
-    *(*ROOMS, "tests", "benchmarks", "docs", "requirements"),
+    *(*ROOMS, "strongroom", "tests", "benchmarks", "docs", "requirements"),
     *(
         ".ci",
         ".gitignore",
         "pyproject.toml",
+        "MANIFEST.in",
         "Makefile",
         "README.md",
         "CHANGELOG.md",
@@ -97,19 +102,72 @@ def test_whatever_a_parser_raises_is_caught() -> None:
 
 
 def test_every_package_is_installed() -> None:
-    """The wheel lists every package of the rooms; tests and benchmarks stay out."""
+    """The wheel lists every package of the rooms below the one name; tests and benchmarks stay out."""
     packages = {
-        ".".join(path.parent.relative_to(ROOT).parts)
+        ".".join(("strongroom", *path.parent.relative_to(ROOT).parts))
         for path in MODULES
         if path.name == "__init__.py" and path.relative_to(ROOT).parts[0] in ROOMS
     }
 
-    assert packages - NOT_INSTALLED == set(PROJECT["tool"]["setuptools"]["packages"])
+    said = PROJECT["tool"]["setuptools"]
+    assert packages - NOT_INSTALLED | {"strongroom"} == set(said["packages"])
+    assert said["package-dir"] == {"strongroom": "strongroom"} | {f"strongroom.{room}": room for room in ROOMS}
 
 
-def test_rooms_are_typed() -> None:
-    """Every room tells its users' type checkers that it has types (PEP 561)."""
-    assert [room for room in ROOMS if (ROOT / room).exists() and not (ROOT / room / "py.typed").exists()] == []
+def test_the_one_name_has_no_code_of_its_own() -> None:
+    """What lies in strongroom/ is what users import from and the mark of types; all else is in the rooms."""
+    assert {path.name for path in FILES if path.parent == ROOT / "strongroom"} == {"__init__.py", "py.typed"}
+
+
+def test_a_bare_import_is_refused() -> None:
+    """The linter refuses a room's name without ours before it, however it is imported."""
+    code = "".join(f"import {room}\nfrom {room} import x\nfrom {room}.y import z\n" for room in ROOMS)
+    ruff = [sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "TID251", "--output-format", "json"]
+    command = [*ruff, "--stdin-filename", "tests/bare.py", "-"]
+
+    found = json.loads(
+        subprocess.run(command, cwd=ROOT, input=code, capture_output=True, text=True, check=False).stdout
+    )
+
+    assert {each["location"]["row"] for each in found} == set(range(1, 3 * len(ROOMS) + 1))
+
+
+# Code that tests hand to another Python stands in strings, where no linter looks.
+QUOTED = re.compile(
+    rf"(?<![\w.])(?<!from strongroom )(?:from|import) (?:{'|'.join(ROOMS)})(?:\.\w+)*(?= import\b|\\n|;|[\"']|$)",
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("path", relative([path for path in MODULES if path.name != "test_one_name.py"]))
+def test_no_string_imports_a_bare_room(path: str) -> None:
+    """Code in a string imports the rooms by the one name, too: else two copies of a class would meet."""
+    assert QUOTED.findall((ROOT / path).read_text()) == []
+
+
+def test_rooms_do_not_go_through_the_users_door() -> None:
+    """Our own modules name the module that has what they want; `strongroom` itself is for those who use it."""
+    asked = {
+        (path.name, alias.name)
+        for path in MODULES
+        if path.relative_to(ROOT).parts[0] in ROOMS
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "strongroom"
+        for alias in node.names
+    }
+    assert {each for each in asked if each[1] not in ROOMS} == set()
+
+
+def test_it_is_typed() -> None:
+    """The one package tells its users' type checkers that it has types (PEP 561), once."""
+    assert [path for path in FILES if path.name == "py.typed"] == [ROOT / "strongroom/py.typed"]
+
+
+def test_it_is_this_tree_that_is_tested() -> None:
+    """The package that these tests import is linked to the rooms beside them, not to those of another checkout."""
+    here = Path(strongroom.__file__).parent
+
+    assert {room: (here / room).resolve() for room in ROOMS} == {room: ROOT / room for room in ROOMS}
 
 
 def locked(name: str) -> dict[str, str]:

@@ -60,7 +60,8 @@ def test_the_image_is_built_from_what_the_context_holds() -> None:
         line[1:] for line in (CONTAINER / "Containerfile.dockerignore").read_text().splitlines() if line[0] == "!"
     }
 
-    assert {"deploy", "http_proxy", "models", "storage_service", "requirements", "pyproject.toml"} <= let_in
+    assert {"deploy", "http_proxy", "migration", "models", "storage_service", "strongroom"} <= let_in
+    assert {"requirements", "pyproject.toml"} <= let_in
     assert all((ROOT / name).exists() for name in let_in)
 
 

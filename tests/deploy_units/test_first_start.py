@@ -191,8 +191,10 @@ def test_the_image_is_built_from_what_the_ignore_file_lets_through(tmp_path: Pat
 
     there = {name.rpartition("/")[0] for name in zipfile.ZipFile(wheel).namelist() if name.endswith("/__init__.py")}
     rooms = ("models", "storage_service", "http_proxy", "migration", "deploy")
-    here = {str(path.parent.relative_to(ROOT)) for room in rooms for path in (ROOT / room).rglob("__init__.py")}
-    assert here - there <= {"deploy/tools"}  # which makes the environment, from the source tree
+    here = {
+        f"strongroom/{path.parent.relative_to(ROOT)}" for room in rooms for path in (ROOT / room).rglob("__init__.py")
+    }
+    assert here - there <= {"strongroom/deploy/tools"}  # which makes the environment, from the source tree
     at = environ | {"PYTHONPATH": str(site)}
     shown = run(
         [sys.executable, "-P", "-m", "strongroom.deploy.cli", "--home", tmp_path / "home", "config", "check", "--json"],

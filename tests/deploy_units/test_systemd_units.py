@@ -1,6 +1,7 @@
 """systemd's own checkers accept the units, and units, settings and command agree about every path and address."""
 
 import os
+import re
 import resource
 import shlex
 import subprocess
@@ -175,6 +176,8 @@ def test_the_installer_is_a_script_and_installs_what_is_there() -> None:
     ]
     assert named
     assert all(list(tree.glob(word)) for word in named)
+    # What it runs is what it has installed: with -P, Python does not look into the tree that it stands in.
+    assert re.findall(r'bin/python"(?! -P -m strongroom\.).*', script.read_text()) == []
 
 
 @pytest.mark.parametrize("role", ["storage", "proxy"])

@@ -80,7 +80,7 @@ def test_a_long_way_is_told_in_part() -> None:
     """However deep it broke, the line is of a length that one can read."""
     made: dict[str, Any] = {}
     text = "def deeper(left):\n    return deeper(left - 1) if left else 1 / 0\n"
-    exec(compile(text, str(ROOT / "models/deep.py"), "exec"), made)  # a file of ours that is not there
+    exec(compile(text, str(ROOT / "strongroom/models/deep.py"), "exec"), made)  # a file of ours that is not there
 
     trace = trace_of(caught(made["deeper"], 200))
     assert trace.startswith("ZeroDivisionError at models/deep.py:2:deeper < ")
