@@ -8,8 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-_ROOT: Final = f"{Path(__file__).parents[1]}/"
-_OURS: Final = tuple(f"{_ROOT}{room}/" for room in ("deploy", "http_proxy", "migration", "models", "storage_service"))
+_OURS: Final = f"{Path(__file__).parents[1]}/"  # where the package lies; nobody else's code does
 MOST: Final = 16  # places
 
 
@@ -28,5 +27,5 @@ def trace_of(error: BaseException) -> str:
 
 
 def _place(frame: FrameType, line: int, *, ours: bool) -> str:
-    file = frame.f_code.co_filename.removeprefix(_ROOT) if ours else frame.f_globals.get("__name__", "elsewhere")
+    file = frame.f_code.co_filename.removeprefix(_OURS) if ours else frame.f_globals.get("__name__", "elsewhere")
     return f"{file}:{line}:{frame.f_code.co_name}"
