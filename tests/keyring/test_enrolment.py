@@ -382,7 +382,7 @@ TWIN: Final = B.fingerprint[:20] + "0" * 44  # of a planted document
         Revocation("nobody", NotFound, "no machine has that name"),
         Revocation("f" * 64, NotFound, "no machine has that name"),
     ],
-    ids=lambda told: told.wanted or "empty",
+    ids=["a name", "a fingerprint", "a prefix", "empty", "an ambiguous prefix", "nobody", "no such fingerprint"],
 )
 async def test_revoking(site: Site, told: Revocation, tmp_path: Path) -> None:
     """A machine is revoked by name or by the beginning of its fingerprint, if that means one; others still start."""
