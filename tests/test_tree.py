@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -35,6 +36,9 @@ TOP_LEVEL = {
     ),
 }
 MADE = {"__pycache__", "build", "dist"}  # by tools, and ignored by git like all that begins with a dot
+EVASIONS = {"skip", "skipif", "xfail", "importorskip"}
+ALONE = {"DecodeError", "MsgspecError"}
+WATCHED = EVASIONS | ALONE
 NOT_INSTALLED = {"strongroom.deploy.tools"}
 
 
@@ -62,10 +66,32 @@ def modules() -> list[Path]:
     return [path for path in files() if path.suffix == ".py"]
 
 
+class Read(NamedTuple):
+    """What the rules ask of a module. Its syntax is let go: that of all would make every later test slower."""
+
+    says: bool  # what it is for
+    mute_tests: list[str]
+    attributes: list[ast.Attribute]
+    from_our_name: set[str]
+
+
 @functools.cache
-def code_of(path: Path) -> ast.Module:
-    """Return a module's syntax."""
-    return ast.parse(path.read_text())
+def read(path: Path) -> Read:
+    """Read a module, once for all rules."""
+    code = ast.parse(path.read_text())
+    nodes = list(ast.walk(code))
+    tests = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return Read(
+        says=ast.get_docstring(code) is not None,
+        mute_tests=[test.name for test in tests if test.name.startswith("test_") and not ast.get_docstring(test)],
+        attributes=[node for node in nodes if isinstance(node, ast.Attribute) and node.attr in WATCHED],
+        from_our_name={
+            alias.name
+            for node in nodes
+            if isinstance(node, ast.ImportFrom) and node.module == "strongroom"
+            for alias in node.names
+        },
+    )
 
 
 def relative(paths: Iterable[Path]) -> list[str]:
@@ -80,19 +106,15 @@ def test_top_level_holds_what_it_may() -> None:
 
 def test_modules_say_what_they_are_for() -> None:
     """Every module begins with a docstring."""
-    assert relative(path for path in modules() if not ast.get_docstring(code_of(path))) == []
+    assert relative(path for path in modules() if not read(path).says) == []
 
 
 def test_tests_state_a_fact() -> None:
     """Every test has a docstring that says what it shows, and none is skipped or expected to fail."""
-    evasions = {"skip", "skipif", "xfail", "importorskip"}
     for path in modules():
         if path.name.startswith("test_"):
-            tree = list(ast.walk(code_of(path)))
-            tests = [node for node in tree if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-            mute = [test.name for test in tests if test.name.startswith("test_") and not ast.get_docstring(test)]
-            assert mute == [], path
-            assert not evasions & {node.attr for node in tree if isinstance(node, ast.Attribute)}, path
+            assert read(path).mute_tests == [], path
+            assert not EVASIONS & {node.attr for node in read(path).attributes}, path
 
 
 def test_no_file_names_a_machine() -> None:
@@ -104,13 +126,12 @@ def test_no_file_names_a_machine() -> None:
 
 def test_whatever_a_parser_raises_is_caught() -> None:
     """No room catches msgspec's errors of bytes alone: bytes that are no UTF-8, or too deep, are other errors."""
-    alone = {"DecodeError", "MsgspecError"}
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in modules()
         if path.relative_to(ROOT).parts[0] in ROOMS and path.name != "strict_json.py"
-        for node in ast.walk(code_of(path))
-        if isinstance(node, ast.Attribute) and node.attr in alone and ast.unparse(node.value) == "msgspec"
+        for node in read(path).attributes
+        if node.attr in ALONE and ast.unparse(node.value) == "msgspec"
     ]
     assert found == []
 
@@ -163,12 +184,10 @@ def test_no_string_imports_a_bare_room() -> None:
 def test_rooms_do_not_go_through_the_users_door() -> None:
     """Our own modules name the module that has what they want; `strongroom` itself is for those who use it."""
     asked = {
-        (path.name, alias.name)
+        (path.name, name)
         for path in modules()
         if path.relative_to(ROOT).parts[0] in ROOMS
-        for node in ast.walk(code_of(path))
-        if isinstance(node, ast.ImportFrom) and node.module == "strongroom"
-        for alias in node.names
+        for name in read(path).from_our_name
     }
     assert {each for each in asked if each[1] not in ROOMS} == set()
 
