@@ -70,13 +70,10 @@ def empty(folder: Path, source: Path) -> Installed:
 
 
 def make_wheel(source: Path, folder: Path) -> Path:
-    """Make a wheel of the tree in *source*, from an archive of it, and put both into *folder*."""
+    """Make a wheel of the tree in *source*, and put it into *folder*."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    backend = f"from deploy.tools import build; build.build_sdist({str(folder)!r})"
+    backend = f"from deploy.tools import build; build.build_wheel({str(folder)!r})"
     subprocess.run([sys.executable, "-c", backend], cwd=source, env=environ, capture_output=True, check=True)
-    [archive] = folder.glob("strongroom-*.tar.gz")
-    pip = [sys.executable, "-m", "pip", "wheel", *OFFLINE, "--wheel-dir", folder, archive]
-    subprocess.run(pip, cwd=folder, env=environ, capture_output=True, check=True)
     [wheel] = folder.glob("strongroom-*.whl")
     return wheel
 
@@ -84,9 +81,9 @@ def make_wheel(source: Path, folder: Path) -> Path:
 def install(there: Installed, wheel: Path, extra: str = "", also: tuple[str, ...] = ()) -> None:
     """Install *wheel* with what it says that it needs, for *extra* too, and nothing else but the packages *also*.
 
-    Those are linked to the files of the environment that runs this, which has what the locks say.
+    Those are links to what lies in the environment that runs this, which has what the locks say.
     """
-    pip = [sys.executable, "-m", "pip", "--python", there.python, "install", *OFFLINE, wheel]
+    pip = [sys.executable, "-m", "pip", "--python", there.python, "install", *OFFLINE, "--no-compile", wheel]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     subprocess.run(pip, cwd=there.site, env=environ, capture_output=True, check=True)
     [metadata] = there.site.glob("strongroom-*.dist-info")
@@ -94,11 +91,8 @@ def install(there: Installed, wheel: Path, extra: str = "", also: tuple[str, ...
     for name in [*_needed(Distribution.at(metadata), extra), *also]:
         _follow(name, found)
     for each in found.values():
-        for file in each.files or ():
-            place = there.site / file
-            if ".." not in file.parts and "__pycache__" not in file.parts:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.symlink_to(Path(str(each.locate_file(file))).resolve())
+        for top in {file.parts[0] for file in each.files or ()} - {"..", "__pycache__"}:
+            (there.site / top).symlink_to(Path(str(each.locate_file(top))))
 
 
 def _follow(name: str, found: dict[str, Distribution]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from strongroom.deploy.tools import links
-from tests.deploy_units.installing import OFFLINE, ROOMS, Installed, copy_tree, empty, make_wheel
+from tests.deploy_units.installing import OFFLINE, ROOMS, Installed, copy_tree, empty
 
 KINDS = ("wheel", "editable")
 # Each line that is to be refused says so, and mypy's strict mode refuses a mark that is not needed.
@@ -68,7 +68,10 @@ def installed(request: pytest.FixtureRequest, source: Path, tmp_path_factory: py
     (there.site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     what: list[str | Path] = ["--editable", source]
     if request.param == "wheel":  # from an archive of the source, which holds what builds it
-        what = [make_wheel(source, folder)]
+        there.run("-c", f"from deploy.tools import build; build.build_sdist({str(folder)!r})", cwd=source)
+        [archive] = folder.glob("strongroom-*.tar.gz")
+        there.run("-m", "pip", "wheel", *OFFLINE, "--wheel-dir", folder, archive, cwd=folder)
+        what = [*folder.glob("strongroom-*.whl")]
     there.run("-m", "pip", "install", *OFFLINE, "--ignore-installed", *what, cwd=folder)
     return there
 
