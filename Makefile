@@ -41,9 +41,9 @@ docs: $(VENV) ## check that every link in the documentation leads somewhere and 
 	.venv/bin/pytest -q tests/test_docs.py
 
 lock: .venv/bin/pip-compile ## write requirements/*.txt anew from pyproject.toml and requirements/*.in; LOCK=--upgrade for newer versions
-	$(COMPILE) --output-file requirements/run.txt pyproject.toml
+	$(COMPILE) --output-file requirements/run.txt --extra server pyproject.toml
 	$(COMPILE) --output-file requirements/build.txt requirements/build.in
-	$(COMPILE) --output-file requirements/dev.txt --extra dev --constraint requirements/run.txt \
+	$(COMPILE) --output-file requirements/dev.txt --extra server --extra dev --constraint requirements/run.txt \
 		--constraint requirements/build.txt pyproject.toml
 	$(COMPILE) --output-file requirements/custodia.txt requirements/custodia.in
 	$(COMPILE) --output-file requirements/openbao.txt requirements/openbao.in

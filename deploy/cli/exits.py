@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 
 import click
 
+from strongroom.deploy import extras
+
 DONE: Final = 0
 USAGE: Final = 1  # the command line, or a name or field in it, is wrong; nothing was asked of the service
 FAILED: Final = 2  # the service said no or failed, or a process did not run
@@ -91,6 +93,9 @@ def report(error: BaseException, write: Callable[[str], object] | None = None) -
     if isinstance(error, BrokenPipeError):
         # Who read the output has gone; so that the interpreter does not complain when it flushes at the end:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    if said := extras.missing(error):
+        write(f"strongroom: {said}")
         return FAILED
     found = exit_of(error)
     if found is None:

@@ -102,7 +102,11 @@ def _absolute(place: str) -> str:
 
 def run(act: Coroutine[Any, Any, T]) -> T:
     """Carry *act* out, on the loop that the service runs on, too."""
-    import uvloop
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        act.close()  # so that nothing is said of it: what to install is all that there is to say
+        raise
 
     async def quietly() -> T:
         asyncio.get_running_loop().set_exception_handler(_heard)

@@ -228,8 +228,7 @@ class _Family:
 
     def __enter__(self) -> "_Family":
         for name in _SHARED:
-            with suppress(ModuleNotFoundError):  # the last is an extra
-                importlib.import_module(name)
+            importlib.import_module(name)
         prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans come to this process, which can then wait for them
         gc.collect()
         gc.freeze()  # what is here stays out of the collections of the children, and its pages stay shared
