@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 import pytest
 
+from strongroom.models.names import KEYRING, KEYRING_DOCUMENT
 from strongroom.models.secret import Secret
 from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.backends.base import Backend, Put
@@ -25,7 +26,7 @@ from strongroom.storage_service.errors import (
     WrongRootKey,
 )
 from strongroom.storage_service.keyring import census, jwk, rootkey, upgrade, vault
-from strongroom.storage_service.keyring.document import KEYRING, NAME, Assignment, Document
+from strongroom.storage_service.keyring.document import Assignment, Document
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page
 from strongroom.storage_service.keyring.ring import DataKey, Key
@@ -323,5 +324,5 @@ async def test_rows_that_change_meanwhile_are_not_replaced(path: Path, held: Roo
     with pytest.raises(Overtaken):
         await upgrading
 
-    assert await store.get(NAME) is None
+    assert await store.get(KEYRING_DOCUMENT) is None
     assert await upgrade.upgrade(store, KeyFile(path))
