@@ -23,8 +23,8 @@ from strongroom.storage_service.backends.base import (
     not_applied,
 )
 from strongroom.storage_service.errors import Halted, Undecipherable
+from strongroom.storage_service.jose.envelope import UNKNOWN, decrypt, encrypt, verified
 from strongroom.storage_service.keyring import census, document
-from strongroom.storage_service.keyring.envelope import UNKNOWN, decrypt, encrypt, verified
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring
 
 T = TypeVar("T")

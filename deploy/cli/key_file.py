@@ -100,7 +100,7 @@ async def _restore(
 ) -> "Restored":
     from strongroom.storage_service.backends import open_backend
     from strongroom.storage_service.errors import StartupError
-    from strongroom.storage_service.keyring.envelope import kid_of
+    from strongroom.storage_service.jose.envelope import kid_of
     from strongroom.storage_service.keyring.export import open_root
     from strongroom.storage_service.keyring.page import Page
     from strongroom.storage_service.keyring.restore import restore

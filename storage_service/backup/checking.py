@@ -11,7 +11,8 @@ from strongroom.models.names import KEYRING_DOCUMENT, MACHINES, RESTORE, SYSTEM,
 from strongroom.storage_service.backends.base import Snapshot
 from strongroom.storage_service.backup.form import End, Head, Reader
 from strongroom.storage_service.errors import InUse, Invalid, StrongroomError, Undecipherable
-from strongroom.storage_service.keyring import census, envelope, export, wraps
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import census, export, wraps
 from strongroom.storage_service.keyring.export import Exported
 from strongroom.storage_service.keyring.machines import MachineDocument
 from strongroom.storage_service.keyring.ring import Ring

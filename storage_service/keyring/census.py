@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from strongroom.models.names import CENSUS, ENCRYPTED, is_container
 from strongroom.storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Check, Delete, Entry, Put
+from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring import records, vault
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.envelope import kid_of
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring, is_kid, version_of
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.turns import Turns

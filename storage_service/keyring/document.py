@@ -21,7 +21,7 @@ from strongroom.models.errors import InvalidName
 from strongroom.models.names import ACCESS, SECRETS
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.errors import ConfigurationError, Exists, InUse, Invalid, KeyringDamaged, NotFound
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, Place, Ring, is_keyset
 
 FORMAT: Final = 3  # a later one is refused, not guessed at

@@ -38,7 +38,8 @@ from strongroom.storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import envelope, unlock, vault, wraps
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import unlock, vault, wraps
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
 from strongroom.storage_service.keyring.machine_key import MachineKey

@@ -26,9 +26,9 @@ from strongroom.models import strict_json
 from strongroom.models.names import MACHINES
 from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import Exists, Invalid, KeyFileUnusable, Undecipherable
-from strongroom.storage_service.keyring import base64url, jwk
-from strongroom.storage_service.keyring.content_encryption import BLOCK, IV_SIZE, TAG_SIZE
-from strongroom.storage_service.keyring.envelope import ENC, Reason
+from strongroom.storage_service.jose import base64url, jwk
+from strongroom.storage_service.jose.content_encryption import BLOCK, IV_SIZE, TAG_SIZE
+from strongroom.storage_service.jose.envelope import ENC, Reason
 from strongroom.storage_service.keyring.private_file import PrivateFile
 from strongroom.storage_service.keyring.rootkey import RootKey
 

@@ -32,7 +32,8 @@ from strongroom.storage_service.errors import (
     Undecipherable,
     WrongKey,
 )
-from strongroom.storage_service.keyring import envelope, machine_key
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import machine_key
 from strongroom.storage_service.keyring.machine_key import MachineKey
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
 

@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Backend, Change, Check, Conflict, Put, Vacant, not_applied
 from strongroom.storage_service.errors import Undecipherable
-from strongroom.storage_service.keyring import envelope
-from strongroom.storage_service.keyring.envelope import UNKNOWN
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose.envelope import UNKNOWN
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring
 from strongroom.storage_service.wire import MAX_STORED
 

@@ -32,7 +32,8 @@ from strongroom.storage_service.backends.base import (
     Vacant,
 )
 from strongroom.storage_service.errors import Exists, InUse, KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable
-from strongroom.storage_service.keyring import census, envelope, export, records, upgrade, vault, wraps
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import census, export, records, upgrade, vault, wraps
 from strongroom.storage_service.keyring.document import Assignment, Document, Keyset, Version
 from strongroom.storage_service.keyring.export import Exported
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments

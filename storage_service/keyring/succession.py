@@ -27,10 +27,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from strongroom.models.names import SUCCESSION
 from strongroom.storage_service.backends.base import Backend, Change, Delete, Put
 from strongroom.storage_service.errors import KeyFileUnusable, Undecipherable, WrongRootKey
-from strongroom.storage_service.keyring import envelope, jwk
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring.private_file import PrivateFile
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 
 KNOWS: Final = ".knows."  # in the name of a file, after that of the machine's key, before what the root key is called

@@ -29,8 +29,9 @@ from strongroom.storage_service.errors import (
     Undecipherable,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import envelope, jwk, rootkey, vault, wraps
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
+from strongroom.storage_service.keyring import rootkey, vault, wraps
 from strongroom.storage_service.keyring.document import (
     ACCESS_KEYSET,
     Assignment,

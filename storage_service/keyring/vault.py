@@ -21,8 +21,8 @@ from typing import Final
 from strongroom.models.names import ENCRYPTED, KEYRING_DOCUMENT, WRAPS
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Conflict, Put
 from strongroom.storage_service.errors import KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable, WrongRootKey
-from strongroom.storage_service.keyring import envelope
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
 from strongroom.storage_service.keyring.document import Document, Random
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
 

@@ -19,8 +19,8 @@ from strongroom.models import strict_json
 from strongroom.models.names import WRAPS
 from strongroom.storage_service.backends.base import Backend, Delete, Put
 from strongroom.storage_service.errors import ConfigurationError, KeyringDamaged, Undecipherable
-from strongroom.storage_service.keyring import envelope, jwk
-from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 
 FORMAT: Final = 1

@@ -8,9 +8,9 @@ from typing import Final, NamedTuple, TypeAlias
 from strongroom.models.names import CENSUS, ENCRYPTED, is_container
 from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Put
 from strongroom.storage_service.errors import Locked
+from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring import census, sweep, vault
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.envelope import kid_of
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Keys, Ring, version_of

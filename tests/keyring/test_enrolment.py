@@ -35,6 +35,7 @@ from strongroom.storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import machine_key, rotation, vault, wraps
 from strongroom.storage_service.keyring.enrolment import Enrolment, unexpected
 from strongroom.storage_service.keyring.keeper import Keeper
@@ -43,7 +44,6 @@ from strongroom.storage_service.keyring.machine_key import MachineKey
 from strongroom.storage_service.keyring.machines import FlagTampered, MachineDocument, Row
 from strongroom.storage_service.keyring.page import Page, State
 from strongroom.storage_service.keyring.recipients import Recipients
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.unattended import MachineKeyFile
 from strongroom.storage_service.keyring.vault import Sealed

@@ -23,10 +23,11 @@ from strongroom.storage_service.errors import (
     Undecipherable,
     WrongKey,
 )
-from strongroom.storage_service.keyring import envelope, keeper, unlock, vault, wraps
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose.key import Key
+from strongroom.storage_service.keyring import keeper, unlock, vault, wraps
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import FIRST_WAIT, Page, State
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.unattended import as_recipient
 from strongroom.storage_service.keyring.unlock import Mistyped

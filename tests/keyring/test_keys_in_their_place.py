@@ -15,9 +15,9 @@ from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, Undecipherable
+from strongroom.storage_service.jose.envelope import Misplaced, Reason, encrypt
 from strongroom.storage_service.keyring import census, sweep, vault
-from strongroom.storage_service.keyring.envelope import Reason, encrypt
-from strongroom.storage_service.keyring.ring import DataKey, Misplaced, Place, Ring
+from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
 from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring.fixed import Fixed
 from tests.keyring.story import ROOT, Rings, initialize

@@ -18,7 +18,8 @@ from strongroom.storage_service.errors import (
     StrongroomError,
     WrongKey,
 )
-from strongroom.storage_service.keyring import envelope, jwk, machine_key, machines
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.keyring import machine_key, machines
 from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
 from strongroom.storage_service.keyring.machines import (
     FlagTampered,

@@ -15,13 +15,14 @@ from strongroom.storage_service.backends.base import Backend, Change, Delete, En
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Exists, InUse, KeyringDamaged, Overtaken, StrongroomError, Unavailable
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import census, export, page, sweep, vault, wraps
 from strongroom.storage_service.keyring.document import Document, Pending
 from strongroom.storage_service.keyring.export import Exported
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import FileDocuments
 from strongroom.storage_service.keyring.restore import Restored, restore, union
-from strongroom.storage_service.keyring.ring import Key, Ring
+from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring import holders, story

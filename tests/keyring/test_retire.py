@@ -13,7 +13,8 @@ from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Backend, Change, Check, Delete, Put, Vacant
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, Invalid, NotFound, Overtaken, ServiceError, WrongRootKey
-from strongroom.storage_service.keyring import census, envelope, sweep, vault
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import census, sweep, vault
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey

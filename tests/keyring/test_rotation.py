@@ -27,7 +27,8 @@ from strongroom.storage_service.errors import (
     Unavailable,
     WrongKey,
 )
-from strongroom.storage_service.keyring import jwk, machine_key, next_file, rootkey, rotation, unlock, vault, wraps
+from strongroom.storage_service.jose import jwk
+from strongroom.storage_service.keyring import machine_key, next_file, rootkey, rotation, unlock, vault, wraps
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.key_files import KeyFiles

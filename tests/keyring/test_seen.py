@@ -14,10 +14,11 @@ from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Delete, Entry, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Behind, KeyFileUnusable, KeyringOutdated, StrongroomError
-from strongroom.storage_service.keyring import envelope, jwk, sweep, vault
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.envelope import kid_of
+from strongroom.storage_service.keyring import sweep, vault
 from strongroom.storage_service.keyring.census import complete
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.envelope import kid_of
 from strongroom.storage_service.keyring.export import export, open_root, read
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page

@@ -28,11 +28,12 @@ from strongroom.storage_service.errors import (
     Uninitialized,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import envelope, jwk, rootkey, vault, wraps
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.key import Key
+from strongroom.storage_service.keyring import rootkey, vault, wraps
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page, State
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.unattended import KeyFile, as_recipient
 from strongroom.storage_service.overlay import EncryptedBackend

@@ -25,16 +25,18 @@ from strongroom.storage_service.errors import (
     Unavailable,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import census, jwk, rootkey, upgrade, vault
+from strongroom.storage_service.jose import jwk
+from strongroom.storage_service.jose.key import Key
+from strongroom.storage_service.keyring import census, rootkey, upgrade, vault
 from strongroom.storage_service.keyring.document import Assignment, Document
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page
-from strongroom.storage_service.keyring.ring import DataKey, Key
+from strongroom.storage_service.keyring.ring import DataKey
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.unattended import KeyFile
 from strongroom.storage_service.overlay import EncryptedBackend
+from tests.jose.reference import sealed
 from tests.keyring import story
-from tests.keyring.reference import sealed
 
 FILE_BITS: Final = b"file-key-bits-that-must-never-be-shown-anywhere-outside-the-file"
 FIRST: Final = DataKey("default.1", b"data-key-bits-that-must-never-be-shown-anywhere-outside-the-ring")

@@ -39,9 +39,10 @@ from strongroom.storage_service.errors import (
     Unavailable,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import census, envelope, vault, wraps
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose.key import Key
+from strongroom.storage_service.keyring import census, vault, wraps
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 
 NOW: Final = "2026-11-22T09:30:00Z"

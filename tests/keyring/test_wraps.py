@@ -12,8 +12,9 @@ from strongroom.models.names import WRAPS
 from strongroom.storage_service.backends.base import MAX_PAGE, Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import ConfigurationError, KeyringDamaged, StartupError
-from strongroom.storage_service.keyring import envelope, jwk, unlock, wraps
-from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.key import Key
+from strongroom.storage_service.keyring import unlock, wraps
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.wraps import Wrap
 

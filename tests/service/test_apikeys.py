@@ -13,9 +13,9 @@ from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Exists, Internal, Invalid, Locked, NotFound, Undecipherable
+from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring import census
 from strongroom.storage_service.keyring.document import ACCESS_KEYSET
-from strongroom.storage_service.keyring.envelope import kid_of
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
 from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring.fixed import Fixed

@@ -26,8 +26,8 @@ from strongroom.storage_service.backends.base import (
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import HISTORY, MemoryBackend
 from strongroom.storage_service.errors import Fate, Halted, Locked, TooLarge, Unavailable, Undecipherable
+from strongroom.storage_service.jose.envelope import MAX_VALUE, Reason, encrypt, kid_of
 from strongroom.storage_service.keyring import census, document
-from strongroom.storage_service.keyring.envelope import MAX_VALUE, Reason, encrypt, kid_of
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
 from strongroom.storage_service.overlay import ATTEMPTS, EncryptedBackend
 from tests.keyring.fixed import Fixed

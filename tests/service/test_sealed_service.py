@@ -32,7 +32,7 @@ from strongroom.storage_service.errors import (
     Unavailable,
     Undecipherable,
 )
-from strongroom.storage_service.keyring.envelope import MAX_VALUE
+from strongroom.storage_service.jose.envelope import MAX_VALUE
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page
 from strongroom.storage_service.keyring.unattended import KeyFile

@@ -26,9 +26,9 @@ from cryptography.exceptions import InvalidSignature
 from strongroom.models import strict_json
 from strongroom.models.names import SECRETS
 from strongroom.storage_service.errors import Undecipherable
-from strongroom.storage_service.keyring import base64url
-from strongroom.storage_service.keyring.content_encryption import BLOCK, IV_SIZE, TAG_SIZE, ContentEncryption
-from strongroom.storage_service.keyring.ring import Key, Misplaced
+from strongroom.storage_service.jose import base64url
+from strongroom.storage_service.jose.content_encryption import BLOCK, IV_SIZE, TAG_SIZE, ContentEncryption
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.wire import MAX_STORED
 
 ALG: Final = "dir"
@@ -54,6 +54,10 @@ K_co = TypeVar("K_co", bound=Key, covariant=True)
 T = TypeVar("T")
 
 _Parts: TypeAlias = tuple[bytes, bytes, bytes, bytes]  # protected header, IV, ciphertext, tag
+
+
+class Misplaced(KeyError):
+    """That key is there, but not for what lies under that name."""
 
 
 class Keys(Protocol[K_co]):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from jwcrypto.jwa import JWA
 
 from strongroom.storage_service.errors import Locked
-from strongroom.storage_service.keyring.content_encryption import ContentEncryption
-from tests.keyring.reference import IV, VECTORS_FOLDER, ReferenceCipher
+from strongroom.storage_service.jose.content_encryption import ContentEncryption
+from tests.jose.reference import IV, VECTORS_FOLDER, ReferenceCipher
 
 FIELDS: Final = ("key", "iv", "aad", "msg", "ct", "tag")
 VECTORS: Final = {

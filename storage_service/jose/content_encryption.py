@@ -2,7 +2,7 @@
 
 Composed here from cryptography's primitives, because what does not change with a value (the key schedule of the MAC)
 is made once a key, and because nothing but this pair is ever accepted. jwcrypto's primitive, a second composition, and
-the vectors of the RFC and of Wycheproof hold it to the standard (``tests/keyring``).
+the vectors of the RFC and of Wycheproof hold it to the standard (``tests/jose``).
 """
 
 import hmac

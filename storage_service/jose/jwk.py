@@ -10,8 +10,8 @@ import msgspec
 from jwcrypto.jwk import JWK
 
 from strongroom.models import strict_json
-from strongroom.storage_service.keyring import base64url
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose import base64url
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
 
 MAX_JWK: Final = 4096  # bytes of JSON; a bare key is 107
 
