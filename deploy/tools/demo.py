@@ -27,6 +27,7 @@ from strongroom.deploy.home import write_private
 from strongroom.models import Host, HostCreds
 from strongroom.storage_service import wire
 from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.jose import base64url
 
 RUN = Path(".run")
 HOME = RUN / "home"
@@ -124,7 +125,7 @@ def _show_store(key: bytes) -> None:
             (value,) = store.execute("select value from entry where name = ?", (name,)).fetchone()
             print(f"    {name}\n        {_shortened(value.decode())}")
     header = value.partition(b".")[0]
-    print(f"    its header says  {base64.urlsafe_b64decode(header + b'=' * (-len(header) % 4)).decode()}")
+    print(f"    its header says  {base64url.decode(header).decode()}")
 
     files = [path for place in ("data", "log") for path in (HOME / place).rglob("*") if path.is_file()]
     written = [path.read_bytes() for path in files]

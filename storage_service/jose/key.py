@@ -5,7 +5,7 @@ import re
 from typing import Final, NoReturn
 
 from strongroom.storage_service.errors import Locked
-from strongroom.storage_service.jose.content_encryption import ContentEncryption
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE, ContentEncryption
 
 _ID: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
@@ -25,6 +25,8 @@ class Key:
     def __init__(self, kid: str, octets: bytes | bytearray) -> None:
         if _ID.fullmatch(kid) is None:
             raise ValueError("a key's id is of letters, digits, dots, dashes and underscores")
+        if len(octets) != KEY_SIZE:
+            raise ValueError(f"a key is {KEY_SIZE} bytes")
         self._content = ContentEncryption(octets)
         self._kid = kid
         self._octets = bytearray(octets)
