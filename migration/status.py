@@ -6,7 +6,6 @@ from typing import Final
 import msgspec
 
 from strongroom.migration.apply import known_copies
-from strongroom.migration.compare import TOMBSTONES
 from strongroom.migration.errors import NoSuchRun
 from strongroom.migration.journal import ROLLED_BACK, Copy, Holder, Journal, Run, Stage
 from strongroom.migration.records import Item
@@ -14,6 +13,7 @@ from strongroom.migration.sources.base import Source
 from strongroom.migration.spill import Spill
 from strongroom.migration.target import Target
 from strongroom.models import names
+from strongroom.models.names import TOMBSTONES
 
 SCHEMA: Final = "strongroom.migrate.status/1"
 _PAGE: Final = 200  # items looked up in one go

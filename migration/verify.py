@@ -11,7 +11,6 @@ import msgspec
 
 from strongroom.migration.apply import known_copies
 from strongroom.migration.batches import Batch, batches
-from strongroom.migration.compare import TOMBSTONES
 from strongroom.migration.journal import Copy, Journal, Run, Stage, now
 from strongroom.migration.records import is_sealed
 from strongroom.migration.report import Report
@@ -19,6 +18,7 @@ from strongroom.migration.sources.base import Source
 from strongroom.migration.spill import Spill
 from strongroom.migration.target import READ_SIZE, Target
 from strongroom.models import LIST_MODELS, ListModel, names
+from strongroom.models.names import TOMBSTONES
 
 MAX_EXTRA: Final = 100  # names that the estate does not have, told by name; the rest are counted
 

@@ -28,7 +28,6 @@ from strongroom.storage_service.config import (
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.handlers import Handler
 from strongroom.storage_service.key_service import KeyService
-from strongroom.storage_service.keyring.document import KEYRING
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import documents_in
 from strongroom.storage_service.keyring.page import Page, State
@@ -188,7 +187,7 @@ async def _refuse_empty(store: Backend, known: str | None) -> None:
     """
     if known is None:
         return
-    for prefix in (KEYRING, names.SECRETS):
+    for prefix in (names.KEYRING, names.SECRETS):
         if (await store.list(prefix, limit=1)).names:
             return
     raise ConfigurationError(

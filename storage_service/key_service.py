@@ -34,7 +34,7 @@ from strongroom.storage_service.errors import (
     WrongKey,
 )
 from strongroom.storage_service.keyring import census, rotation, sweep, vault
-from strongroom.storage_service.keyring.document import KEYRING, Document
+from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.export import export
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments
@@ -105,7 +105,7 @@ class KeyService:
             Denied, AuditUnavailable
         """
         try:
-            name = names.check(KEYRING + what)
+            name = names.check(names.KEYRING + what)
         except InvalidName:
             return  # the act itself says what is wrong with it
         await self._service.expect(caller, action, [name])
@@ -492,7 +492,7 @@ class KeyService:
     @asynccontextmanager
     async def _permitted(self, caller: Caller, action: Action, what: str) -> AsyncIterator[str]:
         """Decide and record an act on ``system/keyring/<what>``, give out that name, and let the act be done inside."""
-        name = KEYRING + what
+        name = names.KEYRING + what
         await self._service.allow(caller, action, name)
         try:
             yield name

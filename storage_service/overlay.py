@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, Self, TypeVar
 
-from strongroom.models.names import is_container
+from strongroom.models.names import CENSUS, KEYRING_DOCUMENT, is_container
 from strongroom.storage_service.backends.base import (
     MAX_PAGE,
     Backend,
@@ -23,8 +23,8 @@ from strongroom.storage_service.backends.base import (
     not_applied,
 )
 from strongroom.storage_service.errors import Halted, Undecipherable
+from strongroom.storage_service.jose.envelope import UNKNOWN, decrypt, encrypt, verified
 from strongroom.storage_service.keyring import census, document
-from strongroom.storage_service.keyring.envelope import UNKNOWN, decrypt, encrypt, verified
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring
 
 T = TypeVar("T")
@@ -149,12 +149,12 @@ class EncryptedBackend:
         check_limit(limit)
         if not self._keys.current:
             await self._keys.sync()
-        if not (census.CENSUS.startswith(prefix) or prefix.startswith(census.CENSUS)):
+        if not (CENSUS.startswith(prefix) or prefix.startswith(CENSUS)):
             return await self._backend.list(prefix, after, limit)
         names: list[str] = []
         while True:
             page = await self._backend.list(prefix, after, limit - len(names))
-            names += [name for name in page.names if not name.startswith(census.CENSUS)]
+            names += [name for name in page.names if not name.startswith(CENSUS)]
             if not page.more or len(names) == limit:
                 return Page(tuple(names), page.more)
             after = page.names[-1]
@@ -170,7 +170,7 @@ class EncryptedBackend:
             ring = self._keys.current or await self._keys.sync()
             if ring.halted:  # unless the reversal was finished elsewhere, of which nothing but the store tells
                 ring = await self._keys.refresh(ring)
-            epoch = Check(document.NAME, ring.revision)
+            epoch = Check(KEYRING_DOCUMENT, ring.revision)
             sealed = await _sealed(ring, changes)
             batch = [*(change for group in sealed for change in group), epoch]
             if len(batch) > self._backend.max_batch:
@@ -214,7 +214,7 @@ class EncryptedBackend:
         events = backend.watch(prefix, since)
         try:
             async for event in events:
-                if event.name.startswith(census.CENSUS):
+                if event.name.startswith(CENSUS):
                     continue
                 ring = self._keys.current or await self._keys.sync()
                 entry = None if event.entry is None else await self._opened(ring, event.name, event.entry)

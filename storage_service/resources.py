@@ -8,12 +8,11 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from strongroom.models import LIST_MODELS, MODELS, Model
+from strongroom.models import LIST_MODELS, MODELS, Model, names
 from strongroom.models.errors import InvalidName, ValidationError
 from strongroom.models.strict_json import SHORT, SHORT_STRUCTURE, UNREADABLE, structure
 from strongroom.storage_service import key_resources, preconditions, sealed_resources, wire
 from strongroom.storage_service.answering import Request, Response, answer, answer_held, body, caller, decoded, not_a
-from strongroom.storage_service.apikeys import PREFIX as APIKEYS
 from strongroom.storage_service.apikeys import ApiKeyRecord
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import ABSENT, Checkable
@@ -25,7 +24,6 @@ from strongroom.storage_service.large_bodies import LargeBodies, Sent
 from strongroom.storage_service.service import Reference, Service
 from strongroom.storage_service.turns import Turns
 
-_STATUS: Final = "system/status"  # the name that the state of the service is read under
 MOST: Final = 250_000  # of ``{ [ : ,`` in one body of records, within texts, too: about what 1,000 long ones have
 
 
@@ -86,7 +84,7 @@ class Ready:
     async def on_get(self, _: Request, resp: Response) -> None:
         """Say that it does, and whether secrets are served; or 503."""
         await self._parts.service.check_audit()
-        await self._parts.store.get("system/ready")
+        await self._parts.store.get(names.READY)
         for store in self._parts.stores:
             if isinstance(store, Checkable):
                 await store.check()
@@ -104,7 +102,7 @@ class Self:
         """Tell the principal and its reach; where the proxy asks, the act that it asks for is recorded, not this."""
         asking = caller(req)
         if not asking.through_proxy:
-            await self._service.note(asking, Action.GET, "system/whoami")
+            await self._service.note(asking, Action.GET, names.WHOAMI)
         principal = asking.principal
         answer(
             req,
@@ -123,7 +121,7 @@ class StatusPage:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell it to whoever is known; of keys and old places those alone who may read what is the service's own."""
-        await self._parts.service.note(caller(req), Action.GET, _STATUS)
+        await self._parts.service.note(caller(req), Action.GET, names.STATUS)
         said = wire.Status(
             version=wire.VERSION,
             state=await self._parts.key_service.whole_state(),
@@ -136,7 +134,7 @@ class StatusPage:
                 "sealed": wire.SEALED_PATH,
             },
         )
-        if self._parts.service.reaches(caller(req), Action.GET, _STATUS):
+        if self._parts.service.reaches(caller(req), Action.GET, names.STATUS):
             ring = self._parts.keeper.current
             said.keys = list(ring.kids if ring else ())
             said.active_key = ring.active_versions["default"] if ring else ""
@@ -244,7 +242,7 @@ class Handlers:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List the handlers, without their configuration."""
-        await self._service.note(caller(req), Action.LIST, "system/handlers")
+        await self._service.note(caller(req), Action.LIST, names.HANDLERS)
         answer(req, resp, self._service.handlers())
 
 
@@ -278,7 +276,7 @@ class ApiKeyCollection:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make one, and show it this once."""
-        await self._service.expect_some(caller(req), Action.PUT, APIKEYS)
+        await self._service.expect_some(caller(req), Action.PUT, names.APIKEYS)
         wanted = await body(req, wire.NewApiKey, wire.MAX_KEY_BODY)
         key, record = await self._service.create_key(caller(req), wanted.id, wanted.paths, wanted.actions)
         info = _info(wanted.id, record)

@@ -11,7 +11,6 @@ from typing import Final
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
 from strongroom.storage_service import wire
-from strongroom.storage_service.apikeys import PREFIX as APIKEYS
 from strongroom.storage_service.apikeys import ApiKeys, spent
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.authz.paths import WholeReach
@@ -34,8 +33,7 @@ from strongroom.storage_service.preconditions import revision_of
 from strongroom.storage_service.service import Act, Caller, Door
 from strongroom.storage_service.turns import Turn, Turns
 
-JOURNAL: Final = "system/journal/"  # what a long work needs to be gone on with, or undone; encrypted like a secret
-_PLACES: Final = (names.SECRETS, JOURNAL, APIKEYS)
+_PLACES: Final = (names.SECRETS, names.JOURNAL, names.APIKEYS)
 
 
 class SealedService:
@@ -63,7 +61,7 @@ class SealedService:
 
     async def limits(self, caller: Caller) -> wire.SealedLimits:
         """Return how much one commit takes now; fewer after a keyset was given another version."""
-        await self._door.permit(caller, Action.GET, [JOURNAL])
+        await self._door.permit(caller, Action.GET, [names.JOURNAL])
         return wire.SealedLimits(max_changes=self._sealed.max_batch)
 
     async def read(self, caller: Caller, wanted: Sequence[str]) -> wire.SealedEntries:
@@ -145,7 +143,7 @@ class SealedService:
         if len(batch) > (most := self._sealed.max_batch):
             raise Invalid(f"a commit is at most {most} changes now, with one for each container they lie in")
         await self._door.permit_each(caller, [Act(_ACTIONS[type(change)], name) for name, change in changes.items()])
-        made = [spent(name.removeprefix(APIKEYS)) for name, change in changes.items() if _makes_key(name, change)]
+        made = [spent(name.removeprefix(names.APIKEYS)) for name, change in changes.items() if _makes_key(name, change)]
         if made and await self._sealed.get_many(made):
             raise Invalid("an API key of that id was revoked here, and no id is given out twice")
         try:
@@ -174,8 +172,8 @@ class SealedService:
                 raise Invalid("what is removed cannot be expected to be absent")
             return Delete(name, expected)
         value = said.value.encode()
-        if name.startswith(APIKEYS):
-            self._keys.check(name.removeprefix(APIKEYS), value)
+        if name.startswith(names.APIKEYS):
+            self._keys.check(name.removeprefix(names.APIKEYS), value)
         elif name.startswith(names.SECRETS):
             _check_secret(name, value)
         elif len(value) > wire.MAX_JOURNAL:
@@ -202,7 +200,7 @@ def _containers(changes: Mapping[str, Change]) -> list[Check]:
 
 
 def _makes_key(name: str, change: Change) -> bool:
-    return name.startswith(APIKEYS) and isinstance(change, Put)
+    return name.startswith(names.APIKEYS) and isinstance(change, Put)
 
 
 def _is_removal(change: Change) -> bool:
@@ -214,7 +212,7 @@ def _is_removal(change: Change) -> bool:
 
 def _check_grammar(name: str) -> None:
     try:
-        names.check(name.removeprefix(wire.TOMBSTONES) or name)  # a tombstone's has a whole name within
+        names.check(name.removeprefix(names.TOMBSTONES) or name)  # a tombstone's has a whole name within
     except InvalidName as error:
         raise Invalid(str(error)) from None
 
@@ -230,7 +228,7 @@ def _check_name(name: str) -> None:
     secret = name.startswith(names.SECRETS)
     if names.is_container(name):
         if not secret or name == names.SECRETS:
-            raise Invalid("containers lie below secrets/ alone")
+            raise Invalid(f"containers lie below {names.SECRETS} alone")
     elif secret and names.container_of(name) == names.SECRETS:
         raise Invalid("a secret lies in a container")
 

@@ -15,7 +15,6 @@ from typing import Final, Literal, NamedTuple, TypeVar
 from strongroom.models import Model, names
 from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
-from strongroom.storage_service.apikeys import PREFIX as APIKEYS
 from strongroom.storage_service.apikeys import ApiKeyRecord, ApiKeys
 from strongroom.storage_service.audit import AuditLog, AuditRecord
 from strongroom.storage_service.authz.base import Action, Decider, Principal
@@ -678,7 +677,7 @@ class Service:
         Raises:
             Denied, Unavailable, AuditUnavailable
         """
-        return await self._door.read(caller, Action.LIST, [APIKEYS], self._keys.list)
+        return await self._door.read(caller, Action.LIST, [names.APIKEYS], self._keys.list)
 
     async def revoke_key(self, caller: Caller, key_id: str) -> None:
         """End an API key that reaches no further than the caller's own, at once and everywhere.
@@ -899,6 +898,6 @@ def _record_of(refusal: Refusal) -> AuditRecord:
 
 def _key_name(key_id: str) -> str:
     try:
-        return names.check(APIKEYS + key_id)
+        return names.check(names.APIKEYS + key_id)
     except InvalidName:
         raise Invalid("that is no API id") from None

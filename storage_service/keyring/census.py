@@ -11,18 +11,16 @@ A store that was imported, or is of an earlier form, begins without rows: there 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from strongroom.models.names import SYSTEM, is_container
+from strongroom.models.names import CENSUS, ENCRYPTED, is_container
 from strongroom.storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Check, Delete, Entry, Put
+from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring import records, vault
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.envelope import kid_of
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring, is_kid, version_of
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.turns import Turns
-
-CENSUS: Final = SYSTEM + "census/"
 
 
 def row(version: str, name: str) -> str:
@@ -48,7 +46,7 @@ def read(row: str) -> tuple[str, str] | None:
 
 def is_counted(name: str) -> bool:
     """Whether a record of that name has a row: what is encrypted has, and containers are not."""
-    return name.startswith(vault.SEALED) and not is_container(name)
+    return name.startswith(ENCRYPTED) and not is_container(name)
 
 
 # What the rows say
@@ -252,7 +250,7 @@ def corrected(name: str, revision: int, version: str | None, rows: Iterable[str]
 
 
 async def _sealed(store: Backend, within: str = "") -> AsyncIterator[Sequence[str]]:
-    for prefix in vault.SEALED:
+    for prefix in ENCRYPTED:
         if not (within.startswith(prefix) or prefix.startswith(within)):
             continue
         async for names in listing(store, max(prefix, within, key=len), records.READ):

@@ -5,9 +5,9 @@
      "numbers":{"default":2,…},"places":{"system/access/":{"keyset":"access","before":[]},…},"backups":{…},"halted":null,
      "pending":null,"counted":true}
 
-It lies in the store under `NAME` as a JWE under the root key, and is changed by compare-and-set alone, so that every
-change of the keyring happens at once or not at all. What is in it was written by a holder of the root key. Nothing
-here does I/O: each change is a method that returns another document, or says why it is refused.
+It lies in the store under `names.KEYRING_DOCUMENT` as a JWE under the root key, and is changed by compare-and-set
+alone, so that every change of the keyring happens at once or not at all. What is in it was written by a holder of the
+root key. Nothing here does I/O: each change is a method that returns another document, or says why it is refused.
 """
 
 import secrets
@@ -18,18 +18,15 @@ import msgspec
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
-from strongroom.models.names import SECRETS, SYSTEM
+from strongroom.models.names import ACCESS, SECRETS
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.errors import ConfigurationError, Exists, InUse, Invalid, KeyringDamaged, NotFound
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, Place, Ring, is_keyset
 
-KEYRING: Final = SYSTEM + "keyring/"
-NAME: Final = KEYRING + "keys"  # the one name it lies under; its revision is the epoch of the keyring
 FORMAT: Final = 3  # a later one is refused, not guessed at
 _BEFORE: Final = 2  # had neither name nor edition, and is read still; 1 was one wrapped key a name
 
-ACCESS: Final = SYSTEM + "access/"
 ACCESS_KEYSET: Final = "access"
 ROOT_KEYSET: Final = "root"  # no keyset has this name: it would be taken for the root key's
 PROTECTED: Final = frozenset({ACCESS_KEYSET, ROOT_KEYSET, DEFAULT_KEYSET})

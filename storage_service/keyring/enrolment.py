@@ -27,6 +27,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from strongroom.models.names import KEYRING_DOCUMENT, MACHINES
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Conflict, Entry, Put
 from strongroom.storage_service.errors import (
@@ -41,9 +42,8 @@ from strongroom.storage_service.errors import (
     WrongKey,
 )
 from strongroom.storage_service.keyring import machine_wraps, machines, rotation, succession, vault, wraps
-from strongroom.storage_service.keyring.document import NAME
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
-from strongroom.storage_service.keyring.machine_key import MACHINES, MachineKey
+from strongroom.storage_service.keyring.machine_key import MachineKey
 from strongroom.storage_service.keyring.machines import FlagTampered, MachineDocument, Row
 from strongroom.storage_service.keyring.recipients import Recipients
 from strongroom.storage_service.keyring.rootkey import RootKey
@@ -357,7 +357,7 @@ def unexpected(rows: Sequence[Row], expected: Collection[str]) -> list[Row]:
 
 def _anew(sealed: Sealed) -> Put:
     """Return the change that writes the keyring as it is: the epoch grows, and no key is needed for it."""
-    return Put(NAME, sealed.token, sealed.revision)
+    return Put(KEYRING_DOCUMENT, sealed.token, sealed.revision)
 
 
 def _opens(entry: Entry, fingerprint: str, root: str | None) -> bool:

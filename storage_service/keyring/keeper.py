@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Final, TypeVar
 
+from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import (
     Behind,
@@ -31,7 +32,7 @@ from strongroom.storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import document, unlock, vault, wraps
+from strongroom.storage_service.keyring import unlock, vault, wraps
 from strongroom.storage_service.keyring.page import WITH_KEY, Page, State
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
@@ -344,7 +345,7 @@ class Keeper:
     async def look_for_keyring(self) -> None:
         """If a store without a keyring has one now, whoever made it, begin as if it had been there."""
         since = self._page.generation
-        if self._page.state is State.UNINITIALIZED and await self._store.get(document.NAME) is not None:
+        if self._page.state is State.UNINITIALIZED and await self._store.get(KEYRING_DOCUMENT) is not None:
             self._page.lock(State.FRESH, since)
 
     # Locking and unlocking

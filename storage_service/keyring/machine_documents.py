@@ -18,6 +18,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from strongroom.models import names, strict_json
+from strongroom.models.names import MACHINES
 from strongroom.storage_service.backends.base import (
     ABSENT,
     PRESENT,
@@ -31,7 +32,6 @@ from strongroom.storage_service.backends.base import (
 )
 from strongroom.storage_service.errors import Fate, KeyringDamaged, Unavailable
 from strongroom.storage_service.files import give_to_owner_of, make_directory
-from strongroom.storage_service.keyring.machine_key import MACHINES
 from strongroom.storage_service.keyring.machines import MachineDocument, is_fingerprint
 
 MAX_FILE: Final = 16 * 1024 * 1024  # bytes

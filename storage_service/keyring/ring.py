@@ -1,4 +1,4 @@
-"""The keys of the running service, as one value: what a key is, and which of them is used for what.
+"""The keys of the running service, as one value: which of them is used for what.
 
     default.1   default.2   default.3 (active)        a keyset "default" in three versions
     access.1.1  access.1.2  access.1.3 (active)       a keyset whose version has three keys
@@ -11,19 +11,17 @@ key could write every record (docs/adr/0024). Nothing here does I/O; who persist
 """
 
 import functools
-import hmac
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn, Protocol
 
-from strongroom.storage_service.errors import Locked
-from strongroom.storage_service.keyring.content_encryption import ContentEncryption
+from strongroom.storage_service.jose.envelope import Misplaced
+from strongroom.storage_service.jose.key import Key
 
 DEFAULT_KEYSET: Final = "default"
 _NAMES: Final = 4096  # whose places a ring remembers
 
-_ID: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 _KEYSET: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _KID: Final = re.compile(
     rf"(?P<version>(?P<keyset>{_KEYSET.pattern})\.(?P<number>[1-9][0-9]{{0,8}}))(?:\.[1-9][0-9]{{0,2}})?", re.ASCII
@@ -44,69 +42,6 @@ def version_of(kid: str) -> str | None:
     """Return the version that *kid* is a key of, ``default.3`` for ``default.3.2``; None if it is no data key's id."""
     match = _KID.fullmatch(kid)
     return None if match is None else match["version"]
-
-
-class Key:
-    """512 secret bits and the id they are known by.
-
-    The bits come out of :meth:`reveal` alone: repr shows the id, pickling and copying are refused, and comparing
-    takes the same time wherever two keys differ.
-
-    Raises:
-        ValueError: not 64 bytes, or an id with other characters than ``A-Z a-z 0-9 . _ -``.
-    """
-
-    __slots__ = ("_content", "_kid", "_octets")
-
-    def __init__(self, kid: str, octets: bytes | bytearray) -> None:
-        if _ID.fullmatch(kid) is None:
-            raise ValueError("a key's id is of letters, digits, dots, dashes and underscores")
-        self._content = ContentEncryption(octets)
-        self._kid = kid
-        self._octets = bytearray(octets)
-
-    @property
-    def kid(self) -> str:
-        """The key's id; it reveals nothing about the key."""
-        return self._kid
-
-    @property
-    def content(self) -> ContentEncryption:
-        """The encryption of values under this key."""
-        return self._content
-
-    def reveal(self) -> bytes:
-        """Return the 64 bytes themselves.
-
-        Raises:
-            Locked: the key was wiped; zeros are nobody's key.
-        """
-        if not self._octets:
-            raise Locked("the key was dropped")
-        return bytes(self._octets)
-
-    def wipe(self) -> None:
-        """Overwrite the bits that this object holds; whoever still uses it gets `Locked`.
-
-        What Python and OpenSSL copied meanwhile (`reveal`, a MAC under way) is out of reach and stays in freed memory
-        until the allocator uses the place again: docs/threat-model.md.
-        """
-        self._content.wipe()
-        self._octets[:] = bytes(len(self._octets))
-        self._octets.clear()
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return self._kid == other._kid and hmac.compare_digest(self._octets, other._octets)
-
-    __hash__ = None  # type: ignore[assignment]  # a key is looked up by its kid, never by its bits
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._kid}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a key is not pickled")
 
 
 class DataKey(Key):
@@ -158,10 +93,6 @@ class Choice(NamedTuple):
 
     key: DataKey
     others: tuple[str, ...]
-
-
-class Misplaced(KeyError):
-    """The ring has that key, but not for what lies there."""
 
 
 class _Here(dict[str | None, DataKey]):

@@ -23,7 +23,8 @@ from typing import Final, NamedTuple
 
 from strongroom.storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Delete, Put, Vacant
 from strongroom.storage_service.errors import InUse, NotFound, Undecipherable
-from strongroom.storage_service.keyring import census, envelope, records, vault
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import census, records, vault
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.ring import Keys, Ring
 from strongroom.storage_service.keyring.rootkey import RootKey

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from strongroom.models.names import ACCESS, KEYRING, KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Delete, Entry
 from strongroom.storage_service.errors import (
     ConfigurationError,
@@ -28,13 +29,11 @@ from strongroom.storage_service.errors import (
     Undecipherable,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import envelope, jwk, rootkey, vault, wraps
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
+from strongroom.storage_service.keyring import rootkey, vault, wraps
 from strongroom.storage_service.keyring.document import (
-    ACCESS,
     ACCESS_KEYSET,
-    KEYRING,
-    NAME,
     Assignment,
     Document,
     Keyset,
@@ -115,7 +114,7 @@ async def _rows(backend: Backend) -> Mapping[str, Entry]:
     names = [name for name in page.names if version_of(kid := name.removeprefix(KEYRING)) == kid]
     entries = await backend.get_many(names) if names else {}
     # The document after the rows: whoever saw them before an upgrade sees what took their place.
-    if not entries or await backend.get(NAME) is not None:
+    if not entries or await backend.get(KEYRING_DOCUMENT) is not None:
         return {}
     if page.more:
         raise _too_many(len(page.names))

@@ -16,14 +16,13 @@ from typing import Final, Literal
 import msgspec
 
 from strongroom.models import strict_json
+from strongroom.models.names import WRAPS
 from strongroom.storage_service.backends.base import Backend, Delete, Put
 from strongroom.storage_service.errors import ConfigurationError, KeyringDamaged, Undecipherable
-from strongroom.storage_service.keyring import envelope, jwk
-from strongroom.storage_service.keyring.document import KEYRING
-from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 
-WRAPS: Final = KEYRING + "wraps/"
 FORMAT: Final = 1
 HUMAN: Final = frozenset({"unlock", "shares"})  # the kinds that somebody has to type
 

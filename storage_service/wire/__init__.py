@@ -39,7 +39,7 @@ MAX_LISTING_BODY: Final = 4 * 1024  # which page of which listing
 
 SECRETS_PATH: Final = "/secrets"  # on the socket
 API_PATH: Final = "/api/v0"  # on the proxy
-PROXIED_SECRETS_PATH: Final = "/api/v0/secrets"  # on the proxy; forwarded to SECRETS_PATH
+PROXIED_SECRETS_PATH: Final = API_PATH + SECRETS_PATH  # on the proxy; forwarded to SECRETS_PATH
 
 # Credentials (Custodia's SimpleAuthKeys; CPD-101 names the key header CUSTODIA_KEY_ID). Any client may write each
 # with underscores or dashes; two spellings of one in a request are refused.
@@ -427,7 +427,6 @@ class RefusalReport(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 SEALED_PATH: Final = "/sealed"  # GET: how much one commit takes; POST /read, /list, /commit
 MAX_SEALED_READ: Final = 1000  # names in one read
 MAX_JOURNAL: Final = 767 * 1024  # bytes of one row of a journal: what fits, encrypted, into MAX_STORED
-TOMBSTONES: Final = "system/journal/read_through/"  # and the name of a secret that is not to be read through any more
 
 
 class SealedNames(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

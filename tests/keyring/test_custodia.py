@@ -9,8 +9,9 @@ from typing import Final
 import pytest
 
 from strongroom.storage_service.errors import Undecipherable
-from strongroom.storage_service.keyring import jwk, rootkey
-from strongroom.storage_service.keyring.envelope import Reason, bound_name, decrypt, encrypt
+from strongroom.storage_service.jose import jwk
+from strongroom.storage_service.jose.envelope import Reason, bound_name, decrypt, encrypt
+from strongroom.storage_service.keyring import rootkey
 from strongroom.storage_service.keyring.ring import DataKey, Ring
 
 HERE: Final = Path(__file__).parent

@@ -9,14 +9,15 @@ from typing import Final
 
 import pytest
 
+from strongroom.models.names import APIKEYS
 from strongroom.models.secret import Secret
-from strongroom.storage_service.apikeys import PREFIX, ApiKeys
+from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, Undecipherable
+from strongroom.storage_service.jose.envelope import Misplaced, Reason, encrypt
 from strongroom.storage_service.keyring import census, sweep, vault
-from strongroom.storage_service.keyring.envelope import Reason, encrypt
-from strongroom.storage_service.keyring.ring import DataKey, Misplaced, Place, Ring
+from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
 from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring.fixed import Fixed
 from tests.keyring.story import ROOT, Rings, initialize
@@ -130,7 +131,7 @@ async def test_who_has_one_data_key_makes_no_api_key() -> None:
     _, record = await keys.create("real", ["/"], ["get"])
     planted = json.dumps({"verifier": record.verifier, "paths": ["/"], "actions": ["get"], "created": record.created})
     for kid in KIDS:
-        name = PREFIX + "evil"
+        name = APIKEYS + "evil"
         await store.commit([Put(name, encrypt(key(kid), name, planted.encode()))])
         if kid.startswith("access."):
             assert await keys.authenticate("evil", "wrong") is None  # it is a record

@@ -9,11 +9,13 @@ from typing import Final
 
 import pytest
 
+from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Backend, Change, Check, Delete, Put, Vacant
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, Invalid, NotFound, Overtaken, ServiceError, WrongRootKey
-from strongroom.storage_service.keyring import census, envelope, sweep, vault
-from strongroom.storage_service.keyring.document import NAME, Document
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import census, sweep, vault
+from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.overlay import EncryptedBackend
@@ -90,7 +92,7 @@ async def test_the_destruction_is_one_commit() -> None:
 
     ((put, vacant),) = store.batches
     assert isinstance(put, Put)
-    assert (put.name, put.expected) == (NAME, revision)
+    assert (put.name, put.expected) == (KEYRING_DOCUMENT, revision)
     assert vacant == Vacant(census.rows_of("default.1"))
 
 
@@ -251,9 +253,9 @@ class Rotated:
         old, _ = await read_document(store)
         entries = await store.get_many(await names(store, ""))
         await rotate(store)
-        entry = await store.get(NAME)
+        entry = await store.get(KEYRING_DOCUMENT)
         assert entry is not None
-        return cls([Put(name, each.value) for name, each in entries.items()], old, Put(NAME, entry.value))
+        return cls([Put(name, each.value) for name, each in entries.items()], old, Put(KEYRING_DOCUMENT, entry.value))
 
     async def store(self) -> tuple[MemoryBackend, Ring]:
         """Return one more, with the ring that a worker who has not heard of the rotation goes on holding."""
@@ -268,7 +270,9 @@ class Unguarded(Gated):
     """A store through which writers forget to say which keyring they wrote under."""
 
     async def commit(self, changes: Sequence[Change]) -> int:
-        return await super().commit([each for each in changes if not (isinstance(each, Check) and each.name == NAME)])
+        return await super().commit(
+            [each for each in changes if not (isinstance(each, Check) and each.name == KEYRING_DOCUMENT)]
+        )
 
 
 class Blind(Gated):

@@ -10,11 +10,11 @@ import pytest
 
 from strongroom.models.names import check
 from strongroom.storage_service.errors import Locked
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring.ring import (
     DEFAULT_KEYSET,
     Choice,
     DataKey,
-    Key,
     Place,
     Ring,
     is_keyset,

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 import pytest
 
+from strongroom.models.names import KEYRING, KEYRING_DOCUMENT
 from strongroom.models.secret import Secret
 from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.backends.base import Backend, Put
@@ -24,16 +25,18 @@ from strongroom.storage_service.errors import (
     Unavailable,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import census, jwk, rootkey, upgrade, vault
-from strongroom.storage_service.keyring.document import KEYRING, NAME, Assignment, Document
+from strongroom.storage_service.jose import jwk
+from strongroom.storage_service.jose.key import Key
+from strongroom.storage_service.keyring import census, rootkey, upgrade, vault
+from strongroom.storage_service.keyring.document import Assignment, Document
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page
-from strongroom.storage_service.keyring.ring import DataKey, Key
+from strongroom.storage_service.keyring.ring import DataKey
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.unattended import KeyFile
 from strongroom.storage_service.overlay import EncryptedBackend
+from tests.jose.reference import sealed
 from tests.keyring import story
-from tests.keyring.reference import sealed
 
 FILE_BITS: Final = b"file-key-bits-that-must-never-be-shown-anywhere-outside-the-file"
 FIRST: Final = DataKey("default.1", b"data-key-bits-that-must-never-be-shown-anywhere-outside-the-ring")
@@ -323,5 +326,5 @@ async def test_rows_that_change_meanwhile_are_not_replaced(path: Path, held: Roo
     with pytest.raises(Overtaken):
         await upgrading
 
-    assert await store.get(NAME) is None
+    assert await store.get(KEYRING_DOCUMENT) is None
     assert await upgrade.upgrade(store, KeyFile(path))

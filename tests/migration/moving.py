@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from strongroom.migration.apply import Apply
-from strongroom.migration.journal import PREFIX, Journal, new_run
+from strongroom.migration.journal import Journal, new_run
 from strongroom.migration.plan import plan
 from strongroom.migration.records import is_sealed
 from strongroom.migration.report import Report
@@ -23,6 +23,7 @@ from strongroom.migration.status import Status, status
 from strongroom.migration.target import Target
 from strongroom.migration.verify import verify
 from strongroom.models import Hosts, Networks, names
+from strongroom.models.names import MIGRATION
 from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Put
 from strongroom.storage_service.client import AsyncStorageClient
 from tests.migration.estates.memory import MALFORMED, MemoryEstate, MemorySource, Row
@@ -125,7 +126,7 @@ async def contents(client: AsyncStorageClient) -> dict[str, str]:
 
 async def journalled(client: AsyncStorageClient) -> list[str]:
     """Return the names of all rows of journals of migrations."""
-    return await Target(client).names(PREFIX)
+    return await Target(client).names(MIGRATION)
 
 
 def lying(estate: MemoryEstate) -> dict[str, bytes]:

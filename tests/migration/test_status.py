@@ -10,6 +10,7 @@ from strongroom.migration.journal import Journal, Run, Stage, new_run, now
 from strongroom.migration.records import Record
 from strongroom.migration.status import loses, status
 from strongroom.migration.target import Target
+from strongroom.models.names import TOMBSTONES
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
 from strongroom.storage_service.backends.memory import MemoryBackend
@@ -92,7 +93,7 @@ async def test_what_the_service_has_otherwise(mover: Mover) -> None:
     await mover.apply()
     await mover.client.set_secret(mover.estate.place, "s000001", "another", etag="*")
     gone = mover.estate.put(7)
-    await mover.client.commit_sealed([Write(wire.TOMBSTONES + gone, Secret("x"), wire.NEW)])
+    await mover.client.commit_sealed([Write(TOMBSTONES + gone, Secret("x"), wire.NEW)])
     found = (await mover.status()).estate
 
     assert found is not None

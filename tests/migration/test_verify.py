@@ -6,10 +6,10 @@ import pytest
 
 from strongroom.migration.compare import Policy
 from strongroom.migration.digest import Digest
-from strongroom.migration.journal import PREFIX
 from strongroom.migration.records import Record
 from strongroom.migration.verify import MAX_EXTRA
 from strongroom.models import Host
+from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.faulty import FaultyBackend
 from strongroom.storage_service.client.sealed_operations import Remove
@@ -51,7 +51,7 @@ async def test_it_believes_no_journal(mover: Mover) -> None:
             await mover.client.commit_sealed([Remove(name)])
     without = await mover.verify()
 
-    assert [name.removeprefix(PREFIX).count("/") for name in await journalled(mover.client)] == [1]
+    assert [name.removeprefix(MIGRATION).count("/") for name in await journalled(mover.client)] == [1]
     assert (without.complete, without.counts, without.sum) == (with_rows.complete, with_rows.counts, with_rows.sum)
 
 

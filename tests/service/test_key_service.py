@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.models.secret import Secret
 from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.audit import AuditLog
@@ -39,7 +40,6 @@ from strongroom.storage_service.errors import (
 from strongroom.storage_service.handlers import Handler
 from strongroom.storage_service.key_service import KeyService
 from strongroom.storage_service.keyring import vault
-from strongroom.storage_service.keyring.document import NAME
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import StoredDocuments
 from strongroom.storage_service.keyring.page import Page
@@ -217,14 +217,14 @@ class TestTheDoor:
     async def test_what_cannot_be_recorded_is_not_done(self, opened: Rig, act: str) -> None:
         """Without an audit log nothing happens to any key."""
         do, _, _ = ACTS[act]
-        document = await opened.store.get(NAME)
+        document = await opened.store.get(KEYRING_DOCUMENT)
         opened.audit.unlink()
         opened.audit.mkdir()
 
         with pytest.raises(AuditUnavailable):
             await do(opened.keys, OPERATOR)
 
-        assert await opened.store.get(NAME) == document
+        assert await opened.store.get(KEYRING_DOCUMENT) == document
         assert opened.keys.state == "unlocked"
 
     @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import pytest
 from hypothesis import given, settings
 
+from strongroom.models.names import CENSUS, KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import (
     ABSENT,
     MAX_BATCH,
@@ -25,8 +26,8 @@ from strongroom.storage_service.backends.base import (
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import HISTORY, MemoryBackend
 from strongroom.storage_service.errors import Fate, Halted, Locked, TooLarge, Unavailable, Undecipherable
+from strongroom.storage_service.jose.envelope import MAX_VALUE, Reason, encrypt, kid_of
 from strongroom.storage_service.keyring import census, document
-from strongroom.storage_service.keyring.envelope import MAX_VALUE, Reason, encrypt, kid_of
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
 from strongroom.storage_service.overlay import ATTEMPTS, EncryptedBackend
 from tests.keyring.fixed import Fixed
@@ -79,7 +80,7 @@ def wide(versions: int, revision: int = 0) -> Ring:
 
 async def rows(below: Backend) -> set[str]:
     """Return the rows of the census, without what they all begin with."""
-    return {name.removeprefix(census.CENSUS) for name in (await below.list(census.CENSUS)).names}
+    return {name.removeprefix(CENSUS) for name in (await below.list(CENSUS)).names}
 
 
 # The law.
@@ -381,7 +382,7 @@ async def test_an_operation_sees_one_ring() -> None:
 
 async def changed_elsewhere(below: Backend, keys: Fixed) -> None:
     """Change the keyring in the store, of which *keys* learn when they ask: default.2 is active there."""
-    revision = await below.commit([Put(document.NAME, b"a document")])
+    revision = await below.commit([Put(KEYRING_DOCUMENT, b"a document")])
     keys.newer = Ring([ONE, TWO], revision=revision)
 
 
@@ -432,14 +433,14 @@ async def test_a_stale_ring_hides_no_conflict() -> None:
 async def test_a_keyring_that_never_rests_is_given_up_on() -> None:
     """Trying is bounded, and then nothing was written."""
     async with encrypted() as (overlay, below, keys):
-        await below.commit([Put(document.NAME, b"a document")])  # and no refresh finds it
+        await below.commit([Put(KEYRING_DOCUMENT, b"a document")])  # and no refresh finds it
 
         with pytest.raises(Unavailable, match="change the keyring") as caught:
             await overlay.commit([Put("secrets/a", b"x")])
 
         assert caught.value.fate is Fate.NOT_APPLIED
         assert keys.refreshed == ATTEMPTS
-        assert (await below.list("")).names == (document.NAME,)
+        assert (await below.list("")).names == (KEYRING_DOCUMENT,)
 
 
 @pytest.mark.parametrize(
@@ -536,11 +537,11 @@ async def test_a_batch_of_the_largest_size_always_fits(versions: int) -> None:
         assert size == (MAX_BATCH - 1) // (2 + versions)
         names = [f"secrets/{number:03}" for number in range(size)]
         for grown in (versions, versions + 1):
-            revision = await below.commit([Put(document.NAME, b"a document")])
+            revision = await below.commit([Put(KEYRING_DOCUMENT, b"a document")])
             keys.newer = wide(grown, revision=revision)
             await overlay.commit([Put(name, b"x") for name in names])
             assert await rows(below) == {f"default.{grown}/{name}" for name in names}
-        revision = await below.commit([Put(document.NAME, b"a document")])
+        revision = await below.commit([Put(KEYRING_DOCUMENT, b"a document")])
         keys.newer = wide(versions + 1, revision=revision)
         await overlay.commit([Delete(name, PRESENT) for name in names])
         assert await rows(below) == set()
@@ -560,7 +561,7 @@ async def test_a_keyring_that_grew_too_much_is_a_matter_of_trying_again() -> Non
     """Whoever planned a batch long before, for a smaller keyring, is told to try again; nothing was written."""
     async with encrypted() as (overlay, below, keys):
         size = overlay.max_batch
-        revision = await below.commit([Put(document.NAME, b"a document")])
+        revision = await below.commit([Put(KEYRING_DOCUMENT, b"a document")])
         keys.newer = wide(5, revision=revision)
         puts = [Put(f"secrets/{number}", b"") for number in range(size)]
 
@@ -568,7 +569,7 @@ async def test_a_keyring_that_grew_too_much_is_a_matter_of_trying_again() -> Non
             await overlay.commit(puts)
 
         assert caught.value.fate is Fate.NOT_APPLIED
-        assert (await below.list("")).names == (document.NAME,)
+        assert (await below.list("")).names == (KEYRING_DOCUMENT,)
         assert await overlay.commit(puts[: overlay.max_batch]) > revision
 
 

@@ -17,8 +17,7 @@ from strongroom.storage_service.client import AsyncStorageClient
 from strongroom.storage_service.client.sealed_operations import Sealed
 from strongroom.storage_service.errors import Denied, Internal, Locked, NotAuthenticated, ServiceError, Unavailable
 
-APIKEYS: Final = names.SYSTEM + "access/apikeys/"
-SEALED: Final = (APIKEYS, names.SECRETS)
+SEALED: Final = (names.APIKEYS, names.SECRETS)
 
 PAGE: Final = 200  # records in one question, at most
 FIRST: Final = 16  # in the first: nobody knows how large they are
@@ -186,7 +185,7 @@ def _may_be_sealed(name: str) -> bool:
     """Whether a secret, a container or an API key may have that name."""
     if not _is_name(name):
         return False
-    if name.startswith(APIKEYS):
+    if name.startswith(names.APIKEYS):
         return not names.is_container(name)
     if not name.startswith(names.SECRETS) or name == names.SECRETS:
         return False

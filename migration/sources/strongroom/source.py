@@ -22,11 +22,12 @@ from typing import ClassVar, Final, NamedTuple
 
 from strongroom.migration.digest import Digest
 from strongroom.migration.errors import EstateUnavailable
-from strongroom.migration.journal import PREFIX, run_name
+from strongroom.migration.journal import run_name
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources.base import Option, Options, Original, Place
 from strongroom.migration.sources.strongroom.reading import SEALED, SHELVES, Found, Reading, Shelf, ask
 from strongroom.models import Host, Hosts, names
+from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
 from strongroom.storage_service import client_file, wire
 from strongroom.storage_service.client import AsyncStorageClient
@@ -113,7 +114,7 @@ class StrongroomSource:
     async def _refuse_itself(self, client: AsyncStorageClient) -> None:
         """Refuse a service that has the journal of its own migration: it would scrub what it had moved into itself."""
         run = run_name("strongroom", self._identity)
-        (head,) = await ask(client.read_sealed([f"{PREFIX}{run}/run"]), self._where)
+        (head,) = await ask(client.read_sealed([f"{MIGRATION}{run}/run"]), self._where)
         if head is not None:
             raise ConfigurationError(
                 f"{self._where} would move into itself: name another service with --home; or if it was put where the"

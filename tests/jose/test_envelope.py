@@ -13,8 +13,8 @@ from jwcrypto.jwk import JWK
 from strongroom.models.names import MAX_NAME
 from strongroom.storage_service import wire
 from strongroom.storage_service.errors import Locked, Undecipherable
-from strongroom.storage_service.keyring import base64url
-from strongroom.storage_service.keyring.envelope import (
+from strongroom.storage_service.jose import base64url
+from strongroom.storage_service.jose.envelope import (
     MAX_VALUE,
     Reason,
     bound_name,
@@ -24,7 +24,7 @@ from strongroom.storage_service.keyring.envelope import (
     verified,
 )
 from strongroom.storage_service.keyring.ring import DataKey, Ring
-from tests.keyring.reference import KEY, NAME, OTHER, VECTORS_FOLDER, sealed
+from tests.jose.reference import KEY, NAME, OTHER, VECTORS_FOLDER, sealed
 
 RING: Final = Ring([KEY, OTHER]).everywhere
 VALUE: Final = b'{"type":"simple","value":"b3BlbiBzZXNhbWU="}'
