@@ -15,7 +15,7 @@ from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Kil
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Exists, InUse, KeyringDamaged, Overtaken, StrongroomError, Unavailable
 from strongroom.storage_service.keyring import census, export, page, sweep, vault, wraps
-from strongroom.storage_service.keyring.document import KEYRING, NAME, Document, Pending
+from strongroom.storage_service.keyring.document import NAME, Document, Pending
 from strongroom.storage_service.keyring.export import Exported
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import FileDocuments
@@ -391,17 +391,6 @@ async def test_records_outside_all_places_find_home(
     await sweep.settle(dump, ROOT, None)
     assert (await story.versions(dump))["secrets/old/er"] == "default.2"
     await story.assert_census_is_true(dump)
-
-
-async def test_a_store_of_the_first_form_is_upgraded_first(
-    store: MemoryBackend, memory: Callable[[], Awaitable[MemoryBackend]]
-) -> None:
-    """Beside keys of the first form no other keyring is put: the store's service is to be started once."""
-    fresh = await memory()
-    await fresh.commit([Put(KEYRING + "default.1", b"a wrapped key")])
-
-    with pytest.raises(Exists, match="first form"):
-        await restore(fresh, await exported_from(store), ROOT, replace=True)
 
 
 # Joining two keyrings: what it does, and when it is refused.
