@@ -2,7 +2,6 @@
 
 import contextlib
 import grp
-import logging
 import os
 import pwd
 from collections.abc import Callable, Mapping
@@ -32,7 +31,6 @@ from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import documents_in
 from strongroom.storage_service.keyring.page import Page, State
 from strongroom.storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
-from strongroom.storage_service.keyring.upgrade import upgrade
 from strongroom.storage_service.large_answers import LargeAnswers
 from strongroom.storage_service.overlay import EncryptedBackend
 from strongroom.storage_service.read_through import OldPlace, OldPlaces, ReadThroughBackend
@@ -42,8 +40,6 @@ from strongroom.storage_service.sealed_service import SealedService
 from strongroom.storage_service.service import Service
 
 __all__ = ["Page", "Parts", "build"]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +111,6 @@ async def build(
             store, page, ways, autogen=file if settings.autogen_root_key else None, seen=settings.keyring_seen
         )
         stack.push_async_callback(keeper.close)
-        await keeper.seen.load()
-        if await upgrade(store, file, seen=keeper.seen):
-            log.warning(
-                "the keyring had its first form; complete its census with: strongroom key census --scan --repair"
-            )
         encrypted = EncryptedBackend(store, keeper)
         keys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key), proxy=settings.proxy)
         stack.push_async_callback(keys.close)

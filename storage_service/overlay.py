@@ -1,7 +1,7 @@
 """Encryption as a backend round a backend: what lies below sees names, revisions and ciphertext."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, Self, TypeVar
 
 from strongroom.models.names import CENSUS, KEYRING_DOCUMENT, is_container
@@ -13,11 +13,9 @@ from strongroom.storage_service.backends.base import (
     Conflict,
     Delete,
     Entry,
-    Event,
     Page,
     Put,
     Vacant,
-    Watchable,
     check_batch,
     check_limit,
     not_applied,
@@ -70,21 +68,16 @@ class EncryptedBackend:
     value; their marker is stored as it is. A value is at most `envelope.MAX_VALUE` bytes.
 
     Every batch also keeps the census, and holds only as long as the keyring is the one it was encrypted under: so no
-    value is ever written under a key that was rotated away or retired meanwhile, by whichever process. `watch` is
-    there if the backend below has it.
+    value is ever written under a key that was rotated away or retired meanwhile, by whichever process.
 
     Besides what every backend raises, everything raises `Locked` while there is no key; reading raises
     `Undecipherable` for a value that does not open (of a batch with such a value nothing is returned), and writing
     `Halted` while no value may be encrypted.
     """
 
-    watch: Callable[[str, int], AsyncGenerator[Event, None]]
-
     def __init__(self, backend: Backend, keys: Keys) -> None:
         self._backend = backend
         self._keys = keys
-        if isinstance(backend, Watchable):
-            self.watch = lambda prefix, since: self._watch(backend, prefix, since)
 
     def __repr__(self) -> str:
         return f"<EncryptedBackend round {self._backend!r}>"
@@ -209,18 +202,6 @@ class EncryptedBackend:
             if error.reason not in UNKNOWN or (newer := await self._keys.refresh(ring)) is ring:
                 raise
         return act(newer.at(name), name, token)
-
-    async def _watch(self, backend: Watchable, prefix: str, since: int) -> AsyncGenerator[Event, None]:
-        events = backend.watch(prefix, since)
-        try:
-            async for event in events:
-                if event.name.startswith(CENSUS):
-                    continue
-                ring = self._keys.current or await self._keys.sync()
-                entry = None if event.entry is None else await self._opened(ring, event.name, event.entry)
-                yield Event(event.name, entry, event.revision)
-        finally:
-            await events.aclose()
 
 
 class _Turns:

@@ -80,25 +80,12 @@ class Vacant:
 Change: TypeAlias = Put | Delete | Check | Vacant
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One change that a watch saw; *entry* is None when the name was deleted."""
-
-    name: str
-    entry: Entry | None
-    revision: int
-
-
 class Conflict(StrongroomError):
     """A guard of the batch did not hold and nothing was applied; *failed* holds the guards that did not."""
 
     def __init__(self, failed: Sequence[Change]) -> None:
         super().__init__("a guard of the batch did not hold; nothing was applied")
         self.failed = tuple(failed)
-
-
-class Compacted(StrongroomError):
-    """The changes since that revision are no longer kept; read everything again and watch from there."""
 
 
 class Backend(Protocol):
@@ -161,21 +148,6 @@ class Backend(Protocol):
             Conflict: a guard did not hold; nothing was applied.
             Unavailable: with its *fate*: not applied, applied, or unknown.
             ValueError: the batch breaks a rule of `check_batch`, or is over `max_batch` and too large for that.
-        """
-
-
-@runtime_checkable
-class Watchable(Protocol):
-    """The optional ability to tell changes as they happen."""
-
-    def watch(self, prefix: str, since: int) -> AsyncGenerator[Event, None]:
-        """Yield every change under *prefix* after revision *since*, in order of revisions, until closed.
-
-        A change that a later one of the same name has overtaken may be left out: stores need not keep old values.
-
-        Raises:
-            Compacted: changes since then are no longer kept.
-            Unavailable: the store went away; resume from the last event's revision.
         """
 
 

@@ -19,8 +19,7 @@ The keyring in the store
                         the first root key, and the next
     census, records, sweep, turns
                         what is under which key; re-encryption; the end of keys
-    export, restore, upgrade
-                        the keyring as a file, brought back, and from its first form
+    export, restore     the keyring as a file, and brought back
 
 The keyring in memory
     page                what all workers of a service share

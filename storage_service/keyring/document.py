@@ -1,6 +1,6 @@
 """The keyring document: all keysets, their versions and keys, and what is under way with them, as one JSON object.
 
-    {"format":3,"keyring":"<its name>","edition":1764489600000,
+    {"format":1,"keyring":"<its name>","edition":1764489600000,
      "keysets":{"default":{"active":2,"keys":1,"versions":[{"number":1,"created":…,"keys":["…"]},…]},…},
      "numbers":{"default":2,…},"places":{"system/access/":{"keyset":"access","before":[]},…},"backups":{…},"halted":null,
      "pending":null,"counted":true}
@@ -24,8 +24,7 @@ from strongroom.storage_service.errors import ConfigurationError, Exists, InUse,
 from strongroom.storage_service.jose.content_encryption import KEY_SIZE
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, Place, Ring, is_keyset
 
-FORMAT: Final = 3  # a later one is refused, not guessed at
-_BEFORE: Final = 2  # had neither name nor edition, and is read still; 1 was one wrapped key a name
+FORMAT: Final = 1  # a later one is refused, not guessed at
 
 ACCESS_KEYSET: Final = "access"
 ROOT_KEYSET: Final = "root"  # no keyset has this name: it would be taken for the root key's
@@ -129,7 +128,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         """
         try:
             said = msgspec.json.decode(text, type=_Format).format
-            if said not in (FORMAT, _BEFORE):
+            if said != FORMAT:
                 raise ConfigurationError(
                     f"the keyring is of format {said}, which this version does not know: a later version wrote it; "
                     "run that one"
@@ -138,7 +137,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
             document._check()
         except UNREADABLE:
             raise KeyringDamaged("the keyring opens, but is none; restore it from a backup") from None
-        return document if said == FORMAT else msgspec.structs.replace(document, format_=FORMAT)
+        return document
 
     def stored_at(self, now: int, random: Random = secrets.token_bytes) -> Self:
         """Return the document as it is to be stored: of an edition that no stored one has had.

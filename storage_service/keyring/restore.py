@@ -33,7 +33,7 @@ from strongroom.storage_service.backends.base import (
 )
 from strongroom.storage_service.errors import Exists, InUse, KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable
 from strongroom.storage_service.jose import envelope
-from strongroom.storage_service.keyring import census, export, records, upgrade, vault, wraps
+from strongroom.storage_service.keyring import census, export, records, vault, wraps
 from strongroom.storage_service.keyring.document import Assignment, Document, Keyset, Version
 from strongroom.storage_service.keyring.export import Exported
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
@@ -99,7 +99,7 @@ async def restore(
         seen: which keyring this home has seen; it remembers what is brought back.
 
     Raises:
-        Exists: the store has a keyring under another root key, or one of the first form, or a kid means two keys.
+        Exists: the store has a keyring under another root key, or a kid means two keys.
         InUse: records are under keys that the export does not have (names some), or the versions are too many.
         Overtaken: somebody else changed the keyring meanwhile, or used it while it was replaced; nothing was done.
         Invalid, WrongRootKey, ConfigurationError: as `export.prove`.
@@ -111,8 +111,6 @@ async def restore(
     for each in filter(None, (root, own)):
         each.seen = seen
     present = await backend.get(KEYRING_DOCUMENT)
-    if present is None and await upgrade.is_first_form(backend):
-        raise Exists("the store has a keyring of the first form; start its service once, which upgrades it")
     plan = _plan(theirs, root, present, own, replace)
     survey = await _look(backend, plan.document)
     if plan.whole and not leave_unreadable:

@@ -280,7 +280,7 @@ async def test_who_empties_the_store_meanwhile_is_noticed() -> None:
 
     def begin_anew(_: int) -> None:
         for name in [*store._entries]:
-            store._delete(name, 99)
+            store._delete(name)
 
     with pytest.raises(Overtaken, match="emptied it meanwhile"):
         await restore(file, store, checked(file), begin_anew)

@@ -76,7 +76,7 @@ def test_the_first_document() -> None:
     keys = [base64.b64encode(number.to_bytes(64, "big")).decode() for number in (1, 2)]
 
     assert json.loads(new().encode()) == {
-        "format": 3,
+        "format": 1,
         "keysets": {
             name: {
                 "active": 1,
@@ -515,7 +515,7 @@ WRONG: Final[dict[str, tuple[bytes, type[StrongroomError], str]]] = {
     "cut": (new().encode()[:-1], KeyringDamaged, "none"),
     "no format": (edited(lambda m: m.pop("format")), KeyringDamaged, "none"),
     "a format that is no number": (edited(lambda m: m.update(format="2")), KeyringDamaged, "none"),
-    "a later format": (b'{"format":4,"seed":"of another kind"}', ConfigurationError, "format 4"),
+    "a later format": (b'{"format":2,"seed":"of another kind"}', ConfigurationError, "format 2"),
     "a member of a later version": (edited(lambda m: m.update(policy=KEY)), KeyringDamaged, "none"),
     "a member of a keyset's": (edited(lambda m: _default(m).update(policy=KEY)), KeyringDamaged, "none"),
     "no keysets": (edited(lambda m: m.pop("keysets")), KeyringDamaged, "none"),

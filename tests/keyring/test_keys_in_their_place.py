@@ -4,7 +4,6 @@ import gc
 import json
 import weakref
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import Final
 
 import pytest
@@ -71,14 +70,7 @@ async def _got_closed(overlay: EncryptedBackend, name: str) -> bytes:
     return (await overlay.get_closed([name]))[name].reveal()
 
 
-async def _watched(overlay: EncryptedBackend, name: str) -> bytes:
-    async with aclosing(overlay.watch(name, 0)) as events:
-        event = await anext(events)
-    assert event.entry is not None
-    return event.entry.value
-
-
-READERS: Final[list[Reader]] = [_got, _got_with_others, _got_closed, _watched]
+READERS: Final[list[Reader]] = [_got, _got_with_others, _got_closed]
 
 
 @pytest.mark.parametrize("name", OPENED)

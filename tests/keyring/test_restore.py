@@ -396,17 +396,6 @@ async def test_records_outside_all_places_find_home(
     await story.assert_census_is_true(dump)
 
 
-async def test_a_store_of_the_first_form_is_upgraded_first(
-    store: MemoryBackend, memory: Callable[[], Awaitable[MemoryBackend]]
-) -> None:
-    """Beside keys of the first form no other keyring is put: the store's service is to be started once."""
-    fresh = await memory()
-    await fresh.commit([Put(KEYRING + "default.1", b"a wrapped key")])
-
-    with pytest.raises(Exists, match="first form"):
-        await restore(fresh, await exported_from(store), ROOT, replace=True)
-
-
 # Joining two keyrings: what it does, and when it is refused.
 
 BEGIN: Final = Document.new(holders.CREATED)

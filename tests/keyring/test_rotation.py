@@ -767,7 +767,7 @@ async def a_future_document(site: Site, made: Made) -> None:
     assert root is not None
     sealed = await vault.read(site.store)
     assert sealed is not None
-    future = msgspec.structs.replace(vault.open_document(sealed, root), format_=4)
+    future = msgspec.structs.replace(vault.open_document(sealed, root), format_=2)
     await vault.replace(site.store, root, future, sealed.revision)
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from strongroom.models.names import KEYRING_DOCUMENT
-from strongroom.storage_service.backends.base import Delete, Entry, Put
+from strongroom.storage_service.backends.base import Entry, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Behind, KeyFileUnusable, KeyringOutdated, StrongroomError
 from strongroom.storage_service.jose import envelope, jwk
@@ -26,7 +26,6 @@ from strongroom.storage_service.keyring.restore import restore
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.seen import Seen
 from strongroom.storage_service.keyring.unattended import KeyFile
-from strongroom.storage_service.keyring.upgrade import upgrade
 from strongroom.storage_service.overlay import EncryptedBackend
 
 KEEPERS_NAME: Final = "keyring.seen"
@@ -224,23 +223,6 @@ async def test_another_keyring_that_the_same_file_opens(home: Home, tmp_path: Pa
         await home.worker(anew=True)
 
 
-async def test_a_store_of_the_first_form_is_not_brought_up_again(home: Home) -> None:
-    """Who removes the keyring and puts the rows of its first form there is told from a store that is old."""
-    await home.worker()
-    await home.store.commit([Delete(name) for name in (await home.store.list("system/keyring/")).names])
-    held = RootKey(jwk.octets_of(jwk.decode((home.path / "secrets.key").read_bytes())))
-    name = "system/keyring/default.1"
-    row = json.dumps({"format": 1, "kid": "default.1", **json.loads(jwk.encode(bytes(64)))}).encode()
-    await home.store.commit([Put(name, envelope.encrypt(held, name, row))])
-    seen = Seen(Page(), home.seen)
-    await seen.load()
-
-    with pytest.raises(KeyringOutdated, match="first form"):
-        await upgrade(home.store, KeyFile(home.path / "secrets.key"), seen=seen)
-
-    assert await home.store.get(name) is not None
-
-
 async def test_what_others_wrote_meanwhile_makes_nothing_old(home: Home) -> None:
     """A worker that has read the keyring just before another changed it reads again, and does not take it for old."""
     worker, writer = await home.worker(), await home.worker()
@@ -328,27 +310,6 @@ async def test_an_import_joins_no_old_keyring(home: Home) -> None:
         await restore(home.store, exported, open_root(exported, key), seen=seen)
 
     assert (await home.row()).value == old.value
-
-
-async def test_a_keyring_without_an_edition_gets_one_with_its_next_change(home: Home) -> None:
-    """A document of the form before is read, named with the next change, and cannot come back after that."""
-    worker = await home.worker()
-    async with worker.keeper.root() as root:
-        document, _ = await vault.current(home.store, root)
-        members = json.loads(document.encode())
-        members.pop("keyring"), members.pop("edition")
-        members["format"] = 2
-        before = envelope.encrypt(root, KEYRING_DOCUMENT, json.dumps(members).encode())
-    await home.store.commit([Put(KEYRING_DOCUMENT, before)])
-    home.seen.unlink()
-    started = await home.worker(anew=True)
-    assert not home.seen.exists()
-
-    said = await started.edit(lambda said: said.with_census())
-    assert json.loads(home.seen.read_bytes())["edition"] > 0 and said.format_ == 3
-    await home.store.commit([Put(KEYRING_DOCUMENT, before)])
-    with pytest.raises(KeyringOutdated):
-        await home.worker(anew=True)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 import pytest
@@ -21,10 +21,9 @@ from strongroom.storage_service.backends.base import (
     Entry,
     Put,
     Vacant,
-    Watchable,
 )
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
-from strongroom.storage_service.backends.memory import HISTORY, MemoryBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Fate, Halted, Locked, TooLarge, Unavailable, Undecipherable
 from strongroom.storage_service.jose.envelope import MAX_VALUE, Reason, encrypt, kid_of
 from strongroom.storage_service.keyring import census, document
@@ -34,17 +33,13 @@ from tests.keyring.fixed import Fixed
 from tests.laws.backends import (
     BATCHES,
     LAWS,
-    WATCH_LAWS,
     Law,
     Step,
-    WatchLaw,
     any_bytes_are_a_value,
-    compacted_history_is_said,
     follows_the_model,
     name_of,
     unlawful_batches_are_refused,
 )
-from tests.laws.test_backend_law import SHORT_HISTORY, outrun_history
 
 ONE: Final = DataKey("default.1", bytes(range(64)))
 TWO: Final = DataKey("default.2", bytes(range(64, 128)))
@@ -60,9 +55,9 @@ class Encrypted(NamedTuple):
 
 
 @asynccontextmanager
-async def encrypted(history: int = HISTORY, ring: Ring | None = None) -> AsyncGenerator[Encrypted, None]:
+async def encrypted(ring: Ring | None = None) -> AsyncGenerator[Encrypted, None]:
     """Give an overlay on an empty store, with one key or with *ring*."""
-    below = MemoryBackend(history)
+    below = MemoryBackend()
     keys = Fixed(ring or Ring([ONE]))
     overlay = EncryptedBackend(below, keys)
     await overlay.open()
@@ -115,19 +110,6 @@ async def test_any_bytes_are_a_value() -> None:
         assert (await below.list("secrets/")).names == ("secrets/a",)
 
 
-@pytest.mark.parametrize("law", WATCH_LAWS, ids=name_of)
-async def test_watch_law(law: WatchLaw) -> None:
-    """Over a store that can be watched, the overlay keeps the laws of watching."""
-    async with encrypted() as (overlay, _, _):
-        await law(overlay)
-
-
-async def test_compacted_history_is_said() -> None:
-    """No watch through the overlay skips silently what is no longer kept."""
-    async with encrypted(SHORT_HISTORY) as (overlay, _, _):
-        await compacted_history_is_said(overlay, outrun_history)
-
-
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(batches=BATCHES)
 def test_model(batches: Sequence[Sequence[Step]]) -> None:
@@ -138,14 +120,6 @@ def test_model(batches: Sequence[Sequence[Step]]) -> None:
             await follows_the_model(overlay, batches)
 
     asyncio.run(run())
-
-
-async def test_watching_is_there_if_it_is_below() -> None:
-    """The overlay can be watched exactly if the store below can."""
-    below = MemoryBackend()
-
-    assert isinstance(EncryptedBackend(below, Fixed(None)), Watchable)
-    assert not isinstance(EncryptedBackend(FaultyBackend(below), Fixed(None)), Watchable)
 
 
 # What lies below.
@@ -210,21 +184,16 @@ EDITS: Final[dict[str, tuple[Callable[[dict[str, bytes]], bytes], Reason]]] = {
 
 @pytest.mark.parametrize(("edit", "reason"), EDITS.values(), ids=EDITS)
 async def test_an_edited_value_does_not_open(edit: Callable[[dict[str, bytes]], bytes], reason: Reason) -> None:
-    """Whoever writes the store cannot plant or swap a value: get, get_many and watch all refuse, silently."""
+    """Whoever writes the store cannot plant or swap a value: get, get_many and get_closed all refuse, silently."""
     async with encrypted() as (overlay, below, _):
-        since = await overlay.commit([Put("secrets/a", CANARY), Put("secrets/b", b"other")])
+        await overlay.commit([Put("secrets/a", CANARY), Put("secrets/b", b"other")])
         stored = {name: entry.value for name, entry in (await below.get_many(["secrets/a", "secrets/b"])).items()}
         await below.commit([Put("secrets/a", edit(stored))])
-
-        async def watched() -> None:
-            async with aclosing(overlay.watch("secrets/", since)) as events:
-                await anext(events)
 
         for act in (
             overlay.get("secrets/a"),
             overlay.get_many(["secrets/b", "secrets/a"]),
             overlay.get_closed(["secrets/b", "secrets/a"]),
-            watched(),
         ):
             with pytest.raises(Undecipherable) as caught:
                 await act
@@ -305,10 +274,10 @@ async def test_what_is_refused_is_not_counted() -> None:
 
 
 async def test_the_census_is_not_seen_from_above() -> None:
-    """Listings of any size leave its rows out and nothing else, and watches do not tell of them."""
+    """Listings of any size leave its rows out and nothing else."""
     names = ["a", "system/access/x", "system/censor", "system/census.x", "system/d", "z"]
     async with encrypted() as (overlay, below, _):
-        since = await overlay.commit([Put(name, b"") for name in names])
+        await overlay.commit([Put(name, b"") for name in names])
         assert len((await below.list("")).names) == 2 * len(names)
 
         for prefix in ("", "s", "system/", "system/c", "system/census/", "system/census/default.1/", "z"):
@@ -321,12 +290,6 @@ async def test_the_census_is_not_seen_from_above() -> None:
                     listed += page.names
                     after, more = page.names[-1] if page.names else after, page.more
                 assert listed == [n for n in names if n.startswith(prefix)], (prefix, limit)
-
-        async with aclosing(overlay.watch("", since)) as events:
-            await overlay.commit([Put("a", b""), Delete("z")])
-            assert {(await anext(events)).name, (await anext(events)).name} == {"a", "z"}
-            await overlay.commit([Put("b", b"")])
-            assert (await anext(events)).name == "b"
 
 
 # A keyring that changes under what is under way.
@@ -461,39 +424,32 @@ async def test_a_store_that_fails_is_not_asked_twice(fault: Fault, fate: Fate) -
     assert (await overlay.get("secrets/a") is not None) == (fault is Fault.AFTER)
 
 
-async def read_one(overlay: EncryptedBackend, since: int) -> bytes:
+async def read_one(overlay: EncryptedBackend) -> bytes:
     entry = await overlay.get("secrets/new")
     assert entry is not None
     return entry.value
 
 
-async def read_many(overlay: EncryptedBackend, since: int) -> bytes:
+async def read_many(overlay: EncryptedBackend) -> bytes:
     return (await overlay.get_many(["secrets/new"]))["secrets/new"].value
 
 
-async def watch_one(overlay: EncryptedBackend, since: int) -> bytes:
-    async with aclosing(overlay.watch("secrets/new", since)) as events:
-        entry = (await anext(events)).entry
-    assert entry is not None
-    return entry.value
-
-
-@pytest.mark.parametrize("read", [read_one, read_many, watch_one])
+@pytest.mark.parametrize("read", [read_one, read_many])
 async def test_a_key_that_is_not_known_yet_is_looked_for_once(
-    read: Callable[[EncryptedBackend, int], Awaitable[bytes]],
+    read: Callable[[EncryptedBackend], Awaitable[bytes]],
 ) -> None:
     """A value under a key newer than the ring opens with the newer ring; under a key of nobody's it never does."""
     async with encrypted() as (overlay, below, keys):
-        since = await below.commit([Put("secrets/new", encrypt(TWO, "secrets/new", b"new"))]) - 1
+        await below.commit([Put("secrets/new", encrypt(TWO, "secrets/new", b"new"))])
 
         with pytest.raises(Undecipherable) as caught:
-            await read(overlay, since)
+            await read(overlay)
         assert (caught.value.reason, keys.refreshed) == (Reason.UNKNOWN_KID, 1)
 
         keys.newer = Ring([ONE, TWO])
-        assert await read(overlay, since) == b"new"
+        assert await read(overlay) == b"new"
         assert keys.refreshed == 2
-        assert await read(overlay, since) == b"new"
+        assert await read(overlay) == b"new"
         assert keys.refreshed == 2
 
 
@@ -595,7 +551,6 @@ ACTS: Final[dict[str, Callable[[EncryptedBackend], Awaitable[object]]]] = {
     "delete": lambda overlay: overlay.commit([Delete("secrets/a")]),
     "make a container": lambda overlay: overlay.commit([Put("secrets/box/", b"")]),
     "check": lambda overlay: overlay.commit([Check("secrets/a", PRESENT)]),
-    "watch": lambda overlay: anext(overlay.watch("secrets/", 1)),
 }
 
 
@@ -624,7 +579,7 @@ async def test_locked_the_store_is_not_even_asked(act: str) -> None:
         with pytest.raises(Locked):
             await ACTS[act](overlay)
 
-        assert below.calls.total() == (act == "watch")  # which hears of a change before it knows what to open
+        assert below.calls.total() == 0
 
 
 async def test_a_lock_in_the_middle_of_a_batch_stops_it() -> None:
