@@ -17,7 +17,7 @@ from strongroom.models.errors import InvalidName
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.answering import decoded
 from strongroom.storage_service.authz.base import Action
-from strongroom.storage_service.backends.base import ABSENT, PRESENT, Entry
+from strongroom.storage_service.backends.base import Entry
 from strongroom.storage_service.errors import (
     Denied,
     Exists,
@@ -28,7 +28,6 @@ from strongroom.storage_service.errors import (
     TooLarge,
 )
 from strongroom.storage_service.head import Head
-from strongroom.storage_service.preconditions import expected_revision
 from strongroom.storage_service.service import Caller, Containers, Listing, Service, Values
 from strongroom.storage_service.turns import Turn
 from strongroom.storage_service.wire import (
@@ -41,8 +40,8 @@ from strongroom.storage_service.wire import (
     NO_STORE,
     OCTET_STREAM,
     SECRETS_PATH,
-    etag_of,
 )
+from strongroom.storage_service.wire.etags import ABSENT, PRESENT, etag_of, expected_revision
 from strongroom.storage_service.wire.http1 import Exchange, Field
 
 _JSON_TYPE: Final = (b"content-type", b"application/json; charset=utf-8")
@@ -137,7 +136,10 @@ class SecretsEndpoint:
     async def _put(self, request: _Request) -> None:
         if request.trail == "" or request.trail.endswith("/"):
             raise MethodNotAllowed("a secret's name has no trailing slash", _allowed(request.trail))
-        name, expected = _secret_name(request.trail), expected_revision(request.head)
+        name, expected = (
+            _secret_name(request.trail),
+            expected_revision(request.head.if_match, request.head.if_none_match),
+        )
         value = await _value_of(request.head.content_type, await self._body(request, Action.PUT, name))
         try:
             revision = await self._service.put(request.caller, name, value, expected)
@@ -155,7 +157,7 @@ class SecretsEndpoint:
         if container:
             await self._service.delete_container(request.caller, name)
         else:
-            expected = expected_revision(request.head)
+            expected = expected_revision(request.head.if_match, request.head.if_none_match)
             if request.head.if_match == NEW:
                 raise Invalid("what is deleted cannot be expected to be absent")
             await self._service.delete(request.caller, name, PRESENT if expected == ABSENT else expected)

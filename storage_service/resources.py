@@ -11,12 +11,12 @@ import msgspec
 from strongroom.models import LIST_MODELS, MODELS, Model
 from strongroom.models.errors import InvalidName, ValidationError
 from strongroom.models.strict_json import SHORT, SHORT_STRUCTURE, UNREADABLE, structure
-from strongroom.storage_service import key_resources, preconditions, sealed_resources, wire
+from strongroom.storage_service import key_resources, sealed_resources, wire
 from strongroom.storage_service.answering import Request, Response, answer, answer_held, body, caller, decoded, not_a
 from strongroom.storage_service.apikeys import PREFIX as APIKEYS
 from strongroom.storage_service.apikeys import ApiKeyRecord
 from strongroom.storage_service.authz.base import Action
-from strongroom.storage_service.backends.base import ABSENT, Checkable
+from strongroom.storage_service.backends.base import Checkable
 from strongroom.storage_service.bootstrap import Parts
 from strongroom.storage_service.errors import Invalid, TooLarge
 from strongroom.storage_service.handlers import Stored
@@ -24,6 +24,7 @@ from strongroom.storage_service.keyring_wire import KEYRING_PATH
 from strongroom.storage_service.large_bodies import LargeBodies, Sent
 from strongroom.storage_service.service import Reference, Service
 from strongroom.storage_service.turns import Turns
+from strongroom.storage_service.wire.etags import revision_of
 
 _STATUS: Final = "system/status"  # the name that the state of the service is read under
 MOST: Final = 250_000  # of ``{ [ : ,`` in one body of records, within texts, too: about what 1,000 long ones have
@@ -401,7 +402,7 @@ def _expected(said: wire.Records) -> list[int | None]:
     etags: Sequence[str | None] = said.etags if said.etags is not None else [None] * len(said.records)
     if len(etags) != len(said.records):
         raise Invalid("there is not one etag for each record", (("etags", "are not as many as records"),))
-    return [None if etag is None else ABSENT if etag == wire.NEW else preconditions.revision_of(etag) for etag in etags]
+    return [None if etag is None else revision_of(etag) for etag in etags]
 
 
 async def _records_answer(stored: Sequence[Stored[Model] | None]) -> wire.RecordsAnswer:

@@ -30,9 +30,9 @@ from strongroom.storage_service.backends.base import (
 )
 from strongroom.storage_service.errors import Changed, Invalid, NoContainer, NotEmpty, TooLarge, Undecipherable
 from strongroom.storage_service.large_answers import LargeAnswers
-from strongroom.storage_service.preconditions import revision_of
 from strongroom.storage_service.service import Act, Caller, Door
 from strongroom.storage_service.turns import Turn, Turns
+from strongroom.storage_service.wire.etags import revision_of
 
 JOURNAL: Final = "system/journal/"  # what a long work needs to be gone on with, or undone; encrypted like a secret
 _PLACES: Final = (names.SECRETS, JOURNAL, APIKEYS)
@@ -164,7 +164,7 @@ class SealedService:
         """Return what is *said* as a change of the store."""
         name = said.name
         _check_name(name)
-        expected = None if said.etag is None else ABSENT if said.etag == wire.NEW else revision_of(said.etag)
+        expected = None if said.etag is None else revision_of(said.etag)
         if said.check:
             if said.value is not None or expected is None:
                 raise Invalid("a check has an etag and no value")
