@@ -13,18 +13,18 @@ from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import MAX_BATCH
 from strongroom.storage_service.errors import Invalid
 from strongroom.storage_service.large_bodies import LargeBodies, Sent
-from strongroom.storage_service.sealed_service import SealedService
+from strongroom.storage_service.services.bulk import BulkService
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-def add_routes(app: falcon.asgi.App[Any, Any], sealed: SealedService, bodies: LargeBodies) -> None:
+def add_routes(app: falcon.asgi.App[Any, Any], bulk: BulkService, bodies: LargeBodies) -> None:
     """Give *app* every resource of this page."""
     for path, resource in (
-        ("", Limits(sealed, bodies)),
-        ("/read", Read(sealed, bodies)),
-        ("/list", List(sealed, bodies)),
-        ("/commit", Commit(sealed, bodies)),
+        ("", Limits(bulk, bodies)),
+        ("/read", Read(bulk, bodies)),
+        ("/list", List(bulk, bodies)),
+        ("/commit", Commit(bulk, bodies)),
     ):
         app.add_route(wire.SEALED_PATH + path, resource)
 
@@ -74,8 +74,8 @@ _COMMIT: Final = _Body(wire.SealedCommit, wire.MAX_COMMIT_BODY, 8 * MAX_BATCH)  
 class _Resource:
     """A resource, the door behind it, and the turns of large bodies."""
 
-    def __init__(self, sealed: SealedService, bodies: LargeBodies) -> None:
-        self._sealed = sealed
+    def __init__(self, bulk: BulkService, bodies: LargeBodies) -> None:
+        self._bulk = bulk
         self._bodies = bodies
 
 
@@ -84,7 +84,7 @@ class Limits(_Resource):
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell it, as it is now."""
-        answer(req, resp, await self._sealed.limits(caller(req)))
+        answer(req, resp, await self._bulk.limits(caller(req)))
 
 
 class Read(_Resource):
@@ -92,10 +92,10 @@ class Read(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer them in the order asked."""
-        await self._sealed.expect(caller(req), Action.GET)
+        await self._bulk.expect(caller(req), Action.GET)
         async with self._bodies.of(req) as sent:
             said = await _NAMES.read(sent)
-        await answer_held(req, resp, *await self._sealed.read_held(caller(req), said.names))
+        await answer_held(req, resp, *await self._bulk.read_held(caller(req), said.names))
 
 
 class List(_Resource):
@@ -103,10 +103,10 @@ class List(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer a page of them."""
-        await self._sealed.expect(caller(req), Action.LIST)
+        await self._bulk.expect(caller(req), Action.LIST)
         async with self._bodies.of(req) as sent:
             said = await _LISTING.read(sent)
-        answer(req, resp, await self._sealed.list(caller(req), said.prefix, said.after, said.limit))
+        answer(req, resp, await self._bulk.list(caller(req), said.prefix, said.after, said.limit))
 
 
 class Commit(_Resource):
@@ -114,8 +114,8 @@ class Commit(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Do all of it or nothing."""
-        await self._sealed.expect(caller(req), Action.PUT)
+        await self._bulk.expect(caller(req), Action.PUT)
         async with self._bodies.of(req) as sent:
             said = await _COMMIT.read(sent)
-            done = await self._sealed.commit(caller(req), said.changes)
+            done = await self._bulk.commit(caller(req), said.changes)
         answer(req, resp, done)

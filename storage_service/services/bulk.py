@@ -30,7 +30,7 @@ from strongroom.storage_service.backends.base import (
 )
 from strongroom.storage_service.errors import Changed, Invalid, NoContainer, NotEmpty, TooLarge, Undecipherable
 from strongroom.storage_service.large_answers import LargeAnswers
-from strongroom.storage_service.service import Act, Caller, Door
+from strongroom.storage_service.services.door import Act, Caller, Door
 from strongroom.storage_service.turns import Turn, Turns
 from strongroom.storage_service.wire.etags import revision_of
 
@@ -38,18 +38,18 @@ JOURNAL: Final = "system/journal/"  # what a long work needs to be gone on with,
 _PLACES: Final = (names.SECRETS, JOURNAL, APIKEYS)
 
 
-class SealedService:
+class BulkService:
     """All that can be done to encrypted values as they are stored.
 
     Every method raises Denied and AuditUnavailable before anything is done, Invalid for names that are none or are not
     served here, Locked or Uninitialized while there is no key, and Unavailable with its fate.
     """
 
-    def __init__(self, sealed: Backend, keys: ApiKeys, door: Door, large_answers: LargeAnswers | None = None) -> None:
-        """Take the parts; *sealed* must be an encrypting backend, and *door* one for whoever reaches everything."""
+    def __init__(self, door: Door, sealed: Backend, keys: ApiKeys, large_answers: LargeAnswers | None = None) -> None:
+        """Take the parts; *sealed* must be an encrypting backend. The door opens to whoever reaches everything."""
         self._sealed = sealed
         self._keys = keys
-        self._door = door
+        self._door = door.beside(WholeReach())
         self._large_answers = large_answers or LargeAnswers()
 
     async def expect(self, caller: Caller, action: Action) -> None:
@@ -58,8 +58,7 @@ class SealedService:
         Raises:
             Denied, AuditUnavailable
         """
-        if WholeReach().decide(caller.principal, action, names.SECRETS) is False:
-            await self._door.permit(caller, action, [names.SECRETS])
+        await self._door.expect_some(caller, action, names.SECRETS)
 
     async def limits(self, caller: Caller) -> wire.SealedLimits:
         """Return how much one commit takes now; fewer after a keyset was given another version."""
