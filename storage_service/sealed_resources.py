@@ -1,6 +1,7 @@
 """The socket's ``/sealed``: what is encrypted, as it is stored. The proxy forwards none of it."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import falcon.asgi
@@ -10,10 +11,12 @@ from strongroom.models import strict_json
 from strongroom.storage_service import wire
 from strongroom.storage_service.answering import Request, Response, answer, answer_held, caller, not_a
 from strongroom.storage_service.authz.base import Action
-from strongroom.storage_service.backends.base import MAX_BATCH
+from strongroom.storage_service.backends.base import MAX_BATCH, Check, Delete, Put
 from strongroom.storage_service.errors import Invalid
 from strongroom.storage_service.large_bodies import LargeBodies, Sent
-from strongroom.storage_service.services.bulk import BulkService
+from strongroom.storage_service.services.bulk import BulkService, Text
+from strongroom.storage_service.turns import Turns
+from strongroom.storage_service.wire.etags import etag_of, revision_of
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -84,7 +87,7 @@ class Limits(_Resource):
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell it, as it is now."""
-        answer(req, resp, await self._bulk.limits(caller(req)))
+        answer(req, resp, wire.SealedLimits(max_changes=await self._bulk.limit(caller(req))))
 
 
 class Read(_Resource):
@@ -95,7 +98,8 @@ class Read(_Resource):
         await self._bulk.expect(caller(req), Action.GET)
         async with self._bodies.of(req) as sent:
             said = await _NAMES.read(sent)
-        await answer_held(req, resp, *await self._bulk.read_held(caller(req), said.names))
+        texts, turn = await self._bulk.read_held(caller(req), said.names)
+        await answer_held(req, resp, await entries_of(texts), turn)
 
 
 class List(_Resource):
@@ -106,7 +110,8 @@ class List(_Resource):
         await self._bulk.expect(caller(req), Action.LIST)
         async with self._bodies.of(req) as sent:
             said = await _LISTING.read(sent)
-        answer(req, resp, await self._bulk.list(caller(req), said.prefix, said.after, said.limit))
+        page = await self._bulk.list(caller(req), said.prefix, said.after, said.limit)
+        answer(req, resp, wire.SealedPage(names=list(page.names), more=page.more))
 
 
 class Commit(_Resource):
@@ -117,5 +122,38 @@ class Commit(_Resource):
         await self._bulk.expect(caller(req), Action.PUT)
         async with self._bodies.of(req) as sent:
             said = await _COMMIT.read(sent)
-            done = await self._bulk.commit(caller(req), said.changes)
-        answer(req, resp, done)
+            revision = await self._bulk.commit(caller(req), await changes_of(said.changes))
+        answer(req, resp, wire.SealedCommitted(etag=etag_of(revision)))
+
+
+async def entries_of(texts: Sequence[Text | None]) -> wire.SealedEntries:
+    """Return *texts* as they are answered; others get their turn in between."""
+    turns = Turns()
+    entries: list[wire.SealedEntry | None] = []
+    for text in texts:
+        await turns.take()
+        entries.append(None if text is None else wire.SealedEntry(value=text.value, etag=etag_of(text.revision)))
+    return wire.SealedEntries(entries=entries)
+
+
+async def changes_of(said: Sequence[wire.SealedChange]) -> list[Put | Delete | Check]:
+    """Return what is *said* as changes of the store; others get their turn in between.
+
+    Raises:
+        Invalid: one of them is none.
+    """
+    turns = Turns()
+    changes = []
+    for each in said:
+        await turns.take()
+        changes.append(_change_of(each))
+    return changes
+
+
+def _change_of(said: wire.SealedChange) -> Put | Delete | Check:
+    expected = None if said.etag is None else revision_of(said.etag)
+    if said.check:
+        if said.value is not None or expected is None:
+            raise Invalid("a check has an etag and no value")
+        return Check(said.name, expected)
+    return Delete(said.name, expected) if said.value is None else Put(said.name, said.value.encode(), expected)

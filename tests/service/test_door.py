@@ -11,9 +11,8 @@ import pytest
 
 from strongroom.models import Host, HostCreds
 from strongroom.models.secret import Secret
-from strongroom.storage_service import wire
 from strongroom.storage_service.authz.base import ALL_ACTIONS, Action, Principal
-from strongroom.storage_service.backends.base import MAX_PAGE, Backend
+from strongroom.storage_service.backends.base import MAX_PAGE, PRESENT, Backend, Check, Delete, Put
 from strongroom.storage_service.backends.faulty import FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.bootstrap import Page, Parts, build
@@ -32,9 +31,9 @@ OPERATOR: Final = Caller(Principal("apikey:operator"), "request-1")
 CREDS: Final = HostCreds.new(address="h1", ssh_priv_key="a2V5")
 KEY: Final = "system/access/apikeys/made"
 COMMIT: Final = [
-    wire.SealedChange(name="secrets/db/b", value="x"),
-    wire.SealedChange(name="secrets/db/a"),
-    wire.SealedChange(name="secrets/db/", etag="*", check=True),
+    Put("secrets/db/b", b"x"),
+    Delete("secrets/db/a"),
+    Check("secrets/db/", PRESENT),
 ]
 
 
@@ -248,7 +247,7 @@ async def test_the_right_action_elsewhere(rig: Rig, verb: str) -> None:
 @pytest.mark.parametrize(
     "do",
     [
-        pytest.param(lambda bulk, who: bulk.limits(who), id="limits"),
+        pytest.param(lambda bulk, who: bulk.limit(who), id="limit"),
         pytest.param(lambda bulk, who: bulk.read(who, ["secrets/db/a"]), id="read"),
         pytest.param(lambda bulk, who: bulk.list(who, "secrets/", None, 10), id="list"),
         pytest.param(lambda bulk, who: bulk.commit(who, COMMIT), id="commit"),
