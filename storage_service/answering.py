@@ -9,7 +9,7 @@ import msgspec
 from strongroom.models import strict_json
 from strongroom.storage_service import wire
 from strongroom.storage_service.errors import Invalid, TooLarge
-from strongroom.storage_service.service import Caller
+from strongroom.storage_service.services.door import Caller
 from strongroom.storage_service.turns import Turn
 
 T = TypeVar("T", bound=msgspec.Struct)

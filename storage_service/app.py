@@ -32,7 +32,7 @@ from strongroom.storage_service.errors import (
 from strongroom.storage_service.failure_log import FailureLog
 from strongroom.storage_service.head import Head
 from strongroom.storage_service.read_through import OldPlace
-from strongroom.storage_service.service import Caller
+from strongroom.storage_service.services.door import Caller
 from strongroom.storage_service.strangers import bounded
 from strongroom.storage_service.traces import trace_of
 from strongroom.storage_service.wire import SECRETS_PATH
@@ -77,7 +77,7 @@ class StorageApp:
             StrongroomError: as `bootstrap.build`: what is wrong does not get better by trying again.
         """
         self._parts = await build(self._settings, self._page, self._opener, self._old_places, self._renew)
-        self._secrets = SecretsEndpoint(self._parts.service)
+        self._secrets = SecretsEndpoint(self._parts.secrets)
         self._rest = _falcon_app(self._parts)
 
     async def close(self) -> None:
@@ -196,7 +196,7 @@ class StorageApp:
             address = authn.address_in(fields.forwarded or "")
             if fields.asked:
                 method, _, name = fields.asked.partition(" ")
-        await parts.service.turn_away(
+        await parts.door.turn_away(
             wire.Refusal(
                 request=fields.request_id or "-",
                 action=bounded(method),
@@ -212,7 +212,7 @@ class StorageApp:
     def _claimed(self, key_id: str | None, error: ServiceError) -> list[str]:
         """Return whom a stranger claims to be, if there is somebody of that id: what else stands there may be a key."""
         assert self._parts is not None  # noqa: S101
-        exists = self._parts.keys.knows(key_id) or (isinstance(error, Undecipherable) and key_id is not None)
+        exists = self._parts.access.knows(key_id) or (isinstance(error, Undecipherable) and key_id is not None)
         return [f"apikey:{key_id}"] if exists else []
 
     async def _end(
@@ -227,7 +227,7 @@ class StorageApp:
         assert self._parts is not None  # noqa: S101
         method = exchange.request.method.decode()
         try:
-            await self._parts.service.end(caller, error, method, path, expected=expected)
+            await self._parts.door.end(caller, error, method, path, expected=expected)
         except AuditUnavailable as unavailable:
             log.error("request %s: its outcome (%s) is not recorded: %s", caller.request_id, error.code, unavailable)  # noqa: TRY400
 

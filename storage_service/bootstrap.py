@@ -13,7 +13,7 @@ from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.audit import AuditLog
 from strongroom.storage_service.authn import Authenticator, Proxy, SimpleAuthKeys, SimpleCredsAuth
 from strongroom.storage_service.authz.base import Decider
-from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace, WholeReach
+from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.url import as_said, masked
@@ -26,7 +26,6 @@ from strongroom.storage_service.config import (
 )
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.handlers import Handler
-from strongroom.storage_service.key_service import KeyService
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import documents_in
 from strongroom.storage_service.keyring.page import Page, State
@@ -36,28 +35,33 @@ from strongroom.storage_service.overlay import EncryptedBackend
 from strongroom.storage_service.read_through import OldPlace, OldPlaces, ReadThroughBackend
 from strongroom.storage_service.record_of_store import RecordOfStore
 from strongroom.storage_service.routing import build as build_routing
-from strongroom.storage_service.sealed_service import SealedService
-from strongroom.storage_service.service import Service
+from strongroom.storage_service.services.access import AccessService
+from strongroom.storage_service.services.audit import AuditService
+from strongroom.storage_service.services.bulk import BulkService
+from strongroom.storage_service.services.door import Door
+from strongroom.storage_service.services.health import HealthService
+from strongroom.storage_service.services.keys import KeyService
+from strongroom.storage_service.services.records import RecordService
+from strongroom.storage_service.services.secrets import SecretService
 
 __all__ = ["Page", "Parts", "build"]
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A running service, and what its HTTP face needs of it."""
+    """A running service: its one door, the services behind that, and who tells its face who asks."""
 
-    service: Service
+    door: Door
+    secrets: SecretService
+    records: RecordService
+    access: AccessService
+    keys: KeyService
+    bulk: BulkService
+    audit: AuditService
+    health: HealthService
     authenticators: tuple[Authenticator, ...]
     proxy: Proxy
-    keys: ApiKeys
     head_fields: head.Table
-    store: Backend
-    stores: tuple[Backend, ...]
-    scheme: str
-    keeper: Keeper
-    key_service: KeyService
-    sealed_service: SealedService
-    old: OldPlaces
     closing: contextlib.AsyncExitStack
 
     async def close(self) -> None:
@@ -112,11 +116,11 @@ async def build(
         )
         stack.push_async_callback(keeper.close)
         encrypted = EncryptedBackend(store, keeper)
-        keys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key), proxy=settings.proxy)
-        stack.push_async_callback(keys.close)
+        apikeys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key), proxy=settings.proxy)
+        stack.push_async_callback(apikeys.close)
 
         def opened() -> None:
-            keys.learn()
+            apikeys.learn()
             if record is not None and not settings.store.startswith("memory:"):
                 record.try_to_keep(settings.store)
 
@@ -137,33 +141,25 @@ async def build(
         for backend in routing.backends:
             stack.push_async_callback(backend.close)
             await backend.open()
-        deciders = (Reach(), *map(_decider, settings.authorizers))
+        door = Door((Reach(), *map(_decider, settings.authorizers)), audit)
+        stack.push_async_callback(door.close)
         large_answers = LargeAnswers()
         proxy = Proxy(settings.proxy)
-        service = Service(
-            secrets=secrets,
-            routing=routing,
-            keys=keys,
-            deciders=deciders,
-            audit=audit,
-            large_answers=large_answers,
-            proxy=proxy.principal,
-        )
-        stack.push_async_callback(service.close)
+        keys = KeyService(door, store, keeper, file, documents, machine=machine, renew=renew)
+        scheme = settings.store.partition(":")[0]
         return Parts(
-            service=service,
-            authenticators=tuple(_authenticator(each, keys) for each in settings.authenticators),
-            proxy=proxy,
+            door=door,
+            secrets=SecretService(door, secrets, large_answers),
+            records=RecordService(door, routing, large_answers),
+            access=AccessService(door, apikeys),
             keys=keys,
-            head_fields=_head_fields(settings.authenticators),
-            store=store,
-            stores=(store, *routing.backends),
-            scheme=settings.store.partition(":")[0],
-            keeper=keeper,
-            key_service=KeyService(service, store, keeper, file, documents, machine=machine, renew=renew),
             # Of the store alone: who moves an estate must see what has moved.
-            sealed_service=SealedService(encrypted, keys, service.door(WholeReach()), large_answers),
-            old=old,
+            bulk=BulkService(door, encrypted, apikeys, large_answers),
+            audit=AuditService(door, proxy.principal),
+            health=HealthService(door, keys, (store, *routing.backends), scheme, old),
+            authenticators=tuple(_authenticator(each, apikeys) for each in settings.authenticators),
+            proxy=proxy,
+            head_fields=_head_fields(settings.authenticators),
             closing=stack.pop_all(),
         )
 

@@ -17,7 +17,7 @@ from strongroom.models.errors import InvalidName
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.answering import decoded
 from strongroom.storage_service.authz.base import Action
-from strongroom.storage_service.backends.base import ABSENT, PRESENT, Entry
+from strongroom.storage_service.backends.base import Entry
 from strongroom.storage_service.errors import (
     Denied,
     Exists,
@@ -28,8 +28,8 @@ from strongroom.storage_service.errors import (
     TooLarge,
 )
 from strongroom.storage_service.head import Head
-from strongroom.storage_service.preconditions import expected_revision
-from strongroom.storage_service.service import Caller, Containers, Listing, Service, Values
+from strongroom.storage_service.services.door import Caller
+from strongroom.storage_service.services.secrets import Containers, Listing, SecretService, Values
 from strongroom.storage_service.turns import Turn
 from strongroom.storage_service.wire import (
     JSON,
@@ -41,9 +41,9 @@ from strongroom.storage_service.wire import (
     NO_STORE,
     OCTET_STREAM,
     SECRETS_PATH,
-    etag_of,
     message,
 )
+from strongroom.storage_service.wire.etags import ABSENT, PRESENT, etag_of, expected_revision
 from strongroom.storage_service.wire.http1 import Exchange, Field
 
 _JSON_TYPE: Final = (b"content-type", b"application/json; charset=utf-8")
@@ -86,8 +86,8 @@ class _Request(NamedTuple):
 class SecretsEndpoint:
     """``/secrets`` and all below it."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, secrets: SecretService) -> None:
+        self._secrets = secrets
         self._methods = {
             b"GET": self._get,
             b"PUT": self._put,
@@ -112,7 +112,7 @@ class SecretsEndpoint:
             await self._list(request)
             return
         binary = _wants_octets(request.head.accept)
-        entry = await self._service.get(request.caller, _secret_name(request.trail))
+        entry = await self._secrets.get(request.caller, _secret_name(request.trail))
         etag = etag_of(entry.revision)
         # At an old place (`strongroom.storage_service.read_through`) a value has no revision, and may have changed.
         known = request.head.if_none_match is not None and etag in request.head.if_none_match
@@ -125,10 +125,10 @@ class SecretsEndpoint:
             request.answer(200, body, _JSON_TYPE, (b"etag", etag.encode()))
 
     async def _list(self, request: _Request) -> None:
-        name = _container_name(request.trail) if request.trail else self._service.own_container(request.caller)
+        name = _container_name(request.trail) if request.trail else self._secrets.own_container(request.caller)
         # Custodia refuses to list the root where there is no default container; a container is found by it here.
         listing = await (
-            self._service.containers(request.caller) if name is None else self._service.listing(request.caller, name)
+            self._secrets.containers(request.caller) if name is None else self._secrets.listing(request.caller, name)
         )
         if listing.large:
             await request.stream(_array(listing), _JSON_TYPE)
@@ -138,10 +138,13 @@ class SecretsEndpoint:
     async def _put(self, request: _Request) -> None:
         if request.trail == "" or request.trail.endswith("/"):
             raise MethodNotAllowed("a secret's name has no trailing slash", _allowed(request.trail))
-        name, expected = _secret_name(request.trail), expected_revision(request.head)
+        name, expected = (
+            _secret_name(request.trail),
+            expected_revision(request.head.if_match, request.head.if_none_match),
+        )
         value = await _value_of(request.head.content_type, await self._body(request, Action.PUT, name))
         try:
-            revision = await self._service.put(request.caller, name, value, expected)
+            revision = await self._secrets.put(request.caller, name, value, expected)
         except Exists as error:
             raise Exists(f"{error}; send If-Match to replace it") from None
         status = 201 if expected == ABSENT else 200
@@ -154,24 +157,24 @@ class SecretsEndpoint:
         name = _container_name(request.trail) if container else _secret_name(request.trail)
         await _check_message(await self._body(request, Action.DELETE, name))
         if container:
-            await self._service.delete_container(request.caller, name)
+            await self._secrets.delete_container(request.caller, name)
         else:
-            expected = expected_revision(request.head)
+            expected = expected_revision(request.head.if_match, request.head.if_none_match)
             if request.head.if_match == NEW:
                 raise Invalid("what is deleted cannot be expected to be absent")
-            await self._service.delete(request.caller, name, PRESENT if expected == ABSENT else expected)
+            await self._secrets.delete(request.caller, name, PRESENT if expected == ABSENT else expected)
         request.answer(204, b"")
 
     async def _post(self, request: _Request) -> None:
         if request.trail == "" and request.exchange.request.query == b"batch=get":
-            await self._service.expect_some(request.caller, Action.GET, names.SECRETS)
+            await self._secrets.expect_some(request.caller, Action.GET)
             await self._batch_get(request, await request.exchange.body(MAX_NAMES_BODY))
             return
         if not request.trail.endswith("/"):
             raise MethodNotAllowed("a container's name has a trailing slash", _allowed(request.trail))
         name = _container_name(request.trail)
         await _check_message(await self._body(request, Action.PUT, name))
-        created = await self._service.create_container(request.caller, name)
+        created = await self._secrets.create_container(request.caller, name)
         request.answer(201 if created else 200, b"")
 
     async def _batch_get(self, request: _Request, body: bytes) -> None:
@@ -182,7 +185,7 @@ class SecretsEndpoint:
         if len(wanted) > MAX_BATCH_NAMES:
             raise Invalid(f"a batch get is at most {MAX_BATCH_NAMES} names")
         full = [_wanted(name) for name in wanted]
-        async with self._service.read_many(request.caller, full) as values:
+        async with self._secrets.read_many(request.caller, full) as values:
             if values.turn is not None:
                 await request.stream(_batch(values), _JSON_TYPE, turn=values.turn)
             else:
@@ -191,7 +194,7 @@ class SecretsEndpoint:
 
     async def _body(self, request: _Request, action: Action, name: str) -> bytes:
         """Return the body, which is not read for those who may not do *action* to *name* whatever it holds."""
-        await self._service.expect(request.caller, action, [name])
+        await self._secrets.expect(request.caller, action, name)
         return await request.exchange.body(MAX_SECRET_BODY)
 
 

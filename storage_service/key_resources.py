@@ -12,7 +12,6 @@ import msgspec
 from strongroom.storage_service import wire
 from strongroom.storage_service.answering import Request, Response, answer, body, caller
 from strongroom.storage_service.authz.base import Action
-from strongroom.storage_service.key_service import KeyService
 from strongroom.storage_service.keyring_wire import (
     KEYRING_PATH,
     Assigning,
@@ -27,6 +26,7 @@ from strongroom.storage_service.keyring_wire import (
     Scanning,
     Typed,
 )
+from strongroom.storage_service.services.keys import KeyService
 
 T = TypeVar("T", bound=msgspec.Struct)
 

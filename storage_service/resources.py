@@ -8,59 +8,61 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from strongroom.models import LIST_MODELS, MODELS, Model, names
-from strongroom.models.errors import InvalidName, ValidationError
+from strongroom.models import LIST_MODELS, MODELS, Model
+from strongroom.models.errors import ValidationError
 from strongroom.models.strict_json import SHORT, SHORT_STRUCTURE, UNREADABLE, structure
-from strongroom.storage_service import key_resources, preconditions, sealed_resources, wire
+from strongroom.storage_service import key_resources, sealed_resources, wire
 from strongroom.storage_service.answering import Request, Response, answer, answer_held, body, caller, decoded, not_a
 from strongroom.storage_service.apikeys import ApiKeyRecord
 from strongroom.storage_service.authz.base import Action
-from strongroom.storage_service.backends.base import ABSENT, Checkable
 from strongroom.storage_service.bootstrap import Parts
 from strongroom.storage_service.errors import Invalid, TooLarge
 from strongroom.storage_service.handlers import Stored
 from strongroom.storage_service.keyring_wire import KEYRING_PATH
 from strongroom.storage_service.large_bodies import LargeBodies, Sent
-from strongroom.storage_service.service import Reference, Service
+from strongroom.storage_service.services.access import AccessService
+from strongroom.storage_service.services.audit import AuditService
+from strongroom.storage_service.services.health import HealthService
+from strongroom.storage_service.services.records import RecordService, Reference
 from strongroom.storage_service.turns import Turns
+from strongroom.storage_service.wire.etags import revision_of
 
 MOST: Final = 250_000  # of ``{ [ : ,`` in one body of records, within texts, too: about what 1,000 long ones have
 
 
 def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
     """Give *app* every resource of this page."""
-    service = parts.service
-    bodies = LargeBodies()
+    records, access, health, bodies = parts.records, parts.access, parts.health, LargeBodies()
     for path, resource in (
-        ("/", Ping(service)),
+        ("/", Ping(health)),
         ("/livez", Alive()),
-        ("/readyz", Ready(parts)),
-        ("/whoami", Self(service)),
-        (wire.REFUSALS_PATH, Report(service)),
-        ("/status", StatusPage(parts)),
-        (wire.STORAGE_PATH + "/save", Save(service, bodies)),
-        (wire.STORAGE_PATH + "/get", Get(service, bodies)),
-        (wire.STORAGE_PATH + "/delete", Delete(service, bodies)),
-        (wire.STORAGE_PATH + "/list", List(service)),
-        (wire.STORAGE_PATH + "/may", May(service)),
-        (wire.STORAGE_PATH + "/handlers", Handlers(service)),
-        (wire.APIKEYS_PATH, ApiKeyCollection(service)),
-        (wire.APIKEYS_PATH + "/{key_id}", ApiKeyItem(service)),
+        ("/readyz", Ready(health)),
+        ("/whoami", Self(access)),
+        (wire.REFUSALS_PATH, Report(parts.audit)),
+        ("/status", StatusPage(health)),
+        (wire.STORAGE_PATH + "/save", Save(records, bodies)),
+        (wire.STORAGE_PATH + "/get", Get(records, bodies)),
+        (wire.STORAGE_PATH + "/delete", Delete(records, bodies)),
+        (wire.STORAGE_PATH + "/list", List(records)),
+        (wire.STORAGE_PATH + "/may", May(records)),
+        (wire.STORAGE_PATH + "/handlers", Handlers(records)),
+        (wire.APIKEYS_PATH, ApiKeyCollection(access)),
+        (wire.APIKEYS_PATH + "/{key_id}", ApiKeyItem(access)),
     ):
         app.add_route(path, resource)
-    key_resources.add_routes(app, parts.key_service)
-    sealed_resources.add_routes(app, parts.sealed_service, bodies)
+    key_resources.add_routes(app, parts.keys)
+    sealed_resources.add_routes(app, parts.bulk, bodies)
 
 
 class Ping:
     """Custodia's root: shows that credentials and socket work."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, health: HealthService) -> None:
+        self._health = health
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Answer with Custodia's own words, which its clients look for."""
-        await self._service.allow(caller(req), Action.GET, "")
+        await self._health.ping(caller(req))
         answer(req, resp, {"message": "Quis custodiet ipsos custodes?"})
 
 
@@ -78,32 +80,23 @@ class Ready:
     Locked, it serves plain records still, and is ready.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, health: HealthService) -> None:
+        self._health = health
 
     async def on_get(self, _: Request, resp: Response) -> None:
         """Say that it does, and whether secrets are served; or 503."""
-        await self._parts.service.check_audit()
-        await self._parts.store.get(names.READY)
-        for store in self._parts.stores:
-            if isinstance(store, Checkable):
-                await store.check()
-        await self._parts.keeper.look()
-        resp.media = {"status": "ready", "state": self._parts.key_service.state}
+        resp.media = {"status": "ready", "state": await self._health.check()}
 
 
 class Self:
     """Whom the service takes the caller for."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, access: AccessService) -> None:
+        self._access = access
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell the principal and its reach; where the proxy asks, the act that it asks for is recorded, not this."""
-        asking = caller(req)
-        if not asking.through_proxy:
-            await self._service.note(asking, Action.GET, names.WHOAMI)
-        principal = asking.principal
+        principal = await self._access.whoami(caller(req))
         answer(
             req,
             resp,
@@ -116,89 +109,88 @@ class Self:
 class StatusPage:
     """The state of the service, and where its endpoints are (CPD-101: a way to query for the secrets endpoint)."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, health: HealthService) -> None:
+        self._health = health
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell it to whoever is known; of keys and old places those alone who may read what is the service's own."""
-        await self._parts.service.note(caller(req), Action.GET, names.STATUS)
+        told = await self._health.status(caller(req))
+        endpoints = {
+            "secrets": wire.SECRETS_PATH + "/",
+            "storage": wire.STORAGE_PATH + "/",
+            "apikeys": wire.APIKEYS_PATH,
+            "keyring": KEYRING_PATH,
+            "sealed": wire.SEALED_PATH,
+        }
         said = wire.Status(
             version=wire.VERSION,
-            state=await self._parts.key_service.whole_state(),
-            store=self._parts.scheme,
-            endpoints={
-                "secrets": wire.SECRETS_PATH + "/",
-                "storage": wire.STORAGE_PATH + "/",
-                "apikeys": wire.APIKEYS_PATH,
-                "keyring": KEYRING_PATH,
-                "sealed": wire.SEALED_PATH,
-            },
+            state=told.state,
+            store=told.store,
+            endpoints=endpoints,
+            keys=list(told.keys),
+            active_key=told.active_key,
+            read_through=list(told.read_through),
+            reads_through=told.reads_through,
         )
-        if self._parts.service.reaches(caller(req), Action.GET, names.STATUS):
-            ring = self._parts.keeper.current
-            said.keys = list(ring.kids if ring else ())
-            said.active_key = ring.active_versions["default"] if ring else ""
-            said.read_through = self._parts.old.identities
-            said.reads_through = self._parts.old.count
         answer(req, resp, said)
 
 
 class Save:
     """The verb that writes records."""
 
-    def __init__(self, service: Service, bodies: LargeBodies) -> None:
-        self._service = service
+    def __init__(self, records: RecordService, bodies: LargeBodies) -> None:
+        self._records = records
         self._bodies = bodies
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Build all records, and only then write them; answer them as they are stored."""
-        await self._service.expect_some(caller(req), Action.PUT, "")
+        await self._records.expect_some(caller(req), Action.PUT)
         async with self._bodies.of(req) as sent:
             said = await _records_said(sent)
             model = _model(said.model)
             records = await _built(model, said.records)
-            stored = await self._service.save(caller(req), records, _expected(said))
+            stored = await self._records.save(caller(req), records, _expected(said))
         answer(req, resp, await _records_answer(stored))
 
 
 class Get:
     """The verb that reads records."""
 
-    def __init__(self, service: Service, bodies: LargeBodies) -> None:
-        self._service = service
+    def __init__(self, records: RecordService, bodies: LargeBodies) -> None:
+        self._records = records
         self._bodies = bodies
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer the records in the order asked."""
-        await self._service.expect_some(caller(req), Action.GET, "")
+        await self._records.expect_some(caller(req), Action.GET)
         async with self._bodies.of(req) as sent:
             model, wanted = _meant(await _records_said(sent))
-        stored, turn = await self._service.fetch_held(caller(req), model, wanted)
+        stored, turn = await self._records.fetch_held(caller(req), model, wanted)
         await answer_held(req, resp, await _records_answer(stored), turn)
 
 
 class Delete:
     """The verb that removes records."""
 
-    def __init__(self, service: Service, bodies: LargeBodies) -> None:
-        self._service = service
+    def __init__(self, records: RecordService, bodies: LargeBodies) -> None:
+        self._records = records
         self._bodies = bodies
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer for each record whether it was there."""
-        await self._service.expect_some(caller(req), Action.DELETE, "")
+        await self._records.expect_some(caller(req), Action.DELETE)
         async with self._bodies.of(req) as sent:
             said = await _records_said(sent)
             model, meant = _meant(said)
-            removed = await self._service.remove(caller(req), model, meant, _expected(said))
+            removed = await self._records.remove(caller(req), model, meant, _expected(said))
         answer(req, resp, wire.DeletedAnswer(deleted=removed))
 
 
 class List:
     """The verb that lists records."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, records: RecordService) -> None:
+        self._records = records
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer a page of a list model."""
@@ -208,10 +200,10 @@ class List:
             raise Invalid("there is no such list model", (("model", "is not the name of a list model"),))
         place = said.after, said.limit, said.source
         if said.keys:
-            keys = await self._service.list_record_keys(caller(req), list_model.item, *place)
+            keys = await self._records.list_record_keys(caller(req), list_model.item, *place)
             answer(req, resp, wire.KeysAnswer(keys=list(keys.keys), more=keys.more))
             return
-        page = await self._service.list_records(caller(req), list_model.item, *place)
+        page = await self._records.list_records(caller(req), list_model.item, *place)
         listed = await _records_answer(page.records)
         listed.more = page.more
         answer(req, resp, listed)
@@ -220,16 +212,16 @@ class List:
 class May:
     """The verb that asks whether something would be allowed, before it is said what exactly: the proxy's question."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, records: RecordService) -> None:
+        self._records = records
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer nothing if it would be, or refuse it as the act itself would be refused, and record that."""
         said = await body(req, wire.Intent, wire.MAX_LISTING_BODY)
         if said.key is None:
-            await self._service.expect_some(caller(req), Action(said.action), _model(said.model).prefix())
+            await self._records.expect_some(caller(req), Action(said.action), _model(said.model))
         else:
-            await self._service.expect(caller(req), Action(said.action), [_intended(said.model, said.key)])
+            await self._records.expect(caller(req), Action(said.action), _model(said.model), said.key)
         resp.status = falcon.HTTP_204
         answer(req, resp, None)
 
@@ -237,28 +229,28 @@ class May:
 class Handlers:
     """Which models are kept where."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, records: RecordService) -> None:
+        self._records = records
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List the handlers, without their configuration."""
-        await self._service.note(caller(req), Action.LIST, names.HANDLERS)
-        answer(req, resp, self._service.handlers())
+        kept = await self._records.handlers(caller(req))
+        answer(req, resp, [wire.HandlerInfo(name=each.name, type=each.type, models=list(each.models)) for each in kept])
 
 
 class Report:
     """What the proxy turned away itself."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, audit: AuditService) -> None:
+        self._audit = audit
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Record it."""
-        self._service.check_is_proxy(caller(req))  # before anything is read
+        self._audit.check_is_proxy(caller(req))  # before anything is read
         said = await body(req, wire.RefusalReport, wire.MAX_REFUSALS_BODY)
         if len(said.refusals) > wire.MAX_REFUSALS:
             raise Invalid(f"a report is of at most {wire.MAX_REFUSALS} refusals")
-        await self._service.take_report(caller(req), said.refusals)
+        await self._audit.take_report(caller(req), said.refusals)
         resp.status = falcon.HTTP_204
         answer(req, resp, None)
 
@@ -266,19 +258,19 @@ class Report:
 class ApiKeyCollection:
     """All API keys."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, access: AccessService) -> None:
+        self._access = access
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List them, without anything that opens."""
-        listed = await self._service.list_keys(caller(req))
+        listed = await self._access.list_keys(caller(req))
         answer(req, resp, [_info(key_id, record) for key_id, record in listed])
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make one, and show it this once."""
-        await self._service.expect_some(caller(req), Action.PUT, names.APIKEYS)
+        await self._access.expect_some(caller(req), Action.PUT)
         wanted = await body(req, wire.NewApiKey, wire.MAX_KEY_BODY)
-        key, record = await self._service.create_key(caller(req), wanted.id, wanted.paths, wanted.actions)
+        key, record = await self._access.create_key(caller(req), wanted.id, wanted.paths, wanted.actions)
         info = _info(wanted.id, record)
         info.key = key.reveal()
         resp.status = falcon.HTTP_201
@@ -288,12 +280,12 @@ class ApiKeyCollection:
 class ApiKeyItem:
     """One API key."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, access: AccessService) -> None:
+        self._access = access
 
     async def on_delete(self, req: Request, resp: Response, key_id: str) -> None:
         """Revoke it, at once and everywhere."""
-        await self._service.revoke_key(caller(req), key_id)
+        await self._access.revoke_key(caller(req), key_id)
         resp.status = falcon.HTTP_204
         answer(req, resp, None)
 
@@ -356,13 +348,6 @@ def _split(text: bytes) -> _Said:
     raise not_a(wire.Records)  # after the handler: the error that was caught may hold the body
 
 
-def _intended(model: str, key: str) -> str:
-    try:
-        return _model(model).name_of(key)
-    except InvalidName as error:
-        raise Invalid("a primary key is not valid", (("key", str(error)),)) from None
-
-
 async def _built(model: type[Model], given: Sequence[dict[str, object]]) -> list[Model]:
     records: list[Model] = []
     faults: list[tuple[str, str]] = []
@@ -399,7 +384,7 @@ def _expected(said: wire.Records) -> list[int | None]:
     etags: Sequence[str | None] = said.etags if said.etags is not None else [None] * len(said.records)
     if len(etags) != len(said.records):
         raise Invalid("there is not one etag for each record", (("etags", "are not as many as records"),))
-    return [None if etag is None else ABSENT if etag == wire.NEW else preconditions.revision_of(etag) for etag in etags]
+    return [None if etag is None else revision_of(etag) for etag in etags]
 
 
 async def _records_answer(stored: Sequence[Stored[Model] | None]) -> wire.RecordsAnswer:

@@ -9,7 +9,7 @@ otherwise. Plain models go where ``storage_handlers`` says; a `Host` whose *sour
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, NamedTuple
 
 from strongroom.models import MODELS, Host, Model, SecretModel
 from strongroom.storage_service.backends import BACKENDS, open_backend
@@ -17,7 +17,7 @@ from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.config import HandlerSettings
 from strongroom.storage_service.errors import ConfigurationError, Invalid
 from strongroom.storage_service.handlers import Handler
-from strongroom.storage_service.wire import SECRETS_HANDLER, HandlerInfo
+from strongroom.storage_service.wire import SECRETS_HANDLER
 
 SECRETS: Final = SECRETS_HANDLER
 """The name of the handler for secrets, which no other handler has."""
@@ -46,6 +46,14 @@ class Assignment:
     name: str
     models: tuple[type[Model], ...]
     store: Store
+
+
+class Kept(NamedTuple):
+    """What may be told of a handler: its name, the type of its store, and the names of the models that it keeps."""
+
+    name: str
+    type: str
+    models: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +96,10 @@ class Routing:
         """Return the handler that keeps *record*; raises what `handler_of` does."""
         return self.handler_of(type(record), record.source if isinstance(record, Host) else "")
 
-    def handlers(self) -> Sequence[HandlerInfo]:
+    def handlers(self) -> Sequence[Kept]:
         """Return what there is to know of each handler; nothing of its configuration, which may hold credentials."""
         return [
-            HandlerInfo(name=route.name, type=route.scheme, models=sorted(model.__name__ for model in route.models))
-            for route in self._routes
+            Kept(route.name, route.scheme, sorted(model.__name__ for model in route.models)) for route in self._routes
         ]
 
 

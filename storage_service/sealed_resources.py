@@ -1,6 +1,7 @@
 """The socket's ``/sealed``: what is encrypted, as it is stored. The proxy forwards none of it."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import falcon.asgi
@@ -10,21 +11,23 @@ from strongroom.models import strict_json
 from strongroom.storage_service import wire
 from strongroom.storage_service.answering import Request, Response, answer, answer_held, caller, not_a
 from strongroom.storage_service.authz.base import Action
-from strongroom.storage_service.backends.base import MAX_BATCH
+from strongroom.storage_service.backends.base import MAX_BATCH, Check, Delete, Put
 from strongroom.storage_service.errors import Invalid
 from strongroom.storage_service.large_bodies import LargeBodies, Sent
-from strongroom.storage_service.sealed_service import SealedService
+from strongroom.storage_service.services.bulk import BulkService, Text
+from strongroom.storage_service.turns import Turns
+from strongroom.storage_service.wire.etags import etag_of, revision_of
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-def add_routes(app: falcon.asgi.App[Any, Any], sealed: SealedService, bodies: LargeBodies) -> None:
+def add_routes(app: falcon.asgi.App[Any, Any], bulk: BulkService, bodies: LargeBodies) -> None:
     """Give *app* every resource of this page."""
     for path, resource in (
-        ("", Limits(sealed, bodies)),
-        ("/read", Read(sealed, bodies)),
-        ("/list", List(sealed, bodies)),
-        ("/commit", Commit(sealed, bodies)),
+        ("", Limits(bulk, bodies)),
+        ("/read", Read(bulk, bodies)),
+        ("/list", List(bulk, bodies)),
+        ("/commit", Commit(bulk, bodies)),
     ):
         app.add_route(wire.SEALED_PATH + path, resource)
 
@@ -74,8 +77,8 @@ _COMMIT: Final = _Body(wire.SealedCommit, wire.MAX_COMMIT_BODY, 8 * MAX_BATCH)  
 class _Resource:
     """A resource, the door behind it, and the turns of large bodies."""
 
-    def __init__(self, sealed: SealedService, bodies: LargeBodies) -> None:
-        self._sealed = sealed
+    def __init__(self, bulk: BulkService, bodies: LargeBodies) -> None:
+        self._bulk = bulk
         self._bodies = bodies
 
 
@@ -84,7 +87,7 @@ class Limits(_Resource):
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell it, as it is now."""
-        answer(req, resp, await self._sealed.limits(caller(req)))
+        answer(req, resp, wire.SealedLimits(max_changes=await self._bulk.limit(caller(req))))
 
 
 class Read(_Resource):
@@ -92,10 +95,11 @@ class Read(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer them in the order asked."""
-        await self._sealed.expect(caller(req), Action.GET)
+        await self._bulk.expect(caller(req), Action.GET)
         async with self._bodies.of(req) as sent:
             said = await _NAMES.read(sent)
-        await answer_held(req, resp, *await self._sealed.read_held(caller(req), said.names))
+        texts, turn = await self._bulk.read_held(caller(req), said.names)
+        await answer_held(req, resp, await entries_of(texts), turn)
 
 
 class List(_Resource):
@@ -103,10 +107,11 @@ class List(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer a page of them."""
-        await self._sealed.expect(caller(req), Action.LIST)
+        await self._bulk.expect(caller(req), Action.LIST)
         async with self._bodies.of(req) as sent:
             said = await _LISTING.read(sent)
-        answer(req, resp, await self._sealed.list(caller(req), said.prefix, said.after, said.limit))
+        page = await self._bulk.list(caller(req), said.prefix, said.after, said.limit)
+        answer(req, resp, wire.SealedPage(names=list(page.names), more=page.more))
 
 
 class Commit(_Resource):
@@ -114,8 +119,41 @@ class Commit(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Do all of it or nothing."""
-        await self._sealed.expect(caller(req), Action.PUT)
+        await self._bulk.expect(caller(req), Action.PUT)
         async with self._bodies.of(req) as sent:
             said = await _COMMIT.read(sent)
-            done = await self._sealed.commit(caller(req), said.changes)
-        answer(req, resp, done)
+            revision = await self._bulk.commit(caller(req), await changes_of(said.changes))
+        answer(req, resp, wire.SealedCommitted(etag=etag_of(revision)))
+
+
+async def entries_of(texts: Sequence[Text | None]) -> wire.SealedEntries:
+    """Return *texts* as they are answered; others get their turn in between."""
+    turns = Turns()
+    entries: list[wire.SealedEntry | None] = []
+    for text in texts:
+        await turns.take()
+        entries.append(None if text is None else wire.SealedEntry(value=text.value, etag=etag_of(text.revision)))
+    return wire.SealedEntries(entries=entries)
+
+
+async def changes_of(said: Sequence[wire.SealedChange]) -> list[Put | Delete | Check]:
+    """Return what is *said* as changes of the store; others get their turn in between.
+
+    Raises:
+        Invalid: one of them is none.
+    """
+    turns = Turns()
+    changes = []
+    for each in said:
+        await turns.take()
+        changes.append(_change_of(each))
+    return changes
+
+
+def _change_of(said: wire.SealedChange) -> Put | Delete | Check:
+    expected = None if said.etag is None else revision_of(said.etag)
+    if said.check:
+        if said.value is not None or expected is None:
+            raise Invalid("a check has an etag and no value")
+        return Check(said.name, expected)
+    return Delete(said.name, expected) if said.value is None else Put(said.name, said.value.encode(), expected)

@@ -106,13 +106,13 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "keyring/test_keeper.py::test_enough_shares_open_together",
     ),
     "may ask the service (any API key): lock, unlock, rotate": (
-        "service/test_key_service.py::test_a_key_for_secrets_does_none_of_it",
-        "service/test_key_service.py::test_what_is_allowed_is_recorded",
+        "service/test_keys.py::test_a_key_for_secrets_does_none_of_it",
+        "service/test_keys.py::test_what_is_allowed_is_recorded",
         "product/test_keys_locking.py::test_nobody_else_gets_at_keys",
     ),
     "tries unlock keys: guess one": (
         "keyring/test_keeper.py::test_wrong_keys_are_counted_and_slowed",
-        "service/test_key_service.py::test_wrong_keys_are_counted_slowed_and_written_down",
+        "service/test_keys.py::test_wrong_keys_are_counted_slowed_and_written_down",
         "keyring/test_unlock.py::test_the_form_of_an_unlock_key",
     ),
     "had a machine key that was revoked: go on": (

@@ -56,3 +56,6 @@ class Decider(Protocol):
 
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         """Whether `decide` says False of every name that begins with *below* and goes on; "" stands for all names."""
+
+    def own_container(self, principal: Principal) -> str | None:
+        """Return the container that it gives *principal* for its own, if it does (Custodia's default namespace)."""

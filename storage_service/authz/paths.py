@@ -69,6 +69,11 @@ class Reach:
         """Whether the credential may not do the action, or has no path there."""
         return action not in principal.actions or not meets(principal.paths, "/" + below)
 
+    def own_container(self, principal: Principal) -> str | None:
+        """Return None: it gives nobody one."""
+        del principal
+        return None
+
 
 class WholeReach:
     """Refuses every credential that does not reach everything: for acts that would let it reach further."""
@@ -81,6 +86,11 @@ class WholeReach:
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         """Whether it refuses the credential, for it asks for nothing else."""
         return self.decide(principal, action, below) is False
+
+    def own_container(self, principal: Principal) -> str | None:
+        """Return None: it gives nobody one."""
+        del principal
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,11 @@ class SimplePathAuthz:
         """Return False: it refuses nothing."""
         del principal, action, below
         return False
+
+    def own_container(self, principal: Principal) -> str | None:
+        """Return None: it gives nobody one."""
+        del principal
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +138,10 @@ class UserNameSpace:
         path, root = "/" + below, self.path.rstrip("/") + "/"
         own = f"{root}{principal.namespace}/"
         return path.startswith(root) and not (path.startswith(own) or own.startswith(path))
+
+    def own_container(self, principal: Principal) -> str | None:
+        """Return the container below *path* that is named after it."""
+        return f"{self.path.strip('/')}/{principal.namespace}/".lstrip("/")
 
 
 def decide(deciders: Sequence[Decider], principal: Principal, action: Action, name: str) -> bool:

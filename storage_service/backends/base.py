@@ -10,11 +10,9 @@ from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from strongroom.storage_service.errors import Fate, StrongroomError, TooLarge, Unavailable
 from strongroom.storage_service.wire import MAX_STORED
+from strongroom.storage_service.wire.etags import ABSENT as ABSENT  # noqa: PLC0414  # guards speak of it, too
+from strongroom.storage_service.wire.etags import PRESENT as PRESENT  # noqa: PLC0414  # guards speak of it, too
 
-ABSENT: Final = 0
-"""An expected revision: the name must not exist."""
-PRESENT: Final = -1
-"""An expected revision: the name must exist, at whatever revision."""
 MAX_BATCH: Final = 128
 """Changes in one commit of a store; etcd's own default limit for a transaction. What wraps one may take fewer."""
 MAX_KEY: Final = 1024

@@ -14,6 +14,8 @@ import msgspec
 
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import errors
+from strongroom.storage_service.wire.etags import NEW as NEW
+from strongroom.storage_service.wire.etags import etag_of as etag_of
 
 VERSION: Final = "0.1.0"
 
@@ -266,14 +268,6 @@ def _error_of(row: Problem, problem: dict[str, object]) -> errors.ServiceError:
         return errors.Unavailable(said, errors.Fate.UNKNOWN)
     return row.error(said)
 
-
-def etag_of(revision: int) -> str:
-    """Return the entity tag (RFC 9110 sec. 8.8.3) of a record at *revision*."""
-    return f'"{revision}"'
-
-
-NEW: Final = etag_of(0)
-"""The tag of a record that does not exist yet: who saves with it makes the record, or is told that it is there."""
 
 # The model verbs on the socket: POST /storage/<verb>, one uniform model a request, at most MAX_RECORDS records.
 STORAGE_PATH: Final = "/storage"

@@ -185,12 +185,8 @@ FOREIGN: Final = {
     "another database in WAL mode": Foreign(make_other_in_wal, "belongs to another program"),
     "another application's": Foreign(make_other_application, "belongs to another program"),
     "a later version's": Foreign(lambda path: make_version(path, SCHEMA_VERSION + 1), "upgrade"),
-    "one before the first release": Foreign(
-        lambda path: make_version(path, SCHEMA_VERSION - 1), "first release"
-    ),
-    "one before it, in use": Foreign(
-        lambda path: make_version(path, SCHEMA_VERSION - 1 | IN_USE), "first release"
-    ),
+    "one before the first release": Foreign(lambda path: make_version(path, SCHEMA_VERSION - 1), "first release"),
+    "one before it, in use": Foreign(lambda path: make_version(path, SCHEMA_VERSION - 1 | IN_USE), "first release"),
     "a later version's, in use": Foreign(lambda path: make_version(path, SCHEMA_VERSION + 1 | IN_USE), "upgrade"),
 }
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from strongroom.models.names import ENCRYPTED, KEYRING, KEYRING_DOCUMENT, MACHINES
+from strongroom.models.names import ENCRYPTED, KEYRING_DOCUMENT, MACHINES
 from strongroom.models.secret import Secret
 from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.backends.base import Backend, Change, Delete, Entry, Put

@@ -8,7 +8,7 @@ from strongroom.storage_service.authz.base import Principal
 from strongroom.storage_service.bootstrap import Page, build
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.keyring_wire import NewRoot
-from strongroom.storage_service.service import Caller
+from strongroom.storage_service.services.door import Caller
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 PIECE = 16  # bytes: what is still in memory of a key is found, though a part of it was wiped
@@ -77,12 +77,12 @@ async def test_a_service_that_is_locked(tmp_path: Path) -> None:
     old = root_of(page)
     assert pieces_of(old) == len(old) // PIECE
 
-    made = await parts.key_service.prepare_root(OPERATOR, NewRoot(mode="file"))
-    await parts.key_service.confirm_root(OPERATOR, made.root, None)
+    made = await parts.keys.prepare_root(OPERATOR, NewRoot(mode="file"))
+    await parts.keys.confirm_root(OPERATOR, made.root, None)
     new = root_of(page)
     assert (pieces_of(old), pieces_of(new)) == (0, len(new) // PIECE)
 
-    await parts.key_service.lock(OPERATOR)
+    await parts.keys.lock(OPERATOR)
     assert pieces_of(new) == 0
     await parts.close()
     page.close()

@@ -19,7 +19,7 @@ from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import Exists
 from strongroom.storage_service.keyring.machine_key import Kind
 from strongroom.storage_service.keyring_wire import NewRoot
-from strongroom.storage_service.service import Caller
+from strongroom.storage_service.services.door import Caller
 from tests.forgetful_disk import forgetful_disk
 from tests.laws.sources import reading
 from tests.migration.estates.csv_file import estate, estate_of_key_files
@@ -69,7 +69,7 @@ async def test_a_first_start(place: Place) -> None:
     page = Page()
     with forgetful_disk(place.keys, place.log) as disk:
         parts = await build(place.settings, page)
-        await parts.service.create_container(OPERATOR, "secrets/db/")
+        await parts.secrets.create_container(OPERATOR, "secrets/db/")
         assert (disk.forgotten(), disk.hasty) == ([], [])
         assert set(disk.left(place.keys)) == {"secrets.key"}
         assert b"secrets/db/" in disk.left(place.log)["audit.log"]
@@ -81,7 +81,7 @@ async def test_a_log_that_was_moved_away(place: Place, started: Parts) -> None:
     """The audit log that is begun in the place of one that was moved away is on disk, by name, with its first line."""
     with forgetful_disk(place.keys, place.log) as disk:
         place.settings.audit_log.rename(place.log / "audit.log.1")
-        await started.service.create_container(OPERATOR, "secrets/db/")
+        await started.secrets.create_container(OPERATOR, "secrets/db/")
 
         assert disk.forgotten() == []
         assert b"secrets/db/" in disk.left(place.log)["audit.log"]
@@ -89,7 +89,7 @@ async def test_a_log_that_was_moved_away(place: Place, started: Parts) -> None:
 
 async def test_a_new_root_key(place: Place, started: Parts) -> None:
     """A root key that is prepared, confirmed or abandoned is on disk, or gone from it, when that is said."""
-    keys = started.key_service
+    keys = started.keys
     with forgetful_disk(place.keys) as disk:
         abandoned = await keys.prepare_root(OPERATOR, NewRoot(mode="file"))
         assert (disk.forgotten(), disk.hasty, len(disk.left(place.keys))) == ([], [], 2)

@@ -12,16 +12,19 @@ from strongroom.models import ContainerManagerConfig, Host
 from strongroom.models.names import APIKEYS
 from strongroom.models.secret import Secret
 from strongroom.storage_service.apikeys import spent
+from strongroom.storage_service.authn import authenticate
 from strongroom.storage_service.authz.base import Principal
 from strongroom.storage_service.backends.base import Backend, Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.backup.restoring import restore
 from strongroom.storage_service.bootstrap import Page, Parts, build
 from strongroom.storage_service.config import ServiceSettings
-from strongroom.storage_service.errors import NotFound
+from strongroom.storage_service.errors import Denied, NotFound
+from strongroom.storage_service.head import Head
 from strongroom.storage_service.keyring import rootkey, vault
 from strongroom.storage_service.keyring.unattended import KeyFile
-from strongroom.storage_service.service import Caller, Reference
+from strongroom.storage_service.services.door import Caller
+from strongroom.storage_service.services.records import Reference
 from tests.backup.copies import checked, copied, fill, held, rewritten, rows_of
 
 OPERATOR: Final = Caller(Principal("apikey:operator"), "request-1")
@@ -60,8 +63,8 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         api_key=Secret("own-key"),
     )
     parts = await build(settings, page, lambda _: store)
-    await parts.service.create_container(OPERATOR, "secrets/db/")
-    await parts.service.put(OPERATOR, SECRET, b"old", 0)
+    await parts.secrets.create_container(OPERATOR, "secrets/db/")
+    await parts.secrets.put(OPERATOR, SECRET, b"old", 0)
     yield Rig(parts, store, settings.root_key)
     await parts.close()
     page.close()
@@ -70,12 +73,12 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 async def test_an_older_value_of_the_same_name_is_read_as_if_it_were_the_newest(rig: Rig) -> None:
     """A value says where it belongs and not when, so one that was replaced and is put back opens."""
     old = await rig.row(SECRET)
-    entry = await rig.parts.service.get(OPERATOR, SECRET)
-    await rig.parts.service.put(OPERATOR, SECRET, b"new", entry.revision)
+    entry = await rig.parts.secrets.get(OPERATOR, SECRET)
+    await rig.parts.secrets.put(OPERATOR, SECRET, b"new", entry.revision)
 
     await rig.plant(SECRET, old)
 
-    assert (await rig.parts.service.get(OPERATOR, SECRET)).value == b"old"
+    assert (await rig.parts.secrets.get(OPERATOR, SECRET)).value == b"old"
 
 
 async def test_a_secret_that_was_deleted_in_the_store_is_not_found(rig: Rig) -> None:
@@ -83,27 +86,29 @@ async def test_a_secret_that_was_deleted_in_the_store_is_not_found(rig: Rig) -> 
     await rig.store.commit([Delete(SECRET)])
 
     with pytest.raises(NotFound):
-        await rig.parts.service.get(OPERATOR, SECRET)
+        await rig.parts.secrets.get(OPERATOR, SECRET)
 
 
 async def test_the_record_of_a_revoked_api_key_opens_when_it_is_put_back(rig: Rig) -> None:
     """A revoked key lets its holder in again where its record comes back, though its id is given to nobody."""
-    key, _ = await rig.parts.service.create_key(OPERATOR, "ci", ["/secrets/db"], ["get"])
+    key, _ = await rig.parts.access.create_key(OPERATOR, "ci", ["/secrets/db"], ["get"])
+    shown = Head(None, "ci", key.reveal())
     record = await rig.row(APIKEYS + "ci")
-    await rig.parts.service.revoke_key(OPERATOR, "ci")
-    assert await rig.parts.keys.authenticate("ci", key.reveal()) is None
+    await rig.parts.access.revoke_key(OPERATOR, "ci")
+    with pytest.raises(Denied):
+        await authenticate(rig.parts.authenticators, shown, None)
 
     await rig.plant(APIKEYS + "ci", record)
 
-    assert await rig.parts.keys.authenticate("ci", key.reveal()) is not None
+    assert (await authenticate(rig.parts.authenticators, shown, None)).id == "apikey:ci"
     assert await rig.store.get(spent("ci")) is not None
 
 
 async def test_plain_records_and_containers_are_whoevers_who_writes_the_store(rig: Rig) -> None:
     """A planted host and an edited address of a container manager are served as they lie there, markers as well."""
-    service = rig.parts.service
+    parts = rig.parts
     manager = ContainerManagerConfig.new(name="oc", options={"server_url": "https://oc.example"})
-    await service.save(OPERATOR, [Host.new(address="10.0.0.7"), manager], [None, None])
+    await parts.records.save(OPERATOR, [Host.new(address="10.0.0.7"), manager], [None, None])
     row = json.loads(await rig.row(manager.record_name))
 
     row["options"]["server_url"] = "https://elsewhere.example"
@@ -111,12 +116,12 @@ async def test_plain_records_and_containers_are_whoevers_who_writes_the_store(ri
     await rig.plant("hosts/192.0.2.66", (await rig.row("hosts/10.0.0.7")).replace(b"10.0.0.7", b"192.0.2.66"))
     await rig.plant("secrets/planted/", b"")
 
-    (served,) = await service.fetch(OPERATOR, ContainerManagerConfig, [Reference("oc")])
+    (served,) = await parts.records.fetch(OPERATOR, ContainerManagerConfig, [Reference("oc")])
     assert served is not None
     assert served.record.options == {"server_url": "https://elsewhere.example"}
-    (host,) = await service.fetch(OPERATOR, Host, [Reference("192.0.2.66")])
+    (host,) = await parts.records.fetch(OPERATOR, Host, [Reference("192.0.2.66")])
     assert host is not None
-    assert await service.list_container(OPERATOR, "secrets/planted/") == []
+    assert await parts.secrets.list_container(OPERATOR, "secrets/planted/") == []
 
 
 async def test_a_plain_record_in_a_backup_can_be_edited() -> None:

@@ -140,6 +140,9 @@ class Opinion:
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         return self.opinion is False
 
+    def own_container(self, principal: Principal) -> str | None:
+        return None
+
 
 @pytest.mark.parametrize(
     ("opinions", "expected"),

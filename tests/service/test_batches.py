@@ -14,7 +14,7 @@ from strongroom.storage_service import wire
 from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.audit import AuditLog
 from strongroom.storage_service.authz.base import Action, Principal
-from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz, WholeReach
+from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz
 from strongroom.storage_service.backends.base import Entry, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Denied, Invalid, NotFound, TooLarge, Unavailable, Undecipherable
@@ -26,8 +26,10 @@ from strongroom.storage_service.keyring.unattended import KeyFile
 from strongroom.storage_service.large_answers import RULE, LargeAnswers
 from strongroom.storage_service.overlay import EncryptedBackend
 from strongroom.storage_service.routing import build
-from strongroom.storage_service.sealed_service import SealedService
-from strongroom.storage_service.service import Caller, Door, Reference, Service
+from strongroom.storage_service.services.bulk import BulkService
+from strongroom.storage_service.services.door import Caller, Door
+from strongroom.storage_service.services.records import RecordService, Reference
+from strongroom.storage_service.services.secrets import SecretService
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 NARROW = Caller(Principal("apikey:narrow", ("/secrets/db/a",), frozenset({Action.GET})), "request-2")
@@ -68,9 +70,11 @@ class Rig:
     """One worker of a service on a store that counts."""
 
     store: Counting
-    secrets: EncryptedBackend
-    service: Service
-    sealed: SealedService
+    encrypted: EncryptedBackend
+    door: Door
+    secrets: SecretService
+    records: RecordService
+    bulk: BulkService
     answers: LargeAnswers
     audit: Path
 
@@ -82,7 +86,7 @@ class Rig:
     async def fill(self, **values: bytes) -> list[str]:
         """Put each value into the container ``db``, and return the names."""
         for name, value in values.items():
-            await self.secrets.commit([Put(f"secrets/db/{name}", value)])
+            await self.encrypted.commit([Put(f"secrets/db/{name}", value)])
         return [f"secrets/db/{name}" for name in values]
 
     async def damage(self, name: str) -> None:
@@ -102,21 +106,22 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     page, file = Page(), KeyFile(tmp_path / "secrets.key")
     keeper = Keeper(store, page, [file], autogen=file)
     await keeper.open()
-    secrets = EncryptedBackend(store, keeper)
-    keys = ApiKeys(store, secrets, ("own", Secret("own-key")))
-    await secrets.commit([Put("secrets/db/", b"")])
-    deciders = (Reach(), SimplePathAuthz(("/",)))
+    encrypted = EncryptedBackend(store, keeper)
+    keys = ApiKeys(store, encrypted, ("own", Secret("own-key")))
+    await encrypted.commit([Put("secrets/db/", b"")])
     answers = LargeAnswers(replace(RULE, patience=0.05))
-    service = Service(
-        secrets=secrets,
-        routing=build((), secrets=Handler(secrets, secret=True), store="memory:", backend=store),
-        keys=keys,
-        deciders=deciders,
-        audit=audit,
-        large_answers=answers,
+    door = Door((Reach(), SimplePathAuthz(("/",))), audit)
+    routing = build((), secrets=Handler(encrypted, secret=True), store="memory:", backend=store)
+    yield Rig(
+        store,
+        encrypted,
+        door,
+        SecretService(door, encrypted, answers),
+        RecordService(door, routing, answers),
+        BulkService(door, encrypted, keys, answers),
+        answers,
+        tmp_path / "audit.log",
     )
-    sealed = SealedService(secrets, keys, Door((WholeReach(), *deciders), audit), answers)
-    yield Rig(store, secrets, service, sealed, answers, tmp_path / "audit.log")
     await keys.close()
     await keeper.close()
     await audit.close()
@@ -124,7 +129,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 
 async def _read(rig: Rig, wanted: Sequence[str], caller: Caller = OPERATOR) -> dict[str, bytes | None]:
-    async with rig.service.read_many(caller, wanted) as values:
+    async with rig.secrets.read_many(caller, wanted) as values:
         return {name: None if entry is None else entry.value async for name, entry in values}
 
 
@@ -138,7 +143,7 @@ async def test_values_come_in_the_order_asked(rig: Rig, value: bytes) -> None:
 
     assert list(found) == asked
     assert list(found.values()) == [value + b"c", None, value, value + b"b"]
-    assert {name: entry.value for name, entry in (await rig.service.get_many(OPERATOR, asked)).items()} == {
+    assert {name: entry.value for name, entry in (await rig.secrets.get_many(OPERATOR, asked)).items()} == {
         name: value for name, value in found.items() if value is not None
     }
 
@@ -148,14 +153,14 @@ async def test_large_values_are_decrypted_one_by_one(rig: Rig, monkeypatch: pyte
     large, small = await rig.fill(a=LARGE, b=LARGE, c=LARGE), await rig.fill(d=SMALL, e=SMALL)
     made = Decryptions(monkeypatch)
 
-    async with rig.service.read_many(OPERATOR, large) as values:
+    async with rig.secrets.read_many(OPERATOR, large) as values:
         assert (values.turn is None, made.sizes) == (False, [])
         given = 0
         async for _ in values:
             given += 1
             assert made.sizes == [len(LARGE)] * given
     made.sizes.clear()
-    async with rig.service.read_many(OPERATOR, small) as values:
+    async with rig.secrets.read_many(OPERATOR, small) as values:
         assert (values.turn, made.sizes) == (None, [len(SMALL)] * 2)
 
 
@@ -167,9 +172,9 @@ async def test_what_is_too_large_is_not_loaded(rig: Rig, monkeypatch: pytest.Mon
     made = Decryptions(monkeypatch)
 
     for reading in (
-        rig.service.get_many(OPERATOR, names),
-        rig.sealed.read(OPERATOR, names),
-        rig.service.fetch(OPERATOR, HostCreds, references),
+        rig.secrets.get_many(OPERATOR, names),
+        rig.bulk.read(OPERATOR, names),
+        rig.records.fetch(OPERATOR, HostCreds, references),
     ):
         with pytest.raises(TooLarge):
             await reading
@@ -179,7 +184,7 @@ async def test_what_is_too_large_is_not_loaded(rig: Rig, monkeypatch: pytest.Mon
 async def _save_creds(rig: Rig, count: int) -> list[str]:
     records = [HostCreds.new(address=f"h{number}", ssh_priv_key="k" * 380_000) for number in range(count)]
     for record in records:
-        await rig.service.save(OPERATOR, [record], [None])
+        await rig.records.save(OPERATOR, [record], [None])
     return [record.record_name for record in records]
 
 
@@ -187,8 +192,8 @@ async def test_a_name_twice_is_refused(rig: Rig) -> None:
     """A name that stands twice is not answered twice: nothing is decided, and nothing written down."""
     (name,) = await rig.fill(a=SMALL)
     for reading in (
-        rig.service.get_many(OPERATOR, [name, "secrets/db/b", name]),
-        rig.service.fetch(OPERATOR, Host, [Reference("h"), Reference("h")]),
+        rig.secrets.get_many(OPERATOR, [name, "secrets/db/b", name]),
+        rig.records.fetch(OPERATOR, Host, [Reference("h"), Reference("h")]),
     ):
         with pytest.raises(Invalid):
             await reading
@@ -196,11 +201,11 @@ async def test_a_name_twice_is_refused(rig: Rig) -> None:
 
 
 async def test_a_name_many_times_makes_no_large_answer(rig: Rig) -> None:
-    """The sealed door answers a name as often as it is asked, as long as the answer stays within its limit."""
+    """In bulk a name is answered as often as it is asked, as long as the answer stays within its limit."""
     (name,) = await rig.fill(a=LARGE)
-    assert len((await rig.sealed.read(OPERATOR, [name] * 3)).entries) == 3
+    assert len(await rig.bulk.read(OPERATOR, [name] * 3)) == 3
     with pytest.raises(TooLarge):
-        await rig.sealed.read(OPERATOR, [name] * 1000)
+        await rig.bulk.read(OPERATOR, [name] * 1000)
 
 
 @pytest.mark.parametrize("value", [SMALL, LARGE])
@@ -210,7 +215,7 @@ async def test_if_one_does_not_open_none_is_given(rig: Rig, value: bytes) -> Non
     await rig.damage(names[-1])
 
     with pytest.raises(Undecipherable):
-        async with rig.service.read_many(OPERATOR, names):
+        async with rig.secrets.read_many(OPERATOR, names):
             pytest.fail("it was given")
     assert rig.lines()[-1] == ("get", names[-1], "failed")
     assert await _read(rig, names[:2]) == {names[0]: value, names[1]: value}  # and no turn was kept
@@ -230,16 +235,16 @@ async def test_one_large_batch_at_a_time(rig: Rig) -> None:
     names = await rig.fill(a=LARGE, b=LARGE)
     await _save_creds(rig, 2)
 
-    async with rig.service.read_many(OPERATOR, names):
+    async with rig.secrets.read_many(OPERATOR, names):
         for reading in (
-            rig.service.get_many(OPERATOR, names),
-            rig.sealed.read(OPERATOR, names),
-            rig.service.fetch(OPERATOR, HostCreds, [Reference("h0"), Reference("h1")]),
+            rig.secrets.get_many(OPERATOR, names),
+            rig.bulk.read(OPERATOR, names),
+            rig.records.fetch(OPERATOR, HostCreds, [Reference("h0"), Reference("h1")]),
         ):
             with pytest.raises(Unavailable):
                 await reading
         assert await _read(rig, names[:1]) == {names[0]: LARGE}
-        assert (await rig.service.get(OPERATOR, names[1])).value == LARGE
+        assert (await rig.secrets.get(OPERATOR, names[1])).value == LARGE
     assert len(await _read(rig, names)) == 2
 
 
@@ -251,7 +256,7 @@ async def test_many_large_batches_hold_one(rig: Rig) -> None:
 
     async def read(number: int) -> None:
         nonlocal held, most
-        async with rig.service.read_many(Caller(Principal(f"apikey:{number}"), "request-1"), names) as values:
+        async with rig.secrets.read_many(Caller(Principal(f"apikey:{number}"), "request-1"), names) as values:
             held += 1
             most = max(most, held)
             assert [len(entry.value) async for _, entry in values if entry] == [len(LARGE)] * 2
@@ -266,7 +271,7 @@ async def test_a_principal_has_one_large_batch_and_one_that_waits(rig: Rig) -> N
     """A third of one principal is refused at once, and nothing is loaded for it; another principal's is answered."""
     names = await rig.fill(a=LARGE, b=LARGE)
     rig.answers.queue.rule = replace(RULE, patience=60.0)
-    async with rig.service.read_many(OPERATOR, names):
+    async with rig.secrets.read_many(OPERATOR, names):
         waiting = asyncio.create_task(_read(rig, names))
         await asyncio.wait((waiting,), timeout=0.5)
         other = asyncio.create_task(_read(rig, names, Caller(Principal("apikey:other"), "request-3")))
@@ -292,7 +297,7 @@ async def test_a_turn_ends_with_its_reader(rig: Rig) -> None:
     """A reader that fails in the middle gives its turn back."""
     names = await rig.fill(a=LARGE, b=LARGE)
     with pytest.raises(ConnectionError):
-        async with rig.service.read_many(OPERATOR, names):
+        async with rig.secrets.read_many(OPERATOR, names):
             raise ConnectionError
     assert len(await _read(rig, names)) == 2
 
@@ -300,12 +305,12 @@ async def test_a_turn_ends_with_its_reader(rig: Rig) -> None:
 async def test_pages_of_records_are_as_large_as_they_may_be(rig: Rig) -> None:
     """A page of large records ends early and says that there is more; all pages together hold each record once."""
     await _save_creds(rig, 5)
-    await rig.service.save(
+    await rig.records.save(
         OPERATOR, [HostCreds.new(address=f"s{number}", ssh_priv_key="kkkk") for number in range(5)], [None] * 5
     )
     pages, after = [], None
     while True:
-        page = await rig.service.list_records(OPERATOR, HostCreds, after, 1000)
+        page = await rig.records.list_records(OPERATOR, HostCreds, after, 1000)
         pages.append([stored.record.key for stored in page.records])
         if not page.more:
             break
@@ -319,7 +324,7 @@ async def test_a_container_is_listed_page_by_page(rig: Rig) -> None:
     """A listing asks for a page when the one before it was taken, and gives others their turn in between."""
     names = [f"n{number:05}" for number in range(2500)]
     for start in range(0, len(names), 40):
-        await rig.secrets.commit([Put(f"secrets/db/{name}", b"x") for name in names[start : start + 40]])
+        await rig.encrypted.commit([Put(f"secrets/db/{name}", b"x") for name in names[start : start + 40]])
     rig.store.calls.clear()
     turns = 0
 
@@ -330,7 +335,7 @@ async def test_a_container_is_listed_page_by_page(rig: Rig) -> None:
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(other())
-    listing = await rig.service.listing(OPERATOR, "secrets/db/")
+    listing = await rig.secrets.listing(OPERATOR, "secrets/db/")
     assert (listing.large, rig.store.calls["list"]) == (True, 1)
     pages = []
     async for page in listing:
@@ -340,21 +345,21 @@ async def test_a_container_is_listed_page_by_page(rig: Rig) -> None:
         assert before > 0
     counting.cancel()
     assert [name for page in pages for name in page] == names
-    assert await rig.service.list_container(OPERATOR, "secrets/db/") == names
+    assert await rig.secrets.list_container(OPERATOR, "secrets/db/") == names
 
 
 async def test_an_empty_container_and_none(rig: Rig) -> None:
     """An empty container has one page with nothing in it; one that does not exist is not found."""
-    listing = await rig.service.listing(OPERATOR, "secrets/db/")
+    listing = await rig.secrets.listing(OPERATOR, "secrets/db/")
     assert (listing.large, [page async for page in listing]) == (False, [[]])
     with pytest.raises(NotFound):
-        await rig.service.listing(OPERATOR, "secrets/none/")
+        await rig.secrets.listing(OPERATOR, "secrets/none/")
 
 
 async def test_what_is_expected_is_decided_and_not_recorded(rig: Rig) -> None:
     """Asking beforehand writes down a refusal, once, and nothing of what is still to be allowed."""
-    await rig.service.expect(OPERATOR, Action.PUT, ["hosts/a"])
+    await rig.door.expect(OPERATOR, Action.PUT, ["hosts/a"])
     assert rig.lines() == []
     with pytest.raises(Denied):
-        await rig.service.expect(NARROW, Action.PUT, ["secrets/db/a", "hosts/a"])
+        await rig.door.expect(NARROW, Action.PUT, ["secrets/db/a", "hosts/a"])
     assert rig.lines() == [("put", "secrets/db/a", "denied"), ("put", "hosts/a", "denied")]

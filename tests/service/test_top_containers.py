@@ -6,7 +6,7 @@ import pytest
 
 from strongroom.storage_service.backends.base import MAX_PAGE, Page, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
-from strongroom.storage_service.service import ROOT, Containers
+from strongroom.storage_service.services.secrets import ROOT, Containers
 
 
 class Pages(MemoryBackend):

@@ -6,11 +6,11 @@ credentials that reach everything. Like every act, each is decided and recorded 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
-from strongroom.storage_service import wire
 from strongroom.storage_service.apikeys import ApiKeys, spent
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.authz.paths import WholeReach
@@ -23,31 +23,43 @@ from strongroom.storage_service.backends.base import (
     Check,
     Conflict,
     Delete,
+    Page,
     Put,
     Vacant,
     check_size,
 )
 from strongroom.storage_service.errors import Changed, Invalid, NoContainer, NotEmpty, TooLarge, Undecipherable
 from strongroom.storage_service.large_answers import LargeAnswers
-from strongroom.storage_service.preconditions import revision_of
-from strongroom.storage_service.service import Act, Caller, Door
+from strongroom.storage_service.services.door import Act, Caller, Door
 from strongroom.storage_service.turns import Turn, Turns
+from strongroom.storage_service.wire import MAX_JOURNAL, MAX_SEALED_READ, fits
 
 _PLACES: Final = (names.SECRETS, names.JOURNAL, names.APIKEYS)
 
 
-class SealedService:
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A stored value, which is text, and the revision that wrote it. The value stays out of the repr."""
+
+    value: str
+    revision: int
+
+    def __repr__(self) -> str:
+        return f"<Text of {len(self.value)} characters, revision {self.revision}>"
+
+
+class BulkService:
     """All that can be done to encrypted values as they are stored.
 
     Every method raises Denied and AuditUnavailable before anything is done, Invalid for names that are none or are not
     served here, Locked or Uninitialized while there is no key, and Unavailable with its fate.
     """
 
-    def __init__(self, sealed: Backend, keys: ApiKeys, door: Door, large_answers: LargeAnswers | None = None) -> None:
-        """Take the parts; *sealed* must be an encrypting backend, and *door* one for whoever reaches everything."""
+    def __init__(self, door: Door, sealed: Backend, keys: ApiKeys, large_answers: LargeAnswers | None = None) -> None:
+        """Take the parts; *sealed* must be an encrypting backend. The door opens to whoever reaches everything."""
         self._sealed = sealed
         self._keys = keys
-        self._door = door
+        self._door = door.beside(WholeReach())
         self._large_answers = large_answers or LargeAnswers()
 
     async def expect(self, caller: Caller, action: Action) -> None:
@@ -56,15 +68,14 @@ class SealedService:
         Raises:
             Denied, AuditUnavailable
         """
-        if WholeReach().decide(caller.principal, action, names.SECRETS) is False:
-            await self._door.permit(caller, action, [names.SECRETS])
+        await self._door.expect_some(caller, action, names.SECRETS)
 
-    async def limits(self, caller: Caller) -> wire.SealedLimits:
-        """Return how much one commit takes now; fewer after a keyset was given another version."""
+    async def limit(self, caller: Caller) -> int:
+        """Return how many changes one commit takes now; fewer after a keyset was given another version."""
         await self._door.permit(caller, Action.GET, [names.JOURNAL])
-        return wire.SealedLimits(max_changes=self._sealed.max_batch)
+        return self._sealed.max_batch
 
-    async def read(self, caller: Caller, wanted: Sequence[str]) -> wire.SealedEntries:
+    async def read(self, caller: Caller, wanted: Sequence[str]) -> list[Text | None]:
         """Return what is stored under each of *wanted*, as of one moment; if one does not open, none is.
 
         Raises:
@@ -73,36 +84,32 @@ class SealedService:
                 that stands several times would make more than that of the answer.
             Undecipherable: a value does not open, or is not text.
         """
-        entries, turn = await self.read_held(caller, wanted)
+        texts, turn = await self.read_held(caller, wanted)
         if turn is not None:
             turn.end()
-        return entries
+        return texts
 
-    async def read_held(self, caller: Caller, wanted: Sequence[str]) -> tuple[wire.SealedEntries, Turn | None]:
+    async def read_held(self, caller: Caller, wanted: Sequence[str]) -> tuple[list[Text | None], Turn | None]:
         """Return what `read` does, and of a large answer the turn, which its caller ends when it was handed over."""
-        if len(wanted) > wire.MAX_SEALED_READ:
-            raise Invalid(f"at most {wire.MAX_SEALED_READ} names are read at once")
+        if len(wanted) > MAX_SEALED_READ:
+            raise Invalid(f"at most {MAX_SEALED_READ} names are read at once")
         for name in wanted:
             _check_name(name)
 
-        async def read(limit: int) -> wire.SealedEntries:
+        async def read(limit: int) -> list[Text | None]:
             found = await self._sealed.get_many(wanted, limit=limit) if wanted else {}
             check_size(sum(len(found[name].value) for name in wanted if name in found), limit)
             turns = Turns()
-            entries: list[wire.SealedEntry | None] = []
+            texts: list[Text | None] = []
             for name in wanted:
                 await turns.take()
                 entry = found.get(name)
-                entries.append(
-                    None
-                    if entry is None
-                    else wire.SealedEntry(value=_text(name, entry.value), etag=wire.etag_of(entry.revision))
-                )
-            return wire.SealedEntries(entries=entries)
+                texts.append(None if entry is None else Text(_text(name, entry.value), entry.revision))
+            return texts
 
         return await self._door.read(caller, Action.GET, wanted, lambda: self._large_answers.made(caller.holder, read))
 
-    async def list(self, caller: Caller, prefix: str, after: str | None, limit: int) -> wire.SealedPage:
+    async def list(self, caller: Caller, prefix: str, after: str | None, limit: int) -> Page:
         """Return a page of names that begin with *prefix*, containers among them, in byte order.
 
         Raises:
@@ -113,11 +120,10 @@ class SealedService:
             _check_grammar(after)
         if not 0 < limit <= MAX_PAGE:
             raise Invalid(f"a page is 1 to {MAX_PAGE} names")
-        page = await self._door.read(caller, Action.LIST, [prefix], lambda: self._sealed.list(prefix, after, limit))
-        return wire.SealedPage(names=list(page.names), more=page.more)
+        return await self._door.read(caller, Action.LIST, [prefix], lambda: self._sealed.list(prefix, after, limit))
 
-    async def commit(self, caller: Caller, said: Sequence[wire.SealedChange]) -> wire.SealedCommitted:
-        """Apply what is *said* together or not at all, and return the tag that all that was written has.
+    async def commit(self, caller: Caller, wanted: Sequence[Put | Delete | Check]) -> int:
+        """Apply what is *wanted* together or not at all, and return the revision that all that was written has.
 
         A secret is written only into a container that exists or is written with it; a container is removed only if it
         was empty before.
@@ -132,10 +138,11 @@ class SealedService:
         """
         changes: dict[str, Put | Delete | Check] = {}
         turns = Turns()
-        for each in said:
-            changes[each.name] = self._change(each)
+        for each in wanted:
+            self._check(each)
+            changes[each.name] = each
             await turns.take()
-        if not said or len(changes) < len(said):
+        if not wanted or len(changes) < len(wanted):
             raise Invalid("a commit is one or more changes, no two of one name")
         guards = _containers(changes)
         vacant = [Vacant(name) for name, change in changes.items() if _is_removal(change) and names.is_container(name)]
@@ -147,38 +154,29 @@ class SealedService:
         if made and await self._sealed.get_many(made):
             raise Invalid("an API key of that id was revoked here, and no id is given out twice")
         try:
-            revision = await self._sealed.commit(batch)
+            return await self._sealed.commit(batch)
         except Conflict as conflict:
             failed = conflict.failed
-        else:
-            return wire.SealedCommitted(etag=wire.etag_of(revision))
         if any(not isinstance(change, Vacant) and change.name in changes for change in failed):
             raise Changed("something is not at the revision expected of it")
         if any(isinstance(change, Check) for change in failed):
             raise NoContainer("a container that something lies in does not exist")
         raise NotEmpty("a container that is to be removed is not empty")
 
-    def _change(self, said: wire.SealedChange) -> "Put | Delete | Check":
-        """Return what is *said* as a change of the store."""
-        name = said.name
+    def _check(self, change: Put | Delete | Check) -> None:
+        """Refuse what is no change of something that is served here."""
+        name = change.name
         _check_name(name)
-        expected = None if said.etag is None else ABSENT if said.etag == wire.NEW else revision_of(said.etag)
-        if said.check:
-            if said.value is not None or expected is None:
-                raise Invalid("a check has an etag and no value")
-            return Check(name, expected)
-        if said.value is None:
-            if expected == ABSENT:
-                raise Invalid("what is removed cannot be expected to be absent")
-            return Delete(name, expected)
-        value = said.value.encode()
+        if isinstance(change, Delete) and change.expected == ABSENT:
+            raise Invalid("what is removed cannot be expected to be absent")
+        if not isinstance(change, Put):
+            return
         if name.startswith(names.APIKEYS):
-            self._keys.check(name.removeprefix(names.APIKEYS), value)
+            self._keys.check(name.removeprefix(names.APIKEYS), change.value)
         elif name.startswith(names.SECRETS):
-            _check_secret(name, value)
-        elif len(value) > wire.MAX_JOURNAL:
+            _check_secret(name, change.value)
+        elif len(change.value) > MAX_JOURNAL:
             raise TooLarge("a row of a journal is over its limit")
-        return Put(name, value, expected)
 
 
 _ACTIONS: Final = {Put: Action.PUT, Delete: Action.DELETE, Check: Action.GET}
@@ -239,7 +237,7 @@ def _check_secret(name: str, value: bytes) -> None:
             raise Invalid("a container carries no value")
     elif not value:
         raise Invalid("an empty value is no secret")
-    elif not wire.fits(value):
+    elif not fits(value):
         raise TooLarge("a value is over its limit")
 
 

@@ -13,11 +13,10 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
-from strongroom.storage_service import key_overview
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import (
@@ -38,7 +37,7 @@ from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.export import export
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments
-from strongroom.storage_service.keyring.ring import is_keyset, version_of
+from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, is_keyset, version_of
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
 from strongroom.storage_service.keyring.rotation import Made, Recipients
 from strongroom.storage_service.keyring.unattended import KeyFile, MachineKeyFile
@@ -58,12 +57,20 @@ from strongroom.storage_service.keyring_wire import (
     Scan,
     State,
 )
-from strongroom.storage_service.service import Caller, Service
+from strongroom.storage_service.services import keys_overview
+from strongroom.storage_service.services.door import Caller, Door
 
 ATTEMPTS: Final = 3  # at a step of a reversal, before the keyring is halted
 PAUSE: Final = 0.2  # seconds before the second of them; doubled before the third
 
 log = logging.getLogger(__name__)
+
+
+class Held(NamedTuple):
+    """What one worker holds: the ids of its keys, and the active version of the default keyset; locked, nothing."""
+
+    kids: tuple[str, ...] = ()
+    active: str = ""
 
 
 class KeyService:
@@ -76,7 +83,7 @@ class KeyService:
 
     def __init__(
         self,
-        service: Service,
+        door: Door,
         store: Backend,
         keeper: Keeper,
         file: KeyFile,
@@ -90,7 +97,7 @@ class KeyService:
         *store* is the bare one, *machine* this machine's own key; *renew* lets new workers take the place of all,
         which finish what they have begun.
         """
-        self._service = service
+        self._door = door
         self._store = store
         self._keeper = keeper
         self._file = file
@@ -108,14 +115,30 @@ class KeyService:
             name = names.check(names.KEYRING + what)
         except InvalidName:
             return  # the act itself says what is wrong with it
-        await self._service.expect(caller, action, [name])
+        await self._door.expect(caller, action, [name])
 
     # What can be told
 
     @property
     def state(self) -> State:
         """The state, as far as it can be told at once: what is under way is not looked for."""
-        return key_overview.state_of(self._keeper)
+        return keys_overview.state_of(self._keeper)
+
+    @property
+    def held(self) -> Held:
+        """The keys that this worker holds, by their ids."""
+        ring = self._keeper.current
+        return Held() if ring is None else Held(ring.kids, ring.active_versions[DEFAULT_KEYSET])
+
+    async def check(self) -> State:
+        """Return the state if the keyring that is in the store is the one in force, or the service is locked.
+
+        Raises:
+            Behind, Internal: it is another, and cannot be opened.
+            Unavailable: the store does not answer.
+        """
+        await self._keeper.look()
+        return self.state
 
     async def whole_state(self) -> State:
         """Return the state; ``rotating`` while the service is unlocked and something of the keyring is under way.
@@ -123,15 +146,15 @@ class KeyService:
         Where the store does not tell what is, this is what can be told without it.
         """
         with suppress(StrongroomError):
-            document, _ = await key_overview.read(self._store, self._keeper)
-            if self.state == "unlocked" and await key_overview.is_under_way(self._store, document):
+            document, _ = await keys_overview.read(self._store, self._keeper)
+            if self.state == "unlocked" and await keys_overview.is_under_way(self._store, document):
                 return "rotating"
         return self.state
 
     async def status(self, caller: Caller) -> KeyringStatus:
         """Return all that can be told of the keyring now."""
         async with self._permitted(caller, Action.GET, "keys"):
-            said = await key_overview.tell(self._store, self._keeper, self._machines)
+            said = await keys_overview.tell(self._store, self._keeper, self._machines)
             if said.state == "uninitialized":
                 said.proposed = await self._proposal()
             return said
@@ -239,7 +262,7 @@ class KeyService:
             try:
                 await self._keeper.unlock(text)
             except WrongKey:
-                await self._service.failed(caller, Action.PUT, name, WrongKey.code)
+                await self._door.failed(caller, Action.PUT, name, WrongKey.code)
                 raise
 
     async def lock(self, caller: Caller, *, forget: bool = False) -> None:
@@ -264,8 +287,8 @@ class KeyService:
     async def keysets(self, caller: Caller) -> list[Keyset]:
         """Return all keysets."""
         async with self._permitted(caller, Action.LIST, "keysets/"):
-            document, _ = await key_overview.read(self._store, self._keeper)
-            return await key_overview.keysets(self._store, document)
+            document, _ = await keys_overview.read(self._store, self._keeper)
+            return await keys_overview.keysets(self._store, document)
 
     async def create_keyset(self, caller: Caller, name: str, keys: int) -> None:
         """Make a keyset, with *keys* keys a version.
@@ -345,7 +368,7 @@ class KeyService:
                 raise Invalid(f"a step is of 1 to {MAX_LIMIT} records", (("limit", f"is not 1 to {MAX_LIMIT}"),))
             if not MIN_PACE <= wanted.pace <= 1:
                 raise Invalid(f"a pace is {MIN_PACE} to 1", (("pace", f"is not {MIN_PACE} to 1"),))
-            document, _ = await key_overview.read(self._store, self._keeper)
+            document, _ = await keys_overview.read(self._store, self._keeper)
             wanted_keysets = (
                 document.keysets if wanted.keyset is None else {wanted.keyset: document.keyset(wanted.keyset)}
             )
@@ -380,7 +403,7 @@ class KeyService:
             Halted: something is left.
         """
         async with self._permitted(caller, Action.PUT, f"keysets/{_keyset(name)}/resume"):
-            document, _ = await key_overview.read(self._store, self._keeper)
+            document, _ = await keys_overview.read(self._store, self._keeper)
             if document.halted is not None and document.halted.keyset != name:
                 raise Invalid("it is another keyset whose reversal failed", (("keyset", "is not the halted one"),))
             left = await self._settle(name)
@@ -429,8 +452,8 @@ class KeyService:
             self._keeper.halt()
         left: tuple[str, ...] = ()
         with suppress(StrongroomError):
-            document, _ = await key_overview.read(self._store, self._keeper)
-            left = await key_overview.names_left(self._store, document, name)
+            document, _ = await keys_overview.read(self._store, self._keeper)
+            left = await keys_overview.names_left(self._store, document, name)
         return Halted(reason, left)
 
     # Census, backups and export
@@ -438,7 +461,7 @@ class KeyService:
     async def census(self, caller: Caller) -> Census:
         """Return how many records are under each version, by the census."""
         async with self._permitted(caller, Action.LIST, "census"):
-            document, _ = await key_overview.read(self._store, self._keeper)
+            document, _ = await keys_overview.read(self._store, self._keeper)
             versions = await census.count(self._store, document.versions)
             return Census(counted=document.counted, versions=versions)
 
@@ -461,8 +484,8 @@ class KeyService:
     async def backups(self, caller: Caller) -> list[Backup]:
         """Return the registered backups."""
         async with self._permitted(caller, Action.LIST, "backups/"):
-            document, _ = await key_overview.read(self._store, self._keeper)
-            return key_overview.backups(document)
+            document, _ = await keys_overview.read(self._store, self._keeper)
+            return keys_overview.backups(document)
 
     async def register_backup(self, caller: Caller, label: str) -> None:
         """Keep every version of today for as long as the backup *label* is registered.
@@ -493,7 +516,7 @@ class KeyService:
     async def _permitted(self, caller: Caller, action: Action, what: str) -> AsyncIterator[str]:
         """Decide and record an act on ``system/keyring/<what>``, give out that name, and let the act be done inside."""
         name = names.KEYRING + what
-        await self._service.allow(caller, action, name)
+        await self._door.permit(caller, action, [name])
         try:
             yield name
         except (StartupError, NotFollowed) as error:

@@ -37,8 +37,6 @@ from strongroom.storage_service.errors import (
     Unusable,
     WrongKey,
 )
-from strongroom.storage_service.handlers import Handler
-from strongroom.storage_service.key_service import KeyService
 from strongroom.storage_service.keyring import vault
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import StoredDocuments
@@ -47,8 +45,8 @@ from strongroom.storage_service.keyring.unattended import KeyFile
 from strongroom.storage_service.keyring.unlock import make_keys
 from strongroom.storage_service.keyring_wire import NewKeyring, NewRoot, Reencrypted, Reencryption
 from strongroom.storage_service.overlay import EncryptedBackend
-from strongroom.storage_service.routing import build
-from strongroom.storage_service.service import Caller, Service
+from strongroom.storage_service.services.door import Caller, Door
+from strongroom.storage_service.services.keys import KeyService
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 USER = Caller(Principal("apikey:user", ("/secrets",)), "request-2")
@@ -128,14 +126,8 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     apikeys = ApiKeys(store, secrets, ("own", Secret("own-key")))
     keeper.on_open = apikeys.learn
     await keeper.open()
-    service = Service(
-        secrets=secrets,
-        routing=build((), secrets=Handler(secrets, secret=True), store="memory:", backend=store),
-        keys=apikeys,
-        deciders=(Reach(), SimplePathAuthz(("/",))),
-        audit=audit,
-    )
-    keys = KeyService(service, store, keeper, file, StoredDocuments(store))
+    door = Door((Reach(), SimplePathAuthz(("/",))), audit)
+    keys = KeyService(door, store, keeper, file, StoredDocuments(store))
     yield Rig(store, page, keeper, secrets, apikeys, keys, tmp_path / "audit.log", now)
     await apikeys.close()
     await keeper.close()

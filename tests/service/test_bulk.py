@@ -1,6 +1,7 @@
 """The door to what is encrypted, as it is stored: who may, what is written down, and what a commit refuses."""
 
 import base64
+import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from strongroom.storage_service import wire
 from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.audit import AuditLog
 from strongroom.storage_service.authz.base import ALL_ACTIONS, Action, Principal
-from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz, WholeReach
-from strongroom.storage_service.backends.base import Put
+from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz
+from strongroom.storage_service.backends.base import PRESENT, Check, Delete, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import (
@@ -37,8 +38,9 @@ from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page
 from strongroom.storage_service.keyring.unattended import KeyFile
 from strongroom.storage_service.overlay import EncryptedBackend
-from strongroom.storage_service.sealed_service import SealedService
-from strongroom.storage_service.service import Caller, Door
+from strongroom.storage_service.sealed_resources import changes_of, entries_of
+from strongroom.storage_service.services.bulk import BulkService
+from strongroom.storage_service.services.door import Caller, Door
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 CANARY = "cAnArY-7a31"
@@ -70,7 +72,7 @@ class Rig:
     keeper: Keeper
     encrypted: EncryptedBackend
     keys: ApiKeys
-    sealed: SealedService
+    bulk: BulkService
     log: AuditLog
     audit: Path
 
@@ -81,11 +83,11 @@ class Rig:
 
     async def commit(self, *changes: wire.SealedChange) -> str:
         """Commit as the operator."""
-        return (await self.sealed.commit(OPERATOR, changes)).etag
+        return wire.etag_of(await self.bulk.commit(OPERATOR, await changes_of(changes)))
 
     async def values(self, *names: str) -> list[str | None]:
         """Read as the operator."""
-        entries = (await self.sealed.read(OPERATOR, names)).entries
+        entries = await self.bulk.read(OPERATOR, names)
         return [None if entry is None else entry.value for entry in entries]
 
     async def names(self) -> list[str]:
@@ -93,7 +95,7 @@ class Rig:
         return [
             name
             for prefix in ("secrets/", "system/journal/", "system/access/apikeys/")
-            for name in (await self.sealed.list(OPERATOR, prefix, None, 1000)).names
+            for name in (await self.bulk.list(OPERATOR, prefix, None, 1000)).names
         ]
 
 
@@ -109,39 +111,40 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await keeper.open()
     encrypted = EncryptedBackend(store, keeper)
     keys = ApiKeys(store, encrypted, ("own", Secret("own-key")))
-    door = Door((WholeReach(), Reach(), SimplePathAuthz(("/",))), audit)
+    door = Door((Reach(), SimplePathAuthz(("/",))), audit)
     await encrypted.commit([Put("secrets/db/", b""), Put("secrets/db/a", b"old"), Put("secrets/empty/", b"")])
-    yield Rig(store, keeper, encrypted, keys, SealedService(encrypted, keys, door), audit, tmp_path / "audit.log")
+    yield Rig(store, keeper, encrypted, keys, BulkService(door, encrypted, keys), audit, tmp_path / "audit.log")
     await keys.close()
     await keeper.close()
     await audit.close()
     page.close()
 
 
-Act = Callable[[SealedService, Caller], Awaitable[object]]
+Act = Callable[[BulkService, Caller], Awaitable[object]]
 
 # what is done, and what is decided on and written down before it
 ACTS: dict[str, tuple[Act, list[tuple[str, str]]]] = {
-    "limits": (lambda sealed, who: sealed.limits(who), [("get", "system/journal/")]),
+    "limit": (lambda bulk, who: bulk.limit(who), [("get", "system/journal/")]),
     "read": (
-        lambda sealed, who: sealed.read(who, ["secrets/db/a", "system/journal/x"]),
+        lambda bulk, who: bulk.read(who, ["secrets/db/a", "system/journal/x"]),
         [("get", "secrets/db/a"), ("get", "system/journal/x")],
     ),
-    "list": (lambda sealed, who: sealed.list(who, "secrets/db/", None, 10), [("list", "secrets/db/")]),
+    "list": (lambda bulk, who: bulk.list(who, "secrets/db/", None, 10), [("list", "secrets/db/")]),
     "commit": (
-        lambda sealed, who: sealed.commit(
+        lambda bulk, who: bulk.commit(
             who,
             [
-                write("secrets/db/b", "1"),
-                remove("secrets/db/a"),
-                require("secrets/db/", "*"),
-                write("system/journal/x"),
+                Put("secrets/db/b", b"1"),
+                Delete("secrets/db/a"),
+                Check("secrets/db/", PRESENT),
+                Put("system/journal/x", b""),
             ],
         ),
         [("put", "secrets/db/b"), ("delete", "secrets/db/a"), ("get", "secrets/db/"), ("put", "system/journal/x")],
     ),
-    "plant a key": (
-        lambda sealed, who: sealed.commit(who, [write("system/access/apikeys/ci", KEY)]),
+    "read_held": (lambda bulk, who: bulk.read_held(who, ["secrets/db/a"]), [("get", "secrets/db/a")]),
+    "commit a key": (
+        lambda bulk, who: bulk.commit(who, [Put("system/access/apikeys/ci", KEY.encode())]),
         [("put", "system/access/apikeys/ci")],
     ),
 }
@@ -166,15 +169,32 @@ class TestTheDoor:
         asked = len(rig.store.operations)
 
         with pytest.raises(Denied):
-            await do(rig.sealed, Caller(LIMITED[who], "request-2"))
+            await do(rig.bulk, Caller(LIMITED[who], "request-2"))
         assert rig.lines() == [(*each, "denied") for each in acts]
         assert len(rig.store.operations) == asked
+
+    def test_every_verb_is_in_the_table(self) -> None:
+        """A verb that the service gains must say here what it decides on."""
+        methods = {name for name, _ in inspect.getmembers(BulkService, inspect.isfunction) if not name.startswith("_")}
+
+        assert {act.partition(" ")[0] for act in ACTS} == methods - {"expect"}
+
+    @pytest.mark.parametrize("action", sorted(ALL_ACTIONS))
+    async def test_what_is_asked_beforehand(self, rig: Rig, action: Action) -> None:
+        """Before a body is read whoever has a limit is refused, and a line says so; nothing is written of others."""
+        await rig.bulk.expect(OPERATOR, action)
+        assert rig.lines() == []
+
+        for who in LIMITED.values():
+            with pytest.raises(Denied):
+                await rig.bulk.expect(Caller(who, "request-2"), action)
+        assert rig.lines() == [(str(action), "secrets/", "denied")] * len(LIMITED)
 
     @pytest.mark.parametrize("act", ACTS)
     async def test_every_name_is_written_down(self, rig: Rig, act: str) -> None:
         """Whoever reaches everything does it, and one line a name says so."""
         do, acts = ACTS[act]
-        await do(rig.sealed, OPERATOR)
+        await do(rig.bulk, OPERATOR)
 
         assert rig.lines() == [(*each, "allowed") for each in acts]
 
@@ -184,7 +204,7 @@ class TestTheDoor:
         await rig.log.close()
         asked = len(rig.store.operations)
         with pytest.raises(AuditUnavailable):
-            await ACTS[act][0](rig.sealed, OPERATOR)
+            await ACTS[act][0](rig.bulk, OPERATOR)
         assert "commit" not in rig.store.operations[asked:]
 
     async def test_no_value_is_written_down(self, rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
@@ -192,8 +212,14 @@ class TestTheDoor:
         caplog.set_level("DEBUG")
         changes = [write("secrets/db/b", CANARY), write("system/journal/x", CANARY)]
         await rig.commit(*changes)
-        read = await rig.sealed.read(OPERATOR, ["secrets/db/b"])
-        told = [repr(wire.SealedCommit(changes=changes)), repr(read), rig.audit.read_text(), caplog.text]
+        read = await rig.bulk.read(OPERATOR, ["secrets/db/b"])
+        told = [
+            repr(wire.SealedCommit(changes=changes)),
+            repr(read),
+            repr(await entries_of(read)),
+            rig.audit.read_text(),
+            caplog.text,
+        ]
         for refused in (
             write("system/access/apikeys/ci", CANARY),
             write("secrets/db/", CANARY),
@@ -212,7 +238,7 @@ class TestTheDoor:
         rig.keeper.lock()
         for act in ("read", "list", "commit"):
             with pytest.raises(Locked):
-                await ACTS[act][0](rig.sealed, OPERATOR)
+                await ACTS[act][0](rig.bulk, OPERATOR)
 
     @pytest.mark.parametrize(
         ("fault", "fate"), [(Fault.BEFORE, Fate.NOT_APPLIED), (Fault.AFTER, Fate.UNKNOWN), (Fault.LOST, Fate.UNKNOWN)]
@@ -302,7 +328,7 @@ class TestCommits:
         if isinstance(outcome, list):
             etag = await rig.commit(*changes)
             assert sorted(set(await rig.names()) - set(before)) == outcome
-            entries = (await rig.sealed.read(OPERATOR, outcome)).entries
+            entries = (await entries_of(await rig.bulk.read(OPERATOR, outcome))).entries
             assert [entry and entry.etag for entry in entries] == [etag] * len(outcome)
         else:
             with pytest.raises(outcome) as caught:
@@ -313,7 +339,7 @@ class TestCommits:
 
     async def test_the_limit_counts_the_containers(self, rig: Rig) -> None:
         """As many changes as the limit says are taken, one for their container among them."""
-        most = (await rig.sealed.limits(OPERATOR)).max_changes
+        most = await rig.bulk.limit(OPERATOR)
         await rig.commit(*[write(f"secrets/db/{n}", "1") for n in range(most - 1)])
 
         assert most == rig.encrypted.max_batch >= 40
@@ -345,7 +371,7 @@ class TestReading:
     async def test_what_is_not_served(self, rig: Rig, wanted: list[str]) -> None:
         """Neither what belongs elsewhere, nor more than the limit."""
         with pytest.raises(Invalid):
-            await rig.sealed.read(OPERATOR, wanted)
+            await rig.bulk.read(OPERATOR, wanted)
 
     async def test_what_is_no_text(self, rig: Rig) -> None:
         """A value that is not UTF-8 is an error of the inside; the audit log says of which name, and why."""
@@ -360,11 +386,11 @@ class TestReading:
     async def test_pages(self, rig: Rig) -> None:
         """A listing goes on after the last name of the page before; its prefix need not be a container's name."""
         await rig.commit(*[write(f"secrets/db/b{n}", "1") for n in range(3)])
-        first = await rig.sealed.list(OPERATOR, "secrets/db/b", None, 2)
-        last = await rig.sealed.list(OPERATOR, "secrets/db/b", first.names[-1], 2)
+        first = await rig.bulk.list(OPERATOR, "secrets/db/b", None, 2)
+        last = await rig.bulk.list(OPERATOR, "secrets/db/b", first.names[-1], 2)
 
-        assert (first.names, first.more) == (["secrets/db/b0", "secrets/db/b1"], True)
-        assert (last.names, last.more) == (["secrets/db/b2"], False)
+        assert (first.names, first.more) == (("secrets/db/b0", "secrets/db/b1"), True)
+        assert (last.names, last.more) == (("secrets/db/b2",), False)
 
     @pytest.mark.parametrize(
         ("prefix", "after", "limit"),
@@ -382,7 +408,7 @@ class TestReading:
     async def test_what_is_not_listed(self, rig: Rig, prefix: str, after: str | None, limit: int) -> None:
         """Neither what belongs elsewhere, nor pages of no size."""
         with pytest.raises(Invalid):
-            await rig.sealed.list(OPERATOR, prefix, after, limit)
+            await rig.bulk.list(OPERATOR, prefix, after, limit)
 
 
 async def test_no_key_is_moved_in_under_an_id_that_was_revoked_here(rig: Rig) -> None:

@@ -1,0 +1,92 @@
+"""Who has access: API keys, which reach no further than the key that makes or ends them."""
+
+from collections.abc import Sequence
+
+from strongroom.models import names
+from strongroom.models.errors import InvalidName
+from strongroom.models.secret import Secret
+from strongroom.storage_service.apikeys import ApiKeyRecord, ApiKeys
+from strongroom.storage_service.authz.base import Action, Principal
+from strongroom.storage_service.authz.paths import covers
+from strongroom.storage_service.errors import Denied, Invalid
+from strongroom.storage_service.services.door import Caller, Door
+
+
+class AccessService:
+    """All that can be done about access."""
+
+    def __init__(self, door: Door, keys: ApiKeys) -> None:
+        """Take the parts."""
+        self._door = door
+        self._keys = keys
+
+    async def expect_some(self, caller: Caller, action: Action) -> None:
+        """Refuse, and record that, who may do *action* to no API key: where a body has the id.
+
+        Raises:
+            Denied, AuditUnavailable
+        """
+        await self._door.expect_some(caller, action, names.APIKEYS)
+
+    def knows(self, key_id: str | None) -> bool:
+        """Whether there is an API key of that id: who claims to be one that there is not may have sent a key for it."""
+        return self._keys.knows(key_id)
+
+    async def whoami(self, caller: Caller) -> Principal:
+        """Return whom the service takes *caller* for; where the proxy asks, its act will be recorded, not this.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        if not caller.through_proxy:
+            await self._door.note(caller, Action.GET, names.WHOAMI)
+        return caller.principal
+
+    async def create_key(
+        self, caller: Caller, key_id: str, paths: Sequence[str], actions: Sequence[str]
+    ) -> tuple[Secret, ApiKeyRecord]:
+        """Make an API key that reaches no further than the caller's own.
+
+        Raises:
+            Denied, Invalid, Exists, Unavailable, AuditUnavailable
+        """
+        name, reach = _key_name(key_id), caller.principal
+        await self._door.expect(caller, Action.PUT, [name])
+        if not (set(actions) <= reach.actions and all(covers(reach.paths, path) for path in paths)):
+            await self._door.deny(caller, Action.PUT, name, "it would reach further than the key that makes it")
+            raise Denied("a key reaches no further than the key that makes it")
+        await self._door.permit(caller, Action.PUT, [name])
+        return await self._keys.create(key_id, paths, actions)
+
+    async def list_keys(self, caller: Caller) -> list[tuple[str, ApiKeyRecord]]:
+        """Return all API keys: who has access, not with what.
+
+        Raises:
+            Denied, Unavailable, AuditUnavailable
+        """
+        return await self._door.read(caller, Action.LIST, [names.APIKEYS], self._keys.list)
+
+    async def revoke_key(self, caller: Caller, key_id: str) -> None:
+        """End an API key that reaches no further than the caller's own, at once and everywhere.
+
+        Raises:
+            Denied, Invalid, NotFound, Unavailable, AuditUnavailable
+        """
+        name, reach = _key_name(key_id), caller.principal
+        await self._door.expect(caller, Action.DELETE, [name])
+        if reach.id == f"apikey:{key_id}":
+            await self._door.deny(caller, Action.DELETE, name, "a key does not revoke itself")
+            raise Invalid("a key does not revoke itself")
+        await self._door.permit(caller, Action.DELETE, [name])
+        if not reach.is_whole:  # who reaches everything ends what is damaged, too
+            record = await self._keys.record(key_id)
+            if not (set(record.actions) <= reach.actions and all(covers(reach.paths, path) for path in record.paths)):
+                raise Denied("a key ends no key that reaches further than itself")
+        await self._keys.revoke(key_id)
+
+
+def _key_name(key_id: str) -> str:
+    try:
+        return names.check(names.APIKEYS + key_id)
+    except InvalidName:
+        raise Invalid("that is no API id") from None

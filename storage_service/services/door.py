@@ -1,0 +1,320 @@
+"""The one door: every act is decided, recorded, and only then done.
+
+What cannot be recorded is not done, and nothing is answered before its record is on disk: a read may run while its
+record is being written, a write begins after. The audit line says what was decided. Of what was allowed and came to
+nothing a second line says so (`Door.end`), ``failed`` or ``unknown``, with the reason, which no caller is told in full.
+Refusals are counted (`strangers`), whoever is refused; what was allowed has a line for each act.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple, TypeVar
+
+from strongroom.storage_service.audit import AuditLog, AuditRecord
+from strongroom.storage_service.authz.base import Action, Decider, Principal
+from strongroom.storage_service.authz.paths import decide
+from strongroom.storage_service.errors import (
+    AuditUnavailable,
+    Denied,
+    Fate,
+    Internal,
+    Invalid,
+    ServiceError,
+    Unavailable,
+    Undecipherable,
+    Unusable,
+)
+from strongroom.storage_service.strangers import Strangers, bounded
+from strongroom.storage_service.wire import MAX_CLAIMED, Refusal
+from strongroom.storage_service.wire.http1 import Peer
+
+T = TypeVar("T")
+
+Decision = Literal["denied", "refused", "failed"]
+
+MANY: Final = 100  # names, which take about a millisecond to decide on, and as long to write down
+
+
+class Act(NamedTuple):
+    """Something that is to be done to a name."""
+
+    action: Action
+    name: str
+
+
+@dataclass(slots=True, eq=False)
+class Caller:
+    """Who asks, in which request, and through whom."""
+
+    principal: Principal
+    request_id: str
+    peer: Peer | None = None
+    on_behalf_of: str | None = None  # said by the proxy
+    address: str | None = None  # on the network, where the proxy told it
+    through_proxy: bool = False
+    allowed: "tuple[Act, ...]" = field(
+        default=(), repr=False
+    )  # what this request was allowed and is not known to have done
+    ended: bool = False  # it is recorded that it came to nothing, and why
+
+    @property
+    def holder(self) -> str:
+        """Who is counted where everybody may hold only so much: each for whom the proxy acts by himself."""
+        if self.on_behalf_of is None:
+            return self.principal.id
+        return f"{self.principal.id} for {self.on_behalf_of}"
+
+    @contextmanager
+    def doing(self, acts: Sequence[Act]) -> Iterator[None]:
+        """Do *acts* inside: those that are done are none of those that a later error is told of."""
+        done = len(acts)
+        try:
+            yield
+        except ServiceError as error:
+            done = error.applied
+            raise
+        except BaseException:
+            done = 0
+            raise
+        finally:
+            finished = set(acts[:done])
+            self.allowed = tuple(act for act in self.allowed if act not in finished)
+
+
+class Door:
+    """Decides and records; what it lets through may be done."""
+
+    def __init__(self, deciders: Sequence[Decider], audit: AuditLog, refusals: Strangers | None = None) -> None:
+        """Take who decides, where it is recorded, and what counts refusals, if another door counts with it."""
+        self._deciders = tuple(deciders)
+        self._audit = audit
+        self._refusals = refusals or Strangers(self._record_refusals, audit.has_room)
+
+    async def check_audit(self) -> None:
+        """Return if acts can be recorded.
+
+        Raises:
+            AuditUnavailable: they cannot.
+        """
+        await self._audit.check()
+
+    def beside(self, decider: Decider) -> "Door":
+        """Return the same door for acts on which *decider* has to agree, too."""
+        return Door((decider, *self._deciders), self._audit, self._refusals)
+
+    async def close(self) -> None:
+        """Write down who was counted and not told yet."""
+        await self._refusals.close()
+
+    async def permit(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
+        """Let *caller* do *action* to all of *wanted*, or to none.
+
+        Raises:
+            Denied: one of them is out of reach; those that are were recorded.
+            AuditUnavailable: it cannot be recorded.
+        """
+        if not wanted:
+            await self.note(caller, action, "")
+        else:
+            await self.permit_each(caller, [Act(action, name) for name in wanted])
+
+    async def permit_each(self, caller: Caller, acts: Sequence[Act]) -> None:
+        """Let *caller* do all of *acts*, or none of them; as `permit`."""
+        denied = [act for act in acts if not decide(self._deciders, caller.principal, act.action, act.name)]
+        if denied:
+            await self._deny(caller, denied)
+            raise Denied("outside what these credentials reach")
+        await self._audit.append(*_records(caller, acts, "allowed"))
+        caller.allowed += tuple(acts)
+
+    def own_container(self, principal: Principal) -> str | None:
+        """Return the container that a decider gives *principal* for its own, where one does."""
+        for decider in self._deciders:
+            if (own := decider.own_container(principal)) is not None:
+                return own
+        return None
+
+    def reaches(self, caller: Caller, action: Action, name: str) -> bool:
+        """Whether `permit` would let *caller* do it."""
+        return bool(decide(self._deciders, caller.principal, action, name))
+
+    async def deny(self, caller: Caller, action: Action, name: str, reason: str) -> None:
+        """Record that an act is refused that `permit` might allow.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        await self._deny(caller, [Act(action, name)], reason)
+
+    async def _deny(self, caller: Caller, acts: Sequence[Act], reason: str = "") -> None:
+        caller.ended = True
+        await self.turn_away(*[_refusal(caller, action.value, name, "denied", reason) for action, name in acts])
+
+    async def expect(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
+        """Refuse, and record that, what `permit` would refuse; nothing is recorded of what is still to be permitted.
+
+        Raises:
+            Denied, AuditUnavailable: as `permit`.
+        """
+        denied = [name for name in wanted if not decide(self._deciders, caller.principal, action, name)]
+        if denied:
+            await self.permit(caller, action, denied)
+
+    async def expect_some(self, caller: Caller, action: Action, below: str) -> None:
+        """Refuse, and record that, who may not do *action* to any name that begins with *below*; "": to any at all.
+
+        Raises:
+            Denied, AuditUnavailable: as `permit`.
+        """
+        if any(decider.rules_out(caller.principal, action, below) for decider in self._deciders):
+            await self._deny(caller, [Act(action, below)])
+            raise Denied("outside what these credentials reach")
+
+    async def read(self, caller: Caller, action: Action, wanted: Sequence[str], read: Callable[[], Awaitable[T]]) -> T:
+        """Return what *read* returns, if *caller* may have all of *wanted*; it runs while that is being recorded.
+
+        Raises:
+            Denied, AuditUnavailable: as `permit`.
+            Undecipherable: of *read*; that, too, was recorded.
+        """
+        acts = [Act(action, name) for name in wanted]
+        if any(not decide(self._deciders, caller.principal, action, name) for name in wanted):
+            await self.permit_each(caller, acts)  # says no, and records it
+        if len(acts) > MANY:
+            await asyncio.sleep(0)
+        recorded = self._audit.append(*_records(caller, acts or [Act(action, "")], "allowed"))
+        caller.allowed += tuple(acts)
+        try:
+            return await read()
+        except Undecipherable as error:
+            await self.failed(caller, action, error.name, error.reason)
+            raise
+        finally:
+            await recorded
+
+    async def failed(self, caller: Caller, action: Action, name: str, reason: str) -> None:
+        """Record that an act that was allowed did not succeed, and why.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        await self._audit.append(*_records(caller, [Act(action, name)], "failed", reason))
+        caller.ended = True
+
+    async def note(self, caller: Caller, action: Action, name: str) -> None:
+        """Record an act that nobody who is known is refused.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        await self._audit.append(*_records(caller, [Act(action, name)], "allowed"))
+
+    async def end(self, caller: Caller, error: ServiceError, method: str, path: str, *, expected: bool = True) -> None:
+        """Record that a request came to nothing, unless it has been recorded.
+
+        What it was allowed failed; where nobody can tell what became of a write, that is said. Where nothing was
+        decided on yet, the request itself is refused.
+
+        Args:
+            caller: whose request it is.
+            error: what it is answered with.
+            method: of the request.
+            path: as it was read; as it was sent, where it cannot be.
+            expected: it is an error of ours; of others nobody can tell how far a write had come.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        if caller.ended or isinstance(error, AuditUnavailable):
+            return
+        caller.ended = True
+        reason = f"{error.code}: {error}"
+        if caller.allowed:
+            acts = list(dict.fromkeys(caller.allowed))
+            unknown = not expected and any(act.action in (Action.PUT, Action.DELETE) for act in acts)
+            await self._audit.append(*_records(caller, acts, "unknown" if unknown else _outcome(error), reason))
+            return
+        decision: Decision = (
+            "denied" if isinstance(error, Denied) else "failed" if isinstance(error, Internal | Unusable) else "refused"
+        )
+        await self.turn_away(_refusal(caller, method, path, decision, reason))
+
+    async def turn_away(self, *refusals: Refusal) -> None:
+        """Record that somebody was turned away, with the others of a second.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        await self._refusals.turn_away(*refusals)
+
+    async def _record_refusals(self, refusals: Sequence[Refusal]) -> None:
+        await self._audit.append(*map(_record_of, refusals))
+
+
+def check_distinct(wanted: Sequence[object]) -> None:
+    """Refuse to answer one name more than once.
+
+    Raises:
+        Invalid: one stands twice.
+    """
+    if len(set(wanted)) < len(wanted):
+        raise Invalid("a name stands twice")
+
+
+def _outcome(error: ServiceError) -> str:
+    """Return what an act that was allowed came to."""
+    if isinstance(error, Denied):
+        return "denied"
+    if isinstance(error, Unavailable):
+        return {Fate.UNKNOWN: "unknown", Fate.APPLIED: "allowed", Fate.NOT_APPLIED: "failed"}[error.fate]
+    return "failed"
+
+
+def _records(caller: Caller, acts: Sequence[Act], decision: str, reason: str | None = None) -> list[AuditRecord]:
+    return [_record(caller, action.value, name, decision, reason) for action, name in acts]
+
+
+def _record(caller: Caller, action: str, name: str, decision: str, reason: str | None) -> AuditRecord:
+    return AuditRecord(
+        caller.request_id,
+        caller.principal.id,
+        action,
+        name,
+        decision,
+        reason,
+        caller.on_behalf_of,
+        None if caller.peer is None else caller.peer._asdict(),
+        caller.address,
+    )
+
+
+def _refusal(caller: Caller, action: str, name: str, decision: Decision, reason: str) -> Refusal:
+    return Refusal(
+        request=caller.request_id,
+        action=action,
+        name=bounded(name),
+        reason=reason,
+        decision=decision,
+        principal=caller.principal.id,
+        on_behalf_of=caller.on_behalf_of,
+        address=caller.address,
+        peer=None if caller.peer is None else caller.peer._asdict(),
+    )
+
+
+def _record_of(refusal: Refusal) -> AuditRecord:
+    return AuditRecord(
+        refusal.request,
+        bounded(refusal.principal),
+        bounded(refusal.action),
+        bounded(refusal.name),
+        refusal.decision,
+        bounded(refusal.reason) or None,
+        refusal.on_behalf_of,
+        refusal.peer,
+        None if refusal.address is None else bounded(refusal.address),
+        [bounded(each) for each in refusal.claimed[:MAX_CLAIMED]],
+        refusal.count,
+    )

@@ -1,0 +1,305 @@
+"""The tree of secrets, as Custodia has it: containers, the secrets in them, and batches of secrets.
+
+PERF: a get is the path that is measured (docs/adr/0019): it goes through the door and to the store, and nothing else.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Final
+
+from strongroom.models import names
+from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.backends.base import (
+    ABSENT,
+    PRESENT,
+    Backend,
+    Check,
+    Conflict,
+    Delete,
+    Entry,
+    Page,
+    Put,
+    Vacant,
+)
+from strongroom.storage_service.errors import Changed, Exists, NoContainer, NotEmpty, NotFound, TooLarge
+from strongroom.storage_service.large_answers import LargeAnswers
+from strongroom.storage_service.overlay import Closed, Discreet
+from strongroom.storage_service.services.door import Caller, Door, check_distinct
+from strongroom.storage_service.turns import Turn, Turns
+from strongroom.storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED
+
+ROOT: Final = names.SECRETS  # the top of the secrets tree: neither a secret nor a container
+_AFTER_SLASH: Final = "0"  # the character that comes next: what lies in a container sorts before its name with this
+
+
+class Values:
+    """Secrets in the order asked, each with its name, None for one that does not exist: to be gone through once.
+
+    With a *turn* they are to be handed over one by one in it, for all of them together are many bytes; what is small is
+    open already, and *held* gives it without further ado.
+    """
+
+    def __init__(
+        self, wanted: Sequence[str], found: Mapping[str, Entry] | Mapping[str, Closed], turn: Turn | None = None
+    ) -> None:
+        self.turn = turn
+        self._wanted = wanted
+        self._found: dict[str, Entry | Closed] = dict(found)
+
+    def held(self) -> Iterator[tuple[str, Entry | None]]:
+        """Yield them, where they are not large."""
+        for name in self._wanted:
+            found = self._found.get(name)
+            yield name, found.open() if isinstance(found, Closed) else found
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, Entry | None]]:
+        turns = Turns()
+        for name in self._wanted:
+            found = self._found.pop(name, None)
+            yield name, found.open() if isinstance(found, Closed) else found
+            await turns.take()
+
+
+class Listing:
+    """The names in a container, relative to it, in pages: to be gone through once, as fast as somebody takes them.
+
+    So much of a container is in memory as one page holds, and others get their turn between two of them.
+    """
+
+    def __init__(self, backend: Backend, container: str, first: Page) -> None:
+        """Take the first page of *container*.
+
+        Raises:
+            NotFound: there is no such container; its own marker sorts before everything in it.
+        """
+        if first.names[:1] != (container,):
+            raise NotFound("there is no such container")
+        self._backend = backend
+        self._container = container
+        self._page = Page(first.names[1:], first.more)
+
+    @property
+    def large(self) -> bool:
+        """Whether there is more than the first page."""
+        return self._page.more
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[str]]:
+        page, after = self._page, self._container
+        while True:
+            yield [name.removeprefix(self._container) for name in page.names]
+            if not page.more:
+                return
+            after = page.names[-1] if page.names else after
+            await asyncio.sleep(0)
+            page = await self._backend.list(self._container, after)
+
+
+class Containers:
+    """The containers at the top, in pages, like a `Listing`; what lies in them is passed over, however much it is."""
+
+    def __init__(self, backend: Backend, first: Page) -> None:
+        """Take the first page of all secrets."""
+        self._backend = backend
+        self._page = first
+
+    @property
+    def large(self) -> bool:
+        """Whether there is more than the first page."""
+        return self._page.more
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[str]]:
+        page = self._page
+        while True:
+            tops = dict.fromkeys(name.removeprefix(ROOT).partition("/")[0] for name in page.names)
+            yield [f"{top}/" for top in tops]
+            if not page.more:
+                return
+            await asyncio.sleep(0)
+            page = await self._backend.list(ROOT, f"{ROOT}{next(reversed(tops))}{_AFTER_SLASH}")
+
+
+class SecretService:
+    """All that can be done to secrets and their containers."""
+
+    def __init__(self, door: Door, secrets: Discreet, large_answers: LargeAnswers | None = None) -> None:
+        """Take the parts; *secrets* must be an encrypting backend, which the bootstrap sees to."""
+        self._door = door
+        self._secrets = secrets
+        self._large_answers = large_answers or LargeAnswers()
+
+    async def expect(self, caller: Caller, action: Action, name: str) -> None:
+        """Refuse, and record that, what would be refused to *caller* anyway: before a body is read.
+
+        Raises:
+            Denied, AuditUnavailable
+        """
+        await self._door.expect(caller, action, [name])
+
+    async def expect_some(self, caller: Caller, action: Action) -> None:
+        """Refuse, and record that, who may do *action* to no secret at all: where a body has the names.
+
+        Raises:
+            Denied, AuditUnavailable
+        """
+        await self._door.expect_some(caller, action, ROOT)
+
+    # Secrets
+
+    async def get(self, caller: Caller, name: str) -> Entry:
+        """Return the secret *name*: its value and its revision.
+
+        Raises:
+            Denied, NotFound, Undecipherable, Locked, Unavailable, AuditUnavailable
+        """
+        entry = await self._door.read(caller, Action.GET, [name], lambda: self._secrets.get(name))
+        if entry is None:
+            raise NotFound("there is no such secret")
+        return entry
+
+    @asynccontextmanager
+    async def read_many(self, caller: Caller, wanted: Sequence[str]) -> AsyncIterator[Values]:
+        """Give the secrets *wanted*, one by one; if one may not be read or does not open, none is.
+
+        All is decided, recorded, and found to open before the first is given. Of a large answer no value is in memory
+        in the clear before its turn, and it is the only one of its worker, until this is left: when it was handed over.
+
+        Raises:
+            Invalid: a name stands twice.
+            TooLarge: they take more than `wire.MAX_BATCH_STORED` bytes in the store; nothing was decrypted.
+            Denied, Undecipherable, Locked, Unavailable, AuditUnavailable
+        """
+        check_distinct(wanted)
+        if not wanted:
+            await self._door.note(caller, Action.GET, ROOT)
+            yield Values([], {})
+            return
+        async with AsyncExitStack() as stack:
+
+            async def read() -> Values:
+                # PERF: what is small is opened at once, for there is no need to look at it twice.
+                with suppress(TooLarge):
+                    found = await self._secrets.get_many(wanted, limit=LARGE_ANSWER)
+                    return Values(wanted, found)
+                turn = await stack.enter_async_context(await self._large_answers.begin(caller.holder))
+                return Values(wanted, await self._secrets.get_closed(wanted, limit=MAX_BATCH_STORED), turn)
+
+            yield await self._door.read(caller, Action.GET, wanted, read)
+
+    async def get_many(self, caller: Caller, wanted: Sequence[str]) -> Mapping[str, Entry]:
+        """Return those of *wanted* that exist, all of them in memory; raises what `read_many` does."""
+        async with self.read_many(caller, wanted) as values:
+            return {name: entry async for name, entry in values if entry is not None}
+
+    async def put(self, caller: Caller, name: str, value: bytes, expected: int) -> int:
+        """Write a secret into an existing container and return its revision.
+
+        *expected* is ABSENT (create), PRESENT (replace) or the revision to replace.
+
+        Raises:
+            Denied, NoContainer, Exists, Changed, Locked, Unavailable, AuditUnavailable
+        """
+        await self._door.permit(caller, Action.PUT, [name])
+        container = names.container_of(name)
+        write = Put(name, value, expected)
+        try:
+            return await self._secrets.commit([write, Check(container, PRESENT)])
+        except Conflict as conflict:
+            if write in conflict.failed:
+                raise _not_as_expected(expected) from None
+        if container != self._door.own_container(caller.principal):
+            raise NoContainer("the container does not exist")
+        # Custodia makes a principal's own container when it is the one thing missing.
+        try:
+            return await self._secrets.commit([write, Put(container, b"", ABSENT)])
+        except Conflict:
+            return await self.put(caller, name, value, expected)
+
+    async def delete(self, caller: Caller, name: str, expected: int = PRESENT) -> None:
+        """Remove a secret.
+
+        Raises:
+            Denied, NotFound, Changed, Unavailable, AuditUnavailable
+        """
+        await self._door.permit(caller, Action.DELETE, [name])
+        try:
+            await self._secrets.commit([Delete(name, expected)])
+        except Conflict:
+            if expected == PRESENT:
+                raise NotFound("there is no such secret") from None
+            raise _not_as_expected(expected) from None
+
+    # Containers
+
+    def own_container(self, caller: Caller) -> str | None:
+        """Return the caller's default container (Custodia's default namespace), where one is configured."""
+        return self._door.own_container(caller.principal)
+
+    async def create_container(self, caller: Caller, name: str) -> bool:
+        """See to it that container *name* exists; return whether it is new.
+
+        Raises:
+            Denied, NoContainer (its parent), Unavailable, AuditUnavailable
+        """
+        await self._door.permit(caller, Action.PUT, [name])
+        parent = names.container_of(name)
+        write = Put(name, b"", ABSENT)
+        try:
+            await self._secrets.commit([write] if parent == ROOT else [write, Check(parent, PRESENT)])
+        except Conflict as conflict:
+            if write in conflict.failed:
+                return False
+            raise NoContainer("the container's own container does not exist") from None
+        return True
+
+    async def list_container(self, caller: Caller, name: str) -> list[str]:
+        """Return what `listing` yields, all of it in memory; raises what `listing` does."""
+        return [inner async for page in await self.listing(caller, name) for inner in page]
+
+    async def listing(self, caller: Caller, name: str) -> Listing:
+        """Return all names in container *name*, relative to it, in order; containers in it keep their slash.
+
+        Raises:
+            Denied, NotFound, Unavailable, AuditUnavailable
+        """
+
+        async def read() -> Listing:
+            return Listing(self._secrets, name, await self._secrets.list(name))
+
+        return await self._door.read(caller, Action.LIST, [name], read)
+
+    async def containers(self, caller: Caller) -> Containers:
+        """Return the containers that lie in no other, in order, each with its slash.
+
+        Raises:
+            Denied, Unavailable, AuditUnavailable
+        """
+
+        async def read() -> Containers:
+            return Containers(self._secrets, await self._secrets.list(ROOT))
+
+        return await self._door.read(caller, Action.LIST, [ROOT], read)
+
+    async def delete_container(self, caller: Caller, name: str) -> None:
+        """Remove an empty container.
+
+        Raises:
+            Denied, NotFound, NotEmpty, Unavailable, AuditUnavailable
+        """
+        await self._door.permit(caller, Action.DELETE, [name])
+        removal = Delete(name, PRESENT)
+        try:
+            await self._secrets.commit([removal, Vacant(name)])
+        except Conflict as conflict:
+            if removal in conflict.failed:
+                raise NotFound("there is no such container") from None
+            raise NotEmpty("the container is not empty") from None
+
+
+def _not_as_expected(expected: int) -> Exists | Changed:
+    """Return why a secret was not written or removed that was to be at the revision *expected*."""
+    if expected == ABSENT:
+        return Exists("the secret exists already")
+    if expected == PRESENT:
+        return Changed("there is no such secret to replace")
+    return Changed("the secret is not at the revision that was expected")
