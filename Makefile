@@ -27,7 +27,8 @@ check: $(VENV) ## format, lint, types, the floors between the rooms
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-format: $(VENV) ## format the code and mend what ruff can
+format: $(VENV) ## write the client's blocking face, format the code and mend what ruff can
+	.venv/bin/python -m strongroom.deploy.tools.faces
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 

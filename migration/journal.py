@@ -29,6 +29,7 @@ from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import wire
+from strongroom.storage_service.backends.base import pages
 from strongroom.storage_service.client.sealed_operations import Remove, Require, Sealed, Write
 from strongroom.storage_service.errors import Changed, NotFound
 
@@ -197,18 +198,12 @@ class Journal:
     @staticmethod
     async def runs(target: Target) -> "list[str]":
         """Return the names of all runs."""
-        found: list[str] = []
-        after: str | None = None
-        while True:
-            page = await target.client.list_sealed(MIGRATION, after)
-            found += [
-                name.removeprefix(MIGRATION).removesuffix("/run")
-                for name in page.names
-                if name.endswith("/run") and name.count("/") == MIGRATION.count("/") + 1
-            ]
-            if not page.more:
-                return found
-            after = page.names[-1]
+        return [
+            name.removeprefix(MIGRATION).removesuffix("/run")
+            async for page in pages(target.client.list_sealed, MIGRATION)
+            for name in page
+            if name.endswith("/run") and name.count("/") == MIGRATION.count("/") + 1
+        ]
 
     async def begin(self) -> None:
         """Store the head of a run that has none yet, or was rolled back.

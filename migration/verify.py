@@ -19,6 +19,7 @@ from strongroom.migration.spill import Spill
 from strongroom.migration.target import READ_SIZE, Target
 from strongroom.models import LIST_MODELS, ListModel, names
 from strongroom.models.names import TOMBSTONES
+from strongroom.storage_service.backends.base import pages
 
 MAX_EXTRA: Final = 100  # names that the estate does not have, told by name; the rest are counted
 
@@ -159,13 +160,8 @@ async def _listed(target: Target, prefix: str) -> AsyncIterator[Sequence[str]]:
                 page = []
         yield page
         return
-    after: str | None = None
-    while True:
-        listed = await target.client.list_sealed(prefix, after)
-        yield [name for name in listed.names if not names.is_container(name)]
-        if not listed.more:
-            return
-        after = listed.names[-1]
+    async for listed in pages(target.client.list_sealed, prefix):
+        yield [name for name in listed if not names.is_container(name)]
 
 
 def _list_model(prefix: str) -> type[ListModel]:  # type: ignore[type-arg]  # whichever it is

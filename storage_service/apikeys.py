@@ -43,6 +43,7 @@ from strongroom.storage_service.backends.base import (
     Entry,
     Put,
     Vacant,
+    pages,
 )
 from strongroom.storage_service.config import ProxyKey
 from strongroom.storage_service.errors import Exists, Internal, Invalid, NotFound, ServiceError
@@ -155,14 +156,10 @@ class ApiKeys:
     async def list(self) -> list[tuple[str, ApiKeyRecord]]:
         """Return every key's id and record, by id."""
         found: list[tuple[str, ApiKeyRecord]] = []
-        after: str | None = None
-        while True:
-            page = await self._store.list(APIKEYS, after)
-            entries = await self._sealed.get_many(page.names) if page.names else {}
-            found += [(name.removeprefix(APIKEYS), _decode(entries[name])) for name in page.names if name in entries]
-            if not page.more:
-                return found
-            after = page.names[-1]
+        async for page in pages(self._store.list, APIKEYS):
+            entries = await self._sealed.get_many(page)
+            found += [(name.removeprefix(APIKEYS), _decode(entries[name])) for name in page if name in entries]
+        return found
 
     async def revoke(self, key_id: str) -> None:
         """End a key, for every request that begins after this returns; its id is given to no other.

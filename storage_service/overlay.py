@@ -1,6 +1,5 @@
 """Encryption as a backend round a backend: what lies below sees names, revisions and ciphertext."""
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, Self, TypeVar
 
@@ -24,13 +23,12 @@ from strongroom.storage_service.errors import Halted, Undecipherable
 from strongroom.storage_service.jose.envelope import UNKNOWN, decrypt, encrypt, verified
 from strongroom.storage_service.keyring import census, document
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring
+from strongroom.storage_service.turns import Turns
 
 T = TypeVar("T")
 
 ATTEMPTS = 8  # at one batch, while others change the keyring
 _LEAST = 3  # changes below for one here, and never fewer are reckoned with: a value, its row, and a row it had
-_STRETCH = 256 * 1024  # bytes to encrypt or decrypt, about 2 ms, before others get their turn on the event loop
-_EACH = 4 * 1024  # bytes that a value counts in any case, for what it takes to begin with one
 
 
 class Closed(NamedTuple):
@@ -113,10 +111,10 @@ class EncryptedBackend:
         """Return those of *names* that exist, decrypted; *limit* is of what is stored, and asked before."""
         ring = self._keys.current or await self._keys.sync()
         entries = await self._backend.get_many(names, limit=limit)
-        turns = _Turns()
+        turns = Turns()
         opened = {}
         for name, entry in entries.items():
-            await turns.take(len(entry.value))
+            await turns.take()
             try:  # PERF: as in `get`
                 opened[name] = Entry(decrypt(ring.at(name), name, entry.value), entry.revision)
             except Undecipherable:
@@ -130,10 +128,10 @@ class EncryptedBackend:
         """
         ring = self._keys.current or await self._keys.sync()
         entries = await self._backend.get_many(names, limit=limit)
-        turns = _Turns()
+        turns = Turns()
         closed: dict[str, Closed] = {}
         for name, entry in entries.items():
-            await turns.take(len(entry.value))
+            await turns.take()
             closed[name] = await self._verified(ring, name, entry)
         return closed
 
@@ -204,24 +202,9 @@ class EncryptedBackend:
         return act(newer.at(name), name, token)
 
 
-class _Turns:
-    """Lets the event loop's other tasks run now and then during long work."""
-
-    def __init__(self) -> None:
-        self._done = 0  # bytes
-
-    async def take(self, size: int) -> None:
-        """Wait for a turn if, with *size* bytes more, the stretch would grow too long."""
-        size = max(size, _EACH)
-        self._done += size
-        if self._done > _STRETCH:
-            self._done = size
-            await asyncio.sleep(0)
-
-
 async def _sealed(ring: Ring, changes: Sequence[Change]) -> list[list[Change]]:
     """Return for each of *changes* what is to be done below: first the change itself, then its rows in the census."""
-    turns = _Turns()
+    turns = Turns()
     sealed: list[list[Change]] = []
     for change in changes:
         if isinstance(change, (Check, Vacant)) or is_container(change.name):
@@ -231,7 +214,7 @@ async def _sealed(ring: Ring, changes: Sequence[Change]) -> list[list[Change]]:
         else:
             if ring.halted:
                 raise Halted("no secret is written until a reversal is finished")
-            await turns.take(len(change.value))
+            await turns.take()
             key, others = ring.choose(change.name)
             put = Put(change.name, encrypt(key, change.name, change.value), change.expected)
             counted = Put(census.row(key.version, change.name), b"")

@@ -3,7 +3,7 @@
 Every backend, and every wrapper round one (encryption, prefixes, faults), keeps the law in ``tests/laws/backends.py``.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
@@ -147,6 +147,32 @@ class Backend(Protocol):
             Unavailable: with its *fate*: not applied, applied, or unknown.
             ValueError: the batch breaks a rule of `check_batch`, or is over `max_batch` and too large for that.
         """
+
+
+class Listed(Protocol):
+    """A page of a listing, of a backend's or of what tells one on."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names, in byte order."""
+
+    @property
+    def more(self) -> bool:
+        """Whether the listing goes on after the last of them."""
+
+
+async def pages(
+    listing: Callable[[str, str | None, int], Awaitable[Listed]], prefix: str, size: int = MAX_PAGE
+) -> AsyncIterator[Sequence[str]]:
+    """Give out all names that begin with *prefix*, in byte order, up to *size* at once; *listing* gives a page."""
+    after: str | None = None
+    while True:
+        page = await listing(prefix, after, size)
+        if page.names:
+            yield page.names
+        if not page.more:
+            return
+        after = page.names[-1]
 
 
 @runtime_checkable

@@ -30,6 +30,7 @@ from strongroom.storage_service.backends.base import (
     Entry,
     Put,
     Vacant,
+    pages,
 )
 from strongroom.storage_service.errors import Exists, InUse, KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable
 from strongroom.storage_service.jose import envelope
@@ -221,7 +222,7 @@ def _note_stray(survey: _Survey, ring: Ring, document: Document, name: str, kid:
 
 async def _records(backend: Backend) -> AsyncIterator[tuple[str, Entry]]:
     for prefix in ENCRYPTED:
-        async for names in census.listing(backend, prefix, records.READ):
+        async for names in pages(backend.list, prefix, records.READ):
             for name, entry in (await backend.get_many(names)).items():
                 if census.is_counted(name):
                     yield name, entry

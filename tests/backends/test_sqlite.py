@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 import pytest
 
-from strongroom.storage_service.backends.base import PRESENT, Check, Conflict, Delete, Entry, Put, Vacant
+from strongroom.storage_service.backends.base import PRESENT, Check, Conflict, Delete, Entry, Put, Vacant, pages
 from strongroom.storage_service.backends.sqlite import SqliteBackend
 from strongroom.storage_service.backends.sqlite.file import APPLICATION_ID, IN_USE, SCHEMA_VERSION
 from strongroom.storage_service.errors import ConfigurationError, Fate, TooLarge, Unavailable
@@ -66,13 +66,7 @@ async def run(*arguments: object) -> list[str]:
 
 async def every_name(backend: SqliteBackend, prefix: str = "") -> list[str]:
     """Return every name under *prefix*."""
-    names: list[str] = []
-    page = await backend.list(prefix)
-    names += page.names
-    while page.more:
-        page = await backend.list(prefix, after=names[-1])
-        names += page.names
-    return names
+    return [name async for page in pages(backend.list, prefix) for name in page]
 
 
 def bytes_on_disk(path: Path) -> bytes:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from strongroom.models.names import CENSUS, ENCRYPTED, is_container
-from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Put
+from strongroom.storage_service.backends.base import Backend, Put, pages
 from strongroom.storage_service.errors import Locked
 from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring import census, sweep, vault
@@ -158,14 +158,7 @@ async def read_all(secrets: Backend) -> dict[str, bytes]:
 
 async def names(store: Backend, prefix: str) -> list[str]:
     """Return all names under *prefix*."""
-    found: list[str] = []
-    after: str | None = None
-    while True:
-        page = await store.list(prefix, after, MAX_PAGE)
-        found += page.names
-        if not page.more:
-            return found
-        after = page.names[-1]
+    return [name async for page in pages(store.list, prefix) for name in page]
 
 
 async def rows(store: Backend) -> set[tuple[str, str]]:

@@ -332,7 +332,7 @@ async def test_after_a_rotation_new_values_are_under_the_new_key() -> None:
 async def test_an_operation_sees_one_ring() -> None:
     """A ring that is replaced while a long batch is encrypted does not split the batch between two keys."""
     async with encrypted() as (overlay, below, keys):
-        puts = [Put(f"secrets/{number}", bytes(200_000)) for number in range(8)]
+        puts = [Put(f"secrets/{number}", bytes(500_000)) for number in range(8)]
         writing = asyncio.create_task(overlay.commit(puts))
         await asyncio.sleep(0)
         assert not writing.done(), "long work gives others their turn"
@@ -587,7 +587,7 @@ async def test_a_lock_in_the_middle_of_a_batch_stops_it() -> None:
     async with encrypted(ring=wide(1)) as (overlay, below, keys):
         ring = keys.current
         assert ring is not None
-        puts = [Put(f"secrets/{number}", bytes(200_000)) for number in range(8)]
+        puts = [Put(f"secrets/{number}", bytes(500_000)) for number in range(8)]
         writing = asyncio.create_task(overlay.commit(puts))
         await asyncio.sleep(0)
         keys.current = None
@@ -605,7 +605,7 @@ async def test_a_lock_in_the_middle_of_a_reading_stops_it() -> None:
         ring = keys.current
         assert ring is not None
         names = [f"secrets/{number}" for number in range(8)]
-        await overlay.commit([Put(name, bytes(200_000)) for name in names])
+        await overlay.commit([Put(name, bytes(500_000)) for name in names])
         reading = asyncio.create_task(overlay.get_many(names))
         await asyncio.sleep(0)
         assert not reading.done()
@@ -643,7 +643,7 @@ async def test_long_reads_let_others_run() -> None:
     """While many large values are decrypted, the event loop goes on serving others."""
     async with encrypted() as (overlay, _, _):
         names = [f"secrets/{number}" for number in range(8)]
-        await overlay.commit([Put(name, bytes(200_000)) for name in names])
+        await overlay.commit([Put(name, bytes(500_000)) for name in names])
         reading = asyncio.create_task(overlay.get_many(names))
         turns = 0
         while not reading.done():

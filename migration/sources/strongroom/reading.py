@@ -13,6 +13,7 @@ from strongroom.models import LIST_MODELS, Host, ListModel, Model, names
 from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
+from strongroom.storage_service.backends.base import pages
 from strongroom.storage_service.client import AsyncStorageClient
 from strongroom.storage_service.client.sealed_operations import Sealed
 from strongroom.storage_service.errors import Denied, Internal, Locked, NotAuthenticated, ServiceError, Unavailable
@@ -89,14 +90,12 @@ class Reading:
 
     async def walk(self, prefix: str) -> AsyncIterator[tuple[str, Found]]:
         """Yield every name that begins with *prefix* and what lies there, in order of names."""
-        after: str | None = None
-        while True:
-            page = await ask(self._client.list_sealed(prefix, after), self._where)
-            async for name, found in self.sealed(page.names):
+        async for page in pages(self._listed, prefix):
+            async for name, found in self.sealed(page):
                 yield name, found
-            if not page.more:
-                return
-            after = page.names[-1]
+
+    async def _listed(self, prefix: str, after: str | None, limit: int) -> wire.SealedPage:
+        return await ask(self._client.list_sealed(prefix, after, limit), self._where)
 
     async def sealed(self, wanted: Sequence[str]) -> AsyncIterator[tuple[str, Found]]:
         """Yield those of *wanted* that exist, and what lies there; a name that nothing can have does not."""
