@@ -192,7 +192,7 @@ class EncryptedBackend:
         return Closed(entry.revision, (await self._tried(verified, ring, name, entry.value)).open)
 
     async def _tried(
-        self, act: Callable[[Mapping[str | None, DataKey], str, bytes], T], ring: Ring, name: str, token: bytes
+        self, act: Callable[[Mapping[str, DataKey], str, bytes], T], ring: Ring, name: str, token: bytes
     ) -> T:
         try:
             return act(ring.at(name), name, token)

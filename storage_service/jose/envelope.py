@@ -6,7 +6,7 @@
 
 The header is authenticated (RFC 7518 sec. 5.2.5), so a value moved to another name or given another kid does not
 open. ``custodia.key`` is the header that Custodia's EncryptedOverlay pins values with: what is written here opens
-there under the same key, and the reverse, if the ring says which key opens values that name none.
+there under the same key. What Custodia writes names no key, and does not open here; a migration brings it in.
 
 The stored text is not trusted in the least: it is measured before it is decoded, decoded strictly (one spelling for
 one value), and its header may say nothing but the four members above. The framing is ours because ``jwcrypto.jwe``
@@ -46,6 +46,7 @@ class Reason(StrEnum):
     MALFORMED = "it is not a compact JWE of the accepted form"
     ALGORITHM = "its header asks for an algorithm or an extension that is not accepted"
     WRONG_NAME = "it was not written under this name"
+    NO_KID = "it names no key: Custodia wrote it, or somebody planted it"
     UNKNOWN_KID = "it names no key of the ring"
     MISPLACED = "its key is of a keyset that has nothing to open here: it was planted, or put back from an old copy"
     WRONG_TAG = "its tag is wrong: it was changed, or the key is another one"
@@ -62,9 +63,9 @@ class Misplaced(KeyError):
 
 
 class Keys(Protocol[K_co]):
-    """Where keys are found by their id; ``None`` asks for the key of values that name none. A dict will do."""
+    """Where keys are found by their id. A dict will do."""
 
-    def __getitem__(self, kid: str | None, /) -> K_co:
+    def __getitem__(self, kid: str, /) -> K_co:
         """Return the key.
 
         Raises:
@@ -233,8 +234,8 @@ def segments(token: bytes, tag_size: int = TAG_SIZE, max_header: int = MAX_HEADE
 
 
 @functools.lru_cache(maxsize=_HEADERS)
-def _kid_for(name: str, protected: bytes) -> str | None:
-    """Return the kid in the *protected* header, if that is one to accept for *name*; None if it names none.
+def _kid_for(name: str, protected: bytes) -> str:
+    """Return the kid in the *protected* header, if that is one to accept for *name*.
 
     A function of the two alone, and nothing in them is secret; so what was found is remembered for names in use.
 
@@ -258,7 +259,10 @@ def _kid_for(name: str, protected: bytes) -> str | None:
     members = members_of(header)
     if members.get(PIN) != bound:
         raise Refused(Reason.WRONG_NAME)
-    return members.get("kid")
+    try:
+        return members["kid"]
+    except KeyError:
+        raise Refused(Reason.NO_KID) from None
 
 
 def members_of(header: bytes, encs: Container[str] = (ENC,)) -> dict[str, str]:

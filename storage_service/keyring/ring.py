@@ -14,6 +14,7 @@ import functools
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn, Protocol
 
 from strongroom.storage_service.jose.envelope import Misplaced
@@ -95,12 +96,12 @@ class Choice(NamedTuple):
     others: tuple[str, ...]
 
 
-class _Here(dict[str | None, DataKey]):
+class _Here(dict[str, DataKey]):
     """The keys, by their ids, that open what lies in one place; asked for another of the ring, it says so."""
 
     __slots__ = ("_known",)
 
-    def __init__(self, keys: Mapping[str | None, DataKey], known: frozenset[str | None]) -> None:
+    def __init__(self, keys: Mapping[str, DataKey], known: frozenset[str]) -> None:
         super().__init__(keys)
         self._known = known
 
@@ -122,17 +123,16 @@ class Ring:
         keys: the keys; those of one version are its keys.
         active: keyset to the number of its active version; by default the highest.
         places: prefix of names to the keysets used there.
-        unnamed: the kid of the key that values without a kid (Custodia's) are tried under; None: refuse them.
         revision: the revision of the keyring document that this is, ABSENT for none.
         halted: whether nothing may be encrypted for now.
 
     Raises:
-        ValueError: two different keys with one kid, or *active* or *unnamed* names a key that is not here.
+        ValueError: two different keys with one kid, or *active* names a key that is not here.
     """
 
-    __slots__ = ("_active", "_keys", "_places", "_unnamed", "_versions", "at", "halted", "revision")
+    __slots__ = ("_active", "_keys", "_places", "_versions", "at", "halted", "revision")
 
-    at: Callable[[str], Mapping[str | None, DataKey]]
+    at: Callable[[str], Mapping[str, DataKey]]
     """The keys, by their ids, that open the record of a name; of others it raises `Misplaced` or KeyError."""
 
     def __init__(
@@ -141,7 +141,6 @@ class Ring:
         active: Mapping[str, int] | None = None,
         *,
         places: Mapping[str, Place] | None = None,
-        unnamed: str | None = None,
         revision: int = 0,
         halted: bool = False,
     ) -> None:
@@ -162,9 +161,6 @@ class Ring:
             self._active[keyset] = tuple(of[number])
         if missing := (active or {}).keys() - versions.keys():
             raise ValueError(f"the ring has no keyset {min(missing)}")
-        if unnamed is not None and unnamed not in self._keys:
-            raise ValueError(f"the ring has no key {unnamed}")
-        self._unnamed = unnamed
         # The longest prefix first, for the nearest holds; the empty one last, for everything has it.
         said = {"": Place(DEFAULT_KEYSET), **(places or {})}
         self._places = tuple(
@@ -175,9 +171,8 @@ class Ring:
             )
             for prefix, place in sorted(said.items(), key=lambda item: -len(item[0]))
         )
-        everywhere = self.everywhere
         here = tuple(
-            (prefix, _Here({kid: key for kid, key in everywhere.items() if key.version in of}, frozenset(everywhere)))
+            (prefix, _Here({kid: key for kid, key in self._keys.items() if key.version in of}, frozenset(self._keys)))
             for prefix, _, of in self._places
         )
         # PERF: for every value that is opened. Of the places alone: a cache that held the ring would be a cycle, and
@@ -186,17 +181,14 @@ class Ring:
         self.revision: Final = revision
         self.halted: Final = halted
 
-    def get(self, kid: str | None) -> DataKey | None:
-        """Return the key with that id, or None; for ``None``, the key for values that name none."""
-        return self._keys.get(self._unnamed if kid is None else kid)  # type: ignore[arg-type]  # no kid is None
+    def get(self, kid: str) -> DataKey | None:
+        """Return the key with that id, or None."""
+        return self._keys.get(kid)
 
     @property
-    def everywhere(self) -> Mapping[str | None, DataKey]:
+    def everywhere(self) -> Mapping[str, DataKey]:
         """All keys by their ids, wherever what they open lies: for who looks what a store holds, and where."""
-        keys: dict[str | None, DataKey] = dict(self._keys.items())
-        if self._unnamed is not None:
-            keys[None] = self._keys[self._unnamed]
-        return keys
+        return MappingProxyType(self._keys)
 
     def choose(self, name: str) -> Choice:
         """Return the key to encrypt the record *name* under, picked at random from the active version of its keyset.
@@ -254,11 +246,6 @@ class Ring:
     def places(self) -> Mapping[str, Place]:
         """Prefix of names to the keysets used there."""
         return {prefix: place for prefix, place, _ in self._places}
-
-    @property
-    def unnamed_kid(self) -> str | None:
-        """The id of the key for values that name none, if there is one."""
-        return self._unnamed
 
     def wipe(self) -> None:
         """Wipe every key; whoever still uses the ring gets `Locked`."""

@@ -14,7 +14,7 @@ from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, Undecipherable
-from strongroom.storage_service.jose.envelope import Misplaced, Reason, encrypt
+from strongroom.storage_service.jose.envelope import Reason, encrypt
 from strongroom.storage_service.keyring import census, sweep, vault
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
 from strongroom.storage_service.overlay import EncryptedBackend
@@ -33,7 +33,7 @@ PLACES: Final = {
     "secrets/hosts/": Place("hosts", ("default",)),
     "secrets/hosts/pay/": Place("payments", ("hosts", "default")),
 }
-RING: Final = Ring(map(key, KIDS), places=PLACES, unnamed="default.1")
+RING: Final = Ring(map(key, KIDS), places=PLACES)
 
 OPENED: Final = {  # name -> the keysets whose keys open it
     "secrets/a": {"default"},
@@ -87,15 +87,6 @@ async def test_every_key_under_every_prefix(name: str, read: Reader) -> None:
         with pytest.raises(Undecipherable) as refused:
             await read(overlay, name)
         assert refused.value.reason == Reason.MISPLACED
-
-
-def test_the_key_of_values_that_name_none_keeps_to_its_place() -> None:
-    """A value without a kid opens where the keyset of the designated key does."""
-    assert RING.at("secrets/a")[None] == key("default.1")
-    with pytest.raises(Misplaced):
-        RING.at("secrets/payments/a")[None]
-    with pytest.raises(KeyError):
-        Ring([key("default.1")]).at("secrets/a")[None]
 
 
 def test_a_ring_that_is_let_go_of_takes_its_keys_along() -> None:

@@ -202,23 +202,17 @@ def test_of_several_keys_each_write_takes_one_at_random() -> None:
 
 
 def test_keys_are_found_by_kid() -> None:
-    """A known kid gives its key, an unknown one None; and so does no kid, unless a key is designated for it."""
+    """A known kid gives its key, an unknown one None."""
     ring = Ring([ONE, TWO])
 
     assert ring.get("default.1") is ONE
     assert ring.get("default.3") is None
-    assert (ring.get(None), ring.unnamed_kid) == (None, None)
-    designated = Ring([ONE, TWO], unnamed="default.1")
-    assert designated.get(None) is ONE
-    assert designated.unnamed_kid == "default.1"
-    assert designated.active() is TWO
 
 
 REFUSALS: Final[dict[str, Callable[[], object]]] = {
     "two keys under one kid": lambda: Ring([ONE, DataKey("default.1", BITS)]),
     "activating what is not there": lambda: Ring([ONE], {"default": 2}),
     "activating in a keyset that is not there": lambda: Ring([ONE], {"other": 1}),
-    "designating what is not there": lambda: Ring([ONE], unnamed="default.2"),
 }
 
 
