@@ -170,7 +170,8 @@ class StorageApp:
             through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
             if through_proxy:
                 address = authn.address_in(fields.forwarded or "")
-            principal = await authn.authenticate(parts.authenticators, fields, exchange.peer)
+            known_by = parts.own_user if path == wire.ACTS_PATH else parts.authenticators
+            principal = await authn.authenticate(known_by, fields, exchange.peer)
         except ServiceError as error:
             await self._turn_away(exchange, fields, path, fault or error, through_proxy=through_proxy)
             raise fault or error from None

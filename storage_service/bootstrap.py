@@ -60,6 +60,7 @@ class Parts:
     audit: AuditService
     health: HealthService
     authenticators: tuple[Authenticator, ...]
+    own_user: tuple[Authenticator, ...]  # by which commands of this machine are known, as the kernel tells it
     proxy: Proxy
     head_fields: head.Table
     closing: contextlib.AsyncExitStack
@@ -158,6 +159,7 @@ async def build(
             audit=AuditService(door, proxy.principal),
             health=HealthService(door, keys, (store, *routing.backends), scheme, old),
             authenticators=tuple(_authenticator(each, apikeys) for each in settings.authenticators),
+            own_user=(SimpleCredsAuth(uid=os.geteuid()),),
             proxy=proxy,
             head_fields=_head_fields(settings.authenticators),
             closing=stack.pop_all(),

@@ -39,6 +39,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
         ("/readyz", Ready(health)),
         ("/whoami", Self(access)),
         (wire.REFUSALS_PATH, Report(parts.audit)),
+        (wire.ACTS_PATH, Act(parts.audit)),
         ("/status", StatusPage(health)),
         (wire.STORAGE_PATH + "/save", Save(records, bodies)),
         (wire.STORAGE_PATH + "/get", Get(records, bodies)),
@@ -251,6 +252,21 @@ class Report:
         if len(said.refusals) > wire.MAX_REFUSALS:
             raise Invalid(f"a report is of at most {wire.MAX_REFUSALS} refusals")
         await self._audit.take_report(caller(req), said.refusals)
+        resp.status = falcon.HTTP_204
+        answer(req, resp, None)
+
+
+class Act:
+    """What a command of this machine is about to do beside the service."""
+
+    def __init__(self, audit: AuditService) -> None:
+        self._audit = audit
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Record it."""
+        said = await body(req, wire.CommandAct, wire.MAX_ACT_BODY)
+        denied = said.decision == "denied"
+        await self._audit.take_act(caller(req), said.by, Action(said.action), said.name, denied=denied)
         resp.status = falcon.HTTP_204
         answer(req, resp, None)
 

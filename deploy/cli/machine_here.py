@@ -1,4 +1,8 @@
-"""This machine, as the commands about machines find it: its key, its store and its audit log, without any service."""
+"""This machine, as the commands about machines find it: its key and its store, whether a service runs or not.
+
+The service alone writes its audit log: where it runs, each act is handed over to it before it is done. Where none does,
+the command writes a log of its own beside that, whose name and lines say so.
+"""
 
 import asyncio
 import os
@@ -6,13 +10,15 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from strongroom.deploy.cli import key_input
 from strongroom.deploy.settings import Settings, refuse_another_store
 from strongroom.storage_service.audit import AuditLog, AuditRecord
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.client.hand_over import hand_over
+from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import ConfigurationError, KeyFileMissing, StartupError, WrongKey
 from strongroom.storage_service.hygiene import harden
 from strongroom.storage_service.keyring import unlock, wraps
@@ -23,11 +29,14 @@ from strongroom.storage_service.keyring.page import Page
 from strongroom.storage_service.keyring.seen import Seen
 from strongroom.storage_service.keyring.succession import Acquaintance
 from strongroom.storage_service.keyring.unattended import KeyFile
+from strongroom.storage_service.wire import CommandAct
 
 if TYPE_CHECKING:
     from strongroom.storage_service.backends.base import Backend
     from strongroom.storage_service.keyring.rootkey import RootKey
     from strongroom.storage_service.keyring.vault import Sealed
+
+OFFLINE: Final = "recorded by the command itself: no service ran"
 
 T = TypeVar("T")
 
@@ -102,16 +111,15 @@ async def _here(settings: Settings) -> "AsyncIterator[tuple[Enrolment, Backend]]
     refuse_another_store(settings)
     path, key = await asyncio.to_thread(_read_key, settings)
     async with AsyncExitStack() as stack:
-        audit = AuditLog(settings.service.audit_log)
-        audit.open()
-        stack.push_async_callback(audit.close)
+        recorder = Recorder(settings.service)
+        stack.push_async_callback(recorder.close)
         store = open_backend(settings.service.store)
         stack.push_async_callback(store.close)
         await store.open()
         documents = documents_in(store, settings.service.machine_documents)
         seen = Seen(Page(), settings.service.keyring_seen)
         await seen.load()
-        yield Enrolment(store, documents, key, _recorder(audit), knows=Acquaintance(path), seen=seen), store
+        yield Enrolment(store, documents, key, recorder.record, knows=Acquaintance(path), seen=seen), store
 
 
 def _read_key(settings: Settings) -> tuple[Path, MachineKey]:
@@ -124,11 +132,44 @@ def _read_key(settings: Settings) -> tuple[Path, MachineKey]:
         raise KeyFileMissing(f"{error}; make one: strongroom machine config init") from None
 
 
-def _recorder(audit: AuditLog) -> Callable[[str, Action, str, str], Awaitable[None]]:
-    request = secrets.token_hex(8)
-    peer = {"pid": os.getpid(), "uid": os.geteuid(), "gid": os.getegid()}
+class Recorder:
+    """Records what one command is about to do."""
 
-    async def record(principal: str, action: Action, name: str, decision: str) -> None:
-        await audit.append(AuditRecord(request, principal, action, name, decision, peer=peer))
+    def __init__(self, service: ServiceSettings) -> None:
+        """Take how the service of this home is set up; it may run or not."""
+        self._socket = service.socket
+        self._offline = offline_log(service.audit_log)
+        self._request = secrets.token_hex(8)
+        self._log: AuditLog | None = None
 
-    return record
+    async def record(self, principal: str, action: Action, name: str, decision: str) -> None:
+        """Write it down, or have it written down.
+
+        Raises:
+            AuditUnavailable: neither can be.
+            ServiceError: the service refuses to.
+        """
+        act = CommandAct(
+            by=principal,
+            action=action.value,
+            name=name,
+            decision="denied" if decision == "denied" else "allowed",
+        )
+        if await hand_over(self._socket, act, self._request):
+            return
+        if self._log is None:
+            log = AuditLog(self._offline)
+            log.open()
+            self._log = log
+        peer = {"pid": os.getpid(), "uid": os.geteuid(), "gid": os.getegid()}
+        await self._log.append(AuditRecord(self._request, principal, action, name, decision, OFFLINE, peer=peer))
+
+    async def close(self) -> None:
+        """Let go of the log."""
+        if self._log is not None:
+            await self._log.close()
+
+
+def offline_log(audit_log: Path) -> Path:
+    """Return where commands record what they do while no service runs: beside *audit_log*, ``audit-offline.log``."""
+    return audit_log.with_stem(f"{audit_log.stem}-offline")

@@ -417,6 +417,21 @@ class RefusalReport(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     refusals: list[Refusal]
 
 
+# What commands do on this machine beside the service, and hand over to be recorded: POST /acts, which it takes of
+# processes of its own user alone, as the kernel tells it.
+ACTS_PATH: Final = "/acts"
+MAX_ACT_BODY: Final = 4 * 1024
+
+
+class CommandAct(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of that: what *by*, a machine, is about to do to a name, or was refused. It is done after the answer."""
+
+    by: str
+    action: Literal["get", "list", "put", "delete"]
+    name: str
+    decision: Literal["allowed", "denied"] = "allowed"
+
+
 # What is encrypted, as it is stored: secrets and journals, read and written by whoever reaches everything.
 SEALED_PATH: Final = "/sealed"  # GET: how much one commit takes; POST /read, /list, /commit
 MAX_SEALED_READ: Final = 1000  # names in one read

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
+from strongroom.deploy.cli.machine_here import OFFLINE
 from strongroom.models.names import KEYRING_DOCUMENT, MACHINES
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend, Delete, Put
 from strongroom.storage_service.keyring import machine_key, rotation
 from strongroom.storage_service.keyring.recipients import Recipients
 from strongroom.storage_service.keyring.unattended import KeyFile
-from tests.deploy.running import ROOT, Done, clean_environment, spawn, strongroom
+from tests.deploy.running import ROOT, Done, clean_environment, spawn, strongroom, up
 from tests.etcd_server import free_port
 from tests.forking import in_child
 
@@ -57,7 +58,14 @@ class Machine:
 
     @property
     def audit(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.home / "log/audit.log").read_text().splitlines()]
+        """What its commands recorded while no service ran."""
+        return [json.loads(line) for line in (self.home / "log/audit-offline.log").read_text().splitlines()]
+
+    @property
+    def served_audit(self) -> list[dict[str, Any]]:
+        """What its service recorded of them."""
+        lines = map(json.loads, (self.home / "log/audit.log").read_text().splitlines())
+        return [line for line in lines if line["name"].startswith(MACHINES)]
 
 
 @pytest.fixture
@@ -374,16 +382,51 @@ class TestTranscripts:
         ]
         assert [line["principal"] for line in b.audit] == [f"machine:{b.fingerprint[:16]}"]
         assert {line["peer"]["uid"] for line in a.audit} == {os.geteuid()}
+        assert {line["reason"] for line in a.audit} == {OFFLINE}
+        assert not (a.home / "log/audit.log").exists()
+
+    def test_a_service_that_runs_records_them(self, a: Machine, b: Machine) -> None:
+        """Each act is a line of the service's own log, for the machine; commands write no log beside it."""
+        a("init", "--name", "alpha")
+        a("authorize", b.public, "--name", "beta")
+        with up(b.home):
+            refused = b("authorize", a.public, "--name", "gamma")
+            verified = b("verify")
+
+        assert (refused.code, verified.code) == (6, 0)
+        own = f"service:{os.geteuid()}"
+        assert [(line["principal"], line["for"], line["action"], line["decision"]) for line in b.served_audit] == [
+            (own, "machine:beta", "put", "denied"),
+            (own, "machine:beta", "get", "allowed"),
+        ]
+        assert {line["peer"]["uid"] for line in b.served_audit} == {os.geteuid()}
+        assert not (b.home / "log/audit-offline.log").exists()
+
+    def test_what_a_service_cannot_record_is_not_done(self, a: Machine, b: Machine) -> None:
+        """A service that runs and cannot write its log keeps the command from acting, and from a log of its own."""
+        a("init", "--name", "alpha")
+        before = a("list").json["machines"]
+        (a.home / "log/audit-offline.log").unlink()
+        with up(a.home):
+            (a.home / "log/audit.log").unlink(missing_ok=True)
+            (a.home / "log/audit.log").mkdir()
+            refused = a("authorize", b.public, "--name", "beta")
+            (a.home / "log/audit.log").rmdir()
+
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err == "[✘] The audit log cannot be written, so nothing was done\n"
+        assert not (a.home / "log/audit-offline.log").exists()
+        assert a("list").json["machines"] == before
 
     def test_what_cannot_be_recorded_is_not_done(self, a: Machine) -> None:
         """Without an audit log there is no first machine either."""
-        (a.home / "log/audit.log").mkdir()
+        (a.home / "log/audit-offline.log").mkdir()
 
         done = a("init")
 
         assert (done.code, done.out) == (2, "")
         assert done.err.startswith("[✘] the audit log cannot be opened")
-        (a.home / "log/audit.log").rmdir()
+        (a.home / "log/audit-offline.log").rmdir()
         assert a("list").json["machines"] == []
 
 

@@ -20,7 +20,6 @@ from strongroom.storage_service.config import AuthorizerSettings, ServiceSetting
 from strongroom.storage_service.errors import Denied, Invalid
 from strongroom.storage_service.services.access import AccessService
 from strongroom.storage_service.services.audit import AuditService
-from strongroom.storage_service.services.bulk import BulkService
 from strongroom.storage_service.services.door import Caller
 from strongroom.storage_service.services.health import HealthService
 from strongroom.storage_service.services.records import RecordService, Reference
@@ -30,6 +29,7 @@ from strongroom.storage_service.strangers import MOST_ACTS
 OPERATOR: Final = Caller(Principal("apikey:operator"), "request-1")
 CREDS: Final = HostCreds.new(address="h1", ssh_priv_key="a2V5")
 KEY: Final = "system/access/apikeys/made"
+TOLD: Final = "machine:alpha", Action.PUT, "system/keyring/machines/0a"
 COMMIT: Final = [
     Put("secrets/db/b", b"x"),
     Delete("secrets/db/a"),
@@ -169,7 +169,7 @@ NO_VERBS: Final = {
     *("secrets.own_container", "secrets.expect", "secrets.expect_some"),
     *("records.handlers", "records.expect", "records.expect_some"),
     *("access.knows", "access.whoami", "access.expect_some"),
-    *("audit.check_is_proxy", "audit.take_report"),
+    *("audit.check_is_proxy", "audit.take_report", "audit.take_act"),
     *("health.check", "health.ping", "health.status"),
 }
 
@@ -247,20 +247,19 @@ async def test_the_right_action_elsewhere(rig: Rig, verb: str) -> None:
 @pytest.mark.parametrize(
     "do",
     [
-        pytest.param(lambda bulk, who: bulk.limit(who), id="limit"),
-        pytest.param(lambda bulk, who: bulk.read(who, ["secrets/db/a"]), id="read"),
-        pytest.param(lambda bulk, who: bulk.list(who, "secrets/", None, 10), id="list"),
-        pytest.param(lambda bulk, who: bulk.commit(who, COMMIT), id="commit"),
+        pytest.param(lambda parts, who: parts.bulk.limit(who), id="bulk.limit"),
+        pytest.param(lambda parts, who: parts.bulk.read(who, ["secrets/db/a"]), id="bulk.read"),
+        pytest.param(lambda parts, who: parts.bulk.list(who, "secrets/", None, 10), id="bulk.list"),
+        pytest.param(lambda parts, who: parts.bulk.commit(who, COMMIT), id="bulk.commit"),
+        pytest.param(lambda parts, who: parts.audit.take_act(who, *TOLD), id="audit.take_act"),
     ],
 )
-async def test_what_is_sealed_needs_all_actions(
-    rig: Rig, do: Callable[[BulkService, Caller], Awaitable[object]], missing: Action
-) -> None:
-    """Whole estates are for whoever may do everything: without any one action, whichever, none of it is done."""
+async def test_what_needs_all_actions(rig: Rig, do: Verb, missing: Action) -> None:
+    """Whole estates, and what commands tell, are for whoever may do everything: without one action nothing is done."""
     before = await rig.rows()
 
     with pytest.raises(Denied):
-        await do(rig.parts.bulk, who(*ALL_ACTIONS - {missing}))
+        await do(rig.parts, who(*ALL_ACTIONS - {missing}))
 
     assert await rig.rows() == before
     assert {decision for _, _, decision in rig.lines()} == {"denied"}

@@ -1,0 +1,182 @@
+"""What commands of this machine tell the service: who is heard, and what is written down."""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from strongroom.models.secret import Secret
+from strongroom.storage_service.app import StorageApp
+from strongroom.storage_service.authn import authenticate
+from strongroom.storage_service.authz.base import Action, Principal
+from strongroom.storage_service.bootstrap import Page, build
+from strongroom.storage_service.client.hand_over import hand_over
+from strongroom.storage_service.config import ServiceSettings
+from strongroom.storage_service.errors import AuditUnavailable, Denied, NotAuthenticated
+from strongroom.storage_service.head import Head
+from strongroom.storage_service.services.door import Caller
+from strongroom.storage_service.wire import ACTS_PATH, CommandAct
+from strongroom.storage_service.wire.http1 import Peer
+from tests.in_process import Inside, inside
+from tests.raw_http import request
+
+OWN = f"service:{os.geteuid()}"
+NAME = "system/keyring/machines/0a"
+ACT = CommandAct(by="machine:alpha", action="put", name=NAME)
+BODY = json.dumps({"by": "machine:alpha", "action": "put", "name": NAME}).encode()
+
+
+def settings(home: Path) -> ServiceSettings:
+    return ServiceSettings(
+        socket=home / "s",
+        audit_log=home / "audit.log",
+        root_key=home / "secrets.key",
+        store="memory:",
+        api_id="own",
+        api_key=Secret("own-key"),
+    )
+
+
+@dataclass
+class Rig:
+    """A service in this process, and its log."""
+
+    server: Inside
+    log: Path
+
+    async def told(self, *lines: str, body: bytes = BODY) -> int:
+        """Tell of an act, and return the status."""
+        return (
+            await self.server.ask(request("POST", ACTS_PATH, *lines, "content-type: application/json", body=body))
+        ).status
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@asynccontextmanager
+async def running(home: Path) -> AsyncIterator[Rig]:
+    page = Page()
+    app = StorageApp(settings(home), page)
+    await app.open()
+    async with inside(app) as server:
+        yield Rig(server, home / "audit.log")
+    await app.close()
+    page.close()
+
+
+@pytest.mark.parametrize(
+    "lines", [(), ("custodia-auth-id: own", "custodia-auth-key: wrong"), ("strongroom-on-behalf-of: user:x",)]
+)
+async def test_a_process_of_the_services_own_user_is_heard(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    """It needs no API key, and one that it shows makes no difference: the line is that user's, for the machine."""
+    async with running(tmp_path) as rig:
+        assert await rig.told(*lines) == 204
+
+        [line] = rig.lines()
+        assert (line["principal"], line["for"], line["action"], line["name"], line["decision"]) == (
+            *(OWN, "machine:alpha", "put", NAME, "allowed"),
+        )
+        assert line["peer"] == {"pid": os.getpid(), "uid": os.geteuid(), "gid": os.getegid()}
+
+
+async def test_what_came_over_the_network_is_not_heard(tmp_path: Path) -> None:
+    """What a proxy forwards is refused, whoever shows which key, and the line is no act's."""
+    async with running(tmp_path) as rig:
+        assert await rig.told("forwarded: for=192.0.2.1", "custodia-auth-id: own", "custodia-auth-key: own-key") == 401
+        assert [(line["principal"], line["name"], line["decision"]) for line in rig.lines()] == [
+            ("unknown", ACTS_PATH, "denied")
+        ]
+
+
+async def test_another_users_process_is_not_heard(tmp_path: Path) -> None:
+    """It is refused with the service's own API key, too: what is told is the service's user's to tell."""
+    page = Page()
+    parts = await build(settings(tmp_path), page)
+    head, other = Head(None, "own", "own-key"), Peer(1, os.geteuid() + 1, os.getegid())
+
+    with pytest.raises(Denied):
+        await authenticate(parts.own_user, head, other)
+    with pytest.raises(NotAuthenticated):
+        await authenticate(parts.own_user, head, None)
+    assert (await authenticate(parts.own_user, head, other._replace(uid=os.geteuid()))).id == OWN
+    await parts.close()
+    page.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"by": "user:alpha"},
+        {"by": "machine:"},
+        {"by": "machine:a b"},
+        {"by": "machine:" + "a" * 65},
+        {"by": "apikey:own"},
+        {"name": "../x"},
+        {"name": ""},
+        {"action": "revoke"},
+        {"decision": "failed"},
+        {"more": "x"},
+    ],
+)
+async def test_what_is_no_act_of_a_machine(tmp_path: Path, body: dict[str, str]) -> None:
+    """It is refused, and nothing of it is in the log: nobody is named there who is no machine."""
+    async with running(tmp_path) as rig:
+        assert await rig.told(body=json.dumps(json.loads(BODY) | body).encode()) == 400
+        assert [(line["principal"], line["name"], line["decision"], line.get("for")) for line in rig.lines()] == [
+            (OWN, ACTS_PATH, "refused", None)
+        ]
+
+
+@pytest.mark.parametrize("denied", [False, True])
+async def test_whoever_has_a_limit_tells_nothing(tmp_path: Path, *, denied: bool) -> None:
+    """A caller who does not reach everything is refused, and the line is his refusal."""
+    page = Page()
+    parts = await build(settings(tmp_path), page)
+    caller = Caller(Principal("apikey:narrow", ("/secrets", "/system")), "request-1")
+
+    with pytest.raises(Denied):
+        await parts.audit.take_act(caller, "machine:alpha", Action.PUT, NAME, denied=denied)
+
+    [line] = map(json.loads, (tmp_path / "audit.log").read_text().splitlines())
+    assert (line["principal"], line["decision"], line.get("reason")) == ("apikey:narrow", "denied", None)
+    await parts.close()
+    page.close()
+
+
+async def test_a_refusal_of_the_commands(tmp_path: Path) -> None:
+    """What the command refused is one line that says so."""
+    async with running(tmp_path) as rig:
+        assert await rig.told(body=json.dumps(json.loads(BODY) | {"decision": "denied"}).encode()) == 204
+
+        [line] = rig.lines()
+        assert (line["principal"], line["for"], line["decision"]) == (OWN, "machine:alpha", "denied")
+        assert line["reason"] == "the command refused it"
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["no socket", "a socket that was left"])
+async def test_nobody_listens(tmp_path: Path, *, left: bool) -> None:
+    """Who hands over is told that nobody took it, so that it can be written down elsewhere."""
+    if left:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(tmp_path / "s"))
+
+    assert await hand_over(tmp_path / "s", ACT, "0123456789abcdef") is False
+
+
+async def test_somebody_listens_and_says_nothing(tmp_path: Path) -> None:
+    """Nothing is done, for who listens there may have recorded it or not."""
+
+    async def leave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_unix_server(leave, tmp_path / "s"):
+        with pytest.raises(AuditUnavailable, match="nothing was done"):
+            await hand_over(tmp_path / "s", ACT, "0123456789abcdef")
