@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from strongroom.deploy.cli import exits, show
+from strongroom.deploy.cli import exits, show, steps
 from strongroom.deploy.cli.common import common, common_options, home_or_default
 from strongroom.deploy.cli.settings_options import flags_of, settings_options
 from strongroom.deploy.cli.words import Noun
@@ -44,19 +44,23 @@ class Crossed(Noun):
 
 
 def _report(error: Exception) -> int:
+    from strongroom.models.steps import Step
     from strongroom.storage_service.errors import Fate, StrongroomError, Unavailable
 
+    following: tuple[Step, ...] = ()
     match error:
         case Unavailable():
-            fate = "; whether it was done is not known: strongroom machine list" if error.fate is Fate.UNKNOWN else ""
-            text = f"the store does not answer: {error}{fate}"
+            again = Step("whether it was done is not known", "machine list")
+            text = f"the store does not answer: {error}"
+            following = (again,) if error.fate is Fate.UNKNOWN else ()
         case StrongroomError():
-            text = str(error)
+            text, following = str(error), error.next
         case OSError():
-            text = ": ".join(str(part) for part in (error.filename, error.strerror or type(error).__name__) if part)
+            parts = filter(None, (error.filename, error.strerror or type(error).__name__))
+            text = ": ".join(map(str, parts))
         case _:
-            return exits.report(error, lambda line: _cross(line.removeprefix("strongroom: ")))
-    _cross(" ".join(text.split()))
+            return exits.report(error, lambda line: _cross(line.removeprefix("strongroom: ")), said=common())
+    _cross(steps.line(text, following))
     found = exits.exit_of(error)
     return exits.FAILED if found is None else found.code
 
