@@ -13,12 +13,12 @@ import msgspec
 
 Verb: TypeAlias = Literal[
     "apikey create",
-    "backup",
+    "backup take",
     "key census",
     "key import",
     "key init",
     "key reencrypt",
-    "key rotate",
+    "key rotate root",
     "key unlock",
     "machine authorize",
     "machine config init",

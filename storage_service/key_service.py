@@ -17,6 +17,7 @@ from typing import Final
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
+from strongroom.models.steps import Step
 from strongroom.storage_service import key_overview
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import Backend
@@ -418,8 +419,9 @@ class KeyService:
 
     async def _halt(self, name: str, why: str) -> Halted:
         """Stop the writing of secrets, in the store or else in all workers of this service; return what to raise."""
-        reason = f"{name} could not be reverted: {why}; go on with: strongroom key reencrypt {name} --resume"
-        log.error("no secret is written from now on: %s", reason)
+        reason = f"{name} could not be reverted: {why}"
+        step = Step("go on with", "key reencrypt", {"keyset": name, "resume": True})
+        log.error("no secret is written from now on: %s", reason, extra={"next": (step,)})
         try:
             for _ in range(ATTEMPTS):
                 with suppress(Overtaken):
@@ -431,7 +433,7 @@ class KeyService:
         with suppress(StrongroomError):
             document, _ = await key_overview.read(self._store, self._keeper)
             left = await key_overview.names_left(self._store, document, name)
-        return Halted(reason, left)
+        return Halted(reason, left).advising(step)
 
     # Census, backups and export
 
@@ -497,7 +499,7 @@ class KeyService:
         try:
             yield name
         except (StartupError, NotFollowed) as error:
-            raise Unusable(str(error)) from None
+            raise Unusable(str(error)).advising(*error.next) from None
 
     async def _edit(self, change: Callable[[Document], Document]) -> None:
         async with self._changing() as root:

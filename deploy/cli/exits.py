@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from strongroom.deploy.cli import steps
+from strongroom.deploy import steps
 from strongroom.deploy.cli.common import Common
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def report(error: BaseException, write: Callable[[str], object] | None = None, *
         write(f"strongroom: unexpected {type(error).__name__}; STRONGROOM_DEBUG=1 shows where")
         return FAILED
     following = getattr(error, "next", ()) or found.next
-    line = steps.line(_text(error), following, said or Common())
+    line = steps.line(_text(error), following, (said or Common()).lead)
     write(f"strongroom: {line}" + (f"; {found.advice}" if found.advice else ""))
     return found.code
 

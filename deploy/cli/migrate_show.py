@@ -5,7 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
-from strongroom.deploy.cli import exits, show, steps
+from strongroom.deploy import steps
+from strongroom.deploy.cli import exits, show
+from strongroom.deploy.cli.common import common
 from strongroom.migration.report import Problem, Report
 from strongroom.models.steps import Step
 
@@ -97,7 +99,7 @@ def next_steps(following: Iterable[Step]) -> None:
 
 
 def _command(step: Step) -> None:
-    if typed := steps.command(step):
+    if typed := steps.command(step, common().lead):
         show.line(f"    {typed}", style="bold")
 
 
