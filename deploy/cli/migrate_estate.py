@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from strongroom.deploy import steps
 from strongroom.deploy.cli import show
-from strongroom.deploy.cli.common import RETRIES, places
+from strongroom.deploy.cli.common import RETRIES, common, places
 from strongroom.storage_service.traces import trace_of
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ async def open_sides(estate: Estate, *, source_needed: bool = True, new: bool = 
             try:
                 source = open_source(estate.kind, estate.place, estate.options)
             except ConfigurationError as error:
-                raise click.UsageError(str(error)) from None
+                raise click.UsageError(steps.line(str(error), error.next, common().lead)) from None
             name = run_name(estate.kind, source.identity)
         else:
             name = str(estate.run)
