@@ -27,6 +27,7 @@ from strongroom.migration.errors import MigrationError, NoSuchRun, RunHeld
 from strongroom.migration.target import Target
 from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import wire
 from strongroom.storage_service.backends.base import pages
@@ -37,6 +38,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 LOCK: Final = MIGRATION + "lock"
 FORMAT: Final = 1
+LIST_RUNS: Final = Step("the runs are listed by", "migrate status")
 RUN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}", re.ASCII)
 MAX_ROW: Final = 384 * 1024  # characters of values in one row: with what a commit writes beside it, all fits any store
 _PAGE: Final = 50  # rows in one question
@@ -189,7 +191,7 @@ class Journal:
             MigrationError: a later version of this program wrote it, or it is damaged.
         """
         if not RUN_NAME.fullmatch(name):
-            raise NoSuchRun("that is no name of a run; the runs are listed by: strongroom migrate status")
+            raise NoSuchRun("that is no name of a run").advising(LIST_RUNS)
         (head,) = await target.client.read_sealed([f"{MIGRATION}{name}/run"])
         if head is None:
             return None
@@ -296,7 +298,7 @@ class Journal:
         try:
             etag = await client.commit_sealed([Write(LOCK, Secret(_encoded(me)), entry.etag if entry else wire.NEW)])
         except Changed:
-            raise RunHeld("another migration began in this moment; see: strongroom migrate status") from None
+            raise RunHeld("another migration began in this moment").advising(LIST_RUNS) from None
         self._guard = Require(LOCK, etag)
 
     async def check_held(self) -> None:

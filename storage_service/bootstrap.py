@@ -33,7 +33,7 @@ from strongroom.storage_service.keyring.unattended import KeyFile, MachineKeyFil
 from strongroom.storage_service.large_answers import LargeAnswers
 from strongroom.storage_service.overlay import EncryptedBackend
 from strongroom.storage_service.read_through import OldPlace, OldPlaces, ReadThroughBackend
-from strongroom.storage_service.record_of_store import RecordOfStore
+from strongroom.storage_service.record_of_store import RecordOfStore, moving_to
 from strongroom.storage_service.routing import build as build_routing
 from strongroom.storage_service.services.access import AccessService
 from strongroom.storage_service.services.audit import AuditService
@@ -107,7 +107,8 @@ async def build(
         stack.push_async_callback(store.close)
         await store.open()
         await refuse_half(store)
-        await _refuse_empty(store, (record.read() if record is not None else None) or settings.beside)
+        known = record.read() if record is not None else None
+        await _refuse_empty(store, known or settings.beside, settings.store)
         file = KeyFile(settings.root_key)
         documents = documents_in(store, settings.machine_documents)
         machine = None if settings.machine_key is None else MachineKeyFile(settings.machine_key, documents)
@@ -166,7 +167,7 @@ async def build(
         )
 
 
-async def _refuse_empty(store: Backend, known: str | None) -> None:
+async def _refuse_empty(store: Backend, known: str | None, said: str) -> None:
     """Refuse a store with nothing in it where the records are known to be in one, lest an empty one seem to be all.
 
     Names that another application has below the same prefix make no difference.
@@ -181,9 +182,9 @@ async def _refuse_empty(store: Backend, known: str | None) -> None:
             return
     raise ConfigurationError(
         f"the store holds no records of ours, and this home's records are in {masked(as_said(known))}: if they are "
-        "there, say that store, or move them (strongroom backup --offline, then strongroom restore); if they are lost, "
-        "restore a backup; to begin with nothing all the same, choose another --home"
-    )
+        "there, say that store, or move them; if they are lost, restore a backup; to begin with nothing all the same, "
+        "choose another --home"
+    ).advising(*moving_to(said))
 
 
 def _authenticator(settings: AuthenticatorSettings, keys: ApiKeys) -> Authenticator:

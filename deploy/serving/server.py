@@ -138,7 +138,7 @@ def options(
         "accesslog": None,
         "errorlog": None,
         "loglevel": level.lower(),
-        "logconfig_dict": log.configuration(settings.log_format, level, tls=tls is not None),
+        "logconfig_dict": log.configuration(settings.log_format, level, settings.home, tls=tls is not None),
     }
     if role is Role.PROXY:
         if settings.proxy.tls_certificate and tls is None:

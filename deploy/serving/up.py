@@ -128,7 +128,7 @@ def _up(
 
 def _tell_the_end(asked_by: signal.Signals, settings: Settings) -> None:
     """Log which signal ends all of this: who finds it ended in the morning is not to guess."""
-    logging.config.dictConfig(log.configuration(settings.log_format, "INFO"))  # the children have theirs
+    logging.config.dictConfig(log.configuration(settings.log_format, "INFO", settings.home))  # the children have theirs
     logging.getLogger(__name__).info("%s: the proxy ends, then the service", asked_by.name)
 
 

@@ -4,6 +4,7 @@ Whoever is killed in between leaves it behind, and no service starts on a store 
 """
 
 from strongroom.models.names import RESTORE
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import ConfigurationError
 
@@ -17,6 +18,5 @@ async def refuse_half(store: Backend) -> None:
     """
     if await store.get(RESTORE) is not None:
         raise ConfigurationError(
-            "the store is half restored: run the same strongroom restore again, which finishes it, or begin with an "
-            "empty one"
-        )
+            "the store is half restored: begin with an empty one, or let the restore finish"
+        ).advising(Step("with the same backup", "restore"))

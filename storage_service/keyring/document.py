@@ -19,6 +19,7 @@ import msgspec
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
 from strongroom.models.names import ACCESS, SECRETS
+from strongroom.models.steps import Step
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.errors import ConfigurationError, Exists, InUse, Invalid, KeyringDamaged, NotFound
 from strongroom.storage_service.jose.content_encryption import KEY_SIZE
@@ -242,7 +243,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         """
         keyset = self.keyset(name)
         if keyset.reverting:
-            raise InUse(f"{name} is being reverted; finish that first: strongroom key reencrypt {name}")
+            first = Step("finish that first", "key reencrypt", {"keyset": name})
+            raise InUse(f"{name} is being reverted").advising(first)
         number, count = self.numbers[name] + 1, keyset.keys if keys is None else keys
         versions = (*keyset.versions, _version(number, now, count, random))
         return self._with(

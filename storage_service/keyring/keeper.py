@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from strongroom.models.names import KEYRING_DOCUMENT
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import (
     Behind,
@@ -170,7 +171,7 @@ class Keeper:
         try:
             return await self._load_or_fall_behind()
         except StartupError as error:
-            raise NotFollowed(f"the keyring cannot be used: {error}") from None
+            raise NotFollowed(f"the keyring cannot be used: {error}").advising(*error.next) from None
 
     async def _load_or_fall_behind(self) -> Ring:
         """Load what the page and the store say, and tell, once for each reason, where what is here does not open it."""
@@ -179,7 +180,11 @@ class Keeper:
         except _BEHIND as error:
             why = str(error)
             if why != self._behind:
-                log.error("secrets cannot be written, or read by a new worker, until this is mended: %s", why)  # noqa: TRY400
+                log.error(  # noqa: TRY400  # its text is the whole story
+                    "secrets cannot be written, or read by a new worker, until this is mended: %s",
+                    why,
+                    extra={"next": error.next},
+                )
             self._behind = why
             raise Behind("the store's keyring does not open here") from None
         if self._behind:
@@ -250,11 +255,11 @@ class Keeper:
             sealed = await vault.read(self._store)
         if sealed is None:
             self._page.lock(State.UNINITIALIZED, since)
-            log.info("the store has no keyring; make one with: strongroom key init")
+            log.info("the store has no keyring", extra={"next": (Step("make one", "key init"),)})
             return
         sealed, opened = await self._open_by_ways(sealed)
         if opened is None:
-            log.info("locked; unlock it with: strongroom key unlock")
+            log.info("locked", extra={"next": (Step("unlock it", "key unlock"),)})
         self._share(sealed, opened, since)
 
     def _share(self, sealed: Sealed, opened: RootKey | None, since: int) -> None:
@@ -337,7 +342,7 @@ class Keeper:
                     await self.sync()
                 except StrongroomError as error:
                     if str(error) != said and not isinstance(error, Locked):
-                        log.warning("the keyring could not be followed: %s", error)
+                        log.warning("the keyring could not be followed: %s", error, extra={"next": error.next})
                     said = str(error)
                 else:
                     said = ""

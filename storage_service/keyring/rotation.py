@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 
 from strongroom.models.names import ENCRYPTED, KEYRING_DOCUMENT, WRAPS
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Check, Conflict, Delete, Vacant
 from strongroom.storage_service.errors import (
     Exists,
@@ -93,8 +94,8 @@ async def initialize(
         Invalid: the file cannot be made or used, or there is no machine where only machines are meant.
     """
     if to.mode == "machine" and (machine is None or machines is None):
-        raise Invalid(
-            "the first machine makes the keyring, with: strongroom machine init", (("mode", "is of machines"),)
+        raise Invalid("the first machine makes the keyring", (("mode", "is of machines"),)).advising(
+            Step("on that machine", "machine init")
         )
     sealed = await vault.read(store)
     if sealed is not None and not again:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from strongroom.models.names import ENCRYPTED, KEYRING_DOCUMENT, WRAPS
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Conflict, Put
 from strongroom.storage_service.errors import KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable, WrongRootKey
 from strongroom.storage_service.jose import envelope
@@ -66,9 +67,9 @@ async def read(backend: Backend) -> Sealed | None:
     if entry is None:
         if used:
             raise KeyringDamaged(
-                f"the store holds secrets or wraps, but no {KEYRING_DOCUMENT}: restore that from the backup that they "
-                "come from, or with: strongroom key import; no new key will be made"
-            )
+                f"the store holds secrets or wraps, but no {KEYRING_DOCUMENT}, and no new key will be made: restore that "
+                "from the backup that they come from"
+            ).advising(Step("or bring an exported keyring back", "key import"))
         return None
     root = envelope.kid_of(entry.value)
     if root is None or not is_root_kid(root):

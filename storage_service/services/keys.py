@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
+from strongroom.models.steps import Step
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import (
@@ -441,8 +442,9 @@ class KeyService:
 
     async def _halt(self, name: str, why: str) -> Halted:
         """Stop the writing of secrets, in the store or else in all workers of this service; return what to raise."""
-        reason = f"{name} could not be reverted: {why}; go on with: strongroom key reencrypt {name} --resume"
-        log.error("no secret is written from now on: %s", reason)
+        reason = f"{name} could not be reverted: {why}"
+        step = Step("go on with", "key reencrypt", {"keyset": name, "resume": True})
+        log.error("no secret is written from now on: %s", reason, extra={"next": (step,)})
         try:
             for _ in range(ATTEMPTS):
                 with suppress(Overtaken):
@@ -454,7 +456,7 @@ class KeyService:
         with suppress(StrongroomError):
             document, _ = await keys_overview.read(self._store, self._keeper)
             left = await keys_overview.names_left(self._store, document, name)
-        return Halted(reason, left)
+        return Halted(reason, left).advising(step)
 
     # Census, backups and export
 
@@ -520,7 +522,7 @@ class KeyService:
         try:
             yield name
         except (StartupError, NotFollowed) as error:
-            raise Unusable(str(error)) from None
+            raise Unusable(str(error)).advising(*error.next) from None
 
     async def _edit(self, change: Callable[[Document], Document]) -> None:
         async with self._changing() as root:

@@ -345,7 +345,7 @@ REFUSED: Final[dict[str, tuple[Document, Act, type[ServiceError], str]]] = {
         rotated().reverted("default"),
         lambda d: d.rotated("default", NOW),
         InUse,
-        "strongroom key reencrypt default",
+        "default is being reverted",
     ),
     "one version too many": (WIDE, lambda d: d.rotated("default", NOW), InUse, "13 versions, which is too many"),
     "one version too many, of a container": (

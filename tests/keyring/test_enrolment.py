@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from strongroom.models.names import KEYRING_DOCUMENT, MACHINES
+from strongroom.models.steps import Step
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import Backend, Change, Delete, Entry, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
@@ -184,7 +185,8 @@ async def test_there_is_one_first_machine(site: Site, again: MachineKey) -> None
     with pytest.raises(Exists) as error:
         await site.on(again).initialize("b", refuse)
 
-    assert str(error.value) == "already initialized; use `strongroom machine list` to see existing keys"
+    assert str(error.value) == "already initialized"
+    assert error.value.next == (Step("to see existing keys", "machine list"),)
     assert await site.everything() == before
 
 

@@ -352,8 +352,9 @@ async def test_a_machine_at_hand_confirms(site: Site) -> None:
 
 async def test_nobody_is_left_outside(site: Site) -> None:
     """A root key for machines alone is refused where there is none, for the first keyring and for the next."""
-    with pytest.raises(Invalid, match="strongroom machine init"):
+    with pytest.raises(Invalid, match="the first machine makes the keyring") as caught:
         await site.initialize(ALONE)
+    assert [step.verb for step in caught.value.next] == ["machine init"]
     root, _, _ = await begun(site, UNLOCK, machine=False)
     before = await site.snapshot()
 

@@ -12,6 +12,7 @@ from strongroom.migration.status import loses, status
 from strongroom.migration.target import Target
 from strongroom.models.names import TOMBSTONES
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.client.sealed_operations import Write
@@ -83,7 +84,7 @@ async def test_what_has_not_moved(mover: Mover) -> None:
 
     assert half is not None
     assert (half.items, half.waiting, half.bad, half.read_through) == (10, 3, 1, True)
-    assert "strongroom migrate apply" in half.next
+    assert half.next == [Step("move what is missing", "migrate apply")]
     assert done is not None
     assert (done.items, done.waiting, done.bad, done.read_through) == (10, 0, 1, False)
 
@@ -113,8 +114,8 @@ async def test_what_the_source_still_holds(mover: Mover) -> None:
     assert before is not None
     assert after is not None
     assert (before.waiting, before.superseded, after.waiting, after.superseded) == (0, 2, 0, 0)
-    assert "strongroom migrate scrub --superseded" in before.next
-    assert after.next == ""
+    assert [(each.verb, each.options) for each in before.next] == [("migrate scrub", {"superseded": True})]
+    assert after.next == []
 
 
 async def test_it_changes_nothing(mover: Mover) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.audit import AuditLog
 from strongroom.storage_service.authz.base import Principal
@@ -323,10 +324,10 @@ class TestStates:
             ("re-encrypt", "hosts", 0),
             ("confirm", None, None),
         ]
-        assert [each.command for each in status.pending] == [
-            "strongroom key reencrypt default",
-            "strongroom key reencrypt hosts",
-            f"strongroom key rotate root --confirm {made.root}",
+        assert [(step.verb, step.options) for each in status.pending for step in each.next] == [
+            ("key reencrypt", {"keyset": "default"}),
+            ("key reencrypt", {"keyset": "hosts"}),
+            ("key rotate root", {"confirm": made.root}),
         ]
 
         await opened.keys.abandon_root(OPERATOR, made.root)
@@ -464,8 +465,8 @@ class TestReversals:
 
         assert "default.2: secrets/b" in told.holders
         assert set(told.holders) <= {f"default.2: secrets/{name}" for name in "abcde"}
-        assert str(told).endswith("strongroom key reencrypt default --resume")
-        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+        assert told.next == (Step("go on with", "key reencrypt", {"keyset": "default", "resume": True}),)
+        assert [(record.levelno, vars(record)["next"]) for record in caplog.records] == [(logging.ERROR, told.next)]
         with pytest.raises(Halted):
             await opened.write("x")
         assert await opened.read("a", "e") == [b"value of a", b"value of e"]
@@ -474,10 +475,8 @@ class TestReversals:
         status = await opened.keys.status(OPERATOR)
         assert (opened.keys.state, await opened.keys.whole_state(), status.state) == ("fatal", "fatal", "fatal")
         assert status.halted is not None
-        assert (status.halted.keyset, status.pending[0].command) == (
-            "default",
-            "strongroom key reencrypt default --resume",
-        )
+        (step,) = status.pending[0].next
+        assert (status.halted.keyset, step.verb, step.options) == ("default", "key reencrypt", told.next[0].options)
 
     async def test_only_the_halted_keyset_is_resumed(self, opened: Rig) -> None:
         """To resume another keyset, or one that does not exist, ends no halt."""

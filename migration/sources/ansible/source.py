@@ -163,7 +163,7 @@ class Ansible:
 
     def _marked(self, item: Item, notes: Sequence[str] = ()) -> Item:
         told = [part for record in item.records for part in (record.name, record.value.reveal())]
-        mark = self._digest.of(item.id, item.mark, *told, item.fault, *item.notes)
+        mark = self._digest.of(item.id, item.mark, *told, item.fault, *map(str, item.notes))
         return Item(item.id, mark, item.records, item.fault, (*item.notes, *notes))
 
     # -- items, whose mark is yet to be made

@@ -30,6 +30,7 @@ from strongroom.migration.sources.custodia.table import TEXTS, Cell, Row, Table
 from strongroom.migration.sources.custodia.tokens import MasterKey, Unopenable, is_token
 from strongroom.models.names import SECRETS
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.jose.envelope import PINNED, bound_name
 
@@ -52,7 +53,7 @@ _SOME: Final = 100  # values that tell whether a store is encrypted
 
 _UNPINNED: Final = "it is not pinned: nothing proves that it was written under this key"
 _KEM_KEY: Final = "a key of Custodia's KEM messages: it stays behind, Strongroom has none"
-_API_KEY: Final = "an API key of Custodia's: it stays behind; make a new one with: strongroom apikey create"
+_API_KEY: Final = "an API key of Custodia's: it stays behind; make a new one"
 
 
 def make(place: str, options: Options) -> "CustodiaSqlite":
@@ -273,9 +274,9 @@ class CustodiaSqlite:
         if key.startswith(_KEM_KEYS):
             return Outcome(notes=(_KEM_KEY,))
         if not key.startswith(PINNED):
-            is_api_key = key.count("/") == 1  # below SimpleAuthKeys' store_namespace, custodiaSAK by default
-            if is_api_key:
-                return Outcome(notes=(_API_KEY,))
+            if key.count("/") == 1:  # below SimpleAuthKeys' store_namespace, custodiaSAK by default
+                whose = id_of(row.key).partition("/")[2]
+                return Outcome(notes=(Step(_API_KEY, "apikey create", {"id": whose}),))
             return Outcome(fault=f"it lies outside {PINNED}, where secrets are")
         if row.value is None or row.kind not in TEXTS:
             return Outcome(fault="its value is none that Custodia writes")

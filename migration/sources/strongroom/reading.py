@@ -12,6 +12,7 @@ from strongroom.migration.records import Record, plain_model
 from strongroom.models import LIST_MODELS, Host, ListModel, Model, names
 from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Option, Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.backends.base import pages
 from strongroom.storage_service.client import AsyncStorageClient
@@ -28,6 +29,16 @@ UNREADABLE: Final = "unreadable"
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Where(NamedTuple):
+    """A service to read: in words, and as the options that lead a verb to it."""
+
+    words: str
+    options: dict[str, Option]
+
+    def __str__(self) -> str:
+        return self.words
 
 
 class Shelf(NamedTuple):
@@ -54,7 +65,7 @@ SHELVES: Final = tuple(sorted(map(Shelf, LIST_MODELS.values()), key=lambda shelf
 """Every plain model, at its own handler."""
 
 
-async def ask(call: Awaitable[T], where: str, *passing: type[ServiceError]) -> T:
+async def ask(call: Awaitable[T], where: Where, *passing: type[ServiceError]) -> T:
     """Return what *call* answers; *passing* are errors that the caller knows what to do about.
 
     Raises:
@@ -71,7 +82,9 @@ async def ask(call: Awaitable[T], where: str, *passing: type[ServiceError]) -> T
             " such as the one in the client.json of its home, with -o client_file=PATH"
         ) from None
     except Locked:
-        raise EstateUnavailable(f"{where} is locked; unlock it there with: strongroom key unlock") from None
+        raise EstateUnavailable(f"{where} is locked").advising(
+            Step("unlock it there", "key unlock", where.options)
+        ) from None
     except Unavailable as error:
         raise EstateUnavailable(f"{where} does not answer: {error}") from None
     except ServiceError as error:
@@ -81,7 +94,7 @@ async def ask(call: Awaitable[T], where: str, *passing: type[ServiceError]) -> T
 class Reading:
     """Reads one service."""
 
-    def __init__(self, client: AsyncStorageClient, where: str) -> None:
+    def __init__(self, client: AsyncStorageClient, where: Where) -> None:
         self._client = client
         self._where = where
         self._size = FIRST

@@ -25,8 +25,8 @@ from strongroom.migration.errors import EstateUnavailable
 from strongroom.migration.journal import run_name
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources.base import Option, Options, Original, Place
-from strongroom.migration.sources.strongroom.reading import SEALED, SHELVES, Found, Reading, Shelf, ask
-from strongroom.models import Host, Hosts, names
+from strongroom.migration.sources.strongroom.reading import SEALED, SHELVES, Found, Reading, Shelf, Where, ask
+from strongroom.models import Host, Hosts, names, steps
 from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
 from strongroom.storage_service import client_file, wire
@@ -68,7 +68,7 @@ def make(place: str, options: Options) -> "StrongroomSource":
     known = ClientFile.read(file)
     if socket is None:
         raise ConfigurationError(f"{place} names no socket: only there is what is encrypted told as it is stored")
-    return StrongroomSource(socket, known.api_id, known.api_key)
+    return StrongroomSource(socket, known.api_id, known.api_key, None if path.is_socket() else path)
 
 
 class Step(NamedTuple):
@@ -83,9 +83,10 @@ class StrongroomSource:
 
     scrub_batch: ClassVar[int] = 32
 
-    def __init__(self, socket: Path, api_id: str, api_key: Secret) -> None:
-        """Take the socket, and an API key that reaches everything."""
-        self._where = f"the Strongroom at {_printable(os.path.realpath(socket))}"
+    def __init__(self, socket: Path, api_id: str, api_key: Secret, home: Path | None = None) -> None:
+        """Take the socket, an API key that reaches everything, and the home that was named, if one was."""
+        place: dict[str, steps.Option] = {"socket": str(socket)} if home is None else {"home": str(home)}
+        self._where = Where(f"the Strongroom at {_printable(os.path.realpath(socket))}", place)
         self._identity = "strongroom:" + _printable(os.path.realpath(socket))
         self._socket, self._api_id, self._api_key = socket, api_id, api_key
         self._opened: AsyncStorageClient | None = None
@@ -117,8 +118,13 @@ class StrongroomSource:
         (head,) = await ask(client.read_sealed([f"{MIGRATION}{run}/run"]), self._where)
         if head is not None:
             raise ConfigurationError(
-                f"{self._where} would move into itself: name another service with --home; or if it was put where the"
-                f" one before it was, let it forget that one's migration: strongroom migrate forget {run}"
+                f"{self._where} would move into itself: say another service for the records to move into"
+            ).advising(
+                steps.Step(
+                    "or if it was put where the one before it was, let it forget that one's migration",
+                    "migrate forget",
+                    {**self._where.options, "run": run},
+                )
             )
 
     async def close(self) -> None:
