@@ -1,6 +1,5 @@
 """The end of a key: it comes when nothing is under it, whatever the census says, and never a moment sooner."""
 
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.overlay import EncryptedBackend
+from tests.campaign import as_many_as
 from tests.keyring.interleaving import Gated, Order
 from tests.keyring.story import (
     ROOT,
@@ -229,8 +229,8 @@ async def test_who_does_not_hold_the_root_key_destroys_nothing() -> None:
 
 # Orders.
 
-ORDERS: Final = int(os.environ.get("STRONGROOM_ORDERS", "10000"))
-"""How many are played; ask for more where something that they are about has changed."""
+ORDERS: Final = as_many_as(4000)
+"""How many are played."""
 
 RECORDS: Final = {"secrets/a": b"a", "secrets/b": b"b", "secrets/c": b"c"}
 
@@ -360,6 +360,7 @@ async def live(seed: int, rotated: Rotated, writing: Stores = guarded, sweeping:
     return outcomes
 
 
+@pytest.mark.campaign
 async def test_no_order_destroys_a_key_too_soon() -> None:
     """In no order of re-encryption, retirement, writing, rotation and reversal is a record or its key ever lost."""
     rotated = await Rotated.make()
