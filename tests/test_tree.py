@@ -229,7 +229,7 @@ def test_locks_hold_what_the_project_asks_for() -> None:
 
     project = PROJECT["project"]
     run, dev = locked("run"), locked("dev")
-    assert names(project["dependencies"]) <= run.keys()
+    assert names(project["dependencies"] + project["optional-dependencies"]["server"]) <= run.keys()
     assert names(project["optional-dependencies"]["dev"]) <= dev.keys()
     assert run.items() <= dev.items()
     assert set(PROJECT["build-system"]["requires"]) <= set((ROOT / "requirements/build.in").read_text().splitlines())

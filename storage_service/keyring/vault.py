@@ -67,8 +67,8 @@ async def read(backend: Backend) -> Sealed | None:
     if entry is None:
         if used:
             raise KeyringDamaged(
-                f"the store holds secrets or wraps, but no {KEYRING_DOCUMENT}, and no new key will be made: restore that "
-                "from the backup that they come from"
+                f"the store holds secrets or wraps, but no {KEYRING_DOCUMENT}, and no new key will be made: restore "
+                "that from the backup that they come from"
             ).advising(Step("or bring an exported keyring back", "key import"))
         return None
     root = envelope.kid_of(entry.value)

@@ -72,8 +72,8 @@ def empty(folder: Path, source: Path) -> Installed:
 def make_wheel(source: Path, folder: Path) -> Path:
     """Make a wheel of the tree in *source*, and put it into *folder*."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    backend = f"from deploy.tools import build; build.build_wheel({str(folder)!r})"
-    subprocess.run([sys.executable, "-c", backend], cwd=source, env=environ, capture_output=True, check=True)
+    pip = [sys.executable, "-m", "pip", "wheel", *OFFLINE, "--wheel-dir", folder, source]
+    subprocess.run(pip, cwd=folder, env=environ, capture_output=True, check=True)
     [wheel] = folder.glob("strongroom-*.whl")
     return wheel
 
