@@ -119,11 +119,6 @@ class ApiKeys:
         if self._learning is None or self._learning.done():
             self._learning = asyncio.create_task(self._learn(), name="apikeys")
 
-    @property
-    def learned(self) -> bool:
-        """Whether all that is to be opened beforehand has been tried."""
-        return self._learning is not None and self._learning.done()
-
     async def close(self) -> None:
         """Open no more of them."""
         if self._learning is not None:

@@ -28,7 +28,6 @@ MAX_BATCH_NAMES: Final = 1000  # names in one batch get
 MAX_BATCH_STORED: Final = 8 * 1024 * 1024  # bytes that what one batch reads has in the store, in all; more is 413
 LARGE_ANSWER: Final = 512 * 1024  # bytes in the store from which on a worker gives one such answer at a time
 MAX_RECORDS: Final = 1000  # records in one save, get or delete
-MAX_JSON_DEPTH: Final = 32  # nested objects and arrays in a body
 MAX_RECORD_STRUCTURE: Final = 40_000  # objects, arrays, members and elements of one record: a cluster of as many hosts
 
 # Bytes of a body, by what it is. All are within MAX_BODY, which is asked before anybody knows what it is.
