@@ -181,10 +181,6 @@ class Ring:
         self.revision: Final = revision
         self.halted: Final = halted
 
-    def get(self, kid: str) -> DataKey | None:
-        """Return the key with that id, or None."""
-        return self._keys.get(kid)
-
     @property
     def everywhere(self) -> Mapping[str, DataKey]:
         """All keys by their ids, wherever what they open lies: for who looks what a store holds, and where."""
@@ -257,9 +253,6 @@ class Ring:
             if name.startswith(prefix):
                 return place, versions
         raise AssertionError  # the empty prefix is among them
-
-    def __len__(self) -> int:
-        return len(self._keys)
 
     def __repr__(self) -> str:
         active = set(self.active_versions.values())

@@ -120,7 +120,7 @@ def test_a_ring_of_the_document() -> None:
     ring = document.ring(7)
 
     assert ring.kids == ("access.1.1", "access.1.2", "default.1.1", "default.1.2", "hosts.1")
-    assert ring.get("default.1.1") == DataKey("default.1.1", document.keysets["default"].versions[0].keys[0])
+    assert ring.everywhere.get("default.1.1") == DataKey("default.1.1", document.keysets["default"].versions[0].keys[0])
     assert ring.revision == 7
     assert ring.versions == document.versions
     assert ring.active_versions == document.active_versions
@@ -486,7 +486,7 @@ def test_no_kid_ever_means_two_keys() -> None:
                 assert keyset.active in {version.number for version in keyset.versions}
             ring = document.ring()
             for kid in ring.kids:
-                key = ring.get(kid)
+                key = ring.everywhere.get(kid)
                 assert key is not None
                 assert keys.setdefault(kid, key.reveal()) == key.reveal(), kid
         assert len(set(keys.values())) == len(keys)

@@ -177,7 +177,7 @@ def test_the_newest_version_is_active() -> None:
     assert ring.active("other") is OTHER
     assert dict(ring.active_versions) == {"default": "default.10", "other": "other.1"}
     assert repr(ring) == "<Ring default.1 default.2 default.10* other.1*>"
-    assert len(ring) == 4
+    assert len(ring.everywhere) == 4
 
 
 def test_another_version_may_be_active() -> None:
@@ -185,7 +185,7 @@ def test_another_version_may_be_active() -> None:
     ring = Ring([ONE, TWO, OTHER], {"default": 1})
 
     assert ring.active() is ONE
-    assert ring.get("default.2") is TWO
+    assert ring.everywhere.get("default.2") is TWO
     assert repr(ring) == "<Ring default.1* default.2 other.1*>"
 
 
@@ -205,8 +205,8 @@ def test_keys_are_found_by_kid() -> None:
     """A known kid gives its key, an unknown one None."""
     ring = Ring([ONE, TWO])
 
-    assert ring.get("default.1") is ONE
-    assert ring.get("default.3") is None
+    assert ring.everywhere.get("default.1") is ONE
+    assert ring.everywhere.get("default.3") is None
 
 
 REFUSALS: Final[dict[str, Callable[[], object]]] = {
@@ -289,7 +289,7 @@ def test_a_ring_is_wiped_whole() -> None:
     ring.wipe()
 
     for kid in ring.kids:
-        held = ring.get(kid)
+        held = ring.everywhere.get(kid)
         assert held is not None
         with pytest.raises(Locked):
             held.content.encrypt(b"", b"", bytes(16))

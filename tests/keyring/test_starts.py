@@ -90,7 +90,7 @@ async def test_the_first_start_makes_file_and_keyring(store: MemoryBackend, path
     recipient = as_recipient(rootkey.read(path))
     [wrap] = await wraps.wraps_of(store, sealed.root)
     document = vault.open_document(sealed, wraps.unwrap(wrap, recipient))
-    assert document.ring().get("default.1") == worker.ring.get("default.1")
+    assert document.ring().everywhere.get("default.1") == worker.ring.everywhere.get("default.1")
     assert (await store.list("")).names == (KEYRING_DOCUMENT, wraps.name_of(sealed.root, recipient.kid))
     assert store.calls["commit"] == 1
 
