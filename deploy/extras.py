@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Final
 
-LIBRARIES: Final[
-    Mapping[str, frozenset[str]]
-] = {  # extra -> what is imported of it; the tests hold it to pyproject.toml
+# extra -> what is imported of it, and comes with no smaller one; the tests hold it to pyproject.toml
+LIBRARIES: Final[Mapping[str, frozenset[str]]] = {
     "cli": frozenset({"click", "cryptography", "rich", "shamir_mnemonic"}),
     "server": frozenset(
         {
