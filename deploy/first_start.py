@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.deploy.cli import exits
-from strongroom.deploy.home import API_ID, PROXY_ID, make_client, write_private
+from strongroom.deploy.home import API_ID, PROXY_ID, make_client
 from strongroom.deploy.places import CLIENT, PROXY_CLIENT
 from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.errors import ConfigurationError, Exists, StrongroomError, Unavailable
+from strongroom.storage_service.files import replace_private
 from strongroom.storage_service.keyring_wire import KeyringStatus
 
 URL: Final = "http://127.0.0.1:8000"  # strongroom-proxy.socket
@@ -70,7 +71,7 @@ def make_keyring(directory: Path, patience: float = PATIENCE) -> str:
                 service.init_keyring("file")
             found = service.keyring()
         if found.root is not None and not mark.exists():
-            write_private(mark, f"{found.root}\n".encode())
+            replace_private(mark, f"{found.root}\n".encode())
         return found.state
 
 

@@ -11,7 +11,6 @@ DIR/                 0700
 """
 
 import errno
-import fcntl
 import io
 import os
 import secrets
@@ -27,7 +26,7 @@ from strongroom.deploy.places import CLIENT, CONFIG, PROXY_CLIENT, SOCKET
 from strongroom.models.secret import Secret
 from strongroom.storage_service.client_file import ClientFile
 from strongroom.storage_service.errors import ConfigurationError
-from strongroom.storage_service.files import replace_private
+from strongroom.storage_service.files import replace_private, sync_directory, try_lock
 
 API_KEY_BYTES: Final = 32  # 256 bits, from the kernel's generator
 API_ID: Final = "storage_service"  # CPD-101's name for the platform's own key
@@ -56,7 +55,7 @@ class AlreadyRunning(ConfigurationError):
 
 def write_client(client: ClientFile, path: Path) -> None:
     """Write *client* to *path*, mode 0600."""
-    write_private(path, client.text())
+    replace_private(path, client.text())
 
 
 def make_client(path: Path, api_id: str, *, url: str = "", socket: Path | None = None) -> None:
@@ -67,11 +66,6 @@ def make_client(path: Path, api_id: str, *, url: str = "", socket: Path | None =
     """
     if not path.exists():
         write_client(ClientFile(url, socket, api_id, Secret(secrets.token_urlsafe(API_KEY_BYTES))), path)
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600, this user's, that is there whole or not at all, also after a power cut."""
-    replace_private(path, content)
 
 
 class NewFile(io.BufferedWriter):
@@ -102,7 +96,7 @@ class NewFile(io.BufferedWriter):
         os.fsync(self.fileno())
         _name_new(self.temporary, self._path)
         try:
-            _sync(self._path.parent)
+            sync_directory(self._path.parent)
         except BaseException:
             self._path.unlink(missing_ok=True)
             raise
@@ -147,15 +141,6 @@ def _name_new(temporary: Path, path: Path) -> None:
         raise
 
 
-def _sync(directory: Path) -> None:
-    """Bring the names in *directory* to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @dataclass(frozen=True, slots=True)
 class Home:
     """A home directory, existing or to be made."""
@@ -194,7 +179,7 @@ class Home:
         """
         try:
             if not self.config.exists():
-                write_private(self.config, TEMPLATE.encode())
+                replace_private(self.config, TEMPLATE.encode())
             make_client(self.client, API_ID, socket=self.path / SOCKET)
             make_client(self.path / PROXY_CLIENT, PROXY_ID, socket=self.path / SOCKET)
         except OSError as error:
@@ -236,28 +221,20 @@ class Home:
         descriptor = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             deadline = time.monotonic() + STALE_WAIT
-            while not _try_lock(descriptor):
+            while not try_lock(descriptor):
                 pid = _pid_in(pid_file)
                 # A killed `up` leaves processes that are about to end; a living one is not waited for.
                 if _alive(pid) or time.monotonic() > deadline:
                     who = f"process {pid}" if pid else "another process"
                     raise AlreadyRunning(f"{self.path} is in use by {who}; stop that first, or choose another --home")
                 time.sleep(0.05)
-            write_private(pid_file, f"{os.getpid()}\n".encode())
+            replace_private(pid_file, f"{os.getpid()}\n".encode())
             try:
                 yield
             finally:
                 pid_file.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _pid_in(path: Path) -> int:

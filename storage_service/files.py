@@ -1,8 +1,10 @@
-"""Files that a process keeps for its own next start."""
+"""Files of ours alone: made and replaced whole or not at all, names brought to the disk, directories locked."""
 
+import fcntl
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -41,22 +43,69 @@ def replace_private(path: Path, content: bytes, *, for_service: bool = False) ->
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with _draft(path, content, for_service=for_service) as draft:
+        draft.replace(path)
+    sync_directory(path.parent)
+
+
+def create_private(path: Path, content: bytes) -> bool:
+    """Bring *content* to the disk as a new file *path*, mode 0600; return whether it was, and nothing had that name.
+
+    No reader ever sees part of it. The name is on the disk only after `sync_directory`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with _draft(path, content) as draft:
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                if for_service:
-                    give_to_owner_of(path.parent, descriptor)
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-        os.fsync(directory)
+            os.link(draft, path)  # unlike a rename, a link never replaces: the first to arrive stays
+        except FileExistsError:
+            return False
+    return True
+
+
+def sync_directory(directory: Path) -> None:
+    """Bring the names in *directory* to the disk: those that another process has just made, too.
+
+    Raises:
+        OSError: it cannot be done.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock on what is open as *descriptor* (flock(2)), and return whether it was free; never waits.
+
+    It ends with the last process that has the descriptor, and cannot be left behind.
+
+    Raises:
+        OSError: it cannot be locked.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _draft(path: Path, content: bytes, *, for_service: bool = False) -> Iterator[Path]:
+    """Give a file beside *path*, mode 0600, that holds *content*, on the disk; it is gone after the block."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o600)  # whatever the umask took away
+            if for_service:
+                give_to_owner_of(path.parent, descriptor)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        yield draft
+    finally:
+        with suppress(OSError):
+            draft.unlink()

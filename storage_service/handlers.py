@@ -38,7 +38,6 @@ from strongroom.storage_service.errors import (
     Fate,
     Invalid,
     Malformed,
-    NotFound,
     ServiceError,
     TooLarge,
 )
@@ -169,25 +168,6 @@ class Handler:
         removals = [Delete(name, guard) for name, guard in zip(self._names(model, keys), guards, strict=True)]
         _check_distinct(removals)
         return await _in_batches(removals, lambda _: self._backend.max_batch, self._remove)
-
-    # One
-
-    async def save(self, record: M, expected: int | None = None) -> Stored[M]:
-        """Write *record*, and return it with its revision; raises what `save_many` does."""
-        return (await self.save_many([record], [expected]))[0]
-
-    async def get(self, model: type[M], key: str) -> Stored[M]:
-        """Return the record of *key*; raises what `get_many` does, and NotFound."""
-        (stored,) = await self.get_many(model, [key])
-        if stored is None:
-            raise NotFound("there is no such record")
-        return stored
-
-    async def delete(self, model: type[Model], key: str, expected: int | None = None) -> None:
-        """Remove the record of *key*; raises what `delete_many` does, and NotFound."""
-        (was_there,) = await self.delete_many(model, [key], [expected])
-        if not was_there:
-            raise NotFound("there is no such record")
 
     # All
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from strongroom.deploy.home import TEMPLATE, Home, write_private
+from strongroom.deploy.home import TEMPLATE, Home
 from strongroom.storage_service.errors import ConfigurationError, Exists
+from strongroom.storage_service.files import replace_private
 from strongroom.storage_service.keyring import machine_key
 from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
 
@@ -50,11 +51,11 @@ def initialize(home: Path, kind: Kind, documents: Path | None, name: str | None 
         machine_key.write_private(path, key)
         _write_public(public, key)
         if name is not None:
-            write_private(home / NAME, f"{name}\n".encode())
+            replace_private(home / NAME, f"{name}\n".encode())
         lines = () if documents is None else (f"machine_documents = {json.dumps(str(documents), ensure_ascii=False)}",)
         if place.config.exists():
             return Made(key.fingerprint, path, public, place.config, lines)
-        write_private(place.config, _settings(lines).encode())
+        replace_private(place.config, _settings(lines).encode())
     except OSError as error:
         raise ConfigurationError(f"{error.filename or home}: {error.strerror}") from None
     return Made(key.fingerprint, path, public, place.config, ())
@@ -69,7 +70,7 @@ def name_beside(key: Path) -> str | None:
 
 
 def _write_public(path: Path, key: MachineKey) -> None:
-    write_private(path, json.dumps(key.public_jwk(), sort_keys=True).encode() + b"\n")
+    replace_private(path, json.dumps(key.public_jwk(), sort_keys=True).encode() + b"\n")
 
 
 def _settings(lines: tuple[str, ...]) -> str:

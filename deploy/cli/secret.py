@@ -122,10 +122,10 @@ def get(*, name: str, binary: bool, output: Path | None) -> None:
 def write_out(content: bytes, output: Path | None) -> None:
     """Write a secret to a private file, or to standard output."""
     if output is not None:
-        from strongroom.deploy.home import write_private
+        from strongroom.storage_service.files import replace_private
 
         try:
-            write_private(output.absolute(), content)
+            replace_private(output.absolute(), content)
         except OSError as error:
             raise click.UsageError(f"{output}: {error.strerror}") from error
         return

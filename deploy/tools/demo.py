@@ -23,11 +23,11 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from strongroom.deploy.home import write_private
 from strongroom.models import Host, HostCreds
 from strongroom.storage_service import wire
 from strongroom.storage_service.client_file import ClientFile
 from strongroom.storage_service.jose import base64url
+from strongroom.storage_service.files import replace_private
 
 RUN = Path(".run")
 HOME = RUN / "home"
@@ -90,7 +90,7 @@ def _credentials() -> dict[str, str]:
     """Return the header fields of the API key that the first start made, and leave them where curl finds them."""
     known = ClientFile.read(HOME / "client.json")
     fields = {wire.ID_HEADER: known.api_id, wire.KEY_HEADER: known.api_key.reveal()}
-    write_private(HEADERS, "".join(f"{name}: {value}\n" for name, value in fields.items()).encode())
+    replace_private(HEADERS, "".join(f"{name}: {value}\n" for name, value in fields.items()).encode())
     return fields
 
 

@@ -15,6 +15,7 @@ from typing import BinaryIO, Final, NamedTuple, NoReturn, Self
 
 from strongroom.migration.errors import EstateUnavailable, MigrationError
 from strongroom.migration.sources.base import Place
+from strongroom.storage_service.files import sync_directory
 
 CHUNK: Final = 1024 * 1024  # bytes that are read at a time
 _SHARED_BITS: Final = 0o077
@@ -184,15 +185,6 @@ def remove(path: Path, content: bytes) -> bool:
     except OSError as error:
         raise unavailable(path, error) from error
     return True
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in *directory* durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 async def chunks(path: Path) -> AsyncIterator[bytes]:

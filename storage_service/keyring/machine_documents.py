@@ -5,7 +5,6 @@ whether a row is a document, `listed` shows any row. Neither place is trusted.
 """
 
 import asyncio
-import fcntl
 import os
 import stat
 import time
@@ -32,7 +31,7 @@ from strongroom.storage_service.backends.base import (
     pages,
 )
 from strongroom.storage_service.errors import Fate, KeyringDamaged, Unavailable
-from strongroom.storage_service.files import give_to_owner_of, make_directory
+from strongroom.storage_service.files import give_to_owner_of, make_directory, try_lock
 from strongroom.storage_service.keyring.machines import MachineDocument, is_fingerprint
 
 MAX_FILE: Final = 16 * 1024 * 1024  # bytes
@@ -230,14 +229,12 @@ class FileDocuments:
         deadline = time.monotonic() + self._patience
         while True:
             try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise not_applied(f"another process does not finish writing {self._path}") from None
+                if try_lock(directory):
+                    return
             except OSError as error:
                 raise self._unwritten(error, Fate.NOT_APPLIED) from None
-            else:
-                return
+            if time.monotonic() >= deadline:
+                raise not_applied(f"another process does not finish writing {self._path}")
             time.sleep(_PAUSE)
 
     def _write(self, text: bytes, directory: int) -> None:

@@ -11,7 +11,6 @@ dies gives the lock up, and leaves no file behind for it.
 All of this blocks on the disk.
 """
 
-import fcntl
 import hmac
 import os
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.storage_service.errors import KeyFileMissing, KeyFileUnusable
+from strongroom.storage_service.files import sync_directory, try_lock
 from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import rootkey
 from strongroom.storage_service.keyring.rootkey import RootKey
@@ -48,10 +48,7 @@ def alone(file: Path) -> Iterator[bool]:
         raise KeyFileUnusable(f"the directory {file.parent} cannot be opened: {error.strerror}") from None
     try:
         try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
+            free = try_lock(directory)
         except OSError as error:
             raise KeyFileUnusable(f"the directory {file.parent} cannot be locked: {error.strerror}") from None
         yield free
@@ -90,7 +87,7 @@ def take_place(file: Path, key: Key) -> None:
         return
     try:
         path.replace(file)
-        _sync(file.parent)
+        sync_directory(file.parent)
     except OSError as error:
         raise KeyFileUnusable(f"{path} cannot take the place of {file}: {error.strerror}") from None
 
@@ -109,15 +106,6 @@ def remove(file: Path) -> None:
     try:
         with suppress(FileNotFoundError):
             path.unlink()
-            _sync(file.parent)
+            sync_directory(file.parent)
     except OSError as error:
         raise KeyFileUnusable(f"{path} cannot be removed: {error.strerror}") from None
-
-
-def _sync(directory: Path) -> None:
-    """Bring the names in *directory* to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

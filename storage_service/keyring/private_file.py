@@ -9,7 +9,6 @@ All of this blocks on the disk; who calls it does so off the event loop.
 """
 
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.storage_service.errors import KeyFileMissing, KeyFileUnusable
+from strongroom.storage_service.files import create_private, sync_directory
 from strongroom.storage_service.reach import why_denied
 
-_MODE: Final = 0o600
 _CREDENTIAL_MODE: Final = 0o440  # what systemd's LoadCredential= shows where it lets the unit in by an ACL
 
 
@@ -75,8 +74,8 @@ class PrivateFile:
             KeyFileUnusable: the file cannot be made here.
         """
         try:
-            made = not os.path.lexists(path) and _link(path, text())
-            _sync_directory(path.parent)
+            made = not os.path.lexists(path) and create_private(path, text())
+            sync_directory(path.parent)
         except OSError as error:
             raise self._unusable(path, "made", error) from None
         return made
@@ -115,30 +114,3 @@ class PrivateFile:
     def _unusable(self, path: Path, done: str, error: OSError) -> KeyFileUnusable:
         why = why_denied(path) if isinstance(error, PermissionError) else error.strerror
         return KeyFileUnusable(f"the {self.noun} {path} cannot be {done}: {why}")
-
-
-def _link(path: Path, text: bytes) -> bool:
-    """Write *text* to a new file and give it the name *path*, unless something has that name by then."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, _MODE)  # whatever the umask took away
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        os.link(temporary, path)  # unlike a rename, a link never replaces: the first to arrive stays
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    return True
-
-
-def _sync_directory(directory: Path) -> None:
-    """Bring the names in *directory* to the disk: those that another process has just made, too."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from strongroom.deploy.home import AlreadyRunning, Home, new_private, write_client, write_private
+from strongroom.deploy.home import AlreadyRunning, Home, new_private, write_client
 from strongroom.models.secret import Secret
 from strongroom.storage_service.client_file import ClientFile
 from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.files import replace_private
 from tests.deploy.running import ROOT
 
 
@@ -113,14 +114,14 @@ def test_the_client_file_comes_back_as_written(short: Path) -> None:
 def test_a_file_is_written_whole_or_not_at_all(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the disk fails, the file that was there is still there, and nothing beside it."""
     file = short / "file"
-    write_private(file, b"before")
+    replace_private(file, b"before")
 
     def failing(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(OSError, match="No space left"):
-        write_private(file, b"after")
+        replace_private(file, b"after")
 
     assert file.read_bytes() == b"before"
     assert list(short.iterdir()) == [file]

@@ -29,7 +29,6 @@ from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.wire import MAX_SECRET
 from tests.migration.estates.openbao import Bao, BaoEstate, estate_v1, estate_v2, shared
 
-UNICODE = "\u6771\u4eac \U0001f511\n"
 PEM = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n"
 
 

@@ -14,6 +14,7 @@ from strongroom.storage_service.config import HandlerSettings
 from strongroom.storage_service.errors import ConfigurationError, Invalid
 from strongroom.storage_service.handlers import Handler
 from strongroom.storage_service.routing import SECRETS, Routing, build, plan
+from tests.service import single
 
 STORE: Final = "sqlite:/srv/store.db"
 PASSWORD: Final = "canary-password"
@@ -284,7 +285,7 @@ async def test_a_table_of_real_backends_keeps_records(tmp_path: Any) -> None:
         await each.open()
     try:
         for host in (Host(address="a"), Host(address="b", source="attic")):
-            await routing.handler_for(host).save(host)
+            await single.save(routing.handler_for(host), host)
 
         assert [stored.record.key for stored in (await routing.handler_of(Host).list(Host)).records] == ["a"]
         assert [stored.record.key for stored in (await routing.handler_of(Host, "attic").list(Host)).records] == ["b"]

@@ -1,7 +1,6 @@
 """What a source asks of an etcd, whichever of its two interfaces it speaks: keys, values, revisions."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -77,21 +76,6 @@ class Keys(Protocol):
 
     async def places(self) -> Sequence[Place]:
         """Return every place where earlier values may lie."""
-
-
-async def at_once(act: Callable[[T], Awaitable[R]], subjects: Iterable[T], limit: int) -> Sequence[R]:
-    """Return what *act* gives for each of *subjects*, *limit* at a time; where one fails, the rest is ended first."""
-    turns = asyncio.Semaphore(limit)
-
-    async def one(subject: T) -> R:
-        async with turns:
-            return await act(subject)
-
-    results = await asyncio.gather(*map(one, subjects), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if not isinstance(result, BaseException)]
 
 
 def read_password(path: Path) -> Secret:

@@ -21,9 +21,10 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from strongroom.migration.digest import Digest
 from strongroom.migration.records import Item, Record
+from strongroom.migration.sources.at_once import at_once
 from strongroom.migration.sources.base import Option, Options, Original, Place, Source
 from strongroom.migration.sources.commissaire import records
-from strongroom.migration.sources.commissaire.keys import Held, Keys, at_once
+from strongroom.migration.sources.commissaire.keys import Held, Keys
 from strongroom.migration.sources.commissaire.places import check_directories
 from strongroom.migration.sources.commissaire.v2 import Etcd2Keys
 from strongroom.migration.sources.commissaire.v3 import EtcdKeys

@@ -21,8 +21,9 @@ from urllib.parse import quote
 import httpx
 
 from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.sources.at_once import at_once
 from strongroom.migration.sources.base import Place
-from strongroom.migration.sources.commissaire.keys import Held, at_once, read_password
+from strongroom.migration.sources.commissaire.keys import Held, read_password
 from strongroom.migration.sources.commissaire.places import Machine, places_of
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.backends.etcd.target import Target

@@ -18,7 +18,6 @@ import json
 import os
 import re
 import socket
-import stat
 import time
 import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -37,10 +36,12 @@ from strongroom.migration.sources.base import Option, Options, Original, Place
 from strongroom.migration.sources.convection import toml
 from strongroom.migration.sources.convection.directory import GENERIC, MAX_FILE, Directory, Opened
 from strongroom.migration.sources.files import Unfit
+from strongroom.migration.sources.private_file import read_private
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.files import sync_directory
 
 ENVIRONMENT: Final = "STRONGROOM_CONVECTION_UNLOCK_KEY"
 SOCKET: Final = "/run/convection.secrets.sock"
@@ -57,7 +58,6 @@ _AUTHDB: Final = "authdb"
 _TOKEN_HEAD: Final = b"gAAAAA"  # of every Fernet token of this century: its version, and a time in seconds
 _TOKEN: Final = re.compile(_TOKEN_HEAD + rb"[A-Za-z0-9_-]*={0,2}")
 _SHORTEST_TOKEN: Final = 100  # bytes
-_MAX_KEY_FILE: Final = 1024  # bytes; an unlock key has 44
 
 _Secrets = dict[str, object]
 
@@ -315,7 +315,7 @@ class ConvectionSource:
             try:
                 removed += unfinished.exists()
                 unfinished.unlink(missing_ok=True)
-                files.sync_directory(path.parent)
+                sync_directory(path.parent)
             except FileNotFoundError:
                 pass  # its directory is gone
             except OSError as error:
@@ -429,14 +429,7 @@ def _unlock_key(path: Path | None) -> Fernet:
         said = ENVIRONMENT
     else:
         said = str(path)
-        try:
-            with path.open("rb") as file:
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                text = file.read(_MAX_KEY_FILE).decode(errors="replace")
-        except OSError as error:
-            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
-        if mode & 0o077:
-            raise ConfigurationError(f"{path}: others than its owner can read this unlock key; run: chmod 600 {path}")
+        text = read_private(path).decode(errors="replace")
     key = None
     with contextlib.suppress(ValueError):  # it would be raised with the key at hand
         key = Fernet(text.strip())

@@ -12,7 +12,7 @@ import asyncio
 import re
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote_from_bytes, unquote, urlsplit
@@ -23,6 +23,7 @@ import msgspec
 from strongroom.migration.digest import Digest
 from strongroom.migration.errors import EstateRefused, EstateUnavailable
 from strongroom.migration.records import Item, Record
+from strongroom.migration.sources.at_once import at_once
 from strongroom.migration.sources.base import Option, Options, Original, Place
 from strongroom.migration.sources.custodia.records import EMPTY_CONTAINER, Outcome, id_of, key_of, secret
 from strongroom.migration.sources.private_file import read_private
@@ -154,7 +155,6 @@ class Custodia:
         self._containers = containers
         self._digest = Digest()
         self._client: httpx.AsyncClient | None = None
-        self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     @property
     def identity(self) -> str:
@@ -189,7 +189,7 @@ class Custodia:
         for container in self._containers:
             names = await self._names(container)
             for start in range(0, len(names), _SLICE):
-                for item in await self._each(self._item, names[start : start + _SLICE]):
+                for item in await at_once(self._item, names[start : start + _SLICE], _AT_ONCE):
                     yield item
 
     async def marks(self, ids: Sequence[str]) -> Mapping[str, str]:
@@ -217,11 +217,11 @@ class Custodia:
 
     async def scrub(self, originals: Sequence[Original]) -> Sequence[bool]:
         """Delete each, right after it was read again and compared."""
-        return await self._each(self._scrub, originals)
+        return await at_once(self._scrub, originals, _AT_ONCE)
 
     async def restore(self, originals: Sequence[Original]) -> Sequence[bool]:
         """Store each, which Custodia refuses where something is."""
-        return await self._each(self._restore, originals)
+        return await at_once(self._restore, originals, _AT_ONCE)
 
     def needles(self, original: Original) -> Sequence[bytes]:
         """Return the value; only Custodia knows in what form it lies in which files."""
@@ -254,7 +254,7 @@ class Custodia:
             return None if found is None else take(_name(item_id), found)
 
         mine = [item_id for item_id in ids if _name(item_id).startswith(tuple(self._containers))]
-        taken = await self._each(look, mine)
+        taken = await at_once(look, mine, _AT_ONCE)
         return {item_id: one for item_id, one in zip(mine, taken, strict=True) if one is not None}
 
     async def _names(self, container: str) -> Sequence[str]:
@@ -352,23 +352,6 @@ class Custodia:
                     self._refuse(answer.status, name)
 
     # Requests
-
-    async def _each(self, act: Callable[[T], Awaitable[U]], things: Sequence[T]) -> Sequence[U]:
-        """Return what *act* returns for each of *things*, some at once; its first error ends them all."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._in_turn(act, thing)) for thing in things]
-        except* (EstateUnavailable, EstateRefused, ConfigurationError) as errors:
-            first: BaseException = errors
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-        else:
-            return [task.result() for task in tasks]
-        raise first
-
-    async def _in_turn(self, act: Callable[[T], Awaitable[U]], thing: T) -> U:
-        async with self._at_once:
-            return await act(thing)
 
     async def _ask(self, method: str, name: str, message: bytes | None = None) -> _Answer:
         """Return the answer of one request; what only reads is repeated, what writes has the status 0 if unanswered.

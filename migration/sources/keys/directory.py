@@ -34,6 +34,7 @@ from strongroom.migration.sources.keys import private_key
 from strongroom.models import HostCreds
 from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.files import sync_directory
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "user": Option("the remote user of all these hosts (root)"),
@@ -283,7 +284,7 @@ class KeyDirectory:
             if content.link:
                 with suppress(FileExistsError):
                     path.symlink_to(content.link)
-                files.sync_directory(path.parent)
+                sync_directory(path.parent)
                 return path.is_symlink() and str(path.readlink()) == content.link
             new = not os.path.lexists(path)
             made = files.create(path, File(content.key, content.mode, content.owner, content.group))
@@ -302,7 +303,7 @@ class KeyDirectory:
             unfinished = list(self._path.glob(_UNFINISHED))
             for each in unfinished:
                 each.unlink(missing_ok=True)
-            files.sync_directory(self._path)
+            sync_directory(self._path)
         except OSError as error:
             raise files.unavailable(self._path, error) from error
         done = [f"wrote the names that are left in {self._path} to the disk"]
@@ -359,7 +360,7 @@ def _remove_link(path: Path, content: _Content) -> bool:
         if files.read(path, MAX_KEY).content != content.key:
             return False
     path.unlink()
-    files.sync_directory(path.parent)
+    sync_directory(path.parent)
     return True
 
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from strongroom.migration.digest import Digest
 from strongroom.migration.errors import EstateRefused
 from strongroom.migration.records import Item, Record
+from strongroom.migration.sources.at_once import at_once
 from strongroom.migration.sources.openbao.http import IN_FLIGHT, PathFailed, PathRefused, Server, Url, shown
 from strongroom.migration.sources.openbao.kv import UNREADABLE, Engine
 from strongroom.migration.sources.openbao.kv1 import Kv1
@@ -18,7 +19,7 @@ from strongroom.migration.sources.openbao.kv2 import Kv2
 from strongroom.migration.sources.openbao.mount import version_of
 from strongroom.migration.sources.openbao.records import Layout, Moved
 from strongroom.migration.sources.openbao.token import read_token
-from strongroom.migration.sources.openbao.walk import Branch, Leaf, each, in_order
+from strongroom.migration.sources.openbao.walk import Branch, Leaf, in_order
 
 COUNTED: Final = 64  # pages of listings read to count items; what takes more is not cheap
 
@@ -232,5 +233,5 @@ class Reader:
 
     async def _each(self, keys: Sequence[str], act: Callable[[str], Awaitable[R | None]]) -> dict[str, R]:
         """Return what *act* returns for each key, where that is something."""
-        found = await each(keys, act, IN_FLIGHT)
+        found = await at_once(act, keys, IN_FLIGHT)
         return {key: result for key, result in zip(keys, found, strict=True) if result is not None}

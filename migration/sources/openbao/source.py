@@ -25,13 +25,14 @@ from typing import ClassVar, Final
 import msgspec
 
 from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.sources.at_once import at_once
 from strongroom.migration.sources.base import Option, Options, Original, Place
 from strongroom.migration.sources.openbao.http import IN_FLIGHT, PAUSES, PathFailed, PathRefused, Url, shown
 from strongroom.migration.sources.openbao.kv import Fields, Held
 from strongroom.migration.sources.openbao.kv2 import Kv2
 from strongroom.migration.sources.openbao.reading import Folder, Node, Reader
 from strongroom.migration.sources.openbao.records import Layout
-from strongroom.migration.sources.openbao.walk import Branch, Leaf, each, in_order
+from strongroom.migration.sources.openbao.walk import Branch, Leaf, in_order
 from strongroom.storage_service.errors import ConfigurationError
 
 OPTIONS: Final[Mapping[str, Option]] = {
@@ -112,7 +113,7 @@ class OpenBao(Reader):
                 return held is None or held.destroyed
             return await self._settled(lambda: self._kv.scrub(path, was, rest))
 
-        return await each(originals, scrub, IN_FLIGHT)
+        return await at_once(scrub, originals, IN_FLIGHT)
 
     async def restore(self, originals: Sequence[Original]) -> Sequence[bool]:
         """Put each path back."""
@@ -124,7 +125,7 @@ class OpenBao(Reader):
                 return held is not None and held.mark == original.mark
             return await self._settled(lambda: self._kv.restore(path, was, rest))
 
-        return await each(originals, restore, IN_FLIGHT)
+        return await at_once(restore, originals, IN_FLIGHT)
 
     def needles(self, original: Original) -> Sequence[bytes]:
         """Return each value that was moved, as its text and as the JSON that the server encrypts."""

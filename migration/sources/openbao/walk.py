@@ -73,12 +73,3 @@ async def in_order(
 
 async def _run(visit: Callable[[N], Awaitable[Leaf[R] | Branch[N]]], node: N) -> Leaf[R] | Branch[N]:
     return await visit(node)
-
-
-async def each(things: Iterable[N], act: Callable[[N], Awaitable[R]], ahead: int) -> list[R]:
-    """Return what *act* returns for each of *things*, in their order; *ahead* as for `in_order`."""
-
-    async def visit(thing: N) -> Leaf[R] | Branch[N]:
-        return Leaf(await act(thing))
-
-    return [found async for found in in_order(things, visit, ahead)]

@@ -32,6 +32,7 @@ from strongroom.migration.sources.base import Original, Place
 from strongroom.migration.sources.files import File, Identity, Unfit
 from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.files import sync_directory
 from strongroom.storage_service.wire import MAX_SECRET
 
 MAX_ROW: Final = 4 * 1024 * 1024  # bytes: a secret of the largest size, every byte of it written as \u0000
@@ -425,7 +426,7 @@ class RowSource:
                 if not unfinished.exists():
                     return []
                 unfinished.unlink()
-                files.sync_directory(self._path.parent)
+                sync_directory(self._path.parent)
             except OSError as error:
                 raise files.unavailable(unfinished, error) from error
             return [f"removed {unfinished}, which was left unfinished"]
