@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
+# The tests start some hundred Pythons: what one has compiled serves the next, also where the machine's images say no.
+export PYTHONDONTWRITEBYTECODE :=
 
 VENV := .venv/complete
 CUSTODIA := .venv-custodia/complete
@@ -11,7 +13,13 @@ CONVECTION := .venv-convection/complete
 ANSIBLE := .venv-ansible/complete
 ETCD3 := .venv-etcd3/complete
 
-.PHONY: help setup run check format test bench docs lock clean
+# Tests mostly wait, so there is one process more than the two cores that are reckoned with (docs/adr/0029).
+PYTEST := .venv/bin/pytest
+SIDE_BY_SIDE := --numprocesses 3 --dist loadgroup
+# What needs no server, no store but files, and no process beside the tests.
+QUICK := tests/models tests/service tests/keyring tests/backup tests/migration tests/laws/test_backend_law.py
+
+.PHONY: help setup run check format test quick soak cover bench docs lock clean
 
 help: ## say what there is (this list)
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -24,15 +32,27 @@ run: $(VENV) ## start Strongroom, store a sample secret through it, show what th
 check: $(VENV) ## format, lint, types, the floors between the rooms
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/mypy
 
-format: $(VENV) ## format the code and mend what ruff can
+format: $(VENV) ## write the client's blocking face, format the code and mend what ruff can
+	.venv/bin/python -m strongroom.deploy.tools.faces
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
 test: check $(CUSTODIA) $(OPENBAO) $(CONVECTION) $(ANSIBLE) $(ETCD3) test-tools ## check, and run every test against real parts: etcd, Custodia, OpenBao, Convection, Ansible, systemd
-	.venv/bin/pytest $(ARGS)
+	$(PYTEST) $(SIDE_BY_SIDE) $(ARGS)
+
+quick: check ## check, and run what needs no server: under two minutes
+	$(PYTEST) $(SIDE_BY_SIDE) -k "not etcd" $(ARGS) $(QUICK)
+
+soak: $(VENV) ## run the campaigns, TIMES (20) times as far as `make test` goes: for changes to what they are about
+	STRONGROOM_SOAK=$(or $(TIMES),20) $(PYTEST) $(SIDE_BY_SIDE) -m campaign $(ARGS)
+
+cover: $(VENV) ## measure what `make quick` runs through, and hold the floor in pyproject.toml
+	.venv/bin/coverage erase
+	.venv/bin/coverage run -m pytest -q -k "not etcd" $(QUICK)
+	.venv/bin/coverage report
 
 bench: $(VENV) $(CUSTODIA) $(OPENBAO) bench-tools ## measure against OpenBao and Custodia; ROUNDS=1 QUICK=1 for a fast look
 	.venv/bin/python -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
@@ -41,9 +61,9 @@ docs: $(VENV) ## check that every link in the documentation leads somewhere and 
 	.venv/bin/pytest -q tests/test_docs.py
 
 lock: .venv/bin/pip-compile ## write requirements/*.txt anew from pyproject.toml and requirements/*.in; LOCK=--upgrade for newer versions
-	$(COMPILE) --output-file requirements/run.txt pyproject.toml
+	$(COMPILE) --output-file requirements/run.txt --extra server pyproject.toml
 	$(COMPILE) --output-file requirements/build.txt requirements/build.in
-	$(COMPILE) --output-file requirements/dev.txt --extra dev --constraint requirements/run.txt \
+	$(COMPILE) --output-file requirements/dev.txt --extra server --extra dev --constraint requirements/run.txt \
 		--constraint requirements/build.txt pyproject.toml
 	$(COMPILE) --output-file requirements/custodia.txt requirements/custodia.in
 	$(COMPILE) --output-file requirements/openbao.txt requirements/openbao.in

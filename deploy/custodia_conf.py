@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from strongroom.deploy.layer import Layer, Placeholders, etcd_url, read_text, unknown
 from strongroom.storage_service import wire
 from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.wire.message import SIMPLE
 
 _DIRECTORIES: Final = ("libdir", "logdir", "rundir", "socketdir")  # of DEFAULT; --set may say others
 _PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
@@ -329,8 +330,8 @@ def _root(section: _Section, stores: _Stores) -> dict[str, object]:
 def _secrets(section: _Section, stores: _Stores) -> dict[str, object]:
     if section.name != wire.SECRETS_PATH:
         raise section.error("handler", f"Secrets is served at [{wire.SECRETS_PATH}] only")
-    if section.text("allowed_keytypes", "simple").split() != ["simple"]:
-        raise section.error("allowed_keytypes", "is 'simple' here and nothing else")
+    if section.text("allowed_keytypes", SIMPLE).split() != [SIMPLE]:
+        raise section.error("allowed_keytypes", f"is {SIMPLE!r} here and nothing else")
     store = stores.referred(section, "store")
     if not isinstance(store, _Overlay):
         raise section.error("store", "is no EncryptedOverlay; secrets are never stored in the clear")

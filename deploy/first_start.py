@@ -21,7 +21,6 @@ from strongroom.deploy.home import API_ID, PROXY_ID, make_client, write_private
 from strongroom.deploy.places import CLIENT, PROXY_CLIENT
 from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.errors import ConfigurationError, Exists, StrongroomError, Unavailable
-from strongroom.storage_service.keyring import rootkey
 from strongroom.storage_service.keyring_wire import KeyringStatus
 
 URL: Final = "http://127.0.0.1:8000"  # strongroom-proxy.socket
@@ -43,6 +42,8 @@ def make_keys(directory: Path, client: Path | None = None, socket: Path = SOCKET
     Raises:
         KeyFileUnusable: the root key file cannot be made, or the one that is there is not to be used.
     """
+    from strongroom.storage_service.keyring import rootkey  # not for `key init`, which only looks for the mark
+
     rootkey.make(directory / ROOT_KEY)
     make_client((client or directory) / CLIENT, API_ID, url=URL, socket=socket)
     make_client((proxy or directory) / PROXY_CLIENT, PROXY_ID, socket=socket)

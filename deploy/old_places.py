@@ -77,4 +77,4 @@ async def _answering() -> AsyncIterator[None]:
     try:
         yield
     except (EstateUnavailable, EstateRefused) as error:
-        raise Unavailable(str(error)) from None
+        raise Unavailable(str(error)).advising(*error.next) from None

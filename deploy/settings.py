@@ -37,6 +37,7 @@ from strongroom.storage_service.config import (
 )
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.record_of_store import RecordOfStore
+from strongroom.storage_service.wire import PROXIED_SECRETS_PATH
 
 MAX_SOCKET_PATH: Final = 100  # bytes; the kernel's limit is 107 (unix(7)), and nobody should have to count that close
 
@@ -86,7 +87,7 @@ class Keys(msgspec.Struct, kw_only=True):
     proxy_key: _Text | None = None  # likewise; never in a flag or the TOML file
 
     listen: _Text = "127.0.0.1:8000"
-    self_auths: list[_Text] = msgspec.field(default_factory=lambda: ["/api/v0/secrets"])
+    self_auths: list[_Text] = msgspec.field(default_factory=lambda: [PROXIED_SECRETS_PATH])
     proxy_authenticators: _Tables = msgspec.field(default_factory=lambda: [{"name": "apikey"}])
     tls_certificate: _Text | None = None
     tls_key: _Text | None = None

@@ -43,7 +43,7 @@ class AuthenticationManager:
         self,
         behind: Behind,
         authenticators: Sequence[Authenticator],
-        self_auths: Sequence[str] = ("/api/v0/secrets",),
+        self_auths: Sequence[str] = (wire.PROXIED_SECRETS_PATH,),
         refusals: RefusalReporter | None = None,
     ) -> None:
         """Take what lies behind, who is asked in what order, what is passed by, and where refusals are counted."""

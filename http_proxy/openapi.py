@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from strongroom.storage_service import wire
+from strongroom.storage_service.wire.message import SIMPLE
 
 _Json = dict[str, Any]
 
@@ -146,30 +147,25 @@ _PUT_HOST: Final = _operation(
 
 _READY: Final = _object("status", status={"const": "ready"}, warnings=_TEXTS)
 
-PATHS: Final[dict[str, _Json]] = {
-    "/livez": _at(get=_operation("Whether the proxy runs", {200: _answer("It does.")}, **_OPEN)),
-    "/readyz": _at(
-        get=_operation("Whether requests would be answered", {200: _answer("They would.", _READY)}, **_OPEN)
-    ),
-    "/openapi.json": _at(get=_operation("This document", {200: _answer("It.", {"type": "object"})}, **_OPEN)),
-    "/api/v0/": _at(
+_API: Final[dict[str, _Json]] = {
+    "/": _at(
         get=_operation(
             "Where things are",
             {200: _answer("Endpoints by name.", _object("endpoints", endpoints=_ANYTHING))},
         )
     ),
-    "/api/v0/secrets/": _TOP,
-    "/api/v0/secrets/{container}/": _CONTAINER,
-    "/api/v0/secrets/{container}/{key}": _SECRET_ITEM,
-    "/api/v0/hosts/": _at(get=_operation("All hosts, of all handlers", {200: _answer("Their records.", _list(_HOST))})),
-    "/api/v0/host/": _at(put=_PUT_HOST),
-    "/api/v0/host/{address}": _at(
+    "/secrets/": _TOP,
+    "/secrets/{container}/": _CONTAINER,
+    "/secrets/{container}/{key}": _SECRET_ITEM,
+    "/hosts/": _at(get=_operation("All hosts, of all handlers", {200: _answer("Their records.", _list(_HOST))})),
+    "/host/": _at(put=_PUT_HOST),
+    "/host/{address}": _at(
         "address",
         get=_operation("One host, whichever handler keeps it", {200: _answer("Its record.", _HOST)}),
         put=_PUT_HOST,
         delete=_operation("Remove a host and its credentials", _REMOVED),
     ),
-    "/api/v0/host/{address}/creds": _at(
+    "/host/{address}/creds": _at(
         "address",
         get=_operation(
             "What opens a host; for those who may see it",
@@ -182,11 +178,11 @@ PATHS: Final[dict[str, _Json]] = {
             parameters=[_ref("parameters", "ifMatch")],
         ),
     ),
-    "/api/v0/host/{address}/status": _at(
+    "/host/{address}/status": _at(
         "address", get=_operation("How a host is", {200: _answer("Its status.", _ref("schemas", "HostStatus"))})
     ),
-    "/api/v0/clusters/": _at(get=_operation("All clusters", {200: _answer("Their names.", _TEXTS)})),
-    "/api/v0/cluster/{name}": _at(
+    "/clusters/": _at(get=_operation("All clusters", {200: _answer("Their names.", _TEXTS)})),
+    "/cluster/{name}": _at(
         "name",
         get=_operation("One cluster", {200: _answer("Its record and counts.", _ref("schemas", "ClusterSeen"))}),
         put=_operation(
@@ -196,7 +192,7 @@ PATHS: Final[dict[str, _Json]] = {
         ),
         delete=_operation("Remove a cluster; its hosts stay", _REMOVED),
     ),
-    "/api/v0/cluster/{name}/hosts/": _at(
+    "/cluster/{name}/hosts/": _at(
         "name",
         get=_operation("The hosts of a cluster", {200: _answer("Their addresses.", _TEXTS)}),
         put=_operation(
@@ -205,18 +201,18 @@ PATHS: Final[dict[str, _Json]] = {
             _object("old", "new", old=_TEXTS, new=_TEXTS),
         ),
     ),
-    "/api/v0/cluster/{name}/hosts/{address}": _at(
+    "/cluster/{name}/hosts/{address}": _at(
         "name",
         "address",
         get=_operation("Whether a host is in a cluster", {200: _answer("It is.", _TEXTS)}),
         put=_operation("Add a host to a cluster", {200: _answer("All addresses.", _TEXTS)}),
         delete=_operation("Take a host out of a cluster", _REMOVED),
     ),
-    "/api/v0/cluster/{name}/deploy": _cluster_operation("deployment", "ClusterDeploy", "version"),
-    "/api/v0/cluster/{name}/restart": _cluster_operation("restart", "ClusterRestart"),
-    "/api/v0/cluster/{name}/upgrade": _cluster_operation("upgrade", "ClusterUpgrade"),
-    "/api/v0/networks/": _at(get=_operation("All networks", {200: _answer("Their names.", _TEXTS)})),
-    "/api/v0/network/{name}": _at(
+    "/cluster/{name}/deploy": _cluster_operation("deployment", "ClusterDeploy", "version"),
+    "/cluster/{name}/restart": _cluster_operation("restart", "ClusterRestart"),
+    "/cluster/{name}/upgrade": _cluster_operation("upgrade", "ClusterUpgrade"),
+    "/networks/": _at(get=_operation("All networks", {200: _answer("Their names.", _TEXTS)})),
+    "/network/{name}": _at(
         "name",
         get=_operation("One network", {200: _answer("Its record.", _ref("schemas", "Network"))}),
         put=_operation(
@@ -229,8 +225,8 @@ PATHS: Final[dict[str, _Json]] = {
         ),
         delete=_operation("Remove a network", _REMOVED),
     ),
-    "/api/v0/containermanagers/": _at(get=_operation("All container managers", {200: _answer("Their names.", _TEXTS)})),
-    "/api/v0/containermanager/{name}": _at(
+    "/containermanagers/": _at(get=_operation("All container managers", {200: _answer("Their names.", _TEXTS)})),
+    "/containermanager/{name}": _at(
         "name",
         get=_operation("One container manager", {200: _answer("Its record.", _ref("schemas", "ContainerManager"))}),
         put=_operation(
@@ -244,6 +240,14 @@ PATHS: Final[dict[str, _Json]] = {
         ),
         delete=_operation("Remove a container manager and what opens it", _REMOVED),
     ),
+}
+PATHS: Final[dict[str, _Json]] = {
+    "/livez": _at(get=_operation("Whether the proxy runs", {200: _answer("It does.")}, **_OPEN)),
+    "/readyz": _at(
+        get=_operation("Whether requests would be answered", {200: _answer("They would.", _READY)}, **_OPEN)
+    ),
+    "/openapi.json": _at(get=_operation("This document", {200: _answer("It.", {"type": "object"})}, **_OPEN)),
+    **{wire.API_PATH + path: item for path, item in _API.items()},
 }
 
 _CLUSTER: Final = {
@@ -270,7 +274,7 @@ SCHEMAS: Final[dict[str, _Json]] = {
             fate={"enum": ["not-applied", "applied", "unknown"]},
         ),
     },
-    "Message": _object("type", "value", type={"const": "simple"}, value=_TEXT),
+    "Message": _object("type", "value", type={"const": SIMPLE}, value=_TEXT),
     "Host": _object(
         "address",
         address=_TEXT,

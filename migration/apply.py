@@ -25,6 +25,7 @@ from strongroom.migration.spill import Spill
 from strongroom.migration.target import Change, Target
 from strongroom.models import names
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Option, Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.client.sealed_operations import Write
 from strongroom.storage_service.errors import Changed, Exists, Invalid, NoContainer, TooLarge, Unavailable
@@ -36,6 +37,9 @@ _LONGEST_PAUSE: Final = 2.0  # … up to here
 
 _WRITES: Final = (Act.CREATE, Act.REPLACE)
 _DONE: Final = {Act.CREATE: "created", Act.REPLACE: "replaced", Act.PRESENT: "present", Act.KEEP: "kept"}
+
+
+NOTHING_FOUND: Final = Step("nothing was found at the source: see that its place and options are right")
 
 
 async def known_copies(journal: Journal, copies: Spill) -> None:
@@ -140,7 +144,7 @@ class Apply:
         report.finished = now()
         stopped = any(counts.get(kind) for kind in ("conflict", "changed", "refused", "unplanned"))
         report.complete = not stopped and (self._skip_bad or self._all_good()) and counts.get("items", 0) > 0
-        report.next = _advice(report, skip_bad=self._skip_bad)
+        report.next = [_advice(report, skip_bad=self._skip_bad)]
         await self._journal.reached("applied", Stage(at=report.finished, complete=report.complete, counts=dict(counts)))
         return report
 
@@ -373,20 +377,32 @@ def _gravest(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return min(flat, key=lambda error: not isinstance(error, (RunHeld, Mismatch)))
 
 
-def _advice(report: Report, *, skip_bad: bool) -> str:
+def to_decide(*, skip_bad: bool) -> Step:
+    """Return what is to be done where both sides differ; *skip_bad*: what cannot move stays behind."""
+    options: dict[str, Option] = {"on_conflict": "keep"}
+    return Step(
+        "decide what stands where both sides differ, by keep, replace or newer",
+        "migrate apply",
+        {"skip_bad": True, **options} if skip_bad else options,
+    )
+
+
+def _advice(report: Report, *, skip_bad: bool) -> Step:
     counts = report.counts
     if not counts.get("items"):
-        return "nothing was found at the source: see that its place and options are right"
+        return NOTHING_FOUND
     if counts.get("conflict"):
-        bad = " --skip-bad" if skip_bad else ""
-        return (
-            "decide what stands where both sides differ, by keep, replace or newer:"
-            f" strongroom migrate apply{bad} --on-conflict keep"
-        )
+        return to_decide(skip_bad=skip_bad)
     if (counts.get("bad") or counts.get("duplicate")) and not skip_bad:
-        return "mend at the source what cannot move, and run it again; or leave it: strongroom migrate apply --skip-bad"
+        return Step(
+            "mend at the source what cannot move, and run it again; or leave it", "migrate apply", {"skip_bad": True}
+        )
     if counts.get("changed") or counts.get("unplanned"):
-        return "some items changed meanwhile: plan and apply again"
+        return Step("some items changed meanwhile; plan again, then apply that", "migrate plan")
+    left = counts.get("bad") or counts.get("duplicate")
+    again: dict[str, Option] = {"skip_bad": True} if left else {}
     if counts.get("refused"):
-        return "the service refuses some records: mend them at the source, and run it again"
-    return "compare both sides: strongroom migrate verify"
+        return Step(
+            "the service refuses some records: mend them at the source, and run it again", "migrate apply", again
+        )
+    return Step("compare both sides", "migrate verify", again)

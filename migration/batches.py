@@ -12,6 +12,7 @@ from strongroom.migration.sources.base import Source
 from strongroom.migration.spill import Spill
 from strongroom.migration.target import READ_SIZE
 from strongroom.models import names
+from strongroom.models.steps import Step
 
 _PAGE: Final = 100  # items looked at together
 _OWN: Final = 2  # changes of the journal in each commit: its row and its lock
@@ -129,7 +130,8 @@ def _first_met(items: Sequence[Item], digest: Digest, met: Spill, report: Report
     for item in items:
         report.count("items")
         for note in item.notes:
-            report.tell("note", item.id, note)
+            step = note if isinstance(note, Step) else Step(note)
+            report.tell("note", item.id, step.reason, next_=() if step.verb is None else (step,))
         fault = item.fault or next((fault for record in item.records if (fault := fault_of(record))), "")
         if fault:
             report.tell("bad", item.id, fault)

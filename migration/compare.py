@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 import msgspec
 
@@ -14,10 +13,8 @@ from strongroom.migration.spill import Spill
 from strongroom.migration.target import Held, Target
 from strongroom.models import names
 from strongroom.models.errors import InvalidName, ValidationError
-from strongroom.models.names import SYSTEM
+from strongroom.models.names import TOMBSTONES
 from strongroom.storage_service.wire import MAX_SECRET, fits
-
-TOMBSTONES: Final = SYSTEM + "journal/read_through/"  # of what was deleted before it had moved
 
 
 class Policy(StrEnum):

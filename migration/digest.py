@@ -1,9 +1,10 @@
 """A keyed hash: it tells whether two values are equal, and nothing else to who does not have its key."""
 
-import base64
 import hashlib
 import secrets
 from typing import Final
+
+from strongroom.storage_service.jose import base64url
 
 KEY_SIZE: Final = 32  # bytes
 _SIZE: Final = 16  # bytes of the hash: nobody can make two values meet without the key
@@ -23,7 +24,7 @@ class Digest:
         encoded = [part.encode(errors="surrogatepass") if isinstance(part, str) else part for part in parts]
         lengths = ",".join(str(len(part)) for part in encoded).encode()
         state = hashlib.blake2b(b";".join((lengths, *encoded)), key=self._key, digest_size=_SIZE)
-        return base64.urlsafe_b64encode(state.digest()).rstrip(b"=").decode()
+        return base64url.encode(state.digest()).decode()
 
     def __repr__(self) -> str:
         return "<Digest>"

@@ -25,18 +25,20 @@ from jwcrypto import jwk
 from strongroom.migration.digest import Digest
 from strongroom.migration.errors import MigrationError, NoSuchRun, RunHeld
 from strongroom.migration.target import Target
-from strongroom.models.names import SYSTEM
+from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import wire
+from strongroom.storage_service.backends.base import pages
 from strongroom.storage_service.client.sealed_operations import Remove, Require, Sealed, Write
 from strongroom.storage_service.errors import Changed, NotFound
 
 R = TypeVar("R", bound=msgspec.Struct)
 
-PREFIX: Final = SYSTEM + "journal/migration/"
-LOCK: Final = PREFIX + "lock"
+LOCK: Final = MIGRATION + "lock"
 FORMAT: Final = 1
+LIST_RUNS: Final = Step("the runs are listed by", "migrate status")
 RUN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}", re.ASCII)
 MAX_ROW: Final = 384 * 1024  # characters of values in one row: with what a commit writes beside it, all fits any store
 _PAGE: Final = 50  # rows in one question
@@ -189,8 +191,8 @@ class Journal:
             MigrationError: a later version of this program wrote it, or it is damaged.
         """
         if not RUN_NAME.fullmatch(name):
-            raise NoSuchRun("that is no name of a run; the runs are listed by: strongroom migrate status")
-        (head,) = await target.client.read_sealed([f"{PREFIX}{name}/run"])
+            raise NoSuchRun("that is no name of a run").advising(LIST_RUNS)
+        (head,) = await target.client.read_sealed([f"{MIGRATION}{name}/run"])
         if head is None:
             return None
         return Journal(target, _decoded(head, Run, name), head.etag)
@@ -198,18 +200,12 @@ class Journal:
     @staticmethod
     async def runs(target: Target) -> "list[str]":
         """Return the names of all runs."""
-        found: list[str] = []
-        after: str | None = None
-        while True:
-            page = await target.client.list_sealed(PREFIX, after)
-            found += [
-                name.removeprefix(PREFIX).removesuffix("/run")
-                for name in page.names
-                if name.endswith("/run") and name.count("/") == PREFIX.count("/") + 1
-            ]
-            if not page.more:
-                return found
-            after = page.names[-1]
+        return [
+            name.removeprefix(MIGRATION).removesuffix("/run")
+            async for page in pages(target.client.list_sealed, MIGRATION)
+            for name in page
+            if name.endswith("/run") and name.count("/") == MIGRATION.count("/") + 1
+        ]
 
     async def begin(self) -> None:
         """Store the head of a run that has none yet, or was rolled back.
@@ -242,7 +238,7 @@ class Journal:
         text = Secret(_encoded(self._run))
         try:
             self._etag = await self._target.client.commit_sealed(
-                [Write(f"{PREFIX}{self._run.name}/run", text, self._etag), self.guard]
+                [Write(f"{MIGRATION}{self._run.name}/run", text, self._etag), self.guard]
             )
         except Changed:
             raise RunHeld("another process has taken this migration over; nothing more is done here") from None
@@ -259,7 +255,7 @@ class Journal:
                 size = max(1, await self._target.room() - 1)  # beside the lock
                 await self._remove(names[:size])
                 del names[:size]
-        await self._remove([f"{PREFIX}{self._run.name}/run"])
+        await self._remove([f"{MIGRATION}{self._run.name}/run"])
         self._etag = wire.NEW
         self._run.stages = {}
 
@@ -302,7 +298,7 @@ class Journal:
         try:
             etag = await client.commit_sealed([Write(LOCK, Secret(_encoded(me)), entry.etag if entry else wire.NEW)])
         except Changed:
-            raise RunHeld("another migration began in this moment; see: strongroom migrate status") from None
+            raise RunHeld("another migration began in this moment").advising(LIST_RUNS) from None
         self._guard = Require(LOCK, etag)
 
     async def check_held(self) -> None:
@@ -328,7 +324,7 @@ class Journal:
 
     def row_name(self, kind: str, number: int) -> str:
         """Return the name of a row."""
-        return f"{PREFIX}{self._run.name}/{kind}/{number:010}"
+        return f"{MIGRATION}{self._run.name}/{kind}/{number:010}"
 
     def next_number(self) -> int:
         """Return a number that no row has yet."""
@@ -341,7 +337,7 @@ class Journal:
 
     async def numbers(self, kind: str) -> "list[int]":
         """Return the numbers of all rows of a kind, in order."""
-        prefix = f"{PREFIX}{self._run.name}/{kind}/"
+        prefix = f"{MIGRATION}{self._run.name}/{kind}/"
         return [int(name.removeprefix(prefix)) for name in await self._target.names(prefix)]
 
     async def rows(self, kind: str, of: type[R], numbers: Sequence[int] | None = None) -> AsyncIterator[tuple[int, R]]:

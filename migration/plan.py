@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from strongroom.migration.apply import known_copies
+from strongroom.migration.apply import NOTHING_FOUND, known_copies, to_decide
 from strongroom.migration.batches import batches
 from strongroom.migration.compare import Act, Comparison, Policy
 from strongroom.migration.errors import MigrationError
@@ -22,6 +22,7 @@ from strongroom.migration.report import Report
 from strongroom.migration.sources.base import Source
 from strongroom.migration.spill import Spill
 from strongroom.migration.target import Target
+from strongroom.models.steps import Step
 from strongroom.models.strict_json import UNREADABLE
 
 _WRITING: Final = 3.0  # how much longer moving a record takes than reading both sides of it: seen, and rounded up
@@ -83,7 +84,7 @@ async def plan(
     report.facts["estimate"] = _duration(took * (1 + _WRITING * moving / max(total, 1)))
     report.finished = now()
     report.complete = bool(total) and not any(report.counts.get(kind) for kind in ("bad", "duplicate", "conflict"))
-    report.next = _advice(report, moving)
+    report.next = [_advice(report, moving)]
     return report
 
 
@@ -128,7 +129,8 @@ def read_plan(path: Path, run: str, into: Spill) -> None:
         with path.open("rb") as file:
             head = msgspec.json.decode(file.readline(), type=list[str])
             if head[:2] != ["strongroom plan 1", run]:
-                raise MigrationError(f"{path} is no plan of {run}; make one: strongroom migrate plan --out {path}")
+                again = Step("make one", "migrate plan", {"out": str(path)})
+                raise MigrationError(f"{path} is no plan of {run}").advising(again)
             into.update(_lines(file))
     except OSError as error:
         raise MigrationError(f"{path} cannot be read: {error.strerror}") from None
@@ -142,22 +144,18 @@ def _lines(file: Iterator[bytes]) -> Iterator[tuple[str, str]]:
         yield planned.item, planned.mark
 
 
-def _advice(report: Report, moving: int) -> str:
+def _advice(report: Report, moving: int) -> Step:
     counts = report.counts
     if not counts.get("items"):
-        return "nothing was found at the source: see that its place and options are right"
+        return NOTHING_FOUND
     bad = bool(counts.get("bad") or counts.get("duplicate"))
     if counts.get("conflict"):
-        skip = " --skip-bad" if bad else ""
-        return (
-            "decide what stands where both sides differ, by keep, replace or newer:"
-            f" strongroom migrate apply{skip} --on-conflict keep"
-        )
+        return to_decide(skip_bad=bad)
     if bad:
-        return "mend at the source what cannot move, or leave it behind: strongroom migrate apply --skip-bad"
+        return Step("mend at the source what cannot move, or leave it behind", "migrate apply", {"skip_bad": True})
     if moving:
-        return "move it: strongroom migrate apply"
-    return "all of it is there; compare both sides: strongroom migrate verify"
+        return Step("move it", "migrate apply")
+    return Step("all of it is there; compare both sides", "migrate verify")
 
 
 def _size(characters: int) -> str:

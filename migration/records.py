@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from strongroom.models import MODELS, Model, SecretModel, names
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 
 _PLAIN: Final = {model.prefix(): model for model in MODELS.values() if not issubclass(model, SecretModel)}
 
@@ -54,14 +55,14 @@ class Item:
 
     *id* says where it lies: printable, the same at every reading, and no secret. *mark* changes whenever the item
     does, and tells nothing of it: a revision, or a keyed hash. One with a *fault* cannot move, and has no records.
-    *notes* say what of it stays behind. Neither repeats a value.
+    *notes* say what of it stays behind, and what is to be done about that. Neither repeats a value.
     """
 
     id: str
     mark: str
     records: tuple[Record, ...] = ()
     fault: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str | Step, ...] = field(default=())
 
 
 class Moving(NamedTuple):

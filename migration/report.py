@@ -4,6 +4,8 @@ from typing import Final
 
 import msgspec
 
+from strongroom.models.steps import Step
+
 SCHEMA: Final = "strongroom.migrate/1"
 
 
@@ -14,6 +16,7 @@ class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
     item: str
     why: str
     name: str = ""  # of the record, where it is one record's
+    next: tuple[Step, ...] = ()  # what can be done about it, where a verb of ours does it
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -29,7 +32,7 @@ class Report(msgspec.Struct, kw_only=True):
     counts: dict[str, int] = {}
     problems: list[Problem] = []
     facts: dict[str, str] = {}  # in words, by what they are about: sizes, times, what was done
-    next: str = ""  # what to do now
+    next: list[Step] = []  # what to do now: one of these
     sum: str = ""
     schema: str = SCHEMA
 
@@ -37,7 +40,7 @@ class Report(msgspec.Struct, kw_only=True):
         """Add to one of the counts."""
         self.counts[what] = self.counts.get(what, 0) + more
 
-    def tell(self, kind: str, item: str, why: str, name: str = "") -> None:
+    def tell(self, kind: str, item: str, why: str, name: str = "", *, next_: tuple[Step, ...] = ()) -> None:
         """Add a problem, and count it."""
-        self.problems.append(Problem(kind=kind, item=item, why=why, name=name))
+        self.problems.append(Problem(kind=kind, item=item, why=why, name=name, next=next_))
         self.count(kind)

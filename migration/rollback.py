@@ -35,6 +35,7 @@ from strongroom.migration.spill import Spill
 from strongroom.migration.target import Change, Held, Target
 from strongroom.models import names
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.client.sealed_operations import Remove, Write
 from strongroom.storage_service.errors import Changed, NotEmpty, Unavailable
 
@@ -318,15 +319,16 @@ def _changes(undo: _Undo) -> int:
     return 1 if undo.value is None else 2
 
 
-def _advice(report: Report) -> str:
+def _advice(report: Report) -> list[Step]:
     if report.complete:
-        return "it is undone, and the journal is gone with all that it kept; to begin anew: strongroom migrate plan"
+        return [Step("it is undone, and the journal is gone with all that it kept; to begin anew", "migrate plan")]
     if report.counts.get("waiting"):
-        return (
-            "some items were changed at the source since, and their copies stay: see to those by hand, and run it"
-            " again; or keep them as they are: strongroom migrate forget"
-        )
-    return (
-        "what was changed since is left: see to it by hand, and run it again; or keep it as it is:"
-        " strongroom migrate forget"
-    )
+        why = "some items were changed at the source since, and their copies stay"
+        return [
+            Step(f"{why}: see to those by hand, and run it again", "migrate rollback"),
+            Step("or keep them as they are", "migrate forget"),
+        ]
+    return [
+        Step("what was changed since is left: see to it by hand, and run it again", "migrate rollback"),
+        Step("or keep it as it is", "migrate forget"),
+    ]

@@ -29,6 +29,7 @@ from strongroom.migration.spill import Spill
 from strongroom.migration.target import Target
 from strongroom.models import names
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Option, Step
 from strongroom.storage_service.errors import Changed
 from strongroom.storage_service.wire import MAX_JOURNAL
 
@@ -66,8 +67,8 @@ def check_verified(journal: Journal) -> None:
     """
     verified = journal.run.stages.get("verified")
     if verified is None or not verified.complete:
-        raise NotVerified(
-            "nothing is removed before all of it was proved to be in the service: strongroom migrate verify"
+        raise NotVerified("nothing is removed before all of it was proved to be in the service").advising(
+            Step("prove it", "migrate verify")
         )
 
 
@@ -97,9 +98,8 @@ class Scrub:
         """
         if not isinstance(source, Scrubbable):
             raise MigrationError(
-                f"nothing is removed from a source of the kind {journal.run.kind}: remove it by hand, backups too, once"
-                " this says that all of it has moved: strongroom migrate verify"
-            )
+                f"nothing is removed from a source of the kind {journal.run.kind}: remove it by hand, backups too"
+            ).advising(Step("but not before this says that all of it has moved", "migrate verify"))
         self._source: Source = source
         self._hands: Scrubbable = source
         self._target = target
@@ -318,27 +318,32 @@ def _doubt(item: str, wanted: Wanted, copies: dict[str, Copy], lies: dict[str, s
     return differs
 
 
-def _advice(report: Report, left: dict[str, int]) -> str:
+def _advice(report: Report, left: dict[str, int]) -> list[Step]:
     counts = report.counts
+    again: dict[str, Option] = {"search_only": True}
     if counts.get("found"):
-        return (
-            "secrets remain in the files named; do what is said of each, and search again:"
-            " strongroom migrate scrub --search-only"
-        )
+        return [
+            Step("secrets remain in the files named; do what is said of each, and search again", "migrate scrub", again)
+        ]
     if left.get(_DIFFERS) and not left.keys() - {_DIFFERS}:
-        return (
-            "the service has other values, or none, in the place of what these items still hold; if those are no longer"
-            " needed, remove them, too: strongroom migrate scrub --superseded"
-        )
+        return [
+            Step(
+                "the service has other values, or none, in the place of what these items still hold; if those are no"
+                " longer needed, remove them, too",
+                "migrate scrub",
+                {"superseded": True},
+            )
+        ]
     if any(left.get(kind) for kind in ("unmoved", "changed", _DIFFERS)):
-        return "some items still have their secrets; compare both sides, and scrub again: strongroom migrate apply"
+        return [Step("some items still have their secrets; move what is new, verify, and scrub again", "migrate apply")]
     if left:
-        return (
-            "some items still have their secrets; remove those by hand, then search again:"
-            " strongroom migrate scrub --search-only"
-        )
+        return [
+            Step("some items still have their secrets; remove those by hand, then search again", "migrate scrub", again)
+        ]
     if counts.get("unreachable"):
-        return "see to the places that could not be looked into: their secrets may live on there; then it is done"
+        return [
+            Step("see to the places that could not be looked into: their secrets may live on there; then it is done")
+        ]
     if not counts.get("searched"):
-        return "nothing was removed from this source, so there is nothing to search for"
-    return "it is done; when nobody wants to go back: strongroom migrate forget"
+        return [Step("nothing was removed from this source, so there is nothing to search for")]
+    return [Step("it is done; when nobody wants to go back", "migrate forget")]

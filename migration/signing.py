@@ -64,4 +64,7 @@ def check(document: object, public_key: dict[str, Any]) -> Report:
         raise Forged("this signature is none of a report")
     if msgspec.json.decode(payload) != document.get("payload"):
         raise Forged("what the document shows is not what was signed")
-    return msgspec.json.decode(payload, type=Report)
+    try:
+        return msgspec.json.decode(payload, type=Report)
+    except UNREADABLE:
+        raise Forged("another version of this program signed the report, and this one cannot read it") from None

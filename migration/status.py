@@ -6,14 +6,15 @@ from typing import Final
 import msgspec
 
 from strongroom.migration.apply import known_copies
-from strongroom.migration.compare import TOMBSTONES
 from strongroom.migration.errors import NoSuchRun
-from strongroom.migration.journal import ROLLED_BACK, Copy, Holder, Journal, Run, Stage
+from strongroom.migration.journal import LIST_RUNS, ROLLED_BACK, Copy, Holder, Journal, Run, Stage
 from strongroom.migration.records import Item
 from strongroom.migration.sources.base import Source
 from strongroom.migration.spill import Spill
 from strongroom.migration.target import Target
 from strongroom.models import names
+from strongroom.models.names import TOMBSTONES
+from strongroom.models.steps import Step
 
 SCHEMA: Final = "strongroom.migrate.status/1"
 _PAGE: Final = 200  # items looked up in one go
@@ -39,7 +40,7 @@ class Waiting(msgspec.Struct, kw_only=True):
     bad: int  # of those: which cannot move
     superseded: int  # of those: with a secret that the service had, and has another value of by now, or none
     read_through: bool  # whether the service still has to read from the source
-    next: str
+    next: list[Step]
 
 
 class Status(msgspec.Struct, kw_only=True):
@@ -73,7 +74,7 @@ async def status(
         if journal is not None:
             runs.append(_as_told(journal.run))
     if name is not None and not runs:
-        raise NoSuchRun(f"there is no run {name}; the runs are listed by: strongroom migrate status")
+        raise NoSuchRun(f"there is no run {name}").advising(LIST_RUNS)
     through = (await target.client.status()).read_through
     found = Status(runs=runs, holder=await Journal.holder(target), reading_through=through)
     if source is not None and name is not None:
@@ -116,7 +117,7 @@ def _as_told(run: Run) -> RunStatus:
 async def _waiting(
     target: Target, source: Source, journal: Journal, advance: Callable[[int], object], *, through: bool
 ) -> Waiting:
-    found = Waiting(run=journal.run.name, items=0, waiting=0, bad=0, superseded=0, read_through=False, next="")
+    found = Waiting(run=journal.run.name, items=0, waiting=0, bad=0, superseded=0, read_through=False, next=[])
     page: list[Item] = []
     with Spill() as copies:
         await known_copies(journal, copies)
@@ -160,13 +161,17 @@ async def _count(found: Waiting, target: Target, journal: Journal, copies: Spill
         found.superseded += old
 
 
-def _advice(found: Waiting, *, through: bool) -> str:
+def _advice(found: Waiting, *, through: bool) -> list[Step]:
     if found.waiting:
-        return "move what is missing: strongroom migrate apply"
-    steps = ["read_through is no longer needed: take it out of the configuration"] if through else []
+        return [Step("move what is missing", "migrate apply")]
+    steps = [Step("read_through is no longer needed: take it out of the configuration")] if through else []
     if found.superseded:
         steps.append(
-            "the source still holds what was changed or removed in the service since, and when nobody needs that any"
-            " more, it can go, too: strongroom migrate scrub --superseded"
+            Step(
+                "the source still holds what was changed or removed in the service since, and when nobody needs that"
+                " any more, it can go, too",
+                "migrate scrub",
+                {"superseded": True},
+            )
         )
-    return "; ".join(steps)
+    return steps

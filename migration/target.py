@@ -8,6 +8,7 @@ from strongroom.migration.records import Record, is_sealed, plain_model
 from strongroom.models import Model, names
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
+from strongroom.storage_service.backends.base import pages
 from strongroom.storage_service.client import AsyncStorageClient
 from strongroom.storage_service.client.sealed_operations import Remove, Require, Write
 from strongroom.storage_service.errors import Changed, Fate, Unavailable
@@ -70,14 +71,8 @@ class Target:
 
     async def names(self, prefix: str) -> "list[str]":
         """Return every name in the service that begins with *prefix*, which is sealed, containers left out."""
-        found: list[str] = []
-        after: str | None = None
-        while True:
-            page = await self._client.list_sealed(prefix, after)
-            found += [name for name in page.names if not names.is_container(name)]
-            if not page.more:
-                return found
-            after = page.names[-1]
+        listed = pages(self._client.list_sealed, prefix)
+        return [name async for page in listed for name in page if not names.is_container(name)]
 
     # Writing what is sealed
 

@@ -11,7 +11,6 @@ import msgspec
 
 from strongroom.migration.apply import known_copies
 from strongroom.migration.batches import Batch, batches
-from strongroom.migration.compare import TOMBSTONES
 from strongroom.migration.journal import Copy, Journal, Run, Stage, now
 from strongroom.migration.records import is_sealed
 from strongroom.migration.report import Report
@@ -19,6 +18,9 @@ from strongroom.migration.sources.base import Source
 from strongroom.migration.spill import Spill
 from strongroom.migration.target import READ_SIZE, Target
 from strongroom.models import LIST_MODELS, ListModel, names
+from strongroom.models.names import TOMBSTONES
+from strongroom.models.steps import Option, Step
+from strongroom.storage_service.backends.base import pages
 
 MAX_EXTRA: Final = 100  # names that the estate does not have, told by name; the rest are counted
 
@@ -159,13 +161,8 @@ async def _listed(target: Target, prefix: str) -> AsyncIterator[Sequence[str]]:
                 page = []
         yield page
         return
-    after: str | None = None
-    while True:
-        listed = await target.client.list_sealed(prefix, after)
-        yield [name for name in listed.names if not names.is_container(name)]
-        if not listed.more:
-            return
-        after = listed.names[-1]
+    async for listed in pages(target.client.list_sealed, prefix):
+        yield [name for name in listed if not names.is_container(name)]
 
 
 def _list_model(prefix: str) -> type[ListModel]:  # type: ignore[type-arg]  # whichever it is
@@ -181,27 +178,29 @@ def _tell_scrubbed(run: Run, report: Report) -> None:
         )
 
 
-def _advice(run: Run, report: Report, bad: set[str]) -> str:
+def _advice(run: Run, report: Report, bad: set[str]) -> list[Step]:
     if not report.counts.get("records"):
         if "scrubbed" in run.stages:
-            return (
-                "nothing is left at the source to compare; search for remains: strongroom migrate scrub --search-only"
-            )
-        return "nothing was compared, which proves nothing: see that the source's place and options are right"
-    skip = " --skip-bad" if report.counts.get("bad") or report.counts.get("duplicate") else ""
+            remains = "nothing is left at the source to compare; search for remains"
+            return [Step(remains, "migrate scrub", {"search_only": True})]
+        return [Step("nothing was compared, which proves nothing: see that the source's place and options are right")]
+    skip: dict[str, Option] = {}
+    if report.counts.get("bad") or report.counts.get("duplicate"):
+        skip = {"skip_bad": True}
     if "changed" in bad:
-        return f"the source is being changed; move what is new, and compare again: strongroom migrate apply{skip}"
+        return [Step("the source is being changed; move what is new, and compare again", "migrate apply", skip)]
     if "missing" in bad:
-        return f"move what is missing: strongroom migrate apply{skip}"
+        return [Step("move what is missing", "migrate apply", skip)]
     if "differs" in bad:
-        return (
-            f"replace what differs in the service: strongroom migrate apply{skip} --on-conflict replace;"
-            f" or let what the service holds stand: strongroom migrate verify{skip} --skip-differing"
-        )
+        stand = "or let what the service holds stand"
+        return [
+            Step("replace what differs in the service", "migrate apply", {**skip, "on_conflict": "replace"}),
+            Step(stand, "migrate verify", {**skip, "skip_differing": True}),
+        ]
     if bad:
-        return "mend at the source what cannot move, or leave it behind: strongroom migrate verify --skip-bad"
+        return [Step("mend at the source what cannot move, or leave it behind", "migrate verify", skip)]
     if not report.complete:
-        return "nothing is the same: see that this is the estate that was moved"
+        return [Step("nothing is the same: see that this is the estate that was moved")]
     if "scrubbed" in run.stages:
-        return "what the source still has is in the service, too"
-    return "remove the secrets from the source: strongroom migrate scrub"
+        return [Step("what the source still has is in the service, too")]
+    return [Step("remove the secrets from the source", "migrate scrub")]

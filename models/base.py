@@ -46,7 +46,6 @@ DOCUMENT: Final = "(document)"
 """Stands for a field where the document as a whole is at fault."""
 
 _PLURAL: Final = re.compile(r"[a-z][a-z0-9_-]*")
-_RESERVED: Final = frozenset({names.SECRETS.rstrip("/"), names.SYSTEM.rstrip("/")})
 
 _models: Final[dict[str, type["Model"]]] = {}
 _list_models: Final[dict[str, type["ListModel[Any]"]]] = {}
@@ -77,7 +76,7 @@ def _complete(model: Any) -> None:
             raise TypeError(f"{model.__name__} needs a primary key: one of its fields, and a str")
         _demand(model, has_secret or not model._secrets, "is a SecretModel and has no field of type Secret")
         _demand(model, _PLURAL.fullmatch(model.plural) is not None, "has a plural that is no segment of a name")
-        _demand(model, model.plural not in _RESERVED, "has a plural that the service keeps for itself")
+        _demand(model, model.plural not in names.RESERVED, "has a plural that the service keeps for itself")
         _demand(model, model.__name__ not in _models, "has the name of another model")
         _demand(model, all(model.prefix() != other.prefix() for other in _models.values()), "has another's plural")
         laws[model.primary_key] = replace(key, fault=first_of(key.fault, _key_rule(model.name_of)))

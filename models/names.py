@@ -6,16 +6,150 @@
 
 A name is at most 512 bytes of segments of ``[A-Za-z0-9._@:+-]`` joined by ``/``. Dot segments and empty segments
 do not exist, so that no two spellings can mean one record and none can climb out of its container.
+
+`MAP` is the one map of what lies where in a backend. A prefix is spelled here and nowhere else, and a new one is a
+constant and a line of the map; docs/formats.md shows the same table.
 """
 
 import re
-from typing import Final
+from enum import StrEnum
+from typing import Final, NamedTuple
 
 from strongroom.models.errors import InvalidName
 
 MAX_NAME: Final = 512  # bytes
 SECRETS: Final = "secrets/"  # where every secret lives, and nothing else
 SYSTEM: Final = "system/"  # the service's own records: wrapped keys, access, journals
+
+KEYRING: Final = SYSTEM + "keyring/"
+KEYRING_DOCUMENT: Final = KEYRING + "keys"  # the one name it lies under; its revision is the epoch of the keyring
+WRAPS: Final = KEYRING + "wraps/"
+MACHINES: Final = KEYRING + "machines/"
+MACHINE_FLAGS: Final = KEYRING + "flags/"  # what a flag is bound to, with the fingerprint
+SUCCESSION: Final = KEYRING + "succession/"
+EXPORT_SEAL: Final = KEYRING + "export"  # what the seal of an export is bound to
+CENSUS: Final = SYSTEM + "census/"
+ACCESS: Final = SYSTEM + "access/"
+APIKEYS: Final = ACCESS + "apikeys/"
+SPENT_APIKEYS: Final = SYSTEM + "spent/apikeys/"
+RESTORE: Final = SYSTEM + "restore"
+JOURNAL: Final = SYSTEM + "journal/"
+MIGRATION: Final = JOURNAL + "migration/"
+TOMBSTONES: Final = JOURNAL + "read_through/"  # and the name of a secret that is not to be read through any more
+
+# What is asked of the service itself: names for rules and the audit log.
+STATUS: Final = SYSTEM + "status"
+READY: Final = SYSTEM + "ready"
+WHOAMI: Final = SYSTEM + "whoami"
+HANDLERS: Final = SYSTEM + "handlers"
+
+ENCRYPTED: Final = (SECRETS, ACCESS, JOURNAL)
+"""Where the values are that only data keys open; containers among them are empty, and not encrypted."""
+
+
+class Encryption(StrEnum):
+    """How what lies under a prefix is encrypted."""
+
+    DATA = "by a data key"  # opens under its own name alone, and is counted in the census
+    ROOT = "by the root key"  # opens under its own name alone
+    RECIPIENT = "for its recipient"
+    CLEAR = "no"
+    NOTHING = "nothing lies there"  # a name that something is bound to, or that rules and the audit log speak of
+
+
+class Prefix(NamedTuple):
+    """One line of the map. *form* is the whole name, with what differs between records in angle brackets."""
+
+    form: str
+    holds: str
+    reader: str
+    encryption: Encryption
+
+    @property
+    def text(self) -> str:
+        """What every name of this line begins with; empty for plain records, which lie wherever nothing else does."""
+        return self.form.partition("<")[0]
+
+
+MAP: Final = (
+    Prefix(f"{SECRETS}<container>/", "a container's marker; empty", "whoever lists secrets", Encryption.CLEAR),
+    Prefix(
+        f"{SECRETS}<container>/<key>",
+        "a secret; a JWE in compact form",
+        "whoever may read it",
+        Encryption.DATA,
+    ),
+    Prefix(
+        "<plural>/<key>",
+        "a plain record: `hosts/<address>`, `clusters/<name>`, `networks/<name>`, …; JSON",
+        "whoever may read it",
+        Encryption.CLEAR,
+    ),
+    Prefix(
+        KEYRING_DOCUMENT,
+        "the keyring: all data keys and what they are used for; a JWE",
+        "the service",
+        Encryption.ROOT,
+    ),
+    Prefix(
+        f"{WRAPS}<root>/<kind>.<id>",
+        "the root key for one recipient; JSON with a JWE inside",
+        "that recipient",
+        Encryption.RECIPIENT,
+    ),
+    Prefix(
+        f"{MACHINES}<fingerprint>",
+        "a machine: its public key, its wraps of the root key, and its flag; JSON with JWEs inside",
+        "that machine",
+        Encryption.RECIPIENT,
+    ),
+    Prefix(f"{MACHINE_FLAGS}<fingerprint>", "what a machine's flag is bound to", "the service", Encryption.NOTHING),
+    Prefix(
+        f"{SUCCESSION}<root>",
+        "that this root key took the place of the one before it; a JWE under a key derived from that one",
+        "machines that knew the one before",
+        Encryption.ROOT,
+    ),
+    Prefix(EXPORT_SEAL, "what the seal of an exported keyring is bound to", "who imports it", Encryption.NOTHING),
+    Prefix(
+        f"{CENSUS}<version>/<name>",
+        "that the record of that name is under that version of a keyset; empty",
+        "who re-encrypts and retires keys",
+        Encryption.CLEAR,
+    ),
+    Prefix(f"{APIKEYS}<id>", "an API key's verifier and reach; JSON", "the service", Encryption.DATA),
+    Prefix(
+        f"{SPENT_APIKEYS}<id>/",
+        "that an API key of that id was revoked, and none is given that id again; empty",
+        "the service",
+        Encryption.CLEAR,
+    ),
+    Prefix(
+        RESTORE,
+        "the checksums of the backup, while the store is being restored; no service starts on it",
+        "who restores",
+        Encryption.CLEAR,
+    ),
+    Prefix(
+        f"{JOURNAL}<work>/<row>",
+        "what a long work needs to be gone on with, or undone; text",
+        "who does that work",
+        Encryption.DATA,
+    ),
+    Prefix(f"{MIGRATION}<row>", "the journal of a migration (below); JSON", "who migrates", Encryption.DATA),
+    Prefix(
+        f"{TOMBSTONES}<name>",
+        "a tombstone: the secret of that name is not to be read where it has not moved from; empty",
+        "the service, who migrates",
+        Encryption.DATA,
+    ),
+    Prefix(STATUS, "the state of the service", "whoever may read it", Encryption.NOTHING),
+    Prefix(READY, "whether the store answers", "everybody", Encryption.NOTHING),
+    Prefix(WHOAMI, "who the caller is", "the caller", Encryption.NOTHING),
+    Prefix(HANDLERS, "which handler keeps which records", "whoever may list them", Encryption.NOTHING),
+)
+RESERVED: Final = frozenset(line.text.partition("/")[0] for line in MAP if line.text)
+"""What no plain records are called: the first segments of all that has a place of its own."""
 
 _NAME = re.compile(r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._@:+-]+(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._@:+-]+)*/?", re.ASCII)
 

@@ -29,6 +29,7 @@ import msgspec
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
+from strongroom.models.names import APIKEYS, SPENT_APIKEYS
 from strongroom.models.secret import Secret
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.authz.base import Action, Principal
@@ -42,12 +43,11 @@ from strongroom.storage_service.backends.base import (
     Entry,
     Put,
     Vacant,
+    pages,
 )
 from strongroom.storage_service.config import ProxyKey
 from strongroom.storage_service.errors import Exists, Internal, Invalid, NotFound, ServiceError
 
-PREFIX: Final = "system/access/apikeys/"
-SPENT: Final = "system/spent/apikeys/"
 _FORMAT: Final = 1
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
 _VERIFIER = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -119,11 +119,6 @@ class ApiKeys:
         if self._learning is None or self._learning.done():
             self._learning = asyncio.create_task(self._learn(), name="apikeys")
 
-    @property
-    def learned(self) -> bool:
-        """Whether all that is to be opened beforehand has been tried."""
-        return self._learning is not None and self._learning.done()
-
     async def close(self) -> None:
         """Open no more of them."""
         if self._learning is not None:
@@ -145,7 +140,7 @@ class ApiKeys:
         record = self._record(key_id, key, paths, actions)
         try:
             await self._sealed.commit(
-                [Put(PREFIX + key_id, msgspec.json.encode(record), ABSENT), Check(spent(key_id), ABSENT)]
+                [Put(APIKEYS + key_id, msgspec.json.encode(record), ABSENT), Check(spent(key_id), ABSENT)]
             )
         except Conflict as conflict:
             if any(change.name == spent(key_id) for change in conflict.failed if not isinstance(change, Vacant)):
@@ -156,14 +151,10 @@ class ApiKeys:
     async def list(self) -> list[tuple[str, ApiKeyRecord]]:
         """Return every key's id and record, by id."""
         found: list[tuple[str, ApiKeyRecord]] = []
-        after: str | None = None
-        while True:
-            page = await self._store.list(PREFIX, after)
-            entries = await self._sealed.get_many(page.names) if page.names else {}
-            found += [(name.removeprefix(PREFIX), _decode(entries[name])) for name in page.names if name in entries]
-            if not page.more:
-                return found
-            after = page.names[-1]
+        async for page in pages(self._store.list, APIKEYS):
+            entries = await self._sealed.get_many(page)
+            found += [(name.removeprefix(APIKEYS), _decode(entries[name])) for name in page if name in entries]
+        return found
 
     async def revoke(self, key_id: str) -> None:
         """End a key, for every request that begins after this returns; its id is given to no other.
@@ -176,7 +167,7 @@ class ApiKeys:
             raise NotFound("there is no such API key")
         try:
             # A container: a name that is there, in the clear, and carries nothing.
-            await self._sealed.commit([Delete(PREFIX + key_id, PRESENT), Put(spent(key_id), b"")])
+            await self._sealed.commit([Delete(APIKEYS + key_id, PRESENT), Put(spent(key_id), b"")])
         except Conflict:
             raise NotFound("there is no such API key") from None
 
@@ -188,7 +179,7 @@ class ApiKeys:
             Undecipherable, Internal: the record was planted or edited in the store, or is of a later form.
             Unavailable: the store does not answer.
         """
-        entry = await self._sealed.get(PREFIX + key_id) if _ID.fullmatch(key_id) else None
+        entry = await self._sealed.get(APIKEYS + key_id) if _ID.fullmatch(key_id) else None
         if entry is None:
             raise NotFound("there is no such API key")
         return _decode(entry)
@@ -237,12 +228,12 @@ class ApiKeys:
     async def _learn(self) -> None:
         # What cannot be told now is asked for again when somebody comes with the key, and he is told what is wrong.
         with contextlib.suppress(ServiceError):
-            for name in (await self._store.list(PREFIX)).names:
+            for name in (await self._store.list(APIKEYS)).names:
                 with contextlib.suppress(Internal):
-                    await self._known(name.removeprefix(PREFIX))
+                    await self._known(name.removeprefix(APIKEYS))
 
     async def _known(self, key_id: str) -> tuple[int, str, Principal] | None:
-        name = PREFIX + key_id
+        name = APIKEYS + key_id
         entry = await self._store.get(name)
         if entry is None:
             self._opened.pop(key_id, None)
@@ -260,7 +251,7 @@ class ApiKeys:
 
 def spent(key_id: str) -> str:
     """Return the name that is there when *key_id* was revoked."""
-    return f"{SPENT}{key_id}/"
+    return f"{SPENT_APIKEYS}{key_id}/"
 
 
 def _is_path(entry: str) -> bool:

@@ -2,7 +2,6 @@
 
 import contextlib
 import grp
-import logging
 import os
 import pwd
 from collections.abc import Callable, Mapping
@@ -27,16 +26,14 @@ from strongroom.storage_service.config import (
 )
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.handlers import Handler
-from strongroom.storage_service.keyring.document import KEYRING
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import documents_in
 from strongroom.storage_service.keyring.page import Page, State
 from strongroom.storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
-from strongroom.storage_service.keyring.upgrade import upgrade
 from strongroom.storage_service.large_answers import LargeAnswers
 from strongroom.storage_service.overlay import EncryptedBackend
 from strongroom.storage_service.read_through import OldPlace, OldPlaces, ReadThroughBackend
-from strongroom.storage_service.record_of_store import RecordOfStore
+from strongroom.storage_service.record_of_store import RecordOfStore, moving_to
 from strongroom.storage_service.routing import build as build_routing
 from strongroom.storage_service.services.access import AccessService
 from strongroom.storage_service.services.audit import AuditService
@@ -48,8 +45,6 @@ from strongroom.storage_service.services.records import RecordService
 from strongroom.storage_service.services.secrets import SecretService
 
 __all__ = ["Page", "Parts", "build"]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +107,8 @@ async def build(
         stack.push_async_callback(store.close)
         await store.open()
         await refuse_half(store)
-        await _refuse_empty(store, (record.read() if record is not None else None) or settings.beside)
+        known = record.read() if record is not None else None
+        await _refuse_empty(store, known or settings.beside, settings.store)
         file = KeyFile(settings.root_key)
         documents = documents_in(store, settings.machine_documents)
         machine = None if settings.machine_key is None else MachineKeyFile(settings.machine_key, documents)
@@ -121,11 +117,6 @@ async def build(
             store, page, ways, autogen=file if settings.autogen_root_key else None, seen=settings.keyring_seen
         )
         stack.push_async_callback(keeper.close)
-        await keeper.seen.load()
-        if await upgrade(store, file, seen=keeper.seen):
-            log.warning(
-                "the keyring had its first form; complete its census with: strongroom key census --scan --repair"
-            )
         encrypted = EncryptedBackend(store, keeper)
         apikeys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key), proxy=settings.proxy)
         stack.push_async_callback(apikeys.close)
@@ -176,7 +167,7 @@ async def build(
         )
 
 
-async def _refuse_empty(store: Backend, known: str | None) -> None:
+async def _refuse_empty(store: Backend, known: str | None, said: str) -> None:
     """Refuse a store with nothing in it where the records are known to be in one, lest an empty one seem to be all.
 
     Names that another application has below the same prefix make no difference.
@@ -186,14 +177,14 @@ async def _refuse_empty(store: Backend, known: str | None) -> None:
     """
     if known is None:
         return
-    for prefix in (KEYRING, names.SECRETS):
+    for prefix in (names.KEYRING, names.SECRETS):
         if (await store.list(prefix, limit=1)).names:
             return
     raise ConfigurationError(
         f"the store holds no records of ours, and this home's records are in {masked(as_said(known))}: if they are "
-        "there, say that store, or move them (strongroom backup --offline, then strongroom restore); if they are lost, "
-        "restore a backup; to begin with nothing all the same, choose another --home"
-    )
+        "there, say that store, or move them; if they are lost, restore a backup; to begin with nothing all the same, "
+        "choose another --home"
+    ).advising(*moving_to(said))
 
 
 def _authenticator(settings: AuthenticatorSettings, keys: ApiKeys) -> Authenticator:

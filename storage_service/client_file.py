@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Option, Step
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.reach import why_denied
@@ -47,7 +48,10 @@ class ClientFile:
                 status = os.fstat(file.fileno())
                 text = file.read(MAX_FILE)
         except FileNotFoundError as error:
-            raise ConfigurationError(f"there is no {path}; strongroom up makes one in its home") from error
+            home: dict[str, Option] = {"home": str(path.parent)} if path.name == NAME else {}
+            raise ConfigurationError(f"there is no {path}, which a service makes in its home").advising(
+                Step("to start one", "up", home)
+            ) from error
         except OSError as error:
             why = why_denied(path) if isinstance(error, PermissionError) else error.strerror
             raise ConfigurationError(f"{path} cannot be read: {why}") from error

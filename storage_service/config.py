@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from strongroom.models.secret import Secret
+from strongroom.storage_service.wire import PROXIED_SECRETS_PATH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ class ProxySettings:
     api_id: str  # its own, which shows the service that the proxy asks
     api_key: Secret
     listen: str = "127.0.0.1:8000"
-    self_auths: tuple[str, ...] = ("/api/v0/secrets",)
+    self_auths: tuple[str, ...] = (PROXIED_SECRETS_PATH,)
     authenticators: tuple[tuple[str, Mapping[str, str]], ...] = (("apikey", {}),)  # (name in the table, options)
     tls_certificate: Path | None = None
     tls_key: Path | None = None

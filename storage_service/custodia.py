@@ -41,6 +41,7 @@ from strongroom.storage_service.wire import (
     NO_STORE,
     OCTET_STREAM,
     SECRETS_PATH,
+    message,
 )
 from strongroom.storage_service.wire.etags import ABSENT, PRESENT, etag_of, expected_revision
 from strongroom.storage_service.wire.http1 import Exchange, Field
@@ -120,7 +121,7 @@ class SecretsEndpoint:
         elif binary:
             request.answer(200, _octets(entry.value), _OCTETS_TYPE, (b"etag", etag.encode()))
         else:
-            body = b'{"type":"simple","value":%s}' % _encode(entry.value.decode())
+            body = message.TEMPLATE % _encode(entry.value.decode())
             request.answer(200, body, _JSON_TYPE, (b"etag", etag.encode()))
 
     async def _list(self, request: _Request) -> None:
@@ -198,8 +199,8 @@ class SecretsEndpoint:
 
 
 def _member(name: str, entry: Entry | None) -> bytes:
-    message = b"null" if entry is None else b'{"type":"simple","value":%s}' % _encode(entry.value.decode())
-    return b"%s:%s" % (_encode(name[len(names.SECRETS) :]), message)
+    said = b"null" if entry is None else message.TEMPLATE % _encode(entry.value.decode())
+    return b"%s:%s" % (_encode(name[len(names.SECRETS) :]), said)
 
 
 async def _batch(values: Values) -> AsyncIterator[bytes]:
@@ -271,16 +272,16 @@ def _check_query(query: bytes) -> None:
         try:
             fields: dict[str, Any] = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=16)
         except ValueError:
-            raise NotAcceptable("only simple messages are served") from None
-        if fields.get("type") != ["simple"] or len(fields.get("value", [""])) != 1:
-            raise NotAcceptable("only simple messages are served")
+            raise NotAcceptable(message.ONLY_SIMPLE) from None
+        if fields.get("type") != [message.SIMPLE] or len(fields.get("value", [""])) != 1:
+            raise NotAcceptable(message.ONLY_SIMPLE)
 
 
 async def _check_message(body: bytes) -> None:
     """Refuse a POST's or DELETE's body that is not a simple message (Custodia: 406); none is the usual case."""
     if body:
         try:
-            await _message_value(body)
+            message.value_of(await decoded(body))
         except Invalid as error:
             raise NotAcceptable(str(error)) from None
 
@@ -290,7 +291,7 @@ async def _value_of(content_type: str | None, body: bytes) -> bytes:
     if media_type == OCTET_STREAM:
         sent, value = len(body), base64.b64encode(body)
     elif media_type == JSON:
-        value = (await _message_value(body)).encode()
+        value = message.value_of(await decoded(body)).encode()
         sent = len(value)
     else:
         raise Invalid("Content-Type is application/json or application/octet-stream")
@@ -298,20 +299,6 @@ async def _value_of(content_type: str | None, body: bytes) -> bytes:
         raise Invalid("an empty value is no secret")
     if sent > MAX_SECRET:
         raise TooLarge("the value is over its limit")
-    return value
-
-
-async def _message_value(body: bytes) -> str:
-    message = await decoded(body)
-    if not isinstance(message, dict) or "type" not in message or "value" not in message:
-        raise Invalid('a message is {"type":"simple","value":"…"}')
-    kind, value = (m[0] if isinstance(m := message[key], list) and len(m) == 1 else m for key in ("type", "value"))
-    if isinstance(kind, list) or isinstance(value, list):
-        raise Invalid("type and value are not lists")
-    if kind != "simple":
-        raise NotAcceptable("only simple messages are served")
-    if not isinstance(value, str):
-        raise Invalid("the value is not a string")
     return value
 
 

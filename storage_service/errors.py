@@ -1,15 +1,25 @@
 """Everything the service refuses or fails with, on one page. Nothing here knows HTTP: ``wire`` has that table.
 
 Two trees. `ServiceError` is an answer to a caller and crosses the socket by its *code*; `StartupError` is an answer
-to the operator and ends the process with a message that says what to do.
+to the operator and ends the process with a message that says what to do. What can be done with a verb of ours stands
+beside the message, as steps: no text here spells a command.
 """
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from strongroom.models.steps import Step
 
 
 class StrongroomError(Exception):
-    """Base of all errors of this package; never raised itself."""
+    """Base of all errors of this package; never raised itself. *next* is what can be done about it."""
+
+    next: tuple[Step, ...] = ()
+
+    def advising(self, *steps: Step) -> Self:
+        """Return the error with *steps* as what can be done about it."""
+        self.next = steps
+        return self
 
 
 class Fate(StrEnum):

@@ -8,6 +8,8 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from strongroom.models.steps import Step
+
 KEYRING_PATH: Final = "/keyring"
 
 DEFAULT_TOTAL: Final = 5  # unlock keys, or shares, when nobody says how many
@@ -183,10 +185,10 @@ class Halt(msgspec.Struct, kw_only=True):
 
 
 class Pending(msgspec.Struct, kw_only=True):
-    """Something that was begun, or is due, and the command that goes on with it."""
+    """Something that was begun, or is due, and what goes on with it."""
 
     what: str
-    command: str
+    next: list[Step]
     keyset: str | None = None
     root: str | None = None
     records: int | None = None

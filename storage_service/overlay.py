@@ -1,10 +1,9 @@
 """Encryption as a backend round a backend: what lies below sees names, revisions and ciphertext."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, Self, TypeVar
 
-from strongroom.models.names import is_container
+from strongroom.models.names import CENSUS, KEYRING_DOCUMENT, is_container
 from strongroom.storage_service.backends.base import (
     MAX_PAGE,
     Backend,
@@ -13,26 +12,23 @@ from strongroom.storage_service.backends.base import (
     Conflict,
     Delete,
     Entry,
-    Event,
     Page,
     Put,
     Vacant,
-    Watchable,
     check_batch,
     check_limit,
     not_applied,
 )
 from strongroom.storage_service.errors import Halted, Undecipherable
+from strongroom.storage_service.jose.envelope import UNKNOWN, decrypt, encrypt, verified
 from strongroom.storage_service.keyring import census, document
-from strongroom.storage_service.keyring.envelope import UNKNOWN, decrypt, encrypt, verified
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring
+from strongroom.storage_service.turns import Turns
 
 T = TypeVar("T")
 
 ATTEMPTS = 8  # at one batch, while others change the keyring
 _LEAST = 3  # changes below for one here, and never fewer are reckoned with: a value, its row, and a row it had
-_STRETCH = 256 * 1024  # bytes to encrypt or decrypt, about 2 ms, before others get their turn on the event loop
-_EACH = 4 * 1024  # bytes that a value counts in any case, for what it takes to begin with one
 
 
 class Closed(NamedTuple):
@@ -70,21 +66,16 @@ class EncryptedBackend:
     value; their marker is stored as it is. A value is at most `envelope.MAX_VALUE` bytes.
 
     Every batch also keeps the census, and holds only as long as the keyring is the one it was encrypted under: so no
-    value is ever written under a key that was rotated away or retired meanwhile, by whichever process. `watch` is
-    there if the backend below has it.
+    value is ever written under a key that was rotated away or retired meanwhile, by whichever process.
 
     Besides what every backend raises, everything raises `Locked` while there is no key; reading raises
     `Undecipherable` for a value that does not open (of a batch with such a value nothing is returned), and writing
     `Halted` while no value may be encrypted.
     """
 
-    watch: Callable[[str, int], AsyncGenerator[Event, None]]
-
     def __init__(self, backend: Backend, keys: Keys) -> None:
         self._backend = backend
         self._keys = keys
-        if isinstance(backend, Watchable):
-            self.watch = lambda prefix, since: self._watch(backend, prefix, since)
 
     def __repr__(self) -> str:
         return f"<EncryptedBackend round {self._backend!r}>"
@@ -120,10 +111,10 @@ class EncryptedBackend:
         """Return those of *names* that exist, decrypted; *limit* is of what is stored, and asked before."""
         ring = self._keys.current or await self._keys.sync()
         entries = await self._backend.get_many(names, limit=limit)
-        turns = _Turns()
+        turns = Turns()
         opened = {}
         for name, entry in entries.items():
-            await turns.take(len(entry.value))
+            await turns.take()
             try:  # PERF: as in `get`
                 opened[name] = Entry(decrypt(ring.at(name), name, entry.value), entry.revision)
             except Undecipherable:
@@ -137,10 +128,10 @@ class EncryptedBackend:
         """
         ring = self._keys.current or await self._keys.sync()
         entries = await self._backend.get_many(names, limit=limit)
-        turns = _Turns()
+        turns = Turns()
         closed: dict[str, Closed] = {}
         for name, entry in entries.items():
-            await turns.take(len(entry.value))
+            await turns.take()
             closed[name] = await self._verified(ring, name, entry)
         return closed
 
@@ -149,12 +140,12 @@ class EncryptedBackend:
         check_limit(limit)
         if not self._keys.current:
             await self._keys.sync()
-        if not (census.CENSUS.startswith(prefix) or prefix.startswith(census.CENSUS)):
+        if not (CENSUS.startswith(prefix) or prefix.startswith(CENSUS)):
             return await self._backend.list(prefix, after, limit)
         names: list[str] = []
         while True:
             page = await self._backend.list(prefix, after, limit - len(names))
-            names += [name for name in page.names if not name.startswith(census.CENSUS)]
+            names += [name for name in page.names if not name.startswith(CENSUS)]
             if not page.more or len(names) == limit:
                 return Page(tuple(names), page.more)
             after = page.names[-1]
@@ -170,7 +161,7 @@ class EncryptedBackend:
             ring = self._keys.current or await self._keys.sync()
             if ring.halted:  # unless the reversal was finished elsewhere, of which nothing but the store tells
                 ring = await self._keys.refresh(ring)
-            epoch = Check(document.NAME, ring.revision)
+            epoch = Check(KEYRING_DOCUMENT, ring.revision)
             sealed = await _sealed(ring, changes)
             batch = [*(change for group in sealed for change in group), epoch]
             if len(batch) > self._backend.max_batch:
@@ -201,7 +192,7 @@ class EncryptedBackend:
         return Closed(entry.revision, (await self._tried(verified, ring, name, entry.value)).open)
 
     async def _tried(
-        self, act: Callable[[Mapping[str | None, DataKey], str, bytes], T], ring: Ring, name: str, token: bytes
+        self, act: Callable[[Mapping[str, DataKey], str, bytes], T], ring: Ring, name: str, token: bytes
     ) -> T:
         try:
             return act(ring.at(name), name, token)
@@ -210,37 +201,10 @@ class EncryptedBackend:
                 raise
         return act(newer.at(name), name, token)
 
-    async def _watch(self, backend: Watchable, prefix: str, since: int) -> AsyncGenerator[Event, None]:
-        events = backend.watch(prefix, since)
-        try:
-            async for event in events:
-                if event.name.startswith(census.CENSUS):
-                    continue
-                ring = self._keys.current or await self._keys.sync()
-                entry = None if event.entry is None else await self._opened(ring, event.name, event.entry)
-                yield Event(event.name, entry, event.revision)
-        finally:
-            await events.aclose()
-
-
-class _Turns:
-    """Lets the event loop's other tasks run now and then during long work."""
-
-    def __init__(self) -> None:
-        self._done = 0  # bytes
-
-    async def take(self, size: int) -> None:
-        """Wait for a turn if, with *size* bytes more, the stretch would grow too long."""
-        size = max(size, _EACH)
-        self._done += size
-        if self._done > _STRETCH:
-            self._done = size
-            await asyncio.sleep(0)
-
 
 async def _sealed(ring: Ring, changes: Sequence[Change]) -> list[list[Change]]:
     """Return for each of *changes* what is to be done below: first the change itself, then its rows in the census."""
-    turns = _Turns()
+    turns = Turns()
     sealed: list[list[Change]] = []
     for change in changes:
         if isinstance(change, (Check, Vacant)) or is_container(change.name):
@@ -250,7 +214,7 @@ async def _sealed(ring: Ring, changes: Sequence[Change]) -> list[list[Change]]:
         else:
             if ring.halted:
                 raise Halted("no secret is written until a reversal is finished")
-            await turns.take(len(change.value))
+            await turns.take()
             key, others = ring.choose(change.name)
             put = Put(change.name, encrypt(key, change.name, change.value), change.expected)
             counted = Put(census.row(key.version, change.name), b"")

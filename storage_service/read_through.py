@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol, TypeGuard, TypeVar
 
-from strongroom.models.names import SECRETS, is_container
+from strongroom.models.names import SECRETS, TOMBSTONES, is_container
 from strongroom.storage_service.backends.base import (
     ABSENT,
     MAX_PAGE,
@@ -35,7 +35,6 @@ from strongroom.storage_service.backends.base import (
 )
 from strongroom.storage_service.errors import Unavailable, Undecipherable
 from strongroom.storage_service.overlay import Closed, Discreet
-from strongroom.storage_service.wire import TOMBSTONES
 
 ATTEMPTS: Final = 8  # at one batch, while others move its records
 AT_ONCE: Final = 16  # names of which an old place is asked at a time where their values may not be many bytes

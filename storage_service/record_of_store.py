@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from strongroom.models.steps import Step
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.backends.url import (
     as_said,
@@ -31,6 +32,14 @@ from strongroom.storage_service.reach import changed_by_others
 _MAX: Final = 64 * 1024  # bytes
 
 log: Final = logging.getLogger(__name__)
+
+
+def moving_to(store: str) -> tuple[Step, Step]:
+    """Return how the records of a home are moved to *store*: by a backup, while no service runs."""
+    return (
+        Step("to move them, copy them while no service runs", "backup take", {"offline": True}),
+        Step("and fill the other store", "restore", {"store": as_said(without_password(store))}),
+    )
 
 
 class RecordOfStore:
@@ -71,10 +80,9 @@ class RecordOfStore:
             said = masked(as_said(said))
             raise ConfigurationError(
                 f"this home's records are in {said}, and the store that was said, or goes unsaid, is another: say "
-                f'store = "{said}" in strongroom.toml, or --store; or move the records (strongroom backup --offline, '
-                "then strongroom restore --store), or choose another --home. If it is the same store by another name, "
-                f"remove {self._path}"
-            )
+                f'store = "{said}" in strongroom.toml, or --store; or move the records, or choose another --home. If it'
+                f" is the same store by another name, remove {self._path}"
+            ).advising(*moving_to(store))
 
     def keep(self, store: str) -> None:
         """Write down that the records are in *store*, unless that stands there.

@@ -1,13 +1,53 @@
-"""What tests of several rooms share: one real etcd a session, on which each test keeps to a prefix of its own."""
+"""What tests of several rooms share: one real etcd a session, on which each test keeps to a prefix of its own.
+
+Several processes may run them side by side; each has a session, an etcd and servers of its own (ADR 0029).
+"""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from strongroom.storage_service import hygiene
+from tests import collection, groups
 from tests.deploy.running import ended_after
 from tests.etcd_server import Etcd, running
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Collect without a program within reach, and see whether something outside is touched: test_suite asks."""
+    with collection.watched():
+        return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, where several processes share the tests."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: groups.turn_of(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadScopeScheduling | None":
+    """With ``--dist loadgroup``, give out groups in the order of their turns.
+
+    Groups are told from ids: a mark would stand in the ids of what failed, which could not be given to pytest again.
+    """
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return groups.group_of(nodeid)
+
+    config.option.loadscopereorder = False  # by how many tests there are, which says little of how long they take
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")

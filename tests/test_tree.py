@@ -1,6 +1,7 @@
 """The rules of the house that can be told by looking at the tree: what lies where, and what stands nowhere."""
 
 import ast
+import functools
 import json
 import os
 import re
@@ -8,8 +9,9 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -34,11 +36,20 @@ TOP_LEVEL = {
     ),
 }
 MADE = {"__pycache__", "build", "dist"}  # by tools, and ignored by git like all that begins with a dot
+EVASIONS = {"skip", "skipif", "xfail", "importorskip"}
+ALONE = {"DecodeError", "MsgspecError"}
+WATCHED = EVASIONS | ALONE
 NOT_INSTALLED = {"strongroom.deploy.tools"}
 
 
-def files() -> Iterator[Path]:
-    """Yield every file of the source tree: those that git keeps, or all that are there, where it is no checkout."""
+@functools.cache
+def files() -> list[Path]:
+    """Return every file of the source tree."""
+    return sorted(_files())
+
+
+def _files() -> Iterator[Path]:
+    """Yield what git keeps, or all that is there, where it is no checkout."""
     if (ROOT / ".git").exists() and shutil.which("git") is not None:
         listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
         if listed.returncode == 0:
@@ -50,53 +61,77 @@ def files() -> Iterator[Path]:
         yield from (Path(folder) / name for name in names)
 
 
-FILES = sorted(files())
-MODULES = [path for path in FILES if path.suffix == ".py"]
-TESTS = [path for path in MODULES if path.name.startswith("test_")]
+def modules() -> list[Path]:
+    """Return every module, tests too."""
+    return [path for path in files() if path.suffix == ".py"]
 
 
-def relative(paths: list[Path]) -> list[str]:
+class Read(NamedTuple):
+    """What the rules ask of a module. Its syntax is let go: that of all would make every later test slower."""
+
+    says: bool  # what it is for
+    mute_tests: list[str]
+    attributes: list[ast.Attribute]
+    from_our_name: set[str]
+
+
+@functools.cache
+def read(path: Path) -> Read:
+    """Read a module, once for all rules."""
+    code = ast.parse(path.read_text())
+    nodes = list(ast.walk(code))
+    tests = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return Read(
+        says=ast.get_docstring(code) is not None,
+        mute_tests=[test.name for test in tests if test.name.startswith("test_") and not ast.get_docstring(test)],
+        attributes=[node for node in nodes if isinstance(node, ast.Attribute) and node.attr in WATCHED],
+        from_our_name={
+            alias.name
+            for node in nodes
+            if isinstance(node, ast.ImportFrom) and node.module == "strongroom"
+            for alias in node.names
+        },
+    )
+
+
+def relative(paths: Iterable[Path]) -> list[str]:
+    """Return paths as they are said in the tree."""
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
 def test_top_level_holds_what_it_may() -> None:
     """A stranger who opens the tree sees the rooms, the few files that every project has, and nothing else."""
-    assert {path.relative_to(ROOT).parts[0] for path in FILES} <= TOP_LEVEL
+    assert {path.relative_to(ROOT).parts[0] for path in files()} <= TOP_LEVEL
 
 
-@pytest.mark.parametrize("path", relative(MODULES))
-def test_modules_say_what_they_are_for(path: str) -> None:
+def test_modules_say_what_they_are_for() -> None:
     """Every module begins with a docstring."""
-    assert ast.get_docstring(ast.parse((ROOT / path).read_text()))
+    assert relative(path for path in modules() if not read(path).says) == []
 
 
-@pytest.mark.parametrize("path", relative(TESTS))
-def test_tests_state_a_fact(path: str) -> None:
+def test_tests_state_a_fact() -> None:
     """Every test has a docstring that says what it shows, and none is skipped or expected to fail."""
-    tree = ast.parse((ROOT / path).read_text())
-
-    tests = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    assert [test.name for test in tests if test.name.startswith("test_") and not ast.get_docstring(test)] == []
-    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    assert not names & {"skip", "skipif", "xfail", "importorskip"}
+    for path in modules():
+        if path.name.startswith("test_"):
+            assert read(path).mute_tests == [], path
+            assert not EVASIONS & {node.attr for node in read(path).attributes}, path
 
 
 def test_no_file_names_a_machine() -> None:
     """No file holds the path of the tree it was written in, or the host of a package registry."""
     foreign = re.compile(rf"{re.escape(str(ROOT))}/|pyp[i]\.org|pythonhoste[d]|deb\.debia[n]|npmj[s]\.org")
 
-    assert [str(path) for path in FILES if foreign.search(path.read_text(errors="replace"))] == []
+    assert [str(path) for path in files() if foreign.search(path.read_text(errors="replace"))] == []
 
 
 def test_whatever_a_parser_raises_is_caught() -> None:
     """No room catches msgspec's errors of bytes alone: bytes that are no UTF-8, or too deep, are other errors."""
-    alone = {"DecodeError", "MsgspecError"}
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in MODULES
+        for path in modules()
         if path.relative_to(ROOT).parts[0] in ROOMS and path.name != "strict_json.py"
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr in alone and ast.unparse(node.value) == "msgspec"
+        for node in read(path).attributes
+        if node.attr in ALONE and ast.unparse(node.value) == "msgspec"
     ]
     assert found == []
 
@@ -105,7 +140,7 @@ def test_every_package_is_installed() -> None:
     """The wheel lists every package of the rooms below the one name; tests and benchmarks stay out."""
     packages = {
         ".".join(("strongroom", *path.parent.relative_to(ROOT).parts))
-        for path in MODULES
+        for path in modules()
         if path.name == "__init__.py" and path.relative_to(ROOT).parts[0] in ROOMS
     }
 
@@ -116,7 +151,7 @@ def test_every_package_is_installed() -> None:
 
 def test_the_one_name_has_no_code_of_its_own() -> None:
     """What lies in strongroom/ is what users import from and the mark of types; all else is in the rooms."""
-    assert {path.name for path in FILES if path.parent == ROOT / "strongroom"} == {"__init__.py", "py.typed"}
+    assert {path.name for path in files() if path.parent == ROOT / "strongroom"} == {"__init__.py", "py.typed"}
 
 
 def test_a_bare_import_is_refused() -> None:
@@ -139,28 +174,29 @@ QUOTED = re.compile(
 )
 
 
-@pytest.mark.parametrize("path", relative([path for path in MODULES if path.name != "test_one_name.py"]))
-def test_no_string_imports_a_bare_room(path: str) -> None:
+def test_no_string_imports_a_bare_room() -> None:
     """Code in a string imports the rooms by the one name, too: else two copies of a class would meet."""
-    assert QUOTED.findall((ROOT / path).read_text()) == []
+    looked_at = [
+        path for path in modules() if path.name not in {"installing.py", "test_one_name.py"}
+    ]  # they run a bare tree's own
+
+    assert relative(path for path in looked_at if QUOTED.search(path.read_text())) == []
 
 
 def test_rooms_do_not_go_through_the_users_door() -> None:
     """Our own modules name the module that has what they want; `strongroom` itself is for those who use it."""
     asked = {
-        (path.name, alias.name)
-        for path in MODULES
+        (path.name, name)
+        for path in modules()
         if path.relative_to(ROOT).parts[0] in ROOMS
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom) and node.module == "strongroom"
-        for alias in node.names
+        for name in read(path).from_our_name
     }
     assert {each for each in asked if each[1] not in ROOMS} == set()
 
 
 def test_it_is_typed() -> None:
     """The one package tells its users' type checkers that it has types (PEP 561), once."""
-    assert [path for path in FILES if path.name == "py.typed"] == [ROOT / "strongroom/py.typed"]
+    assert [path for path in files() if path.name == "py.typed"] == [ROOT / "strongroom/py.typed"]
 
 
 def test_it_is_this_tree_that_is_tested() -> None:
@@ -193,7 +229,7 @@ def test_locks_hold_what_the_project_asks_for() -> None:
 
     project = PROJECT["project"]
     run, dev = locked("run"), locked("dev")
-    assert names(project["dependencies"]) <= run.keys()
+    assert names(project["dependencies"] + project["optional-dependencies"]["server"]) <= run.keys()
     assert names(project["optional-dependencies"]["dev"]) <= dev.keys()
     assert run.items() <= dev.items()
     assert set(PROJECT["build-system"]["requires"]) <= set((ROOT / "requirements/build.in").read_text().splitlines())
@@ -215,15 +251,15 @@ def test_decisions_are_numbered_and_listed() -> None:
     assert [name for name in decisions if f"({name})" not in listed] == []
 
 
-@pytest.mark.parametrize("path", relative([path for path in FILES if path.read_bytes()[:2] == b"#!"]))
-def test_scripts_can_be_run(path: str) -> None:
+def test_scripts_can_be_run() -> None:
     """Every script is executable, and its shell can read it."""
-    script = ROOT / path
-    shell = Path(script.read_text().splitlines()[0].split()[-1]).name
-
-    assert script.stat().st_mode & 0o111
-    assert shell in {"sh", "bash"}
-    assert subprocess.run([shell, "-n", script], check=False).returncode == 0
+    scripts = [path for path in files() if path.read_bytes()[:2] == b"#!"]
+    assert scripts
+    for script in scripts:
+        shell = Path(script.read_text().splitlines()[0].split()[-1]).name
+        assert script.stat().st_mode & 0o111, script
+        assert shell in {"sh", "bash"}, script
+        assert subprocess.run([shell, "-n", script], check=False).returncode == 0, script
 
 
 def test_every_test_file_has_a_name_of_its_own() -> None:

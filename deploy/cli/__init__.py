@@ -6,7 +6,7 @@ from typing import Final, NoReturn
 
 import click
 
-from strongroom.deploy.cli.common import common_options
+from strongroom.deploy.cli.common import Common, common_options
 from strongroom.deploy.cli.exits import report
 from strongroom.deploy.cli.words import Noun
 
@@ -78,10 +78,11 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code; whatever goes wrong is one line on standard error."""
+    said = Common()
     try:
-        result = strongroom.main(arguments, prog_name="strongroom", standalone_mode=False)
+        result = strongroom.main(arguments, prog_name="strongroom", standalone_mode=False, obj=said)
     except Exception as error:  # noqa: BLE001  # the one place where errors become exit codes
-        return report(error)
+        return report(error, said=said)
     except KeyboardInterrupt:
         return report(click.Abort())
     return result if isinstance(result, int) else 0

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 import click
 
 from strongroom.deploy.cli import show
+from strongroom.models.names import MACHINES
 
 if TYPE_CHECKING:
     from strongroom.storage_service.backends.base import Backend, Snapshot
@@ -160,7 +161,6 @@ async def _copy(settings: "ServiceSettings", index: Index, label: str, out: IO[b
     from strongroom.storage_service.backup.form import Head
     from strongroom.storage_service.errors import Overtaken
     from strongroom.storage_service.keyring.export import read
-    from strongroom.storage_service.keyring.machine_key import MACHINES
     from strongroom.storage_service.keyring.vault import now
     from strongroom.storage_service.wire import VERSION
 
@@ -189,7 +189,7 @@ async def _copy(settings: "ServiceSettings", index: Index, label: str, out: IO[b
 
 
 async def _keyring_of(moment: "Snapshot") -> str | None:
-    from strongroom.storage_service.keyring.document import NAME
+    from strongroom.models.names import KEYRING_DOCUMENT
 
-    value = await moment.get(NAME)
+    value = await moment.get(KEYRING_DOCUMENT)
     return None if value is None else value.decode(errors="replace")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from strongroom.deploy.places import CLIENT, DEFAULT_HOME, PREFIX
+from strongroom.deploy.steps import Lead
 
 if TYPE_CHECKING:
     from strongroom.storage_service.client import StorageClient
@@ -26,8 +27,14 @@ class Common:
 
     home: Path | None = None
     socket: Path | None = None
+    config: Path | None = None
     as_json: bool = False
     no_color: bool = False
+
+    @property
+    def lead(self) -> Lead:
+        """What leads another command to the same service."""
+        return Lead(self.home, self.socket, self.config)
 
 
 def common_options(command: C) -> C:

@@ -3,9 +3,15 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
+
+from strongroom.deploy import extras, steps
+from strongroom.deploy.cli.common import Common
+
+if TYPE_CHECKING:
+    from strongroom.models.steps import Step
 
 DONE: Final = 0
 USAGE: Final = 1  # the command line, or a name or field in it, is wrong; nothing was asked of the service
@@ -18,16 +24,18 @@ INTERRUPTED: Final = 130  # as shells count an end by SIGINT
 
 
 class Exit(NamedTuple):
-    """One row: the code, and the advice that goes with it."""
+    """One row: the code, and what goes with it: words, and steps for an error that has none of its own."""
 
     code: int
     advice: str = ""
+    next: "tuple[Step, ...]" = ()
 
 
 def _table() -> dict[type[BaseException], Exit]:
     """Return the table. Made when an error is there: the command itself starts without these imports."""
     from strongroom.migration import errors as migration
     from strongroom.models.errors import ModelError
+    from strongroom.models.steps import Step
     from strongroom.storage_service import errors
 
     return {
@@ -37,7 +45,9 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.StrongroomError: Exit(FAILED),
         errors.Unavailable: Exit(FAILED),  # who is to blame is told by the text: the store, or a service that runs
         errors.NotListening: Exit(
-            FAILED, "see that it runs: strongroom up, or systemctl status strongroom-storage; its log says more"
+            FAILED,
+            "or systemctl status strongroom-storage; its log says more",
+            (Step("see that it runs", "up"),),
         ),
         errors.Untrusted: Exit(FAILED),  # its text says what to do
         errors.Barred: Exit(FAILED),
@@ -51,7 +61,7 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.InUse: Exit(CONFLICT),
         errors.Overtaken: Exit(CONFLICT),
         errors.NotFound: Exit(NOT_FOUND),
-        errors.NoContainer: Exit(NOT_FOUND, "make it first: strongroom secret mkdir CONTAINER"),
+        errors.NoContainer: Exit(NOT_FOUND, next=(Step("make it first", "secret mkdir", {"container": "CONTAINER"}),)),
         errors.Exists: Exit(CONFLICT),
         errors.Contradicted: Exit(CONFLICT),
         errors.NotEmpty: Exit(CONFLICT, "remove what it holds first"),
@@ -73,8 +83,13 @@ def exit_of(error: BaseException) -> Exit | None:
     return next((table[kind] for kind in type(error).__mro__ if kind in table), None)
 
 
-def report(error: BaseException, write: Callable[[str], object] | None = None) -> int:
-    """Write one line about *error* to standard error, and return the exit code.
+def report(error: BaseException, write: Callable[[str], object] | None = None, *, said: Common | None = None) -> int:
+    """Write one line about *error* and what can be done about it, and return the exit code.
+
+    Args:
+        error: what happened.
+        write: what writes the line; None: it goes to standard error.
+        said: which service was meant; None: nobody said.
 
     Raises:
         BaseException: *error* itself, where nobody foresaw it and STRONGROOM_DEBUG asks for the traceback.
@@ -92,6 +107,9 @@ def report(error: BaseException, write: Callable[[str], object] | None = None) -
         # Who read the output has gone; so that the interpreter does not complain when it flushes at the end:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    if extra := extras.missing(error):
+        write(f"strongroom: {extra}")
+        return FAILED
     found = exit_of(error)
     if found is None:
         if os.environ.get("STRONGROOM_DEBUG"):
@@ -99,7 +117,9 @@ def report(error: BaseException, write: Callable[[str], object] | None = None) -
         # The text of an unforeseen error may hold anything; its kind does not.
         write(f"strongroom: unexpected {type(error).__name__}; STRONGROOM_DEBUG=1 shows where")
         return FAILED
-    write(f"strongroom: {_text(error)}" + (f"; {found.advice}" if found.advice else ""))
+    following = getattr(error, "next", ()) or found.next
+    line = steps.line(_text(error), following, (said or Common()).lead)
+    write(f"strongroom: {line}" + (f"; {found.advice}" if found.advice else ""))
     return found.code
 
 

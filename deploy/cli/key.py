@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from strongroom.deploy import steps
 from strongroom.deploy.cli import key_input, show
-from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.common import client, common, common_options
 from strongroom.deploy.cli.key_census import census
 from strongroom.deploy.cli.key_file import export, import_
 from strongroom.deploy.cli.key_init import init
@@ -14,6 +15,7 @@ from strongroom.deploy.cli.key_rotate import reencrypt, retire, rotate
 from strongroom.deploy.cli.words import Noun
 
 if TYPE_CHECKING:
+    from strongroom.models.steps import Verb
     from strongroom.storage_service.keyring_wire import KeyringStatus
 
 _HUMAN = frozenset({"unlock", "shares"})
@@ -63,16 +65,24 @@ def _tell(said: "KeyringStatus") -> None:
         show.line(f"no secret is written since {said.halted.since}: {said.halted.reason}")
     for each in said.pending:
         records = "" if each.records is None else f", {each.records} records"
-        show.line(f"to {each.what} {each.keyset or each.root or ''}{records}: {each.command}")
+        for step in each.next:
+            typed = steps.command(step, common().lead)
+            show.line(f"to {each.what} {each.keyset or each.root or ''}{records}: {typed}")
     match said.state:
         case "uninitialized":
-            show.line("to make the first keys: strongroom key init")
+            _advise("to make the first keys", "key init")
         case "locked":
-            show.line("to unlock it: strongroom key unlock")
+            _advise("to unlock it", "key unlock")
         case "behind":
             show.line(
                 "another machine rotated the root key: put the new key file in its place here; the log says which"
             )
+
+
+def _advise(reason: str, verb: "Verb") -> None:
+    from strongroom.models.steps import Step
+
+    show.line(steps.sentence(Step(reason, verb), common().lead))
 
 
 @key.command()

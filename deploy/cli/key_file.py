@@ -13,6 +13,7 @@ from strongroom.deploy.cli.common import client, common, common_options
 from strongroom.deploy.cli.secret import write_out
 from strongroom.deploy.cli.settings_options import flags_of, settings_options
 from strongroom.deploy.cli.words import Verb
+from strongroom.models.names import KEYRING_DOCUMENT
 
 if TYPE_CHECKING:
     from strongroom.storage_service.config import ServiceSettings
@@ -99,8 +100,7 @@ async def _restore(
 ) -> "Restored":
     from strongroom.storage_service.backends import open_backend
     from strongroom.storage_service.errors import StartupError
-    from strongroom.storage_service.keyring.document import NAME
-    from strongroom.storage_service.keyring.envelope import kid_of
+    from strongroom.storage_service.jose.envelope import kid_of
     from strongroom.storage_service.keyring.export import open_root
     from strongroom.storage_service.keyring.page import Page
     from strongroom.storage_service.keyring.restore import restore
@@ -111,7 +111,7 @@ async def _restore(
     store = open_backend(settings.store)
     await store.open()
     try:
-        entry = await store.get(NAME)
+        entry = await store.get(KEYRING_DOCUMENT)
         present = None if entry is None else kid_of(entry.value)
         own = None
         if present not in (None, root.kid) and not replace:

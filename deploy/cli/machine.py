@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from strongroom.deploy import steps
 from strongroom.deploy.cli import exits, show
 from strongroom.deploy.cli.common import common, common_options, home_or_default
 from strongroom.deploy.cli.settings_options import flags_of, settings_options
@@ -44,19 +45,23 @@ class Crossed(Noun):
 
 
 def _report(error: Exception) -> int:
+    from strongroom.models.steps import Step
     from strongroom.storage_service.errors import Fate, StrongroomError, Unavailable
 
+    following: tuple[Step, ...] = ()
     match error:
         case Unavailable():
-            fate = "; whether it was done is not known: strongroom machine list" if error.fate is Fate.UNKNOWN else ""
-            text = f"the store does not answer: {error}{fate}"
+            again = Step("whether it was done is not known", "machine list")
+            text = f"the store does not answer: {error}"
+            following = (again,) if error.fate is Fate.UNKNOWN else ()
         case StrongroomError():
-            text = str(error)
+            text, following = str(error), error.next
         case OSError():
-            text = ": ".join(str(part) for part in (error.filename, error.strerror or type(error).__name__) if part)
+            parts = filter(None, (error.filename, error.strerror or type(error).__name__))
+            text = ": ".join(map(str, parts))
         case _:
-            return exits.report(error, lambda line: _cross(line.removeprefix("strongroom: ")))
-    _cross(" ".join(text.split()))
+            return exits.report(error, lambda line: _cross(line.removeprefix("strongroom: ")), said=common())
+    _cross(steps.line(text, following, common().lead))
     found = exits.exit_of(error)
     return exits.FAILED if found is None else found.code
 
@@ -67,8 +72,14 @@ def _cross(text: str) -> None:
 
 def _here(command: C) -> C:
     """Give *command* the options that say settings, which arrive as `file`, `sets` and `options`."""
-    named = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The TOML file.")
+    path = click.Path(path_type=Path)
+    named = click.option("--config", "file", type=path, metavar="FILE", help="The TOML file.", callback=_keep)
     return named(settings_options(common_options(command)))
+
+
+def _keep(ctx: click.Context, _: click.Parameter, value: Path | None) -> Path | None:
+    common(ctx).config = value
+    return value
 
 
 def _settings(file: Path | None, sets: dict[str, str], options: dict[str, Any]) -> "Settings":
@@ -284,7 +295,7 @@ def _show(listing: "Listing", found: "list[Row] | None") -> None:
             }
             for row in listing.rows
         ]
-        data: dict[str, Any] = {"machines": rows, "why": listing.why}
+        data: dict[str, Any] = {"machines": rows, "why": listing.why, "next": steps.as_data(listing.next)}
         show.answer(data if found is None else data | {"unexpected": [row.fingerprint for row in found]})
         return
     show.table(_COLUMNS, ([row.fingerprint[:SHORT], row.name, row.authority, row.created] for row in listing.rows))
@@ -292,7 +303,7 @@ def _show(listing: "Listing", found: "list[Row] | None") -> None:
         if row.why and not listing.why:
             show.line(f"{_named(row)}: {row.why}")
     if listing.why:
-        show.line(f"no flag can be read here: {listing.why}")
+        show.line(steps.line(f"no flag can be read here: {listing.why}", listing.next, common().lead))
 
 
 def _named(row: "Row") -> str:

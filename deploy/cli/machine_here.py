@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from strongroom.deploy.cli import key_input
 from strongroom.deploy.settings import Settings, refuse_another_store
+from strongroom.models.steps import Step
 from strongroom.storage_service.audit import AuditLog, AuditRecord
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends import open_backend
@@ -101,7 +102,9 @@ def _check(settings: Settings) -> None:
     if settings.service.store.startswith("memory:"):
         raise ConfigurationError("the store is in memory, where no other process finds it")
     if not settings.home.is_dir():
-        raise ConfigurationError(f"there is no home at {settings.home}; make it: strongroom machine config init")
+        raise ConfigurationError(f"there is no home at {settings.home}").advising(
+            Step("make it", "machine config init", {"home": str(settings.home)})
+        )
     if settings.home.stat().st_uid != os.geteuid():
         raise ConfigurationError(f"{settings.home} belongs to another user; run this as that user")
 
@@ -129,7 +132,7 @@ def _read_key(settings: Settings) -> tuple[Path, MachineKey]:
     try:
         return path, read_private(path)
     except KeyFileMissing as error:
-        raise KeyFileMissing(f"{error}; make one: strongroom machine config init") from None
+        raise error.advising(Step("make one", "machine config init", {"home": str(settings.home)})) from None
 
 
 class Recorder:

@@ -1,6 +1,5 @@
 """``strongroom migrate``: an existing estate moves in, with proof."""
 
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from strongroom.deploy.cli.words import Noun
 
 if TYPE_CHECKING:
     from strongroom.migration.report import Report
+    from strongroom.models.steps import Option, Step
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -125,7 +125,7 @@ async def _plan(estate: Estate, on_conflict: str, out: Path | None) -> int:
                 advance=advance,
                 out=file.add if file is not None else None,
             )
-            made.next = _as_planned(made.next, on_conflict, out)
+            made.next = [_as_planned(step, on_conflict, out) for step in made.next]
             return made
 
         try:
@@ -139,11 +139,12 @@ async def _plan(estate: Estate, on_conflict: str, out: Path | None) -> int:
     return finish(report)
 
 
-def _as_planned(advice: str, on_conflict: str, out: Path | None) -> str:
-    """Return *advice* with what makes its apply the one that was planned."""
-    policy = "" if on_conflict == "stop" or "--on-conflict" in advice else f" --on-conflict {on_conflict}"
-    plan = "" if out is None else f" --plan {shlex.quote(str(out.absolute()))}"
-    return advice.replace("migrate apply", f"migrate apply{plan}{policy}")
+def _as_planned(step: "Step", on_conflict: str, out: Path | None) -> "Step":
+    """Return *step* with what makes its apply the one that was planned."""
+    if step.verb != "migrate apply":
+        return step
+    planned: dict[str, Option] = {} if out is None else {"plan": str(out.absolute())}
+    return step.given(planned if on_conflict == "stop" else {**planned, "on_conflict": on_conflict})
 
 
 @migrate.command()

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from strongroom.deploy import steps
 from strongroom.deploy.cli import show
-from strongroom.deploy.cli.common import RETRIES, places
-from strongroom.deploy.cli.migrate_next import completed, estate_words
+from strongroom.deploy.cli.common import RETRIES, common, places
 from strongroom.storage_service.traces import trace_of
 
 if TYPE_CHECKING:
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from strongroom.migration.report import Report
     from strongroom.migration.sources.base import Source
     from strongroom.migration.target import Target
+    from strongroom.models.steps import Option, Step
 
 C = TypeVar("C", bound=Callable[..., Any])
 T = TypeVar("T")
 
 _FILES: Final = re.compile(r"key|cert|cacert|socket|.*_(?:file|dir)")  # options of sources that name a file
+_OF_AN_ESTATE: Final = frozenset(
+    f"migrate {verb}" for verb in ("plan", "apply", "verify", "scrub", "rollback", "forget")
+)  # verbs that are told which
 CALL: Final = 60.0  # seconds that one call may take, when the store is slow
 
 
@@ -53,9 +57,20 @@ class Sides:
         assert self.source is not None  # noqa: S101  # only `open_sides` without a source leaves it out
         return self.source
 
-    def completed(self, text: str) -> str:
-        """Return *text* with its commands as they can be typed."""
-        return completed(text, estate_words(self.journal.run, self.options))
+    def completed(self, steps: "Iterable[Step]") -> "list[Step]":
+        """Return *steps* with what names the estate, in those that need it."""
+        return [step.given(self._estate(step.verb)) if step.verb in _OF_AN_ESTATE else step for step in steps]
+
+    def _estate(self, verb: str) -> "dict[str, Option]":
+        """Return what names the estate to *verb*: the run, once something is known of it."""
+        run = self.journal.run
+        if verb == "migrate forget":
+            return {"run": run.name}
+        begun = bool(run.stages)
+        named: dict[str, Option] = {"run": run.name} if begun else {"source": run.kind, "place": run.place}
+        options = self.options if begun else run.options
+        said = [f"{name}={value}" for name, values in options.items() for value in values]
+        return {**named, "option": said} if said else named
 
 
 def estate_options(command: C) -> C:
@@ -102,7 +117,11 @@ def _absolute(place: str) -> str:
 
 def run(act: Coroutine[Any, Any, T]) -> T:
     """Carry *act* out, on the loop that the service runs on, too."""
-    import uvloop
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        act.close()  # so that nothing is said of it: what to install is all that there is to say
+        raise
 
     async def quietly() -> T:
         asyncio.get_running_loop().set_exception_handler(_heard)
@@ -146,7 +165,7 @@ async def open_sides(estate: Estate, *, source_needed: bool = True, new: bool = 
         NoSuchRun: there is none, and there must be.
     """
     from strongroom.migration.errors import MigrationError, NoSuchRun
-    from strongroom.migration.journal import Journal, new_run, run_name
+    from strongroom.migration.journal import LIST_RUNS, Journal, new_run, run_name
     from strongroom.migration.sources import open_source
     from strongroom.storage_service.errors import ConfigurationError
 
@@ -156,13 +175,13 @@ async def open_sides(estate: Estate, *, source_needed: bool = True, new: bool = 
             try:
                 source = open_source(estate.kind, estate.place, estate.options)
             except ConfigurationError as error:
-                raise click.UsageError(str(error)) from None
+                raise click.UsageError(steps.line(str(error), error.next, common().lead)) from None
             name = run_name(estate.kind, source.identity)
         else:
             name = str(estate.run)
         journal = await Journal.find(target, name)
         if journal is None and (estate.kind is None or not new):
-            raise NoSuchRun("there is no such run; those that there are: strongroom migrate status")
+            raise NoSuchRun("there is no such run").advising(LIST_RUNS)
         if journal is None and source is not None:
             journal = Journal(target, new_run(str(estate.kind), estate.place, estate.options, source.identity))
         assert journal is not None  # noqa: S101  # a source was said, or the run was found
@@ -180,7 +199,7 @@ async def open_sides(estate: Estate, *, source_needed: bool = True, new: bool = 
                 await source.open(journal.digest)
             yield sides
         except MigrationError as error:
-            error.args = (sides.completed(str(error)),)
+            error.next = tuple(sides.completed(error.next))
             raise
         finally:
             if source is not None:

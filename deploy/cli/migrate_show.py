@@ -1,12 +1,15 @@
 """How the reports of a migration are shown, and what exit code each is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
-from strongroom.deploy.cli import exits, migrate_next, show
+from strongroom.deploy import steps
+from strongroom.deploy.cli import exits, show
+from strongroom.deploy.cli.common import common
 from strongroom.migration.report import Problem, Report
+from strongroom.models.steps import Step
 
 SHOWN: Final = 40  # problems of one kind at a terminal; the JSON has all
 
@@ -86,14 +89,18 @@ def report(report: Report, more: Mapping[str, Any]) -> None:
     next_steps(report.next)
 
 
-def next_steps(text: str) -> None:
+def next_steps(following: Iterable[Step]) -> None:
     """Print what to do next: each command on a line of its own, as it can be typed."""
     lead = "next: "
-    for words, command in migrate_next.steps(text):
-        show.words(lead + words)
-        if command:
-            show.line(f"    {command}", style="bold")
+    for step in following:
+        show.words(lead + step.reason)
+        _command(step)
         lead = ""
+
+
+def _command(step: Step) -> None:
+    if typed := steps.command(step, common().lead):
+        show.line(f"    {typed}", style="bold")
 
 
 def _told(report: Report) -> Iterator[tuple[int, str, str]]:
@@ -135,5 +142,7 @@ def _problems(problems: list[Problem]) -> None:
             else:
                 show.line(f"    {problem.item}")
                 show.line(f"        {problem.name}")
+            for step in problem.next:
+                _command(step)
     if len(problems) > SHOWN:
         show.line(f"    and {len(problems) - SHOWN:,} more; --json has all of them")

@@ -16,6 +16,7 @@ from strongroom.deploy.cli.backup_file import key_options, place_options
 from strongroom.deploy.cli.common import common_options
 from strongroom.deploy.cli.words import Verb
 from strongroom.deploy.places import PREFIX
+from strongroom.models.names import MACHINES
 
 if TYPE_CHECKING:
     from strongroom.deploy.settings import Settings
@@ -162,7 +163,6 @@ async def _holds_the_same(settings: "Settings", checked: "Checked", nowhere: IO[
     from strongroom.deploy.cli.backup_copy import moment_of
     from strongroom.storage_service.backup import taking
     from strongroom.storage_service.errors import Invalid
-    from strongroom.storage_service.keyring.machine_key import MACHINES
 
     apart = settings.service.machine_documents is not None
     async with moment_of(settings.service.store) as moment:

@@ -3,6 +3,9 @@
     2026-11-22 09:30:00.123 WARNING strongroom.storage_service.app[812] request 9f2c…: unexpected error
     {"time":"2026-11-22T09:30:00.123Z","level":"warning","logger":"strongroom.storage_service.app","pid":812,"message":"…"}
 
+A record whose ``next`` says what is to be done has it at its end as commands that lead here, and as JSON in a field of
+that name, as it is.
+
 What may be logged is the business of who logs: values of this project's types show no secret, and no line here adds
 a request's body or header fields. Of an exception, whoever logs it, class and places are told, not its text. There is
 no access log; the audit log is apart (``strongroom.storage_service.audit``).
@@ -10,12 +13,16 @@ no access log; the audit log is apart (``strongroom.storage_service.audit``).
 
 import logging
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from gunicorn.glogging import Logger
 
+from strongroom.deploy.steps import Lead, sentence
+from strongroom.models.steps import Step
 from strongroom.storage_service.printable import printable
 from strongroom.storage_service.traces import trace_of
 
@@ -30,6 +37,10 @@ def message_of(record: logging.LogRecord) -> str:
     What does not print is escaped: whoever reads the log on a terminal is not to be steered by what strangers sent.
     """
     return printable(_BREAK.sub(" | ", _STARTUP.sub("", record.getMessage()).strip()))
+
+
+def _next_of(record: logging.LogRecord) -> Sequence[Step]:
+    return getattr(record, "next", ())
 
 
 class NoAccessLog(Logger):
@@ -54,18 +65,24 @@ class Https(logging.Filter):
 
 
 class Plain(logging.Formatter):
-    """A line for people; where an unexpected error came from stands at its end."""
+    """A line for people; what is to be done, and where an unexpected error came from, stand at its end."""
+
+    def __init__(self, home: str | None = None) -> None:
+        """Take the home that commands are to lead to."""
+        super().__init__()
+        self._lead = Lead(Path(home) if home else None)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         line = f"{when}.{record.msecs:03.0f} {record.levelname} {record.name}[{record.process}] {message_of(record)}"
+        line = "; ".join([line, *(printable(sentence(step, self._lead)) for step in _next_of(record))])
         trace = _trace(record)
         return f"{line}: {trace}" if trace else line
 
 
 class Json(logging.Formatter):
-    """A line for machines; where an unexpected error came from is a field of it."""
+    """A line for machines; what is to be done, and where an unexpected error came from, are fields of it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -77,6 +94,8 @@ class Json(logging.Formatter):
             "pid": record.process,
             "message": message_of(record),
         }
+        if following := _next_of(record):
+            line["next"] = following
         if trace := _trace(record):
             line["traceback"] = trace
         return msgspec.json.encode(line).decode()
@@ -87,19 +106,21 @@ def _trace(record: logging.LogRecord) -> str:
     return printable(trace_of(error)) if error is not None else ""
 
 
-def configuration(log_format: str, level: str, *, tls: bool = False) -> dict[str, Any]:
+def configuration(log_format: str, level: str, home: Path, *, tls: bool = False) -> dict[str, Any]:
     """Return what ``logging.config.dictConfig`` (gunicorn's ``logconfig_dict``) is told.
 
     Args:
         log_format: "plain" or "json".
         level: the lowest level that is logged, e.g. "INFO".
+        home: where commands lead that are advised.
         tls: whether what listens over TCP speaks TLS.
     """
-    formatter = Json if log_format == "json" else Plain
+    formatter: type[logging.Formatter] = Json if log_format == "json" else Plain
+    arguments = {} if formatter is Json else {"home": str(home)}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"()": f"{formatter.__module__}.{formatter.__qualname__}"}},
+        "formatters": {"line": {"()": f"{formatter.__module__}.{formatter.__qualname__}", **arguments}},
         "filters": {"https": {"()": f"{Https.__module__}.{Https.__qualname__}"}},
         "handlers": {
             "stderr": {

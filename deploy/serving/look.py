@@ -59,7 +59,7 @@ def _look_at_keys(settings: Settings) -> None:
         if settings.service.machine_key is not None:
             machine_key.look(settings.service.machine_key)
     except KeyFileUnusable as error:
-        raise ConfigurationError(str(error)) from None
+        raise ConfigurationError(str(error)).advising(*error.next) from None
 
 
 def _look_at_file(what: str, path: Path, settings: Settings, made: tuple[Path, ...]) -> None:

@@ -30,7 +30,6 @@ from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.hygiene import harden
 from strongroom.storage_service.keyring.page import Page
 
-GRACE: Final = 12  # seconds for requests under way when the server is told to end; over ProxySettings.timeout's default
 HEARTBEAT: Final = 30  # seconds without a sign of life after which gunicorn replaces a worker
 
 
@@ -138,7 +137,7 @@ def options(
         "accesslog": None,
         "errorlog": None,
         "loglevel": level.lower(),
-        "logconfig_dict": log.configuration(settings.log_format, level, tls=tls is not None),
+        "logconfig_dict": log.configuration(settings.log_format, level, settings.home, tls=tls is not None),
     }
     if role is Role.PROXY:
         if settings.proxy.tls_certificate and tls is None:

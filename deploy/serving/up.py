@@ -128,7 +128,7 @@ def _up(
 
 def _tell_the_end(asked_by: signal.Signals, settings: Settings) -> None:
     """Log which signal ends all of this: who finds it ended in the morning is not to guess."""
-    logging.config.dictConfig(log.configuration(settings.log_format, "INFO"))  # the children have theirs
+    logging.config.dictConfig(log.configuration(settings.log_format, "INFO", settings.home))  # the children have theirs
     logging.getLogger(__name__).info("%s: the proxy ends, then the service", asked_by.name)
 
 
@@ -228,8 +228,7 @@ class _Family:
 
     def __enter__(self) -> "_Family":
         for name in _SHARED:
-            with suppress(ModuleNotFoundError):  # the last is an extra
-                importlib.import_module(name)
+            importlib.import_module(name)
         prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans come to this process, which can then wait for them
         gc.collect()
         gc.freeze()  # what is here stays out of the collections of the children, and its pages stay shared

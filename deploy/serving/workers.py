@@ -108,7 +108,7 @@ class StrongroomWorker(Worker):
                 await served.application.close()
         except StrongroomError as error:
             if not await self._told_by_the_first(told):
-                log.error("%s", error)  # noqa: TRY400  # its text is the whole story
+                log.error("%s", error, extra={"next": error.next})  # noqa: TRY400  # its text is the whole story
             return BOOT_ERROR if isinstance(error, Unavailable | AuditUnavailable) else FOR_GOOD
         finally:
             served.crowd.leave(self.age)

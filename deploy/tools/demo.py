@@ -24,8 +24,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from strongroom.deploy.home import write_private
+from strongroom.models import Host, HostCreds
 from strongroom.storage_service import wire
 from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.jose import base64url
 
 RUN = Path(".run")
 HOME = RUN / "home"
@@ -99,7 +101,7 @@ def _store_and_fetch(client: httpx.Client) -> bytes:
     public = made.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     print(f"\nA new SSH key, whose public half is\n    {public}")
 
-    path = f"/api/v0/host/{quote(ADDRESS)}"
+    path = f"{wire.API_PATH}/host/{quote(ADDRESS)}"
     client.delete(path)  # of an earlier run
     body = {"ssh_priv_key": base64.b64encode(key).decode(), "remote_user": "root"}
     stored = client.put(path, json=body)
@@ -119,11 +121,11 @@ def _show_store(key: bytes) -> None:
     database = next((HOME / "data").glob("*.db"))
     print(f"\nIn {database}:")
     with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as store:
-        for name in (f"hosts/{ADDRESS}", f"secrets/hosts/{ADDRESS}"):
+        for name in (f"{Host.prefix()}{ADDRESS}", f"{HostCreds.prefix()}{ADDRESS}"):
             (value,) = store.execute("select value from entry where name = ?", (name,)).fetchone()
             print(f"    {name}\n        {_shortened(value.decode())}")
     header = value.partition(b".")[0]
-    print(f"    its header says  {base64.urlsafe_b64decode(header + b'=' * (-len(header) % 4)).decode()}")
+    print(f"    its header says  {base64url.decode(header).decode()}")
 
     files = [path for place in ("data", "log") for path in (HOME / place).rglob("*") if path.is_file()]
     written = [path.read_bytes() for path in files]
@@ -152,9 +154,9 @@ def _say_what_to_try(url: str) -> None:
     print(
         f"""
 Try, from another terminal in this folder:
-    curl -H @{HEADERS} {url}/api/v0/host/{ADDRESS}/creds
-    curl -H @{HEADERS} {url}/api/v0/secrets/hosts/{ADDRESS}
-    curl -i {url}/api/v0/secrets/hosts/{ADDRESS}"""
+    curl -H @{HEADERS} {url}{wire.API_PATH}/host/{ADDRESS}/creds
+    curl -H @{HEADERS} {url}{wire.PROXIED_SECRETS_PATH}/hosts/{ADDRESS}
+    curl -i {url}{wire.PROXIED_SECRETS_PATH}/hosts/{ADDRESS}"""
     )
 
 

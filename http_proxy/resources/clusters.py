@@ -30,6 +30,7 @@ from strongroom.models import (
     Network,
     OperationState,
 )
+from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient
 from strongroom.storage_service.errors import NotFound
 
@@ -80,7 +81,7 @@ class ClusterItem(Resource):
             cluster, status = await self.storage.change(client, Cluster, name, overlay), 200
         except NotFound:
             cluster, status = await save_new(client, wanted), 201
-            resp.location = f"/api/v0/cluster/{name}"
+            resp.location = f"{wire.API_PATH}/cluster/{name}"
         respond(resp, cluster.to_dict_safe(), status)
 
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:

@@ -64,7 +64,7 @@ class ContainerManagerItem(Resource):
         elif not await _is_half_made(req, client, existing, config, creds):
             respond(resp, existing.model.to_dict_safe())
             return
-        resp.location = f"/api/v0/containermanager/{name}"
+        resp.location = f"{wire.API_PATH}/containermanager/{name}"
         respond(resp, config.to_dict_safe(), status=201)
 
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:

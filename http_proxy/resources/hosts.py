@@ -20,6 +20,7 @@ from strongroom.http_proxy.resources.base import (
 from strongroom.http_proxy.resources.clusters import leaving
 from strongroom.http_proxy.resources.twins import ATTEMPTS, check_may_each, take_back
 from strongroom.models import Cluster, Clusters, Host, HostCreds, HostStatus, Model
+from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient, Record
 from strongroom.storage_service.client.operations import ANY_REVISION
 from strongroom.storage_service.errors import Busy, Changed, Invalid, NotFound
@@ -186,7 +187,7 @@ async def _add(storage: Storage, req: Request, resp: Response, body: dict[str, o
     else:
         respond(resp, existing.model.to_dict_safe())
         return
-    resp.location = f"/api/v0/host/{host.address}"
+    resp.location = f"{wire.API_PATH}/host/{host.address}"
     respond(resp, added.to_dict_safe(), status=201)
 
 

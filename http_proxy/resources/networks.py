@@ -3,6 +3,7 @@
 from strongroom.http_proxy.errors import Rejected, Request, Response
 from strongroom.http_proxy.resources.base import Resource, find, respond, save_new, settle
 from strongroom.models import Network, Networks
+from strongroom.storage_service import wire
 
 
 class NetworkCollection(Resource):
@@ -28,7 +29,7 @@ class NetworkItem(Resource):
         client = self.storage.for_caller(req)
         existing = await find(client, Network, name)
         if existing is None:
-            resp.location = f"/api/v0/network/{name}"
+            resp.location = f"{wire.API_PATH}/network/{name}"
             respond(resp, (await save_new(client, network)).to_dict_safe(), status=201)
             return
         if existing != network:

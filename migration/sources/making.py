@@ -106,7 +106,7 @@ def secret(name: str, value: str | bytes) -> Record:
     except UnicodeEncodeError:
         raise Unfit("its value is no Unicode text") from None
     if not name.startswith(names.SECRETS) or name.count("/") < 2 or names.is_container(name):
-        raise Unfit("its name must be secrets/, a container, and a key")
+        raise Unfit(f"its name must be {names.SECRETS}, a container, and a key")
     if not text:
         raise Unfit("its value is empty")
     if not fits(encoded):

@@ -3,7 +3,7 @@
 Every backend, and every wrapper round one (encryption, prefixes, faults), keeps the law in ``tests/laws/backends.py``.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
@@ -78,25 +78,12 @@ class Vacant:
 Change: TypeAlias = Put | Delete | Check | Vacant
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One change that a watch saw; *entry* is None when the name was deleted."""
-
-    name: str
-    entry: Entry | None
-    revision: int
-
-
 class Conflict(StrongroomError):
     """A guard of the batch did not hold and nothing was applied; *failed* holds the guards that did not."""
 
     def __init__(self, failed: Sequence[Change]) -> None:
         super().__init__("a guard of the batch did not hold; nothing was applied")
         self.failed = tuple(failed)
-
-
-class Compacted(StrongroomError):
-    """The changes since that revision are no longer kept; read everything again and watch from there."""
 
 
 class Backend(Protocol):
@@ -162,19 +149,30 @@ class Backend(Protocol):
         """
 
 
-@runtime_checkable
-class Watchable(Protocol):
-    """The optional ability to tell changes as they happen."""
+class Listed(Protocol):
+    """A page of a listing, of a backend's or of what tells one on."""
 
-    def watch(self, prefix: str, since: int) -> AsyncGenerator[Event, None]:
-        """Yield every change under *prefix* after revision *since*, in order of revisions, until closed.
+    @property
+    def names(self) -> Sequence[str]:
+        """The names, in byte order."""
 
-        A change that a later one of the same name has overtaken may be left out: stores need not keep old values.
+    @property
+    def more(self) -> bool:
+        """Whether the listing goes on after the last of them."""
 
-        Raises:
-            Compacted: changes since then are no longer kept.
-            Unavailable: the store went away; resume from the last event's revision.
-        """
+
+async def pages(
+    listing: Callable[[str, str | None, int], Awaitable[Listed]], prefix: str, size: int = MAX_PAGE
+) -> AsyncIterator[Sequence[str]]:
+    """Give out all names that begin with *prefix*, in byte order, up to *size* at once; *listing* gives a page."""
+    after: str | None = None
+    while True:
+        page = await listing(prefix, after, size)
+        if page.names:
+            yield page.names
+        if not page.more:
+            return
+        after = page.names[-1]
 
 
 @runtime_checkable

@@ -1,22 +1,19 @@
 """A store in memory that keeps the whole law: for tests and trials. What it holds is gone with the process."""
 
-import asyncio
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Self
+from typing import Self
 from urllib.parse import SplitResult
 
 from strongroom.storage_service.backends.base import (
     MAX_BATCH,
     MAX_PAGE,
     Change,
-    Compacted,
     Conflict,
     Delete,
     Entry,
-    Event,
     Page,
     Put,
     Snapshot,
@@ -29,8 +26,6 @@ from strongroom.storage_service.backends.base import (
 )
 from strongroom.storage_service.errors import ConfigurationError
 
-HISTORY: Final = 10_000  # changes kept for watches
-
 
 class MemoryBackend:
     """A dict with revisions.
@@ -39,15 +34,12 @@ class MemoryBackend:
     what was asked of it, by method, so that a test can say how many store operations a request costs.
     """
 
-    def __init__(self, history: int = HISTORY) -> None:
+    def __init__(self) -> None:
         self.max_batch = MAX_BATCH
         self.calls: Counter[str] = Counter()
         self._entries: dict[str, Entry] = {}
         self._names: list[str] = []  # sorted
         self._revision = 1  # of the empty store, as etcd counts
-        self._events: deque[Event] = deque(maxlen=history)
-        self._compacted = 0  # the last revision with a change that is no longer kept
-        self._changed = asyncio.Event()  # set, and replaced, at each change
         self._opened = False
 
     @classmethod
@@ -66,9 +58,8 @@ class MemoryBackend:
         self._opened = True
 
     async def close(self) -> None:
-        """Cease to answer; watches end."""
+        """Cease to answer."""
         self._opened = False
-        self._wake()
 
     async def get(self, name: str) -> Entry | None:
         """Return what is stored under *name*."""
@@ -103,24 +94,11 @@ class MemoryBackend:
         for change in changes:
             if isinstance(change, Put):
                 self._put(change.name, Entry(change.value, revision))
+                self._revision = revision
             elif isinstance(change, Delete) and change.name in self._entries:
-                self._delete(change.name, revision)
-        self._wake()
+                self._delete(change.name)
+                self._revision = revision
         return self._revision
-
-    async def watch(self, prefix: str, since: int) -> AsyncGenerator[Event, None]:
-        """Yield every change under *prefix* after revision *since*."""
-        while True:
-            self._asked("watch")
-            if since < self._compacted:
-                raise Compacted
-            changed = self._changed
-            news = [event for event in self._events if event.revision > since]
-            since = max(since, self._revision)
-            for event in news:
-                if event.name.startswith(prefix):
-                    yield event
-            await changed.wait()
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[Snapshot, None]:
@@ -144,22 +122,10 @@ class MemoryBackend:
         if name not in self._entries:
             insort(self._names, name)
         self._entries[name] = entry
-        self._tell(Event(name, entry, entry.revision))
 
-    def _delete(self, name: str, revision: int) -> None:
+    def _delete(self, name: str) -> None:
         del self._entries[name]
         del self._names[bisect_left(self._names, name)]
-        self._tell(Event(name, None, revision))
-
-    def _tell(self, event: Event) -> None:
-        self._revision = event.revision
-        if len(self._events) == self._events.maxlen:
-            self._compacted = self._events[0].revision
-        self._events.append(event)
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
 
 
 class _Moment:

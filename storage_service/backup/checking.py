@@ -7,15 +7,13 @@ from typing import Final
 
 import msgspec
 
-from strongroom.models.names import SYSTEM
+from strongroom.models.names import KEYRING_DOCUMENT, MACHINES, RESTORE, SYSTEM, WRAPS
 from strongroom.storage_service.backends.base import Snapshot
 from strongroom.storage_service.backup.form import End, Head, Reader
-from strongroom.storage_service.backup.marker import MARKER
 from strongroom.storage_service.errors import InUse, Invalid, StrongroomError, Undecipherable
-from strongroom.storage_service.keyring import census, envelope, export, wraps
-from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import census, export, wraps
 from strongroom.storage_service.keyring.export import Exported
-from strongroom.storage_service.keyring.machine_key import MACHINES
 from strongroom.storage_service.keyring.machines import MachineDocument
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
@@ -48,7 +46,7 @@ class Openers:
     def __init__(self, exported: Exported) -> None:
         """Take the export; no row was seen yet."""
         self._root = exported.root
-        self._prefix = f"{wraps.WRAPS}{exported.root}/"
+        self._prefix = f"{WRAPS}{exported.root}/"
         self._wraps = {each.name: each for each in exported.wraps}
         self._machines = {MACHINES + each.fingerprint: each for each in exported.machines}
         self._missing = set(self._wraps)
@@ -146,9 +144,9 @@ def _read(reader: Reader, exported: Exported, ring: Ring | None, advance: Callab
     for count, (name, value) in enumerate(reader.rows(), 1):
         places[_place(name)] += 1
         openers.see(name, value)
-        if name == NAME:
+        if name == KEYRING_DOCUMENT:
             keyring = value
-        elif name == MARKER:
+        elif name == RESTORE:
             raise Invalid("the backup is of a store that was half restored")
         elif ring is not None and census.is_counted(name):
             _open(found, ring, name, value)

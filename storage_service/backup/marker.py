@@ -3,13 +3,10 @@
 Whoever is killed in between leaves it behind, and no service starts on a store that has it.
 """
 
-from typing import Final
-
-from strongroom.models.names import SYSTEM
+from strongroom.models.names import RESTORE
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import ConfigurationError
-
-MARKER: Final = SYSTEM + "restore"
 
 
 async def refuse_half(store: Backend) -> None:
@@ -19,8 +16,7 @@ async def refuse_half(store: Backend) -> None:
         ConfigurationError: it has not.
         Unavailable: the store does not answer.
     """
-    if await store.get(MARKER) is not None:
+    if await store.get(RESTORE) is not None:
         raise ConfigurationError(
-            "the store is half restored: run the same strongroom restore again, which finishes it, or begin with an "
-            "empty one"
-        )
+            "the store is half restored: begin with an empty one, or let the restore finish"
+        ).advising(Step("with the same backup", "restore"))

@@ -15,6 +15,7 @@ from typing import IO
 
 import msgspec
 
+from strongroom.models.names import KEYRING_DOCUMENT, RESTORE
 from strongroom.storage_service.backends.base import (
     ABSENT,
     Backend,
@@ -28,9 +29,7 @@ from strongroom.storage_service.backends.base import (
 )
 from strongroom.storage_service.backup.checking import Checked
 from strongroom.storage_service.backup.form import Reader
-from strongroom.storage_service.backup.marker import MARKER
 from strongroom.storage_service.errors import Exists, Invalid, Overtaken
-from strongroom.storage_service.keyring.document import NAME
 from strongroom.storage_service.wire import MAX_STORED
 
 
@@ -51,14 +50,14 @@ async def restore(file: IO[bytes], store: Backend, checked: Checked, advance: Ca
     """
     revision = await _begin(store, checked)
     for batch in _batches(_rows(file, checked), store.max_batch - 1):
-        changes: list[Change] = [*batch, Check(MARKER, revision)]
+        changes: list[Change] = [*batch, Check(RESTORE, revision)]
         try:
             await store.commit(changes)
         except Conflict:
             raise Overtaken("somebody else restores into this store, or emptied it meanwhile") from None
         advance(len(batch))
     await _compare(file, store, checked, advance)
-    last: list[Change] = [Put(NAME, checked.keyring, expected=ABSENT), Delete(MARKER, expected=revision)]
+    last: list[Change] = [Put(KEYRING_DOCUMENT, checked.keyring, expected=ABSENT), Delete(RESTORE, expected=revision)]
     try:
         await store.commit(last)
     except Conflict:
@@ -72,7 +71,7 @@ async def refuse_filled(store: Backend, checked: Checked) -> None:
         Exists: it is not empty, and not half restored from the same file.
         Unavailable: it does not answer.
     """
-    found = await store.get(MARKER)
+    found = await store.get(RESTORE)
     if found is None and (await store.list("", limit=1)).names:
         raise _filled()
     if found is not None and found.value != _mark(checked):
@@ -82,10 +81,10 @@ async def refuse_filled(store: Backend, checked: Checked) -> None:
 async def _begin(store: Backend, checked: Checked) -> int:
     """Set the marker in an empty store, or find it in one that is half restored; return its revision."""
     said = _mark(checked)
-    found = await store.get(MARKER)
+    found = await store.get(RESTORE)
     if found is None:
         try:
-            return await store.commit([Put(MARKER, said, expected=ABSENT), Vacant("")])
+            return await store.commit([Put(RESTORE, said, expected=ABSENT), Vacant("")])
         except Conflict:
             raise _filled() from None
     if found.value != said:
@@ -110,7 +109,7 @@ def _rows(file: IO[bytes], checked: Checked) -> Iterator[tuple[str, bytes]]:
     file.seek(0)
     reader = Reader(file)
     for name, value in reader.rows():
-        if name != NAME:
+        if name != KEYRING_DOCUMENT:
             yield name, value
     if reader.end != checked.end:
         raise Invalid("the backup was changed while it was restored")
@@ -138,7 +137,7 @@ async def _compare(file: IO[bytes], store: Backend, checked: Checked, advance: C
     async with store.snapshot() as snapshot:
         async for page in snapshot.pages():
             for row in page:
-                if row[0] != MARKER and row != next(expected, None):
+                if row[0] != RESTORE and row != next(expected, None):
                     raise _meddled()
             advance(len(page))
     if next(expected, None) is not None:

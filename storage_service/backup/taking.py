@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import IO
 
+from strongroom.models.names import RESTORE
 from strongroom.storage_service.backends.base import Snapshot
 from strongroom.storage_service.backup.checking import Openers, exported_in
 from strongroom.storage_service.backup.form import End, Head, Writer
-from strongroom.storage_service.backup.marker import MARKER
 from strongroom.storage_service.errors import ConfigurationError
 
 
@@ -28,7 +28,7 @@ async def copy(
         Unavailable: the store went away.
         OSError: the file cannot be written.
     """
-    if await snapshot.get(MARKER) is not None:
+    if await snapshot.get(RESTORE) is not None:
         raise ConfigurationError("the store is half restored: finish that, or copy the backup that it comes from")
     openers = Openers(exported_in(head))
     writer = Writer(file, head)

@@ -188,7 +188,9 @@ def _read_named(path: Path) -> tuple[Address, Caller]:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
         where = "STRONGROOM_SOCKET (or _URL), STRONGROOM_API_ID and STRONGROOM_API_KEY"
-        raise ConfigurationError(f"{error}; where there is no home, set {where}") from error.__cause__
+        raise ConfigurationError(f"{error}; where there is no home, set {where}").advising(
+            *error.next
+        ) from error.__cause__
 
 
 def _missing(address: Address | None, caller: Caller | None) -> str:

@@ -32,8 +32,9 @@ def _method(
 class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]]):
     """The storage service, for event loops: ``async with AsyncStorageClient.from_home(DIR) as client: …``.
 
-    Tasks may share one; each event loop has connections of its own. Methods, arguments and errors are those of
-    `StorageClient`.
+    Tasks may share one; each event loop has connections of its own.
+    Every method raises the `ServiceError` that the service answers, and `Unavailable` when it does not answer;
+    what each does is told in ``strongroom.storage_service.client.operations``.
     """
 
     _new_transport = LoopPools
@@ -98,7 +99,12 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
     commit_sealed = _method(sealed_operations.commit_sealed)
 
     async def list(self, list_model: type[ListModel[M]], *, source: str = "") -> AsyncIterator[Record[M]]:
-        """Yield every record of a list model: see `StorageClient.list`."""
+        """Yield every record of a list model (``Hosts``), by key, asking for a page when the one before is used up.
+
+        Args:
+            list_model: of what.
+            source: the name of the storage handler whose hosts they are, where that is not the model's own.
+        """
         after: str | None = None
         while True:
             records, after = await self._carry_out(operations.page(list_model, after, source=source))
@@ -109,7 +115,14 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
 
     @asynccontextmanager
     async def edit(self, model: type[M], key: str, *, source: str = "") -> AsyncIterator[M]:
-        """Give the record out to be changed, and save it at the end: see `StorageClient.edit`."""
+        """Give the record out to be changed, and save it at the end if nobody else has changed it meanwhile.
+
+        Nothing is saved if the block raises.
+
+        Raises:
+            NotFound: there is no such record.
+            Changed: somebody else changed it; read it anew.
+        """
         record = await self.get(model, key, source=source)
         yield record.model
         operations.check_key(record.model, key)

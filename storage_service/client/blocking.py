@@ -1,4 +1,7 @@
-"""`StorageClient`: the operations as methods that block."""
+"""`StorageClient`: the operations as methods that block.
+
+Written from `awaiting` by deploy/tools/faces.py: change that, and run make format.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +22,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _method(operation: Callable[P, Operation[T]]) -> Callable[Concatenate["StorageClient", P], T]:
+def _method(
+    operation: Callable[P, Operation[T]],
+) -> Callable[Concatenate["StorageClient", P], T]:
     def method(self: "StorageClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._carry_out(operation(*args, **kwargs))
 
@@ -30,8 +35,9 @@ def _method(operation: Callable[P, Operation[T]]) -> Callable[Concatenate["Stora
 class StorageClient(Session[SocketPool, Callable[[float], None]]):
     """The storage service, for threads: ``with StorageClient.from_home(DIR) as client: …``.
 
-    Threads may share one. Every method raises the `ServiceError` that the service answers, and `Unavailable` when it
-    does not answer; what each does is told in ``strongroom.storage_service.client.operations``.
+    Threads may share one.
+    Every method raises the `ServiceError` that the service answers, and `Unavailable` when it does not answer;
+    what each does is told in ``strongroom.storage_service.client.operations``.
     """
 
     _new_transport = SocketPool

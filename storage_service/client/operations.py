@@ -19,6 +19,7 @@ from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import wire
 from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation
 from strongroom.storage_service.errors import Internal, NotFound, TooLarge
+from strongroom.storage_service.wire import message
 
 M = TypeVar("M", bound=Model)
 A = TypeVar("A")
@@ -301,7 +302,7 @@ def get_secret(container: str, key: str) -> Operation[StoredSecret]:
         NotFound: there is no such secret.
     """
     answer = yield Call("GET", _secret_path(container, key), Effect.READ, headers={"Accept": wire.JSON})
-    return StoredSecret(Secret(decode(answer, _Message).value), _etag(answer))
+    return StoredSecret(Secret(decode(answer, message.Message).value), _etag(answer))
 
 
 def get_secrets(wanted: Iterable[str]) -> Operation[dict[str, Secret | None]]:
@@ -314,8 +315,8 @@ def get_secrets(wanted: Iterable[str]) -> Operation[dict[str, Secret | None]]:
     def ask(some: Sequence[str]) -> Operation[list[Secret | None]]:
         body = msgspec.json.encode({"names": some})
         answer = yield Call("POST", f"{wire.SECRETS_PATH}/?batch=get", Effect.READ, body, {"Content-Type": wire.JSON})
-        messages = decode(answer, dict[str, _Message | None])
-        return [None if (message := messages.get(name)) is None else Secret(message.value) for name in some]
+        messages = decode(answer, dict[str, message.Message | None])
+        return [None if (found := messages.get(name)) is None else Secret(found.value) for name in some]
 
     return (yield from each_of(_several(wanted), wire.MAX_BATCH_NAMES, ask))
 
@@ -337,7 +338,7 @@ def set_secret(container: str, key: str, value: str | Secret | bytes, *, etag: s
         kind, body = wire.OCTET_STREAM, value
     else:
         text = value.reveal() if isinstance(value, Secret) else value
-        kind, body = wire.JSON, msgspec.json.encode(_Message(value=text))
+        kind, body = wire.JSON, message.encode(text)
     headers = {"Content-Type": kind, **_if_match(etag)}
     return _etag((yield Call("PUT", _secret_path(container, key), _guard([etag]), body, headers)))
 
@@ -576,13 +577,6 @@ class _Tags(msgspec.Struct):
     """A `wire.RecordsAnswer` of which the tags of what was saved are all that is wanted."""
 
     etags: list[str]
-
-
-class _Message(msgspec.Struct):
-    """Custodia's simple message."""
-
-    value: str
-    type: str = "simple"
 
 
 def decode(answer: Answer, of: type[A]) -> A:

@@ -1,10 +1,7 @@
-"""The guarded room: root key, data keys, and the one form in which values are encrypted. Few may import it.
+"""The guarded room: root key, data keys, and what is done with them. Few may import it.
 
 What keys are, and what they do (no I/O)
-    ring                what a key is, and which of them is used for what
-    envelope            a value under a data key, bound to its name
-    content_encryption  the primitive under it
-    base64url, jwk      the strict spelling of bytes, and of keys
+    ring                all data keys, and which of them is used for what
     document            the keyring document: keysets, versions, places, and what is under way
 
 Who opens the keyring
@@ -22,8 +19,7 @@ The keyring in the store
                         the first root key, and the next
     census, records, sweep, turns
                         what is under which key; re-encryption; the end of keys
-    export, restore, upgrade
-                        the keyring as a file, brought back, and from its first form
+    export, restore     the keyring as a file, and brought back
 
 The keyring in memory
     page                what all workers of a service share

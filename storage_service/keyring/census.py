@@ -11,18 +11,16 @@ A store that was imported, or is of an earlier form, begins without rows: there 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from strongroom.models.names import SYSTEM, is_container
-from strongroom.storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Check, Delete, Entry, Put
+from strongroom.models.names import CENSUS, ENCRYPTED, is_container
+from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Check, Delete, Entry, Put, pages
+from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring import records, vault
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.envelope import kid_of
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring, is_kid, version_of
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.turns import Turns
-
-CENSUS: Final = SYSTEM + "census/"
 
 
 def row(version: str, name: str) -> str:
@@ -48,27 +46,15 @@ def read(row: str) -> tuple[str, str] | None:
 
 def is_counted(name: str) -> bool:
     """Whether a record of that name has a row: what is encrypted has, and containers are not."""
-    return name.startswith(vault.SEALED) and not is_container(name)
+    return name.startswith(ENCRYPTED) and not is_container(name)
 
 
 # What the rows say
 
 
-async def listing(store: Backend, prefix: str, page: int = MAX_PAGE) -> AsyncIterator[Sequence[str]]:
-    """Give out the names under *prefix*, in byte order, up to *page* at once."""
-    after: str | None = None
-    while True:
-        names, more = (found := await store.list(prefix, after, page)).names, found.more
-        if names:
-            yield names
-        if not more:
-            return
-        after = names[-1]
-
-
 async def count(store: Backend, versions: Iterable[str]) -> dict[str, int]:
     """Return how many records are under each of *versions*, by the rows alone."""
-    return {version: sum([len(rows) async for rows in listing(store, rows_of(version))]) for version in versions}
+    return {version: sum([len(rows) async for rows in pages(store.list, rows_of(version))]) for version in versions}
 
 
 # What the records say
@@ -127,7 +113,7 @@ async def scan(store: Backend, keys: Keys) -> Scan:
         by_kid.update(key.kid for key in under.values() if key is not None)
         by_version.update(key.version for key in under.values() if key is not None)
         missing += await look.for_missing({name: key.version for name, key in under.items() if key is not None})
-    async for rows in listing(store, CENSUS, records.READ):
+    async for rows in pages(store.list, CENSUS, records.READ):
         stale += await records.under_one_ring(keys, partial(look.at_rows, rows))
     return Scan(by_kid, by_version, tuple(missing), tuple(stale), tuple(unreadable))
 
@@ -252,10 +238,10 @@ def corrected(name: str, revision: int, version: str | None, rows: Iterable[str]
 
 
 async def _sealed(store: Backend, within: str = "") -> AsyncIterator[Sequence[str]]:
-    for prefix in vault.SEALED:
+    for prefix in ENCRYPTED:
         if not (within.startswith(prefix) or prefix.startswith(within)):
             continue
-        async for names in listing(store, max(prefix, within, key=len), records.READ):
+        async for names in pages(store.list, max(prefix, within, key=len), records.READ):
             if counted := [name for name in names if is_counted(name)]:
                 yield counted
 

@@ -1,13 +1,13 @@
 """The keyring document: all keysets, their versions and keys, and what is under way with them, as one JSON object.
 
-    {"format":3,"keyring":"<its name>","edition":1764489600000,
+    {"format":1,"keyring":"<its name>","edition":1764489600000,
      "keysets":{"default":{"active":2,"keys":1,"versions":[{"number":1,"created":…,"keys":["…"]},…]},…},
      "numbers":{"default":2,…},"places":{"system/access/":{"keyset":"access","before":[]},…},"backups":{…},"halted":null,
      "pending":null,"counted":true}
 
-It lies in the store under `NAME` as a JWE under the root key, and is changed by compare-and-set alone, so that every
-change of the keyring happens at once or not at all. What is in it was written by a holder of the root key. Nothing
-here does I/O: each change is a method that returns another document, or says why it is refused.
+It lies in the store under `names.KEYRING_DOCUMENT` as a JWE under the root key, and is changed by compare-and-set
+alone, so that every change of the keyring happens at once or not at all. What is in it was written by a holder of the
+root key. Nothing here does I/O: each change is a method that returns another document, or says why it is refused.
 """
 
 import secrets
@@ -18,18 +18,15 @@ import msgspec
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
-from strongroom.models.names import SECRETS, SYSTEM
+from strongroom.models.names import ACCESS, SECRETS
+from strongroom.models.steps import Step
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.errors import ConfigurationError, Exists, InUse, Invalid, KeyringDamaged, NotFound
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, DataKey, Place, Ring, is_keyset
 
-KEYRING: Final = SYSTEM + "keyring/"
-NAME: Final = KEYRING + "keys"  # the one name it lies under; its revision is the epoch of the keyring
-FORMAT: Final = 3  # a later one is refused, not guessed at
-_BEFORE: Final = 2  # had neither name nor edition, and is read still; 1 was one wrapped key a name
+FORMAT: Final = 1  # a later one is refused, not guessed at
 
-ACCESS: Final = SYSTEM + "access/"
 ACCESS_KEYSET: Final = "access"
 ROOT_KEYSET: Final = "root"  # no keyset has this name: it would be taken for the root key's
 PROTECTED: Final = frozenset({ACCESS_KEYSET, ROOT_KEYSET, DEFAULT_KEYSET})
@@ -132,7 +129,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         """
         try:
             said = msgspec.json.decode(text, type=_Format).format
-            if said not in (FORMAT, _BEFORE):
+            if said != FORMAT:
                 raise ConfigurationError(
                     f"the keyring is of format {said}, which this version does not know: a later version wrote it; "
                     "run that one"
@@ -141,7 +138,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
             document._check()
         except UNREADABLE:
             raise KeyringDamaged("the keyring opens, but is none; restore it from a backup") from None
-        return document if said == FORMAT else msgspec.structs.replace(document, format_=FORMAT)
+        return document
 
     def stored_at(self, now: int, random: Random = secrets.token_bytes) -> Self:
         """Return the document as it is to be stored: of an edition that no stored one has had.
@@ -246,7 +243,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         """
         keyset = self.keyset(name)
         if keyset.reverting:
-            raise InUse(f"{name} is being reverted; finish that first: strongroom key reencrypt {name}")
+            first = Step("finish that first", "key reencrypt", {"keyset": name})
+            raise InUse(f"{name} is being reverted").advising(first)
         number, count = self.numbers[name] + 1, keyset.keys if keys is None else keys
         versions = (*keyset.versions, _version(number, now, count, random))
         return self._with(

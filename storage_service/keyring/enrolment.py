@@ -27,6 +27,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from strongroom.models.names import KEYRING_DOCUMENT, MACHINES
+from strongroom.models.steps import Step
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Conflict, Entry, Put
 from strongroom.storage_service.errors import (
@@ -41,9 +43,8 @@ from strongroom.storage_service.errors import (
     WrongKey,
 )
 from strongroom.storage_service.keyring import machine_wraps, machines, rotation, succession, vault, wraps
-from strongroom.storage_service.keyring.document import NAME
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
-from strongroom.storage_service.keyring.machine_key import MACHINES, MachineKey
+from strongroom.storage_service.keyring.machine_key import MachineKey
 from strongroom.storage_service.keyring.machines import FlagTampered, MachineDocument, Row
 from strongroom.storage_service.keyring.recipients import Recipients
 from strongroom.storage_service.keyring.rootkey import RootKey
@@ -51,9 +52,7 @@ from strongroom.storage_service.keyring.seen import Seen
 from strongroom.storage_service.keyring.succession import Acquaintance
 from strongroom.storage_service.keyring.vault import Sealed
 
-UNAUTHORIZED: Final = (
-    "this machine is not authorized: carry its public key to an authorizer, and run there: strongroom machine authorize"
-)
+UNAUTHORIZED: Final = "this machine is not authorized: carry its public key to an authorizer"
 
 _FINGERPRINT: Final = re.compile(rf"[0-9a-f]{{{machines.SHORT},64}}", re.ASCII)  # or its beginning
 
@@ -65,10 +64,14 @@ Opener = Callable[[Sealed], Awaitable[RootKey]]
 
 
 class Listing(NamedTuple):
-    """All machines, by name; *why* says why this machine's own key opens nothing, "" if it does."""
+    """All machines, by name.
+
+    *why* says why this machine's own key opens nothing, "" if it does; *next* what can be done about that.
+    """
 
     rows: tuple[Row, ...]
     why: str
+    next: tuple[Step, ...] = ()
 
 
 class Verified(NamedTuple):
@@ -142,7 +145,7 @@ class Enrolment:
         sealed = await vault.read(self._store)
         rows = await self._documents.get_all()
         if rows and not self._is_left_over(rows, sealed):
-            raise Exists("already initialized; use `strongroom machine list` to see existing keys")
+            raise Exists("already initialized").advising(Step("to see existing keys", "machine list"))
         who, what = f"machine:{name}", MACHINES + self._key.fingerprint
         if sealed is None:
             await self._record(who, Action.PUT, what, "allowed")
@@ -240,7 +243,7 @@ class Enrolment:
         except Unavailable:
             raise
         except StrongroomError as error:
-            return Listing(await self._rows(None), str(error))
+            return Listing(await self._rows(None), str(error), error.next)
 
     async def verify(self) -> Verified:
         """Open the keyring by this machine's own key, and tell what that gave.
@@ -263,10 +266,10 @@ class Enrolment:
         """Give the keyring, opened by this machine's own key, and wipe the root key afterwards."""
         sealed = await vault.read(self._store)
         if sealed is None:
-            raise Uninitialized("there is no keyring; make one: strongroom machine init")
+            raise Uninitialized("there is no keyring").advising(Step("make one", "machine init"))
         entry = await self._documents.get(self._key.fingerprint)
         if entry is None:
-            raise WrongKey(UNAUTHORIZED)
+            raise WrongKey(UNAUTHORIZED).advising(Step("and have it let in there", "machine authorize"))
         own = MachineDocument.decode(entry.value, self._key.fingerprint)
         root = own.opened_by(self._key, sealed.root)
         root.seen = self._seen
@@ -357,7 +360,7 @@ def unexpected(rows: Sequence[Row], expected: Collection[str]) -> list[Row]:
 
 def _anew(sealed: Sealed) -> Put:
     """Return the change that writes the keyring as it is: the epoch grows, and no key is needed for it."""
-    return Put(NAME, sealed.token, sealed.revision)
+    return Put(KEYRING_DOCUMENT, sealed.token, sealed.revision)
 
 
 def _opens(entry: Entry, fingerprint: str, root: str | None) -> bool:

@@ -25,6 +25,7 @@ import msgspec
 
 from strongroom.models import names, strict_json
 from strongroom.models.errors import InvalidName
+from strongroom.models.names import EXPORT_SEAL, KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import ABSENT, Backend
 from strongroom.storage_service.errors import (
     ConfigurationError,
@@ -37,8 +38,9 @@ from strongroom.storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import envelope, unlock, vault, wraps
-from strongroom.storage_service.keyring.document import KEYRING, NAME, Document
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import unlock, vault, wraps
+from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
 from strongroom.storage_service.keyring.machine_key import MachineKey
 from strongroom.storage_service.keyring.machines import MachineDocument, is_fingerprint
@@ -49,7 +51,6 @@ from strongroom.storage_service.keyring.wraps import Wrap
 WHAT: Final[Literal["strongroom keyring"]] = "strongroom keyring"
 FORMAT: Final = 1  # a later one is refused, not guessed at
 MAX_FILE: Final = 32 * 1024 * 1024  # bytes; a thousand machines take about 4 MiB
-SEAL: Final = KEYRING + "export"  # what the seal is bound to; nothing is stored there
 NAMELESS: Final = "-"  # what is left out, and has no fingerprint
 ATTEMPTS: Final = 8  # at reading the keyring while others change it
 
@@ -124,7 +125,7 @@ async def export(backend: Backend, root: RootKey, machines: MachineDocuments | N
         _, sealed = await vault.current(backend, root)
         held = await wraps.wraps_of(backend, root.kid)
         authorized, left_out = await _machines(machines or StoredDocuments(backend), root)
-        entry = await backend.get(NAME)
+        entry = await backend.get(KEYRING_DOCUMENT)
         if entry is not None and entry.revision == sealed.revision:
             return _encode(root, held, authorized, left_out, sealed.token)
     raise Overtaken("others change the keyring without end")
@@ -192,7 +193,7 @@ def prove(exported: Exported, root: RootKey) -> Document:
     if exported.root != root.kid:
         raise WrongRootKey(f"the export is under {exported.root}, and what was opened is {root.kid}")
     try:
-        digest = envelope.decrypt({root.kid: root}, SEAL, exported.seal)
+        digest = envelope.decrypt({root.kid: root}, EXPORT_SEAL, exported.seal)
     except Undecipherable:
         digest = b""
     if not hmac.compare_digest(digest, exported.digest):
@@ -244,7 +245,7 @@ def _encode(
         seal="",
     )
     said = msgspec.to_builtins(file)
-    said["seal"] = envelope.encrypt(root, SEAL, _digest(said)).decode()
+    said["seal"] = envelope.encrypt(root, EXPORT_SEAL, _digest(said)).decode()
     return msgspec.json.format(msgspec.json.encode(said), indent=2) + b"\n"
 
 

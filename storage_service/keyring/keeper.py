@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Final, TypeVar
 
+from strongroom.models.names import KEYRING_DOCUMENT
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import (
     Behind,
@@ -31,7 +33,7 @@ from strongroom.storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import document, unlock, vault, wraps
+from strongroom.storage_service.keyring import unlock, vault, wraps
 from strongroom.storage_service.keyring.page import WITH_KEY, Page, State
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
@@ -169,7 +171,7 @@ class Keeper:
         try:
             return await self._load_or_fall_behind()
         except StartupError as error:
-            raise NotFollowed(f"the keyring cannot be used: {error}") from None
+            raise NotFollowed(f"the keyring cannot be used: {error}").advising(*error.next) from None
 
     async def _load_or_fall_behind(self) -> Ring:
         """Load what the page and the store say, and tell, once for each reason, where what is here does not open it."""
@@ -178,7 +180,11 @@ class Keeper:
         except _BEHIND as error:
             why = str(error)
             if why != self._behind:
-                log.error("secrets cannot be written, or read by a new worker, until this is mended: %s", why)  # noqa: TRY400
+                log.error(  # noqa: TRY400  # its text is the whole story
+                    "secrets cannot be written, or read by a new worker, until this is mended: %s",
+                    why,
+                    extra={"next": error.next},
+                )
             self._behind = why
             raise Behind("the store's keyring does not open here") from None
         if self._behind:
@@ -249,11 +255,11 @@ class Keeper:
             sealed = await vault.read(self._store)
         if sealed is None:
             self._page.lock(State.UNINITIALIZED, since)
-            log.info("the store has no keyring; make one with: strongroom key init")
+            log.info("the store has no keyring", extra={"next": (Step("make one", "key init"),)})
             return
         sealed, opened = await self._open_by_ways(sealed)
         if opened is None:
-            log.info("locked; unlock it with: strongroom key unlock")
+            log.info("locked", extra={"next": (Step("unlock it", "key unlock"),)})
         self._share(sealed, opened, since)
 
     def _share(self, sealed: Sealed, opened: RootKey | None, since: int) -> None:
@@ -336,7 +342,7 @@ class Keeper:
                     await self.sync()
                 except StrongroomError as error:
                     if str(error) != said and not isinstance(error, Locked):
-                        log.warning("the keyring could not be followed: %s", error)
+                        log.warning("the keyring could not be followed: %s", error, extra={"next": error.next})
                     said = str(error)
                 else:
                     said = ""
@@ -344,7 +350,7 @@ class Keeper:
     async def look_for_keyring(self) -> None:
         """If a store without a keyring has one now, whoever made it, begin as if it had been there."""
         since = self._page.generation
-        if self._page.state is State.UNINITIALIZED and await self._store.get(document.NAME) is not None:
+        if self._page.state is State.UNINITIALIZED and await self._store.get(KEYRING_DOCUMENT) is not None:
             self._page.lock(State.FRESH, since)
 
     # Locking and unlocking

@@ -18,6 +18,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from strongroom.models import names, strict_json
+from strongroom.models.names import MACHINES
 from strongroom.storage_service.backends.base import (
     ABSENT,
     PRESENT,
@@ -28,10 +29,10 @@ from strongroom.storage_service.backends.base import (
     Put,
     failed_guards,
     not_applied,
+    pages,
 )
 from strongroom.storage_service.errors import Fate, KeyringDamaged, Unavailable
 from strongroom.storage_service.files import give_to_owner_of, make_directory
-from strongroom.storage_service.keyring.machine_key import MACHINES
 from strongroom.storage_service.keyring.machines import MachineDocument, is_fingerprint
 
 MAX_FILE: Final = 16 * 1024 * 1024  # bytes
@@ -84,14 +85,10 @@ class StoredDocuments:
     async def get_all(self) -> Mapping[str, Entry]:
         """Return every row as it is found, a page at a time."""
         found: dict[str, Entry] = {}
-        after: str | None = None
-        while True:
-            page = await self._backend.list(MACHINES, after)
-            entries = await self._backend.get_many(page.names) if page.names else {}
-            found |= {name.removeprefix(MACHINES): entries[name] for name in page.names if name in entries}
-            if not page.more:
-                return found
-            after = page.names[-1]
+        async for page in pages(self._backend.list, MACHINES):
+            entries = await self._backend.get_many(page)
+            found |= {name.removeprefix(MACHINES): entries[name] for name in page if name in entries}
+        return found
 
     async def save(self, document: MachineDocument, expected: int | None = None) -> int:
         """Write *document* alone."""

@@ -23,16 +23,15 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from strongroom.models import strict_json
-from strongroom.models.names import SYSTEM
+from strongroom.models.names import MACHINES
 from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import Exists, Invalid, KeyFileUnusable, Undecipherable
-from strongroom.storage_service.keyring import base64url, jwk
-from strongroom.storage_service.keyring.content_encryption import BLOCK, IV_SIZE, TAG_SIZE
-from strongroom.storage_service.keyring.envelope import ENC, Reason
+from strongroom.storage_service.jose import base64url, jwk
+from strongroom.storage_service.jose.content_encryption import BLOCK, IV_SIZE, TAG_SIZE
+from strongroom.storage_service.jose.envelope import ENC, Reason
 from strongroom.storage_service.keyring.private_file import PrivateFile
 from strongroom.storage_service.keyring.rootkey import RootKey
 
-MACHINES: Final = SYSTEM + "keyring/machines/"  # where the documents of machines lie
 MAX_WRAP: Final = 2048  # characters; the longest that is made here has about 930
 
 _FILE: Final = PrivateFile("machine key file", exposed="revoke this machine and rotate the root key")

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal, Protocol, Self, TypeVar
 import msgspec
 
 from strongroom.models import strict_json
-from strongroom.models.names import SYSTEM
+from strongroom.models.names import MACHINE_FLAGS
 from strongroom.storage_service.errors import (
     ConfigurationError,
     Internal,
@@ -32,11 +32,11 @@ from strongroom.storage_service.errors import (
     Undecipherable,
     WrongKey,
 )
-from strongroom.storage_service.keyring import envelope, machine_key
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import machine_key
 from strongroom.storage_service.keyring.machine_key import MachineKey
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
 
-FLAGS: Final = SYSTEM + "keyring/flags/"  # what a flag is bound to, with the fingerprint; nothing is stored there
 FORMAT: Final[Literal[1]] = 1  # of a document; a later one is refused, not guessed at
 MAX_DOCUMENT: Final = 64 * 1024  # bytes; with two root keys it is about 4 KiB
 SHORT: Final = 16  # characters of a fingerprint that are shown
@@ -67,7 +67,7 @@ def is_name(text: object) -> bool:
 
 def seal_flag(root: RootKey, fingerprint: str, allowed: bool) -> str:
     """Return the flag of the machine with that fingerprint."""
-    return envelope.encrypt(root, FLAGS + fingerprint, msgspec.json.encode({"allowed": allowed})).decode()
+    return envelope.encrypt(root, MACHINE_FLAGS + fingerprint, msgspec.json.encode({"allowed": allowed})).decode()
 
 
 def read_flag(root: RootKey, fingerprint: str, text: str) -> bool:
@@ -77,7 +77,7 @@ def read_flag(root: RootKey, fingerprint: str, text: str) -> bool:
         FlagTampered: it does not open.
     """
     try:
-        said = envelope.decrypt({root.kid: root}, FLAGS + fingerprint, text.encode(errors="replace"))
+        said = envelope.decrypt({root.kid: root}, MACHINE_FLAGS + fingerprint, text.encode(errors="replace"))
     except Undecipherable:
         said = None
     if said is None:

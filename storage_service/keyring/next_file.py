@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.storage_service.errors import KeyFileMissing, KeyFileUnusable
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import rootkey
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 
 NEXT: Final = ".next"  # what is appended to the name of the file in use

@@ -31,7 +31,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple, NoReturn, Self
 
 from strongroom.storage_service.hygiene import keep_in_memory
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
 
 FIRST_WAIT: Final = 0.25  # seconds before another key is tried after a first wrong one; doubled with each more
 LONGEST_WAIT: Final = 30.0  # seconds

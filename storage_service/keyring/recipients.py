@@ -13,12 +13,12 @@ from typing import Literal, NamedTuple
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import Invalid, KeyringDamaged
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import unlock, vault, wraps
 from strongroom.storage_service.keyring.key_files import KeyFiles
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments
 from strongroom.storage_service.keyring.machine_key import MachineKey
 from strongroom.storage_service.keyring.machines import MachineDocument
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.unattended import as_recipient
 from strongroom.storage_service.keyring.unlock import MAX_KEYS, Mistyped

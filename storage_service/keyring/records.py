@@ -8,11 +8,11 @@ all done again with the new ring; where a record has, somebody else wrote it, an
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
+from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Backend, Change, Check, Conflict, Put, Vacant, not_applied
 from strongroom.storage_service.errors import Undecipherable
-from strongroom.storage_service.keyring import envelope
-from strongroom.storage_service.keyring.document import NAME
-from strongroom.storage_service.keyring.envelope import UNKNOWN
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose.envelope import UNKNOWN
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring
 from strongroom.storage_service.wire import MAX_STORED
 
@@ -99,14 +99,14 @@ async def commit(store: Backend, ring: Ring, batch: Mapping[str, Sequence[Change
         Stale: the keyring has changed; nothing was done.
         Unavailable: with its fate.
     """
-    epoch = Check(NAME, ring.revision)
+    epoch = Check(KEYRING_DOCUMENT, ring.revision)
     left = batch
     while left:
         try:
             await store.commit([*(change for changes in left.values() for change in changes), epoch])
         except Conflict as conflict:
             failed = {change.name for change in conflict.failed if not isinstance(change, Vacant)}
-            if NAME in failed:
+            if KEYRING_DOCUMENT in failed:
                 raise Stale from None
             left = {name: changes for name, changes in left.items() if name not in failed}
         else:

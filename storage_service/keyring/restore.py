@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from strongroom.models.names import CENSUS, ENCRYPTED, KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import (
     ABSENT,
     Backend,
@@ -29,10 +30,12 @@ from strongroom.storage_service.backends.base import (
     Entry,
     Put,
     Vacant,
+    pages,
 )
 from strongroom.storage_service.errors import Exists, InUse, KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable
-from strongroom.storage_service.keyring import census, envelope, export, records, upgrade, vault, wraps
-from strongroom.storage_service.keyring.document import NAME, Assignment, Document, Keyset, Version
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import census, export, records, vault, wraps
+from strongroom.storage_service.keyring.document import Assignment, Document, Keyset, Version
 from strongroom.storage_service.keyring.export import Exported
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Ring, version_of
@@ -97,7 +100,7 @@ async def restore(
         seen: which keyring this home has seen; it remembers what is brought back.
 
     Raises:
-        Exists: the store has a keyring under another root key, or one of the first form, or a kid means two keys.
+        Exists: the store has a keyring under another root key, or a kid means two keys.
         InUse: records are under keys that the export does not have (names some), or the versions are too many.
         Overtaken: somebody else changed the keyring meanwhile, or used it while it was replaced; nothing was done.
         Invalid, WrongRootKey, ConfigurationError: as `export.prove`.
@@ -108,15 +111,13 @@ async def restore(
     theirs = export.prove(exported, root)  # old or not: that it is to come back is what the operator says
     for each in filter(None, (root, own)):
         each.seen = seen
-    present = await backend.get(NAME)
-    if present is None and await upgrade.is_first_form(backend):
-        raise Exists("the store has a keyring of the first form; start its service once, which upgrades it")
+    present = await backend.get(KEYRING_DOCUMENT)
     plan = _plan(theirs, root, present, own, replace)
     survey = await _look(backend, plan.document)
     if plan.whole and not leave_unreadable:
         _refuse_unreadable(survey.unreadable)
     vacant = plan.whole and not await _used(backend)
-    guards = [Vacant(prefix) for prefix in (*vault.SEALED, census.CENSUS)] if vacant else []
+    guards = [Vacant(prefix) for prefix in (*ENCRYPTED, CENSUS)] if vacant else []
     counted = vacant if plan.whole else plan.document.counted and not survey.records
     document = msgspec.structs.replace(_at_home(plan, survey), counted=counted)
     also = await _recipients(exported, machines or StoredDocuments(backend), plan)
@@ -177,7 +178,7 @@ def _plan(theirs: Document, root: RootKey, present: Entry | None, own: RootKey |
             document, added = union(ours, theirs)
             return _Plan(document, held, added, False)
         if kid is None or not is_root_kid(kid):
-            raise KeyringDamaged(f"the store's {NAME} is no keyring")
+            raise KeyringDamaged(f"the store's {KEYRING_DOCUMENT} is no keyring")
     except (KeyringDamaged, KeyringOutdated):
         if replace:
             return whole
@@ -220,8 +221,8 @@ def _note_stray(survey: _Survey, ring: Ring, document: Document, name: str, kid:
 
 
 async def _records(backend: Backend) -> AsyncIterator[tuple[str, Entry]]:
-    for prefix in vault.SEALED:
-        async for names in census.listing(backend, prefix, records.READ):
+    for prefix in ENCRYPTED:
+        async for names in pages(backend.list, prefix, records.READ):
             for name, entry in (await backend.get_many(names)).items():
                 if census.is_counted(name):
                     yield name, entry
@@ -240,7 +241,7 @@ def _refuse_unreadable(unreadable: Mapping[str, str | None]) -> None:
 
 async def _used(backend: Backend) -> bool:
     """Whether there is anything that the census could be wrong about."""
-    return any([(await backend.list(prefix, limit=1)).names for prefix in (*vault.SEALED, census.CENSUS)])
+    return any([(await backend.list(prefix, limit=1)).names for prefix in (*ENCRYPTED, CENSUS)])
 
 
 # The document
@@ -296,7 +297,7 @@ async def _undo_if_used(
     if all(name in known for name in (await _look(backend, after)).unreadable):
         return
     with suppress(Conflict):
-        await backend.commit([Put(NAME, before.value, expected=revision)])
+        await backend.commit([Put(KEYRING_DOCUMENT, before.value, expected=revision)])
     if seen is not None:
         await seen.forget()
     raise Overtaken("a service used the keyring that was to be replaced; stop it first")

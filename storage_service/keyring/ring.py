@@ -1,4 +1,4 @@
-"""The keys of the running service, as one value: what a key is, and which of them is used for what.
+"""The keys of the running service, as one value: which of them is used for what.
 
     default.1   default.2   default.3 (active)        a keyset "default" in three versions
     access.1.1  access.1.2  access.1.3 (active)       a keyset whose version has three keys
@@ -11,19 +11,18 @@ key could write every record (docs/adr/0024). Nothing here does I/O; who persist
 """
 
 import functools
-import hmac
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn, Protocol
 
-from strongroom.storage_service.errors import Locked
-from strongroom.storage_service.keyring.content_encryption import ContentEncryption
+from strongroom.storage_service.jose.envelope import Misplaced
+from strongroom.storage_service.jose.key import Key
 
 DEFAULT_KEYSET: Final = "default"
 _NAMES: Final = 4096  # whose places a ring remembers
 
-_ID: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 _KEYSET: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _KID: Final = re.compile(
     rf"(?P<version>(?P<keyset>{_KEYSET.pattern})\.(?P<number>[1-9][0-9]{{0,8}}))(?:\.[1-9][0-9]{{0,2}})?", re.ASCII
@@ -44,69 +43,6 @@ def version_of(kid: str) -> str | None:
     """Return the version that *kid* is a key of, ``default.3`` for ``default.3.2``; None if it is no data key's id."""
     match = _KID.fullmatch(kid)
     return None if match is None else match["version"]
-
-
-class Key:
-    """512 secret bits and the id they are known by.
-
-    The bits come out of :meth:`reveal` alone: repr shows the id, pickling and copying are refused, and comparing
-    takes the same time wherever two keys differ.
-
-    Raises:
-        ValueError: not 64 bytes, or an id with other characters than ``A-Z a-z 0-9 . _ -``.
-    """
-
-    __slots__ = ("_content", "_kid", "_octets")
-
-    def __init__(self, kid: str, octets: bytes | bytearray) -> None:
-        if _ID.fullmatch(kid) is None:
-            raise ValueError("a key's id is of letters, digits, dots, dashes and underscores")
-        self._content = ContentEncryption(octets)
-        self._kid = kid
-        self._octets = bytearray(octets)
-
-    @property
-    def kid(self) -> str:
-        """The key's id; it reveals nothing about the key."""
-        return self._kid
-
-    @property
-    def content(self) -> ContentEncryption:
-        """The encryption of values under this key."""
-        return self._content
-
-    def reveal(self) -> bytes:
-        """Return the 64 bytes themselves.
-
-        Raises:
-            Locked: the key was wiped; zeros are nobody's key.
-        """
-        if not self._octets:
-            raise Locked("the key was dropped")
-        return bytes(self._octets)
-
-    def wipe(self) -> None:
-        """Overwrite the bits that this object holds; whoever still uses it gets `Locked`.
-
-        What Python and OpenSSL copied meanwhile (`reveal`, a MAC under way) is out of reach and stays in freed memory
-        until the allocator uses the place again: docs/threat-model.md.
-        """
-        self._content.wipe()
-        self._octets[:] = bytes(len(self._octets))
-        self._octets.clear()
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return self._kid == other._kid and hmac.compare_digest(self._octets, other._octets)
-
-    __hash__ = None  # type: ignore[assignment]  # a key is looked up by its kid, never by its bits
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._kid}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a key is not pickled")
 
 
 class DataKey(Key):
@@ -160,16 +96,12 @@ class Choice(NamedTuple):
     others: tuple[str, ...]
 
 
-class Misplaced(KeyError):
-    """The ring has that key, but not for what lies there."""
-
-
-class _Here(dict[str | None, DataKey]):
+class _Here(dict[str, DataKey]):
     """The keys, by their ids, that open what lies in one place; asked for another of the ring, it says so."""
 
     __slots__ = ("_known",)
 
-    def __init__(self, keys: Mapping[str | None, DataKey], known: frozenset[str | None]) -> None:
+    def __init__(self, keys: Mapping[str, DataKey], known: frozenset[str]) -> None:
         super().__init__(keys)
         self._known = known
 
@@ -191,17 +123,16 @@ class Ring:
         keys: the keys; those of one version are its keys.
         active: keyset to the number of its active version; by default the highest.
         places: prefix of names to the keysets used there.
-        unnamed: the kid of the key that values without a kid (Custodia's) are tried under; None: refuse them.
         revision: the revision of the keyring document that this is, ABSENT for none.
         halted: whether nothing may be encrypted for now.
 
     Raises:
-        ValueError: two different keys with one kid, or *active* or *unnamed* names a key that is not here.
+        ValueError: two different keys with one kid, or *active* names a key that is not here.
     """
 
-    __slots__ = ("_active", "_keys", "_places", "_unnamed", "_versions", "at", "halted", "revision")
+    __slots__ = ("_active", "_keys", "_places", "_versions", "at", "halted", "revision")
 
-    at: Callable[[str], Mapping[str | None, DataKey]]
+    at: Callable[[str], Mapping[str, DataKey]]
     """The keys, by their ids, that open the record of a name; of others it raises `Misplaced` or KeyError."""
 
     def __init__(
@@ -210,7 +141,6 @@ class Ring:
         active: Mapping[str, int] | None = None,
         *,
         places: Mapping[str, Place] | None = None,
-        unnamed: str | None = None,
         revision: int = 0,
         halted: bool = False,
     ) -> None:
@@ -231,9 +161,6 @@ class Ring:
             self._active[keyset] = tuple(of[number])
         if missing := (active or {}).keys() - versions.keys():
             raise ValueError(f"the ring has no keyset {min(missing)}")
-        if unnamed is not None and unnamed not in self._keys:
-            raise ValueError(f"the ring has no key {unnamed}")
-        self._unnamed = unnamed
         # The longest prefix first, for the nearest holds; the empty one last, for everything has it.
         said = {"": Place(DEFAULT_KEYSET), **(places or {})}
         self._places = tuple(
@@ -244,9 +171,8 @@ class Ring:
             )
             for prefix, place in sorted(said.items(), key=lambda item: -len(item[0]))
         )
-        everywhere = self.everywhere
         here = tuple(
-            (prefix, _Here({kid: key for kid, key in everywhere.items() if key.version in of}, frozenset(everywhere)))
+            (prefix, _Here({kid: key for kid, key in self._keys.items() if key.version in of}, frozenset(self._keys)))
             for prefix, _, of in self._places
         )
         # PERF: for every value that is opened. Of the places alone: a cache that held the ring would be a cycle, and
@@ -255,17 +181,10 @@ class Ring:
         self.revision: Final = revision
         self.halted: Final = halted
 
-    def get(self, kid: str | None) -> DataKey | None:
-        """Return the key with that id, or None; for ``None``, the key for values that name none."""
-        return self._keys.get(self._unnamed if kid is None else kid)  # type: ignore[arg-type]  # no kid is None
-
     @property
-    def everywhere(self) -> Mapping[str | None, DataKey]:
+    def everywhere(self) -> Mapping[str, DataKey]:
         """All keys by their ids, wherever what they open lies: for who looks what a store holds, and where."""
-        keys: dict[str | None, DataKey] = dict(self._keys.items())
-        if self._unnamed is not None:
-            keys[None] = self._keys[self._unnamed]
-        return keys
+        return MappingProxyType(self._keys)
 
     def choose(self, name: str) -> Choice:
         """Return the key to encrypt the record *name* under, picked at random from the active version of its keyset.
@@ -324,11 +243,6 @@ class Ring:
         """Prefix of names to the keysets used there."""
         return {prefix: place for prefix, place, _ in self._places}
 
-    @property
-    def unnamed_kid(self) -> str | None:
-        """The id of the key for values that name none, if there is one."""
-        return self._unnamed
-
     def wipe(self) -> None:
         """Wipe every key; whoever still uses the ring gets `Locked`."""
         for key in self._keys.values():
@@ -339,9 +253,6 @@ class Ring:
             if name.startswith(prefix):
                 return place, versions
         raise AssertionError  # the empty prefix is among them
-
-    def __len__(self) -> int:
-        return len(self._keys)
 
     def __repr__(self) -> str:
         active = set(self.active_versions.values())

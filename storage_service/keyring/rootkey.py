@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.storage_service.errors import KeyFileUnusable
-from strongroom.storage_service.keyring import jwk
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose import jwk
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring.private_file import PrivateFile
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.seen import Seen
 
 _FILE: Final = PrivateFile("root key file", exposed="the keys it wraps are to be rotated")

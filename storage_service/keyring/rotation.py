@@ -24,7 +24,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
+from strongroom.models.names import ENCRYPTED, KEYRING_DOCUMENT, WRAPS
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Check, Conflict, Delete, Vacant
 from strongroom.storage_service.errors import (
     Exists,
@@ -40,7 +42,7 @@ from strongroom.storage_service.errors import (
     WrongRootKey,
 )
 from strongroom.storage_service.keyring import machine_wraps, recipients, succession, vault, wraps
-from strongroom.storage_service.keyring.document import NAME, Document, Pending
+from strongroom.storage_service.keyring.document import Document, Pending
 from strongroom.storage_service.keyring.key_files import KeyFiles
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments
 from strongroom.storage_service.keyring.machine_key import MachineKey
@@ -92,8 +94,8 @@ async def initialize(
         Invalid: the file cannot be made or used, or there is no machine where only machines are meant.
     """
     if to.mode == "machine" and (machine is None or machines is None):
-        raise Invalid(
-            "the first machine makes the keyring, with: strongroom machine init", (("mode", "is of machines"),)
+        raise Invalid("the first machine makes the keyring", (("mode", "is of machines"),)).advising(
+            Step("on that machine", "machine init")
         )
     sealed = await vault.read(store)
     if sealed is not None and not again:
@@ -136,7 +138,7 @@ async def take_back(store: Backend, root: str) -> None:
     guards = await _unused(store)
     gone = [Delete(wraps.name_of(root, wrap.recipient)) for wrap in await wraps.wraps_of(store, root)]
     try:
-        await store.commit([Delete(NAME, expected=sealed.revision), *gone, *guards])
+        await store.commit([Delete(KEYRING_DOCUMENT, expected=sealed.revision), *gone, *guards])
     except Conflict:
         raise Overtaken("somebody else changed the keyring or used it meanwhile") from None
 
@@ -270,7 +272,7 @@ async def tidy(store: Backend, root: RootKey, machines: MachineDocuments | None 
     """
     sealed, document = await _opened(store, root)
     kept = [root.kid] if document.pending is None else [root.kid, document.pending.root]
-    prefixes = tuple(f"{wraps.WRAPS}{kid}/" for kid in kept)
+    prefixes = tuple(f"{WRAPS}{kid}/" for kid in kept)
     changes: list[Change] = [
         change for change in await wraps.others_than(store, root.kid) if not change.name.startswith(prefixes)
     ]
@@ -403,7 +405,7 @@ async def _all_but_the_last(store: Backend, changes: Sequence[Change], revision:
 async def _beside(store: Backend, changes: Sequence[Change], revision: int) -> None:
     """Commit *changes* if the document is at *revision*."""
     try:
-        await store.commit([*changes, Check(NAME, revision)])
+        await store.commit([*changes, Check(KEYRING_DOCUMENT, revision)])
     except Conflict:
         raise Overtaken("somebody else changed the keyring meanwhile") from None
 
@@ -413,9 +415,9 @@ async def _beside(store: Backend, changes: Sequence[Change], revision: int) -> N
 
 async def _unused(store: Backend) -> list[Change]:
     """Return the guards of a commit that needs a store in which nothing is encrypted."""
-    if holders := [prefix for prefix in vault.SEALED if (await store.list(prefix, limit=1)).names]:
+    if holders := [prefix for prefix in ENCRYPTED if (await store.list(prefix, limit=1)).names]:
         raise InUse("the keyring is in use: something is encrypted under it", tuple(holders))
-    return [Vacant(prefix) for prefix in vault.SEALED]
+    return [Vacant(prefix) for prefix in ENCRYPTED]
 
 
 def _initialized() -> Exists:

@@ -43,9 +43,9 @@ class Mark(NamedTuple):
     digest: bytes
 
     @classmethod
-    def of(cls, keyring: str, edition: int, token: bytes) -> Self | None:
-        """Return the mark of a document; None for one of a form that had neither name nor edition."""
-        return cls(bytes.fromhex(keyring), edition, hashlib.sha256(token).digest()) if keyring else None
+    def of(cls, keyring: str, edition: int, token: bytes) -> Self:
+        """Return the mark of a document."""
+        return cls(bytes.fromhex(keyring), edition, hashlib.sha256(token).digest())
 
     def replaces(self, other: "Mark | None") -> bool:
         """Whether this is to be remembered in the place of *other*."""
@@ -98,7 +98,7 @@ class Seen:
         last, mark = self.last, Mark.of(keyring, edition, token)
         if last is None or mark == last:
             return
-        if mark is None or (mark.keyring == last.keyring and mark.edition <= last.edition):
+        if mark.keyring == last.keyring and mark.edition <= last.edition:
             fault = f"is older than the one that was seen here last (edition {edition} after {last.edition})"
         elif mark.keyring != last.keyring:
             fault = "is another one than was seen here last"
@@ -112,8 +112,6 @@ class Seen:
     async def note(self, keyring: str, edition: int, token: bytes) -> None:
         """Remember a document that was accepted or just written, and that it cannot be kept in the file if so."""
         mark = Mark.of(keyring, edition, token)
-        if mark is None:
-            return
         while mark.replaces(last := self.last):
             if self._page.put_mark(_NOTHING if last is None else _PACKED.pack(*last), _PACKED.pack(*mark)):
                 await self._keep()

@@ -24,16 +24,15 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from strongroom.models.names import SUCCESSION
 from strongroom.storage_service.backends.base import Backend, Change, Delete, Put
 from strongroom.storage_service.errors import KeyFileUnusable, Undecipherable, WrongRootKey
-from strongroom.storage_service.keyring import envelope, jwk
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
-from strongroom.storage_service.keyring.document import KEYRING
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring.private_file import PrivateFile
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 
-TESTIMONIES: Final = KEYRING + "succession/"
 KNOWS: Final = ".knows."  # in the name of a file, after that of the machine's key, before what the root key is called
 
 log: Final = logging.getLogger(__name__)
@@ -49,14 +48,14 @@ def derived(root: RootKey) -> Key:
 
 def testimony(before: RootKey, root: RootKey) -> Put:
     """Return the change that says: *root* takes the place of *before*."""
-    name = TESTIMONIES + root.kid
+    name = SUCCESSION + root.kid
     return Put(name, envelope.encrypt(derived(before), name, root.kid.encode()))
 
 
 async def others_than(store: Backend, roots: Collection[str]) -> Sequence[Change]:
     """Return the changes that drop the testimonies for all root keys but *roots*: who needs them has slept too long."""
-    page = await store.list(TESTIMONIES)
-    return [Delete(name) for name in page.names if name.removeprefix(TESTIMONIES) not in roots]
+    page = await store.list(SUCCESSION)
+    return [Delete(name) for name in page.names if name.removeprefix(SUCCESSION) not in roots]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ async def follows(store: Backend, known: Sequence[Key], root: RootKey) -> bool:
     """
     if derived(root) in known:
         return True
-    name = TESTIMONIES + root.kid
+    name = SUCCESSION + root.kid
     entry = await store.get(name)
     if entry is None:
         return False

@@ -21,9 +21,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple
 
-from strongroom.storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Delete, Put, Vacant
+from strongroom.storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Delete, Put, Vacant, pages
 from strongroom.storage_service.errors import InUse, NotFound, Undecipherable
-from strongroom.storage_service.keyring import census, envelope, records, vault
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import census, records, vault
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.ring import Keys, Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
@@ -126,7 +127,7 @@ async def due(store: Backend, said: Document, keyset: str | None) -> AsyncGenera
     """Give out version and name of the records that are still to be re-encrypted by *said*, of one keyset or of all."""
     with _ring_of(said) as ring:
         for prefix in _sources(ring, keyset):
-            async for rows in census.listing(store, prefix):
+            async for rows in pages(store.list, prefix):
                 yield _due(ring, rows)
 
 
@@ -294,7 +295,7 @@ async def _destroy(store: Backend, root: RootKey, change: Callable[[Document], D
     left = change(said)
     gone = set(said.versions) - set(left.versions)
     holders = _Holders()
-    async for page in census.listing(store, rows):
+    async for page in pages(store.list, rows):
         holders.add(name for _, name in filter(None, map(census.read, page)))
     holders.refuse("records are still under it, to be re-encrypted first")
     # The rows are as untrusted as the store: what the records themselves say counts, too.

@@ -13,11 +13,11 @@ from typing import Final, Protocol
 
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import KeyFileMissing, WrongKey, WrongRootKey
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import machine_key, next_file, rootkey, succession, wraps
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments
 from strongroom.storage_service.keyring.machine_key import MachineKey
 from strongroom.storage_service.keyring.machines import MachineDocument
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.succession import Acquaintance
 

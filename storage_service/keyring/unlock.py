@@ -27,8 +27,8 @@ from shamir_mnemonic.wordlist import WORD_INDEX_MAP as WORDS
 
 from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import Invalid
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
-from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose.key import Key
 
 Kind: TypeAlias = Literal["unlock", "shares"]
 

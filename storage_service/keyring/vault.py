@@ -18,17 +18,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from strongroom.models.names import SECRETS, SYSTEM
+from strongroom.models.names import ENCRYPTED, KEYRING_DOCUMENT, WRAPS
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Conflict, Put
 from strongroom.storage_service.errors import KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable, WrongRootKey
-from strongroom.storage_service.keyring import envelope
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
-from strongroom.storage_service.keyring.document import ACCESS, NAME, Document, Random
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
+from strongroom.storage_service.keyring.document import Document, Random
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
-from strongroom.storage_service.keyring.wraps import WRAPS
 
-JOURNAL: Final = SYSTEM + "journal/"  # what somebody needs to undo: kept like a secret, and counted like one
-SEALED: Final = (SECRETS, ACCESS, JOURNAL)  # where the values are that only data keys open
 _ATTEMPTS: Final = 8  # at a document that looks old, while others write newer ones
 
 
@@ -61,21 +59,21 @@ async def read(backend: Backend) -> Sealed | None:
         KeyringDamaged: the store holds secrets or wraps but no document, or what lies there is none.
         Unavailable: the store does not answer.
     """
-    entry = await backend.get(NAME)
+    entry = await backend.get(KEYRING_DOCUMENT)
     if entry is None:
-        used = [prefix for prefix in (*SEALED, WRAPS) if (await backend.list(prefix, limit=1)).names]
+        used = [prefix for prefix in (*ENCRYPTED, WRAPS) if (await backend.list(prefix, limit=1)).names]
         # Once more: what needs it is written with it or after it, so whoever saw that must see the document too.
-        entry = await backend.get(NAME)
+        entry = await backend.get(KEYRING_DOCUMENT)
     if entry is None:
         if used:
             raise KeyringDamaged(
-                f"the store holds secrets or wraps, but no {NAME}: restore that from the backup that they come from, "
-                "or with: strongroom key import; no new key will be made"
-            )
+                f"the store holds secrets or wraps, but no {KEYRING_DOCUMENT}, and no new key will be made: restore "
+                "that from the backup that they come from"
+            ).advising(Step("or bring an exported keyring back", "key import"))
         return None
     root = envelope.kid_of(entry.value)
     if root is None or not is_root_kid(root):
-        raise KeyringDamaged(f"the store's {NAME} is no keyring; restore it from a backup")
+        raise KeyringDamaged(f"the store's {KEYRING_DOCUMENT} is no keyring; restore it from a backup")
     return Sealed(entry.value, entry.revision, root)
 
 
@@ -91,9 +89,11 @@ def open_document(sealed: Sealed, root: RootKey) -> Document:
     if sealed.root != root.kid:
         raise WrongRootKey(f"the keyring is encrypted under {sealed.root}, and what was opened is {root.kid}")
     try:
-        document = Document.decode(envelope.decrypt({root.kid: root}, NAME, sealed.token))
+        document = Document.decode(envelope.decrypt({root.kid: root}, KEYRING_DOCUMENT, sealed.token))
     except Undecipherable as error:
-        raise KeyringDamaged(f"the store's {NAME} does not open: {error.reason}; restore it from a backup") from None
+        raise KeyringDamaged(
+            f"the store's {KEYRING_DOCUMENT} does not open: {error.reason}; restore it from a backup"
+        ) from None
     if root.seen is not None:
         root.seen.check(document.keyring, document.edition, sealed.token)
     return document
@@ -144,9 +144,9 @@ async def replace(
         Unavailable: with its fate.
     """
     document = document.stored_at(int(time.time() * 1000))
-    token = envelope.encrypt(root, NAME, document.encode())
+    token = envelope.encrypt(root, KEYRING_DOCUMENT, document.encode())
     try:
-        written = await backend.commit([Put(NAME, token, expected=revision), *also])
+        written = await backend.commit([Put(KEYRING_DOCUMENT, token, expected=revision), *also])
     except Conflict:
         raise Overtaken("somebody else changed the keyring meanwhile") from None
     if root.seen is not None:

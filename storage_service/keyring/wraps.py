@@ -16,14 +16,13 @@ from typing import Final, Literal
 import msgspec
 
 from strongroom.models import strict_json
-from strongroom.storage_service.backends.base import Backend, Delete, Put
+from strongroom.models.names import WRAPS
+from strongroom.storage_service.backends.base import Backend, Delete, Put, pages
 from strongroom.storage_service.errors import ConfigurationError, KeyringDamaged, Undecipherable
-from strongroom.storage_service.keyring import envelope, jwk
-from strongroom.storage_service.keyring.document import KEYRING
-from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 
-WRAPS: Final = KEYRING + "wraps/"
 FORMAT: Final = 1
 HUMAN: Final = frozenset({"unlock", "shares"})  # the kinds that somebody has to type
 
@@ -142,12 +141,6 @@ async def others_than(backend: Backend, root: str) -> Sequence[Delete]:
 
 async def _texts(backend: Backend, prefix: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    after: str | None = None
-    while True:
-        page = await backend.list(prefix, after)
-        found |= (
-            {name: entry.value for name, entry in (await backend.get_many(page.names)).items()} if page.names else {}
-        )
-        if not page.more:
-            return dict(sorted(found.items()))
-        after = page.names[-1]
+    async for names in pages(backend.list, prefix):
+        found |= {name: entry.value for name, entry in (await backend.get_many(names)).items()}
+    return dict(sorted(found.items()))

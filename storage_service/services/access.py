@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
-from strongroom.storage_service.apikeys import PREFIX as APIKEYS
 from strongroom.storage_service.apikeys import ApiKeyRecord, ApiKeys
 from strongroom.storage_service.authz.base import Action, Principal
 from strongroom.storage_service.authz.paths import covers
@@ -27,7 +26,7 @@ class AccessService:
         Raises:
             Denied, AuditUnavailable
         """
-        await self._door.expect_some(caller, action, APIKEYS)
+        await self._door.expect_some(caller, action, names.APIKEYS)
 
     def knows(self, key_id: str | None) -> bool:
         """Whether there is an API key of that id: who claims to be one that there is not may have sent a key for it."""
@@ -40,7 +39,7 @@ class AccessService:
             AuditUnavailable: it cannot be recorded.
         """
         if not caller.through_proxy:
-            await self._door.note(caller, Action.GET, "system/whoami")
+            await self._door.note(caller, Action.GET, names.WHOAMI)
         return caller.principal
 
     async def create_key(
@@ -65,7 +64,7 @@ class AccessService:
         Raises:
             Denied, Unavailable, AuditUnavailable
         """
-        return await self._door.read(caller, Action.LIST, [APIKEYS], self._keys.list)
+        return await self._door.read(caller, Action.LIST, [names.APIKEYS], self._keys.list)
 
     async def revoke_key(self, caller: Caller, key_id: str) -> None:
         """End an API key that reaches no further than the caller's own, at once and everywhere.
@@ -88,6 +87,6 @@ class AccessService:
 
 def _key_name(key_id: str) -> str:
     try:
-        return names.check(APIKEYS + key_id)
+        return names.check(names.APIKEYS + key_id)
     except InvalidName:
         raise Invalid("that is no API id") from None

@@ -11,7 +11,6 @@ from typing import Final
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
-from strongroom.storage_service.apikeys import PREFIX as APIKEYS
 from strongroom.storage_service.apikeys import ApiKeys, spent
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.authz.paths import WholeReach
@@ -33,10 +32,9 @@ from strongroom.storage_service.errors import Changed, Invalid, NoContainer, Not
 from strongroom.storage_service.large_answers import LargeAnswers
 from strongroom.storage_service.services.door import Act, Caller, Door
 from strongroom.storage_service.turns import Turn, Turns
-from strongroom.storage_service.wire import MAX_JOURNAL, MAX_SEALED_READ, TOMBSTONES, fits
+from strongroom.storage_service.wire import MAX_JOURNAL, MAX_SEALED_READ, fits
 
-JOURNAL: Final = "system/journal/"  # what a long work needs to be gone on with, or undone; encrypted like a secret
-_PLACES: Final = (names.SECRETS, JOURNAL, APIKEYS)
+_PLACES: Final = (names.SECRETS, names.JOURNAL, names.APIKEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class BulkService:
 
     async def limit(self, caller: Caller) -> int:
         """Return how many changes one commit takes now; fewer after a keyset was given another version."""
-        await self._door.permit(caller, Action.GET, [JOURNAL])
+        await self._door.permit(caller, Action.GET, [names.JOURNAL])
         return self._sealed.max_batch
 
     async def read(self, caller: Caller, wanted: Sequence[str]) -> list[Text | None]:
@@ -152,7 +150,7 @@ class BulkService:
         if len(batch) > (most := self._sealed.max_batch):
             raise Invalid(f"a commit is at most {most} changes now, with one for each container they lie in")
         await self._door.permit_each(caller, [Act(_ACTIONS[type(change)], name) for name, change in changes.items()])
-        made = [spent(name.removeprefix(APIKEYS)) for name, change in changes.items() if _makes_key(name, change)]
+        made = [spent(name.removeprefix(names.APIKEYS)) for name, change in changes.items() if _makes_key(name, change)]
         if made and await self._sealed.get_many(made):
             raise Invalid("an API key of that id was revoked here, and no id is given out twice")
         try:
@@ -173,8 +171,8 @@ class BulkService:
             raise Invalid("what is removed cannot be expected to be absent")
         if not isinstance(change, Put):
             return
-        if name.startswith(APIKEYS):
-            self._keys.check(name.removeprefix(APIKEYS), change.value)
+        if name.startswith(names.APIKEYS):
+            self._keys.check(name.removeprefix(names.APIKEYS), change.value)
         elif name.startswith(names.SECRETS):
             _check_secret(name, change.value)
         elif len(change.value) > MAX_JOURNAL:
@@ -200,7 +198,7 @@ def _containers(changes: Mapping[str, Change]) -> list[Check]:
 
 
 def _makes_key(name: str, change: Change) -> bool:
-    return name.startswith(APIKEYS) and isinstance(change, Put)
+    return name.startswith(names.APIKEYS) and isinstance(change, Put)
 
 
 def _is_removal(change: Change) -> bool:
@@ -212,7 +210,7 @@ def _is_removal(change: Change) -> bool:
 
 def _check_grammar(name: str) -> None:
     try:
-        names.check(name.removeprefix(TOMBSTONES) or name)  # a tombstone's has a whole name within
+        names.check(name.removeprefix(names.TOMBSTONES) or name)  # a tombstone's has a whole name within
     except InvalidName as error:
         raise Invalid(str(error)) from None
 
@@ -228,7 +226,7 @@ def _check_name(name: str) -> None:
     secret = name.startswith(names.SECRETS)
     if names.is_container(name):
         if not secret or name == names.SECRETS:
-            raise Invalid("containers lie below secrets/ alone")
+            raise Invalid(f"containers lie below {names.SECRETS} alone")
     elif secret and names.container_of(name) == names.SECRETS:
         raise Invalid("a secret lies in a container")
 

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from strongroom.models import names
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import Backend, Checkable
 from strongroom.storage_service.read_through import OldPlaces
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys import KeyService
 from strongroom.storage_service.services.keys_overview import State
-
-_READY = "system/ready"  # where nothing lies: that it is looked for shows that the store answers
-_STATUS = "system/status"  # the name that the state of the service is read under
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class HealthService:
             Unavailable: a store does not answer, or cannot be written.
         """
         await self._door.check_audit()
-        await self._stores[0].get(_READY)
+        await self._stores[0].get(names.READY)
         for store in self._stores:
             if isinstance(store, Checkable):
                 await store.check()
@@ -66,9 +64,9 @@ class HealthService:
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
-        await self._door.note(caller, Action.GET, _STATUS)
+        await self._door.note(caller, Action.GET, names.STATUS)
         state = await self._keys.whole_state()
-        if not self._door.reaches(caller, Action.GET, _STATUS):
+        if not self._door.reaches(caller, Action.GET, names.STATUS):
             return Status(state, self._scheme)
         held = self._keys.held
         return Status(

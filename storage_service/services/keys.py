@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import (
@@ -35,7 +36,7 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.keyring import census, rotation, sweep, vault
 from strongroom.storage_service.keyring.census import Scan
-from strongroom.storage_service.keyring.document import KEYRING, Document
+from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.export import export
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments
@@ -125,7 +126,7 @@ class KeyService:
             Denied, AuditUnavailable
         """
         try:
-            name = names.check(KEYRING + what)
+            name = names.check(names.KEYRING + what)
         except InvalidName:
             return  # the act itself says what is wrong with it
         await self._door.expect(caller, action, [name])
@@ -497,8 +498,9 @@ class KeyService:
 
     async def _halt(self, name: str, why: str) -> Halted:
         """Stop the writing of secrets, in the store or else in all workers of this service; return what to raise."""
-        reason = f"{name} could not be reverted: {why}; go on with: strongroom key reencrypt {name} --resume"
-        log.error("no secret is written from now on: %s", reason)
+        reason = f"{name} could not be reverted: {why}"
+        step = Step("go on with", "key reencrypt", {"keyset": name, "resume": True})
+        log.error("no secret is written from now on: %s", reason, extra={"next": (step,)})
         try:
             for _ in range(ATTEMPTS):
                 with suppress(Overtaken):
@@ -510,7 +512,7 @@ class KeyService:
         with suppress(StrongroomError):
             document, _ = await keys_overview.read(self._store, self._keeper)
             left = await keys_overview.names_left(self._store, document, name)
-        return Halted(reason, left)
+        return Halted(reason, left).advising(step)
 
     # Census, backups and export
 
@@ -563,12 +565,12 @@ class KeyService:
     @asynccontextmanager
     async def _permitted(self, caller: Caller, action: Action, what: str) -> AsyncIterator[str]:
         """Decide and record an act on ``system/keyring/<what>``, give out that name, and let the act be done inside."""
-        name = KEYRING + what
+        name = names.KEYRING + what
         await self._door.permit(caller, action, [name])
         try:
             yield name
         except (StartupError, NotFollowed) as error:
-            raise Unusable(str(error)) from None
+            raise Unusable(str(error)).advising(*error.next) from None
 
     async def _edit(self, change: Callable[[Document], Document]) -> None:
         async with self._changing() as root:

@@ -4,6 +4,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import Behind, KeyringDamaged, Overtaken, StartupError
 from strongroom.storage_service.keyring import census, sweep, vault, wraps
@@ -91,10 +92,10 @@ class Halt:
 
 @dataclass(slots=True, kw_only=True)
 class Pending:
-    """Something that was begun, or is due, and the command that goes on with it."""
+    """Something that was begun, or is due, and what goes on with it."""
 
     what: str
-    command: str
+    next: list[Step]
     keyset: str | None = None
     root: str | None = None
     records: int | None = None
@@ -235,7 +236,7 @@ def backups(document: Document) -> list[Backup]:
 
 
 async def pending(store: Backend, machines: MachineDocuments, document: Document) -> list[Pending]:
-    """Return what was begun and not finished, or is due, each with the command that goes on with it.
+    """Return what was begun and not finished, or is due, each with the step that goes on with it.
 
     Raises:
         StartupError: as `recipients`.
@@ -244,21 +245,21 @@ async def pending(store: Backend, machines: MachineDocuments, document: Document
     due: list[Pending] = []
     if document.halted is not None:
         name = document.halted.keyset
-        due.append(Pending(what="resume", keyset=name, command=f"strongroom key reencrypt {name} --resume"))
+        step = Step("secrets are not written until it is done", "key reencrypt", {"keyset": name, "resume": True})
+        due.append(Pending(what="resume", keyset=name, next=[step]))
     for name in sorted(document.keysets):
         records = await _count(store, document, name)
         if records or _is_unsettled(document, name):
             what = "revert" if document.keysets[name].reverting else "re-encrypt"
-            command = f"strongroom key reencrypt {name}"
-            due.append(Pending(what=what, keyset=name, records=records, command=command))
+            step = Step("records are under other versions than the active one", "key reencrypt", {"keyset": name})
+            due.append(Pending(what=what, keyset=name, records=records, next=[step]))
     if not document.counted:
-        due.append(Pending(what="count records", command="strongroom key census --scan --repair"))
+        step = Step("not all records are counted yet", "key census", {"scan": True, "repair": True})
+        due.append(Pending(what="count records", next=[step]))
     if document.pending is not None:
         root = document.pending.root
-        command = f"strongroom key rotate root --confirm {root}"
-        due.append(
-            Pending(what="confirm", root=root, command=command, recipients=await recipients(store, machines, root))
-        )
+        step = Step("a new root key is prepared", "key rotate root", {"confirm": root})
+        due.append(Pending(what="confirm", root=root, next=[step], recipients=await recipients(store, machines, root)))
     return due
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from strongroom.models import Model
+from strongroom.models import Model, names
 from strongroom.models.errors import InvalidName
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.errors import Invalid, TooLarge
@@ -14,8 +14,6 @@ from strongroom.storage_service.routing import Kept, Routing
 from strongroom.storage_service.services.door import Act, Caller, Door, check_distinct
 from strongroom.storage_service.turns import Turn
 from strongroom.storage_service.wire import LARGE_ANSWER
-
-_HANDLERS = "system/handlers"  # the name that the handlers are listed under
 
 
 class Reference(NamedTuple):
@@ -160,7 +158,7 @@ class RecordService:
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
-        await self._door.note(caller, Action.LIST, _HANDLERS)
+        await self._door.note(caller, Action.LIST, names.HANDLERS)
         return self._routing.handlers()
 
 

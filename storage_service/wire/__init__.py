@@ -5,13 +5,15 @@ The service, its client and the proxy all read this page; it imports nothing but
 
 import base64
 import binascii
+import contextlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
+from strongroom.models.steps import Step
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import errors
 from strongroom.storage_service.wire.etags import NEW as NEW
@@ -26,7 +28,6 @@ MAX_BATCH_NAMES: Final = 1000  # names in one batch get
 MAX_BATCH_STORED: Final = 8 * 1024 * 1024  # bytes that what one batch reads has in the store, in all; more is 413
 LARGE_ANSWER: Final = 512 * 1024  # bytes in the store from which on a worker gives one such answer at a time
 MAX_RECORDS: Final = 1000  # records in one save, get or delete
-MAX_JSON_DEPTH: Final = 32  # nested objects and arrays in a body
 MAX_RECORD_STRUCTURE: Final = 40_000  # objects, arrays, members and elements of one record: a cluster of as many hosts
 
 # Bytes of a body, by what it is. All are within MAX_BODY, which is asked before anybody knows what it is.
@@ -41,7 +42,7 @@ MAX_LISTING_BODY: Final = 4 * 1024  # which page of which listing
 
 SECRETS_PATH: Final = "/secrets"  # on the socket
 API_PATH: Final = "/api/v0"  # on the proxy
-PROXIED_SECRETS_PATH: Final = "/api/v0/secrets"  # on the proxy; forwarded to SECRETS_PATH
+PROXIED_SECRETS_PATH: Final = API_PATH + SECRETS_PATH  # on the proxy; forwarded to SECRETS_PATH
 
 # Credentials (Custodia's SimpleAuthKeys; CPD-101 names the key header CUSTODIA_KEY_ID). Any client may write each
 # with underscores or dashes; two spellings of one in a request are refused.
@@ -80,13 +81,15 @@ def fits(value: bytes) -> bool:
 class Problem(NamedTuple):
     """One row of the table: an error, its HTTP status, its title, and whether callers are told its own text, too.
 
-    They are where it is of their request; not where it is of them, or of the inside of the service.
+    They are where it is of their request; not where it is of them, or of the inside of the service. *next* is what can
+    be done about every such error; where callers are told an error's own text, its own steps come in place of these.
     """
 
     error: type[errors.ServiceError]
     status: int
     title: str
     detail: bool = False
+    next: tuple[Step, ...] = ()
 
 
 PROBLEMS: Final[Mapping[str, Problem]] = {
@@ -124,8 +127,8 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             detail=True,
         ),
         Problem(errors.TooManyAttempts, 429, "Wrong keys were given; wait before the next"),
-        Problem(errors.Locked, 503, "The service is locked; unlock it with: strongroom key unlock"),
-        Problem(errors.Uninitialized, 503, "The store has no keyring yet; make one with: strongroom key init"),
+        Problem(errors.Locked, 503, "The service is locked", next=(Step("unlock it", "key unlock"),)),
+        Problem(errors.Uninitialized, 503, "The store has no keyring yet", next=(Step("make one", "key init"),)),
         Problem(
             errors.Behind,
             503,
@@ -134,8 +137,9 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem(
             errors.Halted,
             503,
-            "Secrets are not written until a reversal is finished: strongroom key reencrypt --resume",
+            "Secrets are not written until a reversal is finished",
             detail=True,
+            next=(Step("finish it", "key reencrypt", {"resume": True}),),
         ),
         Problem(
             errors.Unavailable, 503, "The service or its store cannot do this now; the log of the service says why"
@@ -173,7 +177,8 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     """Return the RFC 9457 body for *error*: nothing in it comes from the request.
 
     Its row says whether its text is told. ``Invalid`` adds its faults, ``InUse`` and ``Halted`` their holders,
-    ``TooManyAttempts`` the seconds to wait. The fate of a write is said by all that is answered with 500 or 503, and by
+    ``TooManyAttempts`` the seconds to wait. What can be done about it is data, *next*: no text has a command in it. The
+    fate of a write is said by all that is answered with 500 or 503, and by
     what else does not mean that nothing was applied.
     """
     problem = problem_of(error)
@@ -192,6 +197,8 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
         body["holders"] = list(error.holders)
     elif isinstance(error, errors.TooManyAttempts):
         body["wait"] = math.ceil(error.wait)
+    if following := (problem.detail and error.next) or problem.next:
+        body["next"] = following
     if problem.status in (500, 503) or error.fate is not errors.Fate.NOT_APPLIED:
         body["fate"] = error.fate.value
     return msgspec.json.encode(body)
@@ -233,7 +240,14 @@ def error_of(status: int, body: bytes) -> errors.ServiceError:
     if fate in set(errors.Fate) and fate != error.fate:
         error.fate = errors.Fate(fate)
     error.told = True
-    return error
+    return error.advising(*_steps(problem.get("next")))
+
+
+def _steps(said: object) -> Iterator[Step]:
+    """Yield those steps of an answer that this version knows."""
+    for each in said if isinstance(said, list) else ():
+        with contextlib.suppress(*UNREADABLE):
+            yield msgspec.convert(each, Step)
 
 
 def _read(status: int, body: bytes) -> tuple[dict[str, object], Problem]:
@@ -436,7 +450,6 @@ class CommandAct(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 SEALED_PATH: Final = "/sealed"  # GET: how much one commit takes; POST /read, /list, /commit
 MAX_SEALED_READ: Final = 1000  # names in one read
 MAX_JOURNAL: Final = 767 * 1024  # bytes of one row of a journal: what fits, encrypted, into MAX_STORED
-TOMBSTONES: Final = "system/journal/read_through/"  # and the name of a secret that is not to be read through any more
 
 
 class SealedNames(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

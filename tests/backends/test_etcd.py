@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import signal
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -21,10 +21,9 @@ from strongroom.storage_service.backends.base import (
     Check,
     Conflict,
     Delete,
-    Event,
+    Entry,
     Put,
     Vacant,
-    Watchable,
 )
 from strongroom.storage_service.backends.etcd import EtcdBackend
 from strongroom.storage_service.errors import Fate, TooLarge, Unavailable
@@ -73,16 +72,13 @@ async def test_no_key_outside_the_prefix_is_touched(etcd: Etcd) -> None:
 
 
 async def test_receipts_are_not_records(etcd: Etcd) -> None:
-    """What settles lost writes is neither listed, nor watched, nor in the way of vacancy, and is gone after closing."""
+    """What settles lost writes is neither listed nor in the way of vacancy, and is gone after closing."""
     async with opened(etcd, prefix="receipts") as backend:
-        assert isinstance(backend, Watchable)
-        since = await backend.commit([Put("a", b"one")])
+        await backend.commit([Put("a", b"one")])
         with etcd.admin() as admin:
             assert any("~" in key for key in admin.keys("/receipts/"))
         assert (await backend.list("")).names == ("a",)
-        async with aclosing(backend.watch("", since)) as events:
-            end = await backend.commit([Delete("a")])
-            assert await anext(events) == Event("a", None, end)
+        await backend.commit([Delete("a")])
         await backend.commit([Vacant("")])
 
     with etcd.admin() as admin:
@@ -170,19 +166,17 @@ async def test_a_batch_over_etcds_size_is_too_large(etcd: Etcd) -> None:
 
 
 def test_it_works_under_uvloop(etcd: Etcd) -> None:
-    """On the event loop of the service's workers, the backend reads, writes, refuses and watches."""
+    """On the event loop of the service's workers, the backend reads, writes and refuses."""
 
     async def work() -> None:
         async with opened(etcd) as backend:
-            assert isinstance(backend, Watchable)
             revision = await backend.commit([Put("a", b"one")])
-            async with aclosing(backend.watch("", revision)) as events:
-                answers = await asyncio.gather(
-                    *(backend.commit([Put("a", b"two", revision)]) for _ in range(8)), return_exceptions=True
-                )
-                assert sum(isinstance(answer, Conflict) for answer in answers) == 7
-                event = await anext(events)
-            assert await backend.get("a") == event.entry
+            answers = await asyncio.gather(
+                *(backend.commit([Put("a", b"two", revision)]) for _ in range(8)), return_exceptions=True
+            )
+            assert sum(isinstance(answer, Conflict) for answer in answers) == 7
+            (written,) = [answer for answer in answers if isinstance(answer, int)]
+            assert await backend.get("a") == Entry(b"two", written)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work())
@@ -339,14 +333,12 @@ async def test_a_full_etcd_tells_the_truth(tmp_path: Path) -> None:
 
 
 async def test_a_cluster_loses_a_member_and_no_write(tmp_path: Path) -> None:
-    """While the leader of three is killed, writers and a watcher see no error, and every write answered is there."""
+    """While the leader of three is killed, writers see no error, and every write answered is there."""
     with running(tmp_path, members=3) as cluster:
         leader = cluster.leader()
         endpoints = ",".join(m.endpoint for m in (leader, *(m for m in cluster.members if m is not leader)))
         backend = open_backend(f"etcd://{endpoints}", timeout="15")
         await backend.open()
-        assert isinstance(backend, Watchable)
-        since = await backend.commit([Put("begin", b"")])
         dead = asyncio.Event()
         written: dict[str, int] = {}
 
@@ -359,81 +351,15 @@ async def test_a_cluster_loses_a_member_and_no_write(tmp_path: Path) -> None:
                 if after == 20:
                     return
 
-        async def watch() -> list[Event]:
-            told: list[Event] = []
-            async with aclosing(backend.watch("", since)) as events:
-                async for event in events:
-                    told.append(event)
-                    if event.name == "end":
-                        break
-            return told
-
-        watching = asyncio.create_task(watch())
         writing = [asyncio.create_task(write(number)) for number in range(8)]
         while len(written) < 200:
             await asyncio.sleep(0.01)
         leader.kill()
         dead.set()
         await asyncio.gather(*writing)
-        end = await backend.commit([Put("end", b"")])
-        told = await watching
 
-        listed: list[str] = []
-        while (page := await backend.list("w/", listed[-1] if listed else None)).names:
-            listed += page.names
-        assert set(listed) == written.keys()
-        assert {event.name: event.revision for event in told} == {**written, "end": end}
-        assert [event.revision for event in told] == [*sorted(written.values()), end]
+        found: dict[str, int] = {}
+        while (page := await backend.list("w/", max(found, default=None))).names:
+            found |= {name: entry.revision for name, entry in (await backend.get_many(page.names)).items()}
+        assert found == written
         await backend.close()
-
-
-async def test_a_watch_goes_on_after_a_break(etcd: Etcd) -> None:
-    """A watch whose connection breaks tells each change once, those made meanwhile too."""
-    async with TcpFault(etcd.members[0].endpoint).running() as network, opened(etcd, prefix="broken") as writer:
-        backend = open_backend(f"etcd://{network.endpoint}/broken")
-        await backend.open()
-        assert isinstance(backend, Watchable)
-        since = await writer.commit([Put("begin", b"")])
-        async with aclosing(backend.watch("", since)) as events:
-            revisions = []
-            for fault in (Fault.NONE, Fault.LOSE_REQUEST, Fault.LOSE_REPLY):
-                revisions += [await writer.commit([Put("a", b"one")]), await writer.commit([Put("a", b"two")])]
-                assert [(await anext(events)).revision for _ in range(2)] == revisions[-2:]
-                network.say([fault])
-                network.cut()
-        await backend.close()
-
-
-async def test_a_watch_without_etcd_is_unavailable(mortal: Etcd) -> None:
-    """A watch whose cluster is away for longer than the timeout ends with Unavailable."""
-    (member,) = mortal.members
-    async with opened(mortal, SHORT) as backend:
-        assert isinstance(backend, Watchable)
-        since = await backend.commit([Put("a", b"")])
-        async with aclosing(backend.watch("", since)) as events:
-            waiting = asyncio.ensure_future(anext(events))
-            await backend.commit([Put("a", b"seen")])
-            await waiting
-            member.kill()
-            with pytest.raises(Unavailable):
-                await anext(events)
-        member.restart()
-
-
-async def test_a_cancelled_watch_lets_go(etcd: Etcd) -> None:
-    """A watcher that is cancelled while it waits ends at once, and the backend goes on."""
-    async with opened(etcd) as backend:
-        assert isinstance(backend, Watchable)
-        since = await backend.commit([Put("a", b"")])
-
-        async def wait() -> None:
-            async for _ in backend.watch("", since):
-                pass
-
-        waiting = asyncio.create_task(wait())
-        await backend.get("a")
-        waiting.cancel()
-        with suppress(asyncio.CancelledError):
-            await waiting
-        assert waiting.cancelled()
-        assert await backend.get("a") is not None

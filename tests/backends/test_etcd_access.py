@@ -4,7 +4,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from strongroom.storage_service.backends import open_backend
-from strongroom.storage_service.backends.base import Backend, Put, Watchable
+from strongroom.storage_service.backends.base import Backend, Put
 from strongroom.storage_service.errors import ConfigurationError, Fate, StrongroomError, Unavailable
 from tests.etcd_server import Etcd, Tls, running
 
@@ -181,25 +181,6 @@ async def test_tokens_that_age_under_load_go_unseen(jwt: Etcd) -> None:
             listed += page.names
         assert len(listed) == sum(written)
         assert jwt.logins() - before > 4
-
-
-async def test_a_watch_outlives_its_token(jwt: Etcd) -> None:
-    """A watch that must be asked for again with a token that has aged goes on, and tells each change once."""
-    async with opened(jwt.url(user="strongroom"), password=PASSWORD) as backend:
-        assert isinstance(backend, Watchable)
-        since = await backend.commit([Put("w/a", b"")])
-        with jwt.admin("root", PASSWORD) as admin:
-            admin.touch_auth("watch-begins")
-        async with aclosing(backend.watch("w/", since)) as events:
-            first = asyncio.ensure_future(anext(events))
-            await asyncio.sleep(0)
-            revision = await backend.commit([Put("w/b", b"")])
-            assert (await first).revision == revision
-            jwt.members[0].restart()
-            with jwt.admin("root", PASSWORD) as admin:
-                admin.touch_auth("watch-goes-on")
-            revision = await backend.commit([Put("w/c", b"")])
-            assert (await anext(events)).revision == revision
 
 
 # What must not be seen.

@@ -10,15 +10,15 @@ import sys
 import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
-from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
 import pytest
 
-from strongroom.storage_service.backends.base import PRESENT, Check, Conflict, Delete, Entry, Event, Put, Vacant
+from strongroom.storage_service.backends.base import PRESENT, Check, Conflict, Delete, Entry, Put, Vacant, pages
 from strongroom.storage_service.backends.sqlite import SqliteBackend
-from strongroom.storage_service.backends.sqlite.file import APPLICATION_ID
+from strongroom.storage_service.backends.sqlite.file import APPLICATION_ID, IN_USE, SCHEMA_VERSION
 from strongroom.storage_service.errors import ConfigurationError, Fate, TooLarge, Unavailable
 from tests.backends import sqlite_process
 
@@ -66,13 +66,7 @@ async def run(*arguments: object) -> list[str]:
 
 async def every_name(backend: SqliteBackend, prefix: str = "") -> list[str]:
     """Return every name under *prefix*."""
-    names: list[str] = []
-    page = await backend.list(prefix)
-    names += page.names
-    while page.more:
-        page = await backend.list(prefix, after=names[-1])
-        names += page.names
-    return names
+    return [name async for page in pages(backend.list, prefix) for name in page]
 
 
 def bytes_on_disk(path: Path) -> bytes:
@@ -95,10 +89,11 @@ async def test_what_was_committed_is_there_after_reopening(path: Path) -> None:
 
 
 async def test_revisions_grow_though_deletions_are_forgotten(path: Path) -> None:
-    """Where everything is deleted, and the history too short to remember it, no revision is given again."""
-    async with opened(path, history=1) as backend:
+    """Where everything is deleted, by this process or before it, no revision is given again."""
+    async with opened(path) as backend:
         await backend.commit([Put(f"n/{i}", b"") for i in range(5)])
         emptied = await backend.commit([Delete(f"n/{i}") for i in range(5)])
+    async with opened(path) as backend:
         assert await backend.commit([Put("a", b"")]) > emptied
 
 
@@ -158,10 +153,10 @@ def make_other_in_wal(path: Path) -> None:
     db.close()
 
 
-def make_later_version(path: Path) -> None:
+def make_version(path: Path, version: int) -> None:
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute("PRAGMA user_version = 2")
+        db.execute(f"PRAGMA user_version = {version}")
         db.execute("CREATE TABLE entry (name TEXT)")
     db.close()
 
@@ -183,13 +178,16 @@ FOREIGN: Final = {
     "another database": Foreign(make_other_database, "belongs to another program"),
     "another database in WAL mode": Foreign(make_other_in_wal, "belongs to another program"),
     "another application's": Foreign(make_other_application, "belongs to another program"),
-    "a later version's": Foreign(make_later_version, "upgrade"),
+    "a later version's": Foreign(lambda path: make_version(path, SCHEMA_VERSION + 1), "upgrade"),
+    "one before the first release": Foreign(lambda path: make_version(path, SCHEMA_VERSION - 1), "first release"),
+    "one before it, in use": Foreign(lambda path: make_version(path, SCHEMA_VERSION - 1 | IN_USE), "first release"),
+    "a later version's, in use": Foreign(lambda path: make_version(path, SCHEMA_VERSION + 1 | IN_USE), "upgrade"),
 }
 
 
 @pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)
 async def test_a_foreign_file_is_refused_untouched(path: Path, foreign: Foreign) -> None:
-    """A file that is not ours, or of a later version, is a ConfigurationError, and no byte or mode of it changes."""
+    """A file that is not ours, or of another version, is a ConfigurationError, and no byte or mode of it changes."""
     path.parent.mkdir()
     foreign.make(path)
     path.chmod(0o644)
@@ -417,34 +415,6 @@ async def test_vacancy_is_decided_within_the_group(path: Path) -> None:
 
         assert refused == [None, (Vacant("new/"),), None, (Vacant("half/"),), None]
         assert await every_name(backend) == ["end", "half/1"]
-
-
-async def test_a_group_tells_watches_its_end(path: Path) -> None:
-    """Whatever a group does to a name that was there, was deleted before or never was, its last state alone is told."""
-    async with gated(path) as backend:
-        Gated.gate.set()
-        since = await backend.commit([Put("there", b""), Put("back", b""), Put("gone", b"")])
-        await backend.commit([Delete("back"), Delete("gone")])
-        Gated.gate.clear()
-        Gated.reached.clear()
-        first = await under_way(backend.commit([Put("first", b"")]))
-        answers = asyncio.gather(
-            backend.commit([Put("back", b"1"), Put("gone", b"1"), Put("new", b"1"), Delete("there")]),
-            backend.commit([Delete("gone"), Delete("new"), Put("there", b"2"), Put("back", b"2")]),
-        )
-        await asyncio.sleep(0)
-        Gated.gate.set()
-        await first
-        _, last = await answers
-
-        async with aclosing(backend.watch("", since)) as events:
-            told = [await anext(events) for _ in range(5)]
-        assert told[1:] == [
-            Event("back", Entry(b"2", last), last),
-            Event("gone", None, last),
-            Event("new", None, last),
-            Event("there", Entry(b"2", last), last),
-        ]
 
 
 async def test_reads_go_on_while_the_disk_is_busy(path: Path) -> None:
@@ -821,20 +791,13 @@ async def test_two_processes_count_together(path: Path) -> None:
         assert entry.value == b"200"
 
 
-async def test_what_another_process_writes_is_read_and_watched(path: Path) -> None:
-    """Reads see another process' commits as soon as they are answered there, and a watch tells them."""
+async def test_what_another_process_writes_is_read(path: Path) -> None:
+    """Reads see another process' commits as soon as they are answered there."""
     async with opened(path) as backend:
-        since = await backend.commit([Put("start", b"")])
-        async with aclosing(backend.watch("n/", since)) as events:
-            watching = asyncio.create_task(anext(events))
-            await asyncio.sleep(0)
-            first, second = map(int, await run("put", path, "n/a", "n/b"))
+        first, second = map(int, await run("put", path, "n/a", "n/b"))
 
-            assert await backend.get("n/a") == Entry(b"n/a", first)
-            assert await backend.get("n/b") == Entry(b"n/b", second)
-            async with asyncio.timeout(PATIENCE):
-                assert await watching == Event("n/a", Entry(b"n/a", first), first)
-                assert await anext(events) == Event("n/b", Entry(b"n/b", second), second)
+        assert await backend.get("n/a") == Entry(b"n/a", first)
+        assert await backend.get("n/b") == Entry(b"n/b", second)
 
 
 async def test_several_processes_may_make_the_store(path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import Final
 
 import pytest
 
+from strongroom.models.names import KEYRING_DOCUMENT, MACHINES, RESTORE, WRAPS
 from strongroom.storage_service.backends.base import Backend, Delete, Entry, Put, Snapshot
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.backup.checking import Openers, exported_in, refuse_unreadable
-from strongroom.storage_service.backup.marker import MARKER, refuse_half
+from strongroom.storage_service.backup.marker import refuse_half
 from strongroom.storage_service.backup.restoring import restore
 from strongroom.storage_service.backup.taking import copy
 from strongroom.storage_service.errors import (
@@ -23,10 +24,8 @@ from strongroom.storage_service.errors import (
     Unavailable,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import machine_key, wraps
-from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.keyring import machine_key
 from strongroom.storage_service.keyring.machine_documents import StoredDocuments
-from strongroom.storage_service.keyring.machine_key import MACHINES
 from strongroom.storage_service.keyring.machines import MachineDocument
 from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.backup.conftest import Stores
@@ -103,14 +102,17 @@ async def test_rows_and_keyring_belong_together() -> None:
     file = await a_copy()
     rows = rows_of(file)
 
-    for other in ({**rows, NAME: rows[NAME] + b"x"}, {name: value for name, value in rows.items() if name != NAME}):
+    for other in (
+        {**rows, KEYRING_DOCUMENT: rows[KEYRING_DOCUMENT] + b"x"},
+        {name: value for name, value in rows.items() if name != KEYRING_DOCUMENT},
+    ):
         with pytest.raises(Invalid, match="not of one moment"):
             checked(rewritten(file, other.items()), None)
 
 
 def wrap_in(rows: dict[str, bytes]) -> str:
     """Return the name of the one wrap among *rows*."""
-    (name,) = (name for name in rows if name.startswith(wraps.WRAPS))
+    (name,) = (name for name in rows if name.startswith(WRAPS))
     return name
 
 
@@ -175,14 +177,14 @@ async def test_a_machine_among_the_rows_is_as_in_the_export() -> None:
 async def test_a_half_restored_store_is_never_copied_for_whole() -> None:
     """Neither is such a store copied, nor such a copy restored."""
     file = await a_copy()
-    rows = {**rows_of(file), MARKER: b"{}"}
+    rows = {**rows_of(file), RESTORE: b"{}"}
     with pytest.raises(Invalid, match="half restored"):
         checked(rewritten(file, rows.items()))
 
     store = MemoryBackend()
     await store.open()
     await fill(store)
-    await store.commit([Put(MARKER, b"{}")])
+    await store.commit([Put(RESTORE, b"{}")])
     with pytest.raises(ConfigurationError, match="half restored"):
         await copied(store)
 
@@ -221,13 +223,13 @@ async def test_killed_at_any_step_it_says_so(fault: Fault) -> None:
         left = await held(within)
         if not left:
             seen.add("empty")
-        elif MARKER not in left:
+        elif RESTORE not in left:
             seen.add("whole")
             assert left == whole
             continue
         else:
             seen.add("half")
-            assert NAME not in left
+            assert KEYRING_DOCUMENT not in left
             with pytest.raises(ConfigurationError, match="half restored"):
                 await refuse_half(within)
         await restored(file, within)
@@ -278,7 +280,7 @@ async def test_who_empties_the_store_meanwhile_is_noticed() -> None:
 
     def begin_anew(_: int) -> None:
         for name in [*store._entries]:
-            store._delete(name, 99)
+            store._delete(name)
 
     with pytest.raises(Overtaken, match="emptied it meanwhile"):
         await restore(file, store, checked(file), begin_anew)
@@ -313,4 +315,4 @@ async def test_a_file_that_changes_meanwhile_is_noticed() -> None:
     with pytest.raises(Invalid, match="changed while it was restored"):
         await restore(other, store, found, lambda _: None)
 
-    assert MARKER in await held(store)
+    assert RESTORE in await held(store)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.client import AsyncStorageClient, StorageClient
 from strongroom.storage_service.client.address import Address, Caller, read_environment, read_home
 from strongroom.storage_service.client.place import Place
@@ -66,10 +67,11 @@ def test_a_file_that_is_no_client_file_is_refused(tmp_path: Path, changes: dict[
 
 def test_a_home_that_is_none_is_refused(tmp_path: Path) -> None:
     """The message names the file that is missing, what makes one, and to who said variables what may replace it."""
-    missing = f"there is no {tmp_path}/client.json; strongroom up makes one in its home"
+    missing = f"there is no {tmp_path}/client.json, which a service makes in its home"
     with pytest.raises(ConfigurationError) as caught:
         read_home(tmp_path)
     assert str(caught.value) == missing
+    assert caught.value.next == (Step("to start one", "up", {"home": str(tmp_path)}),)
 
     with pytest.raises(ConfigurationError) as caught:
         read_environment({"STRONGROOM_HOME": str(tmp_path)})

@@ -21,6 +21,7 @@ from scripted_service import (
     paths,
 )
 
+from strongroom.deploy.tools.faces import SOURCE, WRITTEN, blocking
 from strongroom.models.hosts import Host, HostCreds, Hosts
 from strongroom.models.secret import Secret
 from strongroom.storage_service import errors, wire
@@ -54,6 +55,11 @@ def stored(*records: Host | HostCreds | None, etag: str = '"7"', more: bool = Fa
 
 
 HOST = Host.new(address="10.0.0.7", status="active")
+
+
+def test_the_blocking_face_is_the_other_one() -> None:
+    """The blocking face is what the tool writes from the face for event loops, which is where both are changed."""
+    assert blocking(SOURCE.read_text()) == WRITTEN.read_text(), "run make format"
 
 
 def read(client: Any) -> object:

@@ -7,19 +7,22 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from tests.deploy.running import PATIENCE, ROOT, clean_environment
 
+PROGRAM = (sys.executable, "-m", "strongroom.deploy.cli")
+
 
 class Terminal:
     """The command at a terminal of its own, and what stands on the screen."""
 
-    def __init__(self, home: Path, *arguments: str) -> None:
+    def __init__(self, home: Path, *arguments: str, program: Sequence[str | Path] = PROGRAM) -> None:
         self._master, slave = os.openpty()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "strongroom.deploy.cli", "--home", str(home), "key", *arguments],
+            [*program, "--home", str(home), "key", *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 
 from strongroom.deploy.cli.machine_here import OFFLINE
+from strongroom.models.names import KEYRING_DOCUMENT, MACHINES
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend, Delete, Put
 from strongroom.storage_service.keyring import machine_key, rotation
-from strongroom.storage_service.keyring.document import NAME
-from strongroom.storage_service.keyring.machine_key import MACHINES
 from strongroom.storage_service.keyring.recipients import Recipients
 from strongroom.storage_service.keyring.unattended import KeyFile
 from tests.deploy.running import ROOT, Done, clean_environment, spawn, strongroom, up
@@ -559,9 +558,9 @@ def damage(directory: Path) -> None:
     """Change the end of the keyring in the store."""
 
     async def act(store: Backend) -> None:
-        entry = await store.get(NAME)
+        entry = await store.get(KEYRING_DOCUMENT)
         assert entry is not None
-        await store.commit([Put(NAME, entry.value[:-9] + b"AAAAAAAAA")])
+        await store.commit([Put(KEYRING_DOCUMENT, entry.value[:-9] + b"AAAAAAAAA")])
 
     on_store(directory, act)
 
@@ -570,7 +569,7 @@ def drop(directory: Path) -> None:
     """Remove the keyring from the store."""
 
     async def act(store: Backend) -> None:
-        await store.commit([Delete(NAME)])
+        await store.commit([Delete(KEYRING_DOCUMENT)])
 
     on_store(directory, act)
 

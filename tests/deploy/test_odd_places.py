@@ -68,13 +68,13 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
 
 def test_options_follow_a_path(tmp_path: Path) -> None:
     """What stands behind the last question mark is options of the store, when it is its options; else the name's."""
-    options = {"busy_timeout": "7", "history": "9"}
+    options = {"busy_timeout": "7"}
     loaded = settings.load(environ=ENVIRON, home=tmp_path, flags={"store": f"sqlite:a?b.db?{urlencode(options)}"})
 
     backend = open_backend(loaded.service.store)
 
     assert isinstance(backend, SqliteBackend)
-    assert loaded.service.store == f"sqlite:{tmp_path}/a%3Fb.db?busy_timeout=7&history=9"
+    assert loaded.service.store == f"sqlite:{tmp_path}/a%3Fb.db?busy_timeout=7"
     assert loaded.directories().count(tmp_path) == 1
 
 

@@ -9,16 +9,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import venv
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from strongroom.deploy.tools import links
+from tests.deploy_units.installing import OFFLINE, ROOMS, Installed, copy_tree, empty
 
-ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("models", "storage_service", "http_proxy", "migration", "deploy")
 KINDS = ("wheel", "editable")
 # Each line that is to be refused says so, and mypy's strict mode refuses a mark that is not needed.
 PROGRAM = """
@@ -57,59 +54,25 @@ def test_mine(strongroom_home: object) -> None:
 """
 
 
-@dataclass(frozen=True)
-class Installed:
-    """An environment that Strongroom is installed in, and the tree that it was installed from."""
-
-    python: Path
-    site: Path
-    source: Path
-
-    def run(self, *arguments: str | Path, cwd: Path, **more: str) -> str:
-        """Run this Python, and return what it said; it must end well."""
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
-        done = subprocess.run(
-            [self.python, *arguments], cwd=cwd, env=environ | more, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the tree as a stranger gets it: without links, caches and environments."""
-    copy = tmp_path_factory.mktemp("tree")
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "strongroom").mkdir()
-    for name in (
-        "strongroom/__init__.py",
-        "strongroom/py.typed",
-        "pyproject.toml",
-        "MANIFEST.in",
-        "README.md",
-        "LICENSE",
-    ):
-        shutil.copy2(ROOT / name, copy / name)
-    return copy
+    """Return a copy of the tree as a stranger gets it."""
+    return copy_tree(tmp_path_factory.mktemp("tree"))
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def installed(request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """Return an environment with Strongroom in it; what Strongroom needs is borrowed from the one that runs this."""
     folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, symlinks=True)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    there = Installed(folder / "bin/python", folder / "lib" / version / "site-packages", source)
+    there = empty(folder, source)
     (there.site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    offline = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", "--no-build-isolation"]
     what: list[str | Path] = ["--editable", source]
     if request.param == "wheel":  # from an archive of the source, which holds what builds it
         there.run("-c", f"from deploy.tools import build; build.build_sdist({str(folder)!r})", cwd=source)
         [archive] = folder.glob("strongroom-*.tar.gz")
-        there.run("-m", "pip", "wheel", *offline, "--wheel-dir", folder, archive, cwd=folder)
+        there.run("-m", "pip", "wheel", *OFFLINE, "--wheel-dir", folder, archive, cwd=folder)
         what = [*folder.glob("strongroom-*.whl")]
-    there.run("-m", "pip", "install", *offline, "--ignore-installed", *what, cwd=folder)
+    there.run("-m", "pip", "install", *OFFLINE, "--ignore-installed", *what, cwd=folder)
     return there
 
 
@@ -140,7 +103,7 @@ def test_a_project_with_our_folders_names_works(installed: Installed, project: P
     said = installed.run("program.py", cwd=project)
 
     assert said == "models deploy migration http_proxy storage_service  True strongroom.models.hosts\n"
-    shown = installed.run(installed.python.with_name("strongroom"), "--version", cwd=project, PYTHONPATH=str(project))
+    shown = installed.run(installed.strongroom, "--version", cwd=project, PYTHONPATH=str(project))
     assert "strongroom" in shown
 
 

@@ -10,18 +10,19 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from strongroom.models.names import WRAPS
 from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Change, Entry, Page, Put
 from strongroom.storage_service.errors import KeyFileMissing
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import next_file, rootkey, rotation, unlock, vault, wraps
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
 from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
 from strongroom.storage_service.keyring.machines import MachineDocument
-from strongroom.storage_service.keyring.ring import Key, Ring
+from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.rotation import Made, Recipients
 from strongroom.storage_service.keyring.unattended import KeyFile, as_recipient
-from strongroom.storage_service.keyring.wraps import WRAPS
 from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring import story
 from tests.keyring.machine_keys import key_of

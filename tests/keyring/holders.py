@@ -4,12 +4,12 @@ from functools import cache
 from typing import Final, NamedTuple
 
 from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import unlock, vault, wraps
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.machine_documents import StoredDocuments
 from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
 from strongroom.storage_service.keyring.machines import MachineDocument
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.unattended import as_recipient
 from tests.keyring import story

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.storage_service.backends.base import Backend, Put
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import rootkey, unlock, vault, wraps
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page
-from strongroom.storage_service.keyring.ring import Key, Ring
+from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.unattended import KeyFile, Way
 from strongroom.storage_service.overlay import EncryptedBackend

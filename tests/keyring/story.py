@@ -5,12 +5,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
-from strongroom.models.names import is_container
-from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Put
+from strongroom.models.names import CENSUS, ENCRYPTED, is_container
+from strongroom.storage_service.backends.base import Backend, Put, pages
 from strongroom.storage_service.errors import Locked
+from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring import census, sweep, vault
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.envelope import kid_of
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Keys, Ring, version_of
@@ -149,7 +149,7 @@ async def read_all(secrets: Backend) -> dict[str, bytes]:
     """Return every value that is encrypted in the store, decrypted, by its name."""
     return {
         name: entry.value
-        for prefix in vault.SEALED
+        for prefix in ENCRYPTED
         for name, entry in (
             await secrets.get_many([n for n in await names(secrets, prefix) if not is_container(n)])
         ).items()
@@ -158,25 +158,18 @@ async def read_all(secrets: Backend) -> dict[str, bytes]:
 
 async def names(store: Backend, prefix: str) -> list[str]:
     """Return all names under *prefix*."""
-    found: list[str] = []
-    after: str | None = None
-    while True:
-        page = await store.list(prefix, after, MAX_PAGE)
-        found += page.names
-        if not page.more:
-            return found
-        after = page.names[-1]
+    return [name async for page in pages(store.list, prefix) for name in page]
 
 
 async def rows(store: Backend) -> set[tuple[str, str]]:
     """Return version and record of every row of the census."""
-    return {tells for row in await names(store, census.CENSUS) if (tells := census.read(row)) is not None}
+    return {tells for row in await names(store, CENSUS) if (tells := census.read(row)) is not None}
 
 
 async def versions(store: Backend) -> dict[str, str | None]:
     """Return the version that each record in the bare *store* says it is under."""
     found: dict[str, str | None] = {}
-    for prefix in vault.SEALED:
+    for prefix in ENCRYPTED:
         sealed = [name for name in await names(store, prefix) if not is_container(name)]
         for name, entry in (await store.get_many(sealed)).items():
             kid = kid_of(entry.value)
@@ -187,4 +180,4 @@ async def versions(store: Backend) -> dict[str, str | None]:
 async def assert_census_is_true(store: Backend) -> None:
     """Assert that the bare *store* has one row for each record, under the version that the record is under."""
     assert await rows(store) == {(version, name) for name, version in (await versions(store)).items()}
-    assert len(await names(store, census.CENSUS)) == len(await versions(store))
+    assert len(await names(store, CENSUS)) == len(await versions(store))

@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 
+from strongroom.models.names import CENSUS
 from strongroom.storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Check, Delete, Entry, Page, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
@@ -47,7 +48,7 @@ async def memory() -> tuple[MemoryBackend, Rings]:
 
 async def strip(store: Backend) -> None:
     """Take all rows away, and let the document say that they were never there, as after an import."""
-    rows_there = await names(store, census.CENSUS)
+    rows_there = await names(store, CENSUS)
     await store.commit([Delete(row) for row in rows_there])
     await change(store, lambda said: Document(said.keysets, said.numbers, said.places, counted=False))
 

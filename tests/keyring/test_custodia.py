@@ -1,4 +1,4 @@
-"""Custodia 0.6.0's own EncryptedOverlay, in its own Python, reads what is written here, and the reverse."""
+"""Custodia 0.6.0's own EncryptedOverlay, in its own Python, reads what is written here; the reverse is refused."""
 
 import base64
 import json
@@ -8,15 +8,20 @@ from typing import Final
 
 import pytest
 
+from strongroom.storage_service.backends.base import Put
+from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Undecipherable
-from strongroom.storage_service.keyring import jwk, rootkey
-from strongroom.storage_service.keyring.envelope import Reason, bound_name, decrypt, encrypt
+from strongroom.storage_service.jose import jwk
+from strongroom.storage_service.jose.envelope import Reason, bound_name, encrypt
+from strongroom.storage_service.keyring import rootkey
 from strongroom.storage_service.keyring.ring import DataKey, Ring
+from strongroom.storage_service.overlay import EncryptedBackend
+from tests.keyring.fixed import Fixed
 
 HERE: Final = Path(__file__).parent
 PYTHON: Final = HERE.parents[1] / ".venv-custodia/bin/python"  # made by `make test`
 KEY: Final = DataKey("default.1", bytes(range(64)))
-RING: Final = Ring([KEY], unnamed="default.1").everywhere
+RING: Final = Ring([KEY])
 
 MESSAGES: Final = {
     f"secrets/{name}": json.dumps({"type": "simple", "value": value})
@@ -66,15 +71,20 @@ def test_custodia_reads_what_we_write(custodia: Custodia, protection: str) -> No
 
 
 @pytest.mark.parametrize("protection", ["", "pinning", "migrate"])
-def test_we_read_what_custodia_writes(custodia: Custodia, protection: str) -> None:
-    """Values that Custodia pinned open here, under the key designated for values without a kid."""
+async def test_what_custodia_writes_is_refused(custodia: Custodia, protection: str) -> None:
+    """A value of Custodia's that is laid into the store, under the very key in use, names none and does not open."""
     written = [("set", bound_name(name), text) for name, text in MESSAGES.items()]
     asked = [("raw", bound_name(name)) for name in MESSAGES]
-
     answers = custodia.ask(*written, *asked, protection=protection)[len(written) :]
+    below, keys = MemoryBackend(), Fixed(RING)
+    await below.open()
+    await below.commit([Put(name, str(raw).encode()) for name, raw in zip(MESSAGES, answers, strict=True)])
 
-    stored = zip(MESSAGES, answers, strict=True)
-    assert {name: decrypt(RING, name, str(raw).encode()).decode() for name, raw in stored} == MESSAGES
+    for name in MESSAGES:
+        with pytest.raises(Undecipherable) as caught:
+            await EncryptedBackend(below, keys).get(name)
+        assert caught.value.reason == Reason.NO_KID
+    assert keys.refreshed == 0, "no newer keyring opens it either"
 
 
 def test_custodia_keeps_our_names(custodia: Custodia) -> None:
@@ -85,18 +95,6 @@ def test_custodia_keeps_our_names(custodia: Custodia) -> None:
     _, answer = custodia.ask(("put", bound_name(other), moved), ("get", bound_name(other)))
 
     assert answer == {"error": f"Secret Pinning check failed! Expected {bound_name(other)} got {bound_name(name)}"}
-
-
-def test_we_keep_custodias_names(custodia: Custodia) -> None:
-    """What Custodia wrote unpinned (secret_protection = encrypt), or under another name, does not open here."""
-    name = "secrets/hosts/a"
-    _, unpinned = custodia.ask(("set", bound_name(name), "x"), ("raw", bound_name(name)), protection="encrypt")
-    _, pinned = custodia.ask(("set", "keys/hosts/b", "x"), ("raw", "keys/hosts/b"))
-
-    for raw in (unpinned, pinned):
-        with pytest.raises(Undecipherable) as caught:
-            decrypt(RING, name, str(raw).encode())
-        assert caught.value.reason == Reason.WRONG_NAME
 
 
 def test_a_key_file_of_custodias_making_is_a_root_key(tmp_path: Path) -> None:
@@ -114,7 +112,9 @@ def test_a_root_key_file_of_ours_is_custodias(tmp_path: Path) -> None:
     path = tmp_path / "secrets.key"
     key = rootkey.make(path)
 
-    *_, raw = Custodia(tmp_path, path).ask(("set", "keys/a", "x"), ("raw", "keys/a"))
+    name, text = "secrets/a", '{"type":"simple","value":"x"}'
+    laid = encrypt(DataKey("default.1", key.reveal()), name, text.encode()).decode()
 
-    ring = Ring([DataKey("default.1", key.reveal())], unnamed="default.1").everywhere
-    assert decrypt(ring, "secrets/a", str(raw).encode()) == b"x"
+    *_, read = Custodia(tmp_path, path).ask(("put", "keys/a", laid), ("get", "keys/a"))
+
+    assert read == text

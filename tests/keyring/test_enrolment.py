@@ -13,6 +13,8 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from strongroom.models.names import KEYRING_DOCUMENT, MACHINES
+from strongroom.models.steps import Step
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import Backend, Change, Delete, Entry, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
@@ -34,16 +36,15 @@ from strongroom.storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import machine_key, rotation, vault, wraps
-from strongroom.storage_service.keyring.document import NAME
 from strongroom.storage_service.keyring.enrolment import Enrolment, unexpected
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import FileDocuments, MachineDocuments, documents_in
-from strongroom.storage_service.keyring.machine_key import MACHINES, MachineKey
+from strongroom.storage_service.keyring.machine_key import MachineKey
 from strongroom.storage_service.keyring.machines import FlagTampered, MachineDocument, Row
 from strongroom.storage_service.keyring.page import Page, State
 from strongroom.storage_service.keyring.recipients import Recipients
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.unattended import MachineKeyFile
 from strongroom.storage_service.keyring.vault import Sealed
@@ -184,7 +185,8 @@ async def test_there_is_one_first_machine(site: Site, again: MachineKey) -> None
     with pytest.raises(Exists) as error:
         await site.on(again).initialize("b", refuse)
 
-    assert str(error.value) == "already initialized; use `strongroom machine list` to see existing keys"
+    assert str(error.value) == "already initialized"
+    assert error.value.next == (Step("to see existing keys", "machine list"),)
     assert await site.everything() == before
 
 
@@ -382,7 +384,7 @@ TWIN: Final = B.fingerprint[:20] + "0" * 44  # of a planted document
         Revocation("nobody", NotFound, "no machine has that name"),
         Revocation("f" * 64, NotFound, "no machine has that name"),
     ],
-    ids=lambda told: told.wanted or "empty",
+    ids=["a name", "a fingerprint", "a prefix", "empty", "an ambiguous prefix", "nobody", "no such fingerprint"],
 )
 async def test_revoking(site: Site, told: Revocation, tmp_path: Path) -> None:
     """A machine is revoked by name or by the beginning of its fingerprint, if that means one; others still start."""
@@ -519,7 +521,7 @@ async def test_what_is_not_the_last_way_in(site: Site, other: str) -> None:
 
 
 def vault_removal() -> Change:
-    return Delete(NAME)
+    return Delete(KEYRING_DOCUMENT)
 
 
 async def test_a_planted_row_is_no_way_in_and_can_be_removed(site: Site) -> None:
@@ -573,7 +575,7 @@ async def test_where_nothing_opens_all_are_listed(site: Site, state: str) -> Non
     """A machine whose key opens nothing lists all the same, with question marks, and says why."""
     await site.initialized()
     if state == "a damaged keyring":
-        await site.store.commit([Put(NAME, b"rubbish")])
+        await site.store.commit([Put(KEYRING_DOCUMENT, b"rubbish")])
     elif state == "no keyring":
         await site.store.commit([vault_removal()])
 
@@ -673,9 +675,9 @@ async def test_whoever_is_overtaken_has_done_nothing(site: Site, act: Act) -> No
     machines_before = dict(await site.documents.get_all())
 
     async def touch() -> None:
-        entry = await site.store.get(NAME)
+        entry = await site.store.get(KEYRING_DOCUMENT)
         assert entry is not None
-        await site.store.commit([Put(NAME, entry.value)])
+        await site.store.commit([Put(KEYRING_DOCUMENT, entry.value)])
 
     with pytest.raises(Overtaken):
         await act(Site(Meddled(site.store, touch), site.file))
@@ -717,9 +719,9 @@ async def test_who_tidies_up_is_overtaken_like_anybody() -> None:
         await store.commit([stray])
 
         async def touch() -> None:
-            entry = await store.get(NAME)
+            entry = await store.get(KEYRING_DOCUMENT)
             assert entry is not None
-            await store.commit([Put(NAME, entry.value)])
+            await store.commit([Put(KEYRING_DOCUMENT, entry.value)])
 
         with pytest.raises(Overtaken):
             await rotation.tidy(Meddled(store, touch), ROOT)
@@ -789,9 +791,9 @@ async def test_what_cannot_be_taken_back_is_said(tmp_path: Path) -> None:
             raise Unavailable("the file cannot be written")
 
     async def touch() -> None:
-        entry = await store.get(NAME)
+        entry = await store.get(KEYRING_DOCUMENT)
         assert entry is not None
-        await store.commit([Put(NAME, entry.value)])
+        await store.commit([Put(KEYRING_DOCUMENT, entry.value)])
 
     assert site.file is not None
     enrolment = Enrolment(Meddled(store, touch), Stubborn(site.file), A, site.record)

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
+from strongroom.models.names import KEYRING_DOCUMENT, MACHINES
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.base import Backend, Change, Entry, Page, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
@@ -22,10 +23,9 @@ from strongroom.storage_service.errors import (
     WrongRootKey,
 )
 from strongroom.storage_service.keyring import export, machine_key, unlock, vault, wraps
-from strongroom.storage_service.keyring.document import NAME
 from strongroom.storage_service.keyring.export import Given
 from strongroom.storage_service.keyring.machine_documents import StoredDocuments
-from strongroom.storage_service.keyring.machine_key import MACHINES, Kind
+from strongroom.storage_service.keyring.machine_key import Kind
 from strongroom.storage_service.keyring.machines import MachineDocument
 from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.keyring import holders, story
@@ -181,7 +181,7 @@ class Meddled(MemoryBackend):
         self._reads = 0
 
     async def get(self, name: str) -> Entry | None:
-        if name == NAME:
+        if name == KEYRING_DOCUMENT:
             self._reads += 1
             await self._meddle(self._reads)
         return await self._store.get(name)
@@ -379,7 +379,7 @@ async def test_what_is_read_is_what_was_made(store: MemoryBackend, text: bytes) 
     """Reading loses nothing: wraps, machines and keys are those of the store."""
     exported = export.read(text)
 
-    entry = await store.get(NAME)
+    entry = await store.get(KEYRING_DOCUMENT)
     assert entry is not None and exported.keys == entry.value
     assert sorted(map(str, exported.wraps)) == sorted(map(str, held().wraps))
     assert exported.machines == (held().document,)

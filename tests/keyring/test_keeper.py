@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Backend, Delete, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
@@ -22,11 +23,11 @@ from strongroom.storage_service.errors import (
     Undecipherable,
     WrongKey,
 )
-from strongroom.storage_service.keyring import envelope, keeper, unlock, vault, wraps
-from strongroom.storage_service.keyring.document import NAME
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose.key import Key
+from strongroom.storage_service.keyring import keeper, unlock, vault, wraps
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import FIRST_WAIT, Page, State
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.unattended import as_recipient
 from strongroom.storage_service.keyring.unlock import Mistyped
@@ -264,10 +265,10 @@ async def test_a_broken_keyring_is_not_a_wrong_key(store: MemoryBackend, service
     text, key = unlock_key()
     root = await given(store, key)
     worker = await services.start(store)
-    sound = await store.get_many([NAME, wraps.name_of(root.kid, key.kid)])
+    sound = await store.get_many([KEYRING_DOCUMENT, wraps.name_of(root.kid, key.kid)])
     for name, value in (
         (wraps.name_of(root.kid, key.kid), wraps.put(wraps.wrap(root, Key(key.kid, bytes(64)), NOW)).value),
-        (NAME, envelope.encrypt(Key(root.kid, bytes(64)), NAME, b"{}")),
+        (KEYRING_DOCUMENT, envelope.encrypt(Key(root.kid, bytes(64)), KEYRING_DOCUMENT, b"{}")),
     ):
         await store.commit([Put(name, value)])
         with pytest.raises(KeyringDamaged, match="its tag is wrong"):
@@ -614,19 +615,21 @@ async def test_a_new_root_key_is_adopted_by_who_is_unlocked(
 
 
 async def deleted(store: Backend) -> None:
-    await store.commit([Delete(NAME)])
+    await store.commit([Delete(KEYRING_DOCUMENT)])
 
 
 async def replaced_by_garbage(store: Backend) -> None:
-    await store.commit([Put(NAME, b"garbage")])
+    await store.commit([Put(KEYRING_DOCUMENT, b"garbage")])
 
 
 async def edited_under_us(store: Backend) -> None:
-    await store.commit([Put(NAME, envelope.encrypt(Key(RootKey(ROOT_BITS).kid, bytes(64)), NAME, b"{}"))])
+    await store.commit(
+        [Put(KEYRING_DOCUMENT, envelope.encrypt(Key(RootKey(ROOT_BITS).kid, bytes(64)), KEYRING_DOCUMENT, b"{}"))]
+    )
 
 
 async def rewritten_by_the_future(store: Backend) -> None:
-    await store.commit([Put(NAME, envelope.encrypt(RootKey(ROOT_BITS), NAME, b'{"format":4}'))])
+    await store.commit([Put(KEYRING_DOCUMENT, envelope.encrypt(RootKey(ROOT_BITS), KEYRING_DOCUMENT, b'{"format":4}'))])
 
 
 @pytest.mark.parametrize(
@@ -639,7 +642,7 @@ async def test_a_keyring_that_breaks_is_an_error_and_no_end(
 ) -> None:
     """Nothing is written under a keyring that cannot be read; callers get an answer, and what is mended works."""
     async with unlocked(store, services, 2) as (started, _):
-        sound = await store.get(NAME)
+        sound = await store.get(KEYRING_DOCUMENT)
         assert sound is not None
         await breaks(store)
         before = await store.list("")
@@ -655,7 +658,7 @@ async def test_a_keyring_that_breaks_is_an_error_and_no_end(
                 await worker.reads()
         assert await store.list("") == before
 
-        await store.commit([Put(NAME, sound.value)])
+        await store.commit([Put(KEYRING_DOCUMENT, sound.value)])
         for worker in started:
             await worker.secrets.commit([PUT])
 

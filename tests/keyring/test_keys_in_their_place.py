@@ -4,19 +4,19 @@ import gc
 import json
 import weakref
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import Final
 
 import pytest
 
+from strongroom.models.names import APIKEYS
 from strongroom.models.secret import Secret
-from strongroom.storage_service.apikeys import PREFIX, ApiKeys
+from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, Undecipherable
+from strongroom.storage_service.jose.envelope import Reason, encrypt
 from strongroom.storage_service.keyring import census, sweep, vault
-from strongroom.storage_service.keyring.envelope import Reason, encrypt
-from strongroom.storage_service.keyring.ring import DataKey, Misplaced, Place, Ring
+from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
 from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring.fixed import Fixed
 from tests.keyring.story import ROOT, Rings, initialize
@@ -33,7 +33,7 @@ PLACES: Final = {
     "secrets/hosts/": Place("hosts", ("default",)),
     "secrets/hosts/pay/": Place("payments", ("hosts", "default")),
 }
-RING: Final = Ring(map(key, KIDS), places=PLACES, unnamed="default.1")
+RING: Final = Ring(map(key, KIDS), places=PLACES)
 
 OPENED: Final = {  # name -> the keysets whose keys open it
     "secrets/a": {"default"},
@@ -70,14 +70,7 @@ async def _got_closed(overlay: EncryptedBackend, name: str) -> bytes:
     return (await overlay.get_closed([name]))[name].reveal()
 
 
-async def _watched(overlay: EncryptedBackend, name: str) -> bytes:
-    async with aclosing(overlay.watch(name, 0)) as events:
-        event = await anext(events)
-    assert event.entry is not None
-    return event.entry.value
-
-
-READERS: Final[list[Reader]] = [_got, _got_with_others, _got_closed, _watched]
+READERS: Final[list[Reader]] = [_got, _got_with_others, _got_closed]
 
 
 @pytest.mark.parametrize("name", OPENED)
@@ -94,15 +87,6 @@ async def test_every_key_under_every_prefix(name: str, read: Reader) -> None:
         with pytest.raises(Undecipherable) as refused:
             await read(overlay, name)
         assert refused.value.reason == Reason.MISPLACED
-
-
-def test_the_key_of_values_that_name_none_keeps_to_its_place() -> None:
-    """A value without a kid opens where the keyset of the designated key does."""
-    assert RING.at("secrets/a")[None] == key("default.1")
-    with pytest.raises(Misplaced):
-        RING.at("secrets/payments/a")[None]
-    with pytest.raises(KeyError):
-        Ring([key("default.1")]).at("secrets/a")[None]
 
 
 def test_a_ring_that_is_let_go_of_takes_its_keys_along() -> None:
@@ -130,7 +114,7 @@ async def test_who_has_one_data_key_makes_no_api_key() -> None:
     _, record = await keys.create("real", ["/"], ["get"])
     planted = json.dumps({"verifier": record.verifier, "paths": ["/"], "actions": ["get"], "created": record.created})
     for kid in KIDS:
-        name = PREFIX + "evil"
+        name = APIKEYS + "evil"
         await store.commit([Put(name, encrypt(key(kid), name, planted.encode()))])
         if kid.startswith("access."):
             assert await keys.authenticate("evil", "wrong") is None  # it is a record

@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 from strongroom.models.errors import InvalidName
+from strongroom.models.names import MACHINES
 from strongroom.storage_service.backends.base import ABSENT, PRESENT, Check, Conflict, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Fate, KeyringDamaged, Unavailable
@@ -23,7 +24,7 @@ from strongroom.storage_service.keyring.machine_documents import (
     MachineDocuments,
     StoredDocuments,
 )
-from strongroom.storage_service.keyring.machine_key import MACHINES, Kind, MachineKey
+from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
 from strongroom.storage_service.keyring.machines import MachineDocument, listed
 from tests.keyring.disks import Fault, FaultyDisk
 from tests.keyring.machine_keys import RFC_7517, ROOT, key_of

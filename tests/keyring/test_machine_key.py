@@ -14,8 +14,9 @@ from jwcrypto.jwk import JWK
 
 from strongroom.models.secret import REDACTED
 from strongroom.storage_service.errors import Exists, Invalid, KeyFileMissing, KeyFileUnusable, Undecipherable
-from strongroom.storage_service.keyring import base64url, jwk, machine_key
-from strongroom.storage_service.keyring.envelope import Reason
+from strongroom.storage_service.jose import base64url, jwk
+from strongroom.storage_service.jose.envelope import Reason
+from strongroom.storage_service.keyring import machine_key
 from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
 from tests.keyring.machine_keys import NEXT_ROOT, RFC_7517, ROOT, key_of
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from strongroom.models.names import MACHINE_FLAGS
 from strongroom.storage_service.errors import (
     ConfigurationError,
     Internal,
@@ -17,7 +18,8 @@ from strongroom.storage_service.errors import (
     StrongroomError,
     WrongKey,
 )
-from strongroom.storage_service.keyring import envelope, jwk, machine_key, machines
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.keyring import machine_key, machines
 from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
 from strongroom.storage_service.keyring.machines import (
     FlagTampered,
@@ -316,7 +318,7 @@ def test_flags_that_do_not_open() -> None:
 )
 def test_an_unclear_flag_is_a_no(plain: bytes) -> None:
     """A flag that opens, but says anything else than yes or no, says no."""
-    flag = envelope.encrypt(ROOT, machines.FLAGS + A.fingerprint, plain).decode()
+    flag = envelope.encrypt(ROOT, MACHINE_FLAGS + A.fingerprint, plain).decode()
 
     assert read_flag(ROOT, A.fingerprint, flag) is False
 

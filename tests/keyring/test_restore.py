@@ -8,20 +8,21 @@ from typing import Final
 
 import pytest
 
+from strongroom.models.names import ENCRYPTED, KEYRING_DOCUMENT, MACHINES
 from strongroom.models.secret import Secret
 from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.backends.base import Backend, Change, Delete, Entry, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Exists, InUse, KeyringDamaged, Overtaken, StrongroomError, Unavailable
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import census, export, page, sweep, vault, wraps
-from strongroom.storage_service.keyring.document import KEYRING, NAME, Document, Pending
+from strongroom.storage_service.keyring.document import Document, Pending
 from strongroom.storage_service.keyring.export import Exported
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import FileDocuments
-from strongroom.storage_service.keyring.machine_key import MACHINES
 from strongroom.storage_service.keyring.restore import Restored, restore, union
-from strongroom.storage_service.keyring.ring import Key, Ring
+from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring import holders, story
@@ -129,7 +130,7 @@ async def memory() -> Callable[[], Awaitable[MemoryBackend]]:
 # The walk: a machine is gone, and its keyring's file, a dump and one unlock key are left.
 
 
-@pytest.mark.parametrize("dump", [vault.SEALED, ("",)], ids=["records", "everything"])
+@pytest.mark.parametrize("dump", [ENCRYPTED, ("",)], ids=["records", "everything"])
 async def test_a_dump_the_file_and_one_unlock_key_are_enough(stores: Stores, dump: Sequence[str]) -> None:
     """On a fresh store everything reads again, API keys included, and the census is true once it was completed."""
     async with stores() as lost, stores() as fresh:
@@ -280,7 +281,9 @@ async def test_with_both_root_keys_they_are_joined(store: MemoryBackend, rotated
 
     assert (restored.root, restored.added) == (NEXT_ROOT.kid, ())
     assert (await document_of(store, NEXT_ROOT)).active_versions["default"] == "default.3"
-    assert {name for name, value in (await everything(store)).items() if before.get(name) != value} == {NAME}
+    assert {name for name, value in (await everything(store)).items() if before.get(name) != value} == {
+        KEYRING_DOCUMENT
+    }
 
 
 async def test_a_keyring_that_nothing_needs_is_replaced_if_so_told(
@@ -289,7 +292,7 @@ async def test_a_keyring_that_nothing_needs_is_replaced_if_so_told(
     """A fresh service made a keyring of its own before the dump came: the exported one takes its place."""
     fresh = await memory()
     await vault.create(fresh, NEXT_ROOT, Document.new(""), [])
-    await copy(store, fresh, vault.SEALED)
+    await copy(store, fresh, ENCRYPTED)
 
     restored = await restore(fresh, await exported_from(store), ROOT, replace=True)
 
@@ -301,9 +304,9 @@ async def test_a_keyring_that_nothing_needs_is_replaced_if_so_told(
 async def test_a_damaged_document_is_replaced_only_if_so_told(store: MemoryBackend, rest: bytes) -> None:
     """What lies in the place of the keyring and is none stops the import, unless it is told to replace it."""
     exported = await exported_from(store)
-    entry = await store.get(NAME)
+    entry = await store.get(KEYRING_DOCUMENT)
     assert entry is not None
-    await store.commit([Put(NAME, rest or entry.value[:-8] + b"AAAAAAAA")])
+    await store.commit([Put(KEYRING_DOCUMENT, rest or entry.value[:-8] + b"AAAAAAAA")])
 
     with pytest.raises(KeyringDamaged):
         await restore(store, exported, ROOT)
@@ -323,7 +326,7 @@ async def test_keys_that_records_need_are_not_left_behind(
     fresh = await memory()
     if replace:
         await vault.create(fresh, NEXT_ROOT, Document.new(""), [])
-    await copy(store, fresh, vault.SEALED)
+    await copy(store, fresh, ENCRYPTED)
     before = await everything(fresh)
 
     with pytest.raises(InUse, match=r"1 records .* under default\.3") as caught:
@@ -341,7 +344,7 @@ async def test_left_behind_by_order_their_numbers_are_not_given_out_again(
     await vault.edit(store, ROOT, lambda said: said.rotated("default", ""))
     await EncryptedBackend(store, Fixed(store, ROOT)).commit([Put("secrets/later", b"under default.3")])
     fresh = await memory()
-    await copy(store, fresh, vault.SEALED)
+    await copy(store, fresh, ENCRYPTED)
 
     restored = await restore(fresh, exported, ROOT, leave_unreadable=True)
 
@@ -355,7 +358,7 @@ async def test_records_under_keysets_of_the_past_find_home(
 ) -> None:
     """A dump from before a re-encryption, beside a file from after it: what lies under old keysets is moved again."""
     dump = await memory()
-    await copy(store, dump, vault.SEALED)
+    await copy(store, dump, ENCRYPTED)
     keys = Fixed(store, ROOT)
     while (await sweep.step(store, keys, None, None, 100)).after is not None:
         pass
@@ -381,7 +384,7 @@ async def test_records_outside_all_places_find_home(
     await vault.edit(store, ROOT, lambda said: said.assigned("secrets/old/", "hosts"))
     await EncryptedBackend(store, Fixed(store, ROOT)).commit([Put("secrets/old/er", b"under hosts.1")])
     dump = await memory()
-    await copy(store, dump, vault.SEALED)
+    await copy(store, dump, ENCRYPTED)
 
     await restore(dump, exported, ROOT)
 
@@ -391,17 +394,6 @@ async def test_records_outside_all_places_find_home(
     await sweep.settle(dump, ROOT, None)
     assert (await story.versions(dump))["secrets/old/er"] == "default.2"
     await story.assert_census_is_true(dump)
-
-
-async def test_a_store_of_the_first_form_is_upgraded_first(
-    store: MemoryBackend, memory: Callable[[], Awaitable[MemoryBackend]]
-) -> None:
-    """Beside keys of the first form no other keyring is put: the store's service is to be started once."""
-    fresh = await memory()
-    await fresh.commit([Put(KEYRING + "default.1", b"a wrapped key")])
-
-    with pytest.raises(Exists, match="first form"):
-        await restore(fresh, await exported_from(store), ROOT, replace=True)
 
 
 # Joining two keyrings: what it does, and when it is refused.
@@ -432,7 +424,7 @@ def test_what_is_joined(own: Document, other: Document, added: tuple[str, ...], 
     assert document.active_versions["default"] == active
     assert all(document.numbers[name] == max(own.numbers.get(name, 0), n) for name, n in other.numbers.items())
     ring, theirs = document.ring(), other.ring()
-    assert all(ring.get(kid) == theirs.get(kid) for kid in theirs.kids)
+    assert all(ring.everywhere.get(kid) == theirs.everywhere.get(kid) for kid in theirs.kids)
 
 
 def after(document: Document, rotations: int) -> Document:
@@ -465,7 +457,7 @@ def test_what_is_not_joined(own: Document, other: Document, kind: type[Strongroo
 
 async def emptied(store: Backend) -> None:
     """Leave the records alone, as a dump of them does."""
-    await store.commit([Delete(name) for name in await story.names(store, "") if not name.startswith(vault.SEALED)])
+    await store.commit([Delete(name) for name in await story.names(store, "") if not name.startswith(ENCRYPTED)])
 
 
 async def others(store: Backend) -> None:
@@ -491,14 +483,14 @@ async def test_cut_off_at_any_operation_it_is_done_or_can_be_done_again(
         await lived_in(store)
         exported = await exported_from(store)
         await before(store)
-        keyring = await store.get(NAME)
+        keyring = await store.get(KEYRING_DOCUMENT)
         store.max_batch = 5
         faulty = FaultyBackend(store, {number: fault})
 
         try:
             await restore(faulty, exported, ROOT, replace=True)
         except (Killed, Unavailable):
-            if await store.get(NAME) == keyring:  # it was cut off before
+            if await store.get(KEYRING_DOCUMENT) == keyring:  # it was cut off before
                 await restore(store, exported, ROOT, replace=True)
         else:
             assert len(faulty.operations) == number
@@ -515,7 +507,7 @@ async def test_of_several_imports_at_once_none_spoils_another(stores: Stores) ->
     async with stores() as lost, stores() as fresh:
         await lived_in(lost)
         exported = await exported_from(lost)
-        await copy(lost, fresh, vault.SEALED)
+        await copy(lost, fresh, ENCRYPTED)
 
         ends = await asyncio.gather(*(restore(fresh, exported, ROOT) for _ in range(4)), return_exceptions=True)
 
@@ -542,12 +534,12 @@ async def test_a_service_that_writes_while_its_keyring_is_replaced_gets_it_back(
     """A record that is written under the keyring that is being replaced would be lost: so that one is put back."""
     fresh = await memory()
     await vault.create(fresh, NEXT_ROOT, Document.new("", keys=2), [])
-    await copy(store, fresh, vault.SEALED)
-    keyring = await fresh.get(NAME)
+    await copy(store, fresh, ENCRYPTED)
+    keyring = await fresh.get(KEYRING_DOCUMENT)
     service = EncryptedBackend(fresh, Fixed(fresh, NEXT_ROOT))
 
     async def serve() -> None:
-        if keyring == await fresh.get(NAME):
+        if keyring == await fresh.get(KEYRING_DOCUMENT):
             await service.commit([Put("secrets/meanwhile", b"written")])
 
     with pytest.raises(Overtaken, match="stop it first"):
@@ -563,23 +555,23 @@ async def test_a_keyring_that_changed_again_is_not_put_back(
     """Where somebody has changed the keyring since it was replaced, what was there before does not come back."""
     fresh = await memory()
     await vault.create(fresh, NEXT_ROOT, Document.new("", keys=2), [])
-    await copy(store, fresh, vault.SEALED)
-    before = await fresh.get(NAME)
+    await copy(store, fresh, ENCRYPTED)
+    before = await fresh.get(KEYRING_DOCUMENT)
     changed: list[Entry] = []
 
     async def serve_and_change() -> None:
-        now = await fresh.get(NAME)
+        now = await fresh.get(KEYRING_DOCUMENT)
         assert now is not None
         if now == before:
             await EncryptedBackend(fresh, Fixed(fresh, NEXT_ROOT)).commit([Put("secrets/meanwhile", b"written")])
         elif not changed:
-            await fresh.commit([Put(NAME, now.value)])
-            changed.extend((await fresh.get_many([NAME])).values())
+            await fresh.commit([Put(KEYRING_DOCUMENT, now.value)])
+            changed.extend((await fresh.get_many([KEYRING_DOCUMENT])).values())
 
     with pytest.raises(Overtaken, match="stop it first"):
         await restore(Interrupted(fresh, serve_and_change), await exported_from(store), ROOT, replace=True)
 
-    assert changed == [await fresh.get(NAME)]
+    assert changed == [await fresh.get(KEYRING_DOCUMENT)]
 
 
 async def test_records_that_come_meanwhile_are_not_taken_for_counted(

@@ -1,6 +1,5 @@
 """The end of a key: it comes when nothing is under it, whatever the census says, and never a moment sooner."""
 
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,14 +8,17 @@ from typing import Final
 
 import pytest
 
+from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Backend, Change, Check, Delete, Put, Vacant
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, Invalid, NotFound, Overtaken, ServiceError, WrongRootKey
-from strongroom.storage_service.keyring import census, envelope, sweep, vault
-from strongroom.storage_service.keyring.document import NAME, Document
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.keyring import census, sweep, vault
+from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.overlay import EncryptedBackend
+from tests.campaign import as_many_as
 from tests.keyring.interleaving import Gated, Order
 from tests.keyring.story import (
     ROOT,
@@ -90,7 +92,7 @@ async def test_the_destruction_is_one_commit() -> None:
 
     ((put, vacant),) = store.batches
     assert isinstance(put, Put)
-    assert (put.name, put.expected) == (NAME, revision)
+    assert (put.name, put.expected) == (KEYRING_DOCUMENT, revision)
     assert vacant == Vacant(census.rows_of("default.1"))
 
 
@@ -227,8 +229,8 @@ async def test_who_does_not_hold_the_root_key_destroys_nothing() -> None:
 
 # Orders.
 
-ORDERS: Final = int(os.environ.get("STRONGROOM_ORDERS", "10000"))
-"""How many are played; ask for more where something that they are about has changed."""
+ORDERS: Final = as_many_as(4000)
+"""How many are played."""
 
 RECORDS: Final = {"secrets/a": b"a", "secrets/b": b"b", "secrets/c": b"c"}
 
@@ -251,9 +253,9 @@ class Rotated:
         old, _ = await read_document(store)
         entries = await store.get_many(await names(store, ""))
         await rotate(store)
-        entry = await store.get(NAME)
+        entry = await store.get(KEYRING_DOCUMENT)
         assert entry is not None
-        return cls([Put(name, each.value) for name, each in entries.items()], old, Put(NAME, entry.value))
+        return cls([Put(name, each.value) for name, each in entries.items()], old, Put(KEYRING_DOCUMENT, entry.value))
 
     async def store(self) -> tuple[MemoryBackend, Ring]:
         """Return one more, with the ring that a worker who has not heard of the rotation goes on holding."""
@@ -268,7 +270,9 @@ class Unguarded(Gated):
     """A store through which writers forget to say which keyring they wrote under."""
 
     async def commit(self, changes: Sequence[Change]) -> int:
-        return await super().commit([each for each in changes if not (isinstance(each, Check) and each.name == NAME)])
+        return await super().commit(
+            [each for each in changes if not (isinstance(each, Check) and each.name == KEYRING_DOCUMENT)]
+        )
 
 
 class Blind(Gated):
@@ -356,6 +360,7 @@ async def live(seed: int, rotated: Rotated, writing: Stores = guarded, sweeping:
     return outcomes
 
 
+@pytest.mark.campaign
 async def test_no_order_destroys_a_key_too_soon() -> None:
     """In no order of re-encryption, retirement, writing, rotation and reversal is a record or its key ever lost."""
     rotated = await Rotated.make()

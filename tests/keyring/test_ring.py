@@ -10,11 +10,11 @@ import pytest
 
 from strongroom.models.names import check
 from strongroom.storage_service.errors import Locked
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring.ring import (
     DEFAULT_KEYSET,
     Choice,
     DataKey,
-    Key,
     Place,
     Ring,
     is_keyset,
@@ -177,7 +177,7 @@ def test_the_newest_version_is_active() -> None:
     assert ring.active("other") is OTHER
     assert dict(ring.active_versions) == {"default": "default.10", "other": "other.1"}
     assert repr(ring) == "<Ring default.1 default.2 default.10* other.1*>"
-    assert len(ring) == 4
+    assert len(ring.everywhere) == 4
 
 
 def test_another_version_may_be_active() -> None:
@@ -185,7 +185,7 @@ def test_another_version_may_be_active() -> None:
     ring = Ring([ONE, TWO, OTHER], {"default": 1})
 
     assert ring.active() is ONE
-    assert ring.get("default.2") is TWO
+    assert ring.everywhere.get("default.2") is TWO
     assert repr(ring) == "<Ring default.1* default.2 other.1*>"
 
 
@@ -202,23 +202,17 @@ def test_of_several_keys_each_write_takes_one_at_random() -> None:
 
 
 def test_keys_are_found_by_kid() -> None:
-    """A known kid gives its key, an unknown one None; and so does no kid, unless a key is designated for it."""
+    """A known kid gives its key, an unknown one None."""
     ring = Ring([ONE, TWO])
 
-    assert ring.get("default.1") is ONE
-    assert ring.get("default.3") is None
-    assert (ring.get(None), ring.unnamed_kid) == (None, None)
-    designated = Ring([ONE, TWO], unnamed="default.1")
-    assert designated.get(None) is ONE
-    assert designated.unnamed_kid == "default.1"
-    assert designated.active() is TWO
+    assert ring.everywhere.get("default.1") is ONE
+    assert ring.everywhere.get("default.3") is None
 
 
 REFUSALS: Final[dict[str, Callable[[], object]]] = {
     "two keys under one kid": lambda: Ring([ONE, DataKey("default.1", BITS)]),
     "activating what is not there": lambda: Ring([ONE], {"default": 2}),
     "activating in a keyset that is not there": lambda: Ring([ONE], {"other": 1}),
-    "designating what is not there": lambda: Ring([ONE], unnamed="default.2"),
 }
 
 
@@ -295,7 +289,7 @@ def test_a_ring_is_wiped_whole() -> None:
     ring.wipe()
 
     for kid in ring.kids:
-        held = ring.get(kid)
+        held = ring.everywhere.get(kid)
         assert held is not None
         with pytest.raises(Locked):
             held.content.encrypt(b"", b"", bytes(16))

@@ -221,7 +221,7 @@ class Life(RuleBasedStateMachine):
         """No kid ever means two keys, and none comes back that was destroyed."""
         document, _ = self.runner.run(read_document(self.store))
         ring = document.ring()
-        bits = {kid: key.reveal() for kid in ring.kids if (key := ring.get(kid)) is not None}
+        bits = {kid: key.reveal() for kid in ring.kids if (key := ring.everywhere.get(kid)) is not None}
         assert all(self.keys.setdefault(kid, each) == each for kid, each in bits.items())
         self.gone |= self.keys.keys() - bits.keys()
         assert self.gone.isdisjoint(bits)

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from strongroom.models.names import KEYRING_DOCUMENT, MACHINES
 from strongroom.storage_service.backends.base import Backend, Delete, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
@@ -26,12 +27,13 @@ from strongroom.storage_service.errors import (
     Unavailable,
     WrongKey,
 )
-from strongroom.storage_service.keyring import jwk, machine_key, next_file, rootkey, rotation, unlock, vault, wraps
-from strongroom.storage_service.keyring.document import NAME, Document
+from strongroom.storage_service.jose import jwk
+from strongroom.storage_service.keyring import machine_key, next_file, rootkey, rotation, unlock, vault, wraps
+from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.key_files import KeyFiles
 from strongroom.storage_service.keyring.machine_documents import FileDocuments, StoredDocuments
-from strongroom.storage_service.keyring.machine_key import MACHINES, Kind
+from strongroom.storage_service.keyring.machine_key import Kind
 from strongroom.storage_service.keyring.machines import SHORT, MachineDocument
 from strongroom.storage_service.keyring.page import Page, State
 from strongroom.storage_service.keyring.rootkey import RootKey
@@ -350,8 +352,9 @@ async def test_a_machine_at_hand_confirms(site: Site) -> None:
 
 async def test_nobody_is_left_outside(site: Site) -> None:
     """A root key for machines alone is refused where there is none, for the first keyring and for the next."""
-    with pytest.raises(Invalid, match="strongroom machine init"):
+    with pytest.raises(Invalid, match="the first machine makes the keyring") as caught:
         await site.initialize(ALONE)
+    assert [step.verb for step in caught.value.next] == ["machine init"]
     root, _, _ = await begun(site, UNLOCK, machine=False)
     before = await site.snapshot()
 
@@ -716,7 +719,7 @@ async def test_an_abandoned_rotation(site: Site, to: Recipients) -> None:
 
     after = await site.snapshot()
     assert after.keys() == before.keys()
-    assert {name for name in before if before[name] != after[name]} == {NAME}
+    assert {name for name in before if before[name] != after[name]} == {KEYRING_DOCUMENT}
     assert await site.roots() == {root.kid}
     assert await site.root(hands[0]) == root
     with pytest.raises(Overtaken):
@@ -745,19 +748,19 @@ async def test_what_cannot_be_abandoned(site: Site) -> None:
 
 
 async def gone(site: Site, made: Made) -> None:
-    await site.store.commit([Delete(NAME)])
+    await site.store.commit([Delete(KEYRING_DOCUMENT)])
 
 
 async def cut_document(site: Site, made: Made) -> None:
-    await change(site, NAME, lambda text: text[:-8])
+    await change(site, KEYRING_DOCUMENT, lambda text: text[:-8])
 
 
 async def edited_document(site: Site, made: Made) -> None:
-    await change(site, NAME, lambda text: text[:-8] + (b"A" if text[-8:-7] != b"A" else b"B") + text[-7:])
+    await change(site, KEYRING_DOCUMENT, lambda text: text[:-8] + (b"A" if text[-8:-7] != b"A" else b"B") + text[-7:])
 
 
 async def garbage(site: Site, made: Made) -> None:
-    await change(site, NAME, lambda _: b"garbage")
+    await change(site, KEYRING_DOCUMENT, lambda _: b"garbage")
 
 
 async def a_future_document(site: Site, made: Made) -> None:
@@ -765,7 +768,7 @@ async def a_future_document(site: Site, made: Made) -> None:
     assert root is not None
     sealed = await vault.read(site.store)
     assert sealed is not None
-    future = msgspec.structs.replace(vault.open_document(sealed, root), format_=4)
+    future = msgspec.structs.replace(vault.open_document(sealed, root), format_=2)
     await vault.replace(site.store, root, future, sealed.revision)
 
 

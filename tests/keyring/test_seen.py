@@ -10,13 +10,15 @@ from typing import Final, NamedTuple
 import msgspec
 import pytest
 
-from strongroom.storage_service.backends.base import Delete, Entry, Put
+from strongroom.models.names import KEYRING_DOCUMENT
+from strongroom.storage_service.backends.base import Entry, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Behind, KeyFileUnusable, KeyringOutdated, StrongroomError
-from strongroom.storage_service.keyring import envelope, jwk, sweep, vault
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.envelope import kid_of
+from strongroom.storage_service.keyring import sweep, vault
 from strongroom.storage_service.keyring.census import complete
-from strongroom.storage_service.keyring.document import NAME, Document
-from strongroom.storage_service.keyring.envelope import kid_of
+from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.export import export, open_root, read
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page
@@ -24,7 +26,6 @@ from strongroom.storage_service.keyring.restore import restore
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.seen import Seen
 from strongroom.storage_service.keyring.unattended import KeyFile
-from strongroom.storage_service.keyring.upgrade import upgrade
 from strongroom.storage_service.overlay import EncryptedBackend
 
 KEEPERS_NAME: Final = "keyring.seen"
@@ -54,13 +55,13 @@ class Home:
         return Worker(keeper, EncryptedBackend(self.store, keeper))
 
     async def row(self) -> Entry:
-        entry = await self.store.get(NAME)
+        entry = await self.store.get(KEYRING_DOCUMENT)
         assert entry is not None
         return entry
 
     async def put_back(self, row: Entry) -> None:
         """Do what somebody does who writes the store."""
-        await self.store.commit([Put(NAME, row.value)])
+        await self.store.commit([Put(KEYRING_DOCUMENT, row.value)])
 
 
 class Worker(NamedTuple):
@@ -193,11 +194,13 @@ async def test_another_of_the_same_edition_is_no_better(home: Home) -> None:
     async with worker.keeper.root() as root:
         document, sealed = await vault.current(home.store, root)
         other = msgspec.structs.replace(document.rotated("default", ""), edition=document.edition)
-        await home.store.commit([Put(NAME, envelope.encrypt(root, NAME, other.encode()))])
+        await home.store.commit([Put(KEYRING_DOCUMENT, envelope.encrypt(root, KEYRING_DOCUMENT, other.encode()))])
 
         with pytest.raises(KeyringOutdated):
             await vault.current(home.store, root)
-        await home.store.commit([Put(NAME, sealed.token)])  # as a machine that is revoked makes the epoch grow
+        await home.store.commit(
+            [Put(KEYRING_DOCUMENT, sealed.token)]
+        )  # as a machine that is revoked makes the epoch grow
         assert (await vault.current(home.store, root))[0] == document
 
 
@@ -220,23 +223,6 @@ async def test_another_keyring_that_the_same_file_opens(home: Home, tmp_path: Pa
         await home.worker(anew=True)
 
 
-async def test_a_store_of_the_first_form_is_not_brought_up_again(home: Home) -> None:
-    """Who removes the keyring and puts the rows of its first form there is told from a store that is old."""
-    await home.worker()
-    await home.store.commit([Delete(name) for name in (await home.store.list("system/keyring/")).names])
-    held = RootKey(jwk.octets_of(jwk.decode((home.path / "secrets.key").read_bytes())))
-    name = "system/keyring/default.1"
-    row = json.dumps({"format": 1, "kid": "default.1", **json.loads(jwk.encode(bytes(64)))}).encode()
-    await home.store.commit([Put(name, envelope.encrypt(held, name, row))])
-    seen = Seen(Page(), home.seen)
-    await seen.load()
-
-    with pytest.raises(KeyringOutdated, match="first form"):
-        await upgrade(home.store, KeyFile(home.path / "secrets.key"), seen=seen)
-
-    assert await home.store.get(name) is not None
-
-
 async def test_what_others_wrote_meanwhile_makes_nothing_old(home: Home) -> None:
     """A worker that has read the keyring just before another changed it reads again, and does not take it for old."""
     worker, writer = await home.worker(), await home.worker()
@@ -247,7 +233,7 @@ async def test_what_others_wrote_meanwhile_makes_nothing_old(home: Home) -> None
     async def get(name: str) -> Entry | None:
         nonlocal read_by
         entry = await slow(name)
-        if name == NAME and not read_by:
+        if name == KEYRING_DOCUMENT and not read_by:
             read_by = 1
             await writer.rotate()
         return entry
@@ -292,7 +278,7 @@ async def test_what_is_brought_back_by_hand_is_new(home: Home) -> None:
     elsewhere = home.seen.read_bytes()
     async with worker.keeper.root() as root:
         edition = (await vault.current(home.store, root))[0].edition
-    await home.store.commit([Put(NAME, b"damaged")])
+    await home.store.commit([Put(KEYRING_DOCUMENT, b"damaged")])
 
     seen = Seen(Page(), home.seen)
     await seen.load()
@@ -324,27 +310,6 @@ async def test_an_import_joins_no_old_keyring(home: Home) -> None:
         await restore(home.store, exported, open_root(exported, key), seen=seen)
 
     assert (await home.row()).value == old.value
-
-
-async def test_a_keyring_without_an_edition_gets_one_with_its_next_change(home: Home) -> None:
-    """A document of the form before is read, named with the next change, and cannot come back after that."""
-    worker = await home.worker()
-    async with worker.keeper.root() as root:
-        document, _ = await vault.current(home.store, root)
-        members = json.loads(document.encode())
-        members.pop("keyring"), members.pop("edition")
-        members["format"] = 2
-        before = envelope.encrypt(root, NAME, json.dumps(members).encode())
-    await home.store.commit([Put(NAME, before)])
-    home.seen.unlink()
-    started = await home.worker(anew=True)
-    assert not home.seen.exists()
-
-    said = await started.edit(lambda said: said.with_census())
-    assert json.loads(home.seen.read_bytes())["edition"] > 0 and said.format_ == 3
-    await home.store.commit([Put(NAME, before)])
-    with pytest.raises(KeyringOutdated):
-        await home.worker(anew=True)
 
 
 @pytest.mark.parametrize(

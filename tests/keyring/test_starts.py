@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend, Change, Delete, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
@@ -27,11 +28,12 @@ from strongroom.storage_service.errors import (
     Uninitialized,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import envelope, jwk, rootkey, vault, wraps
-from strongroom.storage_service.keyring.document import NAME, Document
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.key import Key
+from strongroom.storage_service.keyring import rootkey, vault, wraps
+from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page, State
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.unattended import KeyFile, as_recipient
 from strongroom.storage_service.overlay import EncryptedBackend
@@ -88,8 +90,8 @@ async def test_the_first_start_makes_file_and_keyring(store: MemoryBackend, path
     recipient = as_recipient(rootkey.read(path))
     [wrap] = await wraps.wraps_of(store, sealed.root)
     document = vault.open_document(sealed, wraps.unwrap(wrap, recipient))
-    assert document.ring().get("default.1") == worker.ring.get("default.1")
-    assert (await store.list("")).names == (NAME, wraps.name_of(sealed.root, recipient.kid))
+    assert document.ring().everywhere.get("default.1") == worker.ring.everywhere.get("default.1")
+    assert (await store.list("")).names == (KEYRING_DOCUMENT, wraps.name_of(sealed.root, recipient.kid))
     assert store.calls["commit"] == 1
 
 
@@ -159,7 +161,7 @@ async def container_alone(store: Backend, path: Path) -> None:
 
 async def secret_without_keyring(store: Backend, path: Path) -> None:
     await given(store, as_recipient(key_file(path)))
-    await store.commit([Put("secrets/a", b"x"), Delete(NAME)])
+    await store.commit([Put("secrets/a", b"x"), Delete(KEYRING_DOCUMENT)])
 
 
 async def access_without_keyring(store: Backend, path: Path) -> None:
@@ -169,7 +171,7 @@ async def access_without_keyring(store: Backend, path: Path) -> None:
 
 async def wraps_without_keyring(store: Backend, path: Path) -> None:
     await given(store, as_recipient(key_file(path)))
-    await store.commit([Delete(NAME)])
+    await store.commit([Delete(KEYRING_DOCUMENT)])
 
 
 async def file_of_another_store(store: Backend, path: Path) -> None:
@@ -190,22 +192,22 @@ async def broken_file_of_a_new_store(store: Backend, path: Path) -> None:
 
 async def garbage(store: Backend, path: Path) -> None:
     await given(store, as_recipient(key_file(path)))
-    await store.commit([Put(NAME, b"garbage")])
+    await store.commit([Put(KEYRING_DOCUMENT, b"garbage")])
 
 
 async def in_the_clear(store: Backend, path: Path) -> None:
     await given(store, as_recipient(key_file(path)))
-    await store.commit([Put(NAME, Document.new(NOW, random=lambda size: DATA_BITS[:size]).encode())])
+    await store.commit([Put(KEYRING_DOCUMENT, Document.new(NOW, random=lambda size: DATA_BITS[:size]).encode())])
 
 
 async def edited(store: Backend, path: Path) -> None:
     root = await given(store, as_recipient(key_file(path)))
-    await store.commit([Put(NAME, envelope.encrypt(Key(root.kid, bytes(64)), NAME, b"{}"))])
+    await store.commit([Put(KEYRING_DOCUMENT, envelope.encrypt(Key(root.kid, bytes(64)), KEYRING_DOCUMENT, b"{}"))])
 
 
 async def of_the_future(store: Backend, path: Path) -> None:
     root = await given(store, as_recipient(key_file(path)))
-    await store.commit([Put(NAME, envelope.encrypt(root, NAME, b'{"format":4,"seed":1}'))])
+    await store.commit([Put(KEYRING_DOCUMENT, envelope.encrypt(root, KEYRING_DOCUMENT, b'{"format":4,"seed":1}'))])
 
 
 async def wrap_of_another_root_key(store: Backend, path: Path) -> None:
@@ -319,7 +321,7 @@ async def test_what_a_way_opened_is_wiped(store: MemoryBackend, services: Servic
         way = Waiting(root)
         way.go_on.set()
         if not sound:
-            await store.commit([Put(NAME, envelope.encrypt(root, NAME, b"{}"))])
+            await store.commit([Put(KEYRING_DOCUMENT, envelope.encrypt(root, KEYRING_DOCUMENT, b"{}"))])
         with suppress(KeyringDamaged):
             await services.start(store, ways=[way])
         assert way.given is not None
@@ -438,11 +440,13 @@ async def test_a_store_that_fails_at_any_step_of_a_first_start(
 
         with pytest.raises(Unavailable):
             await services.by_file(FaultyBackend(store, {step: fault}), path, page)
-        written = await store.get(NAME)
+        written = await store.get(KEYRING_DOCUMENT)
         assert (page.state in (State.FRESH, State.UNLOCKED)) and (page.state is State.FRESH or written)
         worker = await services.by_file(store, path)
 
-        assert written in (None, await store.get(NAME)), "a keyring that was persisted is the one that is used"
+        assert written in (None, await store.get(KEYRING_DOCUMENT)), (
+            "a keyring that was persisted is the one that is used"
+        )
         again = await services.by_file(store, path)
         assert worker.ring is not None
         assert again.ring is not None

@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from strongroom.models.names import SUCCESSION
 from strongroom.storage_service.backends.base import Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import KeyFileUnusable, WrongRootKey
@@ -16,7 +17,7 @@ from strongroom.storage_service.keyring.machine_key import make, write_private
 from strongroom.storage_service.keyring.machines import MachineDocument
 from strongroom.storage_service.keyring.recipients import Recipients
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.succession import TESTIMONIES, Acquaintance
+from strongroom.storage_service.keyring.succession import Acquaintance
 from strongroom.storage_service.keyring.unattended import MachineKeyFile
 
 FIRST: Final = RootKey(b"a" * 64)
@@ -38,7 +39,7 @@ def machine(tmp_path: Path) -> Acquaintance:
 
 
 def renamed(put: Put, root: RootKey) -> Put:
-    return Put(TESTIMONIES + root.kid, put.value)
+    return Put(SUCCESSION + root.kid, put.value)
 
 
 # What the machine knew, what the store says, which root key it is given, and whether it takes it.
@@ -70,7 +71,7 @@ STORIES: Final[dict[str, tuple[list[RootKey], Callable[[], list[Put]], RootKey, 
         STRANGER,
         False,
     ),
-    "what is no testimony": ([FIRST], lambda: [Put(TESTIMONIES + SECOND.kid, b"yes, it is")], SECOND, False),
+    "what is no testimony": ([FIRST], lambda: [Put(SUCCESSION + SECOND.kid, b"yes, it is")], SECOND, False),
 }
 
 

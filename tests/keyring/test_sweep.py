@@ -6,12 +6,13 @@ from typing import Final
 
 import pytest
 
+from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import MAX_BATCH, Backend, Change, Delete, Entry, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Fate, Halted, InUse, Locked, NotFound, Overtaken, Unavailable
+from strongroom.storage_service.jose.envelope import MAX_VALUE
 from strongroom.storage_service.keyring import census, records, sweep, vault
-from strongroom.storage_service.keyring.document import NAME, Document
-from strongroom.storage_service.keyring.envelope import MAX_VALUE
+from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.sweep import Step
 from strongroom.storage_service.overlay import EncryptedBackend
 from strongroom.storage_service.turns import STRETCH, Turns
@@ -253,7 +254,7 @@ async def test_rows_that_are_wrong_are_put_right() -> None:
             Put(census.row("default.1", "secrets/container/"), b""),
             Put(census.row("default.1", "hosts/plain"), b""),
             Put("hosts/plain", b"in the clear"),
-            Put(census.row("default.1", NAME), b""),
+            Put(census.row("default.1", KEYRING_DOCUMENT), b""),
         ]
     )
 
@@ -376,9 +377,9 @@ async def test_a_ring_that_is_stale_is_replaced() -> None:
     await elsewhere.open()
     await initialize(elsewhere)
     await vault.replace(elsewhere, ROOT, document.rotated("default", NOW), 2)
-    entry = await elsewhere.get(NAME)
+    entry = await elsewhere.get(KEYRING_DOCUMENT)
     assert entry is not None
-    store.meddle = [[Put(NAME, entry.value, revision)]]
+    store.meddle = [[Put(KEYRING_DOCUMENT, entry.value, revision)]]
 
     assert (await sweep_all(store, rings)).moved == len(VALUES)
 
@@ -389,9 +390,9 @@ async def test_a_ring_that_is_stale_is_replaced() -> None:
 async def test_a_keyring_that_never_rests_ends_the_step() -> None:
     """While others change the keyring without end nothing is moved, and the caller is told to come again."""
     store, rings = await meddling()
-    entry = await store.get(NAME)
+    entry = await store.get(KEYRING_DOCUMENT)
     assert entry is not None
-    store.meddle = [[Put(NAME, entry.value)]] * 100
+    store.meddle = [[Put(KEYRING_DOCUMENT, entry.value)]] * 100
 
     with pytest.raises(Unavailable) as caught:
         await sweep.step(store, rings, None, None, 10)

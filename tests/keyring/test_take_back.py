@@ -2,12 +2,12 @@
 
 import pytest
 
+from strongroom.models.names import WRAPS
 from strongroom.storage_service.backends.base import Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, NotFound
 from strongroom.storage_service.keyring import rotation, vault
 from strongroom.storage_service.keyring.rotation import Recipients
-from strongroom.storage_service.keyring.wraps import WRAPS
 
 
 async def opened() -> MemoryBackend:

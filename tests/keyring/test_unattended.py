@@ -16,8 +16,9 @@ from strongroom.storage_service.errors import (
     StartupError,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import jwk, rootkey, wraps
-from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.jose import jwk
+from strongroom.storage_service.jose.key import Key
+from strongroom.storage_service.keyring import rootkey, wraps
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.unattended import KeyFile, as_recipient
 

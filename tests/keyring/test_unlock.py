@@ -16,8 +16,8 @@ from shamir_mnemonic.wordlist import WORDLIST
 from strongroom.models.names import check
 from strongroom.storage_service import wire
 from strongroom.storage_service.errors import Invalid
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import unlock
-from strongroom.storage_service.keyring.ring import Key
 from strongroom.storage_service.keyring.unlock import Candidate, Mistyped, TooFew, make_keys, make_shares, parse
 
 SECRET: Final = bytes(range(32))

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from strongroom.models.names import check
+from strongroom.models.names import ENCRYPTED, KEYRING_DOCUMENT, check
 from strongroom.storage_service.backends.base import (
     ABSENT,
     PRESENT,
@@ -39,9 +39,10 @@ from strongroom.storage_service.errors import (
     Unavailable,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import census, envelope, vault, wraps
-from strongroom.storage_service.keyring.document import NAME, Document
-from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose.key import Key
+from strongroom.storage_service.keyring import census, vault, wraps
+from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.rootkey import RootKey
 
 NOW: Final = "2026-11-22T09:30:00Z"
@@ -57,7 +58,7 @@ def first() -> Document:
     return Document.new(NOW, random=lambda size: DATA_BITS[:size])
 
 
-def sealed(text: bytes, root: Key = ROOT, name: str = NAME) -> bytes:
+def sealed(text: bytes, root: Key = ROOT, name: str = KEYRING_DOCUMENT) -> bytes:
     """Return *text* as a holder of *root* could encrypt it."""
     return envelope.encrypt(root, name, text)
 
@@ -116,7 +117,7 @@ async def test_a_keyring_that_is_missed(store: MemoryBackend, there: Put) -> Non
     with pytest.raises(KeyringDamaged, match="no new key will be made") as caught:
         await vault.read(store)
 
-    assert NAME in str(caught.value)
+    assert KEYRING_DOCUMENT in str(caught.value)
     assert "restore" in str(caught.value)
 
 
@@ -134,7 +135,7 @@ async def test_a_keyring_that_is_missed(store: MemoryBackend, there: Put) -> Non
 )
 async def test_what_is_no_keyring(store: MemoryBackend, value: bytes) -> None:
     """What does not even claim to be under a root key is no keyring."""
-    await store.commit([Put(NAME, value)])
+    await store.commit([Put(KEYRING_DOCUMENT, value)])
 
     with pytest.raises(KeyringDamaged, match="is no keyring; restore it from a backup"):
         await vault.read(store)
@@ -184,7 +185,7 @@ class Interrupted(FaultyBackend):
 
 
 READS: Final = 1  # of the store by one reading: the document
-READS_OF_NEW: Final = len(vault.SEALED) + 3  # where there is none: what is sealed, the wraps, and the document again
+READS_OF_NEW: Final = len(ENCRYPTED) + 3  # where there is none: what is sealed, the wraps, and the document again
 
 
 @pytest.mark.parametrize("at", range(READS_OF_NEW + 1))
@@ -232,7 +233,7 @@ UNOPENED: Final[dict[str, tuple[bytes, type[StartupError], str]]] = {
 @pytest.mark.parametrize(("value", "error", "text"), UNOPENED.values(), ids=UNOPENED)
 async def test_what_does_not_open(store: MemoryBackend, value: bytes, error: type[StartupError], text: str) -> None:
     """Each keyring that is not sound is refused by its reason, before anything is done with it."""
-    await store.commit([Put(NAME, value)])
+    await store.commit([Put(KEYRING_DOCUMENT, value)])
     commits = store.calls["commit"]
 
     async def look() -> None:
@@ -305,7 +306,7 @@ async def test_of_racing_makers_one_is_first(store: MemoryBackend) -> None:
     assert found is not None
     [winner] = [root for root in roots if root.kid == found.root]
     assert vault.open_document(found, winner).versions == ("access.1", "default.1")
-    assert (await store.list("")).names == (NAME, wraps.name_of(winner.kid, HOLDER.kid))
+    assert (await store.list("")).names == (KEYRING_DOCUMENT, wraps.name_of(winner.kid, HOLDER.kid))
 
 
 async def test_a_change_is_one_commit(store: MemoryBackend) -> None:
@@ -455,7 +456,7 @@ async def test_no_key_comes_out(store: MemoryBackend, caplog: pytest.LogCaptureF
     for value, *_ in UNOPENED.values():
         fresh = MemoryBackend()
         await fresh.open()
-        await fresh.commit([Put(NAME, value)])
+        await fresh.commit([Put(KEYRING_DOCUMENT, value)])
         try:
             await vault.edit(fresh, ROOT, lambda document: document)
         except StrongroomError as error:

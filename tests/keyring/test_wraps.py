@@ -8,11 +8,13 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from strongroom.models.names import WRAPS
 from strongroom.storage_service.backends.base import MAX_PAGE, Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import ConfigurationError, KeyringDamaged, StartupError
-from strongroom.storage_service.keyring import envelope, jwk, unlock, wraps
-from strongroom.storage_service.keyring.ring import Key
+from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose.key import Key
+from strongroom.storage_service.keyring import unlock, wraps
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.wraps import Wrap
 
@@ -172,7 +174,7 @@ async def test_wraps_are_found_by_root_key(store: MemoryBackend) -> None:
     """The wraps of one root key are read without those of another, however alike their kids, in the order of ids."""
     mine = [wraps.wrap(ROOT, Key(kid, HOLDER.reveal()), NOW) for kid in ("file.x", "shares.b", "unlock.a", "unlock.c")]
     await store.commit([wraps.put(wrap) for wrap in (*reversed(mine), wraps.wrap(ANOTHER, HOLDER, NOW))])
-    await store.commit([Put(f"{wraps.WRAPS}{ROOT.kid}x/unlock.a", b"not ours")])
+    await store.commit([Put(f"{WRAPS}{ROOT.kid}x/unlock.a", b"not ours")])
 
     assert await wraps.wraps_of(store, ROOT.kid) == mine
     assert [wrap.kind in wraps.HUMAN for wrap in mine] == [False, True, True, True]
@@ -182,10 +184,10 @@ async def test_wraps_are_found_by_root_key(store: MemoryBackend) -> None:
 async def test_the_wraps_of_other_root_keys_can_be_removed(store: MemoryBackend) -> None:
     """Everything under the wraps but those of one root key is what a rotation leaves to be removed, broken or not."""
     await store.commit([wraps.put(wraps.wrap(root, HOLDER, NOW)) for root in (ROOT, ANOTHER)])
-    await store.commit([Put(f"{wraps.WRAPS}broken", b"x"), Put("system/keyring/keys", b"x")])
+    await store.commit([Put(f"{WRAPS}broken", b"x"), Put("system/keyring/keys", b"x")])
 
     assert await wraps.others_than(store, ROOT.kid) == [
-        Delete(name) for name in sorted([f"{wraps.WRAPS}broken", wraps.name_of(ANOTHER.kid, HOLDER.kid)])
+        Delete(name) for name in sorted([f"{WRAPS}broken", wraps.name_of(ANOTHER.kid, HOLDER.kid)])
     ]
 
 

@@ -2,23 +2,21 @@
 
 A law takes an opened, empty backend and raises AssertionError where the backend breaks it. ``LAWS`` hold for every
 backend and every wrapper round one, as long as it takes `LEAST_BATCH` changes; ``STORE_LAWS`` for those too that keep
-names as they are given, and add none; ``WATCH_LAWS`` for those that are `Watchable`. A new backend is held to them by
+names as they are given, and add none. A new backend is held to them by
 
     @pytest.mark.parametrize("law", LAWS, ids=name_of)
     async def test_law(law: Law) -> None:
         async with opened_and_empty() as backend:
             await law(backend)
 
-and by ``follows_the_model`` with operations of hypothesis' choosing, and, where history can be cut off,
-by ``compacted_history_is_said``.
+and by ``follows_the_model`` with operations of hypothesis' choosing.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import pytest
 from hypothesis import strategies as st
@@ -33,15 +31,12 @@ from strongroom.storage_service.backends.base import (
     Backend,
     Change,
     Check,
-    Compacted,
     Conflict,
     Delete,
     Entry,
-    Event,
     Page,
     Put,
     Vacant,
-    Watchable,
 )
 from strongroom.storage_service.errors import TooLarge, Unavailable
 from strongroom.storage_service.wire import MAX_STORED
@@ -51,17 +46,9 @@ Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[Backend]]
 """Gives an opened, empty backend, and closes it."""
 
 
-class WatchableBackend(Backend, Watchable, Protocol):
-    """A backend with the optional ability."""
-
-
-WatchLaw: TypeAlias = Callable[[WatchableBackend], Awaitable[None]]
-
 LAWS: Final[list[Law]] = []
 STORE_LAWS: Final[list[Law]] = []
-WATCH_LAWS: Final[list[WatchLaw]] = []
 
-PATIENCE: Final = 10.0  # seconds until a watch that should have told something is taken for silent
 LEAST_BATCH: Final = 8  # changes in the largest batch that a law commits whatever `max_batch` is
 RACERS: Final = 16
 ROUNDS: Final = 5  # increments by each of the racers
@@ -76,11 +63,6 @@ def _law(law: Law) -> Law:
 
 def _store_law(law: Law) -> Law:
     STORE_LAWS.append(law)
-    return law
-
-
-def _watch_law(law: WatchLaw) -> WatchLaw:
-    WATCH_LAWS.append(law)
     return law
 
 
@@ -779,165 +761,3 @@ def _model_holds(change: Change, model: dict[str, Entry]) -> bool:
             return change.name in model
         case revision:
             return change.name in model and model[change.name].revision == revision
-
-
-# Watching.
-
-
-async def _take(events: AsyncGenerator[Event, None], count: int) -> list[Event]:
-    """Return the next *count* events; a watch that stays silent is an AssertionError, not a hanging test."""
-    taken: list[Event] = []
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while len(taken) < count:
-                taken.append(await anext(events))
-    except TimeoutError:
-        raise AssertionError(f"the watch told {taken} and then nothing more; {count} were due") from None
-    return taken
-
-
-@_watch_law
-async def a_watch_tells_changes_in_order(backend: WatchableBackend) -> None:
-    """Each change that is waited for is told once, as it was written, deletes too, in order of revisions."""
-    since = await backend.commit([Put("w/old", b"before the watch")])
-    async with aclosing(backend.watch("w/", since)) as events:
-        first = await backend.commit([Put("w/a", b"one")])
-        assert await _take(events, 1) == [Event("w/a", Entry(b"one", first), first)]
-        second = await backend.commit([Put("w/a", b"two")])
-        assert await _take(events, 1) == [Event("w/a", Entry(b"two", second), second)]
-        third = await backend.commit([Delete("w/a")])
-        assert await _take(events, 1) == [Event("w/a", None, third)]
-        fourth = await backend.commit([Put("w/b", b"b"), Put("w/c", b"c"), Delete("w/old")])
-        told = await _take(events, 3)
-        assert sorted(told, key=lambda event: event.name) == [
-            Event("w/b", Entry(b"b", fourth), fourth),
-            Event("w/c", Entry(b"c", fourth), fourth),
-            Event("w/old", None, fourth),
-        ]
-
-
-@_watch_law
-async def a_watch_keeps_to_its_prefix(backend: WatchableBackend) -> None:
-    """A watch tells names that begin with its prefix and no others; the empty prefix tells all."""
-    since = await backend.commit([Put("start", b"")])
-    async with aclosing(backend.watch("w/a", since)) as some, aclosing(backend.watch("", since)) as all_of_them:
-        revision = since
-        for name in ("w/b", "w", "v/a", "w/a", "w/A", "w/ab", "x", "w/a/"):
-            revision = await backend.commit([Put(name, b"")])
-        assert [event.name for event in await _take(some, 3)] == ["w/a", "w/ab", "w/a/"]
-        assert [event.name for event in await _take(all_of_them, 8)][-1] == "w/a/"
-        assert revision > since
-
-
-@_watch_law
-async def a_watch_resumes(backend: WatchableBackend) -> None:
-    """A watch from an earlier revision tells what came after it, though nobody watched then, and goes on live."""
-    since = await backend.commit([Put("w/a", b"not told")])
-    deleted = await backend.commit([Delete("w/a")])
-    second = await backend.commit([Put("w/b", b"b")])
-    third = await backend.commit([Put("w/c", b"c")])
-
-    async with aclosing(backend.watch("w/", since)) as events:
-        expected = [
-            Event("w/a", None, deleted),
-            Event("w/b", Entry(b"b", second), second),
-            Event("w/c", Entry(b"c", third), third),
-        ]
-        assert await _take(events, 3) == expected
-        fourth = await backend.commit([Put("w/d", b"d")])
-        assert await _take(events, 1) == [Event("w/d", Entry(b"d", fourth), fourth)]
-    async with aclosing(backend.watch("w/", second)) as events:
-        assert [event.name for event in await _take(events, 2)] == ["w/c", "w/d"]
-
-
-@_watch_law
-async def a_watch_leaves_nothing_out(backend: WatchableBackend) -> None:
-    """However much there is to tell, in however large commits, every name is told, and whole commits in order."""
-    since = await backend.commit([Put("start", b"")])
-    size = backend.max_batch
-    cuts = [0, 1, 1 + size, 3 + size, 3 + size * 2, 3 + size * 2 + size // 2]
-    names = [f"w/{i:04}" for i in range(cuts[-1])]
-    batches = [names[start:end] for start, end in pairwise(cuts)]
-    revisions = [await backend.commit([Put(name, b"") for name in reversed(batch)]) for batch in batches]
-
-    async with aclosing(backend.watch("w/", since)) as events:
-        told = await _take(events, len(names))
-    assert [event.revision for event in told] == [
-        revision for revision, batch in zip(revisions, batches, strict=True) for _ in batch
-    ]
-    assert sorted(event.name for event in told) == names
-
-
-@_watch_law
-async def a_watch_tells_no_failure(backend: WatchableBackend) -> None:
-    """Commits that conflicted, checks, and deletes of what is not there are not changes."""
-    since = await backend.commit([Put("w/a", b"one")])
-    async with aclosing(backend.watch("w/", since)) as events:
-        await _conflict(backend, [Put("w/a", b"two", ABSENT), Put("w/b", b"two")])
-        await backend.commit([Check("w/a", PRESENT)])
-        await backend.commit([Delete("w/never")])
-        revision = await backend.commit([Put("w/end", b"")])
-        assert await _take(events, 1) == [Event("w/end", Entry(b"", revision), revision)]
-
-
-@_watch_law
-async def a_watch_ends_in_the_same_state(backend: WatchableBackend) -> None:
-    """Under many writers, events come in order of revisions, and who applies them all holds what the store holds."""
-    since = await backend.commit([Put("start", b"")])
-
-    async def write(i: int) -> None:
-        for number in range(ROUNDS):
-            name = f"w/{(i + number) % 7}"
-            await backend.commit([Delete(name) if (i + number) % 4 == 0 else Put(name, b"%d %d" % (i, number))])
-
-    async with aclosing(backend.watch("w/", since)) as events:
-        writers = asyncio.gather(*(write(i) for i in range(RACERS // 2)))
-        told: list[Event] = []
-        state: dict[str, Entry] = {}
-        await writers
-        end = await backend.commit([Put("w/end", b"")])
-        while not told or told[-1].name != "w/end":
-            told += await _take(events, 1)
-            if (entry := told[-1].entry) is None:
-                state.pop(told[-1].name, None)
-            else:
-                state[told[-1].name] = entry
-
-    assert [event.revision for event in told] == sorted(event.revision for event in told)
-    assert told[-1].revision == end
-    assert state == dict(await backend.get_many([*(f"w/{i}" for i in range(7)), "w/end"]))
-
-
-@_watch_law
-async def a_watch_ends_with_its_backend(backend: WatchableBackend) -> None:
-    """A watch on a backend that is closed under it is Unavailable, not silent for ever."""
-    since = await backend.commit([Put("w/a", b"")])
-    async with aclosing(backend.watch("w/", since)) as events:
-        waiting = asyncio.create_task(_take(events, 1))
-        await asyncio.sleep(0)
-        await backend.close()
-        with pytest.raises(Unavailable):
-            await waiting
-
-
-async def compacted_history_is_said(
-    backend: WatchableBackend, forget: Callable[[WatchableBackend], Awaitable[None]]
-) -> None:
-    """Watching from a revision whose later changes are no longer kept is Compacted; from a kept one it goes on.
-
-    Args:
-        backend: opened and empty.
-        forget: makes the store drop the history of all that was committed so far.
-    """
-    since = await backend.commit([Put("w/a", b"")])
-    await backend.commit([Put("w/b", b"")])
-    await backend.commit([Delete("w/b")])
-    await forget(backend)
-    async with aclosing(backend.watch("w/", since)) as events:
-        with pytest.raises(Compacted):
-            await _take(events, 1)
-
-    recent = await backend.commit([Put("w/c", b"")])
-    revision = await backend.commit([Put("w/d", b"")])
-    async with aclosing(backend.watch("w/", recent)) as events:
-        assert await _take(events, 1) == [Event("w/d", Entry(b"", revision), revision)]

@@ -10,17 +10,14 @@ import pytest
 from hypothesis import given, settings
 
 from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Backend
 from tests.etcd_server import Etcd
 from tests.laws.backends import (
     BATCHES,
     LAWS,
     STORE_LAWS,
-    WATCH_LAWS,
     Law,
     Step,
-    WatchableBackend,
-    WatchLaw,
-    compacted_history_is_said,
     follows_the_model,
     name_of,
 )
@@ -29,12 +26,12 @@ _PREFIXES: Final = count()
 
 
 @asynccontextmanager
-async def opened(etcd: Etcd) -> AsyncGenerator[WatchableBackend, None]:
+async def opened(etcd: Etcd) -> AsyncGenerator[Backend, None]:
     """Give a backend on a prefix of its own."""
     backend = open_backend(etcd.url(f"law-{next(_PREFIXES)}"))
     await backend.open()
     try:
-        yield backend  # type: ignore[misc]  # open_backend promises a Backend; etcd's is Watchable too
+        yield backend
     finally:
         await backend.close()
 
@@ -44,24 +41,6 @@ async def test_law(etcd: Etcd, law: Law) -> None:
     """A backend on etcd keeps every law."""
     async with opened(etcd) as backend:
         await law(backend)
-
-
-@pytest.mark.parametrize("law", WATCH_LAWS, ids=name_of)
-async def test_watch_law(etcd: Etcd, law: WatchLaw) -> None:
-    """A backend on etcd keeps the laws of watching."""
-    async with opened(etcd) as backend:
-        await law(backend)
-
-
-async def test_compacted_history_is_said(etcd: Etcd) -> None:
-    """No watch skips silently what etcd has compacted."""
-
-    async def compact(_: WatchableBackend) -> None:
-        with etcd.admin() as admin:
-            admin.compact()
-
-    async with opened(etcd) as backend:
-        await compacted_history_is_said(backend, compact)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)

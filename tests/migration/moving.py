@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from strongroom.migration.apply import Apply
-from strongroom.migration.journal import PREFIX, Journal, new_run
+from strongroom.migration.journal import Journal, new_run
 from strongroom.migration.plan import plan
 from strongroom.migration.records import is_sealed
 from strongroom.migration.report import Report
@@ -23,7 +23,8 @@ from strongroom.migration.status import Status, status
 from strongroom.migration.target import Target
 from strongroom.migration.verify import verify
 from strongroom.models import Hosts, Networks, names
-from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Put
+from strongroom.models.names import MIGRATION
+from strongroom.storage_service.backends.base import Backend, Put, pages
 from strongroom.storage_service.client import AsyncStorageClient
 from tests.migration.estates.memory import MALFORMED, MemoryEstate, MemorySource, Row
 from tests.migration.house import house
@@ -108,15 +109,10 @@ async def moving(estate: MemoryEstate, store: Backend) -> AsyncIterator[Mover]:
 async def contents(client: AsyncStorageClient) -> dict[str, str]:
     """Return everything that the service holds for its users, by name: also containers."""
     found: dict[str, str] = {}
-    after: str | None = None
-    while True:
-        page = await client.list_sealed(names.SECRETS, after)
-        for name, entry in zip(page.names, await client.read_sealed(page.names), strict=True):
+    async for page in pages(client.list_sealed, names.SECRETS):
+        for name, entry in zip(page, await client.read_sealed(page), strict=True):
             assert entry is not None
             found[name] = entry.value.reveal()
-        if not page.more:
-            break
-        after = page.names[-1]
     for listed in (Hosts, Networks):
         async for record in client.list(listed):  # type: ignore[var-annotated,arg-type]
             found[record.model.record_name] = record.model.to_json().decode()
@@ -125,7 +121,7 @@ async def contents(client: AsyncStorageClient) -> dict[str, str]:
 
 async def journalled(client: AsyncStorageClient) -> list[str]:
     """Return the names of all rows of journals of migrations."""
-    return await Target(client).names(PREFIX)
+    return await Target(client).names(MIGRATION)
 
 
 def lying(estate: MemoryEstate) -> dict[str, bytes]:
@@ -150,13 +146,9 @@ def sealed_at(estate: MemoryEstate) -> dict[str, str]:
 async def rows_of(store: Backend) -> dict[str, bytes]:
     """Return what *store* holds, as it holds it."""
     found: dict[str, bytes] = {}
-    after: str | None = None
-    while True:
-        page = await store.list("", after, MAX_PAGE)
-        found |= {name: entry.value for name, entry in (await store.get_many(page.names)).items()}
-        if not page.more:
-            return found
-        after = page.names[-1]
+    async for page in pages(store.list, ""):
+        found |= {name: entry.value for name, entry in (await store.get_many(page)).items()}
+    return found
 
 
 async def lay_down(rows: Mapping[str, bytes], store: Backend) -> None:

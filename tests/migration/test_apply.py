@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from strongroom.migration.apply import Apply
+from strongroom.migration.apply import NOTHING_FOUND, Apply
 from strongroom.migration.compare import Act, Policy, decide
 from strongroom.migration.errors import EstateRefused, EstateUnavailable, Mismatch
 from strongroom.migration.journal import Applied, Copy
@@ -96,7 +96,7 @@ async def test_nothing_is_no_success(mover: Mover) -> None:
     report = await mover.apply()
 
     assert not report.complete
-    assert "nothing was found" in report.next
+    assert report.next == [NOTHING_FOUND]
 
 
 TEXTS: Final[Mapping[str, str]] = {
@@ -153,7 +153,8 @@ async def test_what_cannot_move(mover: Mover, kind: str) -> None:
     assert [(each.kind, each.item) for each in report.problems] == [("bad", "a bad one")]
     assert why in report.problems[0].why
     assert await contents(mover.client) == {}
-    assert "--skip-bad" in report.next
+    (step,) = report.next
+    assert (step.verb, step.options) == ("migrate apply", {"skip_bad": True})
 
 
 async def test_skip_bad(mover: Mover) -> None:
@@ -260,7 +261,8 @@ async def test_stop_is_the_default(mover: Mover) -> None:
     assert not report.complete
     assert [(each.kind, each.why) for each in report.problems] == [("conflict", "the service holds another value")]
     assert (await contents(mover.client))[f"secrets/{mover.estate.place}/s000001"] == "the service's own"
-    assert "--on-conflict" in report.next
+    (step,) = report.next
+    assert (step.verb, step.options) == ("migrate apply", {"on_conflict": "keep"})
 
 
 async def test_keep_and_replace(mover: Mover) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from strongroom.migration.apply import NOTHING_FOUND
 from strongroom.migration.compare import Policy
 from strongroom.migration.errors import MigrationError
 from strongroom.migration.plan import PlanFile, read_plan
@@ -94,7 +95,7 @@ async def test_nothing_is_no_plan(mover: Mover) -> None:
     report = await mover.plan()
 
     assert not report.complete
-    assert "nothing was found" in report.next
+    assert report.next == [NOTHING_FOUND]
 
 
 async def test_apply_moves_what_was_planned(mover: Mover, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from strongroom.migration.scrub import Scrub
 from strongroom.migration.target import Target
 from strongroom.models import HostCreds, Network, NetworkType
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.errors import Unavailable
 from tests.migration.estates.memory import MemoryEstate
@@ -107,7 +108,7 @@ async def test_nothing_secret(store: FaultyBackend) -> None:
 
         assert report.complete
         assert set(mover.source.operations) == {"open", "page"}
-        assert "nothing was removed" in report.next
+        assert report.next == [Step("nothing was removed from this source, so there is nothing to search for")]
 
 
 # What does not.
@@ -135,8 +136,9 @@ async def test_never_moved(store: FaultyBackend) -> None:
     estate = MemoryEstate()
     estate.put(1)
     async with moving(estate, store) as mover:
-        with pytest.raises(NotVerified, match="strongroom migrate verify"):
+        with pytest.raises(NotVerified) as caught:
             await mover.scrub()
+        assert caught.value.next == (Step("prove it", "migrate verify"),)
 
 
 async def test_a_source_that_cannot_be_scrubbed(mover: Mover) -> None:
@@ -205,7 +207,7 @@ async def test_what_is_new(mover: Mover) -> None:
 
     assert not report.complete
     assert [(each.kind, each.item) for each in report.problems] == [("unmoved", new)]
-    assert "strongroom migrate apply" in report.next
+    assert [each.verb for each in report.next] == ["migrate apply"]
 
 
 async def test_what_was_kept(mover: Mover) -> None:
@@ -218,7 +220,7 @@ async def test_what_was_kept(mover: Mover) -> None:
     assert [(each.kind, each.item) for each in report.problems] == [
         ("differs", f"secrets/{mover.estate.place}/s000001")
     ]
-    assert "strongroom migrate scrub --superseded" in report.next
+    assert [(each.verb, each.options) for each in report.next] == [("migrate scrub", {"superseded": True})]
     assert report.counts["scrubbed"] == 39
 
 
@@ -298,7 +300,9 @@ async def test_too_large_for_the_journal(store: FaultyBackend) -> None:
 
         assert not report.complete
         assert [(each.kind, each.item) for each in report.problems] == [("too-large", "large")]
-        assert "by hand" in report.next
+        (step,) = report.next
+        assert "by hand" in step.reason
+        assert (step.verb, step.options) == ("migrate scrub", {"search_only": True})
         assert report.counts["scrubbed"] == 4
 
 
@@ -374,7 +378,8 @@ async def test_places_that_cannot_be_reached(mover: Mover) -> None:
     assert report.complete
     assert [(each.kind, each.item) for each in report.problems] == [("unreachable", "a backup elsewhere")]
     assert "look into it yourself" in report.problems[0].why
-    assert "could not be looked into" in report.next
+    (step,) = report.next
+    assert ("could not be looked into" in step.reason, step.verb) == (True, None)
 
 
 async def test_short_secrets_are_told(store: FaultyBackend) -> None:
@@ -398,7 +403,7 @@ async def test_search_of_nothing(mover: Mover) -> None:
     report = await mover.scrub(search_only=True)
 
     assert not report.complete
-    assert "nothing was removed" in report.next
+    assert report.next == [Step("nothing was removed from this source, so there is nothing to search for")]
 
 
 async def test_no_secret_is_told(mover: Mover) -> None:

@@ -23,6 +23,7 @@ from strongroom.migration.sources.base import Original, Place
 from strongroom.migration.sources.custodia import table as custodia_table
 from strongroom.migration.sources.custodia.sqlite_store import CustodiaSqlite
 from strongroom.models import HostCreds, Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.client.sealed_operations import Write
 from strongroom.storage_service.errors import ConfigurationError
@@ -80,7 +81,7 @@ async def items_of(estate: CustodiaEstate) -> dict[str, Item]:
 
 def told(item: Item) -> str:
     """Return what an item says instead of a record."""
-    return f"fault: {item.fault}" if item.fault else "; ".join(item.notes)
+    return f"fault: {item.fault}" if item.fault else "; ".join(map(str, item.notes))
 
 
 def unused() -> str:
@@ -157,8 +158,8 @@ async def test_keys_of_custodias_own_stay_behind(pinned: CustodiaEstate) -> None
 
     items = await items_of(pinned)
 
-    kept = "an API key of Custodia's: it stays behind; make a new one with: strongroom apikey create"
-    assert told(items[f"custodiaSAK/{box}"]) == told(items[f"custodia_commissaire_api/{box}"]) == kept
+    kept = Step("an API key of Custodia's: it stays behind; make a new one", "apikey create", {"id": box})
+    assert items[f"custodiaSAK/{box}"].notes == items[f"custodia_commissaire_api/{box}"].notes == (kept,)
     assert "KEM" in told(items[f"kemkeys/sig/{box}"])
     assert "empty container" in told(items[f"keys/{box}/empty"])
     assert f"keys/{box}" not in items

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import itertools
+import shlex
 import shutil
 import tempfile
 import threading
@@ -34,6 +35,7 @@ from strongroom.models import (
     WatcherRecord,
 )
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.client import AsyncStorageClient, StorageClient
@@ -261,8 +263,9 @@ def test_a_locked_service_is_unavailable(service: StrongroomEstate) -> None:
     with service.client as client:
         client.lock()
         try:
-            with pytest.raises(EstateUnavailable, match="strongroom key unlock"):
+            with pytest.raises(EstateUnavailable) as caught:
                 opening(source_of(service))
+            assert caught.value.next == (Step("unlock it there", "key unlock", {"home": service.place}),)
         finally:
             client.unlock()
 
@@ -482,8 +485,9 @@ def test_a_service_does_not_move_into_itself() -> None:
 
         assert all(done.code != 0 and "into itself" in done.err for done in refused)
         (run,) = {each["run"] for each in _runs(estate)}
-        environ = clean_environment(STRONGROOM_HOME=str(estate.home))
-        assert strongroom("migrate", "forget", run, "--yes", environ=environ).code == 0
+        (command,) = {done.err.partition(" migration: strongroom ")[2] for done in refused}
+        assert shlex.split(command) == ["--home", str(estate.home), "migrate", "forget", run]
+        assert strongroom(*shlex.split(command), "--yes", environ=clean_environment()).code == 0
         assert contents_of(estate) == before
 
 

@@ -10,7 +10,9 @@ from strongroom.migration.journal import Journal, Run, Stage, new_run, now
 from strongroom.migration.records import Record
 from strongroom.migration.status import loses, status
 from strongroom.migration.target import Target
+from strongroom.models.names import TOMBSTONES
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.client.sealed_operations import Write
@@ -82,7 +84,7 @@ async def test_what_has_not_moved(mover: Mover) -> None:
 
     assert half is not None
     assert (half.items, half.waiting, half.bad, half.read_through) == (10, 3, 1, True)
-    assert "strongroom migrate apply" in half.next
+    assert half.next == [Step("move what is missing", "migrate apply")]
     assert done is not None
     assert (done.items, done.waiting, done.bad, done.read_through) == (10, 0, 1, False)
 
@@ -92,7 +94,7 @@ async def test_what_the_service_has_otherwise(mover: Mover) -> None:
     await mover.apply()
     await mover.client.set_secret(mover.estate.place, "s000001", "another", etag="*")
     gone = mover.estate.put(7)
-    await mover.client.commit_sealed([Write(wire.TOMBSTONES + gone, Secret("x"), wire.NEW)])
+    await mover.client.commit_sealed([Write(TOMBSTONES + gone, Secret("x"), wire.NEW)])
     found = (await mover.status()).estate
 
     assert found is not None
@@ -112,8 +114,8 @@ async def test_what_the_source_still_holds(mover: Mover) -> None:
     assert before is not None
     assert after is not None
     assert (before.waiting, before.superseded, after.waiting, after.superseded) == (0, 2, 0, 0)
-    assert "strongroom migrate scrub --superseded" in before.next
-    assert after.next == ""
+    assert [(each.verb, each.options) for each in before.next] == [("migrate scrub", {"superseded": True})]
+    assert after.next == []
 
 
 async def test_it_changes_nothing(mover: Mover) -> None:

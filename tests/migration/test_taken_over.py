@@ -8,16 +8,17 @@ import pytest
 
 from strongroom.migration.compare import Policy
 from strongroom.migration.errors import RunHeld
-from strongroom.migration.journal import LOCK, PREFIX
+from strongroom.migration.journal import LOCK
 from strongroom.migration.records import Record
 from strongroom.models import names
+from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.base import Change, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, another, lay_down, moving, rows_of
 
-GUARDED: Final = (names.SECRETS, PREFIX)
+GUARDED: Final = (names.SECRETS, MIGRATION)
 
 
 class Contested(MemoryBackend):

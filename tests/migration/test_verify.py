@@ -6,11 +6,12 @@ import pytest
 
 from strongroom.migration.compare import Policy
 from strongroom.migration.digest import Digest
-from strongroom.migration.journal import PREFIX
 from strongroom.migration.records import Record
 from strongroom.migration.verify import MAX_EXTRA
 from strongroom.models import Host
+from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.backends.faulty import FaultyBackend
 from strongroom.storage_service.client.sealed_operations import Remove
 from tests.migration.estates.memory import MemoryEstate
@@ -40,7 +41,7 @@ async def test_all_is_the_same(mover: Mover) -> None:
     assert report.problems == []
     stage = (await mover.journal()).run.stages["verified"]
     assert (stage.complete, stage.sum) == (True, report.sum)
-    assert "strongroom migrate scrub" in report.next
+    assert report.next == [Step("remove the secrets from the source", "migrate scrub")]
 
 
 async def test_it_believes_no_journal(mover: Mover) -> None:
@@ -51,7 +52,7 @@ async def test_it_believes_no_journal(mover: Mover) -> None:
             await mover.client.commit_sealed([Remove(name)])
     without = await mover.verify()
 
-    assert [name.removeprefix(PREFIX).count("/") for name in await journalled(mover.client)] == [1]
+    assert [name.removeprefix(MIGRATION).count("/") for name in await journalled(mover.client)] == [1]
     assert (without.complete, without.counts, without.sum) == (with_rows.complete, with_rows.counts, with_rows.sum)
 
 
@@ -128,7 +129,7 @@ async def test_nothing_is_never_a_success(store: FaultyBackend) -> None:
         bad = await mover.verify(skip_bad=True, skip_differing=True)
 
         assert (empty.complete, bad.complete, await verified(mover)) == (False, False, False)
-        assert "proves nothing" in empty.next
+        assert "proves nothing" in empty.next[0].reason
 
 
 async def test_nothing_the_same_is_no_success(mover: Mover) -> None:
@@ -147,7 +148,7 @@ async def test_skip_bad(mover: Mover) -> None:
 
     assert (strict.complete, lenient.complete) == (False, True)
     assert [each.item for each in lenient.problems] == [broken]
-    assert "--skip-bad" in strict.next
+    assert [(each.verb, each.options) for each in strict.next] == [("migrate verify", {"skip_bad": True})]
 
 
 async def test_skip_differing(mover: Mover) -> None:
@@ -163,7 +164,10 @@ async def test_skip_differing(mover: Mover) -> None:
 
     assert (strict.complete, lenient.complete, missing.complete) == (False, True, False)
     assert removed == [False, True]
-    assert "--skip-differing" in strict.next
+    assert [(each.verb, each.options) for each in strict.next] == [
+        ("migrate apply", {"on_conflict": "replace"}),
+        ("migrate verify", {"skip_differing": True}),
+    ]
 
 
 async def test_an_edit_meanwhile(mover: Mover) -> None:
@@ -214,7 +218,7 @@ async def test_nothing_left(store: FaultyBackend) -> None:
 
         assert estate.rows == {}
         assert not report.complete
-        assert "--search-only" in report.next
+        assert [(each.verb, each.options) for each in report.next] == [("migrate scrub", {"search_only": True})]
         assert await verified(mover)
         assert (await mover.scrub()).complete
 

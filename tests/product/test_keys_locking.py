@@ -133,7 +133,7 @@ def test_from_the_first_key_to_the_next_start(home: Path) -> None:
             read(client)
         locked = strongroom("--home", home, "secret", "get", "db/password")
         assert (locked.code, locked.out) == (3, "")
-        assert locked.err == "strongroom: the service is locked; unlock it with: strongroom key unlock\n"
+        assert locked.err == f"strongroom: the service is locked; unlock it: strongroom --home {home} key unlock\n"
 
         assert command(home, "unlock", stdin=made["keys"][0]).code == 0
         assert read(client) == "hunter2"

@@ -394,7 +394,8 @@ def test_an_empty_estate(moving: Moving) -> None:
     for verb in ("plan", "apply", "verify"):
         done = moving.migrate(verb)
         assert (done.code, done.json["complete"], done.json["counts"].get("items", 0)) == (4, False, 0)
-        assert "see that " in done.json["next"]
+        (step,) = done.json["next"]
+        assert ("see that " in step["reason"], step["verb"], step["options"]) == (True, None, {})
     shown = moving.migrate("plan", terminal=True)
     assert (shown.code, "0  items at the source" in shown.out) == (4, True)
     assert moving.migrate("rollback", "--yes").code == 0

@@ -9,8 +9,8 @@ from typing import Final
 import pytest
 
 from strongroom.models import ContainerManagerConfig, Host
+from strongroom.models.names import APIKEYS
 from strongroom.models.secret import Secret
-from strongroom.storage_service.apikeys import PREFIX as APIKEYS
 from strongroom.storage_service.apikeys import spent
 from strongroom.storage_service.authn import authenticate
 from strongroom.storage_service.authz.base import Principal

@@ -6,15 +6,16 @@ from typing import Final
 
 import pytest
 
+from strongroom.models.names import ACCESS, APIKEYS, CENSUS
 from strongroom.models.secret import Secret
-from strongroom.storage_service.apikeys import PREFIX, ApiKeys, spent
+from strongroom.storage_service.apikeys import ApiKeys, spent
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Exists, Internal, Invalid, Locked, NotFound, Undecipherable
+from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring import census
-from strongroom.storage_service.keyring.document import ACCESS, ACCESS_KEYSET
-from strongroom.storage_service.keyring.envelope import kid_of
+from strongroom.storage_service.keyring.document import ACCESS_KEYSET
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
 from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring.fixed import Fixed
@@ -66,7 +67,7 @@ async def test_the_store_holds_a_verifier_alone(keys: ApiKeys, backend: MemoryBa
     """Neither the key nor a part of it lies in the store."""
     key, _ = await keys.create("ci", ["/secrets"], ["get"])
 
-    entry = await backend.get(PREFIX + "ci")
+    entry = await backend.get(APIKEYS + "ci")
 
     assert entry is not None
     assert key.reveal().encode() not in entry.value
@@ -75,10 +76,10 @@ async def test_the_store_holds_a_verifier_alone(keys: ApiKeys, backend: MemoryBa
 async def test_records_of_keys_are_under_a_keyset_of_their_own(keys: ApiKeys, backend: MemoryBackend) -> None:
     """A record is encrypted under keyset `access`, has its row in the census, and both go when the key is revoked."""
     await keys.create("ci", ["/secrets"], ["get"])
-    entry = await backend.get(PREFIX + "ci")
+    entry = await backend.get(APIKEYS + "ci")
     assert entry is not None
     assert kid_of(entry.value) == "access.1"
-    assert (await backend.list(census.CENSUS)).names == (census.row("access.1", PREFIX + "ci"),)
+    assert (await backend.list(CENSUS)).names == (census.row("access.1", APIKEYS + "ci"),)
 
     await keys.revoke("ci")
 
@@ -103,7 +104,7 @@ async def test_while_locked_known_keys_are_known_still(backend: MemoryBackend) -
     for act in (keys.create("new", ["/"], ["get"]), keys.revoke("known"), keys.list()):
         with pytest.raises(Locked):
             await act
-    await backend.commit([Delete(PREFIX + "known")])  # revoked by another, unlocked service
+    await backend.commit([Delete(APIKEYS + "known")])  # revoked by another, unlocked service
     assert await keys.authenticate("known", known.reveal()) is None
 
 
@@ -220,9 +221,9 @@ async def test_a_known_record_is_not_opened_twice(backend: MemoryBackend) -> Non
 async def test_a_record_of_another_id_opens_nothing(keys: ApiKeys, backend: MemoryBackend) -> None:
     """A record copied to another id, by whoever may write the store, is no key of that id."""
     key, _ = await keys.create("ci", ["/secrets"], ["get"])
-    entry = await backend.get(PREFIX + "ci")
+    entry = await backend.get(APIKEYS + "ci")
     assert entry is not None
-    await backend.commit([Put(PREFIX + "root", entry.value)])
+    await backend.commit([Put(APIKEYS + "root", entry.value)])
 
     with pytest.raises(Undecipherable):
         await keys.authenticate("root", key.reveal())
@@ -237,7 +238,7 @@ PLANTED = (
 @pytest.mark.parametrize("value", [b"", b"{}", b"garbage", PLANTED])
 async def test_a_damaged_record_opens_nothing(keys: ApiKeys, backend: MemoryBackend, value: bytes) -> None:
     """A record planted or edited in the store is an error and never a principal."""
-    await backend.commit([Put(PREFIX + "ci", value)])
+    await backend.commit([Put(APIKEYS + "ci", value)])
 
     with pytest.raises(Internal):
         await keys.authenticate("ci", "k")

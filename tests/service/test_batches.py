@@ -19,7 +19,7 @@ from strongroom.storage_service.backends.base import Entry, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Denied, Invalid, NotFound, TooLarge, Unavailable, Undecipherable
 from strongroom.storage_service.handlers import Handler
-from strongroom.storage_service.keyring.content_encryption import ContentEncryption
+from strongroom.storage_service.jose.content_encryption import ContentEncryption
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page
 from strongroom.storage_service.keyring.unattended import KeyFile

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from strongroom.models.names import MAX_NAME
+from strongroom.models.names import MAX_NAME, TOMBSTONES
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
 from strongroom.storage_service.apikeys import ApiKeys
@@ -33,7 +33,7 @@ from strongroom.storage_service.errors import (
     Unavailable,
     Undecipherable,
 )
-from strongroom.storage_service.keyring.envelope import MAX_VALUE
+from strongroom.storage_service.jose.envelope import MAX_VALUE
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.page import Page
 from strongroom.storage_service.keyring.unattended import KeyFile
@@ -48,7 +48,7 @@ KEY = (
     '{"format":1,"verifier":"' + "0a" * 32 + '","paths":["/secrets/db"],"actions":["get"],'
     '"created":"2026-11-22T09:30:00Z"}'
 )
-TOMBSTONE = wire.TOMBSTONES + "secrets/db/" + "x" * (MAX_NAME - 11)
+TOMBSTONE = TOMBSTONES + "secrets/db/" + "x" * (MAX_NAME - 11)
 OCTETS = base64.b64encode(b"x" * wire.MAX_SECRET).decode()
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.apikeys import ApiKeys
 from strongroom.storage_service.audit import AuditLog
 from strongroom.storage_service.authz.base import Principal
@@ -39,7 +41,6 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.key_resources import keys_shown
 from strongroom.storage_service.keyring import vault
-from strongroom.storage_service.keyring.document import NAME
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import StoredDocuments
 from strongroom.storage_service.keyring.page import Page
@@ -219,14 +220,14 @@ class TestTheDoor:
     async def test_what_cannot_be_recorded_is_not_done(self, opened: Rig, act: str) -> None:
         """Without an audit log nothing happens to any key."""
         do, _, _ = ACTS[act]
-        document = await opened.store.get(NAME)
+        document = await opened.store.get(KEYRING_DOCUMENT)
         opened.audit.unlink()
         opened.audit.mkdir()
 
         with pytest.raises(AuditUnavailable):
             await do(opened.keys, OPERATOR)
 
-        assert await opened.store.get(NAME) == document
+        assert await opened.store.get(KEYRING_DOCUMENT) == document
         assert opened.keys.state == "unlocked"
 
     @pytest.mark.parametrize(
@@ -333,10 +334,10 @@ class TestStates:
             ("re-encrypt", "hosts", 0),
             ("confirm", None, None),
         ]
-        assert [each.command for each in status.pending] == [
-            "strongroom key reencrypt default",
-            "strongroom key reencrypt hosts",
-            f"strongroom key rotate root --confirm {made.root}",
+        assert [(step.verb, step.options) for each in status.pending for step in each.next] == [
+            ("key reencrypt", {"keyset": "default"}),
+            ("key reencrypt", {"keyset": "hosts"}),
+            ("key rotate root", {"confirm": made.root}),
         ]
 
         await opened.keys.abandon_root(OPERATOR, made.root)
@@ -474,8 +475,8 @@ class TestReversals:
 
         assert "default.2: secrets/b" in told.holders
         assert set(told.holders) <= {f"default.2: secrets/{name}" for name in "abcde"}
-        assert str(told).endswith("strongroom key reencrypt default --resume")
-        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+        assert told.next == (Step("go on with", "key reencrypt", {"keyset": "default", "resume": True}),)
+        assert [(record.levelno, vars(record)["next"]) for record in caplog.records] == [(logging.ERROR, told.next)]
         with pytest.raises(Halted):
             await opened.write("x")
         assert await opened.read("a", "e") == [b"value of a", b"value of e"]
@@ -484,10 +485,8 @@ class TestReversals:
         status = await opened.keys.status(OPERATOR)
         assert (opened.keys.state, await opened.keys.whole_state(), status.state) == ("fatal", "fatal", "fatal")
         assert status.halted is not None
-        assert (status.halted.keyset, status.pending[0].command) == (
-            "default",
-            "strongroom key reencrypt default --resume",
-        )
+        (step,) = status.pending[0].next
+        assert (status.halted.keyset, step.verb, step.options) == ("default", "key reencrypt", told.next[0].options)
 
     async def test_only_the_halted_keyset_is_resumed(self, opened: Rig) -> None:
         """To resume another keyset, or one that does not exist, ends no halt."""
@@ -594,8 +593,9 @@ class TestWhileLocked:
             await opened.apikeys.authenticate("known", known.reveal())
 
         await opened.keys.unlock(OPERATOR, None)
-        while not opened.apikeys.learned:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            while not opened.apikeys.knows("known"):
+                await asyncio.sleep(0)
         await opened.keys.lock(OPERATOR)
 
         principal = await opened.apikeys.authenticate("known", known.reveal())
@@ -609,8 +609,9 @@ class TestWhileLocked:
         await opened.store.commit([Put("system/access/apikeys/a", b"planted")])
         await opened.keys.lock(OPERATOR)
         await opened.keys.unlock(OPERATOR, None)
-        while not opened.apikeys.learned:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            while not opened.apikeys.knows("known"):
+                await asyncio.sleep(0)
         await opened.keys.lock(OPERATOR)
 
         assert await opened.apikeys.authenticate("known", known.reveal()) is not None

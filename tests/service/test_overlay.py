@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 
+from strongroom.models.names import CENSUS, KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import (
     ABSENT,
     MAX_BATCH,
@@ -20,30 +21,25 @@ from strongroom.storage_service.backends.base import (
     Entry,
     Put,
     Vacant,
-    Watchable,
 )
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
-from strongroom.storage_service.backends.memory import HISTORY, MemoryBackend
+from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Fate, Halted, Locked, TooLarge, Unavailable, Undecipherable
+from strongroom.storage_service.jose.envelope import MAX_VALUE, Reason, encrypt, kid_of
 from strongroom.storage_service.keyring import census, document
-from strongroom.storage_service.keyring.envelope import MAX_VALUE, Reason, encrypt, kid_of
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
 from strongroom.storage_service.overlay import ATTEMPTS, EncryptedBackend
 from tests.keyring.fixed import Fixed
 from tests.laws.backends import (
     BATCHES,
     LAWS,
-    WATCH_LAWS,
     Law,
     Step,
-    WatchLaw,
     any_bytes_are_a_value,
-    compacted_history_is_said,
     follows_the_model,
     name_of,
     unlawful_batches_are_refused,
 )
-from tests.laws.test_backend_law import SHORT_HISTORY, outrun_history
 
 ONE: Final = DataKey("default.1", bytes(range(64)))
 TWO: Final = DataKey("default.2", bytes(range(64, 128)))
@@ -59,9 +55,9 @@ class Encrypted(NamedTuple):
 
 
 @asynccontextmanager
-async def encrypted(history: int = HISTORY, ring: Ring | None = None) -> AsyncGenerator[Encrypted, None]:
+async def encrypted(ring: Ring | None = None) -> AsyncGenerator[Encrypted, None]:
     """Give an overlay on an empty store, with one key or with *ring*."""
-    below = MemoryBackend(history)
+    below = MemoryBackend()
     keys = Fixed(ring or Ring([ONE]))
     overlay = EncryptedBackend(below, keys)
     await overlay.open()
@@ -79,7 +75,7 @@ def wide(versions: int, revision: int = 0) -> Ring:
 
 async def rows(below: Backend) -> set[str]:
     """Return the rows of the census, without what they all begin with."""
-    return {name.removeprefix(census.CENSUS) for name in (await below.list(census.CENSUS)).names}
+    return {name.removeprefix(CENSUS) for name in (await below.list(CENSUS)).names}
 
 
 # The law.
@@ -114,19 +110,6 @@ async def test_any_bytes_are_a_value() -> None:
         assert (await below.list("secrets/")).names == ("secrets/a",)
 
 
-@pytest.mark.parametrize("law", WATCH_LAWS, ids=name_of)
-async def test_watch_law(law: WatchLaw) -> None:
-    """Over a store that can be watched, the overlay keeps the laws of watching."""
-    async with encrypted() as (overlay, _, _):
-        await law(overlay)
-
-
-async def test_compacted_history_is_said() -> None:
-    """No watch through the overlay skips silently what is no longer kept."""
-    async with encrypted(SHORT_HISTORY) as (overlay, _, _):
-        await compacted_history_is_said(overlay, outrun_history)
-
-
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(batches=BATCHES)
 def test_model(batches: Sequence[Sequence[Step]]) -> None:
@@ -137,14 +120,6 @@ def test_model(batches: Sequence[Sequence[Step]]) -> None:
             await follows_the_model(overlay, batches)
 
     asyncio.run(run())
-
-
-async def test_watching_is_there_if_it_is_below() -> None:
-    """The overlay can be watched exactly if the store below can."""
-    below = MemoryBackend()
-
-    assert isinstance(EncryptedBackend(below, Fixed(None)), Watchable)
-    assert not isinstance(EncryptedBackend(FaultyBackend(below), Fixed(None)), Watchable)
 
 
 # What lies below.
@@ -209,21 +184,16 @@ EDITS: Final[dict[str, tuple[Callable[[dict[str, bytes]], bytes], Reason]]] = {
 
 @pytest.mark.parametrize(("edit", "reason"), EDITS.values(), ids=EDITS)
 async def test_an_edited_value_does_not_open(edit: Callable[[dict[str, bytes]], bytes], reason: Reason) -> None:
-    """Whoever writes the store cannot plant or swap a value: get, get_many and watch all refuse, silently."""
+    """Whoever writes the store cannot plant or swap a value: get, get_many and get_closed all refuse, silently."""
     async with encrypted() as (overlay, below, _):
-        since = await overlay.commit([Put("secrets/a", CANARY), Put("secrets/b", b"other")])
+        await overlay.commit([Put("secrets/a", CANARY), Put("secrets/b", b"other")])
         stored = {name: entry.value for name, entry in (await below.get_many(["secrets/a", "secrets/b"])).items()}
         await below.commit([Put("secrets/a", edit(stored))])
-
-        async def watched() -> None:
-            async with aclosing(overlay.watch("secrets/", since)) as events:
-                await anext(events)
 
         for act in (
             overlay.get("secrets/a"),
             overlay.get_many(["secrets/b", "secrets/a"]),
             overlay.get_closed(["secrets/b", "secrets/a"]),
-            watched(),
         ):
             with pytest.raises(Undecipherable) as caught:
                 await act
@@ -304,10 +274,10 @@ async def test_what_is_refused_is_not_counted() -> None:
 
 
 async def test_the_census_is_not_seen_from_above() -> None:
-    """Listings of any size leave its rows out and nothing else, and watches do not tell of them."""
+    """Listings of any size leave its rows out and nothing else."""
     names = ["a", "system/access/x", "system/censor", "system/census.x", "system/d", "z"]
     async with encrypted() as (overlay, below, _):
-        since = await overlay.commit([Put(name, b"") for name in names])
+        await overlay.commit([Put(name, b"") for name in names])
         assert len((await below.list("")).names) == 2 * len(names)
 
         for prefix in ("", "s", "system/", "system/c", "system/census/", "system/census/default.1/", "z"):
@@ -320,12 +290,6 @@ async def test_the_census_is_not_seen_from_above() -> None:
                     listed += page.names
                     after, more = page.names[-1] if page.names else after, page.more
                 assert listed == [n for n in names if n.startswith(prefix)], (prefix, limit)
-
-        async with aclosing(overlay.watch("", since)) as events:
-            await overlay.commit([Put("a", b""), Delete("z")])
-            assert {(await anext(events)).name, (await anext(events)).name} == {"a", "z"}
-            await overlay.commit([Put("b", b"")])
-            assert (await anext(events)).name == "b"
 
 
 # A keyring that changes under what is under way.
@@ -368,7 +332,7 @@ async def test_after_a_rotation_new_values_are_under_the_new_key() -> None:
 async def test_an_operation_sees_one_ring() -> None:
     """A ring that is replaced while a long batch is encrypted does not split the batch between two keys."""
     async with encrypted() as (overlay, below, keys):
-        puts = [Put(f"secrets/{number}", bytes(200_000)) for number in range(8)]
+        puts = [Put(f"secrets/{number}", bytes(500_000)) for number in range(8)]
         writing = asyncio.create_task(overlay.commit(puts))
         await asyncio.sleep(0)
         assert not writing.done(), "long work gives others their turn"
@@ -381,7 +345,7 @@ async def test_an_operation_sees_one_ring() -> None:
 
 async def changed_elsewhere(below: Backend, keys: Fixed) -> None:
     """Change the keyring in the store, of which *keys* learn when they ask: default.2 is active there."""
-    revision = await below.commit([Put(document.NAME, b"a document")])
+    revision = await below.commit([Put(KEYRING_DOCUMENT, b"a document")])
     keys.newer = Ring([ONE, TWO], revision=revision)
 
 
@@ -432,14 +396,14 @@ async def test_a_stale_ring_hides_no_conflict() -> None:
 async def test_a_keyring_that_never_rests_is_given_up_on() -> None:
     """Trying is bounded, and then nothing was written."""
     async with encrypted() as (overlay, below, keys):
-        await below.commit([Put(document.NAME, b"a document")])  # and no refresh finds it
+        await below.commit([Put(KEYRING_DOCUMENT, b"a document")])  # and no refresh finds it
 
         with pytest.raises(Unavailable, match="change the keyring") as caught:
             await overlay.commit([Put("secrets/a", b"x")])
 
         assert caught.value.fate is Fate.NOT_APPLIED
         assert keys.refreshed == ATTEMPTS
-        assert (await below.list("")).names == (document.NAME,)
+        assert (await below.list("")).names == (KEYRING_DOCUMENT,)
 
 
 @pytest.mark.parametrize(
@@ -460,39 +424,32 @@ async def test_a_store_that_fails_is_not_asked_twice(fault: Fault, fate: Fate) -
     assert (await overlay.get("secrets/a") is not None) == (fault is Fault.AFTER)
 
 
-async def read_one(overlay: EncryptedBackend, since: int) -> bytes:
+async def read_one(overlay: EncryptedBackend) -> bytes:
     entry = await overlay.get("secrets/new")
     assert entry is not None
     return entry.value
 
 
-async def read_many(overlay: EncryptedBackend, since: int) -> bytes:
+async def read_many(overlay: EncryptedBackend) -> bytes:
     return (await overlay.get_many(["secrets/new"]))["secrets/new"].value
 
 
-async def watch_one(overlay: EncryptedBackend, since: int) -> bytes:
-    async with aclosing(overlay.watch("secrets/new", since)) as events:
-        entry = (await anext(events)).entry
-    assert entry is not None
-    return entry.value
-
-
-@pytest.mark.parametrize("read", [read_one, read_many, watch_one])
+@pytest.mark.parametrize("read", [read_one, read_many])
 async def test_a_key_that_is_not_known_yet_is_looked_for_once(
-    read: Callable[[EncryptedBackend, int], Awaitable[bytes]],
+    read: Callable[[EncryptedBackend], Awaitable[bytes]],
 ) -> None:
     """A value under a key newer than the ring opens with the newer ring; under a key of nobody's it never does."""
     async with encrypted() as (overlay, below, keys):
-        since = await below.commit([Put("secrets/new", encrypt(TWO, "secrets/new", b"new"))]) - 1
+        await below.commit([Put("secrets/new", encrypt(TWO, "secrets/new", b"new"))])
 
         with pytest.raises(Undecipherable) as caught:
-            await read(overlay, since)
+            await read(overlay)
         assert (caught.value.reason, keys.refreshed) == (Reason.UNKNOWN_KID, 1)
 
         keys.newer = Ring([ONE, TWO])
-        assert await read(overlay, since) == b"new"
+        assert await read(overlay) == b"new"
         assert keys.refreshed == 2
-        assert await read(overlay, since) == b"new"
+        assert await read(overlay) == b"new"
         assert keys.refreshed == 2
 
 
@@ -536,11 +493,11 @@ async def test_a_batch_of_the_largest_size_always_fits(versions: int) -> None:
         assert size == (MAX_BATCH - 1) // (2 + versions)
         names = [f"secrets/{number:03}" for number in range(size)]
         for grown in (versions, versions + 1):
-            revision = await below.commit([Put(document.NAME, b"a document")])
+            revision = await below.commit([Put(KEYRING_DOCUMENT, b"a document")])
             keys.newer = wide(grown, revision=revision)
             await overlay.commit([Put(name, b"x") for name in names])
             assert await rows(below) == {f"default.{grown}/{name}" for name in names}
-        revision = await below.commit([Put(document.NAME, b"a document")])
+        revision = await below.commit([Put(KEYRING_DOCUMENT, b"a document")])
         keys.newer = wide(versions + 1, revision=revision)
         await overlay.commit([Delete(name, PRESENT) for name in names])
         assert await rows(below) == set()
@@ -560,7 +517,7 @@ async def test_a_keyring_that_grew_too_much_is_a_matter_of_trying_again() -> Non
     """Whoever planned a batch long before, for a smaller keyring, is told to try again; nothing was written."""
     async with encrypted() as (overlay, below, keys):
         size = overlay.max_batch
-        revision = await below.commit([Put(document.NAME, b"a document")])
+        revision = await below.commit([Put(KEYRING_DOCUMENT, b"a document")])
         keys.newer = wide(5, revision=revision)
         puts = [Put(f"secrets/{number}", b"") for number in range(size)]
 
@@ -568,7 +525,7 @@ async def test_a_keyring_that_grew_too_much_is_a_matter_of_trying_again() -> Non
             await overlay.commit(puts)
 
         assert caught.value.fate is Fate.NOT_APPLIED
-        assert (await below.list("")).names == (document.NAME,)
+        assert (await below.list("")).names == (KEYRING_DOCUMENT,)
         assert await overlay.commit(puts[: overlay.max_batch]) > revision
 
 
@@ -594,7 +551,6 @@ ACTS: Final[dict[str, Callable[[EncryptedBackend], Awaitable[object]]]] = {
     "delete": lambda overlay: overlay.commit([Delete("secrets/a")]),
     "make a container": lambda overlay: overlay.commit([Put("secrets/box/", b"")]),
     "check": lambda overlay: overlay.commit([Check("secrets/a", PRESENT)]),
-    "watch": lambda overlay: anext(overlay.watch("secrets/", 1)),
 }
 
 
@@ -623,7 +579,7 @@ async def test_locked_the_store_is_not_even_asked(act: str) -> None:
         with pytest.raises(Locked):
             await ACTS[act](overlay)
 
-        assert below.calls.total() == (act == "watch")  # which hears of a change before it knows what to open
+        assert below.calls.total() == 0
 
 
 async def test_a_lock_in_the_middle_of_a_batch_stops_it() -> None:
@@ -631,7 +587,7 @@ async def test_a_lock_in_the_middle_of_a_batch_stops_it() -> None:
     async with encrypted(ring=wide(1)) as (overlay, below, keys):
         ring = keys.current
         assert ring is not None
-        puts = [Put(f"secrets/{number}", bytes(200_000)) for number in range(8)]
+        puts = [Put(f"secrets/{number}", bytes(500_000)) for number in range(8)]
         writing = asyncio.create_task(overlay.commit(puts))
         await asyncio.sleep(0)
         keys.current = None
@@ -649,7 +605,7 @@ async def test_a_lock_in_the_middle_of_a_reading_stops_it() -> None:
         ring = keys.current
         assert ring is not None
         names = [f"secrets/{number}" for number in range(8)]
-        await overlay.commit([Put(name, bytes(200_000)) for name in names])
+        await overlay.commit([Put(name, bytes(500_000)) for name in names])
         reading = asyncio.create_task(overlay.get_many(names))
         await asyncio.sleep(0)
         assert not reading.done()
@@ -687,7 +643,7 @@ async def test_long_reads_let_others_run() -> None:
     """While many large values are decrypted, the event loop goes on serving others."""
     async with encrypted() as (overlay, _, _):
         names = [f"secrets/{number}" for number in range(8)]
-        await overlay.commit([Put(name, bytes(200_000)) for name in names])
+        await overlay.commit([Put(name, bytes(500_000)) for name in names])
         reading = asyncio.create_task(overlay.get_many(names))
         turns = 0
         while not reading.done():

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from strongroom.models import HostCreds
-from strongroom.models.names import MAX_NAME
+from strongroom.models.names import MAX_NAME, TOMBSTONES
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.base import (
     ABSENT,
@@ -33,7 +33,6 @@ from strongroom.storage_service.handlers import Handler
 from strongroom.storage_service.keyring.ring import DataKey, Ring
 from strongroom.storage_service.overlay import EncryptedBackend
 from strongroom.storage_service.read_through import AT_ONCE, OldPlaces, ReadThroughBackend
-from strongroom.storage_service.wire import TOMBSTONES
 from tests.keyring.fixed import Fixed
 from tests.laws import backends as law_of_backends
 from tests.laws import old_places as law_of_places

@@ -61,7 +61,7 @@ def test_a_file_is_one_by_any_path(tmp_path: Path) -> None:
     [
         ("etcd://u:canary@a,b/p?password=canary&timeout=2", "etcd://u@a,b/p?timeout=2"),
         ("etcd://a?password=canary", "etcd://a"),
-        ("sqlite:/x%20y.db?history=3", "sqlite:/x%20y.db?history=3"),
+        ("sqlite:/x%20y.db?busy_timeout=3", "sqlite:/x%20y.db?busy_timeout=3"),
     ],
 )
 def test_no_password_is_written_down(record: RecordOfStore, tmp_path: Path, url: str, left: str) -> None:
@@ -91,12 +91,12 @@ def test_another_store_is_refused_and_told(record: RecordOfStore, tmp_path: Path
 def test_a_home_that_was_moved_has_its_store_with_it(tmp_path: Path) -> None:
     """The file of a store that lies in the home is found where the home lies now."""
     (tmp_path / "old").mkdir()
-    RecordOfStore(tmp_path / "old/store.json").keep(f"sqlite:{tmp_path}/old/data/s.db?history=3")
+    RecordOfStore(tmp_path / "old/store.json").keep(f"sqlite:{tmp_path}/old/data/s.db?busy_timeout=3")
     (tmp_path / "old").rename(tmp_path / "new")
 
     moved = RecordOfStore(tmp_path / "new/store.json")
 
-    assert moved.read() == f"sqlite:{tmp_path}/new/data/s.db?history=3"
+    assert moved.read() == f"sqlite:{tmp_path}/new/data/s.db?busy_timeout=3"
     moved.refuse_another(f"sqlite:{tmp_path}/new/data/s.db")
     with pytest.raises(ConfigurationError, match="records are in"):
         moved.refuse_another(f"sqlite:{tmp_path}/old/data/s.db")
@@ -109,12 +109,12 @@ def test_a_home_has_its_store_with_it_by_whatever_way(tmp_path: Path, way: str, 
     (tmp_path / "old/data").mkdir(parents=True)
     (tmp_path / "old/data/s.db").touch()
     (tmp_path / "link").symlink_to("old")
-    RecordOfStore(Path(way.format(tmp_path)) / "store.json").keep(f"sqlite:{file.format(tmp_path)}?history=3")
+    RecordOfStore(Path(way.format(tmp_path)) / "store.json").keep(f"sqlite:{file.format(tmp_path)}?busy_timeout=3")
     shutil.copytree(tmp_path / "old", tmp_path / "new")
 
     moved = RecordOfStore(tmp_path / "new/store.json")
 
-    assert moved.read() == f"sqlite:{tmp_path}/new/data/s.db?history=3"
+    assert moved.read() == f"sqlite:{tmp_path}/new/data/s.db?busy_timeout=3"
     moved.refuse_another(f"sqlite:{tmp_path}/new/data/s.db")
 
 
@@ -187,5 +187,5 @@ async def test_the_service_keeps_the_record(tmp_path: Path, autogen: bool) -> No
 
 def test_a_store_is_said_as_people_write_it() -> None:
     """The path of a file is shown as it is, with its options; any other URL stays."""
-    assert as_said("sqlite:/a%20b.db?history=3") == "sqlite:/a b.db?history=3"
+    assert as_said("sqlite:/a%20b.db?busy_timeout=3") == "sqlite:/a b.db?busy_timeout=3"
     assert as_said("etcd://a/p") == "etcd://a/p"

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaign import as_many_as
 from tests.raw_http import Client, Message, read_message, request
 from tests.serving.conftest import Served, both
 
 CLIENTS = 24
-TURNS = 60  # of each client
+TURNS = as_many_as(60)  # of each client
 CANARY = re.compile(rb"canary-(\d\d)-(\d)")
 
 
@@ -128,6 +129,7 @@ class Caller:
         self._check(await asyncio.wait_for(read_message(client.reader), 15), 2, identity)
 
 
+@pytest.mark.campaign
 async def test_no_answer_reaches_another_request(served: dict[str, Served]) -> None:
     """Twenty-four clients abort, pipeline, are refused early and send slowly, while workers are killed and stopped."""
     callers = [Caller(served[("proxy", "socket")[number % 3 == 0]], number) for number in range(CLIENTS)]

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaign import as_many_as
 from tests.raw_http import request
 from tests.serving.conftest import Served, both
 
-CONNECTIONS = 20_000  # on each kind of socket
+CONNECTIONS = as_many_as(10_000)  # on each kind of socket
 BATCH = 50  # that are open at a time
 REQUESTS = 600
 COPIES = 40  # of one text, in all of a process: what allocators have not yet written over
@@ -71,8 +72,9 @@ def open_and_close(served: Served, count: int) -> None:
             connection.close()
 
 
+@pytest.mark.campaign
 def test_memory_is_level(small: Served) -> None:
-    """After twenty thousand connections of every kind there are as many objects as before, and as much memory."""
+    """After thousands of connections of every kind there are as many objects as before, and as much memory."""
     open_and_close(small, 2000)
     before = counts(small)
     open_and_close(small, CONNECTIONS - 2000)

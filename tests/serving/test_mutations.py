@@ -1,15 +1,17 @@
 """Requests that chance made of good ones: whatever comes, every face goes on, and says nothing that has no end."""
 
-import os
 import random
 import re
 import socket
 from pathlib import Path
 
+import pytest
+
+from tests.campaign import as_many_as
 from tests.raw_http import request
 from tests.serving.conftest import Served
 
-REQUESTS = int(os.environ.get("STRONGROOM_TEST_MUTATIONS", "50000"))  # on each real face, and a fifth on the small
+REQUESTS = as_many_as(20_000)  # on each real face, and a fifth on the small
 AT_ONCE = 12  # requests on one connection
 LONGEST = 256 * 1024  # bytes that are answered on one connection
 PIECES = [
@@ -91,6 +93,7 @@ def said(served: Served, data: bytes) -> bytes:
         return bytes(told)
 
 
+@pytest.mark.campaign
 def test_mutated_requests(face: Served) -> None:
     """No worker dies, nothing surprises it, no answer goes on without end, and afterwards it serves."""
     assert said(face, request("GET", "/livez")).startswith(b"HTTP/1.1 200 ")

@@ -33,6 +33,7 @@ from strongroom.migration.sources.ansible.inventory_files import ENCRYPTED, VAUL
 from strongroom.migration.sources.ansible.yaml_file import Unsafe, Vaulted
 from strongroom.migration.sources.base import Option, Options
 from strongroom.migration.sources.files import Unfit
+from strongroom.models.names import SECRETS
 from strongroom.models.rules import holds_no_secret
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.wire import MAX_SECRET
@@ -40,7 +41,7 @@ from strongroom.storage_service.wire import MAX_SECRET
 OPTIONS: Final[Mapping[str, Option]] = {
     "playbook_dir": Option("directory of the playbooks: their group_vars and host_vars, and relative key files"),
     "remote_user": Option("user of hosts that name none; root if not said"),
-    "container": Option("container of passwords: secrets/ansible/HOST/VARIABLE if not said"),
+    "container": Option(f"container of passwords: {SECRETS}ansible/HOST/VARIABLE if not said"),
     "secret": Option("another variable that holds a secret", many=True),
 }
 
@@ -162,7 +163,7 @@ class Ansible:
 
     def _marked(self, item: Item, notes: Sequence[str] = ()) -> Item:
         told = [part for record in item.records for part in (record.name, record.value.reveal())]
-        mark = self._digest.of(item.id, item.mark, *told, item.fault, *item.notes)
+        mark = self._digest.of(item.id, item.mark, *told, item.fault, *map(str, item.notes))
         return Item(item.id, mark, item.records, item.fault, (*item.notes, *notes))
 
     # -- items, whose mark is yet to be made
@@ -240,7 +241,7 @@ class Ansible:
     def _password(self, id_: str, host: str, name: str, variables: Variables) -> Item:
         mark = _vaulted(variables[name])
         try:
-            record = making.secret(f"secrets/{self._container}/{host}/{name}", _text(variables, [name]))
+            record = making.secret(f"{SECRETS}{self._container}/{host}/{name}", _text(variables, [name]))
         except Unfit as error:
             return Item(id_, mark, fault=str(error))
         return Item(id_, mark, (record,))

@@ -30,6 +30,7 @@ from strongroom.migration.errors import EstateRefused, EstateUnavailable
 from strongroom.migration.sources import files
 from strongroom.migration.sources.convection import toml
 from strongroom.migration.sources.files import Unfit
+from strongroom.models import names
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.errors import ConfigurationError
 
@@ -106,7 +107,7 @@ class Directory:
         Raises:
             Unfit: it is outside of the directory.
         """
-        inside = store.removeprefix("/") if "/" in store else f"secrets/{store}"
+        inside = store.removeprefix("/") if "/" in store else f"{names.SECRETS}{store}"
         root = self._path.resolve()
         path = (root / inside).resolve()
         if not path.is_relative_to(root):

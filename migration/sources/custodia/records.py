@@ -14,6 +14,7 @@ from strongroom.migration.records import Item, Record
 from strongroom.migration.sources import making
 from strongroom.migration.sources.files import Unfit
 from strongroom.models import HostCreds, names, strict_json
+from strongroom.models.steps import Step
 
 EMPTY_CONTAINER: Final = "an empty container: it stays behind, and Strongroom makes one when a secret is put into it"
 
@@ -25,7 +26,7 @@ class Outcome(NamedTuple):
 
     records: tuple[Record, ...] = ()
     fault: str = ""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str | Step, ...] = ()
 
     def item(self, key: str, mark: str) -> Item:
         """Return it as the item *key*."""

@@ -30,6 +30,7 @@ from strongroom.models.names import SECRETS
 from strongroom.models.secret import Secret
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.wire import message
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -132,12 +133,6 @@ class Door(NamedTuple):
 class _Answer(NamedTuple):
     status: int
     body: bytes
-
-
-class _Message(msgspec.Struct):
-    """A simple message of Custodia's."""
-
-    value: str
 
 
 class _Found(NamedTuple):
@@ -301,7 +296,7 @@ class Custodia:
         answer = await self._ask("GET", name)
         match answer.status:
             case 200:
-                value = Secret(self._decoded(answer, _Message).value)
+                value = Secret(self._decoded(answer, message.Message).value)
                 return _Found(self._digest.of("value", value.reveal()), value)
             case 404:
                 return None
@@ -335,13 +330,13 @@ class Custodia:
 
     async def _restore(self, original: Original) -> bool:
         name = _name(original.id)
-        message = msgspec.json.encode({"type": "simple", "value": original.content.reveal()})
+        body = message.encode(original.content.reveal())
         for _ in range(_TRIES):
             found = await self._read(name)
             if found is not None:
                 return found.value is not None and found.value == original.content
             # Octets and messages are stored alike, so a message is it in either case.
-            answer = await self._ask("PUT", name, message)
+            answer = await self._ask("PUT", name, body)
             if answer.status == 404:
                 await self._make_containers(name)
             elif answer.status not in (0, 201, 409):

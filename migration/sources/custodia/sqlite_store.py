@@ -30,7 +30,9 @@ from strongroom.migration.sources.custodia.table import TEXTS, Cell, Row, Table
 from strongroom.migration.sources.custodia.tokens import MasterKey, Unopenable, is_token
 from strongroom.models.names import SECRETS
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.jose.envelope import PINNED, bound_name
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,7 +46,6 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "instance": Option("where FILE is Custodia's configuration, *.conf: what custodia --instance says"),
 }
 
-_KEYS: Final = "keys/"
 _KEM_KEYS: Final = "kemkeys/"
 _CHUNK: Final = 1024 * 1024  # bytes
 _NEEDLE: Final = 256  # bytes
@@ -52,7 +53,7 @@ _SOME: Final = 100  # values that tell whether a store is encrypted
 
 _UNPINNED: Final = "it is not pinned: nothing proves that it was written under this key"
 _KEM_KEY: Final = "a key of Custodia's KEM messages: it stays behind, Strongroom has none"
-_API_KEY: Final = "an API key of Custodia's: it stays behind; make a new one with: strongroom apikey create"
+_API_KEY: Final = "an API key of Custodia's: it stays behind; make a new one"
 
 
 def make(place: str, options: Options) -> "CustodiaSqlite":
@@ -233,7 +234,7 @@ class CustodiaSqlite:
         """Yield the stored values of secrets."""
         after: bytes | None = None
         while page := self._table.page(after):
-            yield from (row.value for row in page if row.value and row.key.startswith(_KEYS.encode()))
+            yield from (row.value for row in page if row.value and row.key.startswith(PINNED.encode()))
             after = page[-1].key
 
     def _items(self, after: bytes | None) -> tuple[Sequence[Item], bytes | None]:
@@ -272,14 +273,14 @@ class CustodiaSqlite:
             return Outcome(notes=(EMPTY_CONTAINER,))
         if key.startswith(_KEM_KEYS):
             return Outcome(notes=(_KEM_KEY,))
-        if not key.startswith(_KEYS):
-            is_api_key = key.count("/") == 1  # below SimpleAuthKeys' store_namespace, custodiaSAK by default
-            return (
-                Outcome(notes=(_API_KEY,)) if is_api_key else Outcome(fault="it lies outside keys/, where secrets are")
-            )
+        if not key.startswith(PINNED):
+            if key.count("/") == 1:  # below SimpleAuthKeys' store_namespace, custodiaSAK by default
+                whose = id_of(row.key).partition("/")[2]
+                return Outcome(notes=(Step(_API_KEY, "apikey create", {"id": whose}),))
+            return Outcome(fault=f"it lies outside {PINNED}, where secrets are")
         if row.value is None or row.kind not in TEXTS:
             return Outcome(fault="its value is none that Custodia writes")
-        path = key.removeprefix(_KEYS)
+        path = key.removeprefix(PINNED)
         if self._key is None:
             if is_token(row.value):
                 return Outcome(fault="its value is encrypted, and no master key was given")
@@ -305,7 +306,7 @@ def _is_item(row: Row) -> bool:
 
 
 def _key_of_name(name: str) -> bytes | None:
-    return (_KEYS + name.removeprefix(SECRETS)).encode() if name.startswith(SECRETS) else None
+    return bound_name(name).encode() if name.startswith(SECRETS) else None
 
 
 def _cell(original: Original) -> Cell:

@@ -12,13 +12,14 @@ from strongroom.migration.records import Record, plain_model
 from strongroom.models import LIST_MODELS, Host, ListModel, Model, names
 from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Option, Step
 from strongroom.storage_service import wire
+from strongroom.storage_service.backends.base import pages
 from strongroom.storage_service.client import AsyncStorageClient
 from strongroom.storage_service.client.sealed_operations import Sealed
 from strongroom.storage_service.errors import Denied, Internal, Locked, NotAuthenticated, ServiceError, Unavailable
 
-APIKEYS: Final = names.SYSTEM + "access/apikeys/"
-SEALED: Final = (APIKEYS, names.SECRETS)
+SEALED: Final = (names.APIKEYS, names.SECRETS)
 
 PAGE: Final = 200  # records in one question, at most
 FIRST: Final = 16  # in the first: nobody knows how large they are
@@ -28,6 +29,16 @@ UNREADABLE: Final = "unreadable"
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Where(NamedTuple):
+    """A service to read: in words, and as the options that lead a verb to it."""
+
+    words: str
+    options: dict[str, Option]
+
+    def __str__(self) -> str:
+        return self.words
 
 
 class Shelf(NamedTuple):
@@ -54,7 +65,7 @@ SHELVES: Final = tuple(sorted(map(Shelf, LIST_MODELS.values()), key=lambda shelf
 """Every plain model, at its own handler."""
 
 
-async def ask(call: Awaitable[T], where: str, *passing: type[ServiceError]) -> T:
+async def ask(call: Awaitable[T], where: Where, *passing: type[ServiceError]) -> T:
     """Return what *call* answers; *passing* are errors that the caller knows what to do about.
 
     Raises:
@@ -71,7 +82,9 @@ async def ask(call: Awaitable[T], where: str, *passing: type[ServiceError]) -> T
             " such as the one in the client.json of its home, with -o client_file=PATH"
         ) from None
     except Locked:
-        raise EstateUnavailable(f"{where} is locked; unlock it there with: strongroom key unlock") from None
+        raise EstateUnavailable(f"{where} is locked").advising(
+            Step("unlock it there", "key unlock", where.options)
+        ) from None
     except Unavailable as error:
         raise EstateUnavailable(f"{where} does not answer: {error}") from None
     except ServiceError as error:
@@ -81,7 +94,7 @@ async def ask(call: Awaitable[T], where: str, *passing: type[ServiceError]) -> T
 class Reading:
     """Reads one service."""
 
-    def __init__(self, client: AsyncStorageClient, where: str) -> None:
+    def __init__(self, client: AsyncStorageClient, where: Where) -> None:
         self._client = client
         self._where = where
         self._size = FIRST
@@ -90,14 +103,12 @@ class Reading:
 
     async def walk(self, prefix: str) -> AsyncIterator[tuple[str, Found]]:
         """Yield every name that begins with *prefix* and what lies there, in order of names."""
-        after: str | None = None
-        while True:
-            page = await ask(self._client.list_sealed(prefix, after), self._where)
-            async for name, found in self.sealed(page.names):
+        async for page in pages(self._listed, prefix):
+            async for name, found in self.sealed(page):
                 yield name, found
-            if not page.more:
-                return
-            after = page.names[-1]
+
+    async def _listed(self, prefix: str, after: str | None, limit: int) -> wire.SealedPage:
+        return await ask(self._client.list_sealed(prefix, after, limit), self._where)
 
     async def sealed(self, wanted: Sequence[str]) -> AsyncIterator[tuple[str, Found]]:
         """Yield those of *wanted* that exist, and what lies there; a name that nothing can have does not."""
@@ -186,7 +197,7 @@ def _may_be_sealed(name: str) -> bool:
     """Whether a secret, a container or an API key may have that name."""
     if not _is_name(name):
         return False
-    if name.startswith(APIKEYS):
+    if name.startswith(names.APIKEYS):
         return not names.is_container(name)
     if not name.startswith(names.SECRETS) or name == names.SECRETS:
         return False

@@ -22,11 +22,12 @@ from typing import ClassVar, Final, NamedTuple
 
 from strongroom.migration.digest import Digest
 from strongroom.migration.errors import EstateUnavailable
-from strongroom.migration.journal import PREFIX, run_name
+from strongroom.migration.journal import run_name
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources.base import Option, Options, Original, Place
-from strongroom.migration.sources.strongroom.reading import SEALED, SHELVES, Found, Reading, Shelf, ask
-from strongroom.models import Host, Hosts, names
+from strongroom.migration.sources.strongroom.reading import SEALED, SHELVES, Found, Reading, Shelf, Where, ask
+from strongroom.models import Host, Hosts, names, steps
+from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
 from strongroom.storage_service import client_file, wire
 from strongroom.storage_service.client import AsyncStorageClient
@@ -67,7 +68,7 @@ def make(place: str, options: Options) -> "StrongroomSource":
     known = ClientFile.read(file)
     if socket is None:
         raise ConfigurationError(f"{place} names no socket: only there is what is encrypted told as it is stored")
-    return StrongroomSource(socket, known.api_id, known.api_key)
+    return StrongroomSource(socket, known.api_id, known.api_key, None if path.is_socket() else path)
 
 
 class Step(NamedTuple):
@@ -82,9 +83,10 @@ class StrongroomSource:
 
     scrub_batch: ClassVar[int] = 32
 
-    def __init__(self, socket: Path, api_id: str, api_key: Secret) -> None:
-        """Take the socket, and an API key that reaches everything."""
-        self._where = f"the Strongroom at {_printable(os.path.realpath(socket))}"
+    def __init__(self, socket: Path, api_id: str, api_key: Secret, home: Path | None = None) -> None:
+        """Take the socket, an API key that reaches everything, and the home that was named, if one was."""
+        place: dict[str, steps.Option] = {"socket": str(socket)} if home is None else {"home": str(home)}
+        self._where = Where(f"the Strongroom at {_printable(os.path.realpath(socket))}", place)
         self._identity = "strongroom:" + _printable(os.path.realpath(socket))
         self._socket, self._api_id, self._api_key = socket, api_id, api_key
         self._opened: AsyncStorageClient | None = None
@@ -113,11 +115,16 @@ class StrongroomSource:
     async def _refuse_itself(self, client: AsyncStorageClient) -> None:
         """Refuse a service that has the journal of its own migration: it would scrub what it had moved into itself."""
         run = run_name("strongroom", self._identity)
-        (head,) = await ask(client.read_sealed([f"{PREFIX}{run}/run"]), self._where)
+        (head,) = await ask(client.read_sealed([f"{MIGRATION}{run}/run"]), self._where)
         if head is not None:
             raise ConfigurationError(
-                f"{self._where} would move into itself: name another service with --home; or if it was put where the"
-                f" one before it was, let it forget that one's migration: strongroom migrate forget {run}"
+                f"{self._where} would move into itself: say another service for the records to move into"
+            ).advising(
+                steps.Step(
+                    "or if it was put where the one before it was, let it forget that one's migration",
+                    "migrate forget",
+                    {**self._where.options, "run": run},
+                )
             )
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@
     cluster     calls and streams, to whichever member answers, logged in
     keyspace    names as etcd's keys, changes as one transaction; no I/O
     receipts    how a write whose answer was lost is settled
-    backend     the five verbs of a backend, and `watch`
+    backend     the five verbs of a backend
 
 Importing this loads gRPC, which must not happen before a fork: whoever forks imports it afterwards.
 """

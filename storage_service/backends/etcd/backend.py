@@ -1,9 +1,8 @@
 """An etcd v3 cluster as a backend."""
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, Self
 from urllib.parse import SplitResult
 
@@ -11,10 +10,8 @@ from strongroom.storage_service.backends.base import (
     MAX_BATCH,
     MAX_PAGE,
     Change,
-    Compacted,
     Conflict,
     Entry,
-    Event,
     Page,
     Snapshot,
     check_batch,
@@ -22,8 +19,7 @@ from strongroom.storage_service.backends.base import (
     check_names,
     not_applied,
 )
-from strongroom.storage_service.backends.etcd import messages_pb2
-from strongroom.storage_service.backends.etcd.cluster import FIRST_PAUSE, LONGEST_PAUSE, Cluster
+from strongroom.storage_service.backends.etcd.cluster import Cluster
 from strongroom.storage_service.backends.etcd.failures import CallFailed, Kind
 from strongroom.storage_service.backends.etcd.keyspace import Batch, Keyspace, never, put, read
 from strongroom.storage_service.backends.etcd.messages_pb2 import (
@@ -31,8 +27,6 @@ from strongroom.storage_service.backends.etcd.messages_pb2 import (
     RangeRequest,
     TxnRequest,
     TxnResponse,
-    WatchCreateRequest,
-    WatchResponse,
 )
 from strongroom.storage_service.backends.etcd.methods import RANGE, TXN, A, Method, Q
 from strongroom.storage_service.backends.etcd.receipts import Receipt, Receipts, Settled
@@ -43,7 +37,6 @@ from strongroom.storage_service.wire import MAX_STORED
 LIMITED_PART: Final = 16  # values in one question where their size is limited, however little room is left
 COPIED: Final = 64  # values in one question of a snapshot: each may be large
 FAREWELL: Final = 1.0  # seconds for removing our receipts on closing
-RESUMED: Final = frozenset({Kind.LOST, Kind.NOT_DONE, Kind.UNTRUSTED})  # a watch goes on after these
 
 
 class EtcdBackend:
@@ -95,7 +88,7 @@ class EtcdBackend:
             raise
 
     async def close(self) -> None:
-        """Let operations under way end, end watches, remove our receipts where possible, and disconnect."""
+        """Let operations under way end, remove our receipts where possible, and disconnect."""
         if await self._cluster.drain():
             with suppress(CallFailed, TimeoutError):  # what stays behind is small, and harms nobody
                 async with asyncio.timeout(FAREWELL):
@@ -163,35 +156,6 @@ class EtcdBackend:
                             raise
             answer = await self._cluster.call(TXN, batch.request(), idempotent=False, deadline=deadline)
             return _revision(batch, answer)
-
-    async def watch(self, prefix: str, since: int) -> AsyncGenerator[Event, None]:
-        """Yield every change under *prefix* after revision *since*, going on at another member where one fails.
-
-        Raises:
-            Compacted: changes since then are no longer kept.
-            Unavailable: no member served the watch for as long as an operation may take.
-        """
-        first, end = self._keys.range(prefix)
-        pause, give_up = FIRST_PAUSE, self._cluster.deadline()
-        while True:
-            # Progress is told every ten minutes, so that quiet names do not leave us behind a compaction.
-            request = WatchCreateRequest(key=first, range_end=end, start_revision=since + 1, progress_notify=True)
-            try:
-                async with aclosing(self._cluster.watch(request)) as answers:
-                    async for answer in answers:
-                        for event in answer.events:
-                            yield self._event(event)
-                        since = max(since, _told(answer))
-                        pause, give_up = FIRST_PAUSE, math.inf
-            except CallFailed as failure:
-                give_up = min(give_up, self._cluster.deadline())
-                if failure.kind is Kind.COMPACTED:
-                    raise Compacted(failure.reason) from failure
-                if failure.kind not in RESUMED or self._cluster.time() + pause >= give_up:
-                    failure.fate = Fate.NOT_APPLIED
-                    raise failure.answer() from failure
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[Snapshot, None]:
@@ -320,11 +284,6 @@ class EtcdBackend:
         except CallFailed:
             return Settled(Fate.UNKNOWN)
 
-    def _event(self, event: messages_pb2.Event) -> Event:
-        kv = event.kv
-        entry = _entry(kv) if event.type == messages_pb2.Event.PUT else None
-        return Event(self._keys.name(kv.key), entry, kv.mod_revision)
-
 
 class _Moment:
     """One revision of the cluster."""
@@ -362,10 +321,3 @@ def _revision(batch: Batch, answer: TxnResponse) -> int:
     if not answer.succeeded:
         raise Conflict(batch.failed(answer))
     return answer.header.revision
-
-
-def _told(answer: WatchResponse) -> int:
-    """Return the revision up to which a watch has been told everything, once *answer* is (0: it does not say)."""
-    if answer.events:
-        return int(answer.events[-1].kv.mod_revision)
-    return 0 if answer.created else answer.header.revision

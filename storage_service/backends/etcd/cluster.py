@@ -10,7 +10,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Final
 
 import grpc
@@ -19,14 +19,9 @@ from grpc.aio import AioRpcError
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.base import Entry
 from strongroom.storage_service.backends.etcd.breaker import Breaker
-from strongroom.storage_service.backends.etcd.failures import CallFailed, Kind, diagnose, diagnose_cancel
-from strongroom.storage_service.backends.etcd.messages_pb2 import (
-    AuthenticateRequest,
-    WatchCreateRequest,
-    WatchRequest,
-    WatchResponse,
-)
-from strongroom.storage_service.backends.etcd.methods import AUTHENTICATE, WATCH, A, Metadata, Method, Q
+from strongroom.storage_service.backends.etcd.failures import CallFailed, Kind, diagnose
+from strongroom.storage_service.backends.etcd.messages_pb2 import AuthenticateRequest
+from strongroom.storage_service.backends.etcd.methods import AUTHENTICATE, A, Metadata, Method, Q
 from strongroom.storage_service.backends.etcd.reads import Reads
 from strongroom.storage_service.backends.etcd.target import Target
 from strongroom.storage_service.errors import ConfigurationError, Fate
@@ -42,7 +37,7 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),  # secrets take no detour that an environment variable names
     ("grpc.use_local_subchannel_pool", 1),  # closing a channel closes its connection
     ("grpc.max_receive_message_length", -1),  # etcd bounds what it stores, pages bound what is asked
-    ("grpc.keepalive_time_ms", 10_000),  # while a watch is open; etcd allows pings every 5 seconds
+    ("grpc.keepalive_time_ms", 10_000),  # while an answer is waited for; etcd allows pings every 5 seconds
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.min_reconnect_backoff_ms", 1_000),  # also how long one attempt to connect may take
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -87,7 +82,6 @@ class Cluster:
         self._token = ANONYMOUS
         self._login: asyncio.Task[None] | None = None
         self._refused_until = 0.0  # on the loop's clock
-        self._vouched: Metadata | None = None  # a fresh token: a watch that is denied with it is denied indeed
         self._breaker = Breaker()
         self._open = False
         self._under_way = 0
@@ -310,57 +304,6 @@ class Cluster:
                 call.cancel()
             await self._log_in(sent, self.deadline())
 
-    async def watch(self, request: WatchCreateRequest) -> AsyncGenerator[WatchResponse, None]:
-        """Yield the answers to one watch, the one that says it was created first, until a member fails it.
-
-        Whoever watches asks again from the last revision seen, and is then served by the next member.
-
-        Raises:
-            CallFailed: LOST or NOT_DONE where asking again may help.
-        """
-        member, token = self._members[self._current], self._token
-        try:
-            async with self._stream(member, token, request) as stream:
-                async with asyncio.timeout(self._target.timeout * ATTEMPT):
-                    answer = await stream.read()
-                while answer is not grpc.aio.EOF:
-                    if answer.canceled:
-                        raise _ended(answer)
-                    self._breaker.answered()
-                    self._vouched = None
-                    yield answer
-                    answer = await stream.read()
-                raise CallFailed(Kind.LOST, "etcd ended the watch")
-        except CallFailed as failure:
-            # To a watch with a token it no longer knows, etcd 3.4 says the same as to one without permission.
-            denied = failure.kind is Kind.REFUSED and token is not self._vouched
-            if self._open and self._target.user and (failure.kind is Kind.LOGIN or denied):
-                await self._log_in(token, self.deadline())
-                self._vouched = self._token
-                raise CallFailed(Kind.LOST, failure.reason) from failure
-            self._leave(member, failure)
-            raise
-
-    @asynccontextmanager
-    async def _stream(self, member: Member, token: Metadata, request: WatchCreateRequest) -> AsyncGenerator[Any, None]:
-        """Hold the stream of one watch open; it is cancelled when the block or the cluster ends."""
-        if not self._open:
-            raise CallFailed(Kind.REFUSED, _CLOSED)
-        stream = member(WATCH)(_said(request), metadata=token)
-        self._streams.add(stream)
-        try:
-            yield stream
-        except AioRpcError as error:
-            raise diagnose(error) from error
-        except TimeoutError as error:
-            raise CallFailed(Kind.LOST, "etcd did not begin the watch in time") from error
-        except asyncio.CancelledError:
-            self._raise_if_closed()
-            raise
-        finally:
-            self._streams.discard(stream)
-            stream.cancel()
-
     async def _send(self, member: Member, method: Method[Q, A], request: Q, token: Metadata, timeout: float) -> A:
         try:
             answer: A = await member(method)(request, metadata=token, timeout=timeout)
@@ -458,19 +401,6 @@ def _load(target: Target) -> tuple[Any, Secret]:
     if target.password_file is not None and not password:
         raise ConfigurationError("the file of etcd's password is empty")
     return grpc.ssl_channel_credentials(*pems), password
-
-
-async def _said(request: WatchCreateRequest) -> AsyncGenerator[WatchRequest, None]:
-    """Give the one thing that a watch says, and keep its stream open."""
-    yield WatchRequest(create_request=request)
-    await asyncio.Event().wait()
-
-
-def _ended(answer: WatchResponse) -> CallFailed:
-    """Return why etcd ended a watch."""
-    if answer.compact_revision:
-        return CallFailed(Kind.COMPACTED, "etcd no longer keeps the changes since that revision")
-    return diagnose_cancel(answer.cancel_reason)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

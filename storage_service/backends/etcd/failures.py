@@ -102,11 +102,6 @@ def diagnose(error: AioRpcError) -> CallFailed:
     return _named(error.details()) or CallFailed(*_CODES.get(code, _unknown(code.name))[1:])
 
 
-def diagnose_cancel(reason: str) -> CallFailed:
-    """Return what etcd's *reason* for ending a watch means."""
-    return _named(reason) or CallFailed(Kind.LOST, "etcd ended the watch")
-
-
 def _named(text: str | None) -> CallFailed | None:
     text = text or ""
     rows = _CONNECTING if _NO_CONNECTION in text else _TEXTS

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n7strongroom/storage_service/backends/etcd/messages.proto\x12\x0fstrongroom.etcd\"I\n\x0eResponseHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x03\"u\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63reate_revision\x18\x02 \x01(\x03\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\x0c\x12\r\n\x05lease\x18\x06 \x01(\x03\"v\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x11\n\tkeys_only\x18\x08 \x01(\x08\x12\x12\n\ncount_only\x18\t \x01(\x08\"\x85\x01\n\rRangeResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1f.strongroom.etcd.ResponseHeader\x12&\n\x03kvs\x18\x02 \x03(\x0b\x32\x19.strongroom.etcd.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\"7\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\r\n\x05lease\x18\x03 \x01(\x03\"4\n\x12\x44\x65leteRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\"\xc7\x01\n\tRequestOp\x12\x36\n\rrequest_range\x18\x01 \x01(\x0b\x32\x1d.strongroom.etcd.RangeRequestH\x00\x12\x32\n\x0brequest_put\x18\x02 \x01(\x0b\x32\x1b.strongroom.etcd.PutRequestH\x00\x12\x43\n\x14request_delete_range\x18\x03 \x01(\x0b\x32#.strongroom.etcd.DeleteRangeRequestH\x00\x42\t\n\x07request\"R\n\nResponseOp\x12\x38\n\x0eresponse_range\x18\x01 \x01(\x0b\x32\x1e.strongroom.etcd.RangeResponseH\x00\x42\n\n\x08response\"\x80\x03\n\x07\x43ompare\x12\x36\n\x06result\x18\x01 \x01(\x0e\x32&.strongroom.etcd.Compare.CompareResult\x12\x36\n\x06target\x18\x02 \x01(\x0e\x32&.strongroom.etcd.Compare.CompareTarget\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x11\n\x07version\x18\x04 \x01(\x03H\x00\x12\x19\n\x0f\x63reate_revision\x18\x05 \x01(\x03H\x00\x12\x16\n\x0cmod_revision\x18\x06 \x01(\x03H\x00\x12\x0f\n\x05value\x18\x07 \x01(\x0cH\x00\x12\x11\n\trange_end\x18@ \x01(\x0c\"@\n\rCompareResult\x12\t\n\x05\x45QUAL\x10\x00\x12\x0b\n\x07GREATER\x10\x01\x12\x08\n\x04LESS\x10\x02\x12\r\n\tNOT_EQUAL\x10\x03\"<\n\rCompareTarget\x12\x0b\n\x07VERSION\x10\x00\x12\n\n\x06\x43REATE\x10\x01\x12\x07\n\x03MOD\x10\x02\x12\t\n\x05VALUE\x10\x03\x42\x0e\n\x0ctarget_union\"\x91\x01\n\nTxnRequest\x12)\n\x07\x63ompare\x18\x01 \x03(\x0b\x32\x18.strongroom.etcd.Compare\x12+\n\x07success\x18\x02 \x03(\x0b\x32\x1a.strongroom.etcd.RequestOp\x12+\n\x07\x66\x61ilure\x18\x03 \x03(\x0b\x32\x1a.strongroom.etcd.RequestOp\"\x81\x01\n\x0bTxnResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1f.strongroom.etcd.ResponseHeader\x12\x11\n\tsucceeded\x18\x02 \x01(\x08\x12.\n\tresponses\x18\x03 \x03(\x0b\x32\x1b.strongroom.etcd.ResponseOp\"7\n\x11\x43ompactionRequest\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08physical\x18\x02 \x01(\x08\"\x14\n\x12\x43ompactionResponse\"\x80\x01\n\x05\x45vent\x12.\n\x04type\x18\x01 \x01(\x0e\x32 .strongroom.etcd.Event.EventType\x12%\n\x02kv\x18\x02 \x01(\x0b\x32\x19.strongroom.etcd.KeyValue\" \n\tEventType\x12\x07\n\x03PUT\x10\x00\x12\n\n\x06\x44\x45LETE\x10\x01\"^\n\x0cWatchRequest\x12=\n\x0e\x63reate_request\x18\x01 \x01(\x0b\x32#.strongroom.etcd.WatchCreateRequestH\x00\x42\x0f\n\rrequest_union\"e\n\x12WatchCreateRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\x16\n\x0estart_revision\x18\x03 \x01(\x03\x12\x17\n\x0fprogress_notify\x18\x04 \x01(\x08\"\xbc\x01\n\rWatchResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1f.strongroom.etcd.ResponseHeader\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12\x10\n\x08\x63\x61nceled\x18\x04 \x01(\x08\x12\x18\n\x10\x63ompact_revision\x18\x05 \x01(\x03\x12\x15\n\rcancel_reason\x18\x06 \x01(\t\x12&\n\x06\x65vents\x18\x0b \x03(\x0b\x32\x16.strongroom.etcd.Event\"5\n\x13\x41uthenticateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"%\n\x14\x41uthenticateResponse\x12\r\n\x05token\x18\x02 \x01(\t\"\x13\n\x11MemberListRequest\"o\n\x12MemberListResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1f.strongroom.etcd.ResponseHeader\x12(\n\x07members\x18\x02 \x03(\x0b\x32\x17.strongroom.etcd.Member\"\"\n\x06Member\x12\n\n\x02ID\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x0f\n\rStatusRequest\"Q\n\x0eStatusResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1f.strongroom.etcd.ResponseHeader\x12\x0e\n\x06leader\x18\x04 \x01(\x04\"\x13\n\x11\x44\x65\x66ragmentRequest\"\x14\n\x12\x44\x65\x66ragmentResponse\"\x11\n\x0fSnapshotRequest\" \n\x10SnapshotResponse\x12\x0c\n\x04\x62lob\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n7strongroom/storage_service/backends/etcd/messages.proto\x12\x0fstrongroom.etcd\"I\n\x0eResponseHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x03\"u\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63reate_revision\x18\x02 \x01(\x03\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\x0c\x12\r\n\x05lease\x18\x06 \x01(\x03\"v\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x11\n\tkeys_only\x18\x08 \x01(\x08\x12\x12\n\ncount_only\x18\t \x01(\x08\"\x85\x01\n\rRangeResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1f.strongroom.etcd.ResponseHeader\x12&\n\x03kvs\x18\x02 \x03(\x0b\x32\x19.strongroom.etcd.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\"7\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\r\n\x05lease\x18\x03 \x01(\x03\"4\n\x12\x44\x65leteRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\"\xc7\x01\n\tRequestOp\x12\x36\n\rrequest_range\x18\x01 \x01(\x0b\x32\x1d.strongroom.etcd.RangeRequestH\x00\x12\x32\n\x0brequest_put\x18\x02 \x01(\x0b\x32\x1b.strongroom.etcd.PutRequestH\x00\x12\x43\n\x14request_delete_range\x18\x03 \x01(\x0b\x32#.strongroom.etcd.DeleteRangeRequestH\x00\x42\t\n\x07request\"R\n\nResponseOp\x12\x38\n\x0eresponse_range\x18\x01 \x01(\x0b\x32\x1e.strongroom.etcd.RangeResponseH\x00\x42\n\n\x08response\"\x80\x03\n\x07\x43ompare\x12\x36\n\x06result\x18\x01 \x01(\x0e\x32&.strongroom.etcd.Compare.CompareResult\x12\x36\n\x06target\x18\x02 \x01(\x0e\x32&.strongroom.etcd.Compare.CompareTarget\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x11\n\x07version\x18\x04 \x01(\x03H\x00\x12\x19\n\x0f\x63reate_revision\x18\x05 \x01(\x03H\x00\x12\x16\n\x0cmod_revision\x18\x06 \x01(\x03H\x00\x12\x0f\n\x05value\x18\x07 \x01(\x0cH\x00\x12\x11\n\trange_end\x18@ \x01(\x0c\"@\n\rCompareResult\x12\t\n\x05\x45QUAL\x10\x00\x12\x0b\n\x07GREATER\x10\x01\x12\x08\n\x04LESS\x10\x02\x12\r\n\tNOT_EQUAL\x10\x03\"<\n\rCompareTarget\x12\x0b\n\x07VERSION\x10\x00\x12\n\n\x06\x43REATE\x10\x01\x12\x07\n\x03MOD\x10\x02\x12\t\n\x05VALUE\x10\x03\x42\x0e\n\x0ctarget_union\"\x91\x01\n\nTxnRequest\x12)\n\x07\x63ompare\x18\x01 \x03(\x0b\x32\x18.strongroom.etcd.Compare\x12+\n\x07success\x18\x02 \x03(\x0b\x32\x1a.strongroom.etcd.RequestOp\x12+\n\x07\x66\x61ilure\x18\x03 \x03(\x0b\x32\x1a.strongroom.etcd.RequestOp\"\x81\x01\n\x0bTxnResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1f.strongroom.etcd.ResponseHeader\x12\x11\n\tsucceeded\x18\x02 \x01(\x08\x12.\n\tresponses\x18\x03 \x03(\x0b\x32\x1b.strongroom.etcd.ResponseOp\"7\n\x11\x43ompactionRequest\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08physical\x18\x02 \x01(\x08\"\x14\n\x12\x43ompactionResponse\"5\n\x13\x41uthenticateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"%\n\x14\x41uthenticateResponse\x12\r\n\x05token\x18\x02 \x01(\t\"\x13\n\x11MemberListRequest\"o\n\x12MemberListResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1f.strongroom.etcd.ResponseHeader\x12(\n\x07members\x18\x02 \x03(\x0b\x32\x17.strongroom.etcd.Member\"\"\n\x06Member\x12\n\n\x02ID\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x0f\n\rStatusRequest\"Q\n\x0eStatusResponse\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1f.strongroom.etcd.ResponseHeader\x12\x0e\n\x06leader\x18\x04 \x01(\x04\"\x13\n\x11\x44\x65\x66ragmentRequest\"\x14\n\x12\x44\x65\x66ragmentResponse\"\x11\n\x0fSnapshotRequest\" \n\x10SnapshotResponse\x12\x0c\n\x04\x62lob\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -61,36 +61,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPACTIONREQUEST']._serialized_end=1645
   _globals['_COMPACTIONRESPONSE']._serialized_start=1647
   _globals['_COMPACTIONRESPONSE']._serialized_end=1667
-  _globals['_EVENT']._serialized_start=1670
-  _globals['_EVENT']._serialized_end=1798
-  _globals['_EVENT_EVENTTYPE']._serialized_start=1766
-  _globals['_EVENT_EVENTTYPE']._serialized_end=1798
-  _globals['_WATCHREQUEST']._serialized_start=1800
-  _globals['_WATCHREQUEST']._serialized_end=1894
-  _globals['_WATCHCREATEREQUEST']._serialized_start=1896
-  _globals['_WATCHCREATEREQUEST']._serialized_end=1997
-  _globals['_WATCHRESPONSE']._serialized_start=2000
-  _globals['_WATCHRESPONSE']._serialized_end=2188
-  _globals['_AUTHENTICATEREQUEST']._serialized_start=2190
-  _globals['_AUTHENTICATEREQUEST']._serialized_end=2243
-  _globals['_AUTHENTICATERESPONSE']._serialized_start=2245
-  _globals['_AUTHENTICATERESPONSE']._serialized_end=2282
-  _globals['_MEMBERLISTREQUEST']._serialized_start=2284
-  _globals['_MEMBERLISTREQUEST']._serialized_end=2303
-  _globals['_MEMBERLISTRESPONSE']._serialized_start=2305
-  _globals['_MEMBERLISTRESPONSE']._serialized_end=2416
-  _globals['_MEMBER']._serialized_start=2418
-  _globals['_MEMBER']._serialized_end=2452
-  _globals['_STATUSREQUEST']._serialized_start=2454
-  _globals['_STATUSREQUEST']._serialized_end=2469
-  _globals['_STATUSRESPONSE']._serialized_start=2471
-  _globals['_STATUSRESPONSE']._serialized_end=2552
-  _globals['_DEFRAGMENTREQUEST']._serialized_start=2554
-  _globals['_DEFRAGMENTREQUEST']._serialized_end=2573
-  _globals['_DEFRAGMENTRESPONSE']._serialized_start=2575
-  _globals['_DEFRAGMENTRESPONSE']._serialized_end=2595
-  _globals['_SNAPSHOTREQUEST']._serialized_start=2597
-  _globals['_SNAPSHOTREQUEST']._serialized_end=2614
-  _globals['_SNAPSHOTRESPONSE']._serialized_start=2616
-  _globals['_SNAPSHOTRESPONSE']._serialized_end=2648
+  _globals['_AUTHENTICATEREQUEST']._serialized_start=1669
+  _globals['_AUTHENTICATEREQUEST']._serialized_end=1722
+  _globals['_AUTHENTICATERESPONSE']._serialized_start=1724
+  _globals['_AUTHENTICATERESPONSE']._serialized_end=1761
+  _globals['_MEMBERLISTREQUEST']._serialized_start=1763
+  _globals['_MEMBERLISTREQUEST']._serialized_end=1782
+  _globals['_MEMBERLISTRESPONSE']._serialized_start=1784
+  _globals['_MEMBERLISTRESPONSE']._serialized_end=1895
+  _globals['_MEMBER']._serialized_start=1897
+  _globals['_MEMBER']._serialized_end=1931
+  _globals['_STATUSREQUEST']._serialized_start=1933
+  _globals['_STATUSREQUEST']._serialized_end=1948
+  _globals['_STATUSRESPONSE']._serialized_start=1950
+  _globals['_STATUSRESPONSE']._serialized_end=2031
+  _globals['_DEFRAGMENTREQUEST']._serialized_start=2033
+  _globals['_DEFRAGMENTREQUEST']._serialized_end=2052
+  _globals['_DEFRAGMENTRESPONSE']._serialized_start=2054
+  _globals['_DEFRAGMENTRESPONSE']._serialized_end=2074
+  _globals['_SNAPSHOTREQUEST']._serialized_start=2076
+  _globals['_SNAPSHOTREQUEST']._serialized_end=2093
+  _globals['_SNAPSHOTRESPONSE']._serialized_start=2095
+  _globals['_SNAPSHOTRESPONSE']._serialized_end=2127
 # @@protoc_insertion_point(module_scope)

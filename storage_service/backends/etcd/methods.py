@@ -23,20 +23,18 @@ from strongroom.storage_service.backends.etcd.messages_pb2 import (
     StatusResponse,
     TxnRequest,
     TxnResponse,
-    WatchRequest,
-    WatchResponse,
 )
 
 Q = TypeVar("Q")  # what is asked
 A = TypeVar("A")  # what is answered
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]  # what goes with a request: a token
-Shape: TypeAlias = Literal["unary_unary", "unary_stream", "stream_stream"]
+Shape: TypeAlias = Literal["unary_unary", "unary_stream"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Method(Generic[Q, A]):
-    """One call: where it goes, what it takes, what it gives, and whether either is a stream."""
+    """One call: where it goes, what it takes, what it gives, and whether that is a stream."""
 
     path: str
     request: type[Q]
@@ -54,7 +52,6 @@ class Method(Generic[Q, A]):
 RANGE: Final = Method("/etcdserverpb.KV/Range", RangeRequest, RangeResponse)
 TXN: Final = Method("/etcdserverpb.KV/Txn", TxnRequest, TxnResponse)
 COMPACT: Final = Method("/etcdserverpb.KV/Compact", CompactionRequest, CompactionResponse)
-WATCH: Final = Method("/etcdserverpb.Watch/Watch", WatchRequest, WatchResponse, "stream_stream")
 AUTHENTICATE: Final = Method("/etcdserverpb.Auth/Authenticate", AuthenticateRequest, AuthenticateResponse)
 MEMBERS: Final = Method("/etcdserverpb.Cluster/MemberList", MemberListRequest, MemberListResponse)
 STATUS: Final = Method("/etcdserverpb.Maintenance/Status", StatusRequest, StatusResponse)

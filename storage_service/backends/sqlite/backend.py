@@ -19,9 +19,7 @@ from strongroom.storage_service.backends.base import (
     MAX_BATCH,
     MAX_PAGE,
     Change,
-    Compacted,
     Entry,
-    Event,
     Page,
     Snapshot,
     check_batch,
@@ -32,7 +30,7 @@ from strongroom.storage_service.backends.base import (
 )
 from strongroom.storage_service.backends.sqlite.file import (
     BEYOND,
-    STATE,
+    REVISION,
     connect_reader,
     connect_snapshot,
     make,
@@ -43,9 +41,7 @@ from strongroom.storage_service.backends.url import file_of
 from strongroom.storage_service.errors import ConfigurationError
 
 BUSY_TIMEOUT: Final = 5.0  # seconds a commit waits for another process' transaction
-HISTORY: Final = 1000  # deleted names that watches can still be told of
 CHECK_INTERVAL: Final = 1.0  # seconds between two looks whether the file can be written
-POLL_INTERVAL: Final = 0.2  # seconds between a watch's looks for what other processes wrote
 
 _GET: Final = "SELECT value, revision FROM entry WHERE name = ?"
 _GET_MANY: Final = "SELECT name, value, revision FROM entry WHERE name IN (SELECT value FROM json_each(?))"
@@ -54,13 +50,6 @@ _LIST: Final = "SELECT name FROM entry WHERE name >= ? AND name < ? ORDER BY nam
 _LIST_AFTER: Final = "SELECT name FROM entry WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
 _ALL: Final = "SELECT name, value FROM entry ORDER BY name"
 _COUNT: Final = "SELECT count(*) FROM entry"
-_NEWS: Final = """
-    SELECT revision, name, value FROM entry WHERE revision > ?1 AND name >= ?2 AND name < ?3
-    UNION ALL
-    SELECT revision, name, NULL FROM tombstone WHERE revision > ?1 AND name >= ?2 AND name < ?3
-    ORDER BY revision, name LIMIT ?4
-"""
-_NEWS_PAGE: Final = MAX_BATCH + 1  # so that one page always holds a whole revision
 _COPIED: Final = 1024 * 1024  # bytes of values from which on a page of a snapshot is full
 
 
@@ -70,7 +59,6 @@ class SqliteBackend:
     Args:
         path: the file; it is made, 0600, where it does not exist, and its directory, 0700.
         busy_timeout: seconds a commit waits for another process' transaction before it is `Unavailable`.
-        history: how many deleted names a watch can still be told of.
         factory: the class of the connection that writes; tests give one that fails.
     """
 
@@ -81,21 +69,18 @@ class SqliteBackend:
         path: Path,
         *,
         busy_timeout: float = BUSY_TIMEOUT,
-        history: int = HISTORY,
         factory: type[sqlite3.Connection] = sqlite3.Connection,
     ) -> None:
         self._path = path
         self._busy_timeout = round(busy_timeout * 1000)
-        self._history = history
         self._factory = factory
         self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
         self._well_until = 0.0  # seconds of the loop's clock
-        self._changed = asyncio.Event()  # set, and replaced, whenever this process has written
 
     @classmethod
     def from_url(cls, url: SplitResult, options: Mapping[str, str]) -> Self:
-        """Make the backend that ``sqlite:/absolute/path?busy_timeout=5&history=1000`` means.
+        """Make the backend that ``sqlite:/absolute/path?busy_timeout=5`` means.
 
         Raises:
             ConfigurationError: the path is not absolute, or an option is unknown or out of range.
@@ -103,18 +88,15 @@ class SqliteBackend:
         path = file_of(url.path)
         if url.netloc or url.fragment or not path.is_absolute() or "\x00" in str(path):
             raise ConfigurationError("an SQLite store is 'sqlite:' and the absolute path of a file on this machine")
-        if unknown := options.keys() - {"busy_timeout", "history"}:
-            raise ConfigurationError(
-                f"an SQLite store takes busy_timeout and history, not {', '.join(sorted(unknown))}"
-            )
+        if unknown := options.keys() - {"busy_timeout"}:
+            raise ConfigurationError(f"an SQLite store takes busy_timeout, not {', '.join(sorted(unknown))}")
         try:
             busy_timeout = float(options.get("busy_timeout", BUSY_TIMEOUT))
-            history = int(options.get("history", HISTORY))
         except ValueError:
-            raise ConfigurationError("busy_timeout is a number of seconds, history a number of names") from None
-        if not 0 <= busy_timeout <= 60 or history < 1:
-            raise ConfigurationError("busy_timeout is 0 to 60 seconds, history at least 1")
-        return cls(path, busy_timeout=busy_timeout, history=history)
+            raise ConfigurationError("busy_timeout is a number of seconds") from None
+        if not 0 <= busy_timeout <= 60:
+            raise ConfigurationError("busy_timeout is 0 to 60 seconds")
+        return cls(path, busy_timeout=busy_timeout)
 
     async def open(self) -> None:
         """Open the file, or make it.
@@ -124,13 +106,7 @@ class SqliteBackend:
             Unavailable: it is locked, or the disk is full or fails.
         """
         make(self._path)
-        writer = Writer(
-            self._path,
-            busy_timeout=self._busy_timeout,
-            history=self._history,
-            on_change=self._wake,
-            factory=self._factory,
-        )
+        writer = Writer(self._path, busy_timeout=self._busy_timeout, factory=self._factory)
         try:
             await writer.start()
             self._reader = connect_reader(self._path)
@@ -153,17 +129,14 @@ class SqliteBackend:
             self._well_until = now + CHECK_INTERVAL
 
     async def close(self) -> None:
-        """Write what was begun, empty the log into the file, and let go of both connections; watches end."""
+        """Write what was begun, empty the log into the file, and let go of both connections."""
         writer, self._writer = self._writer, None
         if writer is None:
             return
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()  # first: the writer sees whether it is the last
-        try:
-            await writer.stop()
-        finally:
-            self._wake()
+        await writer.stop()
 
     async def get(self, name: str) -> Entry | None:
         """Return what is stored under *name*."""
@@ -211,26 +184,6 @@ class SqliteBackend:
             raise not_applied("the store is closed")
         return await self._writer.submit(tuple(changes))
 
-    async def watch(self, prefix: str, since: int) -> AsyncGenerator[Event, None]:
-        """Yield every change under *prefix* after revision *since*; overtaken ones are left out.
-
-        Raises:
-            Compacted: names were deleted since then that are no longer remembered.
-            Unavailable: the store was closed, or cannot be read.
-        """
-        while True:
-            changed = self._changed
-            version = self._data_version()
-            events, since = self._news(prefix, since)
-            for event in events:
-                yield event
-            while not events and not changed.is_set() and self._data_version() == version:
-                try:
-                    async with asyncio.timeout(POLL_INTERVAL):
-                        await changed.wait()
-                except TimeoutError:
-                    continue
-
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[Snapshot, None]:
         """Hold this moment, by a read transaction on a connection of its own.
@@ -249,46 +202,13 @@ class SqliteBackend:
             raise not_applied("the store is closed")
         return self._reader
 
-    def _data_version(self) -> int:
-        """Return a number that changes when any other connection, in any process, has committed."""
-        try:
-            (version,) = self._db.execute("PRAGMA data_version").fetchone()
-        except sqlite3.Error as exc:
-            raise unavailable(exc) from exc
-        return int(version)
-
-    def _news(self, prefix: str, since: int) -> tuple[Sequence[Event], int]:
-        """Return the next changes after *since*, whole revisions, and the revision up to which they are all."""
-        db = self._db
-        try:
-            db.execute("BEGIN")
-            try:
-                compacted, revision = db.execute(STATE).fetchone()
-                rows = db.execute(_NEWS, (since, prefix, prefix + BEYOND, _NEWS_PAGE)).fetchall()
-            finally:
-                db.execute("COMMIT")
-        except sqlite3.Error as exc:
-            raise unavailable(exc) from exc
-        if since < compacted:
-            raise Compacted
-        if len(rows) == _NEWS_PAGE:  # the last revision may go on beyond the page
-            last = rows[-1][0]
-            rows = [row for row in rows if row[0] < last]
-            revision = last - 1
-        events = [Event(name, None if value is None else Entry(value, at), at) for at, name, value in rows]
-        return events, max(since, revision)
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
 
 class _Moment:
     """The moment that a connection's transaction holds."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self.revision: int = db.execute(STATE).fetchone()[1]
+        self.revision: int = db.execute(REVISION).fetchone()[0]
         self.count: int = db.execute(_COUNT).fetchone()[0]
 
     async def get(self, name: str) -> bytes | None:

@@ -1,9 +1,9 @@
 """The file of an SQLite store: making it, knowing it from other programs' files, connecting to it, naming its errors.
 
-One table holds what is there, one tells for a while what was deleted; a row's revision is that of the commit that
-wrote it, so the greatest revision anywhere is the store's. The file is 0600, its directory 0700 where it is made here.
+One table holds what is there, each row with the revision of the commit that wrote it; one row more holds the
+revision of the store. The file is 0600, its directory 0700 where it is made here.
 
-    entry(name, revision, value)   tombstone(name, revision)   store(compacted)
+    entry(name, revision, value)   store(revision)
 
 While somebody has the file open, what is newest may lie in its log alone (``-wal``), and a copy of the file without it
 looks whole. So the file itself says that it is in use (``user_version``), and the last who closes it says that it is
@@ -27,28 +27,19 @@ from strongroom.storage_service.errors import ConfigurationError, Fate, Unavaila
 from strongroom.storage_service.reach import refuse_changed_by_others
 
 APPLICATION_ID: Final = 0x53_74_72_67  # "Strg", in the file's header
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2  # 1 was never released, and told for a while what was deleted
 IN_USE: Final = 0x10000  # added to that while the file is open
 READ_TIMEOUT: Final = 100  # milliseconds a read may wait, on the event loop, while another process recovers the file
 CACHE_SIZE: Final = -16384  # KiB, negative as SQLite counts kibibytes; each connection's
 BEYOND: Final = "\x7f"  # sorts after every character that a name can have
-STATE: Final = """
-    SELECT compacted, max(compacted, (SELECT ifnull(max(revision), 1) FROM entry),
-                                     (SELECT ifnull(max(revision), 1) FROM tombstone))
-    FROM store
-"""
-"""The revision up to which deletions are forgotten, and the revision of the store."""
-
-TOUCH: Final = "UPDATE store SET compacted = compacted"
+REVISION: Final = "SELECT revision FROM store"
+TOUCH: Final = "UPDATE store SET revision = revision"
 """Changes nothing, and fails where nothing may be changed."""
 
 _SCHEMA: Final = (
     "CREATE TABLE entry (name TEXT NOT NULL UNIQUE, revision INTEGER NOT NULL, value BLOB NOT NULL)",
-    "CREATE INDEX entry_revision ON entry (revision, name)",
-    "CREATE TABLE tombstone (name TEXT NOT NULL PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID",
-    "CREATE INDEX tombstone_revision ON tombstone (revision, name)",
-    "CREATE TABLE store (compacted INTEGER NOT NULL)",
-    "INSERT INTO store (compacted) VALUES (0)",
+    "CREATE TABLE store (revision INTEGER NOT NULL)",
+    "INSERT INTO store (revision) VALUES (1)",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
@@ -208,7 +199,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
             for pragma in ("query_only = ON", "cell_size_check = ON", "trusted_schema = OFF"):
                 db.execute(f"PRAGMA {pragma}")
             db.execute(f"PRAGMA cache_size = {CACHE_SIZE}")
-            db.execute("SELECT compacted FROM store").fetchone()
+            db.execute(REVISION).fetchone()
         except BaseException:
             db.close()
             raise
@@ -239,7 +230,7 @@ def connect_snapshot(path: Path) -> sqlite3.Connection:
             db.execute("BEGIN")
             if not _is_ours(db, path):
                 raise ConfigurationError(f"{path} holds no store yet")
-            db.execute(STATE).fetchone()  # from this first look on, the moment is held
+            db.execute(REVISION).fetchone()  # from this first look on, the moment is held
         except BaseException:
             db.close()
             raise
@@ -295,13 +286,19 @@ def _is_ours(db: sqlite3.Connection, path: Path) -> bool:
     """Tell a store of ours (True) from a file that nobody has written yet (False).
 
     Raises:
-        ConfigurationError: it is neither, or written by a later version.
+        ConfigurationError: it is neither, or written by another version.
     """
     (application,), (version,) = (db.execute(f"PRAGMA {p}").fetchone() for p in ("application_id", "user_version"))
-    if application == APPLICATION_ID and version & ~IN_USE == SCHEMA_VERSION:
+    if application == APPLICATION_ID:
+        form = version & ~IN_USE
+        if form > SCHEMA_VERSION:
+            raise ConfigurationError(f"{path} was written by a later version of Strongroom: upgrade this one")
+        if form < SCHEMA_VERSION:
+            raise ConfigurationError(
+                f"{path} was written before the first release of Strongroom, and no release opens it: "
+                "name another file for the store"
+            )
         return True
-    if application == APPLICATION_ID and version > SCHEMA_VERSION:
-        raise ConfigurationError(f"{path} was written by a later version of Strongroom: upgrade this one")
     if application or version or db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
         raise ConfigurationError(f"{path} belongs to another program: name another file for the store")
     return False

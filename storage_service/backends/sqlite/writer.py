@@ -32,7 +32,7 @@ from strongroom.storage_service.backends.base import (
 )
 from strongroom.storage_service.backends.sqlite.file import (
     BEYOND,
-    STATE,
+    REVISION,
     TOUCH,
     Presence,
     alone,
@@ -62,11 +62,7 @@ _PUT: Final = """
     ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, value = excluded.value
 """
 _DELETE: Final = "DELETE FROM entry WHERE name IN (SELECT value FROM json_each(?))"
-_BURY: Final = "INSERT INTO tombstone (name, revision) SELECT key, value FROM json_each(?)"
-_UNBURY: Final = "DELETE FROM tombstone WHERE name IN (SELECT value FROM json_each(?))"
-_TOO_OLD: Final = "SELECT revision FROM tombstone ORDER BY revision DESC LIMIT 1 OFFSET ?"
-_FORGET: Final = "DELETE FROM tombstone WHERE revision <= ?"
-_COMPACTED: Final = "UPDATE store SET compacted = ?"
+_REVISION: Final = "UPDATE store SET revision = ?"
 
 # A COMMIT that failed so has not written its last frame, without which the log's earlier ones count for nothing
 # (https://sqlite.org/fileformat2.html#walformat). Any other failure, above all of fsync, may have left it whole.
@@ -99,8 +95,6 @@ class Writer:
     Args:
         path: the store's file, made and checked.
         busy_timeout: milliseconds to wait for another process' transaction.
-        history: tombstones kept for watches.
-        on_change: called on the event loop after every group.
         factory: the class of the connection.
     """
 
@@ -109,14 +103,10 @@ class Writer:
         path: Path,
         *,
         busy_timeout: int,
-        history: int,
-        on_change: Callable[[], None],
         factory: type[sqlite3.Connection],
     ) -> None:
         self._path = path
         self._busy_timeout = busy_timeout
-        self._history = history
-        self._on_change = on_change
         self._factory = factory
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -168,7 +158,6 @@ class Writer:
                 job.future.set_exception(outcome)
             else:
                 job.future.set_result(outcome)
-        self._on_change()
 
     def _end(self, error: Exception | None) -> None:
         """Tell everyone who waits that the thread is gone; it should have left nobody waiting."""
@@ -305,7 +294,7 @@ class Writer:
             self._begin(db)
             begun = True
             group = _Group(db, batches)
-            group.write(self._history)
+            group.write()
         except sqlite3.Error as exc:
             _roll_back(db)
             if begun and len(batches) > 1:
@@ -369,12 +358,12 @@ class _Group:
     def __init__(self, db: sqlite3.Connection, batches: Sequence[Sequence[Change]]) -> None:
         self._db = db
         names = {change.name for changes in batches for change in changes if not isinstance(change, Vacant)}
-        self._revision: int = db.execute(STATE).fetchone()[1]
+        self._revision: int = db.execute(REVISION).fetchone()[0]
         (there,) = db.execute(_REVISIONS, (json.dumps(list(names)),)).fetchone()
         self._revisions: dict[str, int] = json.loads(there)  # of the names in question, as of the commits decided
         self._stored = frozenset(self._revisions)
         self._puts: dict[str, tuple[int, bytes]] = {}
-        self._deletes: dict[str, int] = {}
+        self._deletes: set[str] = set()
         self.outcomes = [self._decide(changes) for changes in batches]
 
     @property
@@ -385,24 +374,18 @@ class _Group:
     @property
     def destroys(self) -> bool:
         """Whether a value that was stored is stored no longer."""
-        return not self._stored.isdisjoint(self._puts.keys() | self._deletes.keys())
+        return not self._stored.isdisjoint(self._puts.keys() | self._deletes)
 
-    def write(self, history: int) -> None:
+    def write(self) -> None:
         """Write what was decided, within the transaction that is open."""
         if not self.writes:
             return
         db = self._db
         for puts in self._parts():
             _put(db, puts)
-        # What was stored before the group has no tombstone.
-        if new := [name for name in (*self._puts, *self._deletes) if name not in self._stored]:
-            db.execute(_UNBURY, (json.dumps(new),))
         if self._deletes:
             db.execute(_DELETE, (json.dumps(list(self._deletes)),))
-            db.execute(_BURY, (json.dumps(self._deletes),))
-            if (last := db.execute(_TOO_OLD, (history,)).fetchone()) is not None:
-                db.execute(_FORGET, last)
-                db.execute(_COMPACTED, last)
+        db.execute(_REVISION, (self._revision,))
 
     def _parts(self) -> Iterator[Sequence[tuple[str, int, bytes]]]:
         """Give out what is to be put, so much at once that it is not copied in one great piece."""
@@ -425,11 +408,11 @@ class _Group:
             if isinstance(change, Put):
                 self._revisions[change.name] = self._revision = revision
                 self._puts[change.name] = (revision, change.value)
-                self._deletes.pop(change.name, None)
+                self._deletes.discard(change.name)
             elif isinstance(change, Delete) and self._revisions.pop(change.name, None) is not None:
                 self._revision = revision
                 self._puts.pop(change.name, None)
-                self._deletes[change.name] = revision
+                self._deletes.add(change.name)
         return self._revision
 
     def _revision_of(self, name: str) -> int:

@@ -3,15 +3,15 @@
 {"k":"<512 bits, base64url>","kty":"oct"}
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, Final
 
 import msgspec
 from jwcrypto.jwk import JWK
 
 from strongroom.models import strict_json
-from strongroom.storage_service.keyring import base64url
-from strongroom.storage_service.keyring.content_encryption import KEY_SIZE
+from strongroom.storage_service.jose import base64url
+from strongroom.storage_service.jose.content_encryption import KEY_SIZE
 
 MAX_JWK: Final = 4096  # bytes of JSON; a bare key is 107
 
@@ -35,11 +35,11 @@ def decode(text: bytes) -> dict[str, Any]:
     raise ValueError("it is not a JSON object")
 
 
-def octets_of(members: Mapping[str, object]) -> bytes:
-    """Return the 64 bytes of the JWK with these *members*; what others it has is for the caller to judge.
+def octets_of(members: Mapping[str, object], sizes: Container[int] = (KEY_SIZE,)) -> bytes:
+    """Return the bytes of the JWK with these *members*; what others it has is for the caller to judge.
 
     Raises:
-        ValueError: it is no 512-bit symmetric key; the message says why and repeats nothing of it.
+        ValueError: it is no symmetric key of one of *sizes*; the message says why and repeats nothing of it.
     """
     if members.get("kty") != "oct":
         raise ValueError('it is not a JWK of type "oct"')
@@ -47,7 +47,7 @@ def octets_of(members: Mapping[str, object]) -> bytes:
     if not isinstance(spelled, str) or not spelled.isascii():
         raise ValueError('its "k" is not base64url')
     octets = base64url.decode(spelled.encode())
-    if len(octets) != KEY_SIZE:
+    if len(octets) not in sizes:
         raise ValueError(f"its key is not {KEY_SIZE * 8} bits")
     return octets
 

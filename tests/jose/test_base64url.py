@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strongroom.storage_service.keyring.base64url import decode, encode
+from strongroom.storage_service.jose.base64url import decode, encode
 
 bounded = settings(max_examples=300, deadline=None, database=None, derandomize=True)
 

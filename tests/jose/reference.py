@@ -9,8 +9,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
 
-from strongroom.storage_service.keyring import base64url
-from strongroom.storage_service.keyring.ring import DataKey, Key
+from strongroom.storage_service.jose import base64url
+from strongroom.storage_service.jose.key import Key
+from strongroom.storage_service.keyring.ring import DataKey
 
 VECTORS_FOLDER: Final = Path(__file__).parents[1] / "vectors"  # each file names its source
 KEY: Final = DataKey("default.1", bytes(range(64)))  # the key of RFC 7518, B.3

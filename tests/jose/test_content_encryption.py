@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from jwcrypto.jwa import JWA
 
 from strongroom.storage_service.errors import Locked
-from strongroom.storage_service.keyring.content_encryption import ContentEncryption
-from tests.keyring.reference import IV, VECTORS_FOLDER, ReferenceCipher
+from strongroom.storage_service.jose.content_encryption import ContentEncryption
+from tests.jose.reference import IV, VECTORS_FOLDER, ReferenceCipher
 
 FIELDS: Final = ("key", "iv", "aad", "msg", "ct", "tag")
 VECTORS: Final = {
@@ -39,6 +39,19 @@ def test_we_write_and_read_the_vector(vector: tuple[bytes, ...]) -> None:
     assert ContentEncryption(key).decrypt(aad, iv, ct, tag) == msg
 
 
+def test_a_key_of_half_the_size_writes_its_vector() -> None:
+    """With 32 bytes it is A128CBC-HS256, byte by byte as RFC 7518 B.1 has it."""
+    _, iv, aad, msg, _, _ = B3
+    cipher = ContentEncryption(bytes(range(32)))  # the key of B.1; all else of it is as in B.3
+
+    ct, tag = cipher.encrypt(aad, msg, iv)
+
+    assert ct.hex().startswith("c80edfa32ddf39d5ef00c0b468834279a2e46a1b8049f792f76bfe54b903a9c9")
+    assert ct.hex().endswith("4b8851ffb598f7f80074b9473c82e2db")
+    assert tag.hex() == "652c3fa36b0a7c5b3219fab3a30bc1c4"
+    assert cipher.decrypt(aad, iv, ct, tag) == msg
+
+
 values = given(key=st.binary(min_size=64, max_size=64), aad=st.binary(max_size=80), msg=st.binary(max_size=120))
 bounded = settings(max_examples=150, deadline=None, database=None, derandomize=True)
 
@@ -54,10 +67,14 @@ def test_we_write_what_the_reference_writes(key: bytes, aad: bytes, msg: bytes) 
 
 
 @bounded
-@values
+@given(
+    key=st.sampled_from([32, 64]).flatmap(lambda size: st.binary(min_size=size, max_size=size)),
+    aad=st.binary(max_size=80),
+    msg=st.binary(max_size=120),
+)
 def test_jwcrypto_reads_what_we_write_and_the_reverse(key: bytes, aad: bytes, msg: bytes) -> None:
-    """Jwcrypto's primitive opens ours, and we open jwcrypto's."""
-    oracle = JWA.encryption_alg("A256CBC-HS512")
+    """Jwcrypto's primitive opens ours, and we open jwcrypto's, with a key of either size."""
+    oracle = JWA.encryption_alg("A256CBC-HS512" if len(key) == 64 else "A128CBC-HS256")
     ct, tag = ContentEncryption(key).encrypt(aad, msg, IV)
 
     assert oracle.decrypt(key, aad, IV, ct, tag) == msg
@@ -82,9 +99,9 @@ def test_wrong_padding_under_a_right_tag_is_nonsense(padded: bytes) -> None:
         ContentEncryption(B3[0]).decrypt(b"", IV, ct, tag)
 
 
-@pytest.mark.parametrize("size", [0, 32, 63, 65])
+@pytest.mark.parametrize("size", [0, 31, 33, 63, 65])
 def test_a_key_of_another_size_is_none(size: int) -> None:
-    """A key is 64 bytes."""
+    """A key is 64 bytes, or Custodia's 32."""
     with pytest.raises(ValueError, match="64 bytes"):
         ContentEncryption(bytes(size))
 

@@ -6,7 +6,7 @@
 
 The header is authenticated (RFC 7518 sec. 5.2.5), so a value moved to another name or given another kid does not
 open. ``custodia.key`` is the header that Custodia's EncryptedOverlay pins values with: what is written here opens
-there under the same key, and the reverse, if the ring says which key opens values that name none.
+there under the same key. What Custodia writes names no key, and does not open here; a migration brings it in.
 
 The stored text is not trusted in the least: it is measured before it is decoded, decoded strictly (one spelling for
 one value), and its header may say nothing but the four members above. The framing is ours because ``jwcrypto.jwe``
@@ -16,7 +16,7 @@ costs several times as much; it is the oracle in the tests.
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from enum import StrEnum
 from typing import Final, Protocol, TypeAlias, TypeVar
 
@@ -26,13 +26,14 @@ from cryptography.exceptions import InvalidSignature
 from strongroom.models import strict_json
 from strongroom.models.names import SECRETS
 from strongroom.storage_service.errors import Undecipherable
-from strongroom.storage_service.keyring import base64url
-from strongroom.storage_service.keyring.content_encryption import BLOCK, IV_SIZE, TAG_SIZE, ContentEncryption
-from strongroom.storage_service.keyring.ring import Key, Misplaced
+from strongroom.storage_service.jose import base64url
+from strongroom.storage_service.jose.content_encryption import BLOCK, IV_SIZE, TAG_SIZE, ContentEncryption
+from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.wire import MAX_STORED
 
 ALG: Final = "dir"
 ENC: Final = "A256CBC-HS512"
+PIN: Final = "custodia.key"  # the member of a header that binds a value to its name
 PINNED: Final = "keys/"  # where Custodia keeps what lies under secrets/ here
 
 MAX_HEADER: Final = 1024  # bytes of base64url; the longest name and the longest kid need 866
@@ -45,6 +46,7 @@ class Reason(StrEnum):
     MALFORMED = "it is not a compact JWE of the accepted form"
     ALGORITHM = "its header asks for an algorithm or an extension that is not accepted"
     WRONG_NAME = "it was not written under this name"
+    NO_KID = "it names no key: Custodia wrote it, or somebody planted it"
     UNKNOWN_KID = "it names no key of the ring"
     MISPLACED = "its key is of a keyset that has nothing to open here: it was planted, or put back from an old copy"
     WRONG_TAG = "its tag is wrong: it was changed, or the key is another one"
@@ -56,10 +58,14 @@ T = TypeVar("T")
 _Parts: TypeAlias = tuple[bytes, bytes, bytes, bytes]  # protected header, IV, ciphertext, tag
 
 
-class Keys(Protocol[K_co]):
-    """Where keys are found by their id; ``None`` asks for the key of values that name none. A dict will do."""
+class Misplaced(KeyError):
+    """That key is there, but not for what lies under that name."""
 
-    def __getitem__(self, kid: str | None, /) -> K_co:
+
+class Keys(Protocol[K_co]):
+    """Where keys are found by their id. A dict will do."""
+
+    def __getitem__(self, kid: str, /) -> K_co:
         """Return the key.
 
         Raises:
@@ -145,9 +151,9 @@ class Verified:
 def kid_of(token: bytes) -> str | None:
     """Return the kid that *token* claims to be encrypted under, unproven; None if it claims none that can be read."""
     try:
-        protected, *_ = _segments(token)
-        return _members(base64url.decode(protected)).get("kid")
-    except (_Refused, ValueError):
+        protected, *_ = segments(token)
+        return members_of(base64url.decode(protected)).get("kid")
+    except (Refused, ValueError):
         return None
 
 
@@ -156,10 +162,10 @@ def _carried_out(
 ) -> tuple[K_co, _Parts, T]:
     """Return the key of *token*, what it takes to decrypt it, and what *act* makes of that; errors as `opened`."""
     try:
-        protected, iv, ciphertext, tag = _segments(token)
+        protected, iv, ciphertext, tag = segments(token)
         key = keys[_kid_for(name, protected)]
         return key, (protected, iv, ciphertext, tag), act(key.content, protected, iv, ciphertext, tag)
-    except _Refused as refused:
+    except Refused as refused:
         reason = refused.reason
     except Misplaced:
         reason = Reason.MISPLACED
@@ -190,7 +196,7 @@ UNKNOWN: Final = frozenset({Reason.UNKNOWN_KID, Reason.MISPLACED})
 """The reasons for which a value may open with a keyring that is newer than the one it was tried with."""
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """The way out of the checks, with the reason."""
 
     def __init__(self, reason: Reason) -> None:
@@ -202,44 +208,45 @@ _KID: Final = re.compile(rb"[A-Za-z0-9._-]+")  # what stands in JSON as it is
 _HEADERS: Final = 4096  # remembered, some 500 bytes each
 
 _HEAD: Final = f'{{"alg":"{ALG}","enc":"{ENC}","kid":"'.encode()
+_BINDING: Final = f'","{PIN}":'.encode()
 
 
 def _tail(bound: str) -> bytes:
-    return b'","custodia.key":%b}' % msgspec.json.encode(bound)
+    return _BINDING + msgspec.json.encode(bound) + b"}"
 
 
-def _segments(token: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+def segments(token: bytes, tag_size: int = TAG_SIZE, max_header: int = MAX_HEADER) -> tuple[bytes, bytes, bytes, bytes]:
     """Return the protected header as it stands, the IV, the ciphertext and the tag, all of right sizes.
 
     Raises:
-        _Refused: there are not five segments of the right sizes.
+        Refused: there are not five segments of the right sizes.
         ValueError: a segment is not canonical base64url.
     """
     if len(token) > MAX_STORED:
-        raise _Refused(Reason.MALFORMED)
+        raise Refused(Reason.MALFORMED)
     protected, wrapped, *sealed = token.split(b".", 5)  # a sixth would be one too many, however many more there are
-    if wrapped or len(sealed) != 3 or len(protected) > MAX_HEADER:
-        raise _Refused(Reason.MALFORMED)
+    if wrapped or len(sealed) != 3 or len(protected) > max_header:
+        raise Refused(Reason.MALFORMED)
     iv, ciphertext, tag = map(base64url.decode, sealed)
-    if len(iv) != IV_SIZE or len(tag) != TAG_SIZE or not ciphertext or len(ciphertext) % BLOCK:
-        raise _Refused(Reason.MALFORMED)
+    if len(iv) != IV_SIZE or len(tag) != tag_size or not ciphertext or len(ciphertext) % BLOCK:
+        raise Refused(Reason.MALFORMED)
     return protected, iv, ciphertext, tag
 
 
 @functools.lru_cache(maxsize=_HEADERS)
-def _kid_for(name: str, protected: bytes) -> str | None:
-    """Return the kid in the *protected* header, if that is one to accept for *name*; None if it names none.
+def _kid_for(name: str, protected: bytes) -> str:
+    """Return the kid in the *protected* header, if that is one to accept for *name*.
 
     A function of the two alone, and nothing in them is secret; so what was found is remembered for names in use.
 
     Raises:
-        _Refused: it is not.
+        Refused: it is not.
         ValueError: it is no canonical base64url, or no JSON.
     """
     try:
         bound = bound_name(name)
     except ValueError:
-        raise _Refused(Reason.WRONG_NAME) from None
+        raise Refused(Reason.WRONG_NAME) from None
     header = base64url.decode(protected)
     # The header that we would have written is beyond doubt, and needs no parser.
     tail = _tail(bound)
@@ -249,30 +256,33 @@ def _kid_for(name: str, protected: bytes) -> str | None:
         and _KID.fullmatch(header, len(_HEAD), len(header) - len(tail))
     ):
         return header[len(_HEAD) : -len(tail)].decode("ascii")
-    members = _members(header)
-    if members.get("custodia.key") != bound:
-        raise _Refused(Reason.WRONG_NAME)
-    return members.get("kid")
+    members = members_of(header)
+    if members.get(PIN) != bound:
+        raise Refused(Reason.WRONG_NAME)
+    try:
+        return members["kid"]
+    except KeyError:
+        raise Refused(Reason.NO_KID) from None
 
 
-def _members(header: bytes) -> dict[str, str]:
+def members_of(header: bytes, encs: Container[str] = (ENC,)) -> dict[str, str]:
     """Return the members of *header*, which are those of ours, or of Custodia's, and no others.
 
     ``zip`` (a bomb, and a side channel), ``crit``, and all that names keys or places (``jwk``, ``jku``, ``x5u`` …)
-    are refused for what they ask, as is every pair of algorithms but one (RFC 8725 sec. 3.1, 3.2).
+    are refused for what they ask, as is every pair of algorithms but ``dir`` and one of *encs* (RFC 8725 sec. 3.1).
 
     Raises:
-        _Refused: it asks for what is not accepted.
+        Refused: it asks for what is not accepted.
         ValueError: it is not JSON, or has a member twice.
     """
     members = strict_json.decode(header)
     if not isinstance(members, dict):
-        raise _Refused(Reason.MALFORMED)
-    if members.get("alg") != ALG or members.get("enc") != ENC or not members.keys() <= _ACCEPTED:
-        raise _Refused(Reason.ALGORITHM)
+        raise Refused(Reason.MALFORMED)
+    if members.get("alg") != ALG or members.get("enc") not in encs or not members.keys() <= _ACCEPTED:
+        raise Refused(Reason.ALGORITHM)
     if not all(isinstance(member, str) for member in members.values()):
-        raise _Refused(Reason.MALFORMED)
+        raise Refused(Reason.MALFORMED)
     return members
 
 
-_ACCEPTED: Final = frozenset({"alg", "enc", "kid", "custodia.key"})
+_ACCEPTED: Final = frozenset({"alg", "enc", "kid", PIN})

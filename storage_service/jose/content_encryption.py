@@ -1,8 +1,9 @@
 """A256CBC-HS512: AES-256 in CBC mode and HMAC-SHA-512, encrypt-then-MAC (RFC 7518 sec. 5.2.2 and 5.2.5).
 
 Composed here from cryptography's primitives, because what does not change with a value (the key schedule of the MAC)
-is made once a key, and because nothing but this pair is ever accepted. jwcrypto's primitive, a second composition, and
-the vectors of the RFC and of Wycheproof hold it to the standard (``tests/keyring``).
+is made once a key. jwcrypto's primitive, a second composition, and the vectors of the RFC and of Wycheproof hold it to
+the standard (``tests/jose``). With a key of half the size it is A128CBC-HS256 (sec. 5.2.3), which Custodia's stores may
+be under and nothing of ours ever is: a `strongroom.storage_service.jose.key.Key` has the whole size.
 """
 
 import hmac
@@ -10,9 +11,9 @@ from typing import Final, NoReturn
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
-from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.algorithms import AES128, AES256
 from cryptography.hazmat.primitives.ciphers.modes import CBC
-from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.hashes import SHA256, SHA512
 from cryptography.hazmat.primitives.hmac import HMAC
 
 from strongroom.storage_service.errors import Locked
@@ -21,6 +22,7 @@ KEY_SIZE: Final = 64  # bytes: 32 for the MAC, then 32 for AES
 IV_SIZE: Final = 16  # bytes
 TAG_SIZE: Final = 32  # bytes: half of what HMAC-SHA-512 gives
 BLOCK: Final = 16  # bytes
+HALF_KEY_SIZE: Final = KEY_SIZE // 2  # bytes: of A128CBC-HS256, whose tag is half the size, too
 
 _PADDINGS: Final = tuple(bytes([size]) * size for size in range(BLOCK + 1))  # PKCS #7
 
@@ -29,17 +31,21 @@ class ContentEncryption:
     """The content encryption under one key, which nothing of this class shows.
 
     Raises:
-        ValueError: the key is not 64 bytes.
+        ValueError: the key is neither 64 bytes nor 32.
     """
 
-    __slots__ = ("_aes", "_aes_key", "_decryptors", "_mac")
+    __slots__ = ("_aes", "_aes_key", "_decryptors", "_mac", "_tag_size")
 
     def __init__(self, key: bytes | bytearray) -> None:
-        if len(key) != KEY_SIZE:
-            raise ValueError(f"a key is {KEY_SIZE} bytes")
-        self._mac: HMAC | _Wiped = HMAC(bytes(key[:32]), SHA512())  # never fed: copied for each value
-        self._aes_key = bytearray(key[32:])  # cryptography keeps this very object, so it can be wiped
-        self._aes = AES256(self._aes_key)
+        if len(key) not in (KEY_SIZE, HALF_KEY_SIZE):
+            raise ValueError(f"a key is {KEY_SIZE} bytes, or {HALF_KEY_SIZE}")
+        half = len(key) // 2
+        whole = len(key) == KEY_SIZE
+        # Never fed: copied for each value.
+        self._mac: HMAC | _Wiped = HMAC(bytes(key[:half]), SHA512() if whole else SHA256())
+        self._aes_key = bytearray(key[half:])  # cryptography keeps this very object, so it can be wiped
+        self._aes = AES256(self._aes_key) if whole else AES128(self._aes_key)
+        self._tag_size = half
         self._decryptors: list[CipherContext] = []  # that wait for their next value
 
     def encrypt(self, associated: bytes, plaintext: bytes, iv: bytes) -> tuple[bytes, bytes]:
@@ -57,7 +63,7 @@ class ContentEncryption:
         encryptor = Cipher(self._aes, CBC(iv)).encryptor()
         padding = _PADDINGS[BLOCK - len(plaintext) % BLOCK]
         ciphertext = encryptor.update(plaintext + padding) + encryptor.finalize()
-        return ciphertext, _tag(mac, associated, iv, ciphertext)
+        return ciphertext, _tag(mac, associated, iv, ciphertext, self._tag_size)
 
     def verify(self, associated: bytes, iv: bytes, ciphertext: bytes, tag: bytes) -> None:
         """Return if `decrypt` would return a plaintext; no more of it than the last block is made for that.
@@ -90,7 +96,7 @@ class ContentEncryption:
         return padded[: -_check_padding(padded)]
 
     def _check_tag(self, associated: bytes, iv: bytes, ciphertext: bytes, tag: bytes) -> None:
-        if not hmac.compare_digest(tag, _tag(self._mac.copy(), associated, iv, ciphertext)):
+        if not hmac.compare_digest(tag, _tag(self._mac.copy(), associated, iv, ciphertext, self._tag_size)):
             raise InvalidSignature
 
     def wipe(self) -> None:
@@ -121,6 +127,6 @@ def _check_padding(padded: bytes) -> int:
     return size
 
 
-def _tag(mac: HMAC, associated: bytes, iv: bytes, ciphertext: bytes) -> bytes:
+def _tag(mac: HMAC, associated: bytes, iv: bytes, ciphertext: bytes, size: int) -> bytes:
     mac.update(b"".join((associated, iv, ciphertext, (len(associated) * 8).to_bytes(8, "big"))))
-    return mac.finalize()[:TAG_SIZE]
+    return mac.finalize()[:size]

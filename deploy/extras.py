@@ -1,0 +1,47 @@
+"""What an installation may have left out: libraries that come with an extra, as in ``pip install 'strongroom[cli]'``.
+
+Only Python's own library is imported here, so that it can be asked wherever something is missing.
+"""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Final
+
+LIBRARIES: Final[
+    Mapping[str, frozenset[str]]
+] = {  # extra -> what is imported of it; the tests hold it to pyproject.toml
+    "cli": frozenset({"click", "cryptography", "rich", "shamir_mnemonic"}),
+    "server": frozenset(
+        {
+            "ahocorasick_rs",
+            "argon2",
+            "bcrypt",
+            "falcon",
+            "google",
+            "grpc",
+            "gunicorn",
+            "httpx",
+            "jwcrypto",
+            "sniffio",
+            "uvloop",
+            "yaml",
+        }
+    ),
+}
+
+
+def missing(error: BaseException) -> str | None:
+    """Return what brings the library that *error* is about, as one line; None if it is about something else."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    name = error.name.partition(".")[0]
+    return next((_told(name, extra) for extra, names in LIBRARIES.items() if name in names), None)
+
+
+def lacking(extra: str) -> str | None:
+    """Return what brings a library of *extra* that is not installed, as one line; None if all are there."""
+    return next((_told(name, extra) for name in sorted(LIBRARIES[extra]) if find_spec(name) is None), None)
+
+
+def _told(name: str, extra: str) -> str:
+    return f"this needs {name}, which is not installed: pip install 'strongroom[{extra}]'"

@@ -1,0 +1,88 @@
+"""What is to be done next, as a command that can be typed as it stands: it leads to the service that was meant."""
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from strongroom.storage_service.printable import printable
+
+if TYPE_CHECKING:  # a command starts without all that models import
+    from strongroom.models.steps import Option, Step
+
+ARGUMENTS: Final = ("source", "place", "run", "keyset", "id", "container")  # said without a flag, in this order
+FLAGS: Final = {"option": "-o"}  # of those that have no name of their own
+TO_FILL: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
+    "apikey create": (("id",), "ID"),
+    "backup take": ((), "FILE"),
+    "key import": ((), "FILE"),
+    "machine authorize": ((), "PUBFILE --name NAME"),
+    "restore": ((), "FILE"),
+    "secret mkdir": (("container",), "CONTAINER"),
+}
+"""What people have to fill in themselves, unless the step has the option for it."""
+ELSEWHERE: Final = frozenset({"machine authorize"})  # what another machine is to do, whose home nobody here knows
+WITH_CONFIG: Final = frozenset({"key import", "machine init", "machine list"})  # what takes a file of settings
+
+
+class Lead(NamedTuple):
+    """What leads a command to a service, as it was said: None for what was not."""
+
+    home: Path | None = None
+    socket: Path | None = None
+    config: Path | None = None
+
+
+def command(step: "Step", lead: Lead) -> str:
+    """Return the command that does *step*, quoted for a shell; "" where none does."""
+    if step.verb is None:
+        return ""
+    known, missing = TO_FILL.get(step.verb, ((), ""))
+    words = ["strongroom", *_leading(step, lead), *step.verb.split(), *_arguments(step.options)]
+    fill = [missing] if missing and not any(name in step.options for name in known) else []
+    return " ".join([shlex.join(words), *fill, shlex.join(_flags(step, lead))]).rstrip()
+
+
+def sentence(step: "Step", lead: Lead) -> str:
+    """Return *step* as words that end with its command."""
+    typed = command(step, lead)
+    return f"{step.reason}: {typed}" if typed else step.reason
+
+
+def line(text: str, following: "Iterable[Step]", lead: Lead) -> str:
+    """Return *text* and what is to be done about it on one line, which steers no terminal."""
+    return printable("; ".join([" ".join(text.split()), *(sentence(step, lead) for step in following)]))
+
+
+def as_data(following: "Iterable[Step]") -> list[dict[str, Any]]:
+    """Return *following* for programs."""
+    return [{"reason": step.reason, "verb": step.verb, "options": step.options} for step in following]
+
+
+def _leading(step: "Step", lead: Lead) -> Sequence[str]:
+    """Return what stands before the verb: where the step itself leads to, or else what was said."""
+    if "home" in step.options or "socket" in step.options:
+        places: Mapping[str, object] = {name: step.options.get(name) for name in ("home", "socket")}
+    elif step.verb in ELSEWHERE:
+        places = {}
+    else:
+        places = {"home": lead.home, "socket": lead.socket}
+    return [word for name, value in places.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+def _arguments(options: "Mapping[str, Option]") -> list[str]:
+    return [str(options[name]) for name in ARGUMENTS if name in options]
+
+
+def _flags(step: "Step", lead: Lead) -> Iterator[str]:
+    if lead.config is not None and step.verb in WITH_CONFIG:
+        yield from ("--config", str(lead.config))
+    for name, value in step.options.items():
+        if name in (*ARGUMENTS, "home", "socket") or value is False:
+            continue
+        flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+        if value is True:
+            yield flag
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            yield from (flag, str(each))
