@@ -9,7 +9,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
-from strongroom.storage_service import wire
+from strongroom.storage_service import keyring_wire, wire
 from strongroom.storage_service.answering import Request, Response, answer, body, caller
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.keyring_wire import (
@@ -26,8 +26,9 @@ from strongroom.storage_service.keyring_wire import (
     Scanning,
     Typed,
 )
-from strongroom.storage_service.services.keys import KeyService
+from strongroom.storage_service.services.keys import KeyService, KeysMade
 
+A = TypeVar("A")
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -81,7 +82,7 @@ class Keyring(_Resource):
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell all that can be told of it now."""
-        answer(req, resp, await self._keys.status(caller(req)))
+        answer(req, resp, _told(keyring_wire.KeyringStatus, await self._keys.status(caller(req))))
 
 
 class First(_Resource):
@@ -90,9 +91,16 @@ class First(_Resource):
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make it, and show what opens it, this once."""
         wanted = await self._said(req, NewKeyring, "init")
-        made = await self._keys.initialize(caller(req), wanted)
+        made = await self._keys.initialize(
+            caller(req),
+            wanted.mode,
+            total=wanted.total,
+            needed=wanted.needed,
+            keys=wanted.keys,
+            again=wanted.again,
+        )
         resp.status = falcon.HTTP_201
-        answer(req, resp, made)
+        answer(req, resp, keys_shown(made))
 
 
 class Unseen(_Resource):
@@ -138,9 +146,11 @@ class NextRoot(_Resource):
     async def on_post(self, req: Request, resp: Response) -> None:
         """Prepare it, and show what opens it, this once."""
         wanted = await self._said(req, NewRoot, "root")
-        made = await self._keys.prepare_root(caller(req), wanted)
+        made = await self._keys.prepare_root(
+            caller(req), wanted.mode, total=wanted.total, needed=wanted.needed, keep_file=wanted.keep_file
+        )
         resp.status = falcon.HTTP_201
-        answer(req, resp, made)
+        answer(req, resp, keys_shown(made))
 
 
 class PreparedRoot(_Resource):
@@ -163,7 +173,7 @@ class Keysets(_Resource):
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List them."""
-        answer(req, resp, await self._keys.keysets(caller(req)))
+        answer(req, resp, _told(list[keyring_wire.Keyset], await self._keys.keysets(caller(req))))
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make one."""
@@ -215,7 +225,19 @@ class Reencrypt(_Resource):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Do one step of it, and tell where the next one begins."""
-        answer(req, resp, await self._keys.reencrypt(caller(req), await self._said(req, Reencryption)))
+        said = await self._said(req, Reencryption)
+        step, settled, left = await self._keys.reencrypt(
+            caller(req), said.keyset, said.after, said.limit, resume=said.resume, pace=said.pace
+        )
+        done = keyring_wire.Reencrypted(
+            moved=step.moved,
+            overtaken=step.overtaken,
+            unreadable=list(step.unreadable),
+            after=step.after,
+            settled=settled,
+            left=list(left),
+        )
+        answer(req, resp, done)
 
 
 class Resume(_Resource):
@@ -243,7 +265,8 @@ class Census(_Resource):
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell it, by the census."""
-        answer(req, resp, await self._keys.census(caller(req)))
+        complete, versions = await self._keys.census(caller(req))
+        answer(req, resp, keyring_wire.Census(counted=complete, versions=dict(versions)))
 
 
 class Scan(_Resource):
@@ -252,7 +275,16 @@ class Scan(_Resource):
     async def on_post(self, req: Request, resp: Response) -> None:
         """Look at every record."""
         said = await self._said(req, Scanning)
-        answer(req, resp, await self._keys.scan(caller(req), repair=said.repair))
+        found = await self._keys.scan(caller(req), repair=said.repair)
+        told = keyring_wire.Scan(
+            by_kid=dict(found.by_kid),
+            by_version=dict(found.by_version),
+            missing=len(found.missing),
+            stale=len(found.stale),
+            unreadable=list(found.unreadable),
+            repaired=said.repair,
+        )
+        answer(req, resp, told)
 
 
 class Backups(_Resource):
@@ -260,7 +292,7 @@ class Backups(_Resource):
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List them."""
-        answer(req, resp, await self._keys.backups(caller(req)))
+        answer(req, resp, _told(list[keyring_wire.Backup], await self._keys.backups(caller(req))))
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Register one, that needs all versions of today."""
@@ -292,3 +324,14 @@ class Export(_Resource):
 def _done(req: Request, resp: Response) -> None:
     resp.status = falcon.HTTP_204
     answer(req, resp, None)
+
+
+def _told(of: type[A], said: object) -> A:
+    """Return what the service *said* as it is told on the wire, whose fields have the same names."""
+    return msgspec.convert(said, of, from_attributes=True)
+
+
+def keys_shown(made: KeysMade) -> keyring_wire.KeysMade:
+    """Return new keys as they are shown, this once."""
+    keys = [secret.reveal() for secret in made.keys]
+    return keyring_wire.KeysMade(root=made.root, mode=made.mode, keys=keys, needed=made.needed)

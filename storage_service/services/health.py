@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from strongroom.models import names
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import Backend, Checkable
-from strongroom.storage_service.keyring_wire import State
 from strongroom.storage_service.read_through import OldPlaces
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys import KeyService
+from strongroom.storage_service.services.keys_overview import State
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,13 @@ left is a reversal that fails: there the keyring is halted, with every key kept,
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
+from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
 from strongroom.storage_service.authz.base import Action
 from strongroom.storage_service.backends.base import Backend
@@ -34,32 +35,20 @@ from strongroom.storage_service.errors import (
     WrongKey,
 )
 from strongroom.storage_service.keyring import census, rotation, sweep, vault
+from strongroom.storage_service.keyring.census import Scan
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.export import export
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments
+from strongroom.storage_service.keyring.recipients import Mode, Recipients
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, is_keyset, version_of
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
-from strongroom.storage_service.keyring.rotation import Made, Recipients
+from strongroom.storage_service.keyring.rotation import Made
 from strongroom.storage_service.keyring.unattended import KeyFile, MachineKeyFile
-from strongroom.storage_service.keyring_wire import (
-    MAX_LIMIT,
-    MIN_PACE,
-    Backup,
-    Census,
-    KeyringStatus,
-    Keyset,
-    KeysMade,
-    Mode,
-    NewKeyring,
-    NewRoot,
-    Reencrypted,
-    Reencryption,
-    Scan,
-    State,
-)
+from strongroom.storage_service.keyring_wire import DEFAULT_LIMIT, DEFAULT_TOTAL, MAX_LIMIT, MIN_PACE
 from strongroom.storage_service.services import keys_overview
 from strongroom.storage_service.services.door import Caller, Door
+from strongroom.storage_service.services.keys_overview import Backup, Keyset, Overview, State
 
 ATTEMPTS: Final = 3  # at a step of a reversal, before the keyring is halted
 PAUSE: Final = 0.2  # seconds before the second of them; doubled before the third
@@ -72,6 +61,30 @@ class Held(NamedTuple):
 
     kids: tuple[str, ...] = ()
     active: str = ""
+
+
+class KeysMade(NamedTuple):
+    """New keys, told this once: for *mode* ``unlock`` any of *keys* opens, for ``shares`` *needed* of them together."""
+
+    root: str  # kid of the root key that they open
+    mode: Mode
+    keys: tuple[Secret, ...]
+    needed: int | None = None
+
+
+class Reencrypted(NamedTuple):
+    """What one step of re-encryption did; at the end, whether nothing is left, or some of what is."""
+
+    step: sweep.Step
+    settled: bool = False
+    left: tuple[str, ...] = ()
+
+
+class Counted(NamedTuple):
+    """How many records are under each version, and whether the census is known to be complete."""
+
+    complete: bool
+    versions: Mapping[str, int]
 
 
 class KeyService:
@@ -152,7 +165,7 @@ class KeyService:
                 return "rotating"
         return self.state
 
-    async def status(self, caller: Caller) -> KeyringStatus:
+    async def status(self, caller: Caller) -> Overview:
         """Return all that can be told of the keyring now."""
         async with self._permitted(caller, Action.GET, "keys"):
             said = await keys_overview.tell(self._store, self._keeper, self._machines)
@@ -170,8 +183,25 @@ class KeyService:
 
     # The root key
 
-    async def initialize(self, caller: Caller, wanted: NewKeyring) -> KeysMade:
+    async def initialize(
+        self,
+        caller: Caller,
+        mode: Mode,
+        *,
+        total: int = DEFAULT_TOTAL,
+        needed: int | None = None,
+        keys: int = 1,
+        again: bool = False,
+    ) -> KeysMade:
         """Make the store's first keyring, and return what people are given, this once.
+
+        Args:
+            caller: who asks.
+            mode: who is to open it, as `Recipients` has it, and *total* and *needed* of them.
+            total: how many unlock keys, or shares.
+            needed: how many of the shares open.
+            keys: how many keys a version of a keyset has.
+            again: in the place of one whose keys were lost before anything was encrypted under it.
 
         Raises:
             Exists: there is one.
@@ -179,14 +209,14 @@ class KeyService:
             InUse: it is to be made again, and something is encrypted under it.
         """
         async with self._permitted(caller, Action.PUT, "init"):
-            recipients = Recipients(wanted.mode, wanted.total, wanted.needed)
+            recipients = Recipients(mode, total, needed)
             made = await rotation.initialize(
                 self._store,
                 recipients,
                 self._file,
-                wanted.keys,
+                keys,
                 machines=self._machines,
-                again=wanted.again,
+                again=again,
                 seen=self._keeper.seen,
             )
             with suppress(StrongroomError):  # from here on nothing may keep the keys from who asked for them
@@ -207,15 +237,30 @@ class KeyService:
             self._keeper.forget()
             await self._keeper.seen.forget()  # the next keyring is another one
 
-    async def prepare_root(self, caller: Caller, wanted: NewRoot) -> KeysMade:
+    async def prepare_root(
+        self,
+        caller: Caller,
+        mode: Mode,
+        *,
+        total: int = DEFAULT_TOTAL,
+        needed: int | None = None,
+        keep_file: bool = False,
+    ) -> KeysMade:
         """Prepare the next root key, and return what people are given, this once; it opens nothing until confirmed.
+
+        Args:
+            caller: who asks.
+            mode: as `initialize`.
+            total: as `initialize`.
+            needed: as `initialize`.
+            keep_file: let the root key file that is there open it, instead of a new one.
 
         Raises:
             Invalid: nobody, or not so many, can be the recipients; or a key file cannot be made.
             InUse: a machine would be left without it.
         """
         async with self._permitted(caller, Action.PUT, "root"):
-            recipients = Recipients(wanted.mode, wanted.total, wanted.needed, wanted.keep_file)
+            recipients = Recipients(mode, total, needed, keep_file)
             async with self._changing() as root:
                 made = await rotation.prepare(self._store, root, recipients, self._file, self._machines)
             return _made(made, recipients)
@@ -353,8 +398,25 @@ class KeyService:
 
     # Re-encryption
 
-    async def reencrypt(self, caller: Caller, wanted: Reencryption) -> Reencrypted:
+    async def reencrypt(
+        self,
+        caller: Caller,
+        name: str | None = None,
+        after: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+        *,
+        resume: bool = False,
+        pace: float = 1.0,
+    ) -> Reencrypted:
         """Do one step of re-encryption; after the last one, see whether anything is left, and settle if nothing is.
+
+        Args:
+            caller: who asks.
+            name: the keyset to bring records under; None: all of them.
+            after: what the step before returned; None: at the beginning.
+            limit: how many records to look at.
+            resume: let a record that does not open stop nothing, also while its keyset is being reverted.
+            pace: the part of the worker's time that the step may take.
 
         Raises:
             NotFound: there is no such keyset.
@@ -363,32 +425,30 @@ class KeyService:
             Halted: the keyset is being reverted, and that cannot be done; every key is kept, and no secret is written
                 until somebody resumes.
         """
-        what = "reencrypt" if wanted.keyset is None else f"keysets/{_keyset(wanted.keyset)}/reencrypt"
+        what = "reencrypt" if name is None else f"keysets/{_keyset(name)}/reencrypt"
         async with self._permitted(caller, Action.PUT, what):
-            if not 1 <= wanted.limit <= MAX_LIMIT:
+            if not 1 <= limit <= MAX_LIMIT:
                 raise Invalid(f"a step is of 1 to {MAX_LIMIT} records", (("limit", f"is not 1 to {MAX_LIMIT}"),))
-            if not MIN_PACE <= wanted.pace <= 1:
+            if not MIN_PACE <= pace <= 1:
                 raise Invalid(f"a pace is {MIN_PACE} to 1", (("pace", f"is not {MIN_PACE} to 1"),))
             document, _ = await keys_overview.read(self._store, self._keeper)
-            wanted_keysets = (
-                document.keysets if wanted.keyset is None else {wanted.keyset: document.keyset(wanted.keyset)}
-            )
-            reverting = sorted(name for name, keyset in wanted_keysets.items() if keyset.reverting)
+            wanted = document.keysets if name is None else {name: document.keyset(name)}
+            reverting = sorted(each for each, keyset in wanted.items() if keyset.reverting)
             try:
-                step = await self._step(wanted, ATTEMPTS if reverting else 1)
+                step = await self._step(
+                    lambda: sweep.step(self._store, self._keeper, name, after, limit, pace=pace),
+                    ATTEMPTS if reverting else 1,
+                )
             except Unavailable as error:
                 if reverting:
                     raise await self._halt(reverting[0], f"the store refuses: {error}") from None
                 raise
-            if step.unreadable and reverting and not wanted.resume:
+            if step.unreadable and reverting and not resume:
                 raise await self._halt(reverting[0], f"{len(step.unreadable)} or more of its records do not open")
-            answer = Reencrypted(
-                moved=step.moved, overtaken=step.overtaken, unreadable=list(step.unreadable), after=step.after
-            )
-            if step.after is None:
-                left = await self._settle(wanted.keyset)
-                answer.settled, answer.left = left is None, list(left or ())
-            return answer
+            if step.after is not None:
+                return Reencrypted(step)
+            left = await self._settle(name)
+            return Reencrypted(step, settled=left is None, left=left or ())
 
     async def resume(self, caller: Caller, name: str, *, leave_unreadable: bool) -> None:
         """Write secrets again, when nothing is left of the reversal that failed.
@@ -414,16 +474,12 @@ class KeyService:
                 await self._edit(lambda document: document.left_as_it_is(name))
                 self._keeper.resume()
 
-    async def _step(self, wanted: Reencryption, attempts: int) -> sweep.Step:
+    async def _step(self, act: Callable[[], Awaitable[sweep.Step]], attempts: int) -> sweep.Step:
         for attempt in range(1, attempts):
             with suppress(Unavailable):
-                return await self._one_step(wanted)
+                return await act()
             await asyncio.sleep(PAUSE * attempt)
-        return await self._one_step(wanted)
-
-    async def _one_step(self, wanted: Reencryption) -> sweep.Step:
-        keyset, after, limit = wanted.keyset, wanted.after, wanted.limit
-        return await sweep.step(self._store, self._keeper, keyset, after, limit, pace=wanted.pace)
+        return await act()
 
     async def _settle(self, name: str | None) -> tuple[str, ...] | None:
         """Write down that nothing is left, and return None; or return some of what is."""
@@ -460,12 +516,12 @@ class KeyService:
 
     # Census, backups and export
 
-    async def census(self, caller: Caller) -> Census:
+    async def census(self, caller: Caller) -> Counted:
         """Return how many records are under each version, by the census."""
         async with self._permitted(caller, Action.LIST, "census"):
             document, _ = await keys_overview.read(self._store, self._keeper)
             versions = await census.count(self._store, document.versions)
-            return Census(counted=document.counted, versions=versions)
+            return Counted(document.counted, versions)
 
     async def scan(self, caller: Caller, *, repair: bool) -> Scan:
         """Look at every record, and hold the census against what they are under; put right what it says wrongly."""
@@ -473,15 +529,7 @@ class KeyService:
             if repair:
                 async with self._changing() as root:
                     await census.complete(self._store, root, self._keeper)
-            found = await census.scan(self._store, self._keeper)
-            return Scan(
-                by_kid=dict(found.by_kid),
-                by_version=dict(found.by_version),
-                missing=len(found.missing),
-                stale=len(found.stale),
-                unreadable=list(found.unreadable),
-                repaired=repair,
-            )
+            return await census.scan(self._store, self._keeper)
 
     async def backups(self, caller: Caller) -> list[Backup]:
         """Return the registered backups."""
@@ -539,12 +587,8 @@ class KeyService:
 
 
 def _made(made: Made, recipients: Recipients) -> KeysMade:
-    return KeysMade(
-        root=made.root,
-        mode=recipients.mode,
-        keys=[secret.reveal() for secret in made.secrets],
-        needed=recipients.threshold if recipients.mode == "shares" else None,
-    )
+    needed = recipients.threshold if recipients.mode == "shares" else None
+    return KeysMade(made.root, recipients.mode, made.secrets, needed)
 
 
 # What stands in a name that is decided on and recorded is checked before; none of it is repeated.

@@ -1,7 +1,8 @@
 """What can be told of the keyring without telling a key: its state, who can open it, and what is under way with it."""
 
 from contextlib import aclosing, suppress
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
 
 from strongroom.models.steps import Step
 from strongroom.storage_service.backends.base import Backend
@@ -12,19 +13,11 @@ from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import MachineDocuments
 from strongroom.storage_service.keyring.machines import MachineDocument
 from strongroom.storage_service.keyring.page import State as Page
-from strongroom.storage_service.keyring_wire import (
-    Backup,
-    Halt,
-    KeyringStatus,
-    Keyset,
-    Pending,
-    Place,
-    Recipient,
-    State,
-    Version,
-)
+from strongroom.storage_service.keyring.recipients import Mode
 
 MAX_NAMED: Final = 20  # records that one answer names
+
+State: TypeAlias = Literal["uninitialized", "locked", "unlocked", "rotating", "behind", "fatal"]
 
 _STATES: Final[dict[Page, State]] = {
     Page.FRESH: "locked",
@@ -33,6 +26,98 @@ _STATES: Final[dict[Page, State]] = {
     Page.UNLOCKED: "unlocked",
     Page.HALTED: "fatal",
 }
+
+
+@dataclass(slots=True, kw_only=True)
+class Recipient:
+    """Somebody who can open the keyring; nothing here is secret."""
+
+    kind: str  # "file" | "unlock" | "shares" | "machine"
+    id: str
+    created: str
+    needed: int | None = None  # of shares
+    total: int | None = None
+    name: str | None = None  # of a machine
+
+
+@dataclass(slots=True, kw_only=True)
+class Version:
+    """One version of a keyset, and how many records the census counts under it."""
+
+    version: str
+    created: str
+    keys: int
+    active: bool
+    records: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Keyset:
+    """A keyset and its versions, oldest first."""
+
+    name: str
+    active: str
+    keys: int
+    reverting: bool
+    protected: bool
+    versions: list[Version]
+
+
+@dataclass(slots=True, kw_only=True)
+class Place:
+    """The keyset of the records under a prefix, and those *before* it that records there may still be under."""
+
+    prefix: str
+    keyset: str
+    before: list[str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Backup:
+    """A registered copy of the store, and the versions without which it cannot be read."""
+
+    label: str
+    taken: str
+    versions: list[str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Halt:
+    """Why secrets are not written for now."""
+
+    keyset: str
+    since: str
+    reason: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Pending:
+    """Something that was begun, or is due, and what goes on with it."""
+
+    what: str
+    next: list[Step]
+    keyset: str | None = None
+    root: str | None = None
+    records: int | None = None
+    recipients: list[Recipient] = field(default_factory=list)  # of a root key that was prepared
+
+
+@dataclass(slots=True, kw_only=True)
+class Overview:
+    """All that can be told of the keyring; while the service is locked, only what can be told without keys."""
+
+    state: State
+    wrong_keys: int  # since the last right one
+    wait: float  # seconds until another may be tried
+    root: str | None = None
+    recipients: list[Recipient] = field(default_factory=list)
+    keysets: list[Keyset] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    backups: list[Backup] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
+    halted: Halt | None = None
+    counted: bool | None = None  # whether the census is known to be complete
+    proposed: Mode | None = None  # while there is no keyring: who is to open it, going by what the service was given
 
 
 def state_of(keeper: Keeper) -> State:
@@ -59,7 +144,7 @@ async def read(store: Backend, keeper: Keeper) -> tuple[Document, str]:
         return document, root.kid
 
 
-async def tell(store: Backend, keeper: Keeper, machines: MachineDocuments) -> KeyringStatus:
+async def tell(store: Backend, keeper: Keeper, machines: MachineDocuments) -> Overview:
     """Return all that can be told now: while the service is locked, what needs no key.
 
     Raises:
@@ -68,7 +153,7 @@ async def tell(store: Backend, keeper: Keeper, machines: MachineDocuments) -> Ke
     """
     with suppress(Behind):
         await keeper.look()
-    said = KeyringStatus(state=state_of(keeper), wrong_keys=keeper.wrong_keys, wait=keeper.wait)
+    said = Overview(state=state_of(keeper), wrong_keys=keeper.wrong_keys, wait=keeper.wait)
     if said.state in ("uninitialized", "locked", "behind"):
         sealed = await vault.read(store)
         if sealed is not None:

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from strongroom.deploy.cli import strongroom
+from strongroom.deploy.cli.machine_here import offline_log
 from strongroom.deploy.first_start import URL, make_keys
 from strongroom.deploy.settings import Settings, load
 from tests.deploy.running import PATIENCE, spawn
@@ -282,12 +283,13 @@ def test_an_older_installation_has_what_the_units_want_before_they_start(tmp_pat
 
 
 def test_the_audit_log_is_rotated_as_it_can_bear() -> None:
-    """Logrotate renames the file of the settings and nothing more: no file is made for it, none is copied and cut."""
+    """Logrotate renames the file of the settings and that of commands: none is made for it, none is copied and cut."""
     text = (SYSTEMD / "strongroom.logrotate").read_text()
-    [name] = [line.removesuffix(" {") for line in text.splitlines() if line.endswith("{")]
+    [names] = [line.removesuffix(" {").split() for line in text.splitlines() if line.endswith("{")]
     words = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith("    ")}
 
-    assert Path(name) == load(environ=KEYLESS, config=SYSTEMD / "strongroom.toml", without_key=True).service.audit_log
+    log = load(environ=KEYLESS, config=SYSTEMD / "strongroom.toml", without_key=True).service.audit_log
+    assert list(map(Path, names)) == [log, offline_log(log)]
     assert words["su"] == [settings("strongroom-storage.service")["User"][0]] * 2
     assert words.keys() >= {"nocreate", "delaycompress", "missingok"}
     assert not words.keys() & {"create", "copytruncate", "postrotate", "nodelaycompress"}

@@ -7,7 +7,6 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service.authz.base import Principal
 from strongroom.storage_service.bootstrap import Page, build
 from strongroom.storage_service.config import ServiceSettings
-from strongroom.storage_service.keyring_wire import NewRoot
 from strongroom.storage_service.services.door import Caller
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
@@ -77,7 +76,7 @@ async def test_a_service_that_is_locked(tmp_path: Path) -> None:
     old = root_of(page)
     assert pieces_of(old) == len(old) // PIECE
 
-    made = await parts.keys.prepare_root(OPERATOR, NewRoot(mode="file"))
+    made = await parts.keys.prepare_root(OPERATOR, "file")
     await parts.keys.confirm_root(OPERATOR, made.root, None)
     new = root_of(page)
     assert (pieces_of(old), pieces_of(new)) == (0, len(new) // PIECE)

@@ -18,7 +18,6 @@ from strongroom.storage_service.bootstrap import Page, Parts, build
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import Exists
 from strongroom.storage_service.keyring.machine_key import Kind
-from strongroom.storage_service.keyring_wire import NewRoot
 from strongroom.storage_service.services.door import Caller
 from tests.forgetful_disk import forgetful_disk
 from tests.laws.sources import reading
@@ -91,13 +90,13 @@ async def test_a_new_root_key(place: Place, started: Parts) -> None:
     """A root key that is prepared, confirmed or abandoned is on disk, or gone from it, when that is said."""
     keys = started.keys
     with forgetful_disk(place.keys) as disk:
-        abandoned = await keys.prepare_root(OPERATOR, NewRoot(mode="file"))
+        abandoned = await keys.prepare_root(OPERATOR, "file")
         assert (disk.forgotten(), disk.hasty, len(disk.left(place.keys))) == ([], [], 2)
         await keys.abandon_root(OPERATOR, abandoned.root)
         assert (disk.forgotten(), set(disk.left(place.keys))) == ([], {"secrets.key"})
 
         old = disk.left(place.keys)
-        made = await keys.prepare_root(OPERATOR, NewRoot(mode="file"))
+        made = await keys.prepare_root(OPERATOR, "file")
         await keys.confirm_root(OPERATOR, made.root, None)
         assert (disk.forgotten(), disk.hasty, set(disk.left(place.keys))) == ([], [], {"secrets.key"})
         assert disk.left(place.keys) != old

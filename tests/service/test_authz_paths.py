@@ -2,7 +2,7 @@
 
 import pytest
 
-from strongroom.storage_service.authz.base import ALL_ACTIONS, Action, Principal
+from strongroom.storage_service.authz.base import ALL_ACTIONS, Action, Decider, Principal
 from strongroom.storage_service.authz.paths import (
     Reach,
     SimplePathAuthz,
@@ -206,3 +206,20 @@ def test_nothing_that_is_allowed_is_ruled_out(principal: Principal, action: Acti
         if decider.rules_out(principal, action, below):
             found = [name for name in NAMES if name.startswith(below) and name != below]
             assert {decider.decide(principal, action, name) for name in found} <= {False}
+
+
+@pytest.mark.parametrize(
+    ("decider", "principal", "expected"),
+    [
+        (UserNameSpace("/secrets"), Principal("apikey:ci"), "secrets/ci/"),
+        (UserNameSpace("/secrets/users/"), Principal("apikey:ci"), "secrets/users/ci/"),
+        (UserNameSpace("/"), Principal("apikey:ci"), "ci/"),
+        (UserNameSpace("/secrets"), Principal("service:990"), "secrets/service:990/"),
+        (SimplePathAuthz(("/secrets/ci",)), Principal("apikey:ci"), None),
+        (Reach(), Principal("apikey:ci", ("/secrets/ci",)), None),
+        (WholeReach(), Principal("apikey:ci"), None),
+    ],
+)
+def test_whose_container_is_whose(decider: Decider, principal: Principal, expected: str | None) -> None:
+    """A name space gives each principal the container that is named after it; who has no name space gives none."""
+    assert decider.own_container(principal) == expected

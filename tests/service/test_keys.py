@@ -1,6 +1,7 @@
 """The door to the keys: who may do what, what is written down, what is told, and what a failed reversal leaves."""
 
 import asyncio
+import inspect
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -38,21 +39,19 @@ from strongroom.storage_service.errors import (
     Unusable,
     WrongKey,
 )
+from strongroom.storage_service.key_resources import keys_shown
 from strongroom.storage_service.keyring import vault
 from strongroom.storage_service.keyring.keeper import Keeper
 from strongroom.storage_service.keyring.machine_documents import StoredDocuments
 from strongroom.storage_service.keyring.page import Page
 from strongroom.storage_service.keyring.unattended import KeyFile
 from strongroom.storage_service.keyring.unlock import make_keys
-from strongroom.storage_service.keyring_wire import NewKeyring, NewRoot, Reencrypted, Reencryption
 from strongroom.storage_service.overlay import EncryptedBackend
 from strongroom.storage_service.services.door import Caller, Door
-from strongroom.storage_service.services.keys import KeyService
+from strongroom.storage_service.services.keys import KeyService, Reencrypted
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 USER = Caller(Principal("apikey:user", ("/secrets",)), "request-2")
-FILE = NewKeyring(mode="file")
-UNLOCK = NewKeyring(mode="unlock", total=3)
 KID = "root.0123456789abcdef"
 
 
@@ -66,6 +65,11 @@ class Refusing(FaultyBackend):
         if any(self.refuses(change.name) for change in changes if isinstance(change, Put)):
             raise Unavailable("the store is full (injected)")
         return await super().commit(changes)
+
+
+def typed(keys: Sequence[Secret]) -> str:
+    """Return what people type who were given *keys*."""
+    return "\n".join(key.reveal() for key in keys)
 
 
 @dataclass
@@ -90,8 +94,8 @@ class Rig:
         """Re-encrypt in steps of two to the end, and return the last answer."""
         after: str | None = None
         while True:
-            said = await self.keys.reencrypt(OPERATOR, Reencryption(keyset=name, after=after, limit=2, resume=resume))
-            after = said.after
+            said = await self.keys.reencrypt(OPERATOR, name, after, 2, resume=resume)
+            after = said.step.after
             if after is None:
                 return said
 
@@ -139,7 +143,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 @pytest.fixture
 async def opened(rig: Rig) -> Rig:
     """The same, with a keyring that its key file opens, and five secrets."""
-    await rig.keys.initialize(OPERATOR, FILE)
+    await rig.keys.initialize(OPERATOR, "file")
     await rig.write("a", "b", "c", "d", "e")
     return rig
 
@@ -149,38 +153,44 @@ Act = Callable[[KeyService, Caller], Awaitable[object]]
 # what is done, and what is decided on and written down before it
 ACTS: dict[str, tuple[Act, str, str]] = {
     "status": (lambda keys, who: keys.status(who), "get", "keys"),
-    "init": (lambda keys, who: keys.initialize(who, FILE), "put", "init"),
-    "take back": (lambda keys, who: keys.take_back(who, KID), "delete", f"init/{KID}"),
-    "prepare": (lambda keys, who: keys.prepare_root(who, NewRoot(mode="file")), "put", "root"),
-    "confirm": (lambda keys, who: keys.confirm_root(who, KID, None), "put", f"root/{KID}"),
-    "abandon": (lambda keys, who: keys.abandon_root(who, KID), "delete", f"root/{KID}"),
+    "initialize": (lambda keys, who: keys.initialize(who, "file"), "put", "init"),
+    "take_back": (lambda keys, who: keys.take_back(who, KID), "delete", f"init/{KID}"),
+    "prepare_root": (lambda keys, who: keys.prepare_root(who, "file"), "put", "root"),
+    "confirm_root": (lambda keys, who: keys.confirm_root(who, KID, None), "put", f"root/{KID}"),
+    "abandon_root": (lambda keys, who: keys.abandon_root(who, KID), "delete", f"root/{KID}"),
     "unlock": (lambda keys, who: keys.unlock(who, "SR1"), "put", "unlock"),
     "lock": (lambda keys, who: keys.lock(who), "put", "lock"),
     "keysets": (lambda keys, who: keys.keysets(who), "list", "keysets/"),
-    "create": (lambda keys, who: keys.create_keyset(who, "hosts", 1), "put", "keysets/hosts"),
-    "remove": (lambda keys, who: keys.remove_keyset(who, "hosts"), "delete", "keysets/hosts"),
+    "create_keyset": (lambda keys, who: keys.create_keyset(who, "hosts", 1), "put", "keysets/hosts"),
+    "remove_keyset": (lambda keys, who: keys.remove_keyset(who, "hosts"), "delete", "keysets/hosts"),
     "rotate": (lambda keys, who: keys.rotate(who, "default", None), "put", "keysets/default/rotate"),
     "revert": (lambda keys, who: keys.revert(who, "default"), "put", "keysets/default/revert"),
     "assign": (lambda keys, who: keys.assign(who, "secrets/db/", "default"), "put", "places/secrets/db/"),
     "reencrypt one": (
-        lambda keys, who: keys.reencrypt(who, Reencryption(keyset="default")),
+        lambda keys, who: keys.reencrypt(who, "default"),
         *("put", "keysets/default/reencrypt"),
     ),
-    "reencrypt all": (lambda keys, who: keys.reencrypt(who, Reencryption()), "put", "reencrypt"),
+    "reencrypt all": (lambda keys, who: keys.reencrypt(who), "put", "reencrypt"),
     "resume": (lambda keys, who: keys.resume(who, "default", leave_unreadable=True), "put", "keysets/default/resume"),
     "retire": (lambda keys, who: keys.retire(who, "default.1"), "delete", "versions/default.1"),
     "census": (lambda keys, who: keys.census(who), "list", "census"),
     "scan": (lambda keys, who: keys.scan(who, repair=False), "get", "census/scan"),
-    "repair": (lambda keys, who: keys.scan(who, repair=True), "put", "census/scan"),
+    "scan and repair": (lambda keys, who: keys.scan(who, repair=True), "put", "census/scan"),
     "backups": (lambda keys, who: keys.backups(who), "list", "backups/"),
-    "register": (lambda keys, who: keys.register_backup(who, "monday"), "put", "backups/monday"),
-    "forget": (lambda keys, who: keys.forget_backup(who, "monday"), "delete", "backups/monday"),
+    "register_backup": (lambda keys, who: keys.register_backup(who, "monday"), "put", "backups/monday"),
+    "forget_backup": (lambda keys, who: keys.forget_backup(who, "monday"), "delete", "backups/monday"),
     "export": (lambda keys, who: keys.export(who), "put", "export"),
 }
 
 
 class TestTheDoor:
     """Decided, recorded, and only then done."""
+
+    def test_every_verb_is_in_the_table(self) -> None:
+        """A verb that the service gains must say here what it decides on; the others tell of one worker."""
+        methods = {name for name, _ in inspect.getmembers(KeyService, inspect.isfunction) if not name.startswith("_")}
+
+        assert {act.partition(" ")[0] for act in ACTS} == methods - {"expect", "check", "whole_state"}
 
     @pytest.mark.parametrize("act", ACTS)
     async def test_a_key_for_secrets_does_none_of_it(self, opened: Rig, act: str) -> None:
@@ -258,13 +268,13 @@ class TestStates:
         with pytest.raises(Uninitialized):
             await rig.write("a")
 
-        made = await rig.keys.initialize(OPERATOR, UNLOCK)
+        made = await rig.keys.initialize(OPERATOR, "unlock", total=3)
         status = await rig.keys.status(OPERATOR)
         assert (rig.keys.state, status.state, status.root) == ("locked", "locked", made.root)
         assert [each.kind for each in status.recipients] == ["unlock"] * 3
         assert status.keysets == []
 
-        await rig.keys.unlock(OPERATOR, made.keys[1])
+        await rig.keys.unlock(OPERATOR, made.keys[1].reveal())
         assert (rig.keys.state, await rig.keys.whole_state()) == ("unlocked", "unlocked")
 
         await rig.keys.lock(OPERATOR)
@@ -283,12 +293,12 @@ class TestStates:
     async def test_a_second_keyring_is_refused(self, opened: Rig) -> None:
         """Whoever initializes twice is told, and nothing is changed."""
         with pytest.raises(Exists):
-            await opened.keys.initialize(OPERATOR, UNLOCK)
+            await opened.keys.initialize(OPERATOR, "unlock", total=3)
         assert await opened.read("a") == [b"value of a"]
 
     async def test_wrong_keys_are_counted_slowed_and_written_down(self, rig: Rig) -> None:
         """A wrong key leaves it as locked as it was; the status counts them, and the log says that it failed."""
-        made = await rig.keys.initialize(OPERATOR, UNLOCK)
+        made = await rig.keys.initialize(OPERATOR, "unlock", total=3)
         [(wrong, _)] = make_keys(1)
 
         with pytest.raises(WrongKey):
@@ -298,12 +308,12 @@ class TestStates:
             ("put", "system/keyring/unlock", "failed"),
         ]
         with pytest.raises(TooManyAttempts):
-            await rig.keys.unlock(OPERATOR, made.keys[0])
+            await rig.keys.unlock(OPERATOR, made.keys[0].reveal())
         status = await rig.keys.status(OPERATOR)
         assert (status.state, status.wrong_keys, status.wait) == ("locked", 1, 0.25)
 
         rig.now[0] += 0.25
-        await rig.keys.unlock(OPERATOR, made.keys[0])
+        await rig.keys.unlock(OPERATOR, made.keys[0].reveal())
         assert (await rig.keys.status(OPERATOR)).wrong_keys == 0
 
     async def test_what_is_under_way(self, opened: Rig) -> None:
@@ -311,7 +321,7 @@ class TestStates:
         await opened.keys.rotate(OPERATOR, "default", None)
         await opened.keys.create_keyset(OPERATOR, "hosts", 2)
         await opened.keys.assign(OPERATOR, "secrets/hosts/", "hosts")
-        made = await opened.keys.prepare_root(OPERATOR, NewRoot(mode="unlock", total=2))
+        made = await opened.keys.prepare_root(OPERATOR, "unlock", total=2)
         status = await opened.keys.status(OPERATOR)
 
         assert (opened.keys.state, await opened.keys.whole_state(), status.state) == (
@@ -355,27 +365,27 @@ class TestTheRootKey:
 
     async def test_the_service_stays_unlocked(self, rig: Rig) -> None:
         """After a rotation the old keys open nothing, the new ones do, and no secret was out of reach meanwhile."""
-        old = await rig.keys.initialize(OPERATOR, UNLOCK)
-        await rig.keys.unlock(OPERATOR, old.keys[0])
+        old = await rig.keys.initialize(OPERATOR, "unlock", total=3)
+        await rig.keys.unlock(OPERATOR, old.keys[0].reveal())
         await rig.write("a")
 
-        new = await rig.keys.prepare_root(OPERATOR, NewRoot(mode="shares", total=3, needed=2))
-        await rig.keys.confirm_root(OPERATOR, new.root, "\n".join(new.keys[:2]))
+        new = await rig.keys.prepare_root(OPERATOR, "shares", total=3, needed=2)
+        await rig.keys.confirm_root(OPERATOR, new.root, typed(new.keys[:2]))
         assert rig.keys.state == "unlocked"
         assert await rig.read("a") == [b"value of a"]
 
         await rig.keys.lock(OPERATOR)
         with pytest.raises(WrongKey):
-            await rig.keys.unlock(OPERATOR, old.keys[0])
+            await rig.keys.unlock(OPERATOR, old.keys[0].reveal())
         rig.now[0] += 60
-        await rig.keys.unlock(OPERATOR, "\n".join(new.keys[1:]))
+        await rig.keys.unlock(OPERATOR, typed(new.keys[1:]))
         assert await rig.read("a") == [b"value of a"]
 
     async def test_another_worker_that_was_too_quick_locks_nobody_out(self, rig: Rig) -> None:
         """A worker that meets the new root key first locks the service; the keys that were typed unlock it again."""
-        old = await rig.keys.initialize(OPERATOR, UNLOCK)
-        await rig.keys.unlock(OPERATOR, old.keys[0])
-        new = await rig.keys.prepare_root(OPERATOR, NewRoot(mode="unlock", total=1))
+        old = await rig.keys.initialize(OPERATOR, "unlock", total=3)
+        await rig.keys.unlock(OPERATOR, old.keys[0].reveal())
+        new = await rig.keys.prepare_root(OPERATOR, "unlock", total=1)
         other = Keeper(rig.store, rig.page, [])
         await other.open()
         ring = await other.sync()
@@ -392,7 +402,7 @@ class TestTheRootKey:
             return revision
 
         rig.store.commit = quick  # type: ignore[method-assign]
-        await rig.keys.confirm_root(OPERATOR, new.root, new.keys[0])
+        await rig.keys.confirm_root(OPERATOR, new.root, new.keys[0].reveal())
 
         assert len(refused) == 1
         assert rig.keys.state == "unlocked"
@@ -401,10 +411,10 @@ class TestTheRootKey:
 
     async def test_only_root_keys_that_were_prepared(self, opened: Rig) -> None:
         """What typed keys do not open, and what was never prepared, changes nothing."""
-        made = await opened.keys.prepare_root(OPERATOR, NewRoot(mode="unlock", total=2))
+        made = await opened.keys.prepare_root(OPERATOR, "unlock", total=2)
 
         with pytest.raises(Invalid):
-            await opened.keys.confirm_root(OPERATOR, made.root, made.keys[0])
+            await opened.keys.confirm_root(OPERATOR, made.root, made.keys[0].reveal())
         with pytest.raises(NotFound):
             await opened.keys.abandon_root(OPERATOR, KID)
         assert (await opened.keys.status(OPERATOR)).root != made.root
@@ -417,7 +427,7 @@ class TestSteps:
     async def test_what_is_no_step(self, opened: Rig, wanted: dict[str, Any]) -> None:
         """A step that could not be ended in time, or could not begin, is refused."""
         with pytest.raises(Invalid):
-            await opened.keys.reencrypt(OPERATOR, Reencryption(keyset="default", **wanted))
+            await opened.keys.reencrypt(OPERATOR, "default", **wanted)
 
 
 class TestReversals:
@@ -426,7 +436,7 @@ class TestReversals:
     async def test_a_rotation_is_reverted(self, opened: Rig) -> None:
         """All records are brought back to the version before, whether they were moved or written meanwhile."""
         await opened.keys.rotate(OPERATOR, "default", None)
-        await opened.keys.reencrypt(OPERATOR, Reencryption(keyset="default", limit=2))
+        await opened.keys.reencrypt(OPERATOR, "default", limit=2)
         await opened.write("f")
 
         await opened.keys.revert(OPERATOR, "default")
@@ -444,7 +454,7 @@ class TestReversals:
         await opened.keys.rotate(OPERATOR, "default", None)
 
         said = await opened.sweep()
-        assert (said.settled, said.left) == (False, ["secrets/b"])
+        assert (said.settled, said.left) == (False, ("secrets/b",))
         assert await opened.read("a", "c", "d", "e") == [b"value of " + each for each in (b"a", b"c", b"d", b"e")]
         with pytest.raises(InUse):
             await opened.keys.retire(OPERATOR, "default.1")
@@ -516,7 +526,7 @@ class TestReversals:
         await self.halted(opened)
 
         said = await opened.sweep(resume=True)
-        assert (said.settled, said.left) == (False, ["secrets/b"])
+        assert (said.settled, said.left) == (False, ("secrets/b",))
         await opened.keys.resume(OPERATOR, "default", leave_unreadable=True)
 
         await opened.write("x")
@@ -610,13 +620,13 @@ class TestWhileLocked:
 async def test_nothing_of_a_key_is_shown(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """Reprs of what carries keys, log and audit log hold none of them."""
     caplog.set_level(logging.DEBUG)
-    made = await rig.keys.initialize(OPERATOR, UNLOCK)
-    await rig.keys.unlock(OPERATOR, made.keys[0])
-    new = await rig.keys.prepare_root(OPERATOR, NewRoot(mode="shares", total=3, needed=2))
-    await rig.keys.confirm_root(OPERATOR, new.root, "\n".join(new.keys))
+    made = await rig.keys.initialize(OPERATOR, "unlock", total=3)
+    await rig.keys.unlock(OPERATOR, made.keys[0].reveal())
+    new = await rig.keys.prepare_root(OPERATOR, "shares", total=3, needed=2)
+    await rig.keys.confirm_root(OPERATOR, new.root, typed(new.keys))
 
-    said = repr(made) + repr(new) + caplog.text + rig.audit.read_text()
-    pieces = [piece for key in made.keys for piece in key.split("-")[1:]] + [
-        " ".join(key.split()[4:7]) for key in new.keys
+    said = repr(made) + repr(new) + repr(keys_shown(made)) + caplog.text + rig.audit.read_text()
+    pieces = [piece for key in made.keys for piece in key.reveal().split("-")[1:]] + [
+        " ".join(key.reveal().split()[4:7]) for key in new.keys
     ]
     assert [piece for piece in pieces if piece in said] == []

@@ -125,7 +125,7 @@ async def test_the_service_tells_the_place_alone(tmp_path: Path, caplog: pytest.
     assert answer.status == 500
     said = everything(caplog)
     assert f"unexpected ValueError at {__name__}:" in said
-    assert " < storage_service/services/door.py:" in said
+    assert " < storage_service/services/secrets.py:" in said
     assert CANARY not in said + answer.body.decode() + (tmp_path / "audit.log").read_text()
 
 
