@@ -255,7 +255,8 @@ class TestTranscripts:
 
         for machine in (a, b):
             again = machine("init")
-            assert again == Done(5, "", "[✘] already initialized; use `strongroom machine list` to see existing keys\n")
+            listed = f"to see existing keys: strongroom --home {machine.home} machine list"
+            assert again == Done(5, "", f"[✘] already initialized; {listed}\n")
 
     def test_a_server_authorizes_nobody(self, a: Machine, b: Machine) -> None:
         """A machine that is authorized without --authorizer opens the keyring, and its `authorize` is refused."""
@@ -563,7 +564,7 @@ def test_the_store_is_away(short: Path) -> None:
     ("settings", "text"),
     [
         ('store = "memory"\n', "the store is in memory, where no other process finds it"),
-        ('machine_key = "other.key"\n', "other.key; make one: strongroom machine config init"),
+        ('machine_key = "other.key"\n', "other.key; make one: strongroom --home"),
         ("stroe = 1\n", "there is no 'stroe' here"),
     ],
 )
@@ -581,7 +582,8 @@ def test_a_home_that_is_not_there_is_not_made(home: Path) -> None:
     """A mistyped home is told, and no directory is made for it."""
     done = strongroom("--home", home, "machine", "list")
 
-    assert done == Done(2, "", f"[✘] there is no home at {home}; make it: strongroom machine config init\n")
+    typed = f"strongroom --home {home} machine config init"
+    assert done == Done(2, "", f"[✘] there is no home at {home}; make it: {typed}\n")
     assert not home.exists()
 
 
