@@ -14,6 +14,7 @@ import msgspec
 Verb: TypeAlias = Literal[
     "apikey create",
     "backup take",
+    "backup verify",
     "key census",
     "key import",
     "key init",

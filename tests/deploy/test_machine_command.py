@@ -170,7 +170,7 @@ class TestConfig:
         """At a terminal the next step is told, for the first machine and for any other."""
         done = strongroom("--home", home, "machine", "config", "init", "--name", "db-1", terminal=True)
 
-        assert "strongroom machine init" in done.out
+        assert f"the first machine: strongroom --home {home} machine init\n" in done.out.replace("\r", "")
         assert "strongroom machine authorize machine.pub --name db-1" in done.out
 
     def test_nothing_is_replaced(self, home: Path) -> None:
@@ -304,7 +304,7 @@ class TestTranscripts:
 
         assert (done.code, done.json) == (0, {"fingerprint": b.fingerprint, "name": "beta", "revoked": True})
         assert done.err.startswith("This is bookkeeping, not rotation:")
-        assert done.err.endswith("Next: strongroom key rotate root\n")
+        assert done.err.endswith(f"Next: strongroom --home {a.home} key rotate root\n")
         refused = b("verify")
         assert (refused.code, refused.out) == (6, "")
         assert refused.err.startswith("[✘] this machine is not authorized: carry its public key to an authorizer")
