@@ -10,14 +10,15 @@ from strongroom.storage_service.printable import printable
 if TYPE_CHECKING:  # a command starts without all that models import
     from strongroom.models.steps import Option, Step
 
-ARGUMENTS: Final = ("source", "place", "run", "keyset", "id", "container")  # said without a flag, in this order
+ARGUMENTS: Final = ("source", "place", "run", "keyset", "id", "container", "file")  # said without a flag, in this order
 FLAGS: Final = {"option": "-o"}  # of those that have no name of their own
 TO_FILL: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "apikey create": (("id",), "ID"),
-    "backup take": ((), "FILE"),
-    "key import": ((), "FILE"),
+    "backup take": (("file",), "FILE"),
+    "backup verify": (("file",), "FILE"),
+    "key import": (("file",), "FILE"),
     "machine authorize": ((), "PUBFILE --name NAME"),
-    "restore": ((), "FILE"),
+    "restore": (("file",), "FILE"),
     "secret mkdir": (("container",), "CONTAINER"),
 }
 """What people have to fill in themselves, unless the step has the option for it."""

@@ -272,6 +272,13 @@ SCHEMAS: Final[dict[str, _Json]] = {
             detail=_TEXT,
             errors=_list(_object("field", "reason", field=_TEXT, reason=_TEXT)),
             fate={"enum": ["not-applied", "applied", "unknown"]},
+            next=_list(_ref("schemas", "Step")),
+        ),
+    },
+    "Step": {
+        "description": "What can be done about it; strongroom's own command has a command for each verb.",
+        **_object(
+            *("reason", "verb", "options"), reason=_TEXT, verb={"type": ["string", "null"]}, options={"type": "object"}
         ),
     },
     "Message": _object("type", "value", type={"const": SIMPLE}, value=_TEXT),

@@ -96,7 +96,7 @@ def take(
     show.line(f"copied {end.rows} records of {copied} into {file}; the key index knows it as {label}")
     for each in others:
         show.line(f"not in it are the records kept in {each}")
-    show.line(f"to see that it is whole: strongroom backup verify {file}")
+    show.line(show.advice("to see that it is whole", "backup verify", file=file))
 
 
 @backup.command()

@@ -15,7 +15,6 @@ from strongroom.deploy.cli.key_rotate import reencrypt, retire, rotate
 from strongroom.deploy.cli.words import Noun
 
 if TYPE_CHECKING:
-    from strongroom.models.steps import Verb
     from strongroom.storage_service.keyring_wire import KeyringStatus
 
 _HUMAN = frozenset({"unlock", "shares"})
@@ -70,19 +69,13 @@ def _tell(said: "KeyringStatus") -> None:
             show.line(f"to {each.what} {each.keyset or each.root or ''}{records}: {typed}")
     match said.state:
         case "uninitialized":
-            _advise("to make the first keys", "key init")
+            show.line(show.advice("to make the first keys", "key init"))
         case "locked":
-            _advise("to unlock it", "key unlock")
+            show.line(show.advice("to unlock it", "key unlock"))
         case "behind":
             show.line(
                 "another machine rotated the root key: put the new key file in its place here; the log says which"
             )
-
-
-def _advise(reason: str, verb: "Verb") -> None:
-    from strongroom.models.steps import Step
-
-    show.line(steps.sentence(Step(reason, verb), common().lead))
 
 
 @key.command()

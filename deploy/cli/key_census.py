@@ -26,7 +26,7 @@ def census(*, scan: bool, repair: bool) -> None:
                 return
             show.table(("version", "records"), counted.versions.items())
             if not counted.counted:
-                show.line("not all records are counted yet: strongroom key census --scan --repair")
+                show.line(show.advice("not all records are counted yet", "key census", scan=True, repair=True))
             return
         found = service.scan_census(repair=repair)
     if show.as_json():

@@ -155,18 +155,17 @@ def _take_back(service: "StorageClient", made: "NewKeys") -> None:
         text = (
             f"The keys that were made could not be taken back ({error}). Nobody may know them all: make new ones with"
         )
-        click.echo(f"{text}: strongroom key init --again", err=True)
+        click.echo(show.advice(text, "key init", again=True), err=True)
     else:
         click.echo("Nothing has changed: those keys are not in force, and the store has none.", err=True)
 
 
 def _initialized() -> Exception:
+    from strongroom.models.steps import Step
     from strongroom.storage_service.errors import Exists
 
-    return Exists(
-        "the store is initialized already; its keyring is kept. If nobody has its keys, and nothing was stored yet: "
-        "strongroom key init --again"
-    )
+    step = Step("if nobody has its keys, and nothing was stored yet", "key init", {"again": True})
+    return Exists("the store is initialized already; its keyring is kept").advising(step)
 
 
 def _is_a_person_there() -> bool:

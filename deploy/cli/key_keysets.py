@@ -84,9 +84,8 @@ def assign(*, container: str, name: str) -> None:
     """Let the secrets in CONTAINER be written under keyset NAME from now on; reencrypt brings over those there are."""
     with client() as service:
         service.assign_keyset(container, name)
-    show.done(
-        {"container": container, "keyset": name}, f"{container} is under {name}; to follow: strongroom key reencrypt"
-    )
+    text = show.advice(f"{container} is under {name}; to follow", "key reencrypt", keyset=name)
+    show.done({"container": container, "keyset": name}, text)
 
 
 @click.group(cls=Noun)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from strongroom.deploy import steps
 from strongroom.deploy.cli import key_input, key_options, key_print, show
-from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.common import client, common, common_options
 from strongroom.deploy.cli.key_census import LONG
 from strongroom.deploy.cli.words import Noun, Verb
 from strongroom.models.secret import Secret
@@ -79,11 +80,13 @@ def _confirm(service: "StorageClient", kid: str, file: str | None) -> None:
 
 
 def _prepare(service: "StorageClient", said: key_options.Wanted | None, *, keep_file: bool) -> None:
+    from strongroom.models.steps import Step
     from strongroom.storage_service.errors import Invalid
 
     wanted = said or (key_options.Wanted("file") if keep_file else key_options.as_before(service.keyring().recipients))
     made = service.prepare_root(wanted.mode, total=wanted.total, needed=wanted.needed, keep_file=keep_file)
-    later = f"strongroom key rotate root --confirm {made.root}"
+    step = Step("to go on, type them back", "key rotate root", {"confirm": made.root})
+    later = steps.command(step, common().lead)
     if not made.keys:
         service.confirm_root(made.root)
         if show.as_json():
@@ -91,7 +94,7 @@ def _prepare(service: "StorageClient", said: key_options.Wanted | None, *, keep_
         else:
             _tell_confirmed(made.root)
         return
-    key_print.new_keys(made, confirm=later)
+    key_print.new_keys(made, next=steps.as_data([step]))
     if not key_input.is_asked():
         click.echo(f"Nothing has changed yet. To go on, give those keys to: {later}", err=True)
         return
@@ -200,6 +203,7 @@ def rotate_keyset(*, name: str, keys: int | None, wholly: bool, revert: bool, pa
     Those that are there stay under the old versions, which go on opening them, until they are written again or
     re-encrypted.
     """
+    from strongroom.models.steps import Step
     from strongroom.storage_service.errors import InUse
 
     if revert and (wholly or keys is not None):
@@ -207,10 +211,12 @@ def rotate_keyset(*, name: str, keys: int | None, wholly: bool, revert: bool, pa
     with client(STEP) as service:
         if revert:
             service.revert_keyset(name)
-            show.done({"keyset": name, "reverting": True}, f"{name} is being reverted: strongroom key reencrypt {name}")
+            text = show.advice(f"{name} is being reverted", "key reencrypt", keyset=name)
+            show.done({"keyset": name, "reverting": True}, text)
             return None
         if wholly and not service.keyring().counted:
-            raise InUse("not all records are counted yet: strongroom key census --scan --repair")
+            step = Step("count them", "key census", {"scan": True, "repair": True})
+            raise InUse("not all records are counted yet").advising(step)
         service.rotate_keyset(name, keys=keys)
         if not wholly:
             active = next(each.active for each in service.list_keysets() if each.name == name)
@@ -236,7 +242,7 @@ def _rotate_wholly(service: "StorageClient", name: str, pace: float) -> int | No
     service.revert_keyset(name)
     back = _watched(service, name, pace)
     if not back.settled:
-        click.echo(f"not all is reverted yet; go on with: strongroom key reencrypt {name}", err=True)
+        click.echo(show.advice("not all is reverted yet; go on with", "key reencrypt", keyset=name), err=True)
     show.done(back.told(name) | {"reverted": True}, f"{name} is as it was; {back.moved} records were brought back")
     return FAILED
 

@@ -137,8 +137,8 @@ def config_init(*, name: str | None, kind: str, documents: Path | None) -> None:
     show.fields({"fingerprint": made.fingerprint, "key": made.key, "public key": made.public, "settings": made.config})
     for line in made.add:
         show.line(f"add to {made.config}:  {line}")
-    show.line("the first machine:  strongroom machine init")
-    show.line(f"any other, on an authorizer:  strongroom machine authorize {made.public.name} --name {called}")
+    show.line(show.advice("the first machine", "machine init"))
+    show.line(f"any other, on an authorizer: strongroom machine authorize {made.public.name} --name {called}")
 
 
 @machine.command()
@@ -225,11 +225,11 @@ def revoke(*, wanted: str, yes: bool, force: bool, file: Path | None, sets: dict
 
     settings = _settings(file, sets, options)
     row = machine_here.run(settings, lambda enrolment, _: enrolment.revoke(wanted, agree, force=force))
-    click.echo(
+    warning = (
         "This is bookkeeping, not rotation: the machine cannot open the keyring anew, but a service that runs there "
-        "goes on until it is locked or ended, and the root key may have been kept. Next: strongroom key rotate root",
-        err=True,
+        "goes on until it is locked or ended, and the root key may have been kept. Next"
     )
+    click.echo(show.advice(warning, "key rotate root"), err=True)
     _done({"fingerprint": row.fingerprint, "name": row.name, "revoked": True}, f"revoked {_named(row)}")
 
 

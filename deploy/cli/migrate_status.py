@@ -37,7 +37,7 @@ def _show(said: "Status") -> None:
         show.answer(msgspec.to_builtins(said))
         return
     if not said.runs:
-        show.line("nothing was moved yet; what can be: strongroom migrate sources")
+        show.line(show.advice("nothing was moved yet; what can be", "migrate sources"))
         return
     for each in said.runs:
         show.line(each.run, style="bold")

@@ -13,13 +13,15 @@ import click
 
 from strongroom.deploy.cli import backup_file, show
 from strongroom.deploy.cli.backup_file import key_options, place_options
-from strongroom.deploy.cli.common import common_options
+from strongroom.deploy.cli.common import common, common_options
 from strongroom.deploy.cli.words import Verb
 from strongroom.deploy.places import PREFIX
+from strongroom.deploy.steps import as_data, sentence
 from strongroom.models.names import MACHINES
 
 if TYPE_CHECKING:
     from strongroom.deploy.settings import Settings
+    from strongroom.models.steps import Option, Step
     from strongroom.storage_service.backup.checking import Checked
     from strongroom.storage_service.keyring.export import Exported, Given
     from strongroom.storage_service.keyring.machine_documents import MachineDocuments
@@ -70,16 +72,16 @@ def restore(
                 _refuse_to_leave(settings, checked, config)
             with _recorded(settings, checked), _owner_of(settings.service.store):
                 asyncio.run(_restore(settings, source, exported, checked))
-    steps = _next_steps(settings, exported, store, config)
+    following = _next_steps(settings, exported, store, config)
     if show.as_json():
         said = {"backup": checked.head.label, "rows": checked.end.rows, "opened": checked.opened}
-        show.answer(said | {"unreadable": checked.unreadable, "next": steps})
+        show.answer(said | {"unreadable": checked.unreadable, "next": as_data(following)})
         return
     show.line(f"restored {checked.end.rows} records of {checked.head.taken}; all {checked.opened} secrets open")
     for each in checked.unreadable:
         show.line(f"does not open: {each}")
-    for each in steps:
-        show.line(f"next: {each}")
+    for step in following:
+        show.line(f"next: {sentence(step, common().lead)}")
 
 
 def _given(settings: "Settings", exported: "Exported", key_file: Path | None, typed: str | None) -> "Given":
@@ -289,22 +291,24 @@ def _owner_of(url: str) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def _next_steps(settings: "Settings", exported: "Exported", store: str | None, config: Path | None) -> list[str]:
-    """Return what is to be done now, as commands and words."""
+def _next_steps(settings: "Settings", exported: "Exported", store: str | None, config: Path | None) -> "list[Step]":
+    """Return what is to be done now."""
+    from strongroom.models.steps import Step
+
     kinds = {each.kind for each in exported.recipients}
-    home = f" --home {shlex.quote(str(settings.home))}"
-    steps = ["start its service: systemctl start strongroom-storage strongroom-proxy"]
+    home: dict[str, Option] = {"home": str(settings.home)}
+    following = [Step("start its service: systemctl start strongroom-storage strongroom-proxy")]
     if _is_home(settings):
-        steps = [f"strongroom up{home}"]
+        following = [Step("start its service", "up", home)]
     elif _is_state(settings):
-        home, steps = "", ["start its service"]  # the command finds it as this one did
+        home, following = {}, [Step("start its service")]  # the command finds it as this one did
     if store is not None and _goes_unsaid(settings.service.store, config):
-        steps.insert(0, _say_store(store, config or settings.home / "strongroom.toml"))
+        following.insert(0, Step(_say_store(store, config or settings.home / "strongroom.toml")))
     if "file" in kinds and not settings.service.root_key.exists():
-        steps.insert(0, f"put the root key file to {settings.service.root_key}")
+        following.insert(0, Step(f"put the root key file to {settings.service.root_key}"))
     elif "file" not in kinds and kinds & {"unlock", "shares"}:
-        steps.append(f"strongroom key unlock{home}")
-    return steps
+        following.append(Step("unlock it", "key unlock", home))
+    return following
 
 
 def _say_store(store: str, file: Path) -> str:

@@ -6,9 +6,13 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strongroom.deploy.cli.common import common
+from strongroom.deploy.steps import sentence
+
+if TYPE_CHECKING:
+    from strongroom.models.steps import Option, Verb
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -75,6 +79,13 @@ def words(text: str, style: str = "", indent: int = 0) -> None:
     )
     for each in wrapped.splitlines():
         line(each, style)
+
+
+def advice(reason: str, verb: "Verb", **options: "Option") -> str:
+    """Return what is to be done next in words that end with the command for it."""
+    from strongroom.models.steps import Step
+
+    return sentence(Step(reason, verb, options), common().lead)
 
 
 def fits(text: str) -> bool:

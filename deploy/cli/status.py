@@ -1,24 +1,28 @@
 """``strongroom status``: how the service is, and whom it takes the caller for."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
 
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import client, common_options
-from strongroom.deploy.cli.words import Verb
+from strongroom.deploy.cli.words import Verb as Command
 
-_NEXT: Final = {
-    "uninitialized": "no secrets before there are keys: strongroom key init",
-    "locked": "no secrets before it is unlocked: strongroom key unlock",
-    "rotating": "what is under way with the keys: strongroom key status",
-    "behind": "no secret is written before this machine has the new key file; its log says which, and where",
-    "fatal": "no secret is written, and here is why: strongroom key status",
+if TYPE_CHECKING:
+    from strongroom.models.steps import Verb
+
+_BEHIND: Final = "no secret is written before this machine has the new key file; its log says which, and where"
+_NEXT: "Final[Mapping[str, tuple[str, Verb]]]" = {
+    "uninitialized": ("no secrets before there are keys", "key init"),
+    "locked": ("no secrets before it is unlocked", "key unlock"),
+    "rotating": ("what is under way with the keys", "key status"),
+    "fatal": ("no secret is written, and here is why", "key status"),
 }
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @common_options
 def status() -> None:
     """Show how the service is, and whom it takes you for."""
@@ -40,5 +44,7 @@ def status() -> None:
             "you may": me.actions,
         }
     )
-    if said.state in _NEXT:
-        show.line(_NEXT[said.state])
+    if said.state == "behind":
+        show.line(_BEHIND)
+    elif said.state in _NEXT:
+        show.line(show.advice(*_NEXT[said.state]))

@@ -240,7 +240,9 @@ def error_of(status: int, body: bytes) -> errors.ServiceError:
     if fate in set(errors.Fate) and fate != error.fate:
         error.fate = errors.Fate(fate)
     error.told = True
-    return error.advising(*_steps(problem.get("next")))
+    if following := tuple(_steps(problem.get("next"))):
+        error.next = following
+    return error
 
 
 def _steps(said: object) -> Iterator[Step]:

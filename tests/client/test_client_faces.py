@@ -24,6 +24,7 @@ from scripted_service import (
 from strongroom.deploy.tools.faces import SOURCE, WRITTEN, blocking
 from strongroom.models.hosts import Host, HostCreds, Hosts
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.storage_service import errors, wire
 from strongroom.storage_service.client import AsyncStorageClient, StorageClient, operations
 from strongroom.storage_service.client.dialogue import Effect
@@ -140,6 +141,7 @@ def test_every_error_of_the_wire_comes_back_as_itself(service: ScriptedService, 
         raised.faults = (("address", "is not an address"),)
     elif isinstance(raised, Unavailable):
         raised.fate = Fate.APPLIED
+    raised.next = (Step("unlock it", "key unlock", {"socket": "/s"}),)
     status, headers, body = wire.problem_response(raised, "request-1")
     service.script(Reply(body, status, {name.decode(): value.decode() for name, value in headers}))
 
@@ -149,6 +151,17 @@ def test_every_error_of_the_wire_comes_back_as_itself(service: ScriptedService, 
     assert str(caught.value) == ("reason" if wire.PROBLEMS[code].detail else wire.PROBLEMS[code].title)
     assert getattr(caught.value, "faults", None) == getattr(raised, "faults", None)
     assert getattr(caught.value, "fate", None) == getattr(raised, "fate", None)
+    assert caught.value.next == (raised.next if wire.PROBLEMS[code].detail else wire.PROBLEMS[code].next)
+
+
+def test_steps_of_another_version_are_left_out() -> None:
+    """Of an answer's steps those are told that this version knows, whatever else stands there."""
+    known = {"reason": "unlock it", "verb": "key unlock", "options": {}}
+    for others in ([{"reason": "x", "verb": "key bury"}], [{"reason": 1}], ["unlock"], [None]):
+        body = msgspec.json.encode({"type": "urn:strongroom:problem:locked", "next": [*others, known]})
+        assert wire.error_of(503, body).next == (Step("unlock it", "key unlock"),)
+    for none in ("unlock", {}, 7, None):
+        assert wire.error_of(503, msgspec.json.encode({"next": none})).next == ()
 
 
 def test_repeats_over_a_new_connection(service: ScriptedService, connect: Connect) -> None:

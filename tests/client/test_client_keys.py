@@ -172,4 +172,5 @@ def test_what_an_error_tells_crosses_the_socket(error: errors.ServiceError) -> N
     got = wire.error_of(status, body)
 
     assert type(got) is type(error)
-    assert (str(got), vars(got)) == (str(error), vars(error) | {"told": True})
+    advice = {"next": row.next} if (row := wire.problem_of(error)).next else {}
+    assert (str(got), vars(got)) == (str(error), vars(error) | {"told": True} | advice)

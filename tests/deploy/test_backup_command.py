@@ -104,7 +104,7 @@ def test_there_and_back(there: Up, short: Path) -> None:
 
     back = restore(file, new, "--key-file", there.home / "secrets.key")
     assert (back.code, back.json["unreadable"]) == (0, [])
-    assert back.json["next"] == [f"strongroom up --home {new}"]
+    assert back.json["next"] == [{"reason": "start its service", "verb": "up", "options": {"home": str(new)}}]
     assert (new / "secrets.key").read_bytes() == (there.home / "secrets.key").read_bytes()
     with up(new) as running:
         assert [get(new, f"db/{number}") for number in range(2)] == [f"{CANARY}-0", f"{CANARY}-1"]
@@ -412,7 +412,8 @@ def test_unlock_keys_and_shares_open_a_backup(home: Path, short: Path) -> None:
     assert (few.code, new.exists()) == (1 if "usage" in few.err else few.code, False)
     assert few.code != 0
     done = restore(short / "l", new, stdin=typed)
-    assert (done.code, done.json["next"][1]) == (0, f"strongroom key unlock --home {new}")
+    unlock = {"reason": "unlock it", "verb": "key unlock", "options": {"home": str(new)}}
+    assert (done.code, done.json["next"][1]) == (0, unlock)
     (new / "store.json").unlink()
     with up(new) as running:
         assert (running.said["state"], (new / "store.json").exists()) == ("locked", True)
@@ -493,9 +494,9 @@ def test_between_sqlite_and_etcd(there: Up, short: Path, etcd: Etcd) -> None:
     one, two, url = short / "one", short / "two", etcd.url("restored")
     backup(there.home, short / "a")
     done = restore(short / "a", one, "--store", url, "--key-file", key)
-    assert done.json["next"] == [
-        f'say store = "{url}" in {one}/strongroom.toml, in place of any other store there',
-        f"strongroom up --home {one}",
+    assert [(step["reason"], step["verb"], step["options"]) for step in done.json["next"]] == [
+        (f'say store = "{url}" in {one}/strongroom.toml, in place of any other store there', None, {}),
+        ("start its service", "up", {"home": str(one)}),
     ]
     with up(one, "--store", url):
         put(one, "db/2", "written to etcd")
@@ -645,7 +646,9 @@ class TestEmptyStores:
             admin.put("/another-store/registry/pods", b"somebody else's")
         said = refused(there.home, "--store", etcd.url("another-store"))
         assert "records are in sqlite:" in said
-        assert "strongroom backup --offline, then strongroom restore --store" in said
+        where = f"strongroom --home {there.home}"
+        assert f"; to move them, copy them while no service runs: {where} backup take FILE --offline; " in said
+        assert f"; and fill the other store: {where} restore FILE --store {etcd.url('another-store')}\n" in said
         (there.home / "store.json").unlink()
         assert "the store holds no records of ours, and this home's records are in sqlite:" in refused(
             there.home, "--store", etcd.url("another-store")
@@ -710,7 +713,7 @@ def test_a_containers_state_is_not_made_into_a_home(there: Up, short: Path, etcd
     assert {each.stat().st_uid for each in state.iterdir()} == {state.stat().st_uid}
     assert (url in (state / "store.json").read_text()) is moved
     said = [f"say STRONGROOM_STORE={url} to it, in place of the store that the variable says now"] if moved else []
-    assert done.json["next"] == [*said, "start its service"]
+    assert [step["reason"] for step in done.json["next"]] == [*said, "start its service"]
 
 
 def machines_in(file: Path) -> list[str]:
@@ -762,7 +765,7 @@ def test_what_root_restores_is_the_services(there: Up, short: Path) -> None:
 
     done = restore(file, place, *key)
 
-    assert (done.code, done.json["next"][0]) == (
+    assert (done.code, done.json["next"][0]["reason"]) == (
         0,
         "start its service: systemctl start strongroom-storage strongroom-proxy",
     )

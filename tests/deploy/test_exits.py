@@ -1,10 +1,14 @@
 """What the shell is told: one exit code for each error, and one line that says what to do."""
 
+from pathlib import Path
+
 import click
 import pytest
 
 from strongroom.deploy.cli import exits
+from strongroom.deploy.cli.common import Common
 from strongroom.models.errors import Fault, InvalidName, ValidationError
+from strongroom.models.steps import Step
 from strongroom.storage_service import errors, wire
 from strongroom.storage_service.errors import StrongroomError
 
@@ -62,6 +66,19 @@ def test_each_error_has_its_code(error: BaseException, code: int, line: str) -> 
     assert len(written) == 1
     assert line in written[0]
     assert "\n" not in written[0]
+
+
+def test_what_can_be_done_leads_to_the_service_that_was_meant() -> None:
+    """Steps of an error stand after its text, each with its command; they come in place of those of its kind."""
+    written: list[str] = []
+    error = errors.NotListening("nobody listens").advising(Step("unlock it", "key unlock"), Step("see to it"))
+    exits.report(error, written.append, said=Common(home=Path("/our home")))
+    exits.report(errors.NotListening("nobody listens"), written.append, said=Common(socket=Path("/s")))
+
+    assert written[0].startswith(
+        "strongroom: nobody listens; unlock it: strongroom --home '/our home' key unlock; see to it; or systemctl"
+    )
+    assert "; see that it runs: strongroom --socket /s up; or systemctl" in written[1]
 
 
 @pytest.mark.parametrize("error", [errors.Unavailable("the store cannot do this now"), errors.Barred("no way in")])

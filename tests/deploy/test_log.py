@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from strongroom.deploy.serving import log
+from strongroom.models.steps import Step
 
 
 def record(message: str, *arguments: object, **more: Any) -> logging.LogRecord:
@@ -62,3 +63,16 @@ def test_why_an_application_did_not_start_stands_alone() -> None:
     started = record("ASGI lifespan startup failed: %s", "Lifespan startup failed: the key is gone", exc_info=None)
 
     assert log.message_of(started) == "the key is gone"
+
+
+def test_what_is_to_be_done_is_told() -> None:
+    """For people it is a command that leads to the home of the process, for machines a step as it is."""
+    told = record("locked", exc_info=None)
+    told.next = (Step("unlock it", "key unlock"),)
+
+    assert (
+        log.Plain("/srv/our home")
+        .format(told)
+        .endswith("locked; unlock it: strongroom --home '/srv/our home' key unlock")
+    )
+    assert json.loads(log.Json().format(told))["next"] == [{"reason": "unlock it", "verb": "key unlock", "options": {}}]

@@ -177,7 +177,7 @@ class TestConfig:
         """At a terminal the next step is told, for the first machine and for any other."""
         done = strongroom("--home", home, "machine", "config", "init", "--name", "db-1", terminal=True)
 
-        assert "strongroom machine init" in done.out
+        assert f"the first machine: strongroom --home {home} machine init\n" in done.out.replace("\r", "")
         assert "strongroom machine authorize machine.pub --name db-1" in done.out
 
     def test_nothing_is_replaced(self, home: Path) -> None:
@@ -262,7 +262,8 @@ class TestTranscripts:
 
         for machine in (a, b):
             again = machine("init")
-            assert again == Done(5, "", "[✘] already initialized; use `strongroom machine list` to see existing keys\n")
+            listed = f"to see existing keys: strongroom --home {machine.home} machine list"
+            assert again == Done(5, "", f"[✘] already initialized; {listed}\n")
 
     def test_a_server_authorizes_nobody(self, a: Machine, b: Machine) -> None:
         """A machine that is authorized without --authorizer opens the keyring, and its `authorize` is refused."""
@@ -310,7 +311,7 @@ class TestTranscripts:
 
         assert (done.code, done.json) == (0, {"fingerprint": b.fingerprint, "name": "beta", "revoked": True})
         assert done.err.startswith("This is bookkeeping, not rotation:")
-        assert done.err.endswith("Next: strongroom key rotate root\n")
+        assert done.err.endswith(f"Next: strongroom --home {a.home} key rotate root\n")
         refused = b("verify")
         assert (refused.code, refused.out) == (6, "")
         assert refused.err.startswith("[✘] this machine is not authorized: carry its public key to an authorizer")
@@ -605,7 +606,7 @@ def test_the_store_is_away(short: Path) -> None:
     ("settings", "text"),
     [
         ('store = "memory"\n', "the store is in memory, where no other process finds it"),
-        ('machine_key = "other.key"\n', "other.key; make one: strongroom machine config init"),
+        ('machine_key = "other.key"\n', "other.key; make one: strongroom --home"),
         ("stroe = 1\n", "there is no 'stroe' here"),
     ],
 )
@@ -623,7 +624,8 @@ def test_a_home_that_is_not_there_is_not_made(home: Path) -> None:
     """A mistyped home is told, and no directory is made for it."""
     done = strongroom("--home", home, "machine", "list")
 
-    assert done == Done(2, "", f"[✘] there is no home at {home}; make it: strongroom machine config init\n")
+    typed = f"strongroom --home {home} machine config init"
+    assert done == Done(2, "", f"[✘] there is no home at {home}; make it: {typed}\n")
     assert not home.exists()
 
 

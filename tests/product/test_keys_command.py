@@ -138,7 +138,7 @@ class TestAtATerminal:
         with Terminal(running.home, "rotate", "root", "--keys", "1") as screen:
             screen.sees("New key 1 of 1: ")
             screen.interrupts()
-            screen.sees("Nothing has changed. To go on: strongroom key rotate root --confirm ")
+            screen.sees(f"Nothing has changed. To go on: strongroom --home {running.home} key rotate root --confirm ")
             assert screen.ends() == 130
 
         pending = client.keyring().pending[0]
@@ -146,12 +146,13 @@ class TestAtATerminal:
         client.lock()
         assert run("unlock", stdin=keys[1]).code == 0
 
-    def test_status_is_a_page(self, run: Run, client: StorageClient) -> None:
+    def test_status_is_a_page(self, run: Run, running: Up, client: StorageClient) -> None:
         """State, who can open it, versions and what is under way, with the command that goes on with it."""
         run("rotate", "keyset", "default")
         page = run("status", terminal=True).out
 
-        for piece in ("rotating", "unlock", "default.2", "to re-encrypt default, 5 records: strongroom key reencrypt"):
+        goes_on = f"to re-encrypt default, 5 records: strongroom --home {running.home} key reencrypt default"
+        for piece in ("rotating", "unlock", "default.2", goes_on):
             assert piece in page
 
 
@@ -178,7 +179,9 @@ class TestTheRootKey:
     def test_two_calls_rotate_it(self, run: Run, client: StorageClient, keys: list[str], tmp_path: Path) -> None:
         """The first prints keys that open nothing yet, the second takes them; then the old ones open nothing."""
         made = run("rotate", "root", "--shares", "2/3")
-        assert made.json["confirm"] == f"strongroom key rotate root --confirm {made.json['root']}"
+        (step,) = made.json["next"]
+        assert (step["verb"], step["options"]) == ("key rotate root", {"confirm": made.json["root"]})
+        assert f"key rotate root --confirm {made.json['root']}\n" in made.err
         assert "Nothing has changed yet" in made.err
 
         wrong = run("rotate", "root", "--confirm", made.json["root"], stdin=keys[0])
@@ -251,7 +254,7 @@ class TestKeysets:
 
         halted = run("reencrypt", "default")
         assert (halted.code, halted.out) == (2, "")
-        assert "go on with: strongroom key reencrypt default --resume" in halted.err
+        assert f"go on with: strongroom --home {running.home} key reencrypt default --resume" in halted.err
         assert "default.2: secrets/db/c" in halted.err
         assert json.loads(strongroom("--home", running.home, "status").out)["state"] == "fatal"
         refused = strongroom("--home", running.home, "secret", "put", "db/x", stdin=b"x")

@@ -102,7 +102,7 @@ class TestKeysThatNobodySaw:
         again = strongroom("--home", home, "key", "init", "--keys", "1")
 
         assert again.code == 5
-        assert again.err.endswith("nothing was stored yet: strongroom key init --again\n")
+        assert again.err.endswith(f"nothing was stored yet: strongroom --home {home} key init --again\n")
         assert client.keyring().root == made.json["root"]
 
 
