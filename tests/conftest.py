@@ -4,6 +4,8 @@ Several processes may run them side by side; each has a session, an etcd and ser
 """
 
 import resource
+import signal
+import threading
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,12 @@ from tests.etcd_server import Etcd, running
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
+
+
+def pytest_configure() -> None:
+    """Take SIGINT again, where a shell began this in the background: what ignores it starts what ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
