@@ -67,7 +67,7 @@ def _leading(step: "Step", lead: Lead) -> Sequence[str]:
     elif step.verb in ELSEWHERE:
         places = {}
     else:
-        places = {"home": lead.home, "socket": lead.socket}
+        places = {"home": lead.home, "socket": lead.socket if step.verb != "up" else None}
     return [word for name, value in places.items() if value is not None for word in (f"--{name}", str(value))]
 
 

@@ -78,7 +78,7 @@ def test_what_can_be_done_leads_to_the_service_that_was_meant() -> None:
     assert written[0].startswith(
         "strongroom: nobody listens; unlock it: strongroom --home '/our home' key unlock; see to it; or systemctl"
     )
-    assert "; see that it runs: strongroom --socket /s up; or systemctl" in written[1]
+    assert "; see that it runs: strongroom up; or systemctl" in written[1]
 
 
 @pytest.mark.parametrize("error", [errors.Unavailable("the store cannot do this now"), errors.Barred("no way in")])
