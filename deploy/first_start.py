@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.deploy.cli import exits
-from strongroom.deploy.home import API_ID, PROXY_ID, make_client
+from strongroom.deploy.home import API_ID, MARK, PROXY_ID, make_client, refuse_lost
 from strongroom.deploy.places import CLIENT, PROXY_CLIENT
 from strongroom.storage_service.client import StorageClient
-from strongroom.storage_service.errors import ConfigurationError, Exists, StrongroomError, Unavailable
+from strongroom.storage_service.errors import Exists, StrongroomError, Unavailable
 from strongroom.storage_service.files import replace_private
-from strongroom.storage_service.keyring_wire import KeyringStatus
+from strongroom.storage_service.wire.keys import KeyringStatus
 
 URL: Final = "http://127.0.0.1:8000"  # strongroom-proxy.socket
 SOCKET: Final = Path("/run/strongroom/storage.sock")  # strongroom-storage.socket
 ROOT_KEY: Final = "secrets.key"
-MARK: Final = "initialized"  # holds the kid of the root key of the first keyring
 PATIENCE: Final = 60.0  # seconds for a service to begin
 
 
@@ -73,20 +72,6 @@ def make_keyring(directory: Path, patience: float = PATIENCE) -> str:
         if found.root is not None and not mark.exists():
             replace_private(mark, f"{found.root}\n".encode())
         return found.state
-
-
-def refuse_lost(directory: Path) -> None:
-    """Refuse to make the first keys of a store that had some, as the mark in *directory* says.
-
-    Raises:
-        ConfigurationError: the store that is empty now was not.
-    """
-    mark = directory / MARK
-    if mark.exists():
-        raise ConfigurationError(
-            f"the store is empty, and it was not (its root key was {mark.read_text().strip()}): see that the service"
-            f" has the right store, or restore a backup; to begin with nothing all the same, remove {mark}"
-        )
 
 
 def _when_it_listens(service: StorageClient, patience: float) -> KeyringStatus:

@@ -24,13 +24,14 @@ from typing import Final
 
 from strongroom.deploy.places import CLIENT, CONFIG, PROXY_CLIENT, SOCKET
 from strongroom.models.secret import Secret
-from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.files import replace_private, sync_directory, try_lock
 
 API_KEY_BYTES: Final = 32  # 256 bits, from the kernel's generator
 API_ID: Final = "storage_service"  # CPD-101's name for the platform's own key
 PROXY_ID: Final = "http_proxy"
+MARK: Final = "initialized"  # holds the kid of the root key of the first keyring
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})  # what link(2) says there
 STALE_WAIT: Final = 5.0  # seconds that the processes of a killed `up` may take to follow it
 
@@ -255,3 +256,17 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def refuse_lost(directory: Path) -> None:
+    """Refuse to make the first keys of a store that had some, as the mark in *directory* says.
+
+    Raises:
+        ConfigurationError: the store that is empty now was not.
+    """
+    mark = directory / MARK
+    if mark.exists():
+        raise ConfigurationError(
+            f"the store is empty, and it was not (its root key was {mark.read_text().strip()}): see that the service"
+            f" has the right store, or restore a backup; to begin with nothing all the same, remove {mark}"
+        )

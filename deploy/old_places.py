@@ -8,9 +8,9 @@ from strongroom.migration.digest import Digest
 from strongroom.migration.errors import EstateRefused, EstateUnavailable
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.base import Findable, Source
+from strongroom.storage_service.backends.read_through import OldPlace
 from strongroom.storage_service.config import ReadThroughSettings
 from strongroom.storage_service.errors import ConfigurationError, Unavailable
-from strongroom.storage_service.read_through import OldPlace
 
 
 class FindableSource(Source, Findable, Protocol):

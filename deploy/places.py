@@ -6,7 +6,7 @@ from typing import Final
 DEFAULT_HOME: Final = Path("~/.strongroom")
 CONFIG: Final = "strongroom.toml"
 CLIENT: Final = (
-    "client.json"  # strongroom.storage_service.client_file; how the operator and platform services reach the service
+    "client.json"  # strongroom.storage_service.client.file; how the operator and platform services reach the service
 )
 PROXY_CLIENT: Final = "proxy.json"  # the same of the proxy
 STORE: Final = "store.json"  # which store this home's records are in

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from strongroom.models import names
-from strongroom.storage_service import head
-from strongroom.storage_service.apikeys import ApiKeys
-from strongroom.storage_service.audit import AuditLog
-from strongroom.storage_service.authn import Authenticator, Proxy, SimpleAuthKeys, SimpleCredsAuth
-from strongroom.storage_service.authz.base import Decider
-from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz, UserNameSpace
+from strongroom.storage_service.access.apikeys import ApiKeys
+from strongroom.storage_service.access.authenticators import Authenticator, Proxy, SimpleAuthKeys, SimpleCredsAuth
+from strongroom.storage_service.access.base import Decider
+from strongroom.storage_service.access.paths import Reach, SimplePathAuthz, UserNameSpace
+from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.backends.read_through import OldPlace, OldPlaces, ReadThroughBackend
 from strongroom.storage_service.backends.url import as_said, masked
 from strongroom.storage_service.backup.marker import refuse_half
 from strongroom.storage_service.config import (
@@ -26,13 +26,11 @@ from strongroom.storage_service.config import (
 )
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.handlers import Handler
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.machine_documents import documents_in
-from strongroom.storage_service.keyring.page import Page, State
-from strongroom.storage_service.keyring.unattended import KeyFile, MachineKeyFile, Way
-from strongroom.storage_service.large_answers import LargeAnswers
-from strongroom.storage_service.overlay import EncryptedBackend
-from strongroom.storage_service.read_through import OldPlace, OldPlaces, ReadThroughBackend
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.machines.stored import documents_in
+from strongroom.storage_service.keyring.opening.unattended import KeyFile, MachineKeyFile, Way
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.shared_root import Page, State
 from strongroom.storage_service.record_of_store import RecordOfStore, moving_to
 from strongroom.storage_service.routing import build as build_routing
 from strongroom.storage_service.services.access import AccessService
@@ -41,8 +39,10 @@ from strongroom.storage_service.services.bulk import BulkService
 from strongroom.storage_service.services.door import Door
 from strongroom.storage_service.services.health import HealthService
 from strongroom.storage_service.services.keys import KeyService
+from strongroom.storage_service.services.large_answers import LargeAnswers
 from strongroom.storage_service.services.records import RecordService
 from strongroom.storage_service.services.secrets import SecretService
+from strongroom.storage_service.wire import head
 
 __all__ = ["Page", "Parts", "build"]
 

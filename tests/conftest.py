@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from strongroom.storage_service import hygiene
+from strongroom.storage_service import hardening
 from tests import collection, groups
 from tests.deploy.running import ended_after
 from tests.etcd_server import Etcd, running
@@ -80,7 +80,7 @@ def _open_to_debuggers(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     """
     before = resource.getrlimit(resource.RLIMIT_CORE)
     if request.path.name != "test_hygiene.py":
-        monkeypatch.setattr(hygiene, "_refuse_debuggers", lambda: None)
-        monkeypatch.setattr(hygiene, "_refuse_core_dumps", lambda: None)
+        monkeypatch.setattr(hardening, "_refuse_debuggers", lambda: None)
+        monkeypatch.setattr(hardening, "_refuse_core_dumps", lambda: None)
     yield
     assert resource.getrlimit(resource.RLIMIT_CORE) == before

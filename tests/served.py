@@ -63,7 +63,7 @@ app = create_app(ProxySettings(
 SERVICE = """
 from pathlib import Path
 from strongroom.models.secret import Secret
-from strongroom.storage_service.app import create_app
+from strongroom.storage_service.http.app import create_app
 from strongroom.deploy.settings import PROXIED
 from strongroom.storage_service.config import ProxyKey, ServiceSettings
 

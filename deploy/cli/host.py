@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from strongroom.deploy.cli import secret_input, show
+from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import client, common, common_options
+from strongroom.deploy.cli.secret import source as secret_input
 from strongroom.deploy.cli.secret import write_out
 from strongroom.deploy.cli.words import Noun
 

@@ -11,8 +11,9 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from strongroom.deploy.cli import backup_file, show
-from strongroom.deploy.cli.backup_file import key_options, place_options
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.backup import file as backup_file
+from strongroom.deploy.cli.backup.file import key_options, place_options
 from strongroom.deploy.cli.common import common, common_options
 from strongroom.deploy.cli.words import Verb
 from strongroom.deploy.places import PREFIX
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from strongroom.deploy.settings import Settings
     from strongroom.models.steps import Option, Step
     from strongroom.storage_service.backup.checking import Checked
-    from strongroom.storage_service.keyring.export import Exported, Given
-    from strongroom.storage_service.keyring.machine_documents import MachineDocuments
+    from strongroom.storage_service.keyring.ceremonies.export import Exported, Given
+    from strongroom.storage_service.keyring.machines.stored import MachineDocuments
     from strongroom.storage_service.record_of_store import RecordOfStore
 
 
@@ -86,7 +87,7 @@ def restore(
 
 def _given(settings: "Settings", exported: "Exported", key_file: Path | None, typed: str | None) -> "Given":
     """Return what is to open the backup; where nothing was said, what the home has, or what is typed."""
-    from strongroom.storage_service.keyring import machine_key
+    from strongroom.storage_service.keyring.machines import key as machine_key
 
     kinds = {each.kind for each in exported.recipients}
     own = settings.service.machine_key
@@ -162,7 +163,7 @@ async def _holds_the_same(settings: "Settings", checked: "Checked", nowhere: IO[
     Raises:
         ConfigurationError, Unavailable: it cannot be read.
     """
-    from strongroom.deploy.cli.backup_copy import moment_of
+    from strongroom.deploy.cli.backup.copying import moment_of
     from strongroom.storage_service.backup import taking
     from strongroom.storage_service.errors import Invalid
 
@@ -190,9 +191,9 @@ async def _refuse_filled(settings: "Settings", checked: "Checked") -> None:
 async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported", checked: "Checked") -> None:
     from strongroom.storage_service.backends import open_backend
     from strongroom.storage_service.backup.restoring import restore as fill
-    from strongroom.storage_service.keyring.machine_documents import documents_in
-    from strongroom.storage_service.keyring.page import Page
+    from strongroom.storage_service.keyring.machines.stored import documents_in
     from strongroom.storage_service.keyring.seen import Seen
+    from strongroom.storage_service.keyring.shared_root import Page
 
     store = open_backend(settings.service.store)
     await store.open()

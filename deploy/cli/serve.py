@@ -21,7 +21,7 @@ def serve(*, role: str, file: Path | None, sets: dict[str, str], **options: Any)
 
     It tells systemd when it is up (Type=notify) and takes the sockets of a .socket unit.
     """
-    from strongroom.storage_service.hygiene import harden
+    from strongroom.storage_service.hardening import harden
 
     harden()  # before the imports, which take a while
     from strongroom.deploy.serving import server

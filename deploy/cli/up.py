@@ -34,7 +34,7 @@ def up(*, sets: dict[str, str], **options: Any) -> None:
     The first time, it makes the home: its settings, an API key (client.json) and a root key (secrets.key).
     """
     with held_back():  # the imports take longest, and a signal that comes meanwhile asks for the same end
-        from strongroom.storage_service.hygiene import harden
+        from strongroom.storage_service.hardening import harden
 
         harden()  # before the other imports, which take a while
         from strongroom.deploy.serving.up import up as run

@@ -1,14 +1,14 @@
 """How the processes log: one line a record to standard error, for people or as JSON.
 
-    2026-11-22 09:30:00.123 WARNING strongroom.storage_service.app[812] request 9f2c…: unexpected error
-    {"time":"2026-11-22T09:30:00.123Z","level":"warning","logger":"strongroom.storage_service.app","pid":812,"message":"…"}
+    2026-11-22 09:30:00.123 WARNING strongroom.storage_service.http.app[812] request 9f2c…: unexpected error
+    {"time":"2026-11-22T09:30:00.123Z","level":"warning","logger":"strongroom.storage_service.http.app","pid":812,"message":"…"}
 
 A record whose ``next`` says what is to be done has it at its end as commands that lead here, and as JSON in a field of
 that name, as it is.
 
 What may be logged is the business of who logs: values of this project's types show no secret, and no line here adds
 a request's body or header fields. Of an exception, whoever logs it, class and places are told, not its text. There is
-no access log; the audit log is apart (``strongroom.storage_service.audit``).
+no access log; the audit log is apart (``strongroom.storage_service.audit.log``).
 """
 
 import logging

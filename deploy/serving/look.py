@@ -13,7 +13,8 @@ from strongroom.deploy.serving.server import Role
 from strongroom.deploy.settings import Settings, refuse_another_store
 from strongroom.storage_service.backends.url import file_of, split
 from strongroom.storage_service.errors import ConfigurationError, KeyFileUnusable
-from strongroom.storage_service.keyring import machine_key, rootkey
+from strongroom.storage_service.keyring import rootkey
+from strongroom.storage_service.keyring.machines import key as machine_key
 from strongroom.storage_service.reach import refuse_changed_by_others, user_name, why_denied
 
 _BASIC: Final = "basic"  # the authenticator that has a users file

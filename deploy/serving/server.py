@@ -1,6 +1,7 @@
 """gunicorn, told once how to serve each of the two processes: in one command, under systemd, or started by itself.
 
-`options` is the whole of its configuration; ``strongroom.deploy.gunicorn`` offers the same to a plain ``gunicorn -c``.
+`options` is the whole of its configuration; ``strongroom.deploy.serving.gunicorn`` offers the same to a plain
+``gunicorn -c``.
 """
 
 import errno
@@ -27,8 +28,8 @@ from strongroom.deploy.serving.workers import Served
 from strongroom.deploy.settings import Settings
 from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import ConfigurationError
-from strongroom.storage_service.hygiene import harden
-from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.hardening import harden
+from strongroom.storage_service.keyring.shared_root import Page
 
 HEARTBEAT: Final = 30  # seconds without a sign of life after which gunicorn replaces a worker
 
@@ -55,7 +56,7 @@ def make_app(
     harden()  # anew: a change of user may have opened the process
     if role is Role.STORAGE:
         from strongroom.deploy.old_places import old_place
-        from strongroom.storage_service.app import create_app
+        from strongroom.storage_service.http.app import create_app
 
         return Served(create_app(settings.service, page, old_place, _renewal()), Limits(), None, crowd)
     from strongroom.http_proxy.app import create_app as create_proxy

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from strongroom.storage_service.client_file import is_credential
+from strongroom.storage_service.client.file import is_credential
 from strongroom.storage_service.config import ProxySettings
 from strongroom.storage_service.errors import ConfigurationError, KeyFileUnusable
 from strongroom.storage_service.keyring.private_file import PrivateFile

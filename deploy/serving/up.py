@@ -29,16 +29,16 @@ from strongroom.deploy.serving.server import Role, Server, listener, make_direct
 from strongroom.deploy.serving.signals import ASK_FOR_THE_END, HELD_BACK, asked_for_the_end, held_back, let_through
 from strongroom.deploy.serving.tls import Holder, holder
 from strongroom.deploy.settings import Settings, load
-from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.errors import StartupError, StrongroomError
-from strongroom.storage_service.hygiene import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, harden, prctl
+from strongroom.storage_service.hardening import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, harden, prctl
 from strongroom.storage_service.traces import trace_of
 
 READY_WITHIN: Final = 30.0  # seconds for both to become ready; gunicorn gives an application as long to start
 POLL: Final = 0.02  # seconds between two questions for readiness
 ORPHANS: Final = 2.0  # seconds for the workers of a killed child to follow it
 _SHARED: Final = (
-    "strongroom.storage_service.app",
+    "strongroom.storage_service.http.app",
     "strongroom.http_proxy.app",
     "strongroom.deploy.serving.workers",
     "uvloop",

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from strongroom.models import Host, HostCreds
 from strongroom.storage_service import wire
-from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.files import replace_private
 from strongroom.storage_service.jose import base64url
 

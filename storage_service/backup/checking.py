@@ -12,11 +12,13 @@ from strongroom.storage_service.backends.base import Snapshot
 from strongroom.storage_service.backup.form import End, Head, Reader
 from strongroom.storage_service.errors import InUse, Invalid, StrongroomError, Undecipherable
 from strongroom.storage_service.jose import envelope
-from strongroom.storage_service.keyring import census, export, wraps
-from strongroom.storage_service.keyring.export import Exported
-from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.ceremonies import export
+from strongroom.storage_service.keyring.ceremonies.export import Exported
+from strongroom.storage_service.keyring.machines.document import MachineDocument
+from strongroom.storage_service.keyring.opening import wraps
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.usage import census
 
 NAMED: Final = 20  # records that a refusal names; it counts them all
 STEP: Final = 256  # rows between two words to who looks on

@@ -13,9 +13,10 @@ from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 from strongroom.models.secret import Secret
-from strongroom.storage_service import client_file, wire
+from strongroom.storage_service import wire
+from strongroom.storage_service.client import file as client_file
+from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.client.place import Place
-from strongroom.storage_service.client_file import ClientFile
 from strongroom.storage_service.errors import ConfigurationError, NotImplementedHere
 
 ENVIRONMENT: Final = "STRONGROOM_"  # what every variable's name begins with

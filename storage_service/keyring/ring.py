@@ -7,7 +7,7 @@ New values are encrypted under the active version of a keyset; the others go on 
 them. A version may have several keys, of which each write takes one at random. A key id (*kid*) means one key for
 ever. A key opens what lies in the places of its keyset, now or from before, and nothing else: else whoever came by one
 key could write every record (docs/adr/0024). Nothing here does I/O; who persists a key before it is used is
-`strongroom.storage_service.keyring.vault`.
+`strongroom.storage_service.keyring.stored`.
 """
 
 import functools

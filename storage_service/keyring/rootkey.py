@@ -3,7 +3,7 @@
 Whoever can read it can, with a copy of the store, read every secret; `strongroom.storage_service.keyring.private_file`
 says which files are accepted, and how one is made.
 
-All of this blocks on the disk; `strongroom.storage_service.keyring.vault` calls it off the event loop.
+All of this blocks on the disk; `strongroom.storage_service.keyring.stored` calls it off the event loop.
 """
 
 import re

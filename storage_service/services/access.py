@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
-from strongroom.storage_service.apikeys import ApiKeyRecord, ApiKeys
-from strongroom.storage_service.authz.base import Action, Principal
-from strongroom.storage_service.authz.paths import covers
+from strongroom.storage_service.access.apikeys import ApiKeyRecord, ApiKeys
+from strongroom.storage_service.access.base import Action, Principal
+from strongroom.storage_service.access.paths import covers
 from strongroom.storage_service.errors import Denied, Invalid
 from strongroom.storage_service.services.door import Caller, Door
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
-from strongroom.storage_service.authz.base import Action
-from strongroom.storage_service.authz.paths import WholeReach
+from strongroom.storage_service.access.base import Action
+from strongroom.storage_service.access.paths import WholeReach
 from strongroom.storage_service.errors import Denied, Invalid
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.wire import Refusal

@@ -11,9 +11,9 @@ from typing import Final
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
-from strongroom.storage_service.apikeys import ApiKeys, spent
-from strongroom.storage_service.authz.base import Action
-from strongroom.storage_service.authz.paths import WholeReach
+from strongroom.storage_service.access.apikeys import ApiKeys, spent
+from strongroom.storage_service.access.base import Action
+from strongroom.storage_service.access.paths import WholeReach
 from strongroom.storage_service.backends.base import (
     ABSENT,
     MAX_PAGE,
@@ -29,8 +29,8 @@ from strongroom.storage_service.backends.base import (
     check_size,
 )
 from strongroom.storage_service.errors import Changed, Invalid, NoContainer, NotEmpty, TooLarge, Undecipherable
-from strongroom.storage_service.large_answers import LargeAnswers
 from strongroom.storage_service.services.door import Act, Caller, Door
+from strongroom.storage_service.services.large_answers import LargeAnswers
 from strongroom.storage_service.turns import Turn, Turns
 from strongroom.storage_service.wire import MAX_JOURNAL, MAX_SEALED_READ, fits
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeVar
 
-from strongroom.storage_service.audit import AuditLog, AuditRecord
-from strongroom.storage_service.authz.base import Action, Decider, Principal
-from strongroom.storage_service.authz.paths import decide
+from strongroom.storage_service.access.base import Action, Decider, Principal
+from strongroom.storage_service.access.paths import decide
+from strongroom.storage_service.audit.log import AuditLog, AuditRecord
 from strongroom.storage_service.errors import (
     AuditUnavailable,
     Denied,

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from strongroom.models import names
-from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.backends.base import Backend, Checkable
-from strongroom.storage_service.read_through import OldPlaces
+from strongroom.storage_service.backends.read_through import OldPlaces
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys import KeyService
 from strongroom.storage_service.services.keys_overview import State

@@ -19,7 +19,7 @@ from strongroom.models import names
 from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
-from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import (
     Halted,
@@ -34,21 +34,23 @@ from strongroom.storage_service.errors import (
     Unusable,
     WrongKey,
 )
-from strongroom.storage_service.keyring import census, rotation, sweep, vault
-from strongroom.storage_service.keyring.census import Scan
+from strongroom.storage_service.keyring import stored
+from strongroom.storage_service.keyring.ceremonies import rotation
+from strongroom.storage_service.keyring.ceremonies.export import export
+from strongroom.storage_service.keyring.ceremonies.recipients import Mode, Recipients
+from strongroom.storage_service.keyring.ceremonies.rotation import Made
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.export import export
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.machine_documents import MachineDocuments
-from strongroom.storage_service.keyring.recipients import Mode, Recipients
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.machines.stored import MachineDocuments
+from strongroom.storage_service.keyring.opening.unattended import KeyFile, MachineKeyFile
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, is_keyset, version_of
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
-from strongroom.storage_service.keyring.rotation import Made
-from strongroom.storage_service.keyring.unattended import KeyFile, MachineKeyFile
-from strongroom.storage_service.keyring_wire import DEFAULT_LIMIT, DEFAULT_TOTAL, MAX_LIMIT, MIN_PACE
+from strongroom.storage_service.keyring.usage import census, sweep
+from strongroom.storage_service.keyring.usage.census import Scan
 from strongroom.storage_service.services import keys_overview
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys_overview import Backup, Keyset, Overview, State
+from strongroom.storage_service.wire.keys import DEFAULT_LIMIT, DEFAULT_TOTAL, MAX_LIMIT, MIN_PACE
 
 ATTEMPTS: Final = 3  # at a step of a reversal, before the keyring is halted
 PAUSE: Final = 0.2  # seconds before the second of them; doubled before the third
@@ -343,7 +345,7 @@ class KeyService:
             Invalid, Exists: as `Document.with_keyset`.
         """
         async with self._permitted(caller, Action.PUT, f"keysets/{_keyset(name)}"):
-            await self._edit(lambda document: document.with_keyset(name, vault.now(), keys))
+            await self._edit(lambda document: document.with_keyset(name, stored.now(), keys))
 
     async def remove_keyset(self, caller: Caller, name: str) -> None:
         """Destroy a keyset, when nothing is under it.
@@ -361,7 +363,7 @@ class KeyService:
             NotFound, Invalid, InUse: as `Document.rotated`.
         """
         async with self._permitted(caller, Action.PUT, f"keysets/{_keyset(name)}/rotate"):
-            await self._edit(lambda document: document.rotated(name, vault.now(), keys))
+            await self._edit(lambda document: document.rotated(name, stored.now(), keys))
 
     async def revert(self, caller: Caller, name: str) -> None:
         """Let the version before the active one be active again; re-encryption brings back what is under newer ones.
@@ -504,7 +506,7 @@ class KeyService:
         try:
             for _ in range(ATTEMPTS):
                 with suppress(Overtaken):
-                    await self._edit(lambda document: document.halt(name, vault.now(), reason))
+                    await self._edit(lambda document: document.halt(name, stored.now(), reason))
                     break
         except StrongroomError:
             self._keeper.halt()
@@ -544,7 +546,7 @@ class KeyService:
             Invalid, Exists: as `Document.with_backup`.
         """
         async with self._permitted(caller, Action.PUT, f"backups/{_label(label)}"):
-            await self._edit(lambda document: document.with_backup(label, vault.now()))
+            await self._edit(lambda document: document.with_backup(label, stored.now()))
 
     async def forget_backup(self, caller: Caller, label: str) -> None:
         """Let go of what the backup *label* needs.
@@ -574,7 +576,7 @@ class KeyService:
 
     async def _edit(self, change: Callable[[Document], Document]) -> None:
         async with self._changing() as root:
-            await vault.edit(self._store, root, change)
+            await stored.edit(self._store, root, change)
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[RootKey]:

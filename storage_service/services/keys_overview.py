@@ -7,13 +7,15 @@ from typing import Final, Literal, TypeAlias
 from strongroom.models.steps import Step
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.errors import Behind, KeyringDamaged, Overtaken, StartupError
-from strongroom.storage_service.keyring import census, sweep, vault, wraps
+from strongroom.storage_service.keyring import stored
+from strongroom.storage_service.keyring.ceremonies.recipients import Mode
 from strongroom.storage_service.keyring.document import PROTECTED, Document
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.machine_documents import MachineDocuments
-from strongroom.storage_service.keyring.machines import MachineDocument
-from strongroom.storage_service.keyring.page import State as Page
-from strongroom.storage_service.keyring.recipients import Mode
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.machines.document import MachineDocument
+from strongroom.storage_service.keyring.machines.stored import MachineDocuments
+from strongroom.storage_service.keyring.opening import wraps
+from strongroom.storage_service.keyring.shared_root import State as Page
+from strongroom.storage_service.keyring.usage import census, sweep
 
 MAX_NAMED: Final = 20  # records that one answer names
 
@@ -138,7 +140,7 @@ async def read(store: Backend, keeper: Keeper) -> tuple[Document, str]:
     """
     async with keeper.root() as root:
         try:
-            document, _ = await vault.current(store, root)
+            document, _ = await stored.current(store, root)
         except Overtaken:
             raise KeyringDamaged("the keyring is gone from the store; restore it from a backup") from None
         return document, root.kid
@@ -155,7 +157,7 @@ async def tell(store: Backend, keeper: Keeper, machines: MachineDocuments) -> Ov
         await keeper.look()
     said = Overview(state=state_of(keeper), wrong_keys=keeper.wrong_keys, wait=keeper.wait)
     if said.state in ("uninitialized", "locked", "behind"):
-        sealed = await vault.read(store)
+        sealed = await stored.read(store)
         if sealed is not None:
             said.root, said.recipients = sealed.root, await recipients(store, machines, sealed.root)
         return said

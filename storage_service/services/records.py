@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from strongroom.models import Model, names
 from strongroom.models.errors import InvalidName
-from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.errors import Invalid, TooLarge
 from strongroom.storage_service.handlers import Handler, KeyPage, RecordPage, Stored
-from strongroom.storage_service.large_answers import LargeAnswers
 from strongroom.storage_service.routing import Kept, Routing
 from strongroom.storage_service.services.door import Act, Caller, Door, check_distinct
+from strongroom.storage_service.services.large_answers import LargeAnswers
 from strongroom.storage_service.turns import Turn
 from strongroom.storage_service.wire import LARGE_ANSWER
 

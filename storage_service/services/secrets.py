@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 from strongroom.models import names
-from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.backends.base import (
     ABSENT,
     PRESENT,
@@ -22,10 +22,10 @@ from strongroom.storage_service.backends.base import (
     Put,
     Vacant,
 )
+from strongroom.storage_service.backends.closed import Closed, Discreet
 from strongroom.storage_service.errors import Changed, Exists, NoContainer, NotEmpty, NotFound, TooLarge
-from strongroom.storage_service.large_answers import LargeAnswers
-from strongroom.storage_service.overlay import Closed, Discreet
 from strongroom.storage_service.services.door import Caller, Door, check_distinct
+from strongroom.storage_service.services.large_answers import LargeAnswers
 from strongroom.storage_service.turns import Turn, Turns
 from strongroom.storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED
 

@@ -11,7 +11,7 @@ from strongroom.storage_service.backup.checking import Checked, check
 from strongroom.storage_service.backup.form import End, Head, Reader, Writer
 from strongroom.storage_service.backup.taking import copy
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring.export import export
+from strongroom.storage_service.keyring.ceremonies.export import export
 from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.keyring import keeping
 from tests.keyring.story import ROOT, opened

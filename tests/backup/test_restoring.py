@@ -24,9 +24,9 @@ from strongroom.storage_service.errors import (
     Unavailable,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import machine_key
-from strongroom.storage_service.keyring.machine_documents import StoredDocuments
-from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.machines import key as machine_key
+from strongroom.storage_service.keyring.machines.document import MachineDocument
+from strongroom.storage_service.keyring.machines.stored import StoredDocuments
 from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.backup.conftest import Stores
 from tests.backup.copies import CANARIES, ROOT, checked, copied, fill, head_of, held, rewritten, rows_of, snapshot_of

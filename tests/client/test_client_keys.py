@@ -9,20 +9,19 @@ import pytest
 
 from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
-from strongroom.storage_service import errors, keyring_wire, wire
+from strongroom.storage_service import errors, wire
 from strongroom.storage_service.client import AsyncStorageClient, NewKeys, StorageClient, key_operations
 from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation
+from strongroom.storage_service.wire import keys
 
 JSON = {"Content-Type": "application/json"}
 KID = "root.0123456789abcdef"
 CANARY = "SR1-CANAR-Y0000"
-MADE = keyring_wire.KeysMade(root=KID, mode="unlock", keys=[CANARY])
+MADE = keys.KeysMade(root=KID, mode="unlock", keys=[CANARY])
 NEW_KEYS = NewKeys(KID, "unlock", [Secret(CANARY)], None)
-STEP = keyring_wire.Reencrypted(moved=2, overtaken=1, unreadable=["secrets/a"], after="system/census/x")
-STATUS = keyring_wire.KeyringStatus(state="locked", wrong_keys=2, wait=0.5)
-SCAN = keyring_wire.Scan(
-    by_kid={"default.1": 1}, by_version={"default.1": 1}, missing=0, stale=0, unreadable=[], repaired=True
-)
+STEP = keys.Reencrypted(moved=2, overtaken=1, unreadable=["secrets/a"], after="system/census/x")
+STATUS = keys.KeyringStatus(state="locked", wrong_keys=2, wait=0.5)
+SCAN = keys.Scan(by_kid={"default.1": 1}, by_version={"default.1": 1}, missing=0, stale=0, unreadable=[], repaired=True)
 READ, WRITE = Effect.READ, Effect.WRITE
 
 
@@ -95,7 +94,7 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, object]
     "census": (
         key_operations.census(),
         {"counted": True, "versions": {"default.1": 7}},
-        *("GET", "/census", READ, None, keyring_wire.Census(counted=True, versions={"default.1": 7})),
+        *("GET", "/census", READ, None, keys.Census(counted=True, versions={"default.1": 7})),
     ),
     "scan_census": (
         key_operations.scan_census(repair=True),
@@ -152,7 +151,7 @@ def test_what_would_be_another_path_is_not_sent(operation: Callable[[], Operatio
 def test_nothing_of_a_key_is_shown() -> None:
     """Neither the call that carries one, nor the answer, nor what is made of them tells it in its repr."""
     call = next(key_operations.unlock(CANARY))
-    said = [repr(call), repr(NEW_KEYS), repr(MADE), repr(keyring_wire.Typed(text=CANARY))]
+    said = [repr(call), repr(NEW_KEYS), repr(MADE), repr(keys.Typed(text=CANARY))]
 
     assert [text for text in said if "CANAR" in text] == []
 

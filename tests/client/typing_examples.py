@@ -9,7 +9,7 @@ from typing import assert_type
 from strongroom.models.hosts import Host, HostCreds, Hosts
 from strongroom.models.networks import Network, Networks
 from strongroom.models.secret import Secret
-from strongroom.storage_service import keyring_wire, wire
+from strongroom.storage_service import wire
 from strongroom.storage_service.client import (
     AsyncStorageClient,
     IssuedKey,
@@ -19,6 +19,7 @@ from strongroom.storage_service.client import (
     StoredSecret,
 )
 from strongroom.storage_service.client.sealed_operations import Require, Sealed, Write
+from strongroom.storage_service.wire import keys
 
 
 def blocking(client: StorageClient) -> None:
@@ -41,10 +42,10 @@ def blocking(client: StorageClient) -> None:
     assert_type(client.create_container("db"), bool)
     assert_type(client.status(), wire.Status)
     assert_type(client.create_apikey("ci", paths=["/secrets/db"]), IssuedKey)
-    assert_type(client.keyring(), keyring_wire.KeyringStatus)
+    assert_type(client.keyring(), keys.KeyringStatus)
     assert_type(client.init_keyring("shares", total=5, needed=3), NewKeys)
     assert_type(client.unlock(Secret("words")), None)
-    assert_type(client.reencrypt("default"), keyring_wire.Reencrypted)
+    assert_type(client.reencrypt("default"), keys.Reencrypted)
     assert_type(client.export_keyring(), bytes)
     assert_type(client.read_sealed(["secrets/db/password"]), list[Sealed | None])
     assert_type(client.commit_sealed([Write("system/journal/x", Secret("1")), Require("secrets/db/", "*")]), str)

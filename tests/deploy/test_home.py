@@ -13,7 +13,7 @@ import pytest
 
 from strongroom.deploy.home import AlreadyRunning, Home, new_private, write_client
 from strongroom.models.secret import Secret
-from strongroom.storage_service.client_file import ClientFile
+from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.files import replace_private
 from tests.deploy.running import ROOT

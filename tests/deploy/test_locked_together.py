@@ -11,9 +11,10 @@ import pytest
 from strongroom.deploy.home import Home
 from tests.deploy.running import PATIENCE, ROOT, clean_environment, descendants, eventually, strongroom
 
+GUNICORN = ROOT / "deploy/serving/gunicorn"
 STARTED = {
     "by the command": ["strongroom.deploy.cli", "serve", "storage"],
-    "by gunicorn, from a file that it runs anew": ["gunicorn", "-c", f"{ROOT}/deploy/gunicorn/storage_service.py"],
+    "by gunicorn, from a file that it runs anew": ["gunicorn", "-c", f"{GUNICORN}/storage_service.py"],
 }
 ASKED = 12  # times, on connections of their own, so that both workers answer
 

@@ -12,7 +12,8 @@ from strongroom.models.steps import Step
 
 
 def record(message: str, *arguments: object, **more: Any) -> logging.LogRecord:
-    return logging.LogRecord("strongroom.storage_service.app", logging.WARNING, __file__, 1, message, arguments, **more)
+    name = "strongroom.storage_service.http.app"
+    return logging.LogRecord(name, logging.WARNING, __file__, 1, message, arguments, **more)
 
 
 def test_a_json_line_has_the_fields_of_the_schema() -> None:
@@ -22,7 +23,7 @@ def test_a_json_line_has_the_fields_of_the_schema() -> None:
     assert set(line) == {"time", "level", "logger", "pid", "message"}
     assert (line["level"], line["logger"], line["message"]) == (
         "warning",
-        "strongroom.storage_service.app",
+        "strongroom.storage_service.http.app",
         "request 9f",
     )
     assert line["time"].endswith("Z")

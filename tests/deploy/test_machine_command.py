@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from strongroom.deploy.cli.machine_here import OFFLINE
+from strongroom.deploy.cli.machine.here import OFFLINE
 from strongroom.models.names import KEYRING_DOCUMENT, MACHINES
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend, Delete, Put
-from strongroom.storage_service.keyring import machine_key, rotation
-from strongroom.storage_service.keyring.recipients import Recipients
-from strongroom.storage_service.keyring.unattended import KeyFile
+from strongroom.storage_service.keyring.ceremonies import rotation
+from strongroom.storage_service.keyring.ceremonies.recipients import Recipients
+from strongroom.storage_service.keyring.machines import key as machine_key
+from strongroom.storage_service.keyring.opening.unattended import KeyFile
 from tests.deploy.running import ROOT, Done, clean_environment, spawn, strongroom, up
 from tests.etcd_server import free_port
 from tests.forking import in_child

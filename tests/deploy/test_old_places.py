@@ -10,9 +10,9 @@ from strongroom.deploy.old_places import SourcePlace, old_place
 from strongroom.migration.records import Record
 from strongroom.models import HostCreds
 from strongroom.models.secret import Secret
+from strongroom.storage_service.backends.read_through import OldPlace
 from strongroom.storage_service.config import ReadThroughSettings
 from strongroom.storage_service.errors import ConfigurationError, Unavailable
-from strongroom.storage_service.read_through import OldPlace
 from tests.laws.old_places import LAWS, Hand, Law, name_of
 from tests.migration.estates.commissaire import EstateV2, EstateV3, estate_v2, estate_v3
 from tests.migration.estates.memory import MemoryEstate

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from strongroom.deploy import custodia_conf, settings, storage_conf
-from strongroom.deploy.layer import Layer, Placeholders
+from strongroom.deploy import settings
+from strongroom.deploy.settings import custodia_conf, storage_conf
+from strongroom.deploy.settings.layer import Layer, Placeholders
 from strongroom.storage_service.config import AuthenticatorSettings, AuthorizerSettings, HandlerSettings
 from strongroom.storage_service.errors import ConfigurationError
 

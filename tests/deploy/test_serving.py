@@ -169,13 +169,13 @@ class TestServe:
 
 
 class TestGunicorn:
-    """``gunicorn -c python:strongroom.deploy.gunicorn…``."""
+    """``gunicorn -c python:strongroom.deploy.serving.gunicorn…``."""
 
     @pytest.mark.parametrize("module", ["storage_service", "http_proxy"])
     def test_a_plain_gunicorn_serves_the_same(self, made: Path, module: str) -> None:
         """The configuration modules bring settings and application, told by STRONGROOM_HOME where they are."""
         address = f"127.0.0.1:{free_port()}"
-        command = [sys.executable, "-m", "gunicorn", "-c", f"python:strongroom.deploy.gunicorn.{module}"]
+        command = [sys.executable, "-m", "gunicorn", "-c", f"python:strongroom.deploy.serving.gunicorn.{module}"]
         environ = clean_environment(STRONGROOM_HOME=str(made), STRONGROOM_LISTEN=address)
         with serving(
             subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -211,7 +211,7 @@ class TestPage:
     def test_it_outlives_a_reload_of_a_plain_gunicorn(self, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The configuration module may be run anew, as gunicorn does with a file: the page stays the same."""
         monkeypatch.setenv("STRONGROOM_HOME", str(made))
-        first, again = (runpy.run_path(str(ROOT / "deploy/gunicorn/storage_service.py")) for _ in range(2))
+        first, again = (runpy.run_path(str(ROOT / "deploy/serving/gunicorn/storage_service.py")) for _ in range(2))
 
         assert first["application"]().application._page is again["application"]().application._page
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from strongroom.deploy import settings
-from strongroom.deploy.cli.backup_file import other_stores
+from strongroom.deploy.cli.backup.file import other_stores
 from strongroom.deploy.home import Home
 from strongroom.deploy.settings import PROXIED, Settings
 from strongroom.models.secret import REDACTED

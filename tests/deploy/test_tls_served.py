@@ -199,7 +199,7 @@ class TestStart:
         environ = clean_environment(
             **KEY, **files.environ, STRONGROOM_HOME=str(home), STRONGROOM_LISTEN=f"{host}:{port}"
         )
-        command = [sys.executable, "-m", "gunicorn", "-c", "python:strongroom.deploy.gunicorn.http_proxy"]
+        command = [sys.executable, "-m", "gunicorn", "-c", "python:strongroom.deploy.serving.gunicorn.http_proxy"]
         process = subprocess.Popen(
             command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -278,7 +278,7 @@ class TestServed:
         environ = clean_environment(
             **KEY, **files.environ, STRONGROOM_HOME=str(home), STRONGROOM_LISTEN=f"{host}:{port}"
         )
-        command = [sys.executable, "-m", "gunicorn", "-c", "python:strongroom.deploy.gunicorn.http_proxy"]
+        command = [sys.executable, "-m", "gunicorn", "-c", "python:strongroom.deploy.serving.gunicorn.http_proxy"]
         with serving(
             subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         ) as process:

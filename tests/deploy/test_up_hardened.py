@@ -87,7 +87,7 @@ def instead(_):
 page.Page.__init__ = instead
 if sys.argv[1] == "gunicorn":
     from gunicorn.app.wsgiapp import run
-    sys.argv[1:] = ["-c", "python:strongroom.deploy.gunicorn.storage_service"]
+    sys.argv[1:] = ["-c", "python:strongroom.deploy.serving.gunicorn.storage_service"]
     run()
 else:
     from strongroom.deploy.cli import main

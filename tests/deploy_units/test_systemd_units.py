@@ -12,7 +12,7 @@ import click
 import pytest
 
 from strongroom.deploy.cli import strongroom
-from strongroom.deploy.cli.machine_here import offline_log
+from strongroom.deploy.cli.machine.here import offline_log
 from strongroom.deploy.first_start import URL, make_keys
 from strongroom.deploy.settings import Settings, load
 from tests.deploy.running import PATIENCE, spawn

@@ -14,16 +14,19 @@ from strongroom.models.names import WRAPS
 from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Change, Entry, Page, Put
 from strongroom.storage_service.errors import KeyFileMissing
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import next_file, rootkey, rotation, unlock, vault, wraps
+from strongroom.storage_service.keyring import rootkey
+from strongroom.storage_service.keyring import stored as vault
+from strongroom.storage_service.keyring.ceremonies import rotation
+from strongroom.storage_service.keyring.ceremonies.rotation import Made, Recipients
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.machine_documents import MachineDocuments, StoredDocuments
-from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
-from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.machines.document import MachineDocument
+from strongroom.storage_service.keyring.machines.key import Kind, MachineKey
+from strongroom.storage_service.keyring.machines.stored import MachineDocuments, StoredDocuments
+from strongroom.storage_service.keyring.opening import next_file, unlock_keys, wraps
+from strongroom.storage_service.keyring.opening.unattended import KeyFile, as_recipient
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.rotation import Made, Recipients
-from strongroom.storage_service.keyring.unattended import KeyFile, as_recipient
-from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring import story
 from tests.keyring.machine_keys import key_of
 
@@ -157,7 +160,7 @@ def _read(path: Path) -> Key | None:
 @cache
 def _parsed(text: str) -> Sequence[Key]:
     """Return the keys in *text*; combining shares takes its time, and stories ask often."""
-    return unlock.parse(text).keys
+    return unlock_keys.parse(text).keys
 
 
 class Rings:

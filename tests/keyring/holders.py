@@ -5,13 +5,15 @@ from typing import Final, NamedTuple
 
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import unlock, vault, wraps
+from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.machine_documents import StoredDocuments
-from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
-from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring.machines.document import MachineDocument
+from strongroom.storage_service.keyring.machines.key import Kind, MachineKey
+from strongroom.storage_service.keyring.machines.stored import StoredDocuments
+from strongroom.storage_service.keyring.opening import unlock_keys as unlock
+from strongroom.storage_service.keyring.opening import wraps
+from strongroom.storage_service.keyring.opening.unattended import as_recipient
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.unattended import as_recipient
 from tests.keyring import story
 from tests.keyring.machine_keys import key_of
 
@@ -52,4 +54,4 @@ def held() -> Held:
 async def initialize(store: Backend, keys: int = 1) -> None:
     """Give *store* its first keyring, for all of these recipients."""
     also = [*(wraps.put(each) for each in held().wraps), StoredDocuments.put(held().document)]
-    await vault.create(store, ROOT, Document.new(CREATED, keys), also)
+    await stored.create(store, ROOT, Document.new(CREATED, keys), also)

@@ -9,14 +9,15 @@ from typing import Final
 
 from strongroom.storage_service.backends.base import Backend, Put
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import rootkey, unlock, vault, wraps
+from strongroom.storage_service.keyring import rootkey, stored
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.opening import unlock_keys, wraps
+from strongroom.storage_service.keyring.opening.unattended import KeyFile, Way
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.unattended import KeyFile, Way
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.shared_root import Page
 
 NOW: Final = "2026-11-22T09:30:00Z"
 ROOT_BITS: Final = b"root-key-bits-that-must-never-be-shown-anywhere-outside-the-page"
@@ -95,27 +96,27 @@ async def given(store: Backend, *recipients: Key, root: RootKey | None = None) -
     """Give *store* a keyring whose root key is wrapped for *recipients*, and return that root key."""
     root = root or RootKey(ROOT_BITS)
     document = Document.new(NOW, random=lambda size: DATA_BITS[:size])
-    await vault.create(store, root, document, [wraps.put(wraps.wrap(root, each, NOW)) for each in recipients])
+    await stored.create(store, root, document, [wraps.put(wraps.wrap(root, each, NOW)) for each in recipients])
     return root
 
 
 async def changed(store: Backend, change: Callable[[Document], Document], root: RootKey | None = None) -> None:
     """Change the keyring, as another machine would."""
-    await vault.edit(store, root or RootKey(ROOT_BITS), change)
+    await stored.edit(store, root or RootKey(ROOT_BITS), change)
 
 
 async def rotated_root(store: Backend, new: RootKey, *recipients: Key, old: RootKey | None = None) -> None:
     """Rotate the root key to *new*, as another machine would."""
-    sealed = await vault.read(store)
+    sealed = await stored.read(store)
     assert sealed is not None
-    document = vault.open_document(sealed, old or RootKey(ROOT_BITS))
+    document = stored.open_document(sealed, old or RootKey(ROOT_BITS))
     also = [wraps.put(wraps.wrap(new, each, NOW)) for each in recipients]
-    await vault.replace(store, new, document, sealed.revision, [*also, *await wraps.others_than(store, new.kid)])
+    await stored.replace(store, new, document, sealed.revision, [*also, *await wraps.others_than(store, new.kid)])
 
 
 def unlock_key() -> tuple[str, Key]:
     """Return an unlock key: what is typed, and the key."""
-    [(text, key)] = unlock.make_keys(1)
+    [(text, key)] = unlock_keys.make_keys(1)
     return text.reveal(), key
 
 

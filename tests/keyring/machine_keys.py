@@ -3,8 +3,8 @@
 from functools import cache
 from typing import Final
 
-from strongroom.storage_service.keyring import machine_key
-from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
+from strongroom.storage_service.keyring.machines import key as machine_key
+from strongroom.storage_service.keyring.machines.key import Kind, MachineKey
 from strongroom.storage_service.keyring.rootkey import RootKey
 
 ROOT: Final = RootKey(bytes(range(64)))

@@ -9,15 +9,16 @@ from strongroom.models.names import CENSUS, ENCRYPTED, is_container
 from strongroom.storage_service.backends.base import Backend, Put, pages
 from strongroom.storage_service.errors import Locked
 from strongroom.storage_service.jose.envelope import kid_of
-from strongroom.storage_service.keyring import census, sweep, vault
+from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Keys, Ring, version_of
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.sweep import Step
-from strongroom.storage_service.keyring.vault import Sealed
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.stored import Sealed
+from strongroom.storage_service.keyring.usage import census, sweep
+from strongroom.storage_service.keyring.usage.sweep import Step
 
 BITS: Final = bytes(range(64))  # of the root key of every story
 ROOT: Final = RootKey(BITS)
@@ -99,12 +100,12 @@ class Rings:
 
 async def initialize(store: Backend, keys: int = 1) -> None:
     """Give *store* its first keyring: keysets `default` and `access`, versions of so many keys."""
-    await vault.create(store, ROOT, Document.new(vault.now(), keys), [])
+    await stored.create(store, ROOT, Document.new(stored.now(), keys), [])
 
 
 async def read_document(store: Backend) -> tuple[Document, int]:
     """Return the keyring document and its revision."""
-    sealed = await vault.read(store)
+    sealed = await stored.read(store)
     assert sealed is not None
     return _opened(sealed), sealed.revision
 
@@ -112,18 +113,18 @@ async def read_document(store: Backend) -> tuple[Document, int]:
 @lru_cache(maxsize=64)
 def _opened(sealed: Sealed) -> Document:
     # Tests that play thousands of orders open the same document again and again.
-    return vault.open_document(sealed, ROOT)
+    return stored.open_document(sealed, ROOT)
 
 
 async def change(store: Backend, how: Callable[[Document], Document]) -> Document:
     """Change the keyring document."""
-    document, _ = await vault.edit(store, ROOT, how)
+    document, _ = await stored.edit(store, ROOT, how)
     return document
 
 
 async def rotate(store: Backend, keyset: str = DEFAULT_KEYSET) -> Document:
     """Give *keyset* a new version."""
-    return await change(store, lambda said: said.rotated(keyset, vault.now()))
+    return await change(store, lambda said: said.rotated(keyset, stored.now()))
 
 
 async def sweep_all(store: Backend, keys: Keys, keyset: str | None = None, limit: int = 100) -> Step:

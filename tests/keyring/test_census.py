@@ -11,9 +11,9 @@ from strongroom.storage_service.backends.base import ABSENT, MAX_PAGE, Backend, 
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Locked
-from strongroom.storage_service.keyring import census
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.usage import census
 from tests.keyring.story import (
     ROOT,
     VALUES,

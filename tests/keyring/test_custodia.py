@@ -14,8 +14,8 @@ from strongroom.storage_service.errors import Undecipherable
 from strongroom.storage_service.jose import jwk
 from strongroom.storage_service.jose.envelope import Reason, bound_name, encrypt
 from strongroom.storage_service.keyring import rootkey
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Ring
-from strongroom.storage_service.overlay import EncryptedBackend
 from tests.keyring.fixed import Fixed
 
 HERE: Final = Path(__file__).parent

@@ -15,7 +15,7 @@ import pytest
 
 from strongroom.models.names import KEYRING_DOCUMENT, MACHINES
 from strongroom.models.steps import Step
-from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.backends.base import Backend, Change, Delete, Entry, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
@@ -37,18 +37,21 @@ from strongroom.storage_service.errors import (
     WrongRootKey,
 )
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import machine_key, rotation, vault, wraps
-from strongroom.storage_service.keyring.enrolment import Enrolment, unexpected
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.machine_documents import FileDocuments, MachineDocuments, documents_in
-from strongroom.storage_service.keyring.machine_key import MachineKey
-from strongroom.storage_service.keyring.machines import FlagTampered, MachineDocument, Row
-from strongroom.storage_service.keyring.page import Page, State
-from strongroom.storage_service.keyring.recipients import Recipients
+from strongroom.storage_service.keyring import stored as vault
+from strongroom.storage_service.keyring.ceremonies import rotation
+from strongroom.storage_service.keyring.ceremonies.enrolment import Enrolment, unexpected
+from strongroom.storage_service.keyring.ceremonies.recipients import Recipients
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.machines import key as machine_key
+from strongroom.storage_service.keyring.machines.document import FlagTampered, MachineDocument, Row
+from strongroom.storage_service.keyring.machines.key import MachineKey
+from strongroom.storage_service.keyring.machines.stored import FileDocuments, MachineDocuments, documents_in
+from strongroom.storage_service.keyring.opening import wraps
+from strongroom.storage_service.keyring.opening.unattended import MachineKeyFile
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.unattended import MachineKeyFile
-from strongroom.storage_service.keyring.vault import Sealed
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.shared_root import Page, State
+from strongroom.storage_service.keyring.stored import Sealed
 from tests.keyring import story
 from tests.keyring.conftest import Stores
 

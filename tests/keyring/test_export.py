@@ -22,11 +22,14 @@ from strongroom.storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
-from strongroom.storage_service.keyring import export, machine_key, unlock, vault, wraps
-from strongroom.storage_service.keyring.export import Given
-from strongroom.storage_service.keyring.machine_documents import StoredDocuments
-from strongroom.storage_service.keyring.machine_key import Kind
-from strongroom.storage_service.keyring.machines import MachineDocument
+from strongroom.storage_service.keyring import stored
+from strongroom.storage_service.keyring.ceremonies import export
+from strongroom.storage_service.keyring.ceremonies.export import Given
+from strongroom.storage_service.keyring.machines import key as machine_key
+from strongroom.storage_service.keyring.machines.document import MachineDocument
+from strongroom.storage_service.keyring.machines.key import Kind
+from strongroom.storage_service.keyring.machines.stored import StoredDocuments
+from strongroom.storage_service.keyring.opening import unlock_keys, wraps
 from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.keyring import holders, story
 from tests.keyring.holders import FILE, ROOT, held
@@ -103,15 +106,15 @@ async def test_each_recipient_opens_it_alone(text: bytes, who: str) -> None:
 
 NOBODY: Final[Mapping[str, tuple[Callable[[], Given], type[StrongroomError], str]]] = {
     "a strange unlock key": (
-        lambda: Secret.reveal(unlock.make_keys(1)[0][0]),
+        lambda: Secret.reveal(unlock_keys.make_keys(1)[0][0]),
         WrongKey,
         "opens nothing in this export",
     ),
     "a strange file": (lambda: RootKey(bytes(64)), WrongKey, "opens nothing in this export"),
     "a strange machine": (lambda: key_of(Kind.RSA), WrongKey, "opens nothing in this export"),
-    "a mistyped key": (lambda: held().unlock_keys[0][:-1] + "!", unlock.Mistyped, "key 1"),
-    "one share of two": (lambda: held().shares[0], unlock.TooFew, "1 more share is needed"),
-    "nothing": (lambda: "", unlock.Mistyped, "nothing was given"),
+    "a mistyped key": (lambda: held().unlock_keys[0][:-1] + "!", unlock_keys.Mistyped, "key 1"),
+    "one share of two": (lambda: held().shares[0], unlock_keys.TooFew, "1 more share is needed"),
+    "nothing": (lambda: "", unlock_keys.Mistyped, "nothing was given"),
 }
 
 
@@ -202,7 +205,7 @@ async def test_it_is_of_one_moment(store: MemoryBackend) -> None:
     async def revoke(reads: int) -> None:
         if reads == 2:
             removal = StoredDocuments.removal(held().machine.fingerprint)
-            await vault.edit(store, ROOT, lambda said: said.rotated("default", vault.now()), [removal])
+            await stored.edit(store, ROOT, lambda said: said.rotated("default", stored.now()), [removal])
 
     exported = export.read(await export.export(Meddled(store, revoke), ROOT))
 
@@ -214,7 +217,7 @@ async def test_a_keyring_that_never_rests_is_not_exported(store: MemoryBackend) 
     """Where the keyring changes at every look, the export gives up, and says so."""
 
     async def touch(_: int) -> None:
-        await vault.edit(store, ROOT, lambda said: said)
+        await stored.edit(store, ROOT, lambda said: said)
 
     with pytest.raises(Overtaken, match="without end"):
         await export.export(Meddled(store, touch), ROOT)
@@ -222,7 +225,7 @@ async def test_a_keyring_that_never_rests_is_not_exported(store: MemoryBackend) 
 
 async def test_a_root_key_of_the_past_exports_nothing(store: MemoryBackend) -> None:
     """Who holds the root key that was rotated away gets no file sealed with it."""
-    await vault.replace(store, NEXT_ROOT, (await story.read_document(store))[0], (await story.read_document(store))[1])
+    await stored.replace(store, NEXT_ROOT, (await story.read_document(store))[0], (await story.read_document(store))[1])
 
     with pytest.raises(WrongRootKey):
         await export.export(store, ROOT)
@@ -306,7 +309,7 @@ READ: Final[Mapping[str, tuple[Edit, type[StrongroomError], str]]] = {
 async def edited(store: MemoryBackend, edit: Edit) -> bytes:
     """Return an export that somebody changed, with or without parts of a later one."""
     said = json.loads(await export.export(store, ROOT))
-    await vault.edit(store, ROOT, lambda document: document.rotated("default", vault.now()))
+    await stored.edit(store, ROOT, lambda document: document.rotated("default", stored.now()))
     edit(said, json.loads(await export.export(store, ROOT)))
     return json.dumps(said).encode()
 

@@ -25,12 +25,14 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.jose import envelope
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import keeper, unlock, vault, wraps
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.page import FIRST_WAIT, Page, State
+from strongroom.storage_service.keyring import holder
+from strongroom.storage_service.keyring import stored as vault
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.opening import unlock_keys, wraps
+from strongroom.storage_service.keyring.opening.unattended import as_recipient
+from strongroom.storage_service.keyring.opening.unlock_keys import Mistyped
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.unattended import as_recipient
-from strongroom.storage_service.keyring.unlock import Mistyped
+from strongroom.storage_service.keyring.shared_root import FIRST_WAIT, Page, State
 from tests.keyring.keeping import (
     NOW,
     PUT,
@@ -51,7 +53,7 @@ from tests.keyring.keeping import (
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let workers look at the page so often that no test waits for it."""
-    monkeypatch.setattr(keeper, "LOOK", 0.002)
+    monkeypatch.setattr(holder, "LOOK", 0.002)
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ async def test_a_lock_elsewhere_is_found_by_the_next_request(
     store: MemoryBackend, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever is asked for a secret before it has looked at the page drops its keys then and there."""
-    monkeypatch.setattr(keeper, "LOOK", 3600)
+    monkeypatch.setattr(holder, "LOOK", 3600)
     async with unlocked(store, services, 2) as (started, _):
         ring = await started[1].keeper.sync()
         started[0].keeper.lock()
@@ -177,7 +179,7 @@ async def test_a_locked_service_asks_nothing_of_the_store(store: MemoryBackend, 
 
 async def test_any_of_several_unlock_keys_opens(store: MemoryBackend, services: Services) -> None:
     """Each holder of an unlock key can unlock; so can whoever holds keys of other stores beside the right one."""
-    keys = unlock.make_keys(3)
+    keys = unlock_keys.make_keys(3)
     await given(store, *(key for _, key in keys))
     worker = await services.start(store)
     for text in (keys[0][0].reveal(), f"{unlock_key()[0]}\n{keys[2][0].reveal().lower()}"):
@@ -188,7 +190,7 @@ async def test_any_of_several_unlock_keys_opens(store: MemoryBackend, services: 
 
 async def test_enough_shares_open_together(store: MemoryBackend, services: Services) -> None:
     """Fewer than needed are told how many are missing, which counts as no wrong key."""
-    shares, key = unlock.make_shares(2, 3)
+    shares, key = unlock_keys.make_shares(2, 3)
     await given(store, key)
     worker = await services.start(store)
 
@@ -281,7 +283,7 @@ async def test_a_broken_keyring_is_not_a_wrong_key(store: MemoryBackend, service
 
 async def test_two_who_unlock_at_one_moment_both_succeed(store: MemoryBackend, services: Services) -> None:
     """It is unlocked once, and neither of them is told off."""
-    keys = unlock.make_keys(2)
+    keys = unlock_keys.make_keys(2)
     await given(store, *(key for _, key in keys))
     page = Page()
     workers = [await services.start(store, page) for _ in range(2)]
@@ -428,7 +430,7 @@ async def test_a_keyring_made_elsewhere_can_be_unlocked_at_once(
     store: MemoryBackend, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever is quicker than the look at the store need not wait for it."""
-    monkeypatch.setattr(keeper, "LOOK", 3600)
+    monkeypatch.setattr(holder, "LOOK", 3600)
     worker = await services.start(store)
     text, key = unlock_key()
     await given(store, key)

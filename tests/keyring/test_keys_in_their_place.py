@@ -10,14 +10,15 @@ import pytest
 
 from strongroom.models.names import APIKEYS
 from strongroom.models.secret import Secret
-from strongroom.storage_service.apikeys import ApiKeys
+from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, Undecipherable
 from strongroom.storage_service.jose.envelope import Reason, encrypt
-from strongroom.storage_service.keyring import census, sweep, vault
+from strongroom.storage_service.keyring import stored
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.usage import census, sweep
 from tests.keyring.fixed import Fixed
 from tests.keyring.story import ROOT, Rings, initialize
 
@@ -138,11 +139,11 @@ async def test_a_reader_behind_an_assignment_looks_again() -> None:
 async def _assigned() -> tuple[MemoryBackend, Rings, EncryptedBackend]:
     store = await opened_store()
     await initialize(store)
-    await vault.edit(store, ROOT, lambda said: said.with_keyset("payments", vault.now()))
+    await stored.edit(store, ROOT, lambda said: said.with_keyset("payments", stored.now()))
     keys = Rings(store)
     overlay = EncryptedBackend(store, keys)
     await overlay.commit([Put("secrets/db/", b""), Put("secrets/db/a", b"value"), Put("secrets/other", b"value")])
-    await vault.edit(store, ROOT, lambda said: said.assigned("secrets/db/", "payments"))
+    await stored.edit(store, ROOT, lambda said: said.assigned("secrets/db/", "payments"))
     return store, keys, overlay
 
 
@@ -184,7 +185,7 @@ async def test_a_scan_and_a_sweep_take_no_stray_for_a_record() -> None:
     ring = await keys.sync()
     planted = encrypt(ring.active("access"), "secrets/other", b"planted")
     await store.commit([Put("secrets/other", planted), Put(census.row("access.1", "secrets/other"), b"")])
-    await vault.edit(store, ROOT, lambda said: said.rotated("access", vault.now()))
+    await stored.edit(store, ROOT, lambda said: said.rotated("access", stored.now()))
 
     assert (await census.scan(store, keys)).unreadable == ("secrets/other",)
     assert (await sweep.step(store, keys, None, None, 100)).unreadable == ("secrets/other",)

@@ -18,14 +18,14 @@ from strongroom.models.names import MACHINES
 from strongroom.storage_service.backends.base import ABSENT, PRESENT, Check, Conflict, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Fate, KeyringDamaged, Unavailable
-from strongroom.storage_service.keyring.machine_documents import (
+from strongroom.storage_service.keyring.machines.document import MachineDocument, listed
+from strongroom.storage_service.keyring.machines.key import Kind, MachineKey
+from strongroom.storage_service.keyring.machines.stored import (
     MAX_FILE,
     FileDocuments,
     MachineDocuments,
     StoredDocuments,
 )
-from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
-from strongroom.storage_service.keyring.machines import MachineDocument, listed
 from tests.keyring.disks import Fault, FaultyDisk
 from tests.keyring.machine_keys import RFC_7517, ROOT, key_of
 from tests.keyring.racing import race
@@ -392,8 +392,8 @@ async def test_a_kill_at_every_call(tmp_path: Path) -> None:
     program = (
         "import asyncio, os, sys\n"
         "from pathlib import Path\n"
-        "from strongroom.storage_service.keyring.machine_documents import FileDocuments\n"
-        "from strongroom.storage_service.keyring.machines import MachineDocument\n"
+        "from strongroom.storage_service.keyring.machines.stored import FileDocuments\n"
+        "from strongroom.storage_service.keyring.machines.document import MachineDocument\n"
         "from tests.keyring.disks import Fault, FaultyDisk\n"
         "folder, calls, fingerprint, raw = sys.argv[1:]\n"
         "document = MachineDocument.decode(raw.encode(), fingerprint)\n"
@@ -441,8 +441,8 @@ async def test_racing_processes_lose_no_document(tmp_path: Path) -> None:
         "import asyncio\n"
         "from pathlib import Path\n"
         "from strongroom.storage_service.keyring import machine_key\n"
-        "from strongroom.storage_service.keyring.machine_documents import FileDocuments\n"
-        "from strongroom.storage_service.keyring.machines import MachineDocument\n"
+        "from strongroom.storage_service.keyring.machines.stored import FileDocuments\n"
+        "from strongroom.storage_service.keyring.machines.document import MachineDocument\n"
         "made = [MachineDocument.new('x', machine_key.make().public_jwk(), 0) for _ in range(8)]\n"
         "async def save():\n"
         "    documents = FileDocuments(Path(sys.argv[1]))\n"

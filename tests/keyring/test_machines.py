@@ -19,9 +19,9 @@ from strongroom.storage_service.errors import (
     WrongKey,
 )
 from strongroom.storage_service.jose import envelope, jwk
-from strongroom.storage_service.keyring import machine_key, machines
-from strongroom.storage_service.keyring.machine_key import Kind, MachineKey
-from strongroom.storage_service.keyring.machines import (
+from strongroom.storage_service.keyring.machines import document as machines
+from strongroom.storage_service.keyring.machines import key as machine_key
+from strongroom.storage_service.keyring.machines.document import (
     FlagTampered,
     MachineDocument,
     Row,
@@ -30,6 +30,7 @@ from strongroom.storage_service.keyring.machines import (
     read_flag,
     seal_flag,
 )
+from strongroom.storage_service.keyring.machines.key import Kind, MachineKey
 from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.keyring.machine_keys import NEXT_ROOT, RFC_7517, ROOT, key_of
 

@@ -13,8 +13,8 @@ from typing import Final
 
 import pytest
 
-from strongroom.storage_service.keyring import page as module
-from strongroom.storage_service.keyring.page import Page, State
+from strongroom.storage_service.keyring import shared_root as module
+from strongroom.storage_service.keyring.shared_root import Page, State
 from tests.forking import end_of, fork, in_child, killed_at
 
 BITS: Final = bytes(range(100, 164))
@@ -335,7 +335,7 @@ class TestMemory:
             said: list[str] = []
             handler = logging.Handler()
             handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-            logging.getLogger("strongroom.storage_service.hygiene").addHandler(handler)
+            logging.getLogger("strongroom.storage_service.hardening").addHandler(handler)
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
             if os.geteuid() == 0:
                 os.setresuid(NOBODY, NOBODY, NOBODY)  # root may lock whatever the limit

@@ -10,21 +10,24 @@ import pytest
 
 from strongroom.models.names import ENCRYPTED, KEYRING_DOCUMENT, MACHINES
 from strongroom.models.secret import Secret
-from strongroom.storage_service.apikeys import ApiKeys
+from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.backends.base import Backend, Change, Delete, Entry, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Exists, InUse, KeyringDamaged, Overtaken, StrongroomError, Unavailable
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import census, export, page, sweep, vault, wraps
+from strongroom.storage_service.keyring import shared_root, stored
+from strongroom.storage_service.keyring.ceremonies import export
+from strongroom.storage_service.keyring.ceremonies.export import Exported
+from strongroom.storage_service.keyring.ceremonies.restore import Restored, restore, union
 from strongroom.storage_service.keyring.document import Document, Pending
-from strongroom.storage_service.keyring.export import Exported
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.machine_documents import FileDocuments
-from strongroom.storage_service.keyring.restore import Restored, restore, union
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.machines.stored import FileDocuments
+from strongroom.storage_service.keyring.opening import wraps
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.usage import census, sweep
 from tests.keyring import holders, story
 from tests.keyring.conftest import Stores
 from tests.keyring.holders import ROOT, held
@@ -47,9 +50,9 @@ class Fixed:
         self.current: Ring | None = None
 
     async def sync(self) -> Ring:
-        found = await vault.read(self._store)
+        found = await stored.read(self._store)
         assert found is not None
-        self.current = vault.open_document(found, self._root).ring(found.revision)
+        self.current = stored.open_document(found, self._root).ring(found.revision)
         return self.current
 
     async def refresh(self, seen: Ring) -> Ring:
@@ -63,8 +66,8 @@ async def lived_in(store: Backend) -> str:
     secrets = EncryptedBackend(store, keys)
     await secrets.commit([Put("secrets/hosts/", b"")])
     await story.put_all(secrets, {name: VALUES[name] for name in ("secrets/old", "secrets/hosts/10.0.0.8")})
-    await vault.edit(store, ROOT, lambda said: said.with_keyset("hosts", holders.CREATED))
-    await vault.edit(store, ROOT, lambda said: said.assigned("secrets/hosts/", "hosts").rotated("default", "", 1))
+    await stored.edit(store, ROOT, lambda said: said.with_keyset("hosts", holders.CREATED))
+    await stored.edit(store, ROOT, lambda said: said.assigned("secrets/hosts/", "hosts").rotated("default", "", 1))
     await keys.sync()
     await story.put_all(secrets, {name: VALUES[name] for name in ("secrets/new", "secrets/hosts/10.0.0.7")})
     key, _ = await ApiKeys(store, secrets, ("own", Secret("own"))).create("backup", ["/secrets"], ["get"])
@@ -92,9 +95,9 @@ async def secrets_of(store: Backend, root: RootKey = ROOT) -> dict[str, bytes]:
 
 
 async def document_of(store: Backend, root: RootKey = ROOT) -> Document:
-    found = await vault.read(store)
+    found = await stored.read(store)
     assert found is not None
-    return vault.open_document(found, root)
+    return stored.open_document(found, root)
 
 
 async def exported_from(store: Backend, root: RootKey = ROOT) -> Exported:
@@ -104,7 +107,7 @@ async def exported_from(store: Backend, root: RootKey = ROOT) -> Exported:
 @asynccontextmanager
 async def unlocked(store: Backend, key: str) -> AsyncIterator[Keeper]:
     """Give what a service holds that was started on *store*, and unlocked with *key*."""
-    shared = page.Page()
+    shared = shared_root.Page()
     keeper = Keeper(store, shared, [])
     await keeper.open()
     try:
@@ -170,7 +173,7 @@ async def test_a_rotation_that_was_under_way_is_not_under_way_any_more(stores: S
     async with stores() as lost, stores() as fresh:
         await lived_in(lost)
         pending = Pending(NEXT_ROOT.kid, holders.CREATED, ("unlock.another",))
-        await vault.edit(lost, ROOT, lambda said: said.with_pending(pending))
+        await stored.edit(lost, ROOT, lambda said: said.with_pending(pending))
 
         await restore(fresh, await exported_from(lost), ROOT)
 
@@ -228,7 +231,7 @@ async def test_a_version_that_was_retired_comes_back_and_is_not_active(store: Me
         pass
     await sweep.settle(store, ROOT, None)
     await sweep.retire(store, ROOT, "default.1")
-    await vault.edit(store, ROOT, lambda said: said.rotated("default", ""))
+    await stored.edit(store, ROOT, lambda said: said.rotated("default", ""))
     await store.commit([Put("secrets/old", old.value)])
 
     restored = await restore(store, exported, ROOT)
@@ -259,7 +262,7 @@ async def rotated(store: MemoryBackend) -> Exported:
     exported = await exported_from(store)
     document, revision = await story.read_document(store)
     dropped = await wraps.others_than(store, NEXT_ROOT.kid)
-    await vault.replace(store, NEXT_ROOT, document.rotated("default", ""), revision, dropped)
+    await stored.replace(store, NEXT_ROOT, document.rotated("default", ""), revision, dropped)
     return exported
 
 
@@ -291,7 +294,7 @@ async def test_a_keyring_that_nothing_needs_is_replaced_if_so_told(
 ) -> None:
     """A fresh service made a keyring of its own before the dump came: the exported one takes its place."""
     fresh = await memory()
-    await vault.create(fresh, NEXT_ROOT, Document.new(""), [])
+    await stored.create(fresh, NEXT_ROOT, Document.new(""), [])
     await copy(store, fresh, ENCRYPTED)
 
     restored = await restore(fresh, await exported_from(store), ROOT, replace=True)
@@ -321,11 +324,11 @@ async def test_keys_that_records_need_are_not_left_behind(
 ) -> None:
     """Records under keys that the export does not have are named before anything is written, and nothing is."""
     exported = await exported_from(store)
-    await vault.edit(store, ROOT, lambda said: said.rotated("default", ""))
+    await stored.edit(store, ROOT, lambda said: said.rotated("default", ""))
     await EncryptedBackend(store, Fixed(store, ROOT)).commit([Put("secrets/later", b"under default.3")])
     fresh = await memory()
     if replace:
-        await vault.create(fresh, NEXT_ROOT, Document.new(""), [])
+        await stored.create(fresh, NEXT_ROOT, Document.new(""), [])
     await copy(store, fresh, ENCRYPTED)
     before = await everything(fresh)
 
@@ -341,7 +344,7 @@ async def test_left_behind_by_order_their_numbers_are_not_given_out_again(
 ) -> None:
     """Told to, it leaves records unreadable and names them; no new key gets the id that they are under."""
     exported = await exported_from(store)
-    await vault.edit(store, ROOT, lambda said: said.rotated("default", ""))
+    await stored.edit(store, ROOT, lambda said: said.rotated("default", ""))
     await EncryptedBackend(store, Fixed(store, ROOT)).commit([Put("secrets/later", b"under default.3")])
     fresh = await memory()
     await copy(store, fresh, ENCRYPTED)
@@ -349,7 +352,7 @@ async def test_left_behind_by_order_their_numbers_are_not_given_out_again(
     restored = await restore(fresh, exported, ROOT, leave_unreadable=True)
 
     assert restored.unreadable == ("secrets/later",)
-    document, _ = await vault.edit(fresh, ROOT, lambda said: said.rotated("default", ""))
+    document, _ = await stored.edit(fresh, ROOT, lambda said: said.rotated("default", ""))
     assert document.active_versions["default"] == "default.4"
 
 
@@ -381,7 +384,7 @@ async def test_records_outside_all_places_find_home(
 ) -> None:
     """A file from before a container got its own keyset does not know of that place; the records are moved back."""
     exported = await exported_from(store)
-    await vault.edit(store, ROOT, lambda said: said.assigned("secrets/old/", "hosts"))
+    await stored.edit(store, ROOT, lambda said: said.assigned("secrets/old/", "hosts"))
     await EncryptedBackend(store, Fixed(store, ROOT)).commit([Put("secrets/old/er", b"under hosts.1")])
     dump = await memory()
     await copy(store, dump, ENCRYPTED)
@@ -463,12 +466,12 @@ async def emptied(store: Backend) -> None:
 async def others(store: Backend) -> None:
     """Let the store have a keyring that none of its records is under."""
     await emptied(store)
-    await vault.create(store, NEXT_ROOT, Document.new(""), [])
+    await stored.create(store, NEXT_ROOT, Document.new(""), [])
 
 
 async def shorter(store: Backend) -> None:
     """Let the store's own keyring lack a version."""
-    await vault.edit(store, ROOT, lambda said: said.without_version("default.1"))
+    await stored.edit(store, ROOT, lambda said: said.without_version("default.1"))
 
 
 @pytest.mark.parametrize("before", [emptied, others, shorter])
@@ -533,7 +536,7 @@ async def test_a_service_that_writes_while_its_keyring_is_replaced_gets_it_back(
 ) -> None:
     """A record that is written under the keyring that is being replaced would be lost: so that one is put back."""
     fresh = await memory()
-    await vault.create(fresh, NEXT_ROOT, Document.new("", keys=2), [])
+    await stored.create(fresh, NEXT_ROOT, Document.new("", keys=2), [])
     await copy(store, fresh, ENCRYPTED)
     keyring = await fresh.get(KEYRING_DOCUMENT)
     service = EncryptedBackend(fresh, Fixed(fresh, NEXT_ROOT))
@@ -554,7 +557,7 @@ async def test_a_keyring_that_changed_again_is_not_put_back(
 ) -> None:
     """Where somebody has changed the keyring since it was replaced, what was there before does not come back."""
     fresh = await memory()
-    await vault.create(fresh, NEXT_ROOT, Document.new("", keys=2), [])
+    await stored.create(fresh, NEXT_ROOT, Document.new("", keys=2), [])
     await copy(store, fresh, ENCRYPTED)
     before = await fresh.get(KEYRING_DOCUMENT)
     changed: list[Entry] = []

@@ -13,11 +13,12 @@ from strongroom.storage_service.backends.base import Backend, Change, Check, Del
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, Invalid, NotFound, Overtaken, ServiceError, WrongRootKey
 from strongroom.storage_service.jose import envelope
-from strongroom.storage_service.keyring import census, sweep, vault
+from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.usage import census, sweep
 from tests.campaign import as_many_as
 from tests.keyring.interleaving import Gated, Order
 from tests.keyring.story import (
@@ -341,9 +342,9 @@ async def live(seed: int, rotated: Rotated, writing: Stores = guarded, sweeping:
         try:
             match choose.randrange(4):
                 case 0:
-                    await vault.edit(mine, ROOT, lambda said: said.rotated("default", NOW))
+                    await stored.edit(mine, ROOT, lambda said: said.rotated("default", NOW))
                 case 1:
-                    await vault.edit(mine, ROOT, lambda said: said.reverted("default"))
+                    await stored.edit(mine, ROOT, lambda said: said.reverted("default"))
                 case 2:
                     await sweep_all(sweeping(order, process, store), Rings(mine))
                 case 3:

@@ -17,9 +17,10 @@ from strongroom.storage_service.backends.base import Backend, Delete, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Exists, Halted, InUse, Invalid, Locked, NotFound, Overtaken
-from strongroom.storage_service.keyring import sweep, vault
+from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.usage import sweep
 from tests.keyring.story import (
     ROOT,
     Rings,
@@ -92,7 +93,7 @@ class Life(RuleBasedStateMachine):
 
     def change(self, worker: int, death: Death, how: Callable[[Document], Document]) -> None:
         """Let a worker change the keyring document."""
-        self.do(worker, death, lambda store, _: vault.edit(store, ROOT, how))
+        self.do(worker, death, lambda store, _: stored.edit(store, ROOT, how))
 
     @rule(worker=WORKERS, death=DEATHS, name=RECORDS, value=st.none() | st.binary(max_size=3))
     def write(self, worker: int, death: Death, name: str, value: bytes | None) -> None:
@@ -172,7 +173,7 @@ class Life(RuleBasedStateMachine):
         """Rotate, re-encrypt, and destroy what is old."""
 
         async def renewed(store: Backend, rings: Rings) -> None:
-            said, _ = await vault.edit(store, ROOT, lambda said: said.rotated(name, NOW))
+            said, _ = await stored.edit(store, ROOT, lambda said: said.rotated(name, NOW))
             await sweep_all(store, rings, limit=3)
             await sweep.settle(store, ROOT, None)
             for each in said.keysets[name].versions[:-1]:

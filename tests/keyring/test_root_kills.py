@@ -17,9 +17,10 @@ from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Exists, Overtaken, Unavailable
-from strongroom.storage_service.keyring import rotation, vault
+from strongroom.storage_service.keyring import stored
+from strongroom.storage_service.keyring.ceremonies import rotation
+from strongroom.storage_service.keyring.ceremonies.rotation import Made, Recipients
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.rotation import Made, Recipients
 from tests.keyring import story
 from tests.keyring.dying import killed_at
 from tests.keyring.hands import MACHINE, Breathing, Hand, Site, Writers
@@ -89,7 +90,7 @@ async def rotate(told: Told, site: Site) -> None:
 async def look(told: Told) -> None:
     """See that all is well, whatever happened."""
     site = told.site
-    sealed = await vault.read(site.store)
+    sealed = await stored.read(site.store)
     assert sealed is not None
     switched = sealed.root != told.root.kid
     assert switched or not told.confirmed
@@ -111,7 +112,7 @@ async def look(told: Told) -> None:
 async def go_on(told: Told, way: str) -> None:
     """Do as an operator would who comes next, and see that it is done, with nothing left over."""
     site = told.site
-    sealed = await vault.read(site.store)
+    sealed = await stored.read(site.store)
     assert sealed is not None
     switched = sealed.root != told.root.kid
     [root, *_] = [root for hand in (told.new if switched else told.old) if (root := await site.root(hand))]
@@ -124,7 +125,7 @@ async def go_on(told: Told, way: str) -> None:
         root, told.made = await site.rotate(root, told.to)
     assert await site.roots() == {root.kid}
     assert not site.file.next.exists()
-    sealed = await vault.read(site.store)
+    sealed = await stored.read(site.store)
     assert sealed is not None
     assert sealed.root == root.kid
     in_use = told.new if told.made is not None and root.kid == told.made.root else told.old
@@ -242,7 +243,7 @@ async def first_told(store: Backend, site: Site, to: Recipients) -> Made | None:
 
 async def look_at_first(site: Site, to: Recipients, made: Made | None) -> None:
     """See that there is no keyring, or one that those open whom it was made for; and that one can go on."""
-    if made is None and (sealed := await vault.read(site.store)) is not None and to in (UNLOCK, SHARES):
+    if made is None and (sealed := await stored.read(site.store)) is not None and to in (UNLOCK, SHARES):
         # It was stored, and nobody was told its keys: nothing can be under it, so it is made again.
         with pytest.raises(Exists):
             await site.initialize(to)

@@ -13,7 +13,8 @@ import pytest
 from jwcrypto.jwk import JWK
 
 from strongroom.storage_service.errors import KeyFileMissing, KeyFileUnusable, StartupError
-from strongroom.storage_service.keyring import next_file, rootkey
+from strongroom.storage_service.keyring import rootkey
+from strongroom.storage_service.keyring.opening import next_file
 from strongroom.storage_service.keyring.private_file import PrivateFile
 from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.keyring.racing import race

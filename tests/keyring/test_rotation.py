@@ -28,18 +28,22 @@ from strongroom.storage_service.errors import (
     WrongKey,
 )
 from strongroom.storage_service.jose import jwk
-from strongroom.storage_service.keyring import machine_key, next_file, rootkey, rotation, unlock, vault, wraps
+from strongroom.storage_service.keyring import rootkey
+from strongroom.storage_service.keyring import stored as vault
+from strongroom.storage_service.keyring.ceremonies import rotation
+from strongroom.storage_service.keyring.ceremonies.rotation import Made, Recipients
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.key_files import KeyFiles
-from strongroom.storage_service.keyring.machine_documents import FileDocuments, StoredDocuments
-from strongroom.storage_service.keyring.machine_key import Kind
-from strongroom.storage_service.keyring.machines import SHORT, MachineDocument
-from strongroom.storage_service.keyring.page import Page, State
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.machines import key as machine_key
+from strongroom.storage_service.keyring.machines.document import SHORT, MachineDocument
+from strongroom.storage_service.keyring.machines.key import Kind
+from strongroom.storage_service.keyring.machines.stored import FileDocuments, StoredDocuments
+from strongroom.storage_service.keyring.opening import next_file, unlock_keys, wraps
+from strongroom.storage_service.keyring.opening.key_files import KeyFiles
+from strongroom.storage_service.keyring.opening.unlock_keys import Mistyped
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.rotation import Made, Recipients
-from strongroom.storage_service.keyring.unlock import Mistyped
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.shared_root import Page, State
 from tests.keyring import story
 from tests.keyring.hands import CREATED, MACHINE, Breathing, Hand, Site, typed_of
 from tests.keyring.story import Stores
@@ -177,7 +181,7 @@ async def test_unlock_keys_from_the_first_day_on(site: Site) -> None:
         await site.initialize(UNLOCK)
     assert len({secret.reveal() for secret in made.secrets}) == 3
 
-    [(stranger, _)] = unlock.make_keys(1)
+    [(stranger, _)] = unlock_keys.make_keys(1)
     keeper.changed()
     await wait_for(keeper, State.LOCKED)
     with pytest.raises(WrongKey):
@@ -288,7 +292,7 @@ def one_share(made: Made, old: Made) -> str:
 
 
 def shares_instead(made: Made, old: Made) -> str:
-    shares, _ = unlock.make_shares(2, 3)
+    shares, _ = unlock_keys.make_shares(2, 3)
     return "\n".join(share.reveal() for share in shares)
 
 

@@ -16,17 +16,18 @@ from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Behind, KeyFileUnusable, KeyringOutdated, StrongroomError
 from strongroom.storage_service.jose import envelope, jwk
 from strongroom.storage_service.jose.envelope import kid_of
-from strongroom.storage_service.keyring import sweep, vault
-from strongroom.storage_service.keyring.census import complete
+from strongroom.storage_service.keyring import stored
+from strongroom.storage_service.keyring.ceremonies.export import export, open_root, read
+from strongroom.storage_service.keyring.ceremonies.restore import restore
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.export import export, open_root, read
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.page import Page
-from strongroom.storage_service.keyring.restore import restore
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.opening.unattended import KeyFile
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.seen import Seen
-from strongroom.storage_service.keyring.unattended import KeyFile
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.usage import sweep
+from strongroom.storage_service.keyring.usage.census import complete
 
 KEEPERS_NAME: Final = "keyring.seen"
 
@@ -72,12 +73,12 @@ class Worker(NamedTuple):
         """Change the keyring as the door for keys does."""
         async with self.keeper.root() as root:
             try:
-                return (await vault.edit(self.keeper._store, root, change))[0]
+                return (await stored.edit(self.keeper._store, root, change))[0]
             finally:
                 self.keeper.changed()
 
     async def rotate(self) -> None:
-        await self.edit(lambda said: said.rotated("default", vault.now()))
+        await self.edit(lambda said: said.rotated("default", stored.now()))
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ async def test_when_the_newest_is_back_all_is_well(home: Home) -> None:
 
 
 async def _edit(store: MemoryBackend, root: RootKey) -> None:
-    await vault.edit(store, root, lambda said: said.rotated("default", vault.now()))
+    await stored.edit(store, root, lambda said: said.rotated("default", stored.now()))
 
 
 async def _settle(store: MemoryBackend, root: RootKey) -> None:
@@ -192,16 +193,16 @@ async def test_another_of_the_same_edition_is_no_better(home: Home) -> None:
     """Of two documents of one edition that which was seen first is the keyring."""
     worker = await home.worker()
     async with worker.keeper.root() as root:
-        document, sealed = await vault.current(home.store, root)
+        document, sealed = await stored.current(home.store, root)
         other = msgspec.structs.replace(document.rotated("default", ""), edition=document.edition)
         await home.store.commit([Put(KEYRING_DOCUMENT, envelope.encrypt(root, KEYRING_DOCUMENT, other.encode()))])
 
         with pytest.raises(KeyringOutdated):
-            await vault.current(home.store, root)
+            await stored.current(home.store, root)
         await home.store.commit(
             [Put(KEYRING_DOCUMENT, sealed.token)]
         )  # as a machine that is revoked makes the epoch grow
-        assert (await vault.current(home.store, root))[0] == document
+        assert (await stored.current(home.store, root))[0] == document
 
 
 async def test_another_keyring_that_the_same_file_opens(home: Home, tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ async def test_what_others_wrote_meanwhile_makes_nothing_old(home: Home) -> None
     assert ring.active_versions["default"] == "default.2"
     async with worker.keeper.root() as root:
         read_by = 0
-        assert (await vault.current(home.store, root))[0].active_versions["default"] == "default.3"
+        assert (await stored.current(home.store, root))[0].active_versions["default"] == "default.3"
 
 
 async def test_an_old_root_key_brings_no_old_keyring_back(home: Home) -> None:
@@ -257,9 +258,9 @@ async def test_an_old_root_key_brings_no_old_keyring_back(home: Home) -> None:
         if (entry := await home.store.get(each))
     ]
     async with worker.keeper.root() as root:
-        document, sealed = await vault.current(home.store, root)
+        document, sealed = await stored.current(home.store, root)
         new = RootKey(bytes(range(64)), root.seen)
-        await vault.replace(home.store, new, document, sealed.revision)
+        await stored.replace(home.store, new, document, sealed.revision)
         worker.keeper.adopt(new)
     await home.store.commit(old)  # and the file still opens it
 
@@ -277,7 +278,7 @@ async def test_what_is_brought_back_by_hand_is_new(home: Home) -> None:
     await worker.rotate()
     elsewhere = home.seen.read_bytes()
     async with worker.keeper.root() as root:
-        edition = (await vault.current(home.store, root))[0].edition
+        edition = (await stored.current(home.store, root))[0].edition
     await home.store.commit([Put(KEYRING_DOCUMENT, b"damaged")])
 
     seen = Seen(Page(), home.seen)
@@ -289,7 +290,7 @@ async def test_what_is_brought_back_by_hand_is_new(home: Home) -> None:
         home.seen.write_bytes(kept)
         started = await home.worker(anew=True)
         async with started.keeper.root() as root:
-            document, _ = await vault.current(home.store, root)
+            document, _ = await stored.current(home.store, root)
             assert document.edition > edition
             assert document.active_versions["default"] == "default.1"
 

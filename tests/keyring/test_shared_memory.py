@@ -4,7 +4,7 @@ import secrets
 from pathlib import Path
 
 from strongroom.models.secret import Secret
-from strongroom.storage_service.authz.base import Principal
+from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.bootstrap import Page, build
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.services.door import Caller

@@ -30,13 +30,14 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.jose import envelope, jwk
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import rootkey, vault, wraps
+from strongroom.storage_service.keyring import rootkey, stored
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.page import Page, State
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.opening import wraps
+from strongroom.storage_service.keyring.opening.unattended import KeyFile, as_recipient
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.unattended import KeyFile, as_recipient
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.shared_root import Page, State
 from tests.keyring.keeping import (
     DATA_BITS,
     FILE_BITS,
@@ -85,11 +86,11 @@ async def test_the_first_start_makes_file_and_keyring(store: MemoryBackend, path
     assert worker.ring is not None
     assert repr(worker.ring) == "<Ring access.1* default.1*>"
     assert worker.keeper.state is State.UNLOCKED
-    sealed = await vault.read(store)
+    sealed = await stored.read(store)
     assert sealed is not None
     recipient = as_recipient(rootkey.read(path))
     [wrap] = await wraps.wraps_of(store, sealed.root)
-    document = vault.open_document(sealed, wraps.unwrap(wrap, recipient))
+    document = stored.open_document(sealed, wraps.unwrap(wrap, recipient))
     assert document.ring().everywhere.get("default.1") == worker.ring.everywhere.get("default.1")
     assert (await store.list("")).names == (KEYRING_DOCUMENT, wraps.name_of(sealed.root, recipient.kid))
     assert store.calls["commit"] == 1
@@ -117,7 +118,7 @@ async def test_every_store_has_its_own_keys(store: MemoryBackend, path: Path, se
     assert first.ring is not None
     assert second.ring is not None
     assert first.ring.active() != second.ring.active()
-    sealed = [await vault.read(each) for each in (store, other)]
+    sealed = [await stored.read(each) for each in (store, other)]
     assert len({each.root for each in sealed if each}) == 2
 
 
@@ -127,7 +128,7 @@ async def test_a_custodia_key_file_is_taken_over(store: MemoryBackend, path: Pat
     path.chmod(0o600)
     await services.by_file(store, path)
 
-    sealed = await vault.read(store)
+    sealed = await stored.read(store)
     assert sealed is not None
     [wrap] = await wraps.wraps_of(store, sealed.root)
     assert wrap.recipient == as_recipient(RootKey(FILE_BITS)).kid
@@ -378,10 +379,10 @@ def test_racing_processes_agree(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from strongroom.storage_service.backends import open_backend\n"
         "from strongroom.storage_service.backends.base import Put\n"
-        "from strongroom.storage_service.keyring.keeper import Keeper\n"
-        "from strongroom.storage_service.keyring.page import Page\n"
-        "from strongroom.storage_service.keyring.unattended import KeyFile\n"
-        "from strongroom.storage_service.overlay import EncryptedBackend\n"
+        "from strongroom.storage_service.keyring.holder import Keeper\n"
+        "from strongroom.storage_service.keyring.shared_root import Page\n"
+        "from strongroom.storage_service.keyring.opening.unattended import KeyFile\n"
+        "from strongroom.storage_service.keyring.overlay import EncryptedBackend\n"
         "async def main():\n"
         "    store = open_backend(sys.argv[1])\n"
         "    await store.open()\n"
@@ -511,7 +512,7 @@ async def test_no_key_comes_out(
 
 async def test_the_root_key_is_let_go(store: MemoryBackend, path: Path, services: Services) -> None:
     """When the keyring is open, no object holds the root key: it lies in the shared page alone."""
-    root = await given(store, as_recipient(key_file(path)), root=vault.new_root())
+    root = await given(store, as_recipient(key_file(path)), root=stored.new_root())
     bits = root.reveal()
     root.wipe()
     worker = await services.by_file(store, path)

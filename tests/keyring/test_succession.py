@@ -11,14 +11,16 @@ from strongroom.models.names import SUCCESSION
 from strongroom.storage_service.backends.base import Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import KeyFileUnusable, WrongRootKey
-from strongroom.storage_service.keyring import rotation, succession, vault
-from strongroom.storage_service.keyring.machine_documents import StoredDocuments
-from strongroom.storage_service.keyring.machine_key import make, write_private
-from strongroom.storage_service.keyring.machines import MachineDocument
-from strongroom.storage_service.keyring.recipients import Recipients
+from strongroom.storage_service.keyring import stored
+from strongroom.storage_service.keyring.ceremonies import rotation
+from strongroom.storage_service.keyring.ceremonies.recipients import Recipients
+from strongroom.storage_service.keyring.machines import endorsement
+from strongroom.storage_service.keyring.machines.document import MachineDocument
+from strongroom.storage_service.keyring.machines.endorsement import Acquaintance
+from strongroom.storage_service.keyring.machines.key import make, write_private
+from strongroom.storage_service.keyring.machines.stored import StoredDocuments
+from strongroom.storage_service.keyring.opening.unattended import MachineKeyFile
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.succession import Acquaintance
-from strongroom.storage_service.keyring.unattended import MachineKeyFile
 
 FIRST: Final = RootKey(b"a" * 64)
 SECOND: Final = RootKey(b"b" * 64)
@@ -49,25 +51,25 @@ STORIES: Final[dict[str, tuple[list[RootKey], Callable[[], list[Put]], RootKey, 
     "another, of which nothing is said": ([FIRST], list, SECOND, False),
     "the next, with a testimony of the one before": (
         [FIRST],
-        lambda: [succession.testimony(FIRST, SECOND)],
+        lambda: [endorsement.testimony(FIRST, SECOND)],
         SECOND,
         True,
     ),
     "the next but one, after sleeping through a rotation": (
         [FIRST],
-        lambda: [succession.testimony(FIRST, SECOND), succession.testimony(SECOND, THIRD)],
+        lambda: [endorsement.testimony(FIRST, SECOND), endorsement.testimony(SECOND, THIRD)],
         THIRD,
         False,
     ),
     "a stranger that testifies for itself": (
         [FIRST],
-        lambda: [succession.testimony(STRANGER, STRANGER)],
+        lambda: [endorsement.testimony(STRANGER, STRANGER)],
         STRANGER,
         False,
     ),
     "a stranger under the testimony for another": (
         [FIRST],
-        lambda: [renamed(succession.testimony(FIRST, SECOND), STRANGER)],
+        lambda: [renamed(endorsement.testimony(FIRST, SECOND), STRANGER)],
         STRANGER,
         False,
     ),
@@ -91,12 +93,12 @@ async def test_who_follows(
         await store.commit([put])
 
     if taken:
-        await succession.accept(store, machine, given)
-        assert machine.known() == [succession.derived(given)]
+        await endorsement.accept(store, machine, given)
+        assert machine.known() == [endorsement.derived(given)]
     else:
         with pytest.raises(WrongRootKey, match="may have put another keyring there"):
-            await succession.accept(store, machine, given)
-        assert machine.known() == [succession.derived(root) for root in knew]
+            await endorsement.accept(store, machine, given)
+        assert machine.known() == [endorsement.derived(root) for root in knew]
 
 
 def test_what_it_knows_is_private_and_opens_nothing_else(machine: Acquaintance) -> None:
@@ -106,8 +108,8 @@ def test_what_it_knows_is_private_and_opens_nothing_else(machine: Acquaintance) 
     (path,) = machine.key.parent.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert FIRST.reveal() not in path.read_bytes()
-    assert succession.derived(FIRST).reveal() != FIRST.reveal()
-    assert repr(succession.derived(FIRST)) == f"<Key knows.{FIRST.kid}>"
+    assert endorsement.derived(FIRST).reveal() != FIRST.reveal()
+    assert repr(endorsement.derived(FIRST)) == f"<Key knows.{FIRST.kid}>"
 
 
 def test_a_record_that_is_none_is_refused(machine: Acquaintance) -> None:
@@ -137,7 +139,7 @@ async def test_a_rotation_is_followed_and_a_planted_keyring_is_not(store: Memory
     followed = await way.open(store, second.kid)
     assert followed == second
 
-    planted = vault.new_root()
+    planted = stored.new_root()
     raw = await documents.get(key.fingerprint)
     assert raw is not None
     await documents.save(MachineDocument.new("a", key.public_jwk(), 1).with_root(planted, allowed=True), raw.revision)

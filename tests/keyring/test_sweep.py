@@ -11,10 +11,11 @@ from strongroom.storage_service.backends.base import MAX_BATCH, Backend, Change,
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Fate, Halted, InUse, Locked, NotFound, Overtaken, Unavailable
 from strongroom.storage_service.jose.envelope import MAX_VALUE
-from strongroom.storage_service.keyring import census, records, sweep, vault
+from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.sweep import Step
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.usage import census, records, sweep
+from strongroom.storage_service.keyring.usage.sweep import Step
 from strongroom.storage_service.turns import STRETCH, Turns
 from tests.keyring.story import (
     ROOT,
@@ -376,7 +377,7 @@ async def test_a_ring_that_is_stale_is_replaced() -> None:
     elsewhere = MemoryBackend()
     await elsewhere.open()
     await initialize(elsewhere)
-    await vault.replace(elsewhere, ROOT, document.rotated("default", NOW), 2)
+    await stored.replace(elsewhere, ROOT, document.rotated("default", NOW), 2)
     entry = await elsewhere.get(KEYRING_DOCUMENT)
     assert entry is not None
     store.meddle = [[Put(KEYRING_DOCUMENT, entry.value, revision)]]

@@ -15,8 +15,9 @@ from strongroom.storage_service.backends.base import Backend, Delete, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, NotFound, Unavailable
-from strongroom.storage_service.keyring import sweep, vault
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring import stored
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.usage import sweep
 from tests.keyring.story import (
     ROOT,
     Rings,
@@ -68,7 +69,7 @@ class Written:
 async def rekey(store: Backend) -> None:
     """Bring everything under a second version and destroy the first, however much of that is done already."""
     await change(
-        store, lambda said: said if said.keysets["default"].active > 1 else said.rotated("default", vault.now())
+        store, lambda said: said if said.keysets["default"].active > 1 else said.rotated("default", stored.now())
     )
     rings = Rings(store)
     for _ in range(PASSES):

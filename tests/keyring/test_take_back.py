@@ -6,8 +6,9 @@ from strongroom.models.names import WRAPS
 from strongroom.storage_service.backends.base import Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, NotFound
-from strongroom.storage_service.keyring import rotation, vault
-from strongroom.storage_service.keyring.rotation import Recipients
+from strongroom.storage_service.keyring import stored
+from strongroom.storage_service.keyring.ceremonies import rotation
+from strongroom.storage_service.keyring.ceremonies.rotation import Recipients
 
 
 async def opened() -> MemoryBackend:
@@ -23,7 +24,7 @@ async def test_nothing_is_left_of_it() -> None:
 
     await rotation.take_back(store, made.root)
 
-    assert await vault.read(store) is None
+    assert await stored.read(store) is None
     assert not (await store.list(WRAPS)).names
     assert (await rotation.initialize(store, Recipients("unlock", 3), None)).root != made.root
 
@@ -38,7 +39,7 @@ async def test_one_that_is_used_stays(name: str) -> None:
     with pytest.raises(InUse):
         await rotation.take_back(store, made.root)
 
-    sealed = await vault.read(store)
+    sealed = await stored.read(store)
     assert sealed is not None
     assert sealed.root == made.root
     assert len((await store.list(WRAPS)).names) == 1
@@ -53,7 +54,7 @@ async def test_another_one_stays() -> None:
     with pytest.raises(NotFound):
         await rotation.take_back(store, first.root)
 
-    sealed = await vault.read(store)
+    sealed = await stored.read(store)
     assert sealed is not None
     assert sealed.root == second.root
     with pytest.raises(NotFound):

@@ -18,9 +18,10 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.jose import jwk
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import rootkey, wraps
+from strongroom.storage_service.keyring import rootkey
+from strongroom.storage_service.keyring.opening import wraps
+from strongroom.storage_service.keyring.opening.unattended import KeyFile, as_recipient
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.unattended import KeyFile, as_recipient
 
 NOW: Final = "2026-11-22T09:30:00Z"
 ROOT: Final = RootKey(b"r" * 64)

@@ -17,8 +17,15 @@ from strongroom.models.names import check
 from strongroom.storage_service import wire
 from strongroom.storage_service.errors import Invalid
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import unlock
-from strongroom.storage_service.keyring.unlock import Candidate, Mistyped, TooFew, make_keys, make_shares, parse
+from strongroom.storage_service.keyring.opening import unlock_keys
+from strongroom.storage_service.keyring.opening.unlock_keys import (
+    Candidate,
+    Mistyped,
+    TooFew,
+    make_keys,
+    make_shares,
+    parse,
+)
 
 SECRET: Final = bytes(range(32))
 CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -71,7 +78,7 @@ def base32(octets: bytes) -> str:
 
 def test_unlock_keys_are_read_back() -> None:
     """What a key is shown as gives that very key again, alone or among others."""
-    made = make_keys(unlock.MAX_KEYS)
+    made = make_keys(unlock_keys.MAX_KEYS)
 
     for text, key in made:
         assert parse(text.reveal()) == Candidate("unlock", (key,))

@@ -41,9 +41,11 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.jose import envelope
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import census, vault, wraps
+from strongroom.storage_service.keyring import stored as vault
 from strongroom.storage_service.keyring.document import Document
+from strongroom.storage_service.keyring.opening import wraps
 from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.keyring.usage import census
 
 NOW: Final = "2026-11-22T09:30:00Z"
 ROOT_BITS: Final = b"root-key-bits-that-must-never-be-shown-anywhere-outside-the-file"

@@ -14,9 +14,9 @@ from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import ConfigurationError, KeyringDamaged, StartupError
 from strongroom.storage_service.jose import envelope, jwk
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import unlock, wraps
+from strongroom.storage_service.keyring.opening import unlock_keys, wraps
+from strongroom.storage_service.keyring.opening.wraps import Wrap
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.wraps import Wrap
 
 NOW: Final = "2026-11-22T09:30:00Z"
 ROOT_BITS: Final = b"root-key-bits-that-must-never-be-shown-anywhere-outside-the-page"
@@ -70,12 +70,12 @@ def test_a_recipient_opens_its_wrap(kind: str) -> None:
 
 def test_what_people_hold_opens() -> None:
     """An unlock key, and shares, each become the key that their wrap is for."""
-    [(text, key)] = unlock.make_keys(1)
-    mnemonics, shared = unlock.make_shares(2, 3)
+    [(text, key)] = unlock_keys.make_keys(1)
+    mnemonics, shared = unlock_keys.make_shares(2, 3)
     held = "\n".join(share.reveal() for share in mnemonics[1:])
 
     for recipient, typed in ((key, text.reveal()), (shared, held)):
-        (given,) = unlock.parse(typed).keys
+        (given,) = unlock_keys.parse(typed).keys
         assert wraps.unwrap(wraps.wrap(ROOT, recipient, NOW), given) == ROOT
 
 

@@ -14,8 +14,8 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 
 import pytest
 
+from strongroom.storage_service.backends.read_through import OldPlace
 from strongroom.storage_service.errors import Unavailable
-from strongroom.storage_service.read_through import OldPlace
 
 NONE: Final = ["secrets/hosts/there-is-none", "secrets/there/is-none", "hosts/h7", "secrets/hosts/"]
 

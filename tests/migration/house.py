@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from strongroom.deploy.serving import asgi
 from strongroom.models.secret import Secret
-from strongroom.storage_service.app import StorageApp
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.faulty import Killed
 from strongroom.storage_service.bootstrap import Page
@@ -27,6 +26,7 @@ from strongroom.storage_service.client.dialogue import Answer
 from strongroom.storage_service.client.place import UpstreamError
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import TooLarge
+from strongroom.storage_service.http.app import StorageApp
 from strongroom.storage_service.wire import http1
 
 API_ID: Final = "tests"

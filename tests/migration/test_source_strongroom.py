@@ -39,8 +39,8 @@ from strongroom.models.steps import Step
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.client import AsyncStorageClient, StorageClient
+from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.client.sealed_operations import Write
-from strongroom.storage_service.client_file import ClientFile
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.wire import NEW
 from tests.deploy.running import Done, clean_environment, strongroom

@@ -17,7 +17,7 @@ from strongroom.models.hosts import Host
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.errors import Denied, InUse, Invalid, Locked, TooManyAttempts, Uninitialized, WrongKey
-from strongroom.storage_service.keyring.unlock import make_keys, make_shares
+from strongroom.storage_service.keyring.opening.unlock_keys import make_keys, make_shares
 from tests.deploy.running import Done, Up, clean_environment, descendants, eventually, strongroom, up
 
 WAITING = clean_environment(STRONGROOM_AUTOGEN_ROOT_KEY="false")  # for somebody to make the first keys

@@ -9,7 +9,8 @@ from pathlib import Path
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.client import StorageClient
-from strongroom.storage_service.keyring import unlock, vault, wraps
+from strongroom.storage_service.keyring import stored
+from strongroom.storage_service.keyring.opening import unlock_keys, wraps
 from tests.deploy.running import Up, clean_environment, descendants, eventually, up
 from tests.serving.test_level_memory import occurrences
 
@@ -21,11 +22,11 @@ async def data_keys(home: Path, text: str) -> list[bytes]:
     store = open_backend(f"sqlite:{home}/data/strongroom.db")
     await store.open()
     try:
-        sealed = await vault.read(store)
+        sealed = await stored.read(store)
         assert sealed is not None
-        (key,) = unlock.parse(text).keys
+        (key,) = unlock_keys.parse(text).keys
         held = {wrap.recipient: wrap for wrap in await wraps.wraps_of(store, sealed.root)}
-        document = vault.open_document(sealed, wraps.unwrap(held[key.kid], key))
+        document = stored.open_document(sealed, wraps.unwrap(held[key.kid], key))
     finally:
         await store.close()
     return [key for keyset in document.keysets.values() for version in keyset.versions for key in version.keys]

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from strongroom.deploy.cli import machine_config
+from strongroom.deploy.cli.machine import config as machine_config
 from strongroom.deploy.home import Home
 from strongroom.models.secret import Secret
-from strongroom.storage_service.authz.base import Principal
+from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.sqlite import SqliteBackend
 from strongroom.storage_service.bootstrap import Page, Parts, build
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import Exists
-from strongroom.storage_service.keyring.machine_key import Kind
+from strongroom.storage_service.keyring.machines.key import Kind
 from strongroom.storage_service.services.door import Caller
 from tests.forgetful_disk import forgetful_disk
 from tests.laws.sources import reading

@@ -22,7 +22,7 @@ from strongroom.models import (
     Network,
 )
 from strongroom.storage_service import wire
-from strongroom.storage_service.authz.paths import matches
+from strongroom.storage_service.access.paths import matches
 from tests.deploy.running import Up, up
 from tests.product.test_faults import credentials
 

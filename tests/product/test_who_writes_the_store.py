@@ -11,20 +11,20 @@ import pytest
 from strongroom.models import ContainerManagerConfig, Host
 from strongroom.models.names import APIKEYS
 from strongroom.models.secret import Secret
-from strongroom.storage_service.apikeys import spent
-from strongroom.storage_service.authn import authenticate
-from strongroom.storage_service.authz.base import Principal
+from strongroom.storage_service.access.apikeys import spent
+from strongroom.storage_service.access.authenticators import authenticate
+from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.backends.base import Backend, Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.backup.restoring import restore
 from strongroom.storage_service.bootstrap import Page, Parts, build
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import Denied, NotFound
-from strongroom.storage_service.head import Head
-from strongroom.storage_service.keyring import rootkey, vault
-from strongroom.storage_service.keyring.unattended import KeyFile
+from strongroom.storage_service.keyring import rootkey, stored
+from strongroom.storage_service.keyring.opening.unattended import KeyFile
 from strongroom.storage_service.services.door import Caller
 from strongroom.storage_service.services.records import Reference
+from strongroom.storage_service.wire.head import Head
 from tests.backup.copies import checked, copied, fill, held, rewritten, rows_of
 
 OPERATOR: Final = Caller(Principal("apikey:operator"), "request-1")
@@ -144,11 +144,11 @@ async def test_a_plain_record_in_a_backup_can_be_edited() -> None:
 
 async def test_the_key_file_alone_opens_nothing(rig: Rig) -> None:
     """It opens a wrap of the root key, which lies in the store; without that it holds no key of anything."""
-    sealed = await vault.read(rig.store)
+    sealed = await stored.read(rig.store)
     assert sealed is not None
     root = await KeyFile(rig.root_key).open(rig.store, sealed.root)
     assert root is not None
-    document = vault.open_document(sealed, root)
+    document = stored.open_document(sealed, root)
     bare = MemoryBackend()
     await bare.open()
 

@@ -8,16 +8,16 @@ import pytest
 
 from strongroom.models.names import ACCESS, APIKEYS, CENSUS
 from strongroom.models.secret import Secret
-from strongroom.storage_service.apikeys import ApiKeys, spent
-from strongroom.storage_service.authz.base import Action
+from strongroom.storage_service.access.apikeys import ApiKeys, spent
+from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Exists, Internal, Invalid, Locked, NotFound, Undecipherable
 from strongroom.storage_service.jose.envelope import kid_of
-from strongroom.storage_service.keyring import census
 from strongroom.storage_service.keyring.document import ACCESS_KEYSET
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.usage import census
 from tests.keyring.fixed import Fixed
 
 OWN = ("storage_service", Secret("own-key"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from strongroom.storage_service.audit import AuditLog, AuditRecord
+from strongroom.storage_service.audit.log import AuditLog, AuditRecord
 from strongroom.storage_service.errors import AuditUnavailable
 
 RECORD = AuditRecord("request-1", "apikey:ci", "get", "secrets/hosts/a", "allowed")
@@ -220,7 +220,7 @@ async def test_a_hanging_disk_refuses_within_the_deadline(tmp_path: Path, monkey
         release.wait()
         return write(descriptor, data)
 
-    monkeypatch.setattr("strongroom.storage_service.audit.DEADLINE", 0.05)
+    monkeypatch.setattr("strongroom.storage_service.audit.log.DEADLINE", 0.05)
     monkeypatch.setattr(os, "write", hanging)
     log = AuditLog(tmp_path / "audit.log")
     log.open()
@@ -231,7 +231,7 @@ async def test_a_hanging_disk_refuses_within_the_deadline(tmp_path: Path, monkey
         await log.append(RECORD)
 
     release.set()
-    monkeypatch.setattr("strongroom.storage_service.audit.DEADLINE", 5.0)
+    monkeypatch.setattr("strongroom.storage_service.audit.log.DEADLINE", 5.0)
     while True:
         try:
             await log.append(RECORD)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from strongroom.storage_service.authz.base import ALL_ACTIONS, Action, Decider, Principal
-from strongroom.storage_service.authz.paths import (
+from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Decider, Principal
+from strongroom.storage_service.access.paths import (
     Reach,
     SimplePathAuthz,
     UserNameSpace,

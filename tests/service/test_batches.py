@@ -11,23 +11,23 @@ import pytest
 from strongroom.models import Host, HostCreds
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
-from strongroom.storage_service.apikeys import ApiKeys
-from strongroom.storage_service.audit import AuditLog
-from strongroom.storage_service.authz.base import Action, Principal
-from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz
+from strongroom.storage_service.access.apikeys import ApiKeys
+from strongroom.storage_service.access.base import Action, Principal
+from strongroom.storage_service.access.paths import Reach, SimplePathAuthz
+from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends.base import Entry, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Denied, Invalid, NotFound, TooLarge, Unavailable, Undecipherable
 from strongroom.storage_service.handlers import Handler
 from strongroom.storage_service.jose.content_encryption import ContentEncryption
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.page import Page
-from strongroom.storage_service.keyring.unattended import KeyFile
-from strongroom.storage_service.large_answers import RULE, LargeAnswers
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.opening.unattended import KeyFile
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.shared_root import Page
 from strongroom.storage_service.routing import build
 from strongroom.storage_service.services.bulk import BulkService
 from strongroom.storage_service.services.door import Caller, Door
+from strongroom.storage_service.services.large_answers import RULE, LargeAnswers
 from strongroom.storage_service.services.records import RecordService, Reference
 from strongroom.storage_service.services.secrets import SecretService
 

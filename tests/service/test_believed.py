@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from strongroom.models.secret import Secret
-from strongroom.storage_service.app import StorageApp
-from strongroom.storage_service.authn import address_in, whom_in
+from strongroom.storage_service.access.authenticators import address_in, whom_in
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.config import ProxyKey
-from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.http.app import StorageApp
+from strongroom.storage_service.keyring.shared_root import Page
 from tests.in_process import Inside, inside
 from tests.raw_http import Message, request
 from tests.service.test_outcomes import settings

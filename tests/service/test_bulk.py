@@ -12,10 +12,10 @@ import pytest
 from strongroom.models.names import MAX_NAME, TOMBSTONES
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
-from strongroom.storage_service.apikeys import ApiKeys
-from strongroom.storage_service.audit import AuditLog
-from strongroom.storage_service.authz.base import ALL_ACTIONS, Action, Principal
-from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz
+from strongroom.storage_service.access.apikeys import ApiKeys
+from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Principal
+from strongroom.storage_service.access.paths import Reach, SimplePathAuthz
+from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends.base import PRESENT, Check, Delete, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
@@ -33,12 +33,12 @@ from strongroom.storage_service.errors import (
     Unavailable,
     Undecipherable,
 )
+from strongroom.storage_service.http.bulk import changes_of, entries_of
 from strongroom.storage_service.jose.envelope import MAX_VALUE
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.page import Page
-from strongroom.storage_service.keyring.unattended import KeyFile
-from strongroom.storage_service.overlay import EncryptedBackend
-from strongroom.storage_service.sealed_resources import changes_of, entries_of
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.opening.unattended import KeyFile
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.shared_root import Page
 from strongroom.storage_service.services.bulk import BulkService
 from strongroom.storage_service.services.door import Caller, Door
 

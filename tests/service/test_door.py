@@ -11,7 +11,7 @@ import pytest
 
 from strongroom.models import Host, HostCreds
 from strongroom.models.secret import Secret
-from strongroom.storage_service.authz.base import ALL_ACTIONS, Action, Principal
+from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Principal
 from strongroom.storage_service.backends.base import MAX_PAGE, PRESENT, Backend, Check, Delete, Put
 from strongroom.storage_service.backends.faulty import FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend

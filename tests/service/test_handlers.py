@@ -33,8 +33,8 @@ from strongroom.storage_service.errors import (
     Undecipherable,
 )
 from strongroom.storage_service.handlers import BadRecord, Handler, Stored
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Ring
-from strongroom.storage_service.overlay import EncryptedBackend
 from strongroom.storage_service.wire import MAX_SECRET
 from tests.keyring.fixed import Fixed
 from tests.models.forms import STORED, smallest

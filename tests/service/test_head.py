@@ -2,8 +2,8 @@
 
 import pytest
 
-from strongroom.storage_service import head
 from strongroom.storage_service.errors import Invalid
+from strongroom.storage_service.wire import head
 
 
 @pytest.mark.parametrize("id_name", [b"custodia_auth_id", b"custodia-auth-id"])

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import pytest
 
-from strongroom.storage_service import hygiene
-from strongroom.storage_service.hygiene import Traced, harden, prctl
+from strongroom.storage_service import hardening
+from strongroom.storage_service.hardening import Traced, harden, prctl
 from tests import another_user
 from tests.forking import in_child
 
@@ -24,7 +24,7 @@ _PTRACE_TRACEME: Final = 0  # the process that forked this one becomes its debug
 DUMPABLE: Final = f"import ctypes; print(ctypes.CDLL(None).prctl({PR_GET_DUMPABLE}, 0, 0, 0, 0))"
 PROGRAM: Final = """
 import sys
-from strongroom.storage_service.hygiene import harden
+from strongroom.storage_service.hardening import harden
 if sys.argv[1] == "hardened":
     harden()
 print("ready", flush=True)
@@ -41,7 +41,7 @@ def warnings_of(act: Any) -> list[str]:
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("strongroom.storage_service.hygiene")
+    logger = logging.getLogger("strongroom.storage_service.hardening")
     logger.addHandler(handler)
     act()
     logger.removeHandler(handler)
@@ -107,7 +107,7 @@ def test_what_cannot_be_had_is_told() -> None:
         raise PermissionError(1, "Operation not permitted")
 
     def act() -> object:
-        hygiene._refuse_debuggers = refuse
+        hardening._refuse_debuggers = refuse
         return warnings_of(harden), resource.getrlimit(resource.RLIMIT_CORE)
 
     said, limits = in_child(act)
@@ -130,7 +130,7 @@ def test_memory_is_kept_where_it_may_be() -> None:
             os.setresuid(another_user.NOBODY, another_user.NOBODY, another_user.NOBODY)  # root has no limit
         pages = [mmap.mmap(-1, mmap.PAGESIZE) for _ in range(2)]
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (mmap.PAGESIZE, mmap.PAGESIZE))
-        return [warnings_of(lambda page=page: hygiene.keep_in_memory(page)) for page in pages]
+        return [warnings_of(lambda page=page: hardening.keep_in_memory(page)) for page in pages]
 
     assert in_child(act) == [[], ["the root key's page can be swapped out (RLIMIT_MEMLOCK): Cannot allocate memory"]]
 

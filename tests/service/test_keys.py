@@ -16,10 +16,10 @@ import pytest
 from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
-from strongroom.storage_service.apikeys import ApiKeys
-from strongroom.storage_service.audit import AuditLog
-from strongroom.storage_service.authz.base import Principal
-from strongroom.storage_service.authz.paths import Reach, SimplePathAuthz
+from strongroom.storage_service.access.apikeys import ApiKeys
+from strongroom.storage_service.access.base import Principal
+from strongroom.storage_service.access.paths import Reach, SimplePathAuthz
+from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends.base import Change, Delete, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
@@ -39,14 +39,14 @@ from strongroom.storage_service.errors import (
     Unusable,
     WrongKey,
 )
-from strongroom.storage_service.key_resources import keys_shown
-from strongroom.storage_service.keyring import vault
-from strongroom.storage_service.keyring.keeper import Keeper
-from strongroom.storage_service.keyring.machine_documents import StoredDocuments
-from strongroom.storage_service.keyring.page import Page
-from strongroom.storage_service.keyring.unattended import KeyFile
-from strongroom.storage_service.keyring.unlock import make_keys
-from strongroom.storage_service.overlay import EncryptedBackend
+from strongroom.storage_service.http.keys import keys_shown
+from strongroom.storage_service.keyring import stored
+from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.machines.stored import StoredDocuments
+from strongroom.storage_service.keyring.opening.unattended import KeyFile
+from strongroom.storage_service.keyring.opening.unlock_keys import make_keys
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
+from strongroom.storage_service.keyring.shared_root import Page
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys import KeyService, Reencrypted
 
@@ -394,7 +394,7 @@ class TestTheRootKey:
 
         async def quick(changes: Sequence[Change]) -> int:
             revision = await commit(changes)
-            sealed = await vault.read(rig.store)
+            sealed = await stored.read(rig.store)
             if sealed is not None and sealed.root == new.root and not refused:
                 with pytest.raises(Locked) as told:
                     await other.refresh(ring)

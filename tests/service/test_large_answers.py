@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from strongroom.storage_service.errors import TooLarge, Unavailable
-from strongroom.storage_service.large_answers import RULE, LargeAnswers
+from strongroom.storage_service.services.large_answers import RULE, LargeAnswers
 from strongroom.storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED
 
 

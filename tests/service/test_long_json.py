@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from strongroom.models import strict_json
-from strongroom.storage_service import answering, resources, sealed_resources, wire
+from strongroom.storage_service import wire
 from strongroom.storage_service.errors import Invalid
+from strongroom.storage_service.http import answering, bulk, records
 
 
 @pytest.fixture
@@ -50,9 +51,7 @@ async def test_what_is_refused_in_a_thread_is_refused_as_ever(threads: list[bool
     assert "canary" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "read", [resources._split, sealed_resources._NAMES._read], ids=["records", "names of what is sealed"]
-)
+@pytest.mark.parametrize("read", [records._split, bulk._NAMES._read], ids=["records", "names of what is sealed"])
 @pytest.mark.parametrize("text", [b"[" * 60_000, b'{"records":' + b"[" * 60_000, b'{"\xff":', b'{"names":["\xff"]}'])
 def test_what_no_parser_can_read_is_the_senders_fault(read: Callable[[bytes], object], text: bytes) -> None:
     """A body that is nested without end, or is not UTF-8, is refused like every other that is none."""

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from strongroom.models.secret import Secret
-from strongroom.storage_service.app import StorageApp
 from strongroom.storage_service.backends.base import Change, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.config import ServiceSettings
-from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.http.app import StorageApp
+from strongroom.storage_service.keyring.shared_root import Page
 from tests.in_process import Inside, inside
 from tests.raw_http import Message, request
 

@@ -28,11 +28,11 @@ from strongroom.storage_service.backends.base import (
     Vacant,
 )
 from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.backends.read_through import AT_ONCE, OldPlaces, ReadThroughBackend
 from strongroom.storage_service.errors import Changed, Exists, Fate, TooLarge, Unavailable, Undecipherable
 from strongroom.storage_service.handlers import Handler
+from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Ring
-from strongroom.storage_service.overlay import EncryptedBackend
-from strongroom.storage_service.read_through import AT_ONCE, OldPlaces, ReadThroughBackend
 from tests.keyring.fixed import Fixed
 from tests.laws import backends as law_of_backends
 from tests.laws import old_places as law_of_places

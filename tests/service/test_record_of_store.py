@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from strongroom.models.secret import Secret
-from strongroom.storage_service.app import StorageApp
 from strongroom.storage_service.backends.url import as_said, same_place, without_password
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import ConfigurationError
-from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.http.app import StorageApp
+from strongroom.storage_service.keyring.shared_root import Page
 from strongroom.storage_service.record_of_store import RecordOfStore
 
 

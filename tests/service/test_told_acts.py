@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from strongroom.models.secret import Secret
-from strongroom.storage_service.app import StorageApp
-from strongroom.storage_service.authn import authenticate
-from strongroom.storage_service.authz.base import Action, Principal
+from strongroom.storage_service.access.authenticators import authenticate
+from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.bootstrap import Page, build
 from strongroom.storage_service.client.hand_over import hand_over
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import AuditUnavailable, Denied, NotAuthenticated
-from strongroom.storage_service.head import Head
+from strongroom.storage_service.http.app import StorageApp
 from strongroom.storage_service.services.door import Caller
 from strongroom.storage_service.wire import ACTS_PATH, CommandAct
+from strongroom.storage_service.wire.head import Head
 from strongroom.storage_service.wire.http1 import Peer
 from tests.in_process import Inside, inside
 from tests.raw_http import request

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from strongroom.deploy.cli import migrate_estate
+from strongroom.deploy.cli.migrate import estate
 from strongroom.deploy.serving import log, workers
 from strongroom.http_proxy import app as proxy
 from strongroom.models import names
 from strongroom.models.secret import Secret
-from strongroom.storage_service.app import StorageApp
 from strongroom.storage_service.backends.base import Entry, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.backends.sqlite import writer
 from strongroom.storage_service.backends.sqlite.backend import SqliteBackend
 from strongroom.storage_service.config import ProxySettings, ServiceSettings
-from strongroom.storage_service.keyring.page import Page
+from strongroom.storage_service.http.app import StorageApp
+from strongroom.storage_service.keyring.shared_root import Page
 from strongroom.storage_service.traces import MOST, trace_of
 from tests.in_process import inside
 from tests.raw_http import request
@@ -164,7 +164,7 @@ async def test_the_writer_of_a_store_tells_the_place_alone(
     assert CANARY not in said
 
 
-@pytest.mark.parametrize("heard", [workers._unhandled, migrate_estate._heard])
+@pytest.mark.parametrize("heard", [workers._unhandled, estate._heard])
 async def test_the_event_loop_tells_the_place_alone(
     heard: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None],
     caplog: pytest.LogCaptureFixture,

@@ -10,9 +10,9 @@ from typing import Final
 import pytest
 
 from strongroom.models.secret import Secret
-from strongroom.storage_service.app import StorageApp
 from strongroom.storage_service.bootstrap import Page
 from strongroom.storage_service.config import AuthenticatorSettings, ServiceSettings
+from strongroom.storage_service.http.app import StorageApp
 from tests.in_process import inside
 from tests.raw_http import Message, request
 

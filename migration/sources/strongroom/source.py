@@ -29,10 +29,11 @@ from strongroom.migration.sources.strongroom.reading import SEALED, SHELVES, Fou
 from strongroom.models import Host, Hosts, names, steps
 from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
-from strongroom.storage_service import client_file, wire
+from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient
+from strongroom.storage_service.client import file as client_file
+from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.client.sealed_operations import Remove, Write
-from strongroom.storage_service.client_file import ClientFile
 from strongroom.storage_service.errors import Changed, ConfigurationError, NoContainer, Unavailable
 
 OPTIONS: Final[Mapping[str, Option]] = {

@@ -1,0 +1,125 @@
+"""``strongroom key export`` and ``import``: the keyring as one encrypted file, and back."""
+
+import asyncio
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.common import client, common, common_options
+from strongroom.deploy.cli.key import entry as key_input
+from strongroom.deploy.cli.secret import write_out
+from strongroom.deploy.cli.settings_options import flags_of, settings_options
+from strongroom.deploy.cli.words import Verb
+from strongroom.models.names import KEYRING_DOCUMENT
+
+if TYPE_CHECKING:
+    from strongroom.storage_service.config import ServiceSettings
+    from strongroom.storage_service.keyring.ceremonies.export import Exported, Given
+    from strongroom.storage_service.keyring.ceremonies.restore import Restored
+
+_TYPED = frozenset({"unlock", "shares"})
+
+
+@click.command(cls=Verb)
+@click.option(
+    "--file", "output", metavar="FILE", type=click.Path(path_type=Path), help="Write it to a file, mode 0600."
+)
+@common_options
+def export(*, output: Path | None) -> None:
+    """Write the keyring as one file, in which everything secret is encrypted.
+
+    With it, a copy of the store, and one key that opens it, every secret is there again: strongroom key import.
+    """
+    with client(60.0) as service:
+        content = service.export_keyring()
+    write_out(content, output)
+
+
+@click.command("import", cls=Verb)
+@click.argument("exported", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--key-file", type=click.Path(path_type=Path), metavar="FILE", help="The root key file that opens it.")
+@click.option("--file", "typed", metavar="FILE", help="Read the unlock key or shares from a file; - is standard input.")
+@click.option("--replace", is_flag=True, help="Put it in the place of a keyring that does not open.")
+@click.option("--leave-unreadable", is_flag=True, help="Do so although records are under keys that it does not have.")
+@click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The TOML file to read.")
+@settings_options
+@common_options
+def import_(
+    *,
+    exported: Path,
+    key_file: Path | None,
+    typed: str | None,
+    replace: bool,
+    leave_unreadable: bool,
+    file: Path | None,
+    sets: dict[str, str],
+    **options: Any,
+) -> None:
+    """Bring an exported keyring back to the store of a service, which need not run.
+
+    It takes one key that opens the file: an unlock key or shares, asked for or read from standard input, or the root
+    key file. A keyring that is there keeps what it has, and gets what only the file has.
+    """
+    from strongroom.deploy.settings import load, refuse_another_store
+    from strongroom.storage_service.errors import Invalid
+    from strongroom.storage_service.keyring.ceremonies.export import MAX_FILE, read
+
+    flags = flags_of(options)
+    settings = load(environ=os.environ, home=common().home, config=file, flags=flags, sets=sets, without_key=True)
+    with exported.open("rb") as opened:
+        found = read(opened.read(MAX_FILE + 1))
+    refuse_another_store(settings)
+    given = _given(found, key_file or settings.service.root_key, typed, file_said=key_file is not None)
+    try:
+        done = asyncio.run(_restore(settings.service, found, given, replace=replace, leave=leave_unreadable))
+    except OSError as error:
+        raise Invalid(f"the store cannot be opened: {error.strerror}") from None
+    show.done(
+        {"root": done.root, "added": done.added, "unreadable": done.unreadable, "counted": done.counted},
+        f"the keyring under {done.root} is back"
+        + (f", with {', '.join(done.added)}" if done.added else "")
+        + ("" if done.counted else "; once the service runs and is unlocked: strongroom key census --scan --repair"),
+    )
+
+
+def _given(found: "Exported", key_file: Path, typed: str | None, *, file_said: bool) -> "Given":
+    """Return what is to open the file: what is typed, if that can open it, else the root key file."""
+    from strongroom.storage_service.keyring import rootkey
+
+    kinds = {each.kind for each in found.recipients}
+    if file_said or (typed is None and not kinds & _TYPED):
+        return rootkey.read(key_file)
+    return key_input.read(typed, key_input.ask_for_enough).reveal()
+
+
+async def _restore(
+    settings: "ServiceSettings", found: "Exported", given: "Given", *, replace: bool, leave: bool
+) -> "Restored":
+    from strongroom.storage_service.backends import open_backend
+    from strongroom.storage_service.errors import StartupError
+    from strongroom.storage_service.jose.envelope import kid_of
+    from strongroom.storage_service.keyring.ceremonies.export import open_root
+    from strongroom.storage_service.keyring.ceremonies.restore import restore
+    from strongroom.storage_service.keyring.opening.unattended import KeyFile
+    from strongroom.storage_service.keyring.seen import Seen
+    from strongroom.storage_service.keyring.shared_root import Page
+
+    root = await asyncio.to_thread(open_root, found, given)
+    store = open_backend(settings.store)
+    await store.open()
+    try:
+        entry = await store.get(KEYRING_DOCUMENT)
+        present = None if entry is None else kid_of(entry.value)
+        own = None
+        if present not in (None, root.kid) and not replace:
+            with suppress(StartupError):  # then it is refused, and told why
+                own = await KeyFile(settings.root_key).open(store, str(present))
+        seen = Seen(Page(), settings.keyring_seen)
+        await seen.load()
+        return await restore(store, found, root, own=own, replace=replace, leave_unreadable=leave, seen=seen)
+    finally:
+        await store.close()

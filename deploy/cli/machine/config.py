@@ -1,0 +1,81 @@
+"""What a machine needs before it has a store: a key pair of its own, and settings."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from strongroom.deploy.home import TEMPLATE, Home
+from strongroom.storage_service.errors import ConfigurationError, Exists
+from strongroom.storage_service.files import replace_private
+from strongroom.storage_service.keyring.machines import key as machine_key
+from strongroom.storage_service.keyring.machines.key import Kind, MachineKey
+
+KEY: Final = "machine.key"  # the default of the setting of that name
+NAME: Final = "machine.name"  # what people were told to call it, for `machine init`
+PUBLIC: Final = "machine.pub"  # the public key's JWK, to be carried to an authorizer
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A key pair that was made, and where things are."""
+
+    fingerprint: str
+    key: Path
+    public: Path
+    config: Path
+    add: tuple[str, ...]  # lines that people have to add to the settings, for there were some already
+
+
+def initialize(home: Path, kind: Kind, documents: Path | None, name: str | None = None) -> Made:
+    """Make this machine's key pair, and settings where there are none. Blocks on the disk.
+
+    Args:
+        home: where; made if it is not there.
+        kind: which sort of key pair.
+        documents: where the documents of machines are to lie; None: in the store.
+        name: what people are to call the machine; None: nobody has said so.
+
+    Raises:
+        Exists: there is a machine's key already; it is never replaced. Its public key is written again if it is gone.
+        ConfigurationError, KeyFileUnusable: something cannot be written here.
+    """
+    place = Home(home)
+    place.prepare()
+    path, public = home / KEY, home / PUBLIC
+    try:
+        if path.exists():
+            _write_public(public, machine_key.read_private(path))
+            raise Exists(f"there is a machine's key at {path} already, and it is not replaced; {PUBLIC} is beside it")
+        key = machine_key.make(kind)
+        machine_key.write_private(path, key)
+        _write_public(public, key)
+        if name is not None:
+            replace_private(home / NAME, f"{name}\n".encode())
+        lines = () if documents is None else (f"machine_documents = {json.dumps(str(documents), ensure_ascii=False)}",)
+        if place.config.exists():
+            return Made(key.fingerprint, path, public, place.config, lines)
+        replace_private(place.config, _settings(lines).encode())
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename or home}: {error.strerror}") from None
+    return Made(key.fingerprint, path, public, place.config, ())
+
+
+def name_beside(key: Path) -> str | None:
+    """Return what the machine whose private key is the file *key* was called when that was made; None: nothing."""
+    try:
+        return key.with_name(NAME).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _write_public(path: Path, key: MachineKey) -> None:
+    replace_private(path, json.dumps(key.public_jwk(), sort_keys=True).encode() + b"\n")
+
+
+def _settings(lines: tuple[str, ...]) -> str:
+    documents = "\n".join(lines) or '# machine_documents = "machines.json"'
+    return (
+        f"{TEMPLATE}\n# This machine's own key pair, and where the documents of machines are if not in the store.\n"
+        f'machine_key = "{KEY}"\n{documents}\n'
+    )

@@ -1,0 +1,225 @@
+"""What the verbs of ``strongroom migrate`` share: the estate that is meant, opened on both sides."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from strongroom.deploy import steps
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.common import RETRIES, common, places
+from strongroom.storage_service.traces import trace_of
+
+if TYPE_CHECKING:
+    from strongroom.migration.journal import Journal
+    from strongroom.migration.report import Report
+    from strongroom.migration.sources.base import Source
+    from strongroom.migration.target import Target
+    from strongroom.models.steps import Option, Step
+
+C = TypeVar("C", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_FILES: Final = re.compile(r"key|cert|cacert|socket|.*_(?:file|dir)")  # options of sources that name a file
+_OF_AN_ESTATE: Final = frozenset(
+    f"migrate {verb}" for verb in ("plan", "apply", "verify", "scrub", "rollback", "forget")
+)  # verbs that are told which
+CALL: Final = 60.0  # seconds that one call may take, when the store is slow
+
+
+@dataclass(frozen=True, slots=True)
+class Estate:
+    """The estate that was said: a source, its place and its options; or the name of a run, which knows them."""
+
+    kind: str | None
+    place: str
+    options: dict[str, list[str]]
+    run: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Both sides, opened; *source* is None where a verb does without."""
+
+    source: "Source | None"
+    target: "Target"
+    journal: "Journal"
+    options: Mapping[str, Sequence[str]]  # of the source, that its run does not know yet
+
+    @property
+    def from_(self) -> "Source":
+        """The source, where there must be one."""
+        assert self.source is not None  # noqa: S101  # only `open_sides` without a source leaves it out
+        return self.source
+
+    def completed(self, steps: "Iterable[Step]") -> "list[Step]":
+        """Return *steps* with what names the estate, in those that need it."""
+        return [step.given(self._estate(step.verb)) if step.verb in _OF_AN_ESTATE else step for step in steps]
+
+    def _estate(self, verb: str) -> "dict[str, Option]":
+        """Return what names the estate to *verb*: the run, once something is known of it."""
+        run = self.journal.run
+        if verb == "migrate forget":
+            return {"run": run.name}
+        begun = bool(run.stages)
+        named: dict[str, Option] = {"run": run.name} if begun else {"source": run.kind, "place": run.place}
+        options = self.options if begun else run.options
+        said = [f"{name}={value}" for name, values in options.items() for value in values]
+        return {**named, "option": said} if said else named
+
+
+def estate_options(command: C) -> C:
+    """Give *command* what names an estate; it gets it as the keyword *estate*."""
+    command = click.option(
+        "-o", "options", multiple=True, metavar="NAME=VALUE", help="An option of the source: strongroom migrate sources"
+    )(command)
+    return click.argument("words", nargs=-1, metavar="SOURCE PLACE | RUN")(command)
+
+
+def estate_of(words: tuple[str, ...], options: tuple[str, ...]) -> Estate:
+    """Return the estate that was said; the run is to find its files from any directory.
+
+    Raises:
+        UsageError: none was, or an option has no value.
+    """
+    from strongroom.migration.sources import SOURCES
+
+    said: dict[str, list[str]] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            # The option itself is not shown: what was to be its name may be a secret.
+            raise click.UsageError("say -o NAME=VALUE; the options of each source: strongroom migrate sources")
+        said.setdefault(name, []).append(_absolute(value) if _FILES.fullmatch(name) else value)
+    match words:
+        case (kind, place):
+            return Estate(kind, _absolute(place), said, None)
+        case (kind,) if kind in SOURCES:
+            raise click.UsageError(f"say where the estate is: {kind} {SOURCES[kind].place}")
+        case (run,):
+            return Estate(None, "", said, run)
+    raise click.UsageError("say what is to be moved: SOURCE PLACE, or the name of a RUN")
+
+
+def _absolute(place: str) -> str:
+    """Return *place* as it is found from every directory, if it is a file."""
+    path = Path(place)
+    try:
+        return str(path.absolute()) if path.exists() else place
+    except OSError:  # too long for a path, or not ours to look at
+        return place
+
+
+def run(act: Coroutine[Any, Any, T]) -> T:
+    """Carry *act* out, on the loop that the service runs on, too."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        act.close()  # so that nothing is said of it: what to install is all that there is to say
+        raise
+
+    async def quietly() -> T:
+        asyncio.get_running_loop().set_exception_handler(_heard)
+        return await act
+
+    return uvloop.run(quietly())
+
+
+def _heard(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Tell where something broke that nobody waits for.
+
+    Nothing of a socket that became ready for who was cancelled in that moment, as anyio's unix sockets can.
+    """
+    error = context.get("exception")
+    if error is not None and not isinstance(error, asyncio.InvalidStateError):
+        click.echo(f"strongroom: unexpected {trace_of(error)}", err=True)
+
+
+@asynccontextmanager
+async def opened_target() -> "AsyncIterator[Target]":
+    """Open the service that was said."""
+    from strongroom.migration.target import Target
+    from strongroom.storage_service.client import AsyncStorageClient
+
+    async with AsyncStorageClient.from_environment(places(), timeout=CALL, retries=RETRIES) as client:
+        yield Target(client)
+
+
+@asynccontextmanager
+async def open_sides(estate: Estate, *, source_needed: bool = True, new: bool = False) -> AsyncIterator[Sides]:
+    """Open both sides.
+
+    Args:
+        estate: what was said.
+        source_needed: open the source, too.
+        new: there need be no run yet.
+
+    Raises:
+        UsageError: there is no such source, or its place or an option is not understood.
+        EstateUnavailable, EstateRefused: the source cannot be opened.
+        NoSuchRun: there is none, and there must be.
+    """
+    from strongroom.migration.errors import MigrationError, NoSuchRun
+    from strongroom.migration.journal import LIST_RUNS, Journal, new_run, run_name
+    from strongroom.migration.sources import open_source
+    from strongroom.storage_service.errors import ConfigurationError
+
+    async with opened_target() as target:
+        source = None
+        if estate.kind is not None:
+            try:
+                source = open_source(estate.kind, estate.place, estate.options)
+            except ConfigurationError as error:
+                raise click.UsageError(steps.line(str(error), error.next, common().lead)) from None
+            name = run_name(estate.kind, source.identity)
+        else:
+            name = str(estate.run)
+        journal = await Journal.find(target, name)
+        if journal is None and (estate.kind is None or not new):
+            raise NoSuchRun("there is no such run").advising(LIST_RUNS)
+        if journal is None and source is not None:
+            journal = Journal(target, new_run(str(estate.kind), estate.place, estate.options, source.identity))
+        assert journal is not None  # noqa: S101  # a source was said, or the run was found
+        head = journal.run
+        if source is None and source_needed:
+            source = open_source(head.kind, head.place, head.options | estate.options)
+            if run_name(head.kind, source.identity) != head.name:
+                raise ConfigurationError("with these options it is another estate; say SOURCE PLACE in place of RUN")
+        # What is said of the source once is remembered, from the next time on that the head is stored.
+        news = {name: values for name, values in estate.options.items() if head.options.get(name) != values}
+        head.options.update(news)
+        sides = Sides(source, target, journal, news)
+        try:
+            if source is not None and source_needed:
+                await source.open(journal.digest)
+            yield sides
+        except MigrationError as error:
+            error.next = tuple(sides.completed(error.next))
+            raise
+        finally:
+            if source is not None:
+                await source.close()
+
+
+async def watched(
+    what: str, sides: Sides, act: "Callable[[Callable[[int], object]], Awaitable[Report]]", *, counted: bool = True
+) -> "Report":
+    """Carry *act* out with a progress bar, over the source's items if they are *counted*; complete what it advises."""
+    total = await sides.source.count() if counted and sides.source is not None else None
+    with show.progress(what, total) as advance:
+        report = await act(advance)
+    report.next = sides.completed(report.next)
+    return report
+
+
+def finish(report: "Report", *, more: dict[str, Any] | None = None) -> int:
+    """Print *report*, and return the exit code that it is."""
+    from strongroom.deploy.cli.migrate import reports
+
+    reports.report(report, more or {})
+    return reports.code(report)

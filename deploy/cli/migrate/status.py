@@ -1,0 +1,69 @@
+"""``strongroom migrate status``: the runs, who is at one, and what of an estate has not moved yet."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.migrate import reports
+from strongroom.deploy.cli.migrate.estate import Estate, open_sides, opened_target
+
+if TYPE_CHECKING:
+    from strongroom.migration.status import Status, Waiting
+
+
+async def every() -> None:
+    """Show every run."""
+    from strongroom.migration.status import status
+
+    async with opened_target() as target:
+        _show(await status(target))
+
+
+async def one(estate: Estate) -> None:
+    """Show one run, and what of its estate is not in the service."""
+    from strongroom.migration.status import status
+
+    async with open_sides(estate) as sides:
+        total = await sides.from_.count()
+        with show.progress("comparing", total) as advance:
+            said = await status(sides.target, sides.source, sides.journal.run.name, advance=advance)
+        if said.estate is not None:
+            said.estate.next = sides.completed(said.estate.next)
+    _show(said)
+
+
+def _show(said: "Status") -> None:
+    if show.as_json():
+        show.answer(msgspec.to_builtins(said))
+        return
+    if not said.runs:
+        show.line(show.advice("nothing was moved yet; what can be", "migrate sources"))
+        return
+    for each in said.runs:
+        show.line(each.run, style="bold")
+        stages = [stage if how.complete else f"{stage} in part" for stage, how in each.stages.items()]
+        show.words(f"{each.estate}", indent=4)
+        show.words(f"{', '.join(stages) or 'planned'}; begun {each.created.partition('T')[0]}", indent=4)
+    if said.holder is not None:
+        holder = said.holder
+        show.words(
+            f"{holder.verb} of {holder.run} is under way: process {holder.pid} on {holder.host} since {holder.since}",
+            style="yellow",
+        )
+    if said.reading_through:
+        show.words(f"what has not moved is read from: {', '.join(said.reading_through)}")
+    if said.estate is not None:
+        show.words(_of_estate(said.estate), style="yellow" if said.estate.waiting or said.estate.bad else "green")
+        reports.next_steps(said.estate.next)
+
+
+def _of_estate(estate: "Waiting") -> str:
+    if not estate.items:
+        return "nothing was found at the source"
+    bad = f"; {estate.bad:,} cannot move" if estate.bad else ""
+    if estate.superseded:
+        bad = f"; {estate.superseded:,} hold old secrets of records that the service has changed or removed{bad}"
+    if not estate.waiting:
+        return f"of {estate.items:,} items at the source none waits to be moved{bad}"
+    return f"{estate.waiting:,} of {estate.items:,} items at the source are not in the service yet{bad}"

@@ -1,0 +1,116 @@
+"""How the service learns who calls: Custodia's two authenticators for a unix socket.
+
+Custodia's rule over them: the first that says *wrong* ends the request, and at least one must say *who*.
+"""
+
+import hmac
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Protocol
+
+from strongroom.storage_service.access.apikeys import ApiKeys
+from strongroom.storage_service.access.base import Principal
+from strongroom.storage_service.config import ProxyKey
+from strongroom.storage_service.errors import Denied, NotAuthenticated
+from strongroom.storage_service.wire.head import Head
+from strongroom.storage_service.wire.http1 import Peer
+
+_FOR = re.compile(r'for=(?:"\[([0-9a-f:.]{2,45})\]"|([0-9.]{7,15}));proto=https?', re.ASCII)
+_WHOM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:-]{0,127}", re.ASCII)
+
+
+class Authenticator(Protocol):
+    """One way of knowing a caller."""
+
+    async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
+        """Return who calls, or None where there is nothing to go by.
+
+        Raises:
+            Denied: there is, and it is wrong.
+            Unavailable: it cannot be told now.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SimpleAuthKeys:
+    """An API id and its key, in two header fields."""
+
+    keys: ApiKeys
+
+    async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
+        """Return the principal of the key; without both fields absent, anything but the right pair is refused."""
+        del peer
+        if head.auth_id is None and head.auth_key is None:
+            return None
+        principal = await self.keys.authenticate(head.auth_id or "", head.auth_key or "")
+        if principal is None:
+            raise Denied("wrong API id or key")
+        return principal
+
+
+@dataclass(frozen=True, slots=True)
+class SimpleCredsAuth:
+    """The user or group that the process at the other end runs as.
+
+    A request that a proxy forwarded carries ``Forwarded``; its peer is the proxy, not the caller, and says nothing.
+    Only *proxies* are believed about that: whoever else says so is refused as he would be without it, and gains
+    nothing by it.
+    """
+
+    uid: int = -1
+    gid: int = -1
+    proxies: frozenset[int] = frozenset()  # users
+
+    async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
+        """Return ``service:<uid>`` when user or group are the configured ones."""
+        if peer is None or (head.forwarded is not None and peer.uid in self.proxies):
+            return None
+        if peer.uid == self.uid or (self.gid >= 0 and peer.gid == self.gid):
+            return Principal(f"service:{peer.uid}") if head.forwarded is None else None
+        raise Denied("this user may not use the socket")
+
+
+async def authenticate(authenticators: tuple[Authenticator, ...], head: Head, peer: Peer | None) -> Principal:
+    """Return who calls: the last authenticator to know, as in Custodia, where the API id overrides the process.
+
+    Raises:
+        NotAuthenticated: none of them had anything to go by.
+        Denied: one of them found its credentials wrong.
+        Unavailable: one of them could not tell.
+    """
+    principal: Principal | None = None
+    for authenticator in authenticators:
+        known = await authenticator.authenticate(head, peer)
+        principal = known or principal
+    if principal is None:
+        raise NotAuthenticated("no credentials")
+    return principal
+
+
+class Proxy:
+    """Who is believed about the network: whoever shows the proxy's own key, on each request, beside the caller's.
+
+    All others may say what they like in ``Forwarded``, and whom they act for: none of it is written down.
+    """
+
+    def __init__(self, key: ProxyKey | None) -> None:
+        """Take the proxy's key; without one, nobody is the proxy."""
+        self.principal: Final = "" if key is None else f"apikey:{key.api_id}"
+        self._proof = b"" if key is None else f"{key.api_id}:{key.api_key.reveal()}".encode()
+
+    def shown(self, proof: str) -> bool:
+        """Whether *proof* is the proxy's."""
+        return bool(self._proof) and hmac.compare_digest(proof.encode(), self._proof)
+
+
+@lru_cache(maxsize=1024)
+def address_in(forwarded: str) -> str | None:
+    """Return the network address in a ``Forwarded`` of the proxy's; None where it has none to tell."""
+    found = _FOR.fullmatch(forwarded)
+    return None if found is None else found[1] or found[2]
+
+
+def whom_in(on_behalf_of: str | None) -> str | None:
+    """Return whom the proxy says that it acts for, if that can be somebody."""
+    return on_behalf_of if on_behalf_of is not None and _WHOM.fullmatch(on_behalf_of) is not None else None

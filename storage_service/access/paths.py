@@ -1,0 +1,155 @@
+"""Custodia's two authorizers over the secrets tree, and the reach that every credential has of itself.
+
+A name's path is the name with a slash before it: ``/secrets/hosts/10.0.0.7``; ``/`` is the ping. Custodia's
+authorizers speak of the secrets tree and the ping alone, because that is all that Custodia serves; what lies outside
+(plain records, the service's own) is within a credential's reach or not.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from strongroom.models.names import SECRETS
+from strongroom.storage_service.access.base import Action, Decider, Principal
+
+
+def matches(entries: Iterable[str], path: str) -> bool:
+    """Whether SimplePathAuthz's *entries* cover *path* (semantics of Custodia 0.6.0).
+
+    ``/x`` covers /x and all below it; ``/x/`` exactly /x/; ``/x.`` exactly /x (so ``/.`` is the ping alone);
+    ``/`` covers everything.
+    """
+    for entry in entries:
+        if entry == "/":
+            return True
+        if entry.endswith("."):
+            if path == entry[:-1]:
+                return True
+        elif path == entry or (not entry.endswith("/") and path.startswith(entry + "/")):
+            return True
+    return False
+
+
+def covers(entries: Iterable[str], wanted: str) -> bool:
+    """Whether all that the entry *wanted* covers is covered by one of *entries*.
+
+    An entry for exactly one path covers that entry alone, never the tree of the same name.
+    """
+    bare = wanted[:-1] if wanted.endswith((".", "/")) else wanted
+    return any(
+        entry in ("/", wanted) or (not entry.endswith((".", "/")) and (bare + "/").startswith(entry + "/"))
+        for entry in entries
+    )
+
+
+def meets(entries: Iterable[str], below: str) -> bool:
+    """Whether one of *entries* covers a path that begins with *below*, which ends in a slash, and goes on."""
+    for entry in entries:
+        if entry == "/":
+            return True
+        exact = entry.removesuffix(".")
+        if exact.startswith(below) and exact != below:
+            return True
+        if not entry.endswith((".", "/")) and below.startswith(entry + "/"):
+            return True
+    return False
+
+
+class Reach:
+    """The limits that a credential carries itself: outside them nothing is allowed, whatever else is said."""
+
+    def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
+        """Return False outside the credential's paths and actions; inside, True except for secrets (None)."""
+        if name == "":
+            return None  # the ping reveals nothing, and every credential may be tried on it
+        if action not in principal.actions or not matches(principal.paths, "/" + name):
+            return False
+        return None if name.startswith(SECRETS) else True
+
+    def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
+        """Whether the credential may not do the action, or has no path there."""
+        return action not in principal.actions or not meets(principal.paths, "/" + below)
+
+    def own_container(self, principal: Principal) -> str | None:
+        """Return None: it gives nobody one."""
+        del principal
+        return None
+
+
+class WholeReach:
+    """Refuses every credential that does not reach everything: for acts that would let it reach further."""
+
+    def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
+        """Return False for a credential with any limit of its own; no opinion on the others."""
+        del action, name
+        return None if principal.is_whole else False
+
+    def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
+        """Whether it refuses the credential, for it asks for nothing else."""
+        return self.decide(principal, action, below) is False
+
+    def own_container(self, principal: Principal) -> str | None:
+        """Return None: it gives nobody one."""
+        del principal
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class SimplePathAuthz:
+    """Allows the listed paths to whoever is authenticated; has no opinion on the rest."""
+
+    paths: tuple[str, ...]
+
+    def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
+        """Return True where an entry covers the name's path."""
+        del principal, action  # the path alone decides
+        return True if matches(self.paths, "/" + name) else None
+
+    def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
+        """Return False: it refuses nothing."""
+        del principal, action, below
+        return False
+
+    def own_container(self, principal: Principal) -> str | None:
+        """Return None: it gives nobody one."""
+        del principal
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class UserNameSpace:
+    """Gives each principal the one container below *path* that is its `namespace`, and refuses it every other."""
+
+    path: str = "/"
+
+    def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
+        """Return None outside *path*, True in the principal's own container, False in any other."""
+        del action
+        path = "/" + name
+        root = self.path.rstrip("/")
+        if path != root and not path.startswith(root + "/"):
+            return None
+        own = f"{root}/{principal.namespace}/"
+        # The root itself stands for the principal's own container (Custodia's default namespace).
+        return path.startswith(own) or path.rstrip("/") == root
+
+    def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
+        """Whether all of it lies in containers of others."""
+        del action
+        path, root = "/" + below, self.path.rstrip("/") + "/"
+        own = f"{root}{principal.namespace}/"
+        return path.startswith(root) and not (path.startswith(own) or own.startswith(path))
+
+    def own_container(self, principal: Principal) -> str | None:
+        """Return the container below *path* that is named after it."""
+        return f"{self.path.strip('/')}/{principal.namespace}/".lstrip("/")
+
+
+def decide(deciders: Sequence[Decider], principal: Principal, action: Action, name: str) -> bool:
+    """Return the joint answer: any False denies, at least one True is needed (Custodia's pipeline)."""
+    allowed = False
+    for decider in deciders:
+        opinion = decider.decide(principal, action, name)
+        if opinion is False:
+            return False
+        allowed = allowed or opinion is True
+    return allowed

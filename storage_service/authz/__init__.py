@@ -1,1 +1,0 @@
-"""Who may do what: a family of deciders and the table of their names."""

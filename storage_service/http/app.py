@@ -1,0 +1,282 @@
+"""The service as the connection's face: identify, then hand over; and one place where errors become answers.
+
+request ──▶ who asks? ──▶ /secrets…   the raw endpoint of Custodia's contract
+                     └──▶ the rest    falcon: model verbs, API keys, status
+"""
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Literal
+
+import falcon
+import falcon.asgi
+
+from strongroom.storage_service import wire
+from strongroom.storage_service.access import authenticators
+from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.backends.base import Backend
+from strongroom.storage_service.backends.read_through import OldPlace
+from strongroom.storage_service.bootstrap import Page, Parts, build, no_old_place
+from strongroom.storage_service.config import ReadThroughSettings, ServiceSettings
+from strongroom.storage_service.errors import (
+    AuditUnavailable,
+    Denied,
+    Internal,
+    Invalid,
+    MethodNotAllowed,
+    NotAuthenticated,
+    NotFound,
+    ServiceError,
+    TooLarge,
+    Undecipherable,
+)
+from strongroom.storage_service.failure_log import FailureLog
+from strongroom.storage_service.http import records
+from strongroom.storage_service.http.secrets import SecretsEndpoint, allow_of
+from strongroom.storage_service.services.door import Caller
+from strongroom.storage_service.strangers import bounded
+from strongroom.storage_service.traces import trace_of
+from strongroom.storage_service.wire import SECRETS_PATH, head
+from strongroom.storage_service.wire.head import Head
+from strongroom.storage_service.wire.http1 import Exchange, Gone
+from strongroom.storage_service.wire.http1 import allowed as allowed_methods
+from strongroom.storage_service.wire.paths import check_query, read_path
+
+Request = falcon.asgi.Request
+Response = falcon.asgi.Response
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # answered to anyone: they tell no more than up or down
+_BELOW_SECRETS: Final = SECRETS_PATH + "/"
+
+
+class StorageApp:
+    """The application that is served on the unix socket."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        page: Page,
+        opener: Callable[[str], Backend] = open_backend,
+        old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
+        *,
+        renew: Callable[[], None] | None = None,
+    ) -> None:
+        """Take the settings, what the workers share, what makes stores and old places, and what renews the workers."""
+        self._settings = settings
+        self._page = page
+        self._opener = opener
+        self._old_places = old_places
+        self._renew = renew
+        self._parts: Parts | None = None
+        self._failures = FailureLog()
+
+    async def open(self) -> None:
+        """Open store, keys and audit log; nothing is served before.
+
+        Raises:
+            StrongroomError: as `bootstrap.build`: what is wrong does not get better by trying again.
+        """
+        self._parts = await build(self._settings, self._page, self._opener, self._old_places, self._renew)
+        self._secrets = SecretsEndpoint(self._parts.secrets)
+        self._rest = _falcon_app(self._parts)
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        self._failures.close()
+        if self._parts is not None:
+            await self._parts.close()
+
+    def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
+        """Serve one request."""
+        return self._answer(exchange)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        parts = self._parts
+        assert parts is not None  # noqa: S101  # nothing is accepted before `open` is done
+        request = exchange.request
+        caller: Caller | None = None
+        path = _as_sent(request.path)
+        request_id = "-"
+        try:
+            try:
+                fields = head.read(request.fields, parts.head_fields)
+            except Invalid as error:
+                request_id = head.request_id_of(request.fields)  # a proxy takes no answer that goes by another
+                await self._turn_away(exchange, Head(request_id), path, error)
+                raise
+            request_id = fields.request_id or "-"
+            fault: Invalid | None = None
+            try:
+                path = read_path(request.path)
+                check_query(request.query)
+            except Invalid as error:
+                fault = error
+            if fault is None and path in OPEN_PATHS:
+                await exchange.asgi(self._rest)
+                return
+            if fault is None and request.method == b"OPTIONS":
+                await self._tell_methods(exchange, path, request_id)
+                return
+            caller = await self._identified(exchange, fields, path, fault)
+            if fault is not None:
+                raise fault
+            if path.startswith(_BELOW_SECRETS) or path == SECRETS_PATH:
+                await self._secrets(exchange, path=path, caller=caller, head=fields)
+            elif request.length > wire.MAX_BODY:
+                raise TooLarge("the body is over its limit")  # here: falcon awaits the beginning of a body first
+            else:
+                await exchange.asgi(self._rest, caller=caller)
+        except ServiceError as error:
+            if isinstance(error, Internal):
+                # Told in full already: a traceback would add nothing but places where a value could hide.
+                log.error("request %s: %s", request_id, error)  # noqa: TRY400
+            elif wire.problem_of(error).status in (500, 503):
+                self._failures.tell(error, request_id)
+            await self._end(exchange, caller, path, error)
+            exchange.answer(*wire.problem_answer(error, request_id))
+        except Gone:
+            # Nothing was decided on, but that the credentials are right may have been told (100 Continue).
+            if caller is not None and not caller.allowed and not exchange.streaming:
+                await self._end(exchange, caller, path, Invalid("the client left before its request was whole"))
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, its place is told and the client is answered
+            log.error("request %s: unexpected %s", request_id, trace_of(error))  # noqa: TRY400  # its text may quote
+            unexpected = Internal("unexpected")
+            await self._end(exchange, caller, path, unexpected, expected=False)
+            exchange.answer(*wire.problem_answer(unexpected, request_id))
+
+    async def _tell_methods(self, exchange: Exchange, path: str, request_id: str) -> None:
+        """Answer what *path* allows, to everybody: no credentials are looked at, so that no answer tells of them.
+
+        Raises:
+            NotFound: it is no path.
+        """
+        if path.startswith(_BELOW_SECRETS) or path == SECRETS_PATH:
+            exchange.answer(204, ((b"x-request-id", request_id.encode()), *allow_of(path)))
+        else:
+            await exchange.asgi(self._rest)
+
+    async def _identified(self, exchange: Exchange, fields: Head, path: str, fault: Invalid | None) -> Caller:
+        """Return who calls; whoever is nobody is recorded, and told *fault* first where the request has one.
+
+        Raises:
+            ServiceError: nobody, or it cannot be told who.
+        """
+        parts = self._parts
+        assert parts is not None  # noqa: S101
+        address: str | None = None
+        through_proxy = False
+        try:
+            through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
+            if through_proxy:
+                address = authenticators.address_in(fields.forwarded or "")
+            known_by = parts.own_user if path == wire.ACTS_PATH else parts.authenticators
+            principal = await authenticators.authenticate(known_by, fields, exchange.peer)
+        except ServiceError as error:
+            await self._turn_away(exchange, fields, path, fault or error, through_proxy=through_proxy)
+            raise fault or error from None
+        if fields.proxy is not None and not through_proxy:
+            await self._turn_away(exchange, fields, path, Denied("posed as the proxy, with a key that is not its own"))
+        spoken_for = authenticators.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
+        return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
+
+    async def _turn_away(
+        self, exchange: Exchange, fields: Head, path: str, error: ServiceError, *, through_proxy: bool = False
+    ) -> None:
+        """Record that somebody was turned away of whom nothing is known but where he is, and what he claims.
+
+        What the proxy says it was asked, and from where, counts *through_proxy*.
+
+        Raises:
+            AuditUnavailable: it cannot be recorded.
+        """
+        parts = self._parts
+        assert parts is not None  # noqa: S101
+        method, name, address = exchange.request.method.decode(), path, None
+        if through_proxy:
+            address = authenticators.address_in(fields.forwarded or "")
+            if fields.asked:
+                method, _, name = fields.asked.partition(" ")
+        await parts.door.turn_away(
+            wire.Refusal(
+                request=fields.request_id or "-",
+                action=bounded(method),
+                name=bounded(name),
+                reason=str(error),
+                decision="refused" if isinstance(error, Invalid) else _told(error),
+                claimed=self._claimed(fields.auth_id, error),
+                address=address,
+                peer=exchange.peer._asdict() if exchange.peer else None,
+            )
+        )
+
+    def _claimed(self, key_id: str | None, error: ServiceError) -> list[str]:
+        """Return whom a stranger claims to be, if there is somebody of that id: what else stands there may be a key."""
+        assert self._parts is not None  # noqa: S101
+        exists = self._parts.access.knows(key_id) or (isinstance(error, Undecipherable) and key_id is not None)
+        return [f"apikey:{key_id}"] if exists else []
+
+    async def _end(
+        self, exchange: Exchange, caller: Caller | None, path: str, error: ServiceError, *, expected: bool = True
+    ) -> None:
+        """Record what became of the request of *caller*; where that cannot be, the answer is what it is all the same.
+
+        That it was begun is on record, and a write that may have been done must not be answered as one that was not.
+        """
+        if caller is None:
+            return
+        assert self._parts is not None  # noqa: S101
+        method = exchange.request.method.decode()
+        try:
+            await self._parts.door.end(caller, error, method, path, expected=expected)
+        except AuditUnavailable as unavailable:
+            log.error("request %s: its outcome (%s) is not recorded: %s", caller.request_id, error.code, unavailable)  # noqa: TRY400
+
+
+def create_app(
+    settings: ServiceSettings,
+    page: Page | None = None,
+    old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
+    renew: Callable[[], None] | None = None,
+) -> StorageApp:
+    """Return the application; it touches nothing before it is opened.
+
+    *page* is what the workers of one service share; without one, this is the only worker. *old_places* makes what asks
+    an old place, where settings name one; *renew* lets new workers take the place of all.
+    """
+    return StorageApp(settings, page or Page(), old_places=old_places, renew=renew)
+
+
+def _falcon_app(parts: Parts) -> falcon.asgi.App[Request, Response]:
+    app: falcon.asgi.App[Request, Response] = falcon.asgi.App()
+    app.add_error_handler(Exception, _reraise)
+    app.add_error_handler(falcon.HTTPError, _translate)
+    records.add_routes(app, parts)
+    return app
+
+
+async def _reraise(_: Request, __: Response, error: Exception, ___: dict[str, Any]) -> None:
+    # Out of falcon, to the one place that answers errors.
+    raise error
+
+
+async def _translate(_: Request, __: Response, error: falcon.HTTPError, ___: dict[str, Any]) -> None:
+    if isinstance(error, falcon.HTTPNotFound):
+        raise NotFound("no such path") from None
+    if isinstance(error, falcon.HTTPMethodNotAllowed):
+        allowed = error.headers or {}
+        listed = allowed.get("Allow", "") if isinstance(allowed, dict) else dict(allowed).get("Allow", "")
+        raise MethodNotAllowed("no such method on this path", allowed_methods(listed.split(", "))) from None
+    raise Invalid("the request is malformed") from None
+
+
+def _as_sent(path: bytes) -> str:
+    """Return a *path* that may be unreadable, for the audit log."""
+    return path.decode("latin-1")
+
+
+def _told(error: ServiceError) -> Literal["denied", "failed"]:
+    """Return whether *error* says that somebody is nobody here, or that this cannot be told."""
+    return "denied" if isinstance(error, Denied | NotAuthenticated) else "failed"

@@ -1,0 +1,1 @@
+"""Machines that open the keyring by themselves: key pairs, documents, wraps, and whom they believe."""

@@ -1,0 +1,1 @@
+"""What is under which key: the key usage index, re-encryption, and the end of keys."""
