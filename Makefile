@@ -16,10 +16,10 @@ ETCD3 := .venv-etcd3/complete
 # Tests mostly wait, so there is one process more than the two cores that are reckoned with (docs/adr/0029).
 PYTEST := .venv/bin/pytest
 SIDE_BY_SIDE := --numprocesses 3 --dist loadgroup
-# What needs no server, no store but files, and no process beside the tests.
-QUICK := tests/models tests/service tests/keyring tests/backup tests/migration tests/laws/test_backend_law.py
+# What needs no server, and hardly a process beside the tests.
+QUICK := tests/models tests/service tests/backup tests/keyring tests/laws/test_backend_law.py --ignore tests/keyring/test_page.py
 
-.PHONY: help setup run check format test quick soak cover bench docs lock clean
+.PHONY: help setup run check format test quick soak bench docs lock clean
 
 help: ## say what there is (this list)
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,16 +43,11 @@ format: $(VENV) ## write the client's blocking face, format the code and mend wh
 test: check $(CUSTODIA) $(OPENBAO) $(CONVECTION) $(ANSIBLE) $(ETCD3) test-tools ## check, and run every test against real parts: etcd, Custodia, OpenBao, Convection, Ansible, systemd
 	$(PYTEST) $(SIDE_BY_SIDE) $(ARGS)
 
-quick: check ## check, and run what needs no server: under two minutes
-	$(PYTEST) $(SIDE_BY_SIDE) -k "not etcd" $(ARGS) $(QUICK)
+quick: check ## check, and run what needs no server
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not campaign" -k "not etcd" $(ARGS) $(QUICK)
 
 soak: $(VENV) ## run the campaigns, TIMES (20) times as far as `make test` goes: for changes to what they are about
 	STRONGROOM_SOAK=$(or $(TIMES),20) $(PYTEST) $(SIDE_BY_SIDE) -m campaign $(ARGS)
-
-cover: $(VENV) ## measure what `make quick` runs through, and hold the floor in pyproject.toml
-	.venv/bin/coverage erase
-	.venv/bin/coverage run -m pytest -q -k "not etcd" $(QUICK)
-	.venv/bin/coverage report
 
 bench: $(VENV) $(CUSTODIA) $(OPENBAO) bench-tools ## measure against OpenBao and Custodia; ROUNDS=1 QUICK=1 for a fast look
 	.venv/bin/python -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)

@@ -268,7 +268,9 @@ def test_a_full_disk_is_told(there: Up, short: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
     command = [sys.executable, "-m", "strongroom.deploy.cli", "--home", str(there.home), "backup"]
-    options: dict[str, Any] = {"env": clean_environment(), "text": True, "stderr": subprocess.PIPE}
+    # Python notices no short write of its compiled modules: what it left so would break every later start.
+    environ = clean_environment(PYTHONDONTWRITEBYTECODE="1")
+    options: dict[str, Any] = {"env": environ, "text": True, "stderr": subprocess.PIPE}
     done = subprocess.run([*command, str(place / "b")], preexec_fn=no_room, check=False, **options)
     assert (done.returncode, "too large" in done.stderr, [*place.iterdir()]) == (1, True, [])
     with Path("/dev/full").open("wb") as full:
