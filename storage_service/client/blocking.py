@@ -88,7 +88,7 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
     assign_keyset = _method(key_operations.assign_keyset)
     reencrypt = _method(key_operations.reencrypt)
     resume_keyset = _method(key_operations.resume_keyset)
-    retire_version = _method(key_operations.retire_version)
+    retire_generation = _method(key_operations.retire_generation)
     census = _method(key_operations.census)
     scan_census = _method(key_operations.scan_census)
     list_backups = _method(key_operations.list_backups)

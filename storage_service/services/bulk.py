@@ -71,7 +71,7 @@ class BulkService:
         await self._door.expect_some(caller, action, names.SECRETS)
 
     async def limit(self, caller: Caller) -> int:
-        """Return how many changes one commit takes now; fewer after a keyset was given another version."""
+        """Return how many changes one commit takes now; fewer after a keyset was given another generation."""
         await self._door.permit(caller, Action.GET, [names.JOURNAL])
         return self._sealed.max_batch
 
