@@ -108,8 +108,8 @@ def _while_sweeping(target: Strongroom, read: Callable[[], Outcome]) -> Outcome:
         ]
         program = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         try:
-            before = client.census().versions
-            while client.census().versions == before and program.poll() is None:
+            before = client.census().generations
+            while client.census().generations == before and program.poll() is None:
                 time.sleep(0.01)
             outcome = read()
             if program.poll() is not None:
@@ -139,11 +139,11 @@ async def _raw(url: str, names: list[str], value: bytes) -> tuple[float, float]:
 
 @contextmanager
 def _rotated(client: StorageClient) -> Iterator[None]:
-    """Give the keyset of all secrets a new version, and retire the one before at the end."""
+    """Give the keyset of all secrets a new generation, and retire the one before at the end."""
     before = next(each.active for each in client.list_keysets() if each.name == "default")
     client.rotate_keyset("default")
     yield
-    client.retire_version(before)
+    client.retire_generation(before)
 
 
 def _rotate_root(target: Strongroom, mode: str) -> Secret | None:

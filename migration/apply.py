@@ -27,7 +27,7 @@ from strongroom.models import names
 from strongroom.models.secret import Secret
 from strongroom.models.steps import Option, Step
 from strongroom.storage_service import wire
-from strongroom.storage_service.client.sealed_operations import Write
+from strongroom.storage_service.client.bulk_operations import Write
 from strongroom.storage_service.errors import Changed, Exists, Invalid, NoContainer, TooLarge, Unavailable
 
 PARALLEL: Final = 4  # batches under way at once
@@ -175,7 +175,7 @@ class Apply:
     async def _settle(self, work: "_Work") -> None:
         """Learn which of the commits that were tried came about: what they wrote is ours."""
         for name, copies in work.tried:
-            (row,) = await self._target.client.read_sealed([name])
+            (row,) = await self._target.client.read_bulk([name])
             if row is not None:
                 self._remember(copies)
 

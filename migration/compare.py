@@ -142,7 +142,7 @@ class Comparison:
 
     async def held(self, wanted: Sequence[str]) -> Mapping[str, Held]:
         """Return what the service holds under *wanted*, and their tombstones."""
-        if not (await self._target.client.list_sealed(TOMBSTONES, limit=1)).names:
+        if not (await self._target.client.list_bulk(TOMBSTONES, limit=1)).names:
             return await self._target.read(wanted)
         return await self._target.read(
             [*wanted, *(TOMBSTONES + name for name in wanted if name.startswith(names.SECRETS))]

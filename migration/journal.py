@@ -31,7 +31,7 @@ from strongroom.models.steps import Step
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import wire
 from strongroom.storage_service.backends.base import pages
-from strongroom.storage_service.client.sealed_operations import Remove, Require, Sealed, Write
+from strongroom.storage_service.client.bulk_operations import BulkValue, Remove, Require, Write
 from strongroom.storage_service.errors import Changed, NotFound
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -192,7 +192,7 @@ class Journal:
         """
         if not RUN_NAME.fullmatch(name):
             raise NoSuchRun("that is no name of a run").advising(LIST_RUNS)
-        (head,) = await target.client.read_sealed([f"{MIGRATION}{name}/run"])
+        (head,) = await target.client.read_bulk([f"{MIGRATION}{name}/run"])
         if head is None:
             return None
         return Journal(target, _decoded(head, Run, name), head.etag)
@@ -202,7 +202,7 @@ class Journal:
         """Return the names of all runs."""
         return [
             name.removeprefix(MIGRATION).removesuffix("/run")
-            async for page in pages(target.client.list_sealed, MIGRATION)
+            async for page in pages(target.client.list_bulk, MIGRATION)
             for name in page
             if name.endswith("/run") and name.count("/") == MIGRATION.count("/") + 1
         ]
@@ -237,7 +237,7 @@ class Journal:
     async def _store_head(self) -> None:
         text = Secret(_encoded(self._run))
         try:
-            self._etag = await self._target.client.commit_sealed(
+            self._etag = await self._target.client.commit_bulk(
                 [Write(f"{MIGRATION}{self._run.name}/run", text, self._etag), self.guard]
             )
         except Changed:
@@ -261,7 +261,7 @@ class Journal:
 
     async def _remove(self, names: Sequence[str]) -> None:
         try:
-            await self._target.client.commit_sealed([*map(Remove, names), self.guard])
+            await self._target.client.commit_bulk([*map(Remove, names), self.guard])
         except Changed:  # the lock: nothing else is guarded here
             raise RunHeld("another process has taken this migration over; nothing more is removed here") from None
 
@@ -285,18 +285,18 @@ class Journal:
             guard, self._guard = self._guard, None
             if guard is not None:
                 with suppress(Changed, NotFound):
-                    await self._target.client.commit_sealed([Remove(LOCK, guard.etag)])
+                    await self._target.client.commit_bulk([Remove(LOCK, guard.etag)])
 
     async def _take(self, me: Holder, *, take_over: bool) -> None:
         client = self._target.client
-        (entry,) = await client.read_sealed([LOCK])
+        (entry,) = await client.read_bulk([LOCK])
         if entry is not None:
             holder = _decoded(entry, Holder, "lock")
             state = _state_of(holder)
             if state is not False and not take_over:
                 raise RunHeld(_who(holder, sure=state is True))
         try:
-            etag = await client.commit_sealed([Write(LOCK, Secret(_encoded(me)), entry.etag if entry else wire.NEW)])
+            etag = await client.commit_bulk([Write(LOCK, Secret(_encoded(me)), entry.etag if entry else wire.NEW)])
         except Changed:
             raise RunHeld("another migration began in this moment").advising(LIST_RUNS) from None
         self._guard = Require(LOCK, etag)
@@ -307,14 +307,14 @@ class Journal:
         Raises:
             RunHeld: it was.
         """
-        (lock,) = await self._target.client.read_sealed([LOCK])
+        (lock,) = await self._target.client.read_bulk([LOCK])
         if lock is None or lock.etag != self.guard.etag:
             raise RunHeld("another process has taken this migration over; nothing more is written here")
 
     @staticmethod
     async def holder(target: Target) -> "Holder | None":
         """Return who has a migration under way; None: nobody, or a process that is seen to be dead."""
-        (entry,) = await target.client.read_sealed([LOCK])
+        (entry,) = await target.client.read_bulk([LOCK])
         if entry is None:
             return None
         holder = _decoded(entry, Holder, "lock")
@@ -350,7 +350,7 @@ class Journal:
         page = 1 if kind != "applied" else _PAGE  # rows of the other kinds are as large as rows may be
         for start in range(0, len(wanted), page):
             some = wanted[start : start + page]
-            entries = await self._target.client.read_sealed([self.row_name(kind, number) for number in some])
+            entries = await self._target.client.read_bulk([self.row_name(kind, number) for number in some])
             for number, entry in zip(some, entries, strict=True):
                 if entry is None:
                     raise MigrationError(f"row {number} of {kind} is gone from the journal of {self._run.name}")
@@ -365,7 +365,7 @@ def _encoded(content: msgspec.Struct) -> str:
     return msgspec.json.encode(content).decode()
 
 
-def _decoded(entry: Sealed, of: type[R], which: str) -> R:
+def _decoded(entry: BulkValue, of: type[R], which: str) -> R:
     decoded: R | None = None
     with suppress(*UNREADABLE):  # its text would quote from the row
         decoded = msgspec.json.decode(entry.value.reveal().encode(), type=of)

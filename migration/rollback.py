@@ -36,7 +36,7 @@ from strongroom.migration.target import Change, Held, Target
 from strongroom.models import names
 from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
-from strongroom.storage_service.client.sealed_operations import Remove, Write
+from strongroom.storage_service.client.bulk_operations import Remove, Write
 from strongroom.storage_service.errors import Changed, NotEmpty, Unavailable
 
 ATTEMPTS: Final = 8  # at one batch, while others write what it writes
@@ -280,7 +280,7 @@ class Rollback:
         pause = _PAUSE
         for left in reversed(range(ATTEMPTS)):
             try:
-                await self._target.client.commit_sealed([Remove(container), self._journal.guard])
+                await self._target.client.commit_bulk([Remove(container), self._journal.guard])
             except NotEmpty:
                 self.report.count("containers kept")
             except Changed:

@@ -10,7 +10,7 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
 from strongroom.storage_service.backends.base import pages
 from strongroom.storage_service.client import AsyncStorageClient
-from strongroom.storage_service.client.sealed_operations import Remove, Require, Write
+from strongroom.storage_service.client.bulk_operations import Remove, Require, Write
 from strongroom.storage_service.errors import Changed, Fate, Unavailable
 
 Change = Write | Remove | Require
@@ -58,7 +58,7 @@ class Target:
         return {name: held for some in found for name, held in some}
 
     async def _read_sealed(self, wanted: Sequence[str]) -> "list[tuple[str, Held]]":
-        entries = zip(wanted, await self._client.read_sealed(wanted), strict=True)
+        entries = zip(wanted, await self._client.read_bulk(wanted), strict=True)
         return [
             (name, Held(entry.value, entry.etag))
             for name, entry in entries
@@ -71,14 +71,14 @@ class Target:
 
     async def names(self, prefix: str) -> "list[str]":
         """Return every name in the service that begins with *prefix*, which is sealed, containers left out."""
-        listed = pages(self._client.list_sealed, prefix)
+        listed = pages(self._client.list_bulk, prefix)
         return [name async for page in listed for name in page if not names.is_container(name)]
 
     # Writing what is sealed
 
     async def room(self) -> int:
         """Return how many changes one commit takes, containers of its writes among them."""
-        return await self._client.sealed_limit()
+        return await self._client.bulk_limit()
 
     async def missing_containers(self, wanted: Iterable[str]) -> Sequence[str]:
         """Return those containers that must be made before secrets with the names *wanted* can be, outer ones first."""
@@ -90,7 +90,7 @@ class Target:
                 outer.append(container)
                 container = names.container_of(container)
             needed |= dict.fromkeys(reversed(outer))
-        entries = await self._client.read_sealed(list(needed)) if needed else []
+        entries = await self._client.read_bulk(list(needed)) if needed else []
         there = {name for name, entry in zip(needed, entries, strict=True) if entry is not None}
         self._containers |= there
         return [name for name in needed if name not in there]
@@ -111,7 +111,7 @@ class Target:
         tag: str | None = None
         for attempt in range(ATTEMPTS):
             try:
-                tag = await self._client.commit_sealed(changes)
+                tag = await self._client.commit_bulk(changes)
             except Unavailable as error:
                 if error.fate is Fate.NOT_APPLIED or attempt == ATTEMPTS - 1:
                     raise  # the client has asked more than once already
@@ -129,7 +129,7 @@ class Target:
         return tag
 
     async def _exists(self, name: str) -> bool:
-        (entry,) = await self._client.read_sealed([name])
+        (entry,) = await self._client.read_bulk([name])
         return entry is not None
 
     def forget_containers(self) -> None:

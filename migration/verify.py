@@ -161,7 +161,7 @@ async def _listed(target: Target, prefix: str) -> AsyncIterator[Sequence[str]]:
                 page = []
         yield page
         return
-    async for listed in pages(target.client.list_sealed, prefix):
+    async for listed in pages(target.client.list_bulk, prefix):
         yield [name for name in listed if not names.is_container(name)]
 
 

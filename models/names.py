@@ -112,8 +112,8 @@ MAP: Final = (
     ),
     Prefix(EXPORT_SEAL, "what the seal of an exported keyring is bound to", "who imports it", Encryption.NOTHING),
     Prefix(
-        f"{CENSUS}<version>/<name>",
-        "that the record of that name is under that version of a keyset; empty",
+        f"{CENSUS}<generation>/<name>",
+        "that the record of that name is under that generation of a keyset; empty",
         "who re-encrypts and retires keys",
         Encryption.CLEAR,
     ),

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from strongroom.models.base import ListModel, Model
-from strongroom.storage_service.client import key_operations, operations, sealed_operations
+from strongroom.storage_service.client import bulk_operations, key_operations, operations
 from strongroom.storage_service.client.dialogue import Effect, Operation, Outcome, Pause, Send, converse
 from strongroom.storage_service.client.operations import Record
 from strongroom.storage_service.client.place import UpstreamError
@@ -88,7 +88,7 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
     assign_keyset = _method(key_operations.assign_keyset)
     reencrypt = _method(key_operations.reencrypt)
     resume_keyset = _method(key_operations.resume_keyset)
-    retire_version = _method(key_operations.retire_version)
+    retire_generation = _method(key_operations.retire_generation)
     census = _method(key_operations.census)
     scan_census = _method(key_operations.scan_census)
     list_backups = _method(key_operations.list_backups)
@@ -96,10 +96,10 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
     forget_backup = _method(key_operations.forget_backup)
     export_keyring = _method(key_operations.export_keyring)
 
-    sealed_limit = _method(sealed_operations.sealed_limit)
-    read_sealed = _method(sealed_operations.read_sealed)
-    list_sealed = _method(sealed_operations.list_sealed)
-    commit_sealed = _method(sealed_operations.commit_sealed)
+    bulk_limit = _method(bulk_operations.bulk_limit)
+    read_bulk = _method(bulk_operations.read_bulk)
+    list_bulk = _method(bulk_operations.list_bulk)
+    commit_bulk = _method(bulk_operations.commit_bulk)
 
     def list(self, list_model: type[ListModel[M]], *, source: str = "") -> Iterator[Record[M]]:
         """Yield every record of a list model (``Hosts``), by key, asking for a page when the one before is used up.

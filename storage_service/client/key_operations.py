@@ -58,7 +58,7 @@ def init_keyring(
         mode: ``"file"``, ``"unlock"`` (keys, any one of which opens), ``"shares"`` or ``"machine"``.
         total: how many unlock keys, or shares.
         needed: how many of the shares open; None: more than half of them.
-        keys: how many keys a version of a keyset has.
+        keys: how many keys a generation of a keyset has.
         again: in the place of a keyring whose keys were lost before anything was encrypted under it.
 
     Raises:
@@ -156,12 +156,12 @@ def abandon_root(root: str) -> Operation[None]:
 
 
 def list_keysets() -> Operation[list[Keyset]]:
-    """Return all keysets and their versions."""
+    """Return all keysets and their generations."""
     return decode((yield Call("GET", f"{KEYRING_PATH}/keysets", Effect.READ)), list[Keyset])
 
 
 def create_keyset(name: str, *, keys: int = 1) -> Operation[None]:
-    """Make a keyset, with *keys* keys a version, of which each write takes one at random.
+    """Make a keyset, with *keys* keys a generation, of which each write takes one at random.
 
     Raises:
         Exists: there is one of that name.
@@ -181,21 +181,21 @@ def remove_keyset(name: str) -> Operation[None]:
 
 
 def rotate_keyset(name: str, *, keys: int | None = None) -> Operation[None]:
-    """Give a keyset a new version, which all that is written from now on is under; what is there stays as it is.
+    """Give a keyset a new generation, which all that is written from now on is under; what is there stays as it is.
 
     Raises:
         NotFound: there is none of that name.
-        InUse: a reversal of it is under way, or too many old versions are not retired yet.
+        InUse: a reversal of it is under way, or too many old generations are not retired yet.
     """
     yield _post(f"/keysets/{segment(name)}/rotate", keyring_wire.Rotation(keys=keys))
 
 
 def revert_keyset(name: str) -> Operation[None]:
-    """Let the version before the active one be active again; `reencrypt` brings back what is under newer ones.
+    """Let the generation before the active one be active again; `reencrypt` brings back what is under newer ones.
 
     Raises:
         NotFound: there is none of that name.
-        Invalid: it has no older version.
+        Invalid: it has no older generation.
     """
     yield _post(f"/keysets/{segment(name)}/revert")
 
@@ -221,7 +221,7 @@ def reencrypt(
     """Do one step of re-encryption; the answer's *after* goes into the next, until it is None.
 
     Args:
-        keyset: what is to be under its active version; None: of all keysets.
+        keyset: what is to be under its active generation; None: of all keysets.
         after: where the step before ended.
         limit: records to look at, at most.
         resume: go on past records that do not open, also while the keyset is being reverted.
@@ -250,21 +250,21 @@ def resume_keyset(name: str, *, leave_unreadable: bool = False) -> Operation[Non
     yield _post("/resume", keyring_wire.Resumption(keyset=name, leave_unreadable=leave_unreadable))
 
 
-def retire_version(version: str) -> Operation[None]:
-    """Destroy a version of a keyset (``"default.1"``): what was encrypted under it can never be read again.
+def retire_generation(generation: str) -> Operation[None]:
+    """Destroy a generation of a keyset (``"default.1"``): what was encrypted under it can never be read again.
 
     Raises:
-        NotFound: there is no such version.
+        NotFound: there is no such generation.
         InUse: it is active, or something is under it, or a backup needs it; *holders* says what.
     """
-    yield _post("/retire", keyring_wire.Retirement(version=version))
+    yield _post("/retire", keyring_wire.Retirement(generation=generation))
 
 
 # Census, backups and export
 
 
 def census() -> Operation[Census]:
-    """Return how many records are under each version."""
+    """Return how many records are under each generation."""
     return decode((yield Call("GET", f"{KEYRING_PATH}/census", Effect.READ)), Census)
 
 
@@ -275,12 +275,12 @@ def scan_census(*, repair: bool = False) -> Operation[Scan]:
 
 
 def list_backups() -> Operation[list[Backup]]:
-    """Return the registered backups, and the versions that each needs."""
+    """Return the registered backups, and the generations that each needs."""
     return decode((yield Call("GET", f"{KEYRING_PATH}/backups", Effect.READ)), list[Backup])
 
 
 def register_backup(label: str) -> Operation[None]:
-    """Keep every version of today for as long as a copy of the store, which is called *label*, may be wanted.
+    """Keep every generation of today for as long as a copy of the store, which is called *label*, may be wanted.
 
     Raises:
         Exists: one of that label is registered.

@@ -1,4 +1,4 @@
-"""The socket's ``/sealed``: what is encrypted, as it is stored. The proxy forwards none of it."""
+"""The socket's ``/bulk``: what is encrypted, as it is stored. The proxy forwards none of it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], bulk: BulkService, bodies: LargeB
         ("/list", List(bulk, bodies)),
         ("/commit", Commit(bulk, bodies)),
     ):
-        app.add_route(wire.SEALED_PATH + path, resource)
+        app.add_route(wire.BULK_PATH + path, resource)
 
 
 class _Body(Generic[T]):
@@ -69,9 +69,9 @@ class _Body(Generic[T]):
         raise not_a(self._of)  # after the handler: the error that was caught may hold the body
 
 
-_NAMES: Final = _Body(wire.SealedNames, wire.MAX_NAMES_BODY, wire.MAX_SEALED_READ + 16)
-_LISTING: Final = _Body(wire.SealedListing, wire.MAX_LISTING_BODY, 16)
-_COMMIT: Final = _Body(wire.SealedCommit, wire.MAX_COMMIT_BODY, 8 * MAX_BATCH)  # a change has up to seven
+_NAMES: Final = _Body(wire.BulkNames, wire.MAX_NAMES_BODY, wire.MAX_BULK_READ + 16)
+_LISTING: Final = _Body(wire.BulkListing, wire.MAX_LISTING_BODY, 16)
+_COMMIT: Final = _Body(wire.BulkCommit, wire.MAX_COMMIT_BODY, 8 * MAX_BATCH)  # a change has up to seven
 
 
 class _Resource:
@@ -87,7 +87,7 @@ class Limits(_Resource):
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell it, as it is now."""
-        answer(req, resp, wire.SealedLimits(max_changes=await self._bulk.limit(caller(req))))
+        answer(req, resp, wire.BulkLimits(max_changes=await self._bulk.limit(caller(req))))
 
 
 class Read(_Resource):
@@ -111,7 +111,7 @@ class List(_Resource):
         async with self._bodies.of(req) as sent:
             said = await _LISTING.read(sent)
         page = await self._bulk.list(caller(req), said.prefix, said.after, said.limit)
-        answer(req, resp, wire.SealedPage(names=list(page.names), more=page.more))
+        answer(req, resp, wire.BulkPage(names=list(page.names), more=page.more))
 
 
 class Commit(_Resource):
@@ -123,20 +123,20 @@ class Commit(_Resource):
         async with self._bodies.of(req) as sent:
             said = await _COMMIT.read(sent)
             revision = await self._bulk.commit(caller(req), await changes_of(said.changes))
-        answer(req, resp, wire.SealedCommitted(etag=etag_of(revision)))
+        answer(req, resp, wire.BulkCommitted(etag=etag_of(revision)))
 
 
-async def entries_of(texts: Sequence[Text | None]) -> wire.SealedEntries:
+async def entries_of(texts: Sequence[Text | None]) -> wire.BulkEntries:
     """Return *texts* as they are answered; others get their turn in between."""
     turns = Turns()
-    entries: list[wire.SealedEntry | None] = []
+    entries: list[wire.BulkEntry | None] = []
     for text in texts:
         await turns.take()
-        entries.append(None if text is None else wire.SealedEntry(value=text.value, etag=etag_of(text.revision)))
-    return wire.SealedEntries(entries=entries)
+        entries.append(None if text is None else wire.BulkEntry(value=text.value, etag=etag_of(text.revision)))
+    return wire.BulkEntries(entries=entries)
 
 
-async def changes_of(said: Sequence[wire.SealedChange]) -> list[Put | Delete | Check]:
+async def changes_of(said: Sequence[wire.BulkChange]) -> list[Put | Delete | Check]:
     """Return what is *said* as changes of the store; others get their turn in between.
 
     Raises:
@@ -150,7 +150,7 @@ async def changes_of(said: Sequence[wire.SealedChange]) -> list[Put | Delete | C
     return changes
 
 
-def _change_of(said: wire.SealedChange) -> Put | Delete | Check:
+def _change_of(said: wire.BulkChange) -> Put | Delete | Check:
     expected = None if said.etag is None else revision_of(said.etag)
     if said.check:
         if said.value is not None or expected is None:

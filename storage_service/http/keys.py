@@ -193,7 +193,7 @@ class OneKeyset(_Resource):
 
 
 class Rotate(_Resource):
-    """The next version of a keyset."""
+    """The next generation of a keyset."""
 
     async def on_post(self, req: Request, resp: Response, name: str) -> None:
         """Make it, and make it active."""
@@ -203,7 +203,7 @@ class Rotate(_Resource):
 
 
 class Revert(_Resource):
-    """The version of a keyset before the active one."""
+    """The generation of a keyset before the active one."""
 
     async def on_post(self, req: Request, resp: Response, name: str) -> None:
         """Make it active again."""
@@ -252,22 +252,22 @@ class Resume(_Resource):
 
 
 class Retire(_Resource):
-    """The end of a version."""
+    """The end of a generation."""
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Destroy it, when it is proven that nothing is under it."""
         said = await self._said(req, Retirement)
-        await self._keys.retire(caller(req), said.version)
+        await self._keys.retire(caller(req), said.generation)
         _done(req, resp)
 
 
 class Census(_Resource):
-    """What is under which version."""
+    """What is under which generation."""
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell it, by the census."""
-        complete, versions = await self._keys.census(caller(req))
-        answer(req, resp, keyring_wire.Census(counted=complete, versions=dict(versions)))
+        complete, generations = await self._keys.census(caller(req))
+        answer(req, resp, keyring_wire.Census(counted=complete, generations=dict(generations)))
 
 
 class Scan(_Resource):
@@ -279,7 +279,7 @@ class Scan(_Resource):
         found = await self._keys.scan(caller(req), repair=said.repair)
         told = keyring_wire.Scan(
             by_kid=dict(found.by_kid),
-            by_version=dict(found.by_version),
+            by_generation=dict(found.by_generation),
             missing=len(found.missing),
             stale=len(found.stale),
             unreadable=list(found.unreadable),
@@ -296,7 +296,7 @@ class Backups(_Resource):
         answer(req, resp, _told(list[keyring_wire.Backup], await self._keys.backups(caller(req))))
 
     async def on_post(self, req: Request, resp: Response) -> None:
-        """Register one, that needs all versions of today."""
+        """Register one, that needs all generations of today."""
         said = await self._said(req, NewBackup)
         await self._keys.register_backup(caller(req), said.label)
         _done(req, resp)

@@ -1,4 +1,4 @@
-"""What the socket serves beside ``/secrets``, ``/keyring`` and ``/sealed``: models, API keys, who am I, status."""
+"""What the socket serves beside ``/secrets``, ``/keyring`` and ``/bulk``: models, API keys, who am I, status."""
 
 import asyncio
 from collections.abc import Sequence
@@ -132,7 +132,7 @@ class StatusPage:
             "storage": wire.STORAGE_PATH + "/",
             "apikeys": wire.APIKEYS_PATH,
             "keyring": KEYRING_PATH,
-            "sealed": wire.SEALED_PATH,
+            "bulk": wire.BULK_PATH,
         }
         said = wire.Status(
             version=wire.VERSION,

@@ -2,7 +2,7 @@
 
 What keys are for (no I/O)
     ring            which data key is used for what
-    document        the keyring document: keysets, versions, places, and what is under way
+    document        the keyring document: keysets, generations, places, and what is under way
 
 In the store
     stored          the document, read and replaced at once or not at all

@@ -1,7 +1,7 @@
-"""The keyring document: all keysets, their versions and keys, and what is under way with them, as one JSON object.
+"""The keyring document: all keysets, their generations and keys, and what is under way with them, as one JSON object.
 
     {"format":1,"keyring":"<its name>","edition":1764489600000,
-     "keysets":{"default":{"active":2,"keys":1,"versions":[{"number":1,"created":…,"keys":["…"]},…]},…},
+     "keysets":{"default":{"active":2,"keys":1,"generations":[{"number":1,"created":…,"keys":["…"]},…]},…},
      "numbers":{"default":2,…},"places":{"system/access/":{"keyset":"access","before":[]},…},"backups":{…},"halted":null,
      "pending":null,"counted":true}
 
@@ -31,8 +31,8 @@ ACCESS_KEYSET: Final = "access"
 ROOT_KEYSET: Final = "root"  # no keyset has this name: it would be taken for the root key's
 PROTECTED: Final = frozenset({ACCESS_KEYSET, ROOT_KEYSET, DEFAULT_KEYSET})
 
-MAX_KEYS: Final = 32  # in one version
-MAX_VERSIONS: Final = 12  # that one record may be under: with more, a write would not fit into a transaction
+MAX_KEYS: Final = 32  # in one generation
+MAX_GENERATIONS: Final = 12  # that one record may be under: with more, a write would not fit into a transaction
 
 _NAME_SIZE: Final = 16  # bytes
 
@@ -40,27 +40,27 @@ Random = Callable[[int], bytes]
 """Gives that many unpredictable bytes."""
 
 
-class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True, repr_omit_defaults=True):
-    """One version of a keyset, and its keys of 64 bytes each, which stay out of the repr."""
+class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, repr_omit_defaults=True):
+    """One generation of a keyset, and its keys of 64 bytes each, which stay out of the repr."""
 
     number: int
     created: str  # RFC 3339, UTC
     keys: tuple[bytes, ...]
 
     def __repr__(self) -> str:
-        return f"<Version {self.number} of {self.created}, {len(self.keys)} keys>"
+        return f"<Generation {self.number} of {self.created}, {len(self.keys)} keys>"
 
 
 class Keyset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A keyset: its versions, oldest first, and which of them is active.
+    """A keyset: its generations, oldest first, and which of them is active.
 
-    *keys* is how many a new version gets. While *reverting*, an older version is active again and what the newer ones
-    encrypted is on its way back to it.
+    *keys* is how many a new generation gets. While *reverting*, an older generation is active again and what the newer
+    ones encrypted is on its way back to it.
     """
 
     active: int
     keys: int
-    versions: tuple[Version, ...]
+    generations: tuple[Generation, ...]
     reverting: bool = False
 
 
@@ -72,10 +72,10 @@ class Assignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A copy of the store that somebody took, and the versions without which it cannot be read."""
+    """A copy of the store that somebody took, and the generations without which it cannot be read."""
 
     taken: str  # RFC 3339, UTC
-    versions: tuple[str, ...]
+    generations: tuple[str, ...]
 
 
 class Halt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,7 +97,7 @@ class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"format_": "format"}):
     """The whole keyring. Its JSON is as secret as the keys in it; its repr shows none of them.
 
-    *numbers* is the highest number that any version of a keyset ever had, retired ones and removed keysets among
+    *numbers* is the highest number that any generation of a keyset ever had, retired ones and removed keysets among
     them: a kid means one key for ever. *keyring* names this keyring among all, and *edition* grows with every change.
     """
 
@@ -116,7 +116,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
     def new(cls, now: str, keys: int = 1, random: Random = secrets.token_bytes) -> Self:
         """Return the first document of a store: keyset `default` for secrets, keyset `access` for API keys."""
         both = (ACCESS_KEYSET, DEFAULT_KEYSET)
-        keysets = {name: Keyset(1, keys, (_version(1, now, keys, random),)) for name in both}
+        keysets = {name: Keyset(1, keys, (_generation(1, now, keys, random),)) for name in both}
         return cls(keysets, dict.fromkeys(both, 1), {ACCESS: Assignment(ACCESS_KEYSET)})
 
     @classmethod
@@ -163,8 +163,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
             (
                 DataKey(kid, octets)
                 for name, keyset in self.keysets.items()
-                for version in keyset.versions
-                for kid, octets in zip(_kids(name, version), version.keys, strict=True)
+                for generation in keyset.generations
+                for kid, octets in zip(_kids(name, generation), generation.keys, strict=True)
             ),
             {name: keyset.active for name, keyset in self.keysets.items()},
             places={prefix: Place(each.keyset, each.before) for prefix, each in self.places.items()},
@@ -173,13 +173,15 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         )
 
     @property
-    def versions(self) -> tuple[str, ...]:
-        """All versions, ``<keyset>.<number>``, keyset by keyset, oldest first."""
-        return tuple(f"{name}.{each.number}" for name in sorted(self.keysets) for each in self.keysets[name].versions)
+    def generations(self) -> tuple[str, ...]:
+        """All generations, ``<keyset>.<number>``, keyset by keyset, oldest first."""
+        return tuple(
+            f"{name}.{each.number}" for name in sorted(self.keysets) for each in self.keysets[name].generations
+        )
 
     @property
-    def active_versions(self) -> Mapping[str, str]:
-        """Keyset to its active version."""
+    def active_generations(self) -> Mapping[str, str]:
+        """Keyset to its active generation."""
         return {name: f"{name}.{keyset.active}" for name, keyset in self.keysets.items()}
 
     # Keysets
@@ -194,12 +196,12 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         if not is_keyset(name):
             raise Invalid("a keyset's name is 1 to 63 of [a-z0-9-]", (("name", "is not a keyset's name"),))
         if name in self.keysets:
-            raise Exists("that keyset exists; use rotate for a new version of it")
+            raise Exists("that keyset exists; use rotate for a new generation of it")
         if name in PROTECTED:
             raise Invalid("that name is kept for the service", (("name", "is protected"),))
         number = self.numbers.get(name, 0) + 1
         return self._with(
-            keysets={**self.keysets, name: Keyset(number, keys, (_version(number, now, keys, random),))},
+            keysets={**self.keysets, name: Keyset(number, keys, (_generation(number, now, keys, random),))},
             numbers={**self.numbers, name: number},
         )
 
@@ -213,9 +215,9 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         keyset = self.keyset(name)
         if name in PROTECTED:
             raise InUse(f"the keyset {name} is protected: the service itself uses it")
-        versions = {f"{name}.{each.number}" for each in keyset.versions}
+        generations = {f"{name}.{each.number}" for each in keyset.generations}
         holders = [prefix for prefix, each in self.places.items() if name in (each.keyset, *each.before)]
-        holders += [f"backup {label}" for label, each in self.backups.items() if versions & set(each.versions)]
+        holders += [f"backup {label}" for label, each in self.backups.items() if generations & set(each.generations)]
         if holders:
             raise InUse(f"the keyset {name} is in use", tuple(holders))
         return self._with(keysets={each: of for each, of in self.keysets.items() if each != name})
@@ -231,37 +233,37 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         except KeyError:
             raise NotFound("there is no such keyset") from None
 
-    # Versions
+    # Generations
 
     def rotated(self, name: str, now: str, keys: int | None = None, random: Random = secrets.token_bytes) -> Self:
-        """Return the document with a new version of that keyset, active.
+        """Return the document with a new generation of that keyset, active.
 
         Raises:
             NotFound: there is no such keyset.
             Invalid: not *keys* 1 to `MAX_KEYS`.
-            InUse: a reversal of it is under way, or too many old versions are not retired yet.
+            InUse: a reversal of it is under way, or too many old generations are not retired yet.
         """
         keyset = self.keyset(name)
         if keyset.reverting:
             first = Step("finish that first", "key reencrypt", {"keyset": name})
             raise InUse(f"{name} is being reverted").advising(first)
         number, count = self.numbers[name] + 1, keyset.keys if keys is None else keys
-        versions = (*keyset.versions, _version(number, now, count, random))
+        generations = (*keyset.generations, _generation(number, now, count, random))
         return self._with(
-            keysets={**self.keysets, name: Keyset(number, count, versions)}, numbers={**self.numbers, name: number}
+            keysets={**self.keysets, name: Keyset(number, count, generations)}, numbers={**self.numbers, name: number}
         ).not_too_wide()
 
     def reverted(self, name: str) -> Self:
-        """Return the document with the version before the active one active again, newer ones on their way back to it.
+        """Return the document with the generation before active again, newer ones on their way back to it.
 
         Raises:
             NotFound: there is no such keyset.
-            Invalid: there is no older version.
+            Invalid: there is no older generation.
         """
         keyset = self.keyset(name)
-        older = [version.number for version in keyset.versions if version.number < keyset.active]
+        older = [generation.number for generation in keyset.generations if generation.number < keyset.active]
         if not older:
-            raise Invalid(f"{name} has no older version to go back to")
+            raise Invalid(f"{name} has no older generation to go back to")
         return self._with_keyset(name, msgspec.structs.replace(keyset, active=older[-1], reverting=True))
 
     def settled(self, name: str) -> Self:
@@ -272,23 +274,25 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         keyset = msgspec.structs.replace(self.keyset(name), reverting=False)
         return self._with(keysets={**self.keysets, name: keyset}, places=places)
 
-    def without_version(self, version: str) -> Self:
-        """Return the document without that version; whether records are under it is for the caller to prove.
+    def without_generation(self, generation: str) -> Self:
+        """Return the document without that generation; whether records are under it is for the caller to prove.
 
         Raises:
-            NotFound: there is no such version.
+            NotFound: there is no such generation.
             InUse: it is active, or a backup needs it.
         """
-        name, _, number = version.rpartition(".")
+        name, _, number = generation.rpartition(".")
         keyset = self.keysets.get(name)
-        kept = () if keyset is None else tuple(each for each in keyset.versions if str(each.number) != number)
-        if keyset is None or len(kept) == len(keyset.versions):
-            raise NotFound("there is no such version of a keyset")
+        kept = () if keyset is None else tuple(each for each in keyset.generations if str(each.number) != number)
+        if keyset is None or len(kept) == len(keyset.generations):
+            raise NotFound("there is no such generation of a keyset")
         if str(keyset.active) == number:
-            raise InUse(f"{version} is active: new records are written under it; rotate first", ("new records",))
-        if holders := [f"backup {label}" for label, each in self.backups.items() if version in each.versions]:
-            raise InUse(f"{version} is needed to read a registered backup", tuple(holders))
-        return self._with_keyset(name, msgspec.structs.replace(keyset, versions=kept))
+            raise InUse(
+                f"generation {generation} is active: new records are written under it; rotate first", ("new records",)
+            )
+        if holders := [f"backup {label}" for label, each in self.backups.items() if generation in each.generations]:
+            raise InUse(f"generation {generation} is needed to read a registered backup", tuple(holders))
+        return self._with_keyset(name, msgspec.structs.replace(keyset, generations=kept))
 
     # Places
 
@@ -302,7 +306,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         Raises:
             NotFound: there is no such keyset.
             Invalid: *container* is none.
-            InUse: too many old versions are not retired yet.
+            InUse: too many old generations are not retired yet.
         """
         self.keyset(name)
         try:
@@ -320,7 +324,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
     # Backups, being halted, and a root key to come
 
     def with_backup(self, label: str, now: str) -> Self:
-        """Return the document with a backup registered, that needs all versions of today.
+        """Return the document with a backup registered, that needs all generations of today.
 
         Raises:
             Invalid: the label is none.
@@ -330,7 +334,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
             raise Invalid("a label is 1 to 128 printable characters", (("label", "is not a label"),))
         if label in self.backups:
             raise Exists("a backup of that label is registered")
-        return self._with(backups={**self.backups, label: Backup(now, self.versions)})
+        return self._with(backups={**self.backups, label: Backup(now, self.generations)})
 
     def without_backup(self, label: str) -> Self:
         """Return the document with that backup forgotten.
@@ -375,22 +379,24 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         if not used <= self.keysets.keys():
             raise ValueError("a keyset is missing")
         for name, keyset in self.keysets.items():
-            if not keyset.versions or self.numbers.get(name, 0) < max(each.number for each in keyset.versions):
-                raise ValueError("a version has a number that was never given")
+            if not keyset.generations or self.numbers.get(name, 0) < max(each.number for each in keyset.generations):
+                raise ValueError("a generation has a number that was never given")
 
     def not_too_wide(self) -> Self:
         """Return the document itself.
 
         Raises:
-            InUse: too many old versions are not retired yet for a write to fit into a transaction.
+            InUse: too many old generations are not retired yet for a write to fit into a transaction.
         """
         ring = self.ring()
         ring.wipe()
-        if ring.widest > MAX_VERSIONS:
+        if ring.widest > MAX_GENERATIONS:
             raise InUse(
-                f"a record could be under {ring.widest} versions, which is too many; "
+                f"a record could be under {ring.widest} generations, which is too many; "
                 "re-encrypt and retire old ones first",
-                tuple(version for version in self.versions if version not in self.active_versions.values()),
+                tuple(
+                    generation for generation in self.generations if generation not in self.active_generations.values()
+                ),
             )
         return self
 
@@ -405,13 +411,13 @@ class _Format(msgspec.Struct):
     format: int
 
 
-def _version(number: int, now: str, keys: int, random: Random) -> Version:
+def _generation(number: int, now: str, keys: int, random: Random) -> Generation:
     if not 0 < keys <= MAX_KEYS:
-        raise Invalid(f"a version has 1 to {MAX_KEYS} keys", (("keys", f"is not 1 to {MAX_KEYS}"),))
-    return Version(number, now, tuple(random(KEY_SIZE) for _ in range(keys)))
+        raise Invalid(f"a generation has 1 to {MAX_KEYS} keys", (("keys", f"is not 1 to {MAX_KEYS}"),))
+    return Generation(number, now, tuple(random(KEY_SIZE) for _ in range(keys)))
 
 
-def _kids(keyset: str, version: Version) -> Sequence[str]:
-    if len(version.keys) == 1:
-        return [f"{keyset}.{version.number}"]
-    return [f"{keyset}.{version.number}.{n}" for n in range(1, len(version.keys) + 1)]
+def _kids(keyset: str, generation: Generation) -> Sequence[str]:
+    if len(generation.keys) == 1:
+        return [f"{keyset}.{generation.number}"]
+    return [f"{keyset}.{generation.number}.{n}" for n in range(1, len(generation.keys) + 1)]

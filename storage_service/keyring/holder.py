@@ -81,7 +81,7 @@ class Keeper:
         self._autogen = autogen
         self._clock = clock
         self._ring: Ring | None = None
-        self._seen = -1  # the generation of the page that what is held here belongs to
+        self._seen = -1  # the tick of the page that what is held here belongs to
         self._turn = asyncio.Lock()
         self.on_open: Callable[[], object] = bool  # called whenever this worker has keys and had none
         self._watching: asyncio.Task[None] | None = None
@@ -116,7 +116,7 @@ class Keeper:
     @property
     def current(self) -> Ring | None:
         """The ring to use now; None: `sync` has to be asked."""
-        return self._ring if self._page.generation == self._seen else None
+        return self._ring if self._page.tick == self._seen else None
 
     @property
     def state(self) -> State:
@@ -206,13 +206,13 @@ class Keeper:
 
     async def _load_once(self) -> Ring:
         while True:
-            generation, state, bits = self._page.read()
+            tick, state, bits = self._page.read()
             if state is State.FRESH:
-                await self._open_unattended(generation)
+                await self._open_unattended(tick)
                 continue
             if bits is None:
                 self._drop()
-                self._seen = generation
+                self._seen = tick
                 if state is State.UNINITIALIZED:
                     raise Uninitialized("there is no keyring")
                 raise Locked("the service is locked")
@@ -221,15 +221,15 @@ class Keeper:
                 if sealed is None:
                     raise KeyringDamaged("the keyring is gone from the store; restore it from a backup")
                 if sealed.root != root.kid:
-                    await self._follow_rotation(sealed, generation)
+                    await self._follow_rotation(sealed, tick)
                     continue
                 opened = stored.open_document(sealed, root)
             await self.seen.note(opened.keyring, opened.edition, sealed.token)
-            if self._page.generation == generation:  # nobody locked the service while its keys were read
+            if self._page.tick == tick:  # nobody locked the service while its keys were read
                 break
         # What was held before is not wiped: requests under way may use it still, and it opens no more than this does.
         held, self._ring = self._ring, opened.ring(sealed.revision, halted=state is State.HALTED)
-        self._seen = generation
+        self._seen = tick
         if held is None:
             self.on_open()
         return self._ring
@@ -338,7 +338,7 @@ class Keeper:
             if self._page.state is State.UNINITIALIZED:
                 with contextlib.suppress(StrongroomError):
                     await self.look_for_keyring()
-            if self._page.generation != self._seen:
+            if self._page.tick != self._seen:
                 try:
                     await self.sync()
                 except StrongroomError as error:
@@ -350,7 +350,7 @@ class Keeper:
 
     async def look_for_keyring(self) -> None:
         """If a store without a keyring has one now, whoever made it, begin as if it had been there."""
-        since = self._page.generation
+        since = self._page.tick
         if self._page.state is State.UNINITIALIZED and await self._store.get(KEYRING_DOCUMENT) is not None:
             self._page.lock(State.FRESH, since)
 
@@ -386,7 +386,7 @@ class Keeper:
             KeyringDamaged, ConfigurationError: the store's wraps or document are broken, or of a later version.
             Unavailable: the store does not answer.
         """
-        since = self._page.generation
+        since = self._page.tick
         if self._page.state in WITH_KEY:
             raise Exists("the service is unlocked already")
         sealed = await stored.read(self._store)
@@ -416,7 +416,7 @@ class Keeper:
             StartupError: it should have opened, and did not; the text says what to do.
             Unavailable: the store does not answer.
         """
-        since = self._page.generation
+        since = self._page.tick
         if self._page.state in WITH_KEY:
             raise Exists("the service is unlocked already")
         sealed = await stored.read(self._store)
@@ -455,7 +455,7 @@ class Keeper:
 
     def adopt(self, root: RootKey) -> None:
         """Unlock every worker with *root*, which has taken the place of the root key they hold."""
-        since = self._page.generation
+        since = self._page.tick
         if self._page.state in WITH_KEY:  # a lock that came meanwhile stays
             self._page.unlock(root.reveal(), since)
 
@@ -469,10 +469,10 @@ class Keeper:
 
     def resume(self) -> None:
         """Let every worker write secrets again, unless the store says that none is to be written."""
-        generation, state, bits = self._page.read()
+        tick, state, bits = self._page.read()
         if bits is not None:
             if state is State.HALTED:
-                self._page.unlock(bits, generation)
+                self._page.unlock(bits, tick)
             bits[:] = bytes(len(bits))
 
     @contextlib.contextmanager

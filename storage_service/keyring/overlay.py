@@ -59,8 +59,8 @@ class EncryptedBackend:
     def max_batch(self) -> int:
         """Changes in one commit, at most: fewer than below, for each brings the rows of the census with it."""
         ring = self._keys.current
-        widest = document.MAX_VERSIONS if ring is None else ring.widest
-        # One version more than there are now, since the keyring may change between this and the commit; and the guard.
+        widest = document.MAX_GENERATIONS if ring is None else ring.widest
+        # One generation more than now, since the keyring may change between this and the commit; and the guard.
         return (self._backend.max_batch - 1) // (1 + widest + 1)
 
     async def open(self) -> None:
@@ -126,7 +126,7 @@ class EncryptedBackend:
             after = page.names[-1]
 
     async def commit(self, changes: Sequence[Change]) -> int:
-        """Apply all of *changes* or none, each value encrypted under the active version of its keyset."""
+        """Apply all of *changes* or none, each value encrypted under the active generation of its keyset."""
         check_batch(changes)
         if len(changes) > (self._backend.max_batch - 1) // _LEAST:
             raise ValueError(f"a batch to encrypt is at most {self.max_batch} changes")
@@ -185,18 +185,18 @@ async def _sealed(ring: Ring, changes: Sequence[Change]) -> list[list[Change]]:
         if isinstance(change, (Check, Vacant)) or is_container(change.name):
             sealed.append([change])
         elif isinstance(change, Delete):
-            sealed.append([change, *_uncounted(change.name, ring.versions_of(change.name))])
+            sealed.append([change, *_uncounted(change.name, ring.generations_of(change.name))])
         else:
             if ring.halted:
                 raise Halted("no secret is written until a reversal is finished")
             await turns.take()
             key, others = ring.choose(change.name)
             put = Put(change.name, encrypt(key, change.name, change.value), change.expected)
-            counted = Put(census.row(key.version, change.name), b"")
+            counted = Put(census.row(key.generation, change.name), b"")
             sealed.append([put, counted, *_uncounted(change.name, others)])
     return sealed
 
 
-def _uncounted(name: str, versions: Sequence[str]) -> list[Delete]:
+def _uncounted(name: str, generations: Sequence[str]) -> list[Delete]:
     # Blindly: which of them has the row, if any, only a read could tell.
-    return [Delete(census.row(version, name)) for version in versions]
+    return [Delete(census.row(generation, name)) for generation in generations]

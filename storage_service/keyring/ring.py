@@ -1,10 +1,10 @@
 """The keys of the running service, as one value: which of them is used for what.
 
-    default.1   default.2   default.3 (active)        a keyset "default" in three versions
-    access.1.1  access.1.2  access.1.3 (active)       a keyset whose version has three keys
+    default.1   default.2   default.3 (active)        a keyset "default" in three generations
+    access.1.1  access.1.2  access.1.3 (active)       a keyset whose generation has three keys
 
-New values are encrypted under the active version of a keyset; the others go on decrypting what was written under
-them. A version may have several keys, of which each write takes one at random. A key id (*kid*) means one key for
+New values are encrypted under the active generation of a keyset; the others go on decrypting what was written under
+them. A generation may have several keys, of which each write takes one at random. A key id (*kid*) means one key for
 ever. A key opens what lies in the places of its keyset, now or from before, and nothing else: else whoever came by one
 key could write every record (docs/adr/0024). Nothing here does I/O; who persists a key before it is used is
 `strongroom.storage_service.keyring.stored`.
@@ -25,7 +25,7 @@ _NAMES: Final = 4096  # whose places a ring remembers
 
 _KEYSET: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _KID: Final = re.compile(
-    rf"(?P<version>(?P<keyset>{_KEYSET.pattern})\.(?P<number>[1-9][0-9]{{0,8}}))(?:\.[1-9][0-9]{{0,2}})?", re.ASCII
+    rf"(?P<generation>(?P<keyset>{_KEYSET.pattern})\.(?P<number>[1-9][0-9]{{0,8}}))(?:\.[1-9][0-9]{{0,2}})?", re.ASCII
 )
 
 
@@ -39,29 +39,29 @@ def is_keyset(text: str) -> bool:
     return _KEYSET.fullmatch(text) is not None
 
 
-def version_of(kid: str) -> str | None:
-    """Return the version that *kid* is a key of, ``default.3`` for ``default.3.2``; None if it is no data key's id."""
+def generation_of(kid: str) -> str | None:
+    """Return the generation of the data key *kid*, ``default.3`` for ``default.3.2``; None if it is no such id."""
     match = _KID.fullmatch(kid)
-    return None if match is None else match["version"]
+    return None if match is None else match["generation"]
 
 
 class DataKey(Key):
-    """A key that values are encrypted under, of version *number* of keyset *keyset*.
+    """A key that values are encrypted under, of generation *number* of keyset *keyset*.
 
     Raises:
         ValueError: the kid is not ``<keyset>.<number>`` or ``<keyset>.<number>.<n>``, or the key is not 64 bytes.
     """
 
-    __slots__ = ("_keyset", "_number", "_version")
+    __slots__ = ("_generation", "_keyset", "_number")
 
     def __init__(self, kid: str, octets: bytes | bytearray) -> None:
         match = _KID.fullmatch(kid)
         if match is None:
-            raise ValueError("a data key's id is <keyset>.<version>, the version a number from 1")
+            raise ValueError("a data key's id is <keyset>.<generation>, the generation a number from 1")
         super().__init__(kid, octets)
         self._keyset = match["keyset"]
         self._number = int(match["number"])
-        self._version = match["version"]
+        self._generation = match["generation"]
 
     @property
     def keyset(self) -> str:
@@ -70,13 +70,13 @@ class DataKey(Key):
 
     @property
     def number(self) -> int:
-        """The number of its version in the keyset, from 1."""
+        """The number of its generation in the keyset, from 1."""
         return self._number
 
     @property
-    def version(self) -> str:
-        """The version it is a key of, ``<keyset>.<number>``: what is rotated, counted and retired."""
-        return self._version
+    def generation(self) -> str:
+        """The generation it is a key of, ``<keyset>.<number>``: what is rotated, counted and retired."""
+        return self._generation
 
 
 class Place(NamedTuple):
@@ -90,7 +90,7 @@ class Place(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What one write needs to know: the *key*, and the *others* of the versions that the record may be under now."""
+    """What one write needs to know: the *key*, and the *others* of the generations that the record may be under now."""
 
     key: DataKey
     others: tuple[str, ...]
@@ -120,8 +120,8 @@ class Ring:
     """All data keys the service holds, as one value that does not change, but for being wiped.
 
     Args:
-        keys: the keys; those of one version are its keys.
-        active: keyset to the number of its active version; by default the highest.
+        keys: the keys; those of one generation are its keys.
+        active: keyset to the number of its active generation; by default the highest.
         places: prefix of names to the keysets used there.
         revision: the revision of the keyring document that this is, ABSENT for none.
         halted: whether nothing may be encrypted for now.
@@ -130,7 +130,7 @@ class Ring:
         ValueError: two different keys with one kid, or *active* names a key that is not here.
     """
 
-    __slots__ = ("_active", "_keys", "_places", "_versions", "at", "halted", "revision")
+    __slots__ = ("_active", "_generations", "_keys", "_places", "at", "halted", "revision")
 
     at: Callable[[str], Mapping[str, DataKey]]
     """The keys, by their ids, that open the record of a name; of others it raises `Misplaced` or KeyError."""
@@ -145,21 +145,21 @@ class Ring:
         halted: bool = False,
     ) -> None:
         self._keys: dict[str, DataKey] = {}
-        versions: dict[str, dict[int, list[DataKey]]] = {}
+        generations: dict[str, dict[int, list[DataKey]]] = {}
         for key in sorted(keys, key=lambda key: (key.keyset, key.number)):
             known = self._keys.setdefault(key.kid, key)
             if known is key:
-                versions.setdefault(key.keyset, {}).setdefault(key.number, []).append(key)
+                generations.setdefault(key.keyset, {}).setdefault(key.number, []).append(key)
             elif known != key:
                 raise ValueError(f"{key.kid} is another key already; a kid means one key for ever")
         self._active: dict[str, tuple[DataKey, ...]] = {}
-        self._versions = {keyset: tuple(f"{keyset}.{number}" for number in of) for keyset, of in versions.items()}
-        for keyset, of in versions.items():
+        self._generations = {keyset: tuple(f"{keyset}.{number}" for number in of) for keyset, of in generations.items()}
+        for keyset, of in generations.items():
             number = (active or {}).get(keyset, max(of))
             if number not in of:
                 raise ValueError(f"the ring has no key {keyset}.{number}")
             self._active[keyset] = tuple(of[number])
-        if missing := (active or {}).keys() - versions.keys():
+        if missing := (active or {}).keys() - generations.keys():
             raise ValueError(f"the ring has no keyset {min(missing)}")
         # The longest prefix first, for the nearest holds; the empty one last, for everything has it.
         said = {"": Place(DEFAULT_KEYSET), **(places or {})}
@@ -167,12 +167,15 @@ class Ring:
             (
                 prefix,
                 place,
-                tuple(v for keyset in (place.keyset, *place.before) for v in self._versions.get(keyset, ())),
+                tuple(v for keyset in (place.keyset, *place.before) for v in self._generations.get(keyset, ())),
             )
             for prefix, place in sorted(said.items(), key=lambda item: -len(item[0]))
         )
         here = tuple(
-            (prefix, _Here({kid: key for kid, key in self._keys.items() if key.version in of}, frozenset(self._keys)))
+            (
+                prefix,
+                _Here({kid: key for kid, key in self._keys.items() if key.generation in of}, frozenset(self._keys)),
+            )
             for prefix, _, of in self._places
         )
         # PERF: for every value that is opened. Of the places alone: a cache that held the ring would be a cycle, and
@@ -187,27 +190,27 @@ class Ring:
         return MappingProxyType(self._keys)
 
     def choose(self, name: str) -> Choice:
-        """Return the key to encrypt the record *name* under, picked at random from the active version of its keyset.
+        """Return the key to encrypt the record *name* under, picked at random from the active generation of its keyset.
 
         Raises:
             LookupError: the ring has no such keyset.
         """
-        place, versions = self._place(name)
+        place, generations = self._place(name)
         key = self.active(place.keyset)
-        if len(versions) == 1:  # PERF: nearly always
+        if len(generations) == 1:  # PERF: nearly always
             return Choice(key, ())
-        return Choice(key, tuple(version for version in versions if version != key.version))
+        return Choice(key, tuple(generation for generation in generations if generation != key.generation))
 
     def keyset_of(self, name: str) -> str:
         """Return the keyset for the record *name*."""
         return self._place(name)[0].keyset
 
-    def versions_of(self, name: str) -> tuple[str, ...]:
-        """Return every version that the record *name* may be under."""
+    def generations_of(self, name: str) -> tuple[str, ...]:
+        """Return every generation that the record *name* may be under."""
         return self._place(name)[1]
 
     def active(self, keyset: str = DEFAULT_KEYSET) -> DataKey:
-        """Return a key of the active version of *keyset*.
+        """Return a key of the active generation of *keyset*.
 
         Raises:
             LookupError: the ring has no such keyset.
@@ -220,8 +223,8 @@ class Ring:
 
     @property
     def widest(self) -> int:
-        """How many versions a record may be under, at most."""
-        return max(len(versions) for _, _, versions in self._places)
+        """How many generations a record may be under, at most."""
+        return max(len(generations) for _, _, generations in self._places)
 
     @property
     def kids(self) -> tuple[str, ...]:
@@ -229,14 +232,14 @@ class Ring:
         return tuple(self._keys)
 
     @property
-    def versions(self) -> tuple[str, ...]:
-        """All versions, keyset by keyset, oldest first."""
-        return tuple(version for versions in self._versions.values() for version in versions)
+    def generations(self) -> tuple[str, ...]:
+        """All generations, keyset by keyset, oldest first."""
+        return tuple(generation for generations in self._generations.values() for generation in generations)
 
     @property
-    def active_versions(self) -> Mapping[str, str]:
-        """Keyset to its active version."""
-        return {keyset: keys[0].version for keyset, keys in self._active.items()}
+    def active_generations(self) -> Mapping[str, str]:
+        """Keyset to its active generation."""
+        return {keyset: keys[0].generation for keyset, keys in self._active.items()}
 
     @property
     def places(self) -> Mapping[str, Place]:
@@ -249,14 +252,14 @@ class Ring:
             key.wipe()
 
     def _place(self, name: str) -> tuple[Place, tuple[str, ...]]:
-        for prefix, place, versions in self._places:
+        for prefix, place, generations in self._places:
             if name.startswith(prefix):
-                return place, versions
+                return place, generations
         raise AssertionError  # the empty prefix is among them
 
     def __repr__(self) -> str:
-        active = set(self.active_versions.values())
-        return f"<Ring {' '.join(kid + '*' * (key.version in active) for kid, key in self._keys.items())}>"
+        active = set(self.active_generations.values())
+        return f"<Ring {' '.join(kid + '*' * (key.generation in active) for kid, key in self._keys.items())}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a ring is not pickled")

@@ -1,10 +1,10 @@
 """Which keyring this home has seen, and how far: an older one is authentic, and refused all the same.
 
 Whoever can write the store can put an older keyring document back. It opens, for a holder of the root key wrote it; and
-with it a version comes back that was rotated away because it leaked, one that was retired, a number that was given out
-already. So every document bears the name of its keyring and an edition that grows with each change, and what was seen
-of them last is kept where who writes the store does not come: in the page that all workers of a service share, and in a
-file of the home, for its next start.
+with it a generation comes back that was rotated away because it leaked, one that was retired, a number that was given
+out already. So every document bears the name of its keyring and an edition that grows with each change, and what was
+seen of them last is kept where who writes the store does not come: in the page that all workers of a service share, and
+in a file of the home, for its next start.
 
     keyring.seen   {"keyring":"<its name>","edition":1764489600000,"digest":"<SHA-256 of the document as stored, hex>"}
 

@@ -3,7 +3,7 @@
 One page, made before gunicorn forks its workers and inherited by each, so that an unlock or a lock in one of them is
 one in all, and a worker that starts later finds things as they are:
 
-    offset 0     word       generation << 8 | state << 1 | which of the records holds
+    offset 0     word       tick << 8 | state << 1 | which of the records holds
           64     record 0   wrong keys (8) ‖ not before (8, seconds) ‖ root key (64, zeros while there is none) ‖
                             mark of the keyring that was seen last (56, zeros while none was)
          256    record 1    the same
@@ -16,7 +16,7 @@ mean nothing to anyone, and whoever takes the lock next wipes them before doing 
 Writers exclude each other, and so do readers of more than the word: by a lock of fcntl(2), which a dying process gives
 up, and within a process by one of its threads. Reading without it, and again if the word has changed meanwhile, would
 need memory barriers that Python does not have; and there is little to gain, as workers read a record only when the
-generation has told them to.
+tick has told them to.
 """
 
 import fcntl
@@ -61,7 +61,7 @@ WITH_KEY: Final = frozenset({State.UNLOCKED, State.HALTED})
 class _Word(NamedTuple):
     """The page's first eight bytes."""
 
-    generation: int
+    tick: int
     state: State
     holds: int  # number of the record that does
 
@@ -70,7 +70,7 @@ class _Word(NamedTuple):
         return cls(value >> 8, State(value >> 1 & 0x7F), value & 1)
 
     def pack(self) -> int:
-        return self.generation << 8 | self.state << 1 | self.holds
+        return self.tick << 8 | self.state << 1 | self.holds
 
     @property
     def spare(self) -> int:
@@ -78,8 +78,8 @@ class _Word(NamedTuple):
         return 1 - self.holds
 
     def after(self, since: int | None) -> bool:
-        """Whether the page has changed since that generation."""
-        return since is not None and since != self.generation
+        """Whether the page has changed since that tick."""
+        return since is not None and since != self.tick
 
 
 class _Tries(NamedTuple):
@@ -95,8 +95,8 @@ _NO_TRIES: Final = _Tries()
 class Page:
     """The page; one object, made in the process that forks the others, before it does, while it has one thread.
 
-    Every change but a wrong key makes the generation grow by one: whoever has seen the same generation twice has
-    missed nothing. A change that says *since* is made only while the generation is that one, so that a worker that
+    Every change but a wrong key makes the tick grow by one: whoever has seen the same tick twice has
+    missed nothing. A change that says *since* is made only while the tick is that one, so that a worker that
     finds the key file on starting does not undo the lock that an operator has asked another for meanwhile. Times are
     of CLOCK_MONOTONIC (``time.monotonic``), which is one for all processes.
 
@@ -115,7 +115,7 @@ class Page:
         self._thread = threading.Lock()
 
     @property
-    def generation(self) -> int:
+    def tick(self) -> int:
         """How many changes there have been; one load from memory, cheap enough for every request."""
         return self._word[0] >> 8  # as _Word.unpack, which takes ten times as long
 
@@ -125,20 +125,20 @@ class Page:
         return _Word.unpack(self._word[0]).state
 
     def read(self) -> tuple[int, State, bytearray | None]:
-        """Return generation, state and root key as they belong together; the key is a copy that the caller wipes."""
+        """Return tick, state and root key as they belong together; the key is a copy that the caller wipes."""
         with self._alone() as word:
             octets = bytearray(self._key(word.holds)) if word.state in WITH_KEY else None
-            return word.generation, word.state, octets
+            return word.tick, word.state, octets
 
     def unlock(self, octets: bytes | bytearray, since: int | None = None) -> int:
         """Share the root key, in place of one that is shared already, and forget the wrong ones.
 
         Args:
             octets: the 64 bytes; they are copied.
-            since: do it only if the generation is this.
+            since: do it only if the tick is this.
 
         Returns:
-            The generation.
+            The tick.
 
         Raises:
             ValueError: there are not 64 of them.
@@ -147,18 +147,18 @@ class Page:
             raise ValueError(f"a root key is {KEY_SIZE} bytes")
         with self._alone() as word:
             if word.after(since):
-                return word.generation
-            return self._replace(word, word.generation + 1, State.UNLOCKED, octets=octets)
+                return word.tick
+            return self._replace(word, word.tick + 1, State.UNLOCKED, octets=octets)
 
     def lock(self, state: State = State.LOCKED, since: int | None = None) -> int:
         """Wipe the root key, if there is one, and let the state be one without.
 
         Args:
             state: any but UNLOCKED and HALTED.
-            since: do it only if the generation is this.
+            since: do it only if the tick is this.
 
         Returns:
-            The generation.
+            The tick.
 
         Raises:
             ValueError: *state* is one with a root key.
@@ -167,11 +167,11 @@ class Page:
             raise ValueError(f"without a root key the state is not {state.name}")
         with self._alone() as word:
             if word.after(since):
-                return word.generation
-            return self._replace(word, word.generation + 1, state, self._tries(word.holds))
+                return word.tick
+            return self._replace(word, word.tick + 1, state, self._tries(word.holds))
 
     def halt(self) -> int:
-        """Stop writing but not reading, until the next unlock or lock; return the generation.
+        """Stop writing but not reading, until the next unlock or lock; return the tick.
 
         A page without a root key stays in its state, which allows less.
         """
@@ -179,7 +179,7 @@ class Page:
             return self._advance(word, State.HALTED if word.state in WITH_KEY else word.state)
 
     def touch(self) -> int:
-        """Let every worker look at the keyring document again; return the generation."""
+        """Let every worker look at the keyring document again; return the tick."""
         with self._alone() as word:
             return self._advance(word, word.state)
 
@@ -189,7 +189,7 @@ class Page:
             tries = self._tries(word.holds)
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(tries.wrong, _DOUBLINGS))
             tries = _Tries(tries.wrong + 1, max(tries.not_before, now + wait))
-            self._replace(word, word.generation, word.state, tries, self._key(word.holds))
+            self._replace(word, word.tick, word.state, tries, self._key(word.holds))
             return tries.not_before - now
 
     def wait_left(self, now: float) -> float:
@@ -221,7 +221,7 @@ class Page:
             if self._mark(word.holds) != known:
                 return False
             held = word.holds
-            self._replace(word, word.generation, word.state, self._tries(held), self._key(held), mark=mark)
+            self._replace(word, word.tick, word.state, self._tries(held), self._key(held), mark=mark)
             return True
 
     def close(self) -> None:
@@ -247,25 +247,25 @@ class Page:
     def _replace(
         self,
         word: _Word,
-        generation: int,
+        tick: int,
         state: State,
         tries: _Tries = _NO_TRIES,
         octets: bytes | bytearray | memoryview = _NO_KEY,
         *,
         mark: bytes | None = None,
     ) -> int:
-        """Fill the spare record, let it hold, and wipe the other; return *generation*. The mark stays unless given."""
+        """Fill the spare record, let it hold, and wipe the other; return *tick*. The mark stays unless given."""
         _TRIES.pack_into(self._map, _RECORDS[word.spare], *tries)
         self._key(word.spare)[:] = octets
         self._mark(word.spare)[:] = self._mark(word.holds) if mark is None else mark
-        self._word[0] = _Word(generation, state, word.spare).pack()  # from here on it is so
+        self._word[0] = _Word(tick, state, word.spare).pack()  # from here on it is so
         self._wipe(word.holds)
-        return generation
+        return tick
 
     def _advance(self, word: _Word, state: State) -> int:
-        """Leave the record as it is; return the next generation."""
-        self._word[0] = _Word(word.generation + 1, state, word.holds).pack()
-        return word.generation + 1
+        """Leave the record as it is; return the next tick."""
+        self._word[0] = _Word(word.tick + 1, state, word.holds).pack()
+        return word.tick + 1
 
     def _tries(self, record: int) -> _Tries:
         return _Tries(*_TRIES.unpack_from(self._map, _RECORDS[record]))
@@ -287,7 +287,7 @@ class Page:
             word = _Word.unpack(self._word[0])
         except ValueError:
             return "<Page closed>"
-        return f"<Page {word.state.name} generation {word.generation}>"
+        return f"<Page {word.state.name} tick {word.tick}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a page is inherited over a fork, not pickled")

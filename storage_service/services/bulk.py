@@ -32,7 +32,7 @@ from strongroom.storage_service.errors import Changed, Invalid, NoContainer, Not
 from strongroom.storage_service.services.door import Act, Caller, Door
 from strongroom.storage_service.services.large_answers import LargeAnswers
 from strongroom.storage_service.turns import Turn, Turns
-from strongroom.storage_service.wire import MAX_JOURNAL, MAX_SEALED_READ, fits
+from strongroom.storage_service.wire import MAX_BULK_READ, MAX_JOURNAL, fits
 
 _PLACES: Final = (names.SECRETS, names.JOURNAL, names.APIKEYS)
 
@@ -71,7 +71,7 @@ class BulkService:
         await self._door.expect_some(caller, action, names.SECRETS)
 
     async def limit(self, caller: Caller) -> int:
-        """Return how many changes one commit takes now; fewer after a keyset was given another version."""
+        """Return how many changes one commit takes now; fewer after a keyset was given another generation."""
         await self._door.permit(caller, Action.GET, [names.JOURNAL])
         return self._sealed.max_batch
 
@@ -79,7 +79,7 @@ class BulkService:
         """Return what is stored under each of *wanted*, as of one moment; if one does not open, none is.
 
         Raises:
-            Invalid: more names than `wire.MAX_SEALED_READ`.
+            Invalid: more names than `wire.MAX_BULK_READ`.
             TooLarge: they take more than `wire.MAX_BATCH_STORED` bytes in the store, and nothing was decrypted; or one
                 that stands several times would make more than that of the answer.
             Undecipherable: a value does not open, or is not text.
@@ -91,8 +91,8 @@ class BulkService:
 
     async def read_held(self, caller: Caller, wanted: Sequence[str]) -> tuple[list[Text | None], Turn | None]:
         """Return what `read` does, and of a large answer the turn, which its caller ends when it was handed over."""
-        if len(wanted) > MAX_SEALED_READ:
-            raise Invalid(f"at most {MAX_SEALED_READ} names are read at once")
+        if len(wanted) > MAX_BULK_READ:
+            raise Invalid(f"at most {MAX_BULK_READ} names are read at once")
         for name in wanted:
             _check_name(name)
 

@@ -43,7 +43,7 @@ from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.holder import Keeper
 from strongroom.storage_service.keyring.machines.stored import MachineDocuments
 from strongroom.storage_service.keyring.opening.unattended import KeyFile, MachineKeyFile
-from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, is_keyset, version_of
+from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, generation_of, is_keyset
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
 from strongroom.storage_service.keyring.usage import census, sweep
 from strongroom.storage_service.keyring.usage.census import Scan
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 
 class Held(NamedTuple):
-    """What one worker holds: the ids of its keys, and the active version of the default keyset; locked, nothing."""
+    """What one worker holds: the ids of its keys, and the active generation of the default keyset; locked, nothing."""
 
     kids: tuple[str, ...] = ()
     active: str = ""
@@ -83,10 +83,10 @@ class Reencrypted(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """How many records are under each version, and whether the census is known to be complete."""
+    """How many records are under each generation, and whether the census is known to be complete."""
 
     complete: bool
-    versions: Mapping[str, int]
+    generations: Mapping[str, int]
 
 
 class KeyService:
@@ -144,7 +144,7 @@ class KeyService:
     def held(self) -> Held:
         """The keys that this worker holds, by their ids."""
         ring = self._keeper.current
-        return Held() if ring is None else Held(ring.kids, ring.active_versions[DEFAULT_KEYSET])
+        return Held() if ring is None else Held(ring.kids, ring.active_generations[DEFAULT_KEYSET])
 
     async def check(self) -> State:
         """Return the state if the keyring that is in the store is the one in force, or the service is locked.
@@ -202,7 +202,7 @@ class KeyService:
             mode: who is to open it, as `Recipients` has it, and *total* and *needed* of them.
             total: how many unlock keys, or shares.
             needed: how many of the shares open.
-            keys: how many keys a version of a keyset has.
+            keys: how many keys a generation of a keyset has.
             again: in the place of one whose keys were lost before anything was encrypted under it.
 
         Raises:
@@ -339,7 +339,7 @@ class KeyService:
             return await keys_overview.keysets(self._store, document)
 
     async def create_keyset(self, caller: Caller, name: str, keys: int) -> None:
-        """Make a keyset, with *keys* keys a version.
+        """Make a keyset, with *keys* keys a generation.
 
         Raises:
             Invalid, Exists: as `Document.with_keyset`.
@@ -357,7 +357,7 @@ class KeyService:
             await sweep.remove_keyset(self._store, root, name)
 
     async def rotate(self, caller: Caller, name: str, keys: int | None) -> None:
-        """Give a keyset a new version, which all that is written from now on is under.
+        """Give a keyset a new generation, which all that is written from now on is under.
 
         Raises:
             NotFound, Invalid, InUse: as `Document.rotated`.
@@ -366,7 +366,7 @@ class KeyService:
             await self._edit(lambda document: document.rotated(name, stored.now(), keys))
 
     async def revert(self, caller: Caller, name: str) -> None:
-        """Let the version before the active one be active again; re-encryption brings back what is under newer ones.
+        """Let the generation before the active one be active again; re-encryption brings back what is under newer ones.
 
         Raises:
             NotFound, Invalid: as `Document.reverted`.
@@ -387,16 +387,16 @@ class KeyService:
         async with self._permitted(caller, Action.PUT, f"places/{place}"):
             await self._edit(lambda document: document.assigned(place, _keyset(name)))
 
-    async def retire(self, caller: Caller, version: str) -> None:
-        """Destroy a version of a keyset, when it is proven that nothing is under it.
+    async def retire(self, caller: Caller, generation: str) -> None:
+        """Destroy a generation of a keyset, when it is proven that nothing is under it.
 
         Raises:
             NotFound, InUse: as `sweep.retire`.
         """
-        if version_of(version) != version:
-            raise Invalid("that is no version of a keyset", (("version", "is not <keyset>.<number>"),))
-        async with self._permitted(caller, Action.DELETE, f"versions/{version}"), self._changing() as root:
-            await sweep.retire(self._store, root, version)
+        if generation_of(generation) != generation:
+            raise Invalid("that is no generation of a keyset", (("generation", "is not <keyset>.<number>"),))
+        async with self._permitted(caller, Action.DELETE, f"generations/{generation}"), self._changing() as root:
+            await sweep.retire(self._store, root, generation)
 
     # Re-encryption
 
@@ -458,7 +458,7 @@ class KeyService:
         Args:
             caller: who asks.
             name: the keyset.
-            leave_unreadable: also when something is left; it stays under the versions that it is under.
+            leave_unreadable: also when something is left; it stays under the generations that it is under.
 
         Raises:
             NotFound: there is no such keyset.
@@ -519,11 +519,11 @@ class KeyService:
     # Census, backups and export
 
     async def census(self, caller: Caller) -> Counted:
-        """Return how many records are under each version, by the census."""
+        """Return how many records are under each generation, by the census."""
         async with self._permitted(caller, Action.LIST, "census"):
             document, _ = await keys_overview.read(self._store, self._keeper)
-            versions = await census.count(self._store, document.versions)
-            return Counted(document.counted, versions)
+            generations = await census.count(self._store, document.generations)
+            return Counted(document.counted, generations)
 
     async def scan(self, caller: Caller, *, repair: bool) -> Scan:
         """Look at every record, and hold the census against what they are under; put right what it says wrongly."""
@@ -540,7 +540,7 @@ class KeyService:
             return keys_overview.backups(document)
 
     async def register_backup(self, caller: Caller, label: str) -> None:
-        """Keep every version of today for as long as the backup *label* is registered.
+        """Keep every generation of today for as long as the backup *label* is registered.
 
         Raises:
             Invalid, Exists: as `Document.with_backup`.

@@ -43,10 +43,10 @@ class Recipient:
 
 
 @dataclass(slots=True, kw_only=True)
-class Version:
-    """One version of a keyset, and how many records the census counts under it."""
+class Generation:
+    """One generation of a keyset, and how many records the census counts under it."""
 
-    version: str
+    generation: str
     created: str
     keys: int
     active: bool
@@ -55,14 +55,14 @@ class Version:
 
 @dataclass(slots=True, kw_only=True)
 class Keyset:
-    """A keyset and its versions, oldest first."""
+    """A keyset and its generations, oldest first."""
 
     name: str
     active: str
     keys: int
     reverting: bool
     protected: bool
-    versions: list[Version]
+    generations: list[Generation]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,11 +76,11 @@ class Place:
 
 @dataclass(slots=True, kw_only=True)
 class Backup:
-    """A registered copy of the store, and the versions without which it cannot be read."""
+    """A registered copy of the store, and the generations without which it cannot be read."""
 
     label: str
     taken: str
-    versions: list[str]
+    generations: list[str]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -202,12 +202,12 @@ async def recipients(store: Backend, machines: MachineDocuments, root: str) -> l
 
 
 async def keysets(store: Backend, document: Document) -> list[Keyset]:
-    """Return all keysets, and by the census how many records are under each of their versions.
+    """Return all keysets, and by the census how many records are under each of their generations.
 
     Raises:
         Unavailable: the store does not answer.
     """
-    records = await census.count(store, document.versions)
+    records = await census.count(store, document.generations)
     return [
         Keyset(
             name=name,
@@ -215,15 +215,15 @@ async def keysets(store: Backend, document: Document) -> list[Keyset]:
             keys=keyset.keys,
             reverting=keyset.reverting,
             protected=name in PROTECTED,
-            versions=[
-                Version(
-                    version=f"{name}.{version.number}",
-                    created=version.created,
-                    keys=len(version.keys),
-                    active=version.number == keyset.active,
-                    records=records[f"{name}.{version.number}"],
+            generations=[
+                Generation(
+                    generation=f"{name}.{generation.number}",
+                    created=generation.created,
+                    keys=len(generation.keys),
+                    active=generation.number == keyset.active,
+                    records=records[f"{name}.{generation.number}"],
                 )
-                for version in keyset.versions
+                for generation in keyset.generations
             ],
         )
         for name, keyset in sorted(document.keysets.items())
@@ -233,7 +233,8 @@ async def keysets(store: Backend, document: Document) -> list[Keyset]:
 def backups(document: Document) -> list[Backup]:
     """Return the registered backups."""
     return [
-        Backup(label=label, taken=each.taken, versions=list(each.versions)) for label, each in document.backups.items()
+        Backup(label=label, taken=each.taken, generations=list(each.generations))
+        for label, each in document.backups.items()
     ]
 
 
@@ -253,7 +254,7 @@ async def pending(store: Backend, machines: MachineDocuments, document: Document
         records = await _count(store, document, name)
         if records or _is_unsettled(document, name):
             what = "revert" if document.keysets[name].reverting else "re-encrypt"
-            step = Step("records are under other versions than the active one", "key reencrypt", {"keyset": name})
+            step = Step("records are under other generations than the active one", "key reencrypt", {"keyset": name})
             due.append(Pending(what=what, keyset=name, records=records, next=[step]))
     if not document.counted:
         step = Step("not all records are counted yet", "key census", {"scan": True, "repair": True})
@@ -280,7 +281,7 @@ async def is_under_way(store: Backend, document: Document) -> bool:
 
 
 async def names_left(store: Backend, document: Document, name: str, limit: int = MAX_NAMED) -> tuple[str, ...]:
-    """Return up to *limit* records still to be moved to the active version of keyset *name*: ``default.2: secrets/a``.
+    """Return up to *limit* records to be moved to the active generation of keyset *name*: ``default.2: secrets/a``.
 
     Raises:
         Unavailable: the store does not answer.
@@ -291,7 +292,7 @@ async def names_left(store: Backend, document: Document, name: str, limit: int =
             found += rows
             if len(found) >= limit:
                 break
-    return tuple(f"{version}: {record}" for version, record in found[:limit])
+    return tuple(f"{generation}: {record}" for generation, record in found[:limit])
 
 
 async def _count(store: Backend, document: Document, name: str) -> int:

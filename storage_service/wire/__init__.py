@@ -449,18 +449,18 @@ class CommandAct(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 # What is encrypted, as it is stored: secrets and journals, read and written by whoever reaches everything.
-SEALED_PATH: Final = "/sealed"  # GET: how much one commit takes; POST /read, /list, /commit
-MAX_SEALED_READ: Final = 1000  # names in one read
+BULK_PATH: Final = "/bulk"  # GET: how much one commit takes; POST /read, /list, /commit
+MAX_BULK_READ: Final = 1000  # names in one read
 MAX_JOURNAL: Final = 767 * 1024  # bytes of one row of a journal: what fits, encrypted, into MAX_STORED
 
 
-class SealedNames(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class BulkNames(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of read: names below ``secrets/`` and ``system/journal/``, read as of one moment."""
 
     names: list[str]
 
 
-class SealedListing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class BulkListing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of list: names that begin with *prefix*, after the name *after*, in order."""
 
     prefix: str
@@ -468,7 +468,7 @@ class SealedListing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     limit: int = 1000
 
 
-class SealedChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class BulkChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One change of a commit: a write of *value*, without one a removal, and with *check* neither: a guard alone.
 
     The *etag* is a tag, "*" for "must exist", `NEW` for "must not", or null for whatever there is.
@@ -480,45 +480,45 @@ class SealedChange(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     check: bool = False
 
     def __repr__(self) -> str:
-        return f"<SealedChange {self.name}>"
+        return f"<BulkChange {self.name}>"
 
 
-class SealedCommit(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class BulkCommit(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of commit: changes that are applied together or not at all, no two of one name."""
 
-    changes: list[SealedChange]
+    changes: list[BulkChange]
 
 
-class SealedEntry(msgspec.Struct, kw_only=True):
+class BulkEntry(msgspec.Struct, kw_only=True):
     """One stored value: of a secret its message's value, of a container nothing."""
 
     value: str
     etag: str
 
     def __repr__(self) -> str:
-        return f"<SealedEntry {self.etag}>"
+        return f"<BulkEntry {self.etag}>"
 
 
-class SealedEntries(msgspec.Struct, kw_only=True):
+class BulkEntries(msgspec.Struct, kw_only=True):
     """Answer of read: in the order asked, null where there is nothing."""
 
-    entries: list[SealedEntry | None]
+    entries: list[BulkEntry | None]
 
 
-class SealedPage(msgspec.Struct, kw_only=True):
+class BulkPage(msgspec.Struct, kw_only=True):
     """Answer of list."""
 
     names: list[str]
     more: bool
 
 
-class SealedCommitted(msgspec.Struct, kw_only=True):
+class BulkCommitted(msgspec.Struct, kw_only=True):
     """Answer of commit: the tag that everything written with it has now."""
 
     etag: str
 
 
-class SealedLimits(msgspec.Struct, kw_only=True):
-    """Answer of ``GET /sealed``: changes in one commit at most, one for each container of its writes among them."""
+class BulkLimits(msgspec.Struct, kw_only=True):
+    """Answer of ``GET /bulk``: changes in one commit at most, one for each container of its writes among them."""
 
     max_changes: int

@@ -24,7 +24,7 @@ State: TypeAlias = Literal["uninitialized", "locked", "unlocked", "rotating", "b
 
 
 class NewKeyring(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Body of ``POST /keyring/init``: who is to open the keyring, and how many *keys* a version of a keyset has.
+    """Body of ``POST /keyring/init``: who is to open the keyring, and how many *keys* a generation of a keyset has.
 
     *again*: in the place of one whose keys were lost before anything was encrypted under it.
     """
@@ -55,14 +55,14 @@ class Typed(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class NewKeyset(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Body of ``POST /keyring/keysets``: its name, and how many keys its versions have."""
+    """Body of ``POST /keyring/keysets``: its name, and how many keys its generations have."""
 
     name: str
     keys: int = 1
 
 
 class Rotation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Body of ``POST /keyring/keysets/<name>/rotate``; *keys* None: as many as the version before."""
+    """Body of ``POST /keyring/keysets/<name>/rotate``; *keys* None: as many as the generation before."""
 
     keys: int | None = None
 
@@ -96,9 +96,9 @@ class Resumption(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Retirement(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Body of ``POST /keyring/retire``: the version to destroy, ``default.1``."""
+    """Body of ``POST /keyring/retire``: the generation to destroy, ``default.1``."""
 
-    version: str
+    generation: str
 
 
 class Scanning(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -139,10 +139,10 @@ class Recipient(msgspec.Struct, kw_only=True):
     name: str | None = None  # of a machine
 
 
-class Version(msgspec.Struct, kw_only=True):
-    """One version of a keyset, and how many records the census counts under it."""
+class Generation(msgspec.Struct, kw_only=True):
+    """One generation of a keyset, and how many records the census counts under it."""
 
-    version: str
+    generation: str
     created: str
     keys: int
     active: bool
@@ -150,14 +150,14 @@ class Version(msgspec.Struct, kw_only=True):
 
 
 class Keyset(msgspec.Struct, kw_only=True):
-    """A keyset and its versions, oldest first."""
+    """A keyset and its generations, oldest first."""
 
     name: str
     active: str
     keys: int
     reverting: bool
     protected: bool
-    versions: list[Version]
+    generations: list[Generation]
 
 
 class Place(msgspec.Struct, kw_only=True):
@@ -169,11 +169,11 @@ class Place(msgspec.Struct, kw_only=True):
 
 
 class Backup(msgspec.Struct, kw_only=True):
-    """A registered copy of the store, and the versions without which it cannot be read."""
+    """A registered copy of the store, and the generations without which it cannot be read."""
 
     label: str
     taken: str
-    versions: list[str]
+    generations: list[str]
 
 
 class Halt(msgspec.Struct, kw_only=True):
@@ -224,17 +224,17 @@ class Reencrypted(msgspec.Struct, kw_only=True):
 
 
 class Census(msgspec.Struct, kw_only=True):
-    """Answer of ``GET /keyring/census``: version to number of records."""
+    """Answer of ``GET /keyring/census``: generation to number of records."""
 
     counted: bool
-    versions: dict[str, int]
+    generations: dict[str, int]
 
 
 class Scan(msgspec.Struct, kw_only=True):
     """Answer of a scan of all values: what they are under, and where the census says otherwise."""
 
     by_kid: dict[str, int]
-    by_version: dict[str, int]
+    by_generation: dict[str, int]
     missing: int
     stale: int
     unreadable: list[str]

@@ -21,7 +21,9 @@ MADE = keys.KeysMade(root=KID, mode="unlock", keys=[CANARY])
 NEW_KEYS = NewKeys(KID, "unlock", [Secret(CANARY)], None)
 STEP = keys.Reencrypted(moved=2, overtaken=1, unreadable=["secrets/a"], after="system/census/x")
 STATUS = keys.KeyringStatus(state="locked", wrong_keys=2, wait=0.5)
-SCAN = keys.Scan(by_kid={"default.1": 1}, by_version={"default.1": 1}, missing=0, stale=0, unreadable=[], repaired=True)
+SCAN = keys.Scan(
+    by_kid={"default.1": 1}, by_generation={"default.1": 1}, missing=0, stale=0, unreadable=[], repaired=True
+)
 READ, WRITE = Effect.READ, Effect.WRITE
 
 
@@ -87,14 +89,14 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, object]
         key_operations.resume_keyset("hosts", leave_unreadable=True),
         *(b"", "POST", "/resume", WRITE, {"keyset": "hosts", "leave_unreadable": True}, None),
     ),
-    "retire_version": (
-        key_operations.retire_version("default.1"),
-        *(b"", "POST", "/retire", WRITE, {"version": "default.1"}, None),
+    "retire_generation": (
+        key_operations.retire_generation("default.1"),
+        *(b"", "POST", "/retire", WRITE, {"generation": "default.1"}, None),
     ),
     "census": (
         key_operations.census(),
-        {"counted": True, "versions": {"default.1": 7}},
-        *("GET", "/census", READ, None, keys.Census(counted=True, versions={"default.1": 7})),
+        {"counted": True, "generations": {"default.1": 7}},
+        *("GET", "/census", READ, None, keys.Census(counted=True, generations={"default.1": 7})),
     ),
     "scan_census": (
         key_operations.scan_census(repair=True),

@@ -12,7 +12,7 @@ from strongroom.models.errors import InvalidName
 from strongroom.models.hosts import Host, HostCreds, Hosts
 from strongroom.models.secret import Secret
 from strongroom.storage_service import errors, wire
-from strongroom.storage_service.client import operations, sealed_operations
+from strongroom.storage_service.client import bulk_operations, operations
 from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation, Patience, Send, converse
 from strongroom.storage_service.client.operations import Record, StoredSecret, StoredText
 from strongroom.storage_service.errors import ServiceError, TooLarge
@@ -420,9 +420,9 @@ TOO_MUCH: dict[str, tuple[Callable[[list[str]], Operation[Any]], Callable[[list[
         lambda names: operations.get_texts(Host, names),
         lambda names: records(*(Host.new(address=name) for name in names)),
     ),
-    "read_sealed": (
-        sealed_operations.read_sealed,
-        lambda names: wire.SealedEntries(entries=[wire.SealedEntry(value=name, etag='"1"') for name in names]),
+    "read_bulk": (
+        bulk_operations.read_bulk,
+        lambda names: wire.BulkEntries(entries=[wire.BulkEntry(value=name, etag='"1"') for name in names]),
     ),
 }
 
@@ -447,7 +447,7 @@ def test_what_is_too_much_for_one_answer_is_asked_for_in_halves(name: str) -> No
         tell: Callable[[Any], str] = {
             "get_many": lambda each: each.model.address,
             "get_texts": lambda each: json.loads(each.text.reveal())["address"],
-            "read_sealed": lambda each: each.value.reveal(),
+            "read_bulk": lambda each: each.value.reveal(),
         }[name]
         assert [tell(each) for each in found] == [*wanted, "h3"]
 

@@ -18,7 +18,7 @@ from strongroom.storage_service.client import (
     StorageClient,
     StoredSecret,
 )
-from strongroom.storage_service.client.sealed_operations import Require, Sealed, Write
+from strongroom.storage_service.client.bulk_operations import BulkValue, Require, Write
 from strongroom.storage_service.wire import keys
 
 
@@ -47,11 +47,11 @@ def blocking(client: StorageClient) -> None:
     assert_type(client.unlock(Secret("words")), None)
     assert_type(client.reencrypt("default"), keys.Reencrypted)
     assert_type(client.export_keyring(), bytes)
-    assert_type(client.read_sealed(["secrets/db/password"]), list[Sealed | None])
-    assert_type(client.commit_sealed([Write("system/journal/x", Secret("1")), Require("secrets/db/", "*")]), str)
+    assert_type(client.read_bulk(["secrets/db/password"]), list[BulkValue | None])
+    assert_type(client.commit_bulk([Write("system/journal/x", Secret("1")), Require("secrets/db/", "*")]), str)
     assert_type(client.acting_for("user:alice"), StorageClient)
 
-    client.commit_sealed(["secrets/db/password"])  # type: ignore[list-item]
+    client.commit_bulk(["secrets/db/password"])  # type: ignore[list-item]
     client.init_keyring("words")  # type: ignore[arg-type]
 
     client.get(Host, 7)  # type: ignore[arg-type]

@@ -221,7 +221,7 @@ def test_a_backup_keeps_the_keys_that_it_needs(there: Up, short: Path) -> None:
 
 
 def test_keys_that_rotate_meanwhile_are_kept_too(there: Up, short: Path) -> None:
-    """While somebody rotates keys, each backup has the keyring of its moment, and all its versions are kept."""
+    """While somebody rotates keys, each backup has the keyring of its moment, and all its generations are kept."""
     ended = threading.Event()
 
     def rotate() -> None:

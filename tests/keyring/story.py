@@ -13,7 +13,7 @@ from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.holder import Keeper
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
-from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Keys, Ring, version_of
+from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Keys, Ring, generation_of
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.shared_root import Page
 from strongroom.storage_service.keyring.stored import Sealed
@@ -99,7 +99,7 @@ class Rings:
 
 
 async def initialize(store: Backend, keys: int = 1) -> None:
-    """Give *store* its first keyring: keysets `default` and `access`, versions of so many keys."""
+    """Give *store* its first keyring: keysets `default` and `access`, generations of so many keys."""
     await stored.create(store, ROOT, Document.new(stored.now(), keys), [])
 
 
@@ -123,7 +123,7 @@ async def change(store: Backend, how: Callable[[Document], Document]) -> Documen
 
 
 async def rotate(store: Backend, keyset: str = DEFAULT_KEYSET) -> Document:
-    """Give *keyset* a new version."""
+    """Give *keyset* a new generation."""
     return await change(store, lambda said: said.rotated(keyset, stored.now()))
 
 
@@ -163,22 +163,22 @@ async def names(store: Backend, prefix: str) -> list[str]:
 
 
 async def rows(store: Backend) -> set[tuple[str, str]]:
-    """Return version and record of every row of the census."""
+    """Return generation and record of every row of the census."""
     return {tells for row in await names(store, CENSUS) if (tells := census.read(row)) is not None}
 
 
-async def versions(store: Backend) -> dict[str, str | None]:
-    """Return the version that each record in the bare *store* says it is under."""
+async def generations(store: Backend) -> dict[str, str | None]:
+    """Return the generation that each record in the bare *store* says it is under."""
     found: dict[str, str | None] = {}
     for prefix in ENCRYPTED:
         sealed = [name for name in await names(store, prefix) if not is_container(name)]
         for name, entry in (await store.get_many(sealed)).items():
             kid = kid_of(entry.value)
-            found[name] = None if kid is None else version_of(kid)
+            found[name] = None if kid is None else generation_of(kid)
     return found
 
 
 async def assert_census_is_true(store: Backend) -> None:
-    """Assert that the bare *store* has one row for each record, under the version that the record is under."""
-    assert await rows(store) == {(version, name) for name, version in (await versions(store)).items()}
-    assert len(await names(store, CENSUS)) == len(await versions(store))
+    """Assert that the bare *store* has one row for each record, under the generation that the record is under."""
+    assert await rows(store) == {(generation, name) for name, generation in (await generations(store)).items()}
+    assert len(await names(store, CENSUS)) == len(await generations(store))

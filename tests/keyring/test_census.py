@@ -70,18 +70,18 @@ SPELLINGS: Final = {
 
 
 @pytest.mark.parametrize(("row", "tells"), SPELLINGS.items(), ids=SPELLINGS)
-def test_a_row_tells_version_and_record(row: str, tells: tuple[str, str] | None) -> None:
+def test_a_row_tells_generation_and_record(row: str, tells: tuple[str, str] | None) -> None:
     """A row is read as it was written, and what is no row tells nothing."""
     assert census.read(row) == tells
     if tells is not None:
-        version, name = tells
-        assert census.row(version, name) == row
-        assert row.startswith(census.rows_of(version))
-        assert row.startswith(census.rows_of_keyset(version.partition(".")[0]))
+        generation, name = tells
+        assert census.row(generation, name) == row
+        assert row.startswith(census.rows_of(generation))
+        assert row.startswith(census.rows_of_keyset(generation.partition(".")[0]))
 
 
 def test_prefixes_of_rows_do_not_overlap() -> None:
-    """The rows of one version, or keyset, are not found among those of another that begins with the same letters."""
+    """The rows of one generation, or keyset, are not found among those of another that begins with the same letters."""
     assert not census.row("default.12", "secrets/a").startswith(census.rows_of("default.1"))
     assert not census.row("default-2.1", "secrets/a").startswith(census.rows_of_keyset("default"))
 
@@ -109,7 +109,7 @@ async def test_every_write_keeps_the_census(store: Backend) -> None:
 
 
 async def test_a_scan_counts_what_opens() -> None:
-    """Every record is counted under the key and the version that it opens under."""
+    """Every record is counted under the key and the generation that it opens under."""
     store = MemoryBackend()
     await store.open()
     rings = await begin(store, keys=2)
@@ -118,7 +118,7 @@ async def test_a_scan_counts_what_opens() -> None:
 
     found = await census.scan(store, rings)
 
-    assert found.by_version == {"default.1": len(VALUES), "access.2": 1}
+    assert found.by_generation == {"default.1": len(VALUES), "access.2": 1}
     assert sum(found.by_kid.values()) == len(VALUES) + 1
     assert {*found.by_kid} <= {"default.1.1", "default.1.2", "access.2.1", "access.2.2"}
     assert (found.missing, found.stale, found.unreadable) == ((), (), ())
@@ -141,7 +141,7 @@ DAMAGE: Final[dict[str, tuple[Sequence[Change], tuple[tuple[str, ...], tuple[str
         [Put("system/census/default.1/secrets/gone", b"")],
         ((), ("system/census/default.1/secrets/gone",), ()),
     ),
-    "a row of a version that never was": (
+    "a row of a generation that never was": (
         [Put("system/census/default.7/secrets/003", b"")],
         ((), ("system/census/default.7/secrets/003",), ()),
     ),
@@ -231,7 +231,7 @@ async def test_a_scan_follows_a_rotation() -> None:
     found = await census.scan(store, rings)
 
     assert (found.unreadable, found.missing, found.stale) == ((), (), ())
-    assert found.by_version == {"default.1": len(VALUES) - 1, "default.2": 1}
+    assert found.by_generation == {"default.1": len(VALUES) - 1, "default.2": 1}
 
 
 class Overtaken(FaultyBackend):
@@ -291,7 +291,7 @@ async def test_claims_are_what_the_values_say() -> None:
     store, _ = await memory()
     await store.commit([Put("secrets/003", b"damaged"), Put("secrets/container/", b"")])
 
-    claims = {name: version async for name, version in census.claims(store)}
+    claims = {name: generation async for name, generation in census.claims(store)}
 
     assert claims == dict.fromkeys(VALUES, "default.1") | {"secrets/003": None}
 

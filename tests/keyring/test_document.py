@@ -20,7 +20,7 @@ from strongroom.storage_service.errors import (
     ServiceError,
     StrongroomError,
 )
-from strongroom.storage_service.keyring.document import MAX_KEYS, MAX_VERSIONS, Document, Pending
+from strongroom.storage_service.keyring.document import MAX_GENERATIONS, MAX_KEYS, Document, Pending
 from strongroom.storage_service.keyring.ring import DataKey
 
 NOW: Final = "2026-11-22T09:30:00Z"
@@ -53,7 +53,7 @@ def hosted(document: Document | None = None) -> Document:
 
 
 def said(document: Document) -> str:
-    """Return what *document* says, in a line: versions and keys, and all that is under way."""
+    """Return what *document* says, in a line: generations and keys, and all that is under way."""
     ring = document.ring()
     words = [repr(ring)]
     words += [f"{name} reverting" for name, keyset in sorted(document.keysets.items()) if keyset.reverting]
@@ -62,7 +62,7 @@ def said(document: Document) -> str:
         for prefix, place in sorted(document.places.items())
         if prefix != "system/access/"
     ]
-    words += [f"backup {label}: {','.join(each.versions)}" for label, each in sorted(document.backups.items())]
+    words += [f"backup {label}: {','.join(each.generations)}" for label, each in sorted(document.backups.items())]
     words += ["halted"] * ring.halted + ["uncounted"] * (not document.counted)
     words += [f"pending {document.pending.root}"] if document.pending else []
     return "; ".join(words)
@@ -82,7 +82,7 @@ def test_the_first_document() -> None:
                 "active": 1,
                 "keys": 1,
                 "reverting": False,
-                "versions": [{"number": 1, "created": NOW, "keys": [key]}],
+                "generations": [{"number": 1, "created": NOW, "keys": [key]}],
             }
             for name, key in zip(("access", "default"), keys, strict=True)
         },
@@ -115,18 +115,20 @@ def test_what_is_encoded_is_decoded(document: Document) -> None:
 
 
 def test_a_ring_of_the_document() -> None:
-    """The ring has all keys, each under its kid, the active versions, the places, and the revision it is told."""
+    """The ring has all keys, each under its kid, the active generations, the places, and the revision it is told."""
     document = hosted(new(2))
     ring = document.ring(7)
 
     assert ring.kids == ("access.1.1", "access.1.2", "default.1.1", "default.1.2", "hosts.1")
-    assert ring.everywhere.get("default.1.1") == DataKey("default.1.1", document.keysets["default"].versions[0].keys[0])
+    assert ring.everywhere.get("default.1.1") == DataKey(
+        "default.1.1", document.keysets["default"].generations[0].keys[0]
+    )
     assert ring.revision == 7
-    assert ring.versions == document.versions
-    assert ring.active_versions == document.active_versions
+    assert ring.generations == document.generations
+    assert ring.active_generations == document.active_generations
     assert ring.keyset_of("secrets/hosts/a") == "hosts"
     assert ring.keyset_of("system/access/apikeys/ci") == "access"
-    assert ring.versions_of("secrets/hosts/a") == ("hosts.1", "default.1")
+    assert ring.generations_of("secrets/hosts/a") == ("hosts.1", "default.1")
 
 
 def test_two_reasons_to_halt() -> None:
@@ -181,13 +183,17 @@ CHANGES: Final[dict[str, tuple[Document, Callable[[Document], Document], str]]] 
     ),
     "a reversal after a hole": (
         rotated(times=2),
-        lambda d: d.without_version("default.2").reverted("default"),
+        lambda d: d.without_generation("default.2").reverted("default"),
         "<Ring access.1* default.1* default.3>; default reverting",
     ),
-    "an old version retired": (rotated(), lambda d: d.without_version("default.1"), "<Ring access.1* default.2*>"),
-    "a newer version retired after a reversal": (
+    "an old generation retired": (
         rotated(),
-        lambda d: d.reverted("default").settled("default").without_version("default.2"),
+        lambda d: d.without_generation("default.1"),
+        "<Ring access.1* default.2*>",
+    ),
+    "a newer generation retired after a reversal": (
+        rotated(),
+        lambda d: d.reverted("default").settled("default").without_generation("default.2"),
         "<Ring access.1* default.1*>",
     ),
     "a keyset": (new(), lambda d: d.with_keyset("a-9", NOW), "<Ring a-9.1* access.1* default.1*>"),
@@ -252,7 +258,7 @@ CHANGES: Final[dict[str, tuple[Document, Callable[[Document], Document], str]]] 
     ),
     "a backup forgotten": (
         rotated().with_backup("monday", NOW),
-        lambda d: d.without_backup("monday").without_version("default.1"),
+        lambda d: d.without_backup("monday").without_generation("default.1"),
         "<Ring access.1* default.2*>",
     ),
     "halted": (new(), lambda d: d.halt("default", NOW, "why"), "<Ring access.1* default.1*>; halted"),
@@ -295,7 +301,7 @@ def test_changes(before: Document, change: Callable[[Document], Document], after
 # What is refused.
 
 BACKED_UP: Final = rotated().with_backup("monday", NOW)
-WIDE: Final = rotated(times=MAX_VERSIONS - 1)
+WIDE: Final = rotated(times=MAX_GENERATIONS - 1)
 
 Act = Callable[[Document], object]
 
@@ -308,8 +314,8 @@ def rotate(keys: int) -> Act:
     return lambda document: document.rotated("default", NOW, keys)
 
 
-def retire(version: str) -> Act:
-    return lambda document: document.without_version(version)
+def retire(generation: str) -> Act:
+    return lambda document: document.without_generation(generation)
 
 
 def assign(container: str) -> Act:
@@ -347,45 +353,45 @@ REFUSED: Final[dict[str, tuple[Document, Act, type[ServiceError], str]]] = {
         InUse,
         "default is being reverted",
     ),
-    "one version too many": (WIDE, lambda d: d.rotated("default", NOW), InUse, "13 versions, which is too many"),
-    "one version too many, of a container": (
+    "one generation too many": (WIDE, lambda d: d.rotated("default", NOW), InUse, "13 generations, which is too many"),
+    "one generation too many, of a container": (
         WIDE.with_keyset("x", NOW),
         lambda d: d.assigned("secrets/x/", "x"),
         InUse,
-        "13 versions, which is too many",
+        "13 generations, which is too many",
     ),
-    "a reversal to nothing": (new(), lambda d: d.reverted("default"), Invalid, "no older version"),
+    "a reversal to nothing": (new(), lambda d: d.reverted("default"), Invalid, "no older generation"),
     "a reversal to what is retired": (
-        rotated().without_version("default.1"),
+        rotated().without_generation("default.1"),
         lambda d: d.reverted("default"),
         Invalid,
-        "no older version",
+        "no older generation",
     ),
     "a reversal of what is not there": (new(), lambda d: d.reverted("x"), NotFound, "no such keyset"),
     "settling what is not there": (new(), lambda d: d.settled("x"), NotFound, "no such keyset"),
     "leaving what is not there": (new(), lambda d: d.left_as_it_is("x"), NotFound, "no such keyset"),
-    "retiring the active version": (rotated(), lambda d: d.without_version("default.2"), InUse, "rotate first"),
-    "retiring the version gone back to": (
+    "retiring the active generation": (rotated(), lambda d: d.without_generation("default.2"), InUse, "rotate first"),
+    "retiring the generation gone back to": (
         rotated().reverted("default"),
-        lambda d: d.without_version("default.1"),
+        lambda d: d.without_generation("default.1"),
         InUse,
         "rotate first",
     ),
     "retiring what a backup needs": (
         BACKED_UP,
-        lambda d: d.without_version("default.1"),
+        lambda d: d.without_generation("default.1"),
         InUse,
         "needed to read a registered backup: backup monday",
     ),
     "retiring twice": (
-        rotated().without_version("default.1"),
-        lambda d: d.without_version("default.1"),
+        rotated().without_generation("default.1"),
+        lambda d: d.without_generation("default.1"),
         NotFound,
-        "no such version",
+        "no such generation",
     ),
     **{
-        f"retiring {version!r}": (rotated(), retire(version), NotFound, "no such version")
-        for version in ("", "default", "default.3", "default.1.1", "default.01", "default. 1", "x.1", "root.1", "1")
+        f"retiring {generation!r}": (rotated(), retire(generation), NotFound, "no such generation")
+        for generation in ("", "default", "default.3", "default.1.1", "default.01", "default. 1", "x.1", "root.1", "1")
     },
     "removing default": (new(), lambda d: d.without_keyset("default"), InUse, "protected"),
     "removing access": (new(), lambda d: d.without_keyset("access"), InUse, "protected"),
@@ -449,11 +455,11 @@ def test_refusals(before: Document, change: Act, error: type[ServiceError], text
 
 
 def test_an_error_names_what_is_in_the_way() -> None:
-    """Whoever is refused for old versions is told which ones to re-encrypt and retire."""
+    """Whoever is refused for old generations is told which ones to re-encrypt and retire."""
     with pytest.raises(InUse) as caught:
         WIDE.rotated("default", NOW)
 
-    assert caught.value.holders == tuple(f"default.{number}" for number in range(1, MAX_VERSIONS + 1))
+    assert caught.value.holders == tuple(f"default.{number}" for number in range(1, MAX_GENERATIONS + 1))
 
 
 # A kid means one key for ever.
@@ -475,7 +481,7 @@ def test_no_kid_ever_means_two_keys() -> None:
                 lambda d, name: d.settled(name),
                 lambda d, name: d.without_keyset(name),
                 lambda d, name: d.assigned(f"secrets/{chosen.choice('ab')}/", name),
-                lambda d, name: d.without_version(chosen.choice(d.versions)),
+                lambda d, name: d.without_generation(chosen.choice(d.generations)),
             ]
             try:
                 document = chosen.choice(acts)(document, name)
@@ -483,7 +489,7 @@ def test_no_kid_ever_means_two_keys() -> None:
                 continue
             document = Document.decode(document.encode())
             for keyset in document.keysets.values():
-                assert keyset.active in {version.number for version in keyset.versions}
+                assert keyset.active in {generation.number for generation in keyset.generations}
             ring = document.ring()
             for kid in ring.kids:
                 key = ring.everywhere.get(kid)
@@ -532,23 +538,27 @@ WRONG: Final[dict[str, tuple[bytes, type[StrongroomError], str]]] = {
         KeyringDamaged,
         "none",
     ),
-    "an active version that is not there": (edited(lambda m: _default(m).update(active=3)), KeyringDamaged, "none"),
-    "a keyset without versions": (edited(lambda m: _default(m).update(versions=[])), KeyringDamaged, "none"),
+    "an active generation that is not there": (edited(lambda m: _default(m).update(active=3)), KeyringDamaged, "none"),
+    "a keyset without generations": (edited(lambda m: _default(m).update(generations=[])), KeyringDamaged, "none"),
     "a number that was never given": (edited(lambda m: m["numbers"].update(default=1)), KeyringDamaged, "none"),
     "a keyset that never had a number": (edited(lambda m: m["numbers"].pop("default")), KeyringDamaged, "none"),
     "one kid for two keys": (
-        edited(lambda m: _default(m)["versions"][1].update(number=1)),
+        edited(lambda m: _default(m)["generations"][1].update(number=1)),
         KeyringDamaged,
         "none",
     ),
-    "a version with number 0": (edited(lambda m: _default(m)["versions"][0].update(number=0)), KeyringDamaged, "none"),
+    "a generation with number 0": (
+        edited(lambda m: _default(m)["generations"][0].update(number=0)),
+        KeyringDamaged,
+        "none",
+    ),
     "a key too short": (
-        edited(lambda m: _default(m)["versions"][0].update(keys=[KEY[:40]])),
+        edited(lambda m: _default(m)["generations"][0].update(keys=[KEY[:40]])),
         KeyringDamaged,
         "none",
     ),
     "a key that is no base64": (
-        edited(lambda m: _default(m)["versions"][0].update(keys=["*" + KEY])),
+        edited(lambda m: _default(m)["generations"][0].update(keys=["*" + KEY])),
         KeyringDamaged,
         "none",
     ),
@@ -574,8 +584,8 @@ def test_what_is_no_document(text: bytes, error: type[StrongroomError], said: st
 def test_nothing_shows_a_key() -> None:
     """No repr of a document or of a part of it, and no refusal, shows the bits of a key in any spelling."""
     document = Document.new(NOW, 2, lambda size: CANARY[: size - 1] + b"!").with_backup("b", NOW)
-    told = [repr(part) for part in (document, *document.keysets.values(), document.keysets["default"].versions[0])]
-    told += [repr(document.keysets["default"].versions), str(document)]
+    told = [repr(part) for part in (document, *document.keysets.values(), document.keysets["default"].generations[0])]
+    told += [repr(document.keysets["default"].generations), str(document)]
     for _, change, _, _ in REFUSED.values():
         try:
             change(document)
@@ -583,6 +593,6 @@ def test_nothing_shows_a_key() -> None:
             told.append("".join(traceback.format_exception(error)))
 
     text = "\n".join(told)
-    assert "<Version 1 of 2026-11-22T09:30:00Z, 2 keys>" in text
+    assert "<Generation 1 of 2026-11-22T09:30:00Z, 2 keys>" in text
     for spelling in (CANARY.decode(), CANARY.hex(), KEY[:40]):
         assert spelling not in text

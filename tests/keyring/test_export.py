@@ -76,7 +76,7 @@ async def test_nothing_secret_is_in_it(store: MemoryBackend, text: bytes) -> Non
     keys = [
         ROOT.reveal(),
         FILE.reveal(),
-        *(key for of in document.keysets.values() for v in of.versions for key in v.keys),
+        *(key for of in document.keysets.values() for v in of.generations for key in v.keys),
     ]
     shown = text + repr(export.read(text)).encode()
     for key in keys:
@@ -101,7 +101,7 @@ async def test_each_recipient_opens_it_alone(text: bytes, who: str) -> None:
     exported = export.read(text)
 
     assert export.open_root(exported, WHO[who]()) == ROOT
-    assert export.prove(exported, ROOT).versions == ("access.1", "default.1")
+    assert export.prove(exported, ROOT).generations == ("access.1", "default.1")
 
 
 NOBODY: Final[Mapping[str, tuple[Callable[[], Given], type[StrongroomError], str]]] = {
@@ -210,7 +210,7 @@ async def test_it_is_of_one_moment(store: MemoryBackend) -> None:
     exported = export.read(await export.export(Meddled(store, revoke), ROOT))
 
     assert exported.machines == ()
-    assert "default.2" in export.prove(exported, ROOT).versions
+    assert "default.2" in export.prove(exported, ROOT).generations
 
 
 async def test_a_keyring_that_never_rests_is_not_exported(store: MemoryBackend) -> None:

@@ -155,7 +155,7 @@ async def test_a_worker_that_starts_late_finds_things_as_they_are(
     assert later.keeper.state is State.LOCKED
     with pytest.raises(Locked):
         await later.reads()
-    assert page.generation == 2
+    assert page.tick == 2
 
     new = await services.by_file(store, path)  # a service that starts anew, with a page of its own
     assert await new.reads() == b"value"
@@ -287,11 +287,11 @@ async def test_two_who_unlock_at_one_moment_both_succeed(store: MemoryBackend, s
     await given(store, *(key for _, key in keys))
     page = Page()
     workers = [await services.start(store, page) for _ in range(2)]
-    before = page.generation
+    before = page.tick
 
     await asyncio.gather(*(w.keeper.unlock(text.reveal()) for w, (text, _) in zip(workers, keys, strict=True)))
 
-    assert page.generation == before + 1
+    assert page.tick == before + 1
 
 
 # A lock that comes in between.
@@ -440,7 +440,7 @@ async def test_a_keyring_made_elsewhere_can_be_unlocked_at_once(
 
 
 async def test_a_key_rotated_elsewhere_is_used(store: MemoryBackend, services: Services) -> None:
-    """Writes go under the version that another machine made, and its values open, though nobody said a word."""
+    """Writes go under the generation that another machine made, and its values open, though nobody said a word."""
     async with unlocked(store, services, 2) as (started, _):
         await changed(store, lambda document: document.rotated("default", NOW))
         await started[0].secrets.commit([Put("secrets/b", b"new")])

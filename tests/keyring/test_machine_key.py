@@ -21,7 +21,7 @@ from strongroom.storage_service.keyring.machines.key import Kind, MachineKey
 from tests.keyring.machine_keys import NEXT_ROOT, RFC_7517, ROOT, key_of
 
 KINDS: Final = pytest.mark.parametrize("kind", Kind)
-GOLDEN: Final = (  # ROOT for the key of RFC 7517, made by the first version that made wraps
+GOLDEN: Final = (  # ROOT for the key of RFC 7517, made by the first generation that made wraps
     "eyJhbGciOiJFQ0RILUVTK0EyNTZLVyIsImVuYyI6IkEyNTZDQkMtSFM1MTIiLCJlcGsiOnsiY3J2IjoiUC0yNTYiLCJrdHkiOiJF"
     "QyIsIngiOiJ3VlFsbm5aQ3BQN3NXbndWMW1CeEJEMnNkZXo4WjdCN1ZaZWFYMnRqcUxrIiwieSI6InZaVDdIeGZlTEJUMlo3THo4"
     "NVFaMVViRmNkZEFIWWw1cjk5ZVRMQkdEMEEifSwia2lkIjoicm9vdC5DNzh4RXFQcDFiX0xzd0U4IiwibWFjaGluZSI6IjcyN2Y4"

@@ -388,7 +388,7 @@ def test_damaged_documents(said: object) -> None:
 
 
 @pytest.mark.parametrize("said", [members(format=2), members(format=2, color="mauve"), {"format": 99}])
-def test_documents_of_a_later_version(said: object) -> None:
+def test_documents_of_a_later_generation(said: object) -> None:
     """A document of a later format is not guessed at, and not called damaged."""
     with pytest.raises(ConfigurationError, match="a later version wrote it; run that one"):
         MachineDocument.decode(text_of(said), A.fingerprint)

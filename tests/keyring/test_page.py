@@ -43,8 +43,8 @@ def key_of(page: Page) -> bytes | None:
 
 def told(page: Page) -> tuple[object, ...]:
     """Return all that the page tells."""
-    generation, state, octets = page.read()
-    return generation, state, octets, page.failures, page.wait_left(NOW)
+    tick, state, octets = page.read()
+    return tick, state, octets, page.failures, page.wait_left(NOW)
 
 
 def unlock(page: Page) -> object:
@@ -96,20 +96,20 @@ STORIES: Final = {
 
 @pytest.mark.parametrize("story", STORIES)
 def test_what_the_page_tells(page: Page, story: str) -> None:
-    """State, generation and key after each story; and the bits are nowhere in the page but where they belong."""
-    acts, state, generation, octets = STORIES[story]
+    """State, tick and key after each story; and the bits are nowhere in the page but where they belong."""
+    acts, state, tick, octets = STORIES[story]
 
     for act in acts:
         act(page)
 
-    assert page.read() == (generation, state, octets)
-    assert (page.generation, page.state) == (generation, state)
+    assert page.read() == (tick, state, octets)
+    assert (page.tick, page.state) == (tick, state)
     for bits in (BITS, OTHER):
         assert memory(page).count(bits) == (1 if bits == octets else 0)
 
 
 def test_changes_return_the_generation(page: Page) -> None:
-    """Each says which generation it made."""
+    """Each says which tick it made."""
     made = [page.lock(State.UNINITIALIZED), page.unlock(BITS), page.touch(), page.halt(), page.lock()]
 
     assert made == [1, 2, 3, 4, 5]
@@ -117,7 +117,7 @@ def test_changes_return_the_generation(page: Page) -> None:
 
 @pytest.mark.parametrize("act", [lambda page: page.unlock(OTHER, 0), lambda page: page.lock(since=0)])
 def test_what_is_out_of_date_is_not_done(page: Page, act: Callable[[Page], int]) -> None:
-    """Whoever acts upon an older generation changes nothing, and learns which it is now."""
+    """Whoever acts upon an older tick changes nothing, and learns which it is now."""
     page.unlock(BITS, since=0)
     before = told(page)
 
@@ -126,7 +126,7 @@ def test_what_is_out_of_date_is_not_done(page: Page, act: Callable[[Page], int])
 
 
 def test_what_is_up_to_date_is_done(page: Page) -> None:
-    """The same with the generation that is."""
+    """The same with the tick that is."""
     assert page.unlock(BITS, since=0) == 1
     assert page.lock(State.LOCKED, since=1) == 2
 
@@ -201,7 +201,7 @@ class TestProcesses:
 
         assert os.read(told_reading, 64) == BITS
         assert end_of(running) == 0
-        assert in_child(lambda: (page.generation, page.state, list(key_of(page) or b""))) == [1, 3, list(BITS)]
+        assert in_child(lambda: (page.tick, page.state, list(key_of(page) or b""))) == [1, 3, list(BITS)]
         assert page.read() == (1, State.UNLOCKED, BITS)
         assert in_child(page.lock) == 2
         assert (page.state, key_of(page)) == (State.LOCKED, None)
@@ -221,7 +221,7 @@ class TestProcesses:
         children = [fork(worker) for _ in range(3)]
 
         assert [end_of(child) for child in children] == [0] * 3
-        assert page.generation == 900
+        assert page.tick == 900
 
     def test_nobody_reads_half_a_key(self, page: Page) -> None:
         """While others replace it and take it away, a reader has a whole key of theirs, or none when locked."""
@@ -353,9 +353,9 @@ class TestRedaction:
     """The key comes out of `read` and nowhere else."""
 
     def test_repr(self, page: Page) -> None:
-        """It shows state and generation."""
+        """It shows state and tick."""
         page.unlock(BITS)
-        assert repr(page) == "<Page UNLOCKED generation 1>"
+        assert repr(page) == "<Page UNLOCKED tick 1>"
 
     @pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
     def test_a_page_is_not_copied(self, page: Page, copied: Callable[[Page], object]) -> None:
@@ -385,7 +385,7 @@ class TestRedaction:
         page.close()
 
         assert repr(page) == "<Page closed>"
-        for ask in (lambda: page.generation, lambda: page.state, page.read, page.touch):
+        for ask in (lambda: page.tick, lambda: page.state, page.read, page.touch):
             with pytest.raises(ValueError, match=r"released|negative"):
                 ask()
         assert Path("/proc/self/maps").read_text().count("memfd:strongroom") == before

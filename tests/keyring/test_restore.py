@@ -207,7 +207,7 @@ async def test_a_keyring_for_very_many_comes_in_batches(stores: Stores) -> None:
 
         wrapped = {wrap.recipient: wrap for wrap in await wraps.wraps_of(fresh, ROOT.kid)}
         assert all(wraps.unwrap(wrapped[key.kid], key) == ROOT for key in many)
-        assert (await document_of(fresh)).versions == ("access.1", "default.1")
+        assert (await document_of(fresh)).generations == ("access.1", "default.1")
 
 
 # Into a keyring that is there.
@@ -221,8 +221,8 @@ async def store(memory: Callable[[], Awaitable[MemoryBackend]]) -> MemoryBackend
     return made
 
 
-async def test_a_version_that_was_retired_comes_back_and_is_not_active(store: MemoryBackend) -> None:
-    """A record from an old backup reads again, under its old version; nothing new is written under that."""
+async def test_a_generation_that_was_retired_comes_back_and_is_not_active(store: MemoryBackend) -> None:
+    """A record from an old backup reads again, under its old generation; nothing new is written under that."""
     exported = await exported_from(store)
     old = await store.get("secrets/old")
     assert old is not None
@@ -238,13 +238,13 @@ async def test_a_version_that_was_retired_comes_back_and_is_not_active(store: Me
 
     assert restored.added == ("default.1",)
     document = await document_of(store)
-    assert document.versions == ("access.1", "default.1", "default.2", "default.3", "hosts.1")
-    assert (document.active_versions["default"], document.numbers["default"]) == ("default.3", 3)
+    assert document.generations == ("access.1", "default.1", "default.2", "default.3", "hosts.1")
+    assert (document.active_generations["default"], document.numbers["default"]) == ("default.3", 3)
     assert await secrets_of(store) == VALUES
 
 
 async def test_machines_that_were_revoked_do_not_come_back(store: MemoryBackend) -> None:
-    """Into a keyring that is there come versions, and wraps of the same root key, but no machine."""
+    """Into a keyring that is there come generations, and wraps of the same root key, but no machine."""
     exported = await exported_from(store)
     wrap = wraps.name_of(ROOT.kid, held().wraps[1].recipient)
     await store.commit([Delete(MACHINES + held().machine.fingerprint), Put(wrap, b"damaged")])
@@ -283,7 +283,7 @@ async def test_with_both_root_keys_they_are_joined(store: MemoryBackend, rotated
     restored = await restore(store, rotated, ROOT, own=NEXT_ROOT)
 
     assert (restored.root, restored.added) == (NEXT_ROOT.kid, ())
-    assert (await document_of(store, NEXT_ROOT)).active_versions["default"] == "default.3"
+    assert (await document_of(store, NEXT_ROOT)).active_generations["default"] == "default.3"
     assert {name for name, value in (await everything(store)).items() if before.get(name) != value} == {
         KEYRING_DOCUMENT
     }
@@ -353,7 +353,7 @@ async def test_left_behind_by_order_their_numbers_are_not_given_out_again(
 
     assert restored.unreadable == ("secrets/later",)
     document, _ = await stored.edit(fresh, ROOT, lambda said: said.rotated("default", ""))
-    assert document.active_versions["default"] == "default.4"
+    assert document.active_generations["default"] == "default.4"
 
 
 async def test_records_under_keysets_of_the_past_find_home(
@@ -374,8 +374,8 @@ async def test_records_under_keysets_of_the_past_find_home(
     await census.complete(dump, ROOT, keys)
     await sweep.step(dump, keys, None, None, 100)
     await sweep.settle(dump, ROOT, None)
-    versions = await story.versions(dump)
-    assert {versions[name] for name in VALUES if name.startswith("secrets/hosts/")} == {"hosts.1"}
+    generations = await story.generations(dump)
+    assert {generations[name] for name in VALUES if name.startswith("secrets/hosts/")} == {"hosts.1"}
     await story.assert_census_is_true(dump)
 
 
@@ -395,7 +395,7 @@ async def test_records_outside_all_places_find_home(
     await census.complete(dump, ROOT, keys)
     await sweep.step(dump, keys, None, None, 100)
     await sweep.settle(dump, ROOT, None)
-    assert (await story.versions(dump))["secrets/old/er"] == "default.2"
+    assert (await story.generations(dump))["secrets/old/er"] == "default.2"
     await story.assert_census_is_true(dump)
 
 
@@ -411,7 +411,7 @@ HOSTS: Final = LONGER.with_keyset("hosts", holders.CREATED, keys=3)
     ("own", "other", "added", "active"),
     [
         (LONGER, BEGIN, (), "default.2"),
-        (LONGER.without_version("default.1"), BEGIN, ("default.1",), "default.2"),
+        (LONGER.without_generation("default.1"), BEGIN, ("default.1",), "default.2"),
         (BEGIN, LONGER, ("default.2",), "default.1"),
         (LONGER, HOSTS, ("hosts.1",), "default.2"),
         (HOSTS.without_keyset("hosts"), HOSTS, ("hosts.1",), "default.2"),
@@ -419,12 +419,12 @@ HOSTS: Final = LONGER.with_keyset("hosts", holders.CREATED, keys=3)
     ids=["older", "retired", "newer", "a-keyset-more", "a-removed-keyset"],
 )
 def test_what_is_joined(own: Document, other: Document, added: tuple[str, ...], active: str) -> None:
-    """The union has all versions of both, what was active stays so, and no number is forgotten."""
+    """The union has all generations of both, what was active stays so, and no number is forgotten."""
     document, more = union(own, other)
 
     assert more == added
-    assert set(document.versions) == {*own.versions, *other.versions}
-    assert document.active_versions["default"] == active
+    assert set(document.generations) == {*own.generations, *other.generations}
+    assert document.active_generations["default"] == active
     assert all(document.numbers[name] == max(own.numbers.get(name, 0), n) for name, n in other.numbers.items())
     ring, theirs = document.ring(), other.ring()
     assert all(ring.everywhere.get(kid) == theirs.everywhere.get(kid) for kid in theirs.kids)
@@ -437,7 +437,7 @@ def after(document: Document, rotations: int) -> Document:
     return document
 
 
-FULL: Final = after(BEGIN, 11).without_version("default.1").rotated("default", holders.CREATED)
+FULL: Final = after(BEGIN, 11).without_generation("default.1").rotated("default", holders.CREATED)
 
 
 @pytest.mark.parametrize(
@@ -445,12 +445,12 @@ FULL: Final = after(BEGIN, 11).without_version("default.1").rotated("default", h
     [
         (BEGIN, OTHER, Exists, "access.1 is one key in the store and another in the export"),
         (LONGER, BEGIN.rotated("default", ""), Exists, "default.2 is one key"),
-        (FULL, BEGIN, InUse, "13 versions"),
+        (FULL, BEGIN, InUse, "13 generations"),
     ],
     ids=["another-keyring", "a-fork", "too-many"],
 )
 def test_what_is_not_joined(own: Document, other: Document, kind: type[StrongroomError], text: str) -> None:
-    """A kid that means two keys is refused and named, and so are more versions than a write can answer for."""
+    """A kid that means two keys is refused and named, and so are more generations than a write can answer for."""
     with pytest.raises(kind, match=text):
         union(own, other)
 
@@ -470,8 +470,8 @@ async def others(store: Backend) -> None:
 
 
 async def shorter(store: Backend) -> None:
-    """Let the store's own keyring lack a version."""
-    await stored.edit(store, ROOT, lambda said: said.without_version("default.1"))
+    """Let the store's own keyring lack a generation."""
+    await stored.edit(store, ROOT, lambda said: said.without_generation("default.1"))
 
 
 @pytest.mark.parametrize("before", [emptied, others, shorter])

@@ -27,6 +27,7 @@ from tests.keyring.story import (
     Rings,
     assert_census_is_true,
     change,
+    generations,
     initialize,
     names,
     opened,
@@ -35,7 +36,6 @@ from tests.keyring.story import (
     read_document,
     rotate,
     sweep_all,
-    versions,
 )
 
 NOW: Final = "2026-01-02T03:04:05Z"
@@ -51,8 +51,8 @@ async def memory() -> tuple[MemoryBackend, Rings]:
     return store, rings
 
 
-async def test_a_version_that_nothing_needs_is_destroyed(store: Backend) -> None:
-    """After rotation and re-encryption the old version goes, and everything reads as before."""
+async def test_a_generation_that_nothing_needs_is_destroyed(store: Backend) -> None:
+    """After rotation and re-encryption the old generation goes, and everything reads as before."""
     await initialize(store, keys=2)
     async with opened(store) as worker:
         await put_all(worker.secrets, VALUES)
@@ -64,7 +64,7 @@ async def test_a_version_that_nothing_needs_is_destroyed(store: Backend) -> None
         document = await sweep.retire(store, ROOT, "default.1")
         worker.keeper.changed()
 
-        assert document.versions == ("access.1", "default.2")
+        assert document.generations == ("access.1", "default.2")
         assert (await read_document(store))[0] == document
         assert (await worker.keeper.sync()).kids == ("access.1.1", "access.1.2", "default.2.1", "default.2.2")
         assert await read_all(worker.secrets) == VALUES
@@ -73,7 +73,7 @@ async def test_a_version_that_nothing_needs_is_destroyed(store: Backend) -> None
 
 
 async def test_the_destruction_is_one_commit() -> None:
-    """The document without the version is written only where there is no row of it, in the same moment."""
+    """The document without the generation is written only where there is no row of it, in the same moment."""
 
     class Watched(MemoryBackend):
         batches: list[Sequence[Change]] = []  # noqa: RUF012  # one store, one test
@@ -100,14 +100,14 @@ async def test_the_destruction_is_one_commit() -> None:
 # Refusals: what was done before, what is asked for, what is raised, who is named.
 
 REFUSALS: Final[dict[str, tuple[Sequence[str], str, type[ServiceError], tuple[str, ...]]]] = {
-    "an active version": ((), "default.1", InUse, ("new records",)),
-    "a version that is active again": (("rotate", "revert"), "default.1", InUse, ("new records",)),
-    "a version under which records are": (("rotate",), "default.1", InUse, tuple(VALUES)),
+    "an active generation": ((), "default.1", InUse, ("new records",)),
+    "a generation that is active again": (("rotate", "revert"), "default.1", InUse, ("new records",)),
+    "a generation under which records are": (("rotate",), "default.1", InUse, tuple(VALUES)),
     "one that is being reverted": (("rotate", "sweep", "revert"), "default.2", InUse, tuple(VALUES)),
     "one that a backup needs": (("backup", "rotate", "sweep"), "default.1", InUse, ("backup monday",)),
     "one of which the census does not tell": (("rotate", "hide"), "default.1", InUse, ("secrets/000",)),
     "one under which a damaged record was": (("rotate", "sweep", "damage"), "default.1", InUse, ("secrets/000",)),
-    "no version": ((), "default.2", NotFound, ()),
+    "no generation": ((), "default.2", NotFound, ()),
     "of no keyset": ((), "spare.1", NotFound, ()),
     "a keyset": ((), "default", NotFound, ()),
     "a keyset's removal that is none": ((), "remove spare", NotFound, ()),
@@ -214,10 +214,10 @@ async def test_a_keyset_that_nothing_needs_is_destroyed(store: Backend) -> None:
 
     document = await sweep.remove_keyset(store, ROOT, "spare")
 
-    assert document.versions == ("access.1", "default.1")
+    assert document.generations == ("access.1", "default.1")
     assert await read_all(EncryptedBackend(store, Rings(store))) == {"secrets/c/1": b"value"}
     again = await change(store, lambda said: said.with_keyset("spare", NOW))
-    assert again.versions == ("access.1", "default.1", "spare.3")
+    assert again.generations == ("access.1", "default.1", "spare.3")
 
 
 async def test_who_does_not_hold_the_root_key_destroys_nothing() -> None:
@@ -316,16 +316,16 @@ async def live(seed: int, rotated: Rotated, writing: Stores = guarded, sweeping:
     async def operator() -> None:
         mine = order.store("operator", store)
         rings = Rings(sweeping(order, "operator", store))
-        version = choose.choice(["default.1", "default.1", "default.2"])
+        generation = choose.choice(["default.1", "default.1", "default.2"])
         for _ in range(choose.randint(1, 3)):
             try:
                 await sweep_all(sweeping(order, "operator", store), rings, None, choose.choice([1, 2, 10]))
-                await sweep.retire(mine, ROOT, version)
+                await sweep.retire(mine, ROOT, generation)
             except (InUse, Overtaken, NotFound) as refusal:
                 outcomes.append(type(refusal).__name__)
                 continue
             outcomes.append("retired")
-            assert version not in (await versions(store)).values()
+            assert generation not in (await generations(store)).values()
 
     async def writer(name: str, *others: str) -> None:
         mine = writing(order, f"writer of {name}", store)

@@ -17,9 +17,9 @@ from strongroom.storage_service.keyring.ring import (
     DataKey,
     Place,
     Ring,
+    generation_of,
     is_keyset,
     is_kid,
-    version_of,
 )
 from strongroom.storage_service.keyring.rootkey import RootKey
 
@@ -38,7 +38,7 @@ FIRST, SECOND = key("default.3.1"), key("default.3.2")
 
 
 @pytest.mark.parametrize(
-    ("kid", "version"),
+    ("kid", "generation"),
     [
         ("default.1", "default.1"),
         ("default.1.1", "default.1"),
@@ -47,14 +47,14 @@ FIRST, SECOND = key("default.3.1"), key("default.3.2")
         (f"{'k' * 63}.1", f"{'k' * 63}.1"),
     ],
 )
-def test_kids(kid: str, version: str) -> None:
-    """A kid is keyset, version and perhaps which key of the version, and can be part of a name as it stands."""
+def test_kids(kid: str, generation: str) -> None:
+    """A kid is keyset, generation and perhaps which key of the generation, and can be part of a name as it stands."""
     data_key = DataKey(kid, BITS)
 
-    assert (data_key.kid, data_key.version, f"{data_key.keyset}.{data_key.number}") == (kid, version, version)
+    assert (data_key.kid, data_key.generation, f"{data_key.keyset}.{data_key.number}") == (kid, generation, generation)
     assert is_kid(kid)
     assert is_keyset(data_key.keyset)
-    assert version_of(kid) == version
+    assert generation_of(kid) == generation
     assert check(f"system/census/{kid}/secrets/a")
 
 
@@ -86,10 +86,10 @@ def test_kids(kid: str, version: str) -> None:
 )
 def test_what_is_no_kid(kid: str) -> None:
     """Anything else is no kid of a data key."""
-    with pytest.raises(ValueError, match=r"<keyset>\.<version>"):
+    with pytest.raises(ValueError, match=r"<keyset>\.<generation>"):
         DataKey(kid, BITS)
     assert not is_kid(kid)
-    assert version_of(kid) is None
+    assert generation_of(kid) is None
 
 
 @pytest.mark.parametrize("name", ["", "A", "a.b", "-a", "a_b", "a\n", "k" * 64, "\u0661"], ids=repr)
@@ -168,20 +168,20 @@ def test_a_key_keeps_bits_of_its_own() -> None:
 # Rings.
 
 
-def test_the_newest_version_is_active() -> None:
-    """Versions are numbers, not texts; each keyset has its own active one."""
+def test_the_newest_generation_is_active() -> None:
+    """Generations are numbers, not texts; each keyset has its own active one."""
     ring = Ring([TEN, OTHER, ONE, TWO])
 
-    assert ring.kids == ring.versions == ("default.1", "default.2", "default.10", "other.1")
+    assert ring.kids == ring.generations == ("default.1", "default.2", "default.10", "other.1")
     assert ring.active() is TEN
     assert ring.active("other") is OTHER
-    assert dict(ring.active_versions) == {"default": "default.10", "other": "other.1"}
+    assert dict(ring.active_generations) == {"default": "default.10", "other": "other.1"}
     assert repr(ring) == "<Ring default.1 default.2 default.10* other.1*>"
     assert len(ring.everywhere) == 4
 
 
-def test_another_version_may_be_active() -> None:
-    """A version that is told is active, whatever its number; the others are there to read with."""
+def test_another_generation_may_be_active() -> None:
+    """A generation that is told is active, whatever its number; the others are there to read with."""
     ring = Ring([ONE, TWO, OTHER], {"default": 1})
 
     assert ring.active() is ONE
@@ -190,14 +190,14 @@ def test_another_version_may_be_active() -> None:
 
 
 def test_of_several_keys_each_write_takes_one_at_random() -> None:
-    """All keys of the active version are used alike, none of an older one; how often says nothing of anything."""
+    """All keys of the active generation are used alike, none of an older one; how often says nothing of anything."""
     ring = Ring([ONE, FIRST, SECOND])
 
     taken = Counter(ring.choose("secrets/a").key.kid for _ in range(400))
 
     assert taken.keys() == {"default.3.1", "default.3.2"}
     assert min(taken.values()) > 100  # of 400: by chance once in 10**24
-    assert (ring.versions, ring.active_versions) == (("default.1", "default.3"), {"default": "default.3"})
+    assert (ring.generations, ring.active_generations) == (("default.1", "default.3"), {"default": "default.3"})
     assert repr(ring) == "<Ring default.1 default.3.1* default.3.2*>"
 
 
@@ -260,12 +260,12 @@ MANY: Final = Ring([ONE, TWO, key("hosts.1"), key("hosts.4"), OTHER, key("access
     ],
 )
 def test_the_nearest_prefix_says_the_keyset(name: str, under: str, others: tuple[str, ...]) -> None:
-    """A record goes under the active version of the keyset of its nearest prefix, and may be under others of before."""
+    """A record goes under the active generation of its nearest prefix's keyset, and may be under others of before."""
     choice = MANY.choose(name)
 
     assert choice == Choice(key(under), others)
     assert MANY.keyset_of(name) == choice.key.keyset
-    assert set(MANY.versions_of(name)) == {under, *others}
+    assert set(MANY.generations_of(name)) == {under, *others}
     assert MANY.widest == 5
 
 
@@ -284,7 +284,7 @@ def test_a_ring_says_what_it_is_of() -> None:
 
 
 def test_a_ring_is_wiped_whole() -> None:
-    """After a lock no key of the ring opens or encrypts anything, whichever version it is of."""
+    """After a lock no key of the ring opens or encrypts anything, whichever generation it is of."""
     ring = Ring([key("default.1"), key("default.2"), key("other.1")])
     ring.wipe()
 
@@ -297,12 +297,12 @@ def test_a_ring_is_wiped_whole() -> None:
 
 
 def test_a_ring_does_not_leave_the_process() -> None:
-    """A ring is neither pickled nor copied, and what it says of its versions is not the ring's own to edit."""
+    """A ring is neither pickled nor copied, and what it says of its generations is not the ring's own to edit."""
     ring = Ring([ONE])
-    said: Any = ring.active_versions
+    said: Any = ring.active_generations
 
     for act in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="not pickled"):
             act(ring)
     said["default"] = "x"
-    assert ring.active_versions == {"default": "default.1"}
+    assert ring.active_generations == {"default": "default.1"}

@@ -25,11 +25,11 @@ from tests.keyring.story import (
     ROOT,
     Rings,
     assert_census_is_true,
+    generations,
     initialize,
     read_all,
     read_document,
     sweep_all,
-    versions,
 )
 
 NOW: Final = "2026-01-02T03:04:05Z"
@@ -120,12 +120,12 @@ class Life(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, death=DEATHS, name=KEYSETS)
     def rotate(self, worker: int, death: Death, name: str) -> None:
-        """Give a keyset a new version."""
+        """Give a keyset a new generation."""
         self.change(worker, death, lambda said: said.rotated(name, NOW))
 
     @rule(worker=WORKERS, death=DEATHS, name=KEYSETS)
     def revert(self, worker: int, death: Death, name: str) -> None:
-        """Go back to the version before."""
+        """Go back to the generation before."""
         self.change(worker, death, lambda said: said.reverted(name))
 
     @rule(worker=WORKERS, death=DEATHS, name=KEYSETS)
@@ -176,18 +176,18 @@ class Life(RuleBasedStateMachine):
             said, _ = await stored.edit(store, ROOT, lambda said: said.rotated(name, NOW))
             await sweep_all(store, rings, limit=3)
             await sweep.settle(store, ROOT, None)
-            for each in said.keysets[name].versions[:-1]:
+            for each in said.keysets[name].generations[:-1]:
                 await sweep.retire(store, ROOT, f"{name}.{each.number}")
 
         self.do(worker, death and (death[0] + late, death[1]), renewed)
 
     @rule(worker=WORKERS, death=DEATHS, data=st.data())
     def retire(self, worker: int, death: Death, data: st.DataObject) -> None:
-        """Destroy a version."""
+        """Destroy a generation."""
         document, _ = self.runner.run(read_document(self.store))
-        old = {*document.versions} - {*document.active_versions.values()}
-        version = data.draw(st.sampled_from([*sorted(old), "default.1"]))
-        self.do(worker, death, lambda store, _: sweep.retire(store, ROOT, version))
+        old = {*document.generations} - {*document.active_generations.values()}
+        generation = data.draw(st.sampled_from([*sorted(old), "default.1"]))
+        self.do(worker, death, lambda store, _: sweep.retire(store, ROOT, generation))
 
     @rule(worker=WORKERS, death=DEATHS, add=st.booleans())
     def back_up(self, worker: int, death: Death, add: bool) -> None:
@@ -214,7 +214,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def the_census_is_true(self) -> None:
-        """There is one row for each record, under its version."""
+        """There is one row for each record, under its generation."""
         self.runner.run(assert_census_is_true(self.store))
 
     @invariant()
@@ -229,9 +229,9 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def what_is_in_use_is_there(self) -> None:
-        """Every record is under a version of the keyring that is in the document."""
+        """Every record is under a generation of the keyring that is in the document."""
         document, _ = self.runner.run(read_document(self.store))
-        assert {*self.runner.run(versions(self.store)).values()} <= {*document.versions}
+        assert {*self.runner.run(generations(self.store)).values()} <= {*document.generations}
 
 
 async def _finish(act: Awaitable[object]) -> None:

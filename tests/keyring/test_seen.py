@@ -243,10 +243,10 @@ async def test_what_others_wrote_meanwhile_makes_nothing_old(home: Home) -> None
     worker.keeper.changed()
     ring = await worker.keeper.sync()
 
-    assert ring.active_versions["default"] == "default.2"
+    assert ring.active_generations["default"] == "default.2"
     async with worker.keeper.root() as root:
         read_by = 0
-        assert (await stored.current(home.store, root))[0].active_versions["default"] == "default.3"
+        assert (await stored.current(home.store, root))[0].active_generations["default"] == "default.3"
 
 
 async def test_an_old_root_key_brings_no_old_keyring_back(home: Home) -> None:
@@ -292,11 +292,11 @@ async def test_what_is_brought_back_by_hand_is_new(home: Home) -> None:
         async with started.keeper.root() as root:
             document, _ = await stored.current(home.store, root)
             assert document.edition > edition
-            assert document.active_versions["default"] == "default.1"
+            assert document.active_generations["default"] == "default.1"
 
 
 async def test_an_import_joins_no_old_keyring(home: Home) -> None:
-    """Versions are not added to a keyring that is older than the one this home has seen."""
+    """Generations are not added to a keyring that is older than the one this home has seen."""
     worker = await home.worker()
     async with worker.keeper.root() as root:
         exported = read(await export(home.store, root))
@@ -365,9 +365,9 @@ def test_the_page_keeps_the_mark_whatever_else_changes() -> None:
     marks = [bytes([number]) * len(page.mark) for number in range(8)]
     for before, after, change in zip(marks[:-1], marks[1:], [*_changes(page), lambda: None], strict=True):
         assert page.put_mark(before, after)
-        state, failures, generation = page.state, page.failures, page.generation
+        state, failures, tick = page.state, page.failures, page.tick
         assert not page.put_mark(before, marks[-1])
-        assert (page.state, page.failures, page.generation) == (state, failures, generation)
+        assert (page.state, page.failures, page.tick) == (state, failures, tick)
         change()
         assert page.mark == after
     assert page.read()[2] == bytearray(b"x" * 64)

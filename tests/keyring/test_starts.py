@@ -135,8 +135,8 @@ async def test_a_custodia_key_file_is_taken_over(store: MemoryBackend, path: Pat
     assert path.read_bytes() == jwk.encode(FILE_BITS)
 
 
-async def test_all_versions_are_opened(store: MemoryBackend, path: Path, services: Services) -> None:
-    """Every key of the keyring is in the ring, whoever made it, and the active versions are the document's."""
+async def test_all_generations_are_opened(store: MemoryBackend, path: Path, services: Services) -> None:
+    """Every key of the keyring is in the ring, whoever made it, and the active generations are the document's."""
     root = await given(store, as_recipient(key_file(path)))
     for keyset in ("default", "default", "access"):
         await changed(store, lambda document, keyset=keyset: document.rotated(keyset, NOW), root)  # type: ignore[misc]
@@ -348,7 +348,7 @@ async def test_racing_workers_agree(store: MemoryBackend, path: Path, services: 
     page = Page()
     workers = await asyncio.gather(*(services.by_file(store, path, page) for _ in range(8)))
 
-    assert page.generation == 1
+    assert page.tick == 1
     for number, worker in enumerate(workers):
         await worker.secrets.commit([Put(f"secrets/{number}", b"x")])
     for worker in workers:

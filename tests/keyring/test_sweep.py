@@ -23,6 +23,7 @@ from tests.keyring.story import (
     Rings,
     assert_census_is_true,
     change,
+    generations,
     initialize,
     opened,
     put_all,
@@ -31,7 +32,6 @@ from tests.keyring.story import (
     rotate,
     rows,
     sweep_all,
-    versions,
 )
 
 NOW: Final = "2026-01-02T03:04:05Z"
@@ -51,7 +51,7 @@ async def memory(values: Mapping[str, bytes] = VALUES) -> tuple[MemoryBackend, R
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 8, 1000])
-async def test_all_records_come_under_the_new_version(store: Backend, limit: int) -> None:
+async def test_all_records_come_under_the_new_generation(store: Backend, limit: int) -> None:
     """However short the steps are, each record is moved once, with its row, and reads as before."""
     await initialize(store)
     async with opened(store) as worker:
@@ -61,14 +61,14 @@ async def test_all_records_come_under_the_new_version(store: Backend, limit: int
 
         assert await sweep_all(store, worker.keeper, "default", limit) == Step(len(VALUES), 0, (), None)
 
-        assert set((await versions(store)).values()) == {"default.2"}
+        assert set((await generations(store)).values()) == {"default.2"}
         assert await read_all(worker.secrets) == VALUES
         await assert_census_is_true(store)
         assert await sweep_all(store, worker.keeper) == Step(0, 0, (), None)
 
 
-async def test_a_version_of_many_keys_spreads_them() -> None:
-    """Each record that is moved gets a key of the new version at random, as a record that is written does."""
+async def test_a_generation_of_many_keys_spreads_them() -> None:
+    """Each record that is moved gets a key of the new generation at random, as a record that is written does."""
     store, rings = await memory({f"secrets/{number}": b"v" for number in range(64)})
     await change(store, lambda said: said.rotated("default", NOW, keys=3))
 
@@ -193,7 +193,7 @@ async def act(store: Backend, rings: Rings, deed: str) -> None:
 
 @pytest.mark.parametrize(("deeds", "keyset", "after"), STORIES.values(), ids=STORIES)
 async def test_what_is_moved(deeds: Sequence[str], keyset: str | None, after: Mapping[str, str]) -> None:
-    """What was done to the keyring, which keyset is swept, and which version each record is under in the end."""
+    """What was done to the keyring, which keyset is swept, and which generation each record is under in the end."""
     values = dict.fromkeys(after, b"value")
     store, rings = await memory(values)
     for deed in deeds:
@@ -201,7 +201,7 @@ async def test_what_is_moved(deeds: Sequence[str], keyset: str | None, after: Ma
 
     await sweep_all(store, rings, keyset, limit=1)
 
-    assert await versions(store) == after
+    assert await generations(store) == after
     assert await read_all(EncryptedBackend(store, rings)) == values
     await assert_census_is_true(store)
     settled = await sweep.settle(store, ROOT, keyset)
@@ -243,7 +243,7 @@ async def test_what_does_not_open_is_named_and_stays() -> None:
 
 
 async def test_rows_that_are_wrong_are_put_right() -> None:
-    """Rows of records that are gone, under another version, or nothing to count go; a right one that lacks comes."""
+    """Rows of records that are gone, under another generation, or nothing to count go; a right one that lacks comes."""
     store, rings = await memory()
     await rotate(store)
     await EncryptedBackend(store, Rings(store)).commit([Put("secrets/000", b"new")])
@@ -267,7 +267,7 @@ async def test_rows_that_are_wrong_are_put_right() -> None:
 
 
 async def test_two_rows_of_one_record_are_no_trouble() -> None:
-    """A record of which two old versions have a row, for whatever reason, is moved once, and both rows go."""
+    """A record of which two old generations have a row, for whatever reason, is moved once, and both rows go."""
     store, rings = await memory()
     await rotate(store)
     await rotate(store)
@@ -290,7 +290,7 @@ async def test_a_record_that_is_moved_has_one_row_at_once() -> None:
 
     assert (await sweep.step(store, rings, None, None, 1)).moved == 1
 
-    assert {version for version, name in await rows(store) if name == "secrets/000"} == {"default.3"}
+    assert {generation for generation, name in await rows(store) if name == "secrets/000"} == {"default.3"}
 
 
 # Others who write and sweep.
@@ -324,7 +324,7 @@ async def test_what_is_under_a_newer_key_is_not_unreadable() -> None:
     assert not store.armed
     assert swept.unreadable == ()
     assert (await read_all(EncryptedBackend(store, Rings(store))))["secrets/003"] == b"newer"
-    assert set((await versions(store)).values()) == {"default.3"}
+    assert set((await generations(store)).values()) == {"default.3"}
 
 
 class Meddling(MemoryBackend):
@@ -384,7 +384,7 @@ async def test_a_ring_that_is_stale_is_replaced() -> None:
 
     assert (await sweep_all(store, rings)).moved == len(VALUES)
 
-    assert set((await versions(store)).values()) == {"default.3"}
+    assert set((await generations(store)).values()) == {"default.3"}
     await assert_census_is_true(store)
 
 
@@ -400,7 +400,7 @@ async def test_a_keyring_that_never_rests_ends_the_step() -> None:
 
     assert caught.value.fate is Fate.NOT_APPLIED
     assert len(store.meddle) == 100 - records.ATTEMPTS
-    assert set((await versions(store)).values()) == {"default.1"}
+    assert set((await generations(store)).values()) == {"default.1"}
 
 
 async def test_writers_and_sweepers_at_once(store: Backend) -> None:
@@ -422,7 +422,7 @@ async def test_writers_and_sweepers_at_once(store: Backend) -> None:
     await sweep_all(store, Rings(store))
 
     assert await read_all(EncryptedBackend(store, Rings(store))) == dict.fromkeys(names, b"first") | written
-    assert set((await versions(store)).values()) == {"default.2"}
+    assert set((await generations(store)).values()) == {"default.2"}
     await assert_census_is_true(store)
     await sweep.settle(store, ROOT, None)
 
@@ -464,7 +464,7 @@ async def test_a_lock_in_the_middle_of_a_step_ends_it() -> None:
     store.get_many = get_many  # type: ignore[method-assign]
     with pytest.raises(Locked):
         await sweep.step(store, rings, None, None, 100)
-    assert set((await versions(store)).values()) == {"default.1"}
+    assert set((await generations(store)).values()) == {"default.1"}
 
 
 async def test_a_reversal_goes_on_while_writing_is_halted() -> None:
@@ -483,7 +483,7 @@ async def test_a_reversal_goes_on_while_writing_is_halted() -> None:
     assert (await sweep.settle(store, ROOT, "default")).halted is None
 
     await secrets.commit([Put("secrets/new", b"")])
-    assert set((await versions(store)).values()) == {"default.1"}
+    assert set((await generations(store)).values()) == {"default.1"}
 
 
 # Settling.

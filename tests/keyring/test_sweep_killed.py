@@ -23,12 +23,12 @@ from tests.keyring.story import (
     Rings,
     assert_census_is_true,
     change,
+    generations,
     initialize,
     names,
     read_all,
     read_document,
     sweep_all,
-    versions,
 )
 
 NAMES: Final = tuple(f"secrets/{number}" for number in range(5))
@@ -63,11 +63,11 @@ class Written:
         assert all(found.get(name) in may for name, may in self._may.items())
         await assert_census_is_true(store)
         document, _ = await read_document(store)
-        assert {*(await versions(store)).values()} <= {*document.versions}
+        assert {*(await generations(store)).values()} <= {*document.generations}
 
 
 async def rekey(store: Backend) -> None:
-    """Bring everything under a second version and destroy the first, however much of that is done already."""
+    """Bring everything under a second generation and destroy the first, however much of that is done already."""
     await change(
         store, lambda said: said if said.keysets["default"].active > 1 else said.rotated("default", stored.now())
     )
@@ -123,9 +123,9 @@ async def tell(store: Backend, fault: Fault | None, operation: int, writers: int
     await written.check(store)
     await rekey(store)
     await written.check(store)
-    assert {*(await versions(store)).values()} == {"default.2"}
+    assert {*(await generations(store)).values()} == {"default.2"}
     document, _ = await read_document(store)
-    assert document.versions == ("access.1", "default.2")
+    assert document.generations == ("access.1", "default.2")
     return operation < len(faulty.operations)
 
 

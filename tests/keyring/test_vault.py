@@ -274,10 +274,10 @@ async def test_a_keyring_is_made_with_its_wraps(store: MemoryBackend) -> None:
 async def test_every_keyring_has_keys_of_its_own() -> None:
     """Two stores share no key, and neither do the keysets of one; each key is drawn anew."""
     drawn = [
-        version.keys
+        generation.keys
         for document in (Document.new(NOW, 2), Document.new(NOW, 2))
         for keyset in document.keysets.values()
-        for version in keyset.versions
+        for generation in keyset.generations
     ]
 
     assert len({key for keys in drawn for key in keys}) == 8
@@ -307,7 +307,7 @@ async def test_of_racing_makers_one_is_first(store: MemoryBackend) -> None:
     found = await vault.read(store)
     assert found is not None
     [winner] = [root for root in roots if root.kid == found.root]
-    assert vault.open_document(found, winner).versions == ("access.1", "default.1")
+    assert vault.open_document(found, winner).generations == ("access.1", "default.1")
     assert (await store.list("")).names == (KEYRING_DOCUMENT, wraps.name_of(winner.kid, HOLDER.kid))
 
 
@@ -323,7 +323,7 @@ async def test_a_change_is_one_commit(store: MemoryBackend) -> None:
 
     assert store.calls["commit"] == 1
     assert await stored(store) == (document, revision)
-    assert document.active_versions["default"] == "default.2"
+    assert document.active_generations["default"] == "default.2"
     assert await store.get(row) == Entry(b"", revision)
 
 
@@ -369,11 +369,11 @@ async def test_of_two_who_change_it_one_wins(store: MemoryBackend) -> None:
     with pytest.raises(Overtaken):
         await vault.edit(Interrupted(store, READS, overtake), ROOT, lambda document: document.rotated("default", NOW))
 
-    assert dict((await stored(store))[0].active_versions) == {"access": "access.2", "default": "default.1"}
+    assert dict((await stored(store))[0].active_generations) == {"access": "access.2", "default": "default.1"}
 
 
 async def test_many_who_change_it_lose_nothing(store: MemoryBackend) -> None:
-    """Operators who try again when they were overtaken each get a version of their own."""
+    """Operators who try again when they were overtaken each get a generation of their own."""
     await vault.create(store, ROOT, first(), [])
 
     async def rotate(keyset: str) -> None:
@@ -384,7 +384,7 @@ async def test_many_who_change_it_lose_nothing(store: MemoryBackend) -> None:
 
     await asyncio.gather(*(rotate(keyset) for keyset in ("default", "access") for _ in range(5)))
 
-    assert dict((await stored(store))[0].active_versions) == {"access": "access.6", "default": "default.6"}
+    assert dict((await stored(store))[0].active_generations) == {"access": "access.6", "default": "default.6"}
 
 
 async def test_a_stale_revision_replaces_nothing(store: MemoryBackend) -> None:

@@ -109,8 +109,8 @@ async def moving(estate: MemoryEstate, store: Backend) -> AsyncIterator[Mover]:
 async def contents(client: AsyncStorageClient) -> dict[str, str]:
     """Return everything that the service holds for its users, by name: also containers."""
     found: dict[str, str] = {}
-    async for page in pages(client.list_sealed, names.SECRETS):
-        for name, entry in zip(page, await client.read_sealed(page), strict=True):
+    async for page in pages(client.list_bulk, names.SECRETS):
+        for name, entry in zip(page, await client.read_bulk(page), strict=True):
             assert entry is not None
             found[name] = entry.value.reveal()
     for listed in (Hosts, Networks):

@@ -62,7 +62,7 @@ async def test_each_commit_has_a_row_of_its_own(mover: Mover) -> None:
     """A batch takes as many commits as it needs, and the row of each tells of every record that it writes."""
     report = await mover.apply()
     rows = [row async for _, row in (await mover.journal()).rows("applied", Applied)]
-    room = await mover.client.sealed_limit()
+    room = await mover.client.bulk_limit()
 
     assert report.counts["created"] == ITEMS * 4 // 3
     assert len(rows) >= ITEMS / room

@@ -22,7 +22,7 @@ async def test_batches_shrink_with_the_keyring() -> None:
         target = Target(client)
         journal = Journal(target, new_run(estate.kind, estate.place, {}, source.identity))
         await source.open(journal.digest)
-        before = await client.sealed_limit()
+        before = await client.bulk_limit()
 
         async def rotate() -> None:
             await some_moved.wait()
@@ -33,7 +33,7 @@ async def test_batches_shrink_with_the_keyring() -> None:
             apply = Apply(source, target, journal, advance=lambda _: some_moved.set())
             report, _ = await asyncio.gather(apply.run(), rotate())
 
-        assert await client.sealed_limit() < before
+        assert await client.bulk_limit() < before
         assert report.complete
         records = [record async for item in source.items() for record in item.records]
         assert report.counts["created"] == len(records)

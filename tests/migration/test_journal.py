@@ -33,7 +33,7 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
 from strongroom.storage_service.backends.base import MAX_PAGE
 from strongroom.storage_service.backends.memory import MemoryBackend
-from strongroom.storage_service.client.sealed_operations import Remove, Write
+from strongroom.storage_service.client.bulk_operations import Remove, Write
 from strongroom.storage_service.errors import Changed
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.house import house
@@ -74,12 +74,12 @@ def holder(**differences: Any) -> Holder:
 
 async def take(target: Target, by: Holder) -> None:
     """Let the lock be taken by somebody."""
-    await target.client.commit_sealed([Write(LOCK, Secret(msgspec.json.encode(by).decode()), wire.NEW)])
+    await target.client.commit_bulk([Write(LOCK, Secret(msgspec.json.encode(by).decode()), wire.NEW)])
 
 
 async def lock(target: Target) -> bool:
     """Whether anybody has the lock."""
-    return (await target.client.read_sealed([LOCK]))[0] is not None
+    return (await target.client.read_bulk([LOCK]))[0] is not None
 
 
 def copy(name: str) -> Copy:
@@ -298,7 +298,7 @@ async def test_two_begin_one_run(target: Target) -> None:
 async def test_a_damaged_head(target: Target, journal: Journal, text: str) -> None:
     """A head that is none is told as damaged, and none of it is repeated."""
     name = f"{MIGRATION}{journal.run.name}/run"
-    await target.client.commit_sealed([Write(name, Secret(text or " "), wire.NEW)])
+    await target.client.commit_bulk([Write(name, Secret(text or " "), wire.NEW)])
     with pytest.raises(MigrationError, match="damaged, or a later version") as caught:
         await Journal.find(target, journal.run.name)
 
@@ -399,5 +399,5 @@ async def test_it_is_sealed(journal: Journal, target: Target, store: MemoryBacke
 async def test_rows_of_nobody(target: Target, journal: Journal) -> None:
     """To remove what nobody holds any more does no harm: a lock that is gone is no error at the end."""
     async with journal.held("apply"):
-        await target.client.commit_sealed([Remove(LOCK)])
+        await target.client.commit_bulk([Remove(LOCK)])
     assert not await lock(target)

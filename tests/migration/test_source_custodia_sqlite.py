@@ -25,7 +25,7 @@ from strongroom.migration.sources.custodia.sqlite_store import CustodiaSqlite
 from strongroom.models import HostCreds, Secret
 from strongroom.models.steps import Step
 from strongroom.storage_service.backends.memory import MemoryBackend
-from strongroom.storage_service.client.sealed_operations import Write
+from strongroom.storage_service.client.bulk_operations import Write
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.wire import MAX_SECRET, NEW
 from tests.migration.estates import custodia
@@ -128,7 +128,7 @@ async def test_credentials_are_read_here(pinned: CustodiaEstate) -> None:
     (record,) = (await items_of(pinned))[key].records
 
     async with house(MemoryBackend()) as client:
-        await client.commit_sealed([Write("secrets/hosts/", Secret(""), NEW), Write(record.name, record.value, NEW)])
+        await client.commit_bulk([Write("secrets/hosts/", Secret(""), NEW), Write(record.name, record.value, NEW)])
         creds = (await client.get(HostCreds, "h000003")).model
 
     assert creds.ssh_priv_key.reveal() == pinned.secret_of(3)

@@ -39,8 +39,8 @@ from strongroom.models.steps import Step
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.client import AsyncStorageClient, StorageClient
+from strongroom.storage_service.client.bulk_operations import Write
 from strongroom.storage_service.client.file import ClientFile
-from strongroom.storage_service.client.sealed_operations import Write
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.wire import NEW
 from tests.deploy.running import Done, clean_environment, strongroom
@@ -389,7 +389,7 @@ async def test_memory_is_bounded_by_what_an_answer_holds() -> None:
     async with house(store) as client:
         await client.create_container("box")
         for number in range(40):
-            await client.commit_sealed([Write(f"secrets/box/{number:02}", Secret(f"{number}" + "x" * 500_000), NEW)])
+            await client.commit_bulk([Write(f"secrets/box/{number:02}", Secret(f"{number}" + "x" * 500_000), NEW)])
         store.calls.clear()
         source = _in(client)
         items = [item async for item in source.items()]
@@ -411,8 +411,8 @@ def writing(estate: StrongroomEstate, name: str) -> Iterator[None]:
         try:
             with estate.client as client:
                 for number in itertools.count():
-                    client.commit_sealed([Write(f"secrets/box/{name}", Secret(f"written {number}"))])
-                    client.commit_sealed([Write(f"secrets/box/{name}-{number}", Secret(f"new {number}"))])
+                    client.commit_bulk([Write(f"secrets/box/{name}", Secret(f"written {number}"))])
+                    client.commit_bulk([Write(f"secrets/box/{name}-{number}", Secret(f"new {number}"))])
                     client.save(Host(address="10.0.0.1", cpus=number))
                     begun.set()
                     if done.wait(0.01):

@@ -15,7 +15,7 @@ from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.backends.memory import MemoryBackend
-from strongroom.storage_service.client.sealed_operations import Write
+from strongroom.storage_service.client.bulk_operations import Write
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, journalled, moving
 
@@ -94,7 +94,7 @@ async def test_what_the_service_has_otherwise(mover: Mover) -> None:
     await mover.apply()
     await mover.client.set_secret(mover.estate.place, "s000001", "another", etag="*")
     gone = mover.estate.put(7)
-    await mover.client.commit_sealed([Write(TOMBSTONES + gone, Secret("x"), wire.NEW)])
+    await mover.client.commit_bulk([Write(TOMBSTONES + gone, Secret("x"), wire.NEW)])
     found = (await mover.status()).estate
 
     assert found is not None

@@ -13,7 +13,7 @@ from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
 from strongroom.storage_service.backends.faulty import FaultyBackend
-from strongroom.storage_service.client.sealed_operations import Remove
+from strongroom.storage_service.client.bulk_operations import Remove
 from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, moving
 
@@ -49,7 +49,7 @@ async def test_it_believes_no_journal(mover: Mover) -> None:
     with_rows = await mover.verify()
     for name in await journalled(mover.client):
         if not name.endswith("/run"):
-            await mover.client.commit_sealed([Remove(name)])
+            await mover.client.commit_bulk([Remove(name)])
     without = await mover.verify()
 
     assert [name.removeprefix(MIGRATION).count("/") for name in await journalled(mover.client)] == [1]

@@ -97,7 +97,7 @@ def provoke(running: Up) -> list[httpx.Response]:
             local.post("/apikeys", headers=own, json={"id": "ci", SECRET: SECRET}),
             local.get("/apikeys", headers=own),
             *(
-                local.post("/sealed/commit", headers=own, json={"changes": [change]})
+                local.post("/bulk/commit", headers=own, json={"changes": [change]})
                 for change in (
                     {"name": "secrets/boxTrue/s", "value": SECRET},
                     {"name": "secrets/boxTrue/s", "value": SECRET, "etag": SECRET},
@@ -109,7 +109,7 @@ def provoke(running: Up) -> list[httpx.Response]:
                     {"name": "system/access/apikeys/s", "value": SECRET},
                 )
             ),
-            local.post("/sealed/list", headers=own, json={"prefix": "secrets/", "after": None}),
+            local.post("/bulk/list", headers=own, json={"prefix": "secrets/", "after": None}),
             local.get("/status", headers=own),
         ]
     return answers

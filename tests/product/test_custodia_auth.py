@@ -135,7 +135,7 @@ def test_nobody_comes_by_the_container_of_another(tmp_path: Path) -> None:
             return answer.status_code, {wire.ID_HEADER: key_id, wire.KEY_HEADER: answer.json().get("key", "")}
 
         with socket(credentials(running.home)) as own:
-            own.post("/sealed/commit", json={"changes": [{"name": "secrets/own/", "value": ""}]})
+            own.post("/bulk/commit", json={"changes": [{"name": "secrets/own/", "value": ""}]})
             _, alice = make(own, "alice", "/secrets/own")
             _, wide = make(own, "wide", "/secrets")
             _, manager = make(own, "manager", "/secrets/own", "/system/access/apikeys")

@@ -11,7 +11,7 @@ from strongroom.storage_service import wire
 
 WAITED: Final = 5.0  # seconds for the answer: half of what the service waits for a body that does not come
 
-ROUTES = ["POST /storage/save", "POST /storage/list", "POST /apikeys", "POST /sealed/commit", "POST /keyring/unlock"]
+ROUTES = ["POST /storage/save", "POST /storage/list", "POST /apikeys", "POST /bulk/commit", "POST /keyring/unlock"]
 SECRETS = ["PUT /secrets/a/b", "DELETE /secrets/a/b", "POST /secrets/a/", "POST /secrets/?batch=get"]
 
 

@@ -147,7 +147,7 @@ class TestAtATerminal:
         assert run("unlock", stdin=keys[1]).code == 0
 
     def test_status_is_a_page(self, run: Run, running: Up, client: StorageClient) -> None:
-        """State, who can open it, versions and what is under way, with the command that goes on with it."""
+        """State, who can open it, generations and what is under way, with the command that goes on with it."""
         run("rotate", "keyset", "default")
         page = run("status", terminal=True).out
 
@@ -210,14 +210,14 @@ class TestTheRootKey:
 
 
 class TestKeysets:
-    """New versions, and the end of old ones."""
+    """New generations, and the end of old ones."""
 
     def test_as_one(self, run: Run, client: StorageClient) -> None:
-        """Rotated and re-encrypted in one command, the old version is retired, and every secret is there."""
+        """Rotated and re-encrypted in one command, the old generation is retired, and every secret is there."""
         done = run("rotate", "keyset", "default", "--reencrypt", "--pace", "1").json
         assert (done["moved"], done["settled"], done["reverted"]) == (5, True, False)
-        assert run("census").json["versions"] == {"access.1": 0, "default.1": 0, "default.2": 5}
-        assert run("retire", "default.1").json == {"version": "default.1", "retired": True}
+        assert run("census").json["generations"] == {"access.1": 0, "default.1": 0, "default.2": 5}
+        assert run("retire", "default.1").json == {"generation": "default.1", "retired": True}
         assert [client.get_secret("db", name).reveal() for name in "abcde"] == [f"value of {name}" for name in "abcde"]
 
         active = run("retire", "default.2")
@@ -234,7 +234,7 @@ class TestKeysets:
         assert "secrets/db/a" in held.err
         assert run("rotate", "keyset", "default", "--revert").json["reverting"] is True
         assert run("reencrypt", "default").json["moved"] == 1
-        assert run("census").json["versions"]["default.1"] == 6
+        assert run("census").json["generations"]["default.1"] == 6
 
     def test_what_cannot_be_finished_is_reverted(self, running: Up, run: Run, client: StorageClient) -> None:
         """A damaged record lets the whole of it go back to where it was, and says which one."""
@@ -243,7 +243,7 @@ class TestKeysets:
         done = run("rotate", "keyset", "default", "--reencrypt", "--pace", "1")
         assert (done.code, done.json["reverted"], done.json["settled"]) == (2, True, True)
         assert "secrets/db/c" in done.err
-        assert run("census").json["versions"] == {"access.1": 0, "default.1": 5, "default.2": 0}
+        assert run("census").json["generations"] == {"access.1": 0, "default.1": 5, "default.2": 0}
         client.set_secret("db", "f", "value of f")
 
     def test_a_halt_and_its_end(self, running: Up, run: Run, client: StorageClient) -> None:
@@ -275,7 +275,7 @@ class TestKeysets:
         assert run("keyset", "assign", "db", "hosts").json == {"container": "db", "keyset": "hosts"}
         assert run("reencrypt").json["moved"] == 5
         shown = run("keyset", "show", "hosts").json
-        assert (shown["places"], shown["versions"][0]["records"]) == (["secrets/db/"], 5)
+        assert (shown["places"], shown["generations"][0]["records"]) == (["secrets/db/"], 5)
         assert [each["name"] for each in run("keyset", "list").json["keysets"]] == ["access", "default", "hosts"]
         in_use = run("keyset", "remove", "hosts")
         assert (in_use.code, "secrets/db/" in in_use.err) == (5, True)
@@ -283,12 +283,12 @@ class TestKeysets:
         assert run("keyset", "show", "none").code == 4
 
     def test_a_backup_keeps_what_it_needs(self, run: Run, client: StorageClient) -> None:
-        """No version is retired that a registered backup needs, until that is forgotten."""
+        """No generation is retired that a registered backup needs, until that is forgotten."""
         assert run("backup", "register", "monday").json == {"backup": "monday", "registered": True}
         run("rotate", "keyset", "default", "--reencrypt")
         held = run("retire", "default.1")
         assert (held.code, "monday" in held.err) == (5, True)
-        assert run("backup", "list").json["backups"][0]["versions"] == ["access.1", "default.1"]
+        assert run("backup", "list").json["backups"][0]["generations"] == ["access.1", "default.1"]
         assert run("backup", "forget", "monday").code == 0
         assert run("retire", "default.1").code == 0
         assert run("backup", "forget", "monday").code == 4
@@ -392,13 +392,13 @@ def test_an_interrupted_sweep_goes_on(running: Up, run: Run, client: StorageClie
         text=True,
     )
     deadline = time.monotonic() + PATIENCE
-    while client.census().versions["default.2"] == 0:
+    while client.census().generations["default.2"] == 0:
         assert time.monotonic() < deadline
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE)
 
     assert (process.returncode, err.strip()) == (130, "strongroom: interrupted")
-    counted = client.census().versions
+    counted = client.census().generations
     assert 0 < counted["default.2"] < 405
     done = run("reencrypt", "--pace", "1").json
     assert (done["moved"], done["settled"]) == (counted["default.1"], True)

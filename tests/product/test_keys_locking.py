@@ -183,7 +183,7 @@ def test_nobody_else_gets_at_keys(home: Path) -> None:
     with up(home) as running, StorageClient.from_home(home) as client:
         issued = client.create_apikey("user")
         user = client.acting_for(api_id=issued.api_id, api_key=issued.api_key)
-        for act in (user.lock, user.keyring, user.export_keyring, lambda: user.retire_version("default.1")):
+        for act in (user.lock, user.keyring, user.export_keyring, lambda: user.retire_generation("default.1")):
             with pytest.raises(Denied):
                 act()
         transport = httpx.HTTPTransport(uds=str(running.socket))
@@ -205,7 +205,7 @@ def test_nobody_else_gets_at_keys(home: Path) -> None:
         lines = [json.loads(line) for line in (home / "log" / "audit.log").read_text().splitlines()]
         refused = [line for line in lines if line["decision"] == "denied" and line["principal"] == "apikey:user"]
         assert [line["name"] for line in refused] == [
-            f"system/keyring/{what}" for what in ("lock", "keys", "export", "versions/default.1")
+            f"system/keyring/{what}" for what in ("lock", "keys", "export", "generations/default.1")
         ]
 
 
@@ -259,7 +259,7 @@ def test_no_key_comes_out(home: Path) -> None:
         eventually(lambda: client.keyring().wait == 0)
         client.unlock("\n".join(shares[1:]))
         with pytest.raises(InUse):
-            client.retire_version("default.1")
+            client.retire_generation("default.1")
         for pid in running.family():
             for piece in ("cmdline", "environ"):
                 with suppress(PermissionError):  # closed to all but root, where there are keys

@@ -101,9 +101,9 @@ ROUTES = {
     "POST /storage/list": wire.MAX_LISTING_BODY,
     "POST /storage/may": wire.MAX_LISTING_BODY,
     "POST /apikeys": wire.MAX_KEY_BODY,
-    "POST /sealed/read": wire.MAX_NAMES_BODY,
-    "POST /sealed/list": wire.MAX_LISTING_BODY,
-    "POST /sealed/commit": wire.MAX_COMMIT_BODY,
+    "POST /bulk/read": wire.MAX_NAMES_BODY,
+    "POST /bulk/list": wire.MAX_LISTING_BODY,
+    "POST /bulk/commit": wire.MAX_COMMIT_BODY,
     "POST /keyring/init": wire.MAX_CEREMONY_BODY,
     "POST /keyring/unlock": wire.MAX_CEREMONY_BODY,
     "POST /keyring/root": wire.MAX_CEREMONY_BODY,
@@ -229,7 +229,7 @@ WHOLE = [
     route
     for route in ROUTES
     if route.startswith(
-        ("POST /sealed", "POST /keyring/init", "POST /keyring/unlock", "POST /keyring/root", "POST /keyring/keysets/")
+        ("POST /bulk", "POST /keyring/init", "POST /keyring/unlock", "POST /keyring/root", "POST /keyring/keysets/")
     )
 ]
 
@@ -251,7 +251,7 @@ NESTED = b"[[[[]]]],"
         ("socket", "POST /secrets/?batch=get"),
         ("socket", "PUT /secrets/a/b"),
         ("socket", "POST /storage/save"),
-        ("socket", "POST /sealed/read"),
+        ("socket", "POST /bulk/read"),
         ("proxy", "PUT /api/v0/network/a"),
         ("proxy", "POST /api/v0/secrets/?batch=get"),
     ],
@@ -297,7 +297,7 @@ def test_a_large_batch_is_413_and_its_parts_are_not(strongroom: StorageClient, s
         assert twice.status_code == 400
     found = strongroom.get_secrets(names)
     assert [secret.reveal() == value for secret in found.values() if secret] == [True] * 13
-    sealed = strongroom.read_sealed(["secrets/" + name for name in names])
+    sealed = strongroom.read_bulk(["secrets/" + name for name in names])
     assert [entry.value.reveal() == value for entry in sealed if entry] == [True] * 13
 
 

@@ -383,7 +383,7 @@ def test_killed_in_the_middle_it_leaves_no_canary(service: Up, tmp_path: Path, t
     emitted = Emitted()
     with StorageClient.from_home(service.home) as client:
         process = spawn("migrate", "apply", "jsonl", place, environ=environ)
-        eventually(lambda: process.poll() is not None or client.list_sealed("secrets/killed/s").names)
+        eventually(lambda: process.poll() is not None or client.list_bulk("secrets/killed/s").names)
         process.send_signal(signal.SIGSTOP)
         assert process.poll() is None
         looked = Path(f"/proc/{process.pid}")

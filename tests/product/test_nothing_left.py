@@ -29,7 +29,7 @@ async def data_keys(home: Path, text: str) -> list[bytes]:
         document = stored.open_document(sealed, wraps.unwrap(held[key.kid], key))
     finally:
         await store.close()
-    return [key for keyset in document.keysets.values() for version in keyset.versions for key in version.keys]
+    return [key for keyset in document.keysets.values() for generation in keyset.generations for key in generation.keys]
 
 
 def workers(running: Up) -> set[int]:

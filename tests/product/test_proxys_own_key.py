@@ -107,7 +107,7 @@ def test_who_takes_it_cannot_take_everything(running: Up) -> None:
             "api key": thief.post("/apikeys", json={"id": "x", "paths": ["/"]}),
             "export": thief.post("/keyring/export", json={}),
             "lock": thief.post("/keyring/lock", json={}),
-            "sealed": thief.get("/sealed"),
+            "sealed": thief.get("/bulk"),
         }
     assert {name: answer.status_code for name, answer in asked.items()} == dict.fromkeys(asked, 403)
 

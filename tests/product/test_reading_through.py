@@ -12,7 +12,7 @@ from strongroom.models import Host, HostCreds
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import StorageClient
-from strongroom.storage_service.client.sealed_operations import Sealed, Write
+from strongroom.storage_service.client.bulk_operations import BulkValue, Write
 from strongroom.storage_service.errors import Changed, Exists, Internal, NotFound, Unavailable
 from tests.deploy.running import Up, strongroom, up
 from tests.etcd_server import running
@@ -87,14 +87,14 @@ def test_credentials_before_and_while_they_move(estate: EstateV3, service: Up, c
 def test_the_mover_sees_the_store_alone(estate: EstateV3, client: StorageClient) -> None:
     """What is read through is not there for who moves estates; what it moves is there for all."""
     estate.put_value("hosts/m1", host("m1", KEY))
-    (stored,) = client.read_sealed(["secrets/hosts/m1"])
+    (stored,) = client.read_bulk(["secrets/hosts/m1"])
     assert stored is None
     (read,) = client.get_secrets(["hosts/m1"]).values()
     assert read is not None
-    client.commit_sealed([Write("secrets/hosts/", Secret("")), Write("secrets/hosts/m1", read, wire.NEW)])
+    client.commit_bulk([Write("secrets/hosts/", Secret("")), Write("secrets/hosts/m1", read, wire.NEW)])
 
-    (moved,) = client.read_sealed(["secrets/hosts/m1"])
-    assert moved == Sealed(read, client.get(HostCreds, "m1").etag)
+    (moved,) = client.read_bulk(["secrets/hosts/m1"])
+    assert moved == BulkValue(read, client.get(HostCreds, "m1").etag)
 
 
 def test_custodias_face(estate: EstateV3, service: Up, client: StorageClient) -> None:

@@ -154,5 +154,5 @@ async def test_the_key_file_alone_opens_nothing(rig: Rig) -> None:
 
     assert await KeyFile(rig.root_key).open(bare, sealed.root) is None
     in_file = rootkey.read(rig.root_key).reveal()
-    keys = [key for keyset in document.keysets.values() for version in keyset.versions for key in version.keys]
+    keys = [key for keyset in document.keysets.values() for generation in keyset.generations for key in generation.keys]
     assert in_file not in [root.reveal(), *keys]

@@ -100,7 +100,7 @@ async def test_the_proxy_reaches_what_its_routes_need(rig: Rig) -> None:
     who = json.loads((await rig.ask(FRONT)).body)
     assert (who["principal"], who["paths"]) == ("apikey:front", ["/hosts"])
 
-    for method, path in (("POST", "/apikeys"), ("GET", "/secrets/box/a"), ("POST", "/sealed/list")):
+    for method, path in (("POST", "/apikeys"), ("GET", "/secrets/box/a"), ("POST", "/bulk/list")):
         assert (await rig.ask(FRONT, method=method, path=path)).status == 403, path
 
 

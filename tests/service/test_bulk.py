@@ -52,16 +52,16 @@ TOMBSTONE = TOMBSTONES + "secrets/db/" + "x" * (MAX_NAME - 11)
 OCTETS = base64.b64encode(b"x" * wire.MAX_SECRET).decode()
 
 
-def write(name: str, value: str = "", etag: str | None = None) -> wire.SealedChange:
-    return wire.SealedChange(name=name, value=value, etag=etag)
+def write(name: str, value: str = "", etag: str | None = None) -> wire.BulkChange:
+    return wire.BulkChange(name=name, value=value, etag=etag)
 
 
-def remove(name: str, etag: str | None = None) -> wire.SealedChange:
-    return wire.SealedChange(name=name, etag=etag)
+def remove(name: str, etag: str | None = None) -> wire.BulkChange:
+    return wire.BulkChange(name=name, etag=etag)
 
 
-def require(name: str, etag: str | None) -> wire.SealedChange:
-    return wire.SealedChange(name=name, etag=etag, check=True)
+def require(name: str, etag: str | None) -> wire.BulkChange:
+    return wire.BulkChange(name=name, etag=etag, check=True)
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Rig:
         lines = map(json.loads, self.audit.read_text().splitlines())
         return [(line["action"], line["name"], line["decision"]) for line in lines]
 
-    async def commit(self, *changes: wire.SealedChange) -> str:
+    async def commit(self, *changes: wire.BulkChange) -> str:
         """Commit as the operator."""
         return wire.etag_of(await self.bulk.commit(OPERATOR, await changes_of(changes)))
 
@@ -214,7 +214,7 @@ class TestTheDoor:
         await rig.commit(*changes)
         read = await rig.bulk.read(OPERATOR, ["secrets/db/b"])
         told = [
-            repr(wire.SealedCommit(changes=changes)),
+            repr(wire.BulkCommit(changes=changes)),
             repr(read),
             repr(await entries_of(read)),
             rig.audit.read_text(),
@@ -252,7 +252,7 @@ class TestTheDoor:
 
 
 # what is committed, and what becomes of it: the error, or what is there afterwards besides what was
-COMMITS: dict[str, tuple[list[wire.SealedChange], type[ServiceError] | list[str]]] = {
+COMMITS: dict[str, tuple[list[wire.BulkChange], type[ServiceError] | list[str]]] = {
     "a secret and a journal": (
         [write("secrets/db/b", "1"), write("system/journal/m/1", "")],
         ["secrets/db/b", "system/journal/m/1"],
@@ -281,7 +281,7 @@ COMMITS: dict[str, tuple[list[wire.SealedChange], type[ServiceError] | list[str]
     "a container and all that is in it": ([remove("secrets/db/"), remove("secrets/db/a")], NotEmpty),
     "a container that is not there": ([remove("secrets/none/", "*")], Changed),
     "a check of nothing": ([require("secrets/db/a", None)], Invalid),
-    "a check with a value": ([wire.SealedChange(name="secrets/db/a", value="x", etag="*", check=True)], Invalid),
+    "a check with a value": ([wire.BulkChange(name="secrets/db/a", value="x", etag="*", check=True)], Invalid),
     "no tag of ours": ([write("secrets/db/b", "1", "W/1")], Invalid),
     "nothing at all": ([], Invalid),
     "one name twice": ([write("secrets/db/b", "1"), remove("secrets/db/b")], Invalid),

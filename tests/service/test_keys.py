@@ -172,7 +172,7 @@ ACTS: dict[str, tuple[Act, str, str]] = {
     ),
     "reencrypt all": (lambda keys, who: keys.reencrypt(who), "put", "reencrypt"),
     "resume": (lambda keys, who: keys.resume(who, "default", leave_unreadable=True), "put", "keysets/default/resume"),
-    "retire": (lambda keys, who: keys.retire(who, "default.1"), "delete", "versions/default.1"),
+    "retire": (lambda keys, who: keys.retire(who, "default.1"), "delete", "generations/default.1"),
     "census": (lambda keys, who: keys.census(who), "list", "census"),
     "scan": (lambda keys, who: keys.scan(who, repair=False), "get", "census/scan"),
     "scan and repair": (lambda keys, who: keys.scan(who, repair=True), "put", "census/scan"),
@@ -434,7 +434,7 @@ class TestReversals:
     """What was begun is finished, or reverted; and where neither can be, nothing more is written and every key kept."""
 
     async def test_a_rotation_is_reverted(self, opened: Rig) -> None:
-        """All records are brought back to the version before, whether they were moved or written meanwhile."""
+        """All records are brought back to the generation before, whether they were moved or written meanwhile."""
         await opened.keys.rotate(OPERATOR, "default", None)
         await opened.keys.reencrypt(OPERATOR, "default", limit=2)
         await opened.write("f")
@@ -444,7 +444,7 @@ class TestReversals:
         assert (pending.what, pending.records) == ("revert", 3)
 
         assert (await opened.sweep()).settled
-        assert (await opened.keys.census(OPERATOR)).versions == {"access.1": 0, "default.1": 6, "default.2": 0}
+        assert (await opened.keys.census(OPERATOR)).generations == {"access.1": 0, "default.1": 6, "default.2": 0}
         await opened.keys.retire(OPERATOR, "default.2")
         assert await opened.read("a", "f") == [b"value of a", b"value of f"]
 
@@ -518,7 +518,7 @@ class TestReversals:
         await opened.keys.resume(OPERATOR, "default", leave_unreadable=False)
 
         await opened.write("x")
-        assert (await opened.keys.census(OPERATOR)).versions == {"access.1": 0, "default.1": 5, "default.2": 0}
+        assert (await opened.keys.census(OPERATOR)).generations == {"access.1": 0, "default.1": 5, "default.2": 0}
         assert (await opened.keys.status(OPERATOR)).state == "unlocked"
 
     async def test_it_is_resumed_without_what_does_not_open(self, opened: Rig) -> None:
@@ -530,7 +530,7 @@ class TestReversals:
         await opened.keys.resume(OPERATOR, "default", leave_unreadable=True)
 
         await opened.write("x")
-        assert (await opened.keys.census(OPERATOR)).versions == {"access.1": 0, "default.1": 5, "default.2": 1}
+        assert (await opened.keys.census(OPERATOR)).generations == {"access.1": 0, "default.1": 5, "default.2": 1}
         [pending] = (await opened.keys.status(OPERATOR)).pending
         assert (pending.what, pending.records) == ("re-encrypt", 1)
 

@@ -62,8 +62,8 @@ def test_what_no_parser_can_read_is_the_senders_fault(read: Callable[[bytes], ob
 @pytest.mark.parametrize(
     "said",
     [
-        wire.SealedEntries(entries=[wire.SealedEntry(value='a\n"é', etag='"1"'), None]),
-        wire.SealedEntries(entries=[]),
+        wire.BulkEntries(entries=[wire.BulkEntry(value='a\n"é', etag='"1"'), None]),
+        wire.BulkEntries(entries=[]),
         wire.RecordsAnswer(records=[{"a": 1}, None], etags=['"1"', None], more=True),
     ],
 )

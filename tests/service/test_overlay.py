@@ -68,9 +68,9 @@ async def encrypted(ring: Ring | None = None) -> AsyncGenerator[Encrypted, None]
         await overlay.close()
 
 
-def wide(versions: int, revision: int = 0) -> Ring:
-    """Return a ring of so many versions."""
-    keys = [DataKey(f"default.{number}", bytes([number]) * 64) for number in range(1, versions + 1)]
+def wide(generations: int, revision: int = 0) -> Ring:
+    """Return a ring of so many generations."""
+    keys = [DataKey(f"default.{number}", bytes([number]) * 64) for number in range(1, generations + 1)]
     return Ring(keys, revision=revision)
 
 
@@ -81,7 +81,7 @@ async def rows(below: Backend) -> set[str]:
 
 # The law.
 
-WIDEST: Final = wide(document.MAX_VERSIONS)
+WIDEST: Final = wide(document.MAX_GENERATIONS)
 
 
 @pytest.mark.parametrize("law", [law for law in LAWS if law is not any_bytes_are_a_value], ids=name_of)
@@ -95,7 +95,7 @@ async def test_law(law: Law) -> None:
     "law", [law for law in LAWS if law not in (any_bytes_are_a_value, unlawful_batches_are_refused)], ids=name_of
 )
 async def test_law_of_the_widest_ring(law: Law) -> None:
-    """It keeps them, too, while every record could be under as many versions as the keyring allows."""
+    """It keeps them, too, while every record could be under as many generations as the keyring allows."""
     async with encrypted(ring=WIDEST) as (overlay, _, _):
         await law(overlay)
 
@@ -246,7 +246,7 @@ COUNTED: Final[dict[str, tuple[Sequence[Change], set[str]]]] = {
 
 @pytest.mark.parametrize(("changes", "counted"), COUNTED.values(), ids=COUNTED)
 async def test_the_census_goes_with_the_record(changes: Sequence[Change], counted: set[str]) -> None:
-    """Every record has one row, under the version it is under, written and removed in the commit that writes it."""
+    """Every record has one row, under the generation it is under, written and removed in the commit that writes it."""
     async with encrypted() as (overlay, below, keys):
         await overlay.commit([Put("secrets/a", b""), Put("secrets/hosts/", b""), Put("secrets/hosts/a", b"")])
         keys.current = PLACED
@@ -257,8 +257,8 @@ async def test_the_census_goes_with_the_record(changes: Sequence[Change], counte
         assert below.calls["commit"] == 1
         for put in changes:
             if isinstance(put, Put) and not put.name.endswith("/"):
-                version = PLACED.choose(put.name).key.version
-                row = await below.get(census.row(version, put.name))
+                generation = PLACED.choose(put.name).key.generation
+                row = await below.get(census.row(generation, put.name))
                 assert row == Entry(b"", revision)
 
 
@@ -486,20 +486,20 @@ async def test_no_other_fault_asks_for_a_ring(reason: Reason) -> None:
 # How much goes into one commit.
 
 
-@pytest.mark.parametrize("versions", range(1, document.MAX_VERSIONS + 1))
-async def test_a_batch_of_the_largest_size_always_fits(versions: int) -> None:
-    """As many puts, or deletes, as are promised go through, also if a version is added before they are committed."""
-    async with encrypted(ring=wide(versions)) as (overlay, below, keys):
+@pytest.mark.parametrize("generations", range(1, document.MAX_GENERATIONS + 1))
+async def test_a_batch_of_the_largest_size_always_fits(generations: int) -> None:
+    """As many puts, or deletes, as are promised go through, also if a generation is added before they are committed."""
+    async with encrypted(ring=wide(generations)) as (overlay, below, keys):
         size = overlay.max_batch
-        assert size == (MAX_BATCH - 1) // (2 + versions)
+        assert size == (MAX_BATCH - 1) // (2 + generations)
         names = [f"secrets/{number:03}" for number in range(size)]
-        for grown in (versions, versions + 1):
+        for grown in (generations, generations + 1):
             revision = await below.commit([Put(KEYRING_DOCUMENT, b"a document")])
             keys.newer = wide(grown, revision=revision)
             await overlay.commit([Put(name, b"x") for name in names])
             assert await rows(below) == {f"default.{grown}/{name}" for name in names}
         revision = await below.commit([Put(KEYRING_DOCUMENT, b"a document")])
-        keys.newer = wide(versions + 1, revision=revision)
+        keys.newer = wide(generations + 1, revision=revision)
         await overlay.commit([Delete(name, PRESENT) for name in names])
         assert await rows(below) == set()
 

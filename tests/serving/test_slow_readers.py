@@ -14,7 +14,7 @@ from tests.serving.conftest import Served
 PATIENCE = 60.0  # seconds: the test's own
 
 
-@pytest.mark.parametrize("target", ["/secrets/?batch=get", "/sealed/read"])
+@pytest.mark.parametrize("target", ["/secrets/?batch=get", "/bulk/read"])
 async def test_a_slow_reader_gives_up_its_turn(product: dict[str, Served], target: str) -> None:
     """Who does not read a large answer loses it, and its connection, when another principal wants one and gets it."""
     served, container = product["socket"], secrets.token_hex(6)

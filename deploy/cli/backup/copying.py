@@ -24,7 +24,7 @@ PAUSE: Final = 0.1  # seconds between them
 
 
 class Index(Protocol):
-    """The key index: what knows which versions of keys a backup needs."""
+    """The key index: what knows which generations of keys a backup needs."""
 
     async def register(self, label: str) -> None:
         """Let it know a backup, which is about to be made."""
@@ -33,7 +33,7 @@ class Index(Protocol):
         """Let it forget that."""
 
     async def keyring(self, label: str) -> dict[str, Any] | None:
-        """Return the keyring's export; None if a version has come that is not kept for that backup."""
+        """Return the keyring's export; None if a generation has come that is not kept for that backup."""
 
 
 class Asked:
@@ -51,15 +51,17 @@ class Asked:
         self._service.forget_backup(label)
 
     async def keyring(self, label: str) -> dict[str, Any] | None:
-        """Return the export, if afterwards all versions are kept.
+        """Return the export, if afterwards all generations are kept.
 
-        No two keyrings have the same token. So if the store has that of the export even later, the list of versions,
+        No two keyrings have the same token. So if the store has that of the export even later, the list of generations,
         which is read in between, was that of the same keyring.
         """
         exported: dict[str, Any] = json.loads(self._service.export_keyring())
         status = self._service.keyring()
-        kept = {version for each in status.backups if each.label == label for version in each.versions}
-        return exported if kept >= {each.version for keyset in status.keysets for each in keyset.versions} else None
+        kept = {generation for each in status.backups if each.label == label for generation in each.generations}
+        return (
+            exported if kept >= {each.generation for keyset in status.keysets for each in keyset.generations} else None
+        )
 
 
 class Opened:
@@ -81,7 +83,7 @@ class Opened:
         await self._edit(lambda document: document.without_backup(label))
 
     async def keyring(self, label: str) -> dict[str, Any] | None:
-        """Return the export, if all versions in it are kept."""
+        """Return the export, if all generations in it are kept."""
         from strongroom.storage_service.keyring.ceremonies.export import export, prove, read
         from strongroom.storage_service.keyring.machines.stored import documents_in
 
@@ -89,7 +91,7 @@ class Opened:
         text = await export(self._store, self._root, documents)
         document = prove(read(text), self._root)
         exported: dict[str, Any] = json.loads(text)
-        return exported if set(document.backups[label].versions) >= set(document.versions) else None
+        return exported if set(document.backups[label].generations) >= set(document.generations) else None
 
     async def _edit(self, change: "Callable[[Document], Document]") -> None:
         from strongroom.storage_service.keyring import stored
@@ -151,7 +153,7 @@ async def _insist(change: Callable[[str], Awaitable[None]], label: str) -> None:
 
 
 async def _copy(settings: "ServiceSettings", index: Index, label: str, out: IO[bytes]) -> "End":
-    """Copy a moment at which keyring and recipients are those of the export, and all its versions are kept.
+    """Copy a moment at which keyring and recipients are those of the export, and all its generations are kept.
 
     Where the documents of machines lie in a file, rows of theirs are from before that: nothing reads them, and what
     they say may have passed. They are left out; a restore writes those of the export.

@@ -50,17 +50,17 @@ def _tell(said: "KeyringStatus") -> None:
         show.table(columns, rows)
     if said.keysets:
         show.table(
-            ("version", "", "keys", "records", "created"),
+            ("generation", "", "keys", "records", "created"),
             (
-                [each.version, "active" if each.active else "", each.keys, each.records, each.created]
+                [each.generation, "active" if each.active else "", each.keys, each.records, each.created]
                 for keyset in said.keysets
-                for each in keyset.versions
+                for each in keyset.generations
             ),
         )
     if said.places:
         show.table(("records under", "keyset", "also still"), ([p.prefix, p.keyset, p.before] for p in said.places))
     if said.backups:
-        show.table(("backup", "taken", "needs"), ([b.label, b.taken, b.versions] for b in said.backups))
+        show.table(("backup", "taken", "needs"), ([b.label, b.taken, b.generations] for b in said.backups))
     if said.halted is not None:
         show.line(f"no secret is written since {said.halted.since}: {said.halted.reason}")
     for each in said.pending:

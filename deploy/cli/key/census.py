@@ -1,4 +1,4 @@
-"""``strongroom key census``: what is under which version."""
+"""``strongroom key census``: what is under which generation."""
 
 import click
 import msgspec
@@ -15,7 +15,7 @@ LONG = 24 * 3600.0  # seconds that the service may take to look at every record
 @click.option("--repair", is_flag=True, help="With --scan: put right what the census says wrongly.")
 @common_options
 def census(*, scan: bool, repair: bool) -> None:
-    """Show how many records are under each version of each keyset."""
+    """Show how many records are under each generation of each keyset."""
     if repair and not scan:
         raise click.UsageError("--repair goes with --scan")
     with client(LONG if scan else 60.0) as service:
@@ -24,7 +24,7 @@ def census(*, scan: bool, repair: bool) -> None:
             if show.as_json():
                 show.answer(msgspec.to_builtins(counted))
                 return
-            show.table(("version", "records"), counted.versions.items())
+            show.table(("generation", "records"), counted.generations.items())
             if not counted.counted:
                 show.line(show.advice("not all records are counted yet", "key census", scan=True, repair=True))
             return

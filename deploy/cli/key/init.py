@@ -29,7 +29,7 @@ _ENDINGS: Final = (signal.SIGHUP, signal.SIGTERM)  # a closed terminal, a sessio
 
 @click.command(cls=Verb)
 @options.recipients_options
-@click.option("--keyset-keys", type=click.IntRange(1, 32), default=1, metavar="N", help="Keys in each version [1].")
+@click.option("--keyset-keys", type=click.IntRange(1, 32), default=1, metavar="N", help="Keys in each generation [1].")
 @click.option("--again", is_flag=True, help="In the place of one whose keys got lost before it was used.")
 @common_options
 def init(

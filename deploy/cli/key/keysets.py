@@ -18,10 +18,10 @@ def keyset() -> None:
 
 @keyset.command()
 @_NAME
-@click.option("--keys", type=click.IntRange(1, 32), default=1, metavar="N", help="Keys in each version [1].")
+@click.option("--keys", type=click.IntRange(1, 32), default=1, metavar="N", help="Keys in each generation [1].")
 @common_options
 def create(*, name: str, keys: int) -> None:
-    """Make a keyset. Of the keys of a version, each write takes one at random."""
+    """Make a keyset. Of the keys of a generation, each write takes one at random."""
     with client() as service:
         service.create_keyset(name, keys=keys)
     show.done({"keyset": name, "keys": keys}, f"made keyset {name}")
@@ -37,8 +37,8 @@ def list_() -> None:
         show.answer({"keysets": msgspec.to_builtins(known)})
         return
     show.table(
-        ("keyset", "active", "versions", "keys", "records"),
-        ([k.name, k.active, len(k.versions), k.keys, sum(each.records for each in k.versions)] for k in known),
+        ("keyset", "active", "generations", "keys", "records"),
+        ([k.name, k.active, len(k.generations), k.keys, sum(each.records for each in k.generations)] for k in known),
     )
 
 
@@ -46,7 +46,7 @@ def list_() -> None:
 @_NAME
 @common_options
 def show_(*, name: str) -> None:
-    """Show a keyset and its versions."""
+    """Show a keyset and its generations."""
     from strongroom.storage_service.errors import NotFound
 
     with client(60.0) as service:
@@ -59,8 +59,8 @@ def show_(*, name: str) -> None:
         show.answer(msgspec.to_builtins(found) | {"places": places})
         return
     show.fields({"keyset": found.name, "reverting": found.reverting, "for": places})
-    columns = ("version", "", "keys", "records", "created")
-    rows = ([v.version, "active" if v.active else "", v.keys, v.records, v.created] for v in found.versions)
+    columns = ("generation", "", "keys", "records", "created")
+    rows = ([v.generation, "active" if v.active else "", v.keys, v.records, v.created] for v in found.generations)
     show.table(columns, rows)
 
 
@@ -97,7 +97,7 @@ def backup() -> None:
 @_LABEL
 @common_options
 def register(*, label: str) -> None:
-    """Keep every version of today for the copy of the store that is called LABEL."""
+    """Keep every generation of today for the copy of the store that is called LABEL."""
     with client() as service:
         service.register_backup(label)
     show.done({"backup": label, "registered": True}, f"registered backup {label}")
@@ -106,20 +106,20 @@ def register(*, label: str) -> None:
 @backup.command("list")
 @common_options
 def list_backups() -> None:
-    """List the registered backups, and the versions that each needs."""
+    """List the registered backups, and the generations that each needs."""
     with client() as service:
         known = service.list_backups()
     if show.as_json():
         show.answer({"backups": msgspec.to_builtins(known)})
     else:
-        show.table(("backup", "taken", "needs"), ([each.label, each.taken, each.versions] for each in known))
+        show.table(("backup", "taken", "needs"), ([each.label, each.taken, each.generations] for each in known))
 
 
 @backup.command()
 @_LABEL
 @common_options
 def forget(*, label: str) -> None:
-    """Let go of what a backup needs: it cannot be read any more once those versions are retired."""
+    """Let go of what a backup needs: it cannot be read any more once those generations are retired."""
     with client() as service:
         service.forget_backup(label)
     show.done({"backup": label, "forgotten": True}, f"forgot backup {label}")

@@ -24,7 +24,7 @@ PACE = 0.25  # of the time is spent on re-encryption, unless told otherwise
 
 @click.group(cls=Noun)
 def rotate() -> None:
-    """Make a new root key, or a new version of a keyset."""
+    """Make a new root key, or a new generation of a keyset."""
 
 
 # The root key
@@ -193,15 +193,15 @@ _PACE = click.option(
 
 @rotate.command("keyset")
 @click.argument("name")
-@click.option("--keys", type=click.IntRange(1, 32), metavar="N", help="Keys in the new version [as many as before].")
+@click.option("--keys", type=click.IntRange(1, 32), metavar="N", help="Keys in the new generation [as many as before].")
 @click.option("--reencrypt", "wholly", is_flag=True, help="And re-encrypt what is there; if that fails, revert it all.")
-@click.option("--revert", is_flag=True, help="Go back to the version before, instead.")
+@click.option("--revert", is_flag=True, help="Go back to the generation before, instead.")
 @_PACE
 @common_options
 def rotate_keyset(*, name: str, keys: int | None, wholly: bool, revert: bool, pace: float) -> int | None:
-    """Give keyset NAME a new version; secrets are written under it from now on.
+    """Give keyset NAME a new generation; secrets are written under it from now on.
 
-    Those that are there stay under the old versions, which go on opening them, until they are written again or
+    Those that are there stay under the old generations, which go on opening them, until they are written again or
     re-encrypted.
     """
     from strongroom.models.steps import Step
@@ -262,7 +262,7 @@ def _watched(service: "StorageClient", name: str | None, pace: float, *, resume:
 @click.option("--leave-unreadable", is_flag=True, help="With --resume: also if records are left that do not open.")
 @common_options
 def reencrypt(*, keyset: str | None, pace: float, resume: bool, leave_unreadable: bool) -> int | None:
-    """Re-encrypt what is not under the active version of KEYSET, or of all keysets.
+    """Re-encrypt what is not under the active generation of KEYSET, or of all keysets.
 
     It can be interrupted at any moment and begun again, and be run by several at once; secrets are read and written
     meanwhile.
@@ -298,13 +298,13 @@ def _halted(service: "StorageClient") -> str:
 
 
 @click.command(cls=Verb)
-@click.argument("version")
+@click.argument("generation")
 @common_options
-def retire(*, version: str) -> None:
-    """Destroy VERSION of a keyset, such as default.1, when it is proven that nothing is under it.
+def retire(*, generation: str) -> None:
+    """Destroy GENERATION of a keyset, such as default.1, when it is proven that nothing is under it.
 
     What was encrypted under it, in a copy of the store that was not registered, can never be read again.
     """
     with client(LONG) as service:
-        service.retire_version(version)
-    show.done({"version": version, "retired": True}, f"retired {version}")
+        service.retire_generation(generation)
+    show.done({"generation": generation, "retired": True}, f"retired {generation}")

@@ -16,7 +16,7 @@ from strongroom.models.steps import Option, Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.backends.base import pages
 from strongroom.storage_service.client import AsyncStorageClient
-from strongroom.storage_service.client.sealed_operations import Sealed
+from strongroom.storage_service.client.bulk_operations import BulkValue
 from strongroom.storage_service.errors import Denied, Internal, Locked, NotAuthenticated, ServiceError, Unavailable
 
 SEALED: Final = (names.APIKEYS, names.SECRETS)
@@ -107,14 +107,14 @@ class Reading:
             async for name, found in self.sealed(page):
                 yield name, found
 
-    async def _listed(self, prefix: str, after: str | None, limit: int) -> wire.SealedPage:
-        return await ask(self._client.list_sealed(prefix, after, limit), self._where)
+    async def _listed(self, prefix: str, after: str | None, limit: int) -> wire.BulkPage:
+        return await ask(self._client.list_bulk(prefix, after, limit), self._where)
 
     async def sealed(self, wanted: Sequence[str]) -> AsyncIterator[tuple[str, Found]]:
         """Yield those of *wanted* that exist, and what lies there; a name that nothing can have does not."""
 
-        async def read(some: Sequence[str]) -> Sequence[Sealed | None]:
-            return await ask(self._client.read_sealed(some), self._where, Internal)
+        async def read(some: Sequence[str]) -> Sequence[BulkValue | None]:
+            return await ask(self._client.read_bulk(some), self._where, Internal)
 
         left = [name for name in wanted if _may_be_sealed(name)]
         while left:

@@ -32,8 +32,8 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient
 from strongroom.storage_service.client import file as client_file
+from strongroom.storage_service.client.bulk_operations import Remove, Write
 from strongroom.storage_service.client.file import ClientFile
-from strongroom.storage_service.client.sealed_operations import Remove, Write
 from strongroom.storage_service.errors import Changed, ConfigurationError, NoContainer, Unavailable
 
 OPTIONS: Final[Mapping[str, Option]] = {
@@ -116,7 +116,7 @@ class StrongroomSource:
     async def _refuse_itself(self, client: AsyncStorageClient) -> None:
         """Refuse a service that has the journal of its own migration: it would scrub what it had moved into itself."""
         run = run_name("strongroom", self._identity)
-        (head,) = await ask(client.read_sealed([f"{MIGRATION}{run}/run"]), self._where)
+        (head,) = await ask(client.read_bulk([f"{MIGRATION}{run}/run"]), self._where)
         if head is not None:
             raise ConfigurationError(
                 f"{self._where} would move into itself: say another service for the records to move into"
@@ -242,11 +242,11 @@ class StrongroomSource:
     async def _commit(self, changes: Sequence[Change]) -> None:
         passing = (Changed, NoContainer, Unavailable)
         # A commit has room for a container of each of its writes besides.
-        room = await ask(self._client.sealed_limit(), self._where, *passing) // 2
+        room = await ask(self._client.bulk_limit(), self._where, *passing) // 2
         for container in await self._missing(changes):
-            await ask(self._client.commit_sealed([container]), self._where, *passing)
+            await ask(self._client.commit_bulk([container]), self._where, *passing)
         for start in range(0, len(changes), room):
-            await ask(self._client.commit_sealed(changes[start : start + room]), self._where, *passing)
+            await ask(self._client.commit_bulk(changes[start : start + room]), self._where, *passing)
 
     async def _missing(self, changes: Sequence[Change]) -> Sequence[Write]:
         """Return what makes the containers that *changes* write into and that are not there, outer ones first."""

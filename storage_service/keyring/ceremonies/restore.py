@@ -2,14 +2,14 @@
 
     the store has       what is done
     no keyring          the exported one becomes its keyring, with all recipients
-    the same root key   versions that the store does not have any more join its own, none of them active
+    the same root key   generations that the store does not have any more join its own, none of them active
     another root key    the same, if that root key is given as well; else it is refused, or, if so told, replaced
 
 Before anything is written all sealed records are tried, for a keyring must not take a place where records need another
 one. What is written comes in one commit, or where that is too small the wraps first and the document last: whoever is
 killed before that leaves a store with the keyring that it had, and can begin again.
 
-Records that were put back may be under versions that the document has long forgotten them to be under. So each place
+Records that were put back may be under generations that the document has long forgotten them to be under. So each place
 learns which keysets its records are found under, and the census counts as incomplete until it was repaired.
 """
 
@@ -37,10 +37,10 @@ from strongroom.storage_service.jose import envelope
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.ceremonies import export
 from strongroom.storage_service.keyring.ceremonies.export import Exported
-from strongroom.storage_service.keyring.document import Assignment, Document, Keyset, Version
+from strongroom.storage_service.keyring.document import Assignment, Document, Generation, Keyset
 from strongroom.storage_service.keyring.machines.stored import MachineDocuments, StoredDocuments
 from strongroom.storage_service.keyring.opening import wraps
-from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Ring, version_of
+from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Ring, generation_of
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
 from strongroom.storage_service.keyring.seen import Seen
 from strongroom.storage_service.keyring.usage import census, records
@@ -52,7 +52,7 @@ class Restored(NamedTuple):
     """What was brought back."""
 
     root: str  # kid of the root key that the store's keyring is under now
-    added: tuple[str, ...]  # versions that the store did not have
+    added: tuple[str, ...]  # generations that the store did not have
     unreadable: tuple[str, ...]  # records that open under no key of its keyring
     counted: bool  # whether the census is complete; else it has to be repaired
 
@@ -63,7 +63,7 @@ class _Plan(NamedTuple):
     document: Document
     writer: RootKey  # what the document is written under
     added: tuple[str, ...]
-    whole: bool  # the exported keyring, recipients and all, and not versions of it in the store's own
+    whole: bool  # the exported keyring, recipients and all, and not generations of it in the store's own
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ async def restore(
 ) -> Restored:
     """Bring the keyring in *exported* back to a store, and return what that changed.
 
-    Whatever key opens a wrap of the export opens the store afterwards, but where only versions join a keyring under
+    Whatever key opens a wrap of the export opens the store afterwards, but where only generations join a keyring under
     another root key. Machines come back with a whole keyring alone: one that is gone was revoked.
 
     Args:
@@ -98,13 +98,13 @@ async def restore(
         machines: where the documents of machines belong; None: in the store.
         own: the root key of the store's own keyring, where that is another one.
         replace: put the exported keyring in the place of one that does not open; no service may use the store then.
-        leave_unreadable: make it the store's keyring although records open under none of its keys. Versions that join
-            one make nothing unreadable, so there it is not asked.
+        leave_unreadable: make it the store's keyring although records open under none of its keys. Generations that
+            join one make nothing unreadable, so there it is not asked.
         seen: which keyring this home has seen; it remembers what is brought back.
 
     Raises:
         Exists: the store has a keyring under another root key, or a kid means two keys.
-        InUse: records are under keys that the export does not have (names some), or the versions are too many.
+        InUse: records are under keys that the export does not have (names some), or the generations are too many.
         Overtaken: somebody else changed the keyring meanwhile, or used it while it was replaced; nothing was done.
         Invalid, WrongRootKey, ConfigurationError: as `export.prove`.
         KeyringDamaged: the store's own keyring does not open.
@@ -133,13 +133,13 @@ async def restore(
 
 
 def union(own: Document, other: Document) -> tuple[Document, tuple[str, ...]]:
-    """Return *own* with the versions that only *other* has, and which those are; none of them becomes active.
+    """Return *own* with the generations that only *other* has, and which those are; none of them becomes active.
 
     A keyset that only *other* has comes as it is. Of everything else, *own* holds: it is what the store does now.
 
     Raises:
         Exists: a kid is one key in *own* and another in *other*.
-        InUse: a record could be under too many versions.
+        InUse: a record could be under too many generations.
     """
     keysets = dict(own.keysets)
     for name, theirs in other.keysets.items():
@@ -149,28 +149,29 @@ def union(own: Document, other: Document) -> tuple[Document, tuple[str, ...]]:
         name: max(own.numbers.get(name, 0), other.numbers.get(name, 0)) for name in {**own.numbers, **other.numbers}
     }
     joined = msgspec.structs.replace(own, keysets=keysets, numbers=numbers)
-    added = tuple(version for version in joined.versions if version not in own.versions)
+    added = tuple(generation for generation in joined.generations if generation not in own.generations)
     return joined.not_too_wide() if added else joined, added
 
 
 def _joined(name: str, ours: Keyset, theirs: Keyset) -> Keyset:
-    held = {version.number: version for version in ours.versions}
-    for version in theirs.versions:
-        if not _same(held.setdefault(version.number, version), version):
+    held = {generation.number: generation for generation in ours.generations}
+    for generation in theirs.generations:
+        if not _same(held.setdefault(generation.number, generation), generation):
             raise Exists(
-                f"{name}.{version.number} is one key in the store and another in the export; they cannot be joined"
+                f"generation {name}.{generation.number} is one key in the store and another in the export; "
+                "they cannot be joined"
             )
-    return msgspec.structs.replace(ours, versions=tuple(held[number] for number in sorted(held)))
+    return msgspec.structs.replace(ours, generations=tuple(held[number] for number in sorted(held)))
 
 
-def _same(one: Version, other: Version) -> bool:
+def _same(one: Generation, other: Generation) -> bool:
     return len(one.keys) == len(other.keys) and hmac.compare_digest(b"".join(one.keys), b"".join(other.keys))
 
 
 def _plan(theirs: Document, root: RootKey, present: Entry | None, own: RootKey | None, replace: bool) -> _Plan:
     """Return what is to become of the keyring that is *present*."""
     # What was prepared for another root key is not in the export.
-    whole = _Plan(theirs.with_pending(None), root, theirs.versions, True)
+    whole = _Plan(theirs.with_pending(None), root, theirs.generations, True)
     if present is None:
         return whole
     kid = envelope.kid_of(present.value)
@@ -217,10 +218,10 @@ async def _look(backend: Backend, document: Document) -> _Survey:
 
 
 def _note_stray(survey: _Survey, ring: Ring, document: Document, name: str, kid: str | None) -> None:
-    version = None if kid is None else version_of(kid)
-    if version is not None and version not in ring.versions_of(name):
+    generation = None if kid is None else generation_of(kid)
+    if generation is not None and generation not in ring.generations_of(name):
         place = max((prefix for prefix in document.places if name.startswith(prefix)), key=len, default="")
-        survey.strays.setdefault(place, set()).add(version.rpartition(".")[0])
+        survey.strays.setdefault(place, set()).add(generation.rpartition(".")[0])
 
 
 async def _records(backend: Backend) -> AsyncIterator[tuple[str, Entry]]:
@@ -234,7 +235,7 @@ async def _records(backend: Backend) -> AsyncIterator[tuple[str, Entry]]:
 def _refuse_unreadable(unreadable: Mapping[str, str | None]) -> None:
     """Raise InUse if there is any record that would not open."""
     if unreadable:
-        kids = sorted({kid for kid in unreadable.values() if kid is not None and version_of(kid) is not None})
+        kids = sorted({kid for kid in unreadable.values() if kid is not None and generation_of(kid) is not None})
         raise InUse(
             f"{len(unreadable)} records of the store do not open with the keys of the export"
             + (f": they are under {', '.join(kids[:NAMED])}" if kids else ""),
@@ -258,9 +259,9 @@ def _at_home(plan: _Plan, survey: _Survey) -> Document:
         place = places.get(prefix, Assignment(DEFAULT_KEYSET))
         places[prefix] = Assignment(place.keyset, (*place.before, *sorted(found - {place.keyset, *place.before})))
     for kid in survey.unreadable.values() if plan.whole else ():  # the store's own document knows its numbers
-        version = None if kid is None else version_of(kid)
-        if version is not None:
-            keyset, _, number = version.rpartition(".")
+        generation = None if kid is None else generation_of(kid)
+        if generation is not None:
+            keyset, _, number = generation.rpartition(".")
             numbers[keyset] = max(numbers.get(keyset, 0), int(number))
     return msgspec.structs.replace(document, places=places, numbers=numbers)
 

@@ -73,7 +73,7 @@ async def initialize(
     store: Backend,
     to: Recipients,
     file: KeyFile | None,
-    keys_per_version: int = 1,
+    keys_per_generation: int = 1,
     *,
     machines: MachineDocuments | None = None,
     machine: MachineDocument | None = None,
@@ -86,7 +86,7 @@ async def initialize(
         store: the store.
         to: who is to open it.
         file: the root key file, which is made if it is meant and not there.
-        keys_per_version: how many keys the first version of each keyset gets.
+        keys_per_generation: how many keys the first generation of each keyset gets.
         machines: where the documents of machines lie.
         machine: the first machine, which is authorized, and may authorize others.
         again: take the place of a keyring under which nothing is encrypted: of one whose keys nobody got to see.
@@ -113,7 +113,7 @@ async def initialize(
         also = [*unused, *map(wraps.put, wrapped.wraps)]
         if machine is not None and machines is not None:
             also += await machine_wraps.save(machines, [(machine.with_root(root, allowed=True), None)])
-        document = Document.new(stored.now(), keys_per_version)
+        document = Document.new(stored.now(), keys_per_generation)
         await _switch(store, root, document, ABSENT if sealed is None else sealed.revision, also)
         if sealed is not None:
             await _tidy_in_passing(store, root, machines)

@@ -1,9 +1,9 @@
-"""The census: for every encrypted record an empty row that says which version it is under.
+"""The census: for every encrypted record an empty row that says which generation it is under.
 
     system/census/default.3/secrets/hosts/10.0.0.7
 
-The row is written and removed in the atomic batch that writes and removes the record, so that "what is still under
-this version?" is a listing of one prefix, exact at every moment. The rows are as untrusted as the store: somebody who
+The row is written and removed in the atomic batch that writes and removes the record, so that "what is still under this
+generation?" is a listing of one prefix, exact at every moment. The rows are as untrusted as the store: somebody who
 edits them can hide a record from a sweep, so a key is destroyed only after the records themselves were looked at, too.
 A store that was imported, or is of an earlier form, begins without rows: there `complete` writes them.
 """
@@ -18,31 +18,31 @@ from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Ch
 from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring, is_kid, version_of
+from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring, generation_of, is_kid
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.usage import records
 from strongroom.storage_service.turns import Turns
 
 
-def row(version: str, name: str) -> str:
-    """Return the name of the row that says: the record *name* is under *version*."""
-    return f"{CENSUS}{version}/{name}"
+def row(generation: str, name: str) -> str:
+    """Return the name of the row that says: the record *name* is under *generation*."""
+    return f"{CENSUS}{generation}/{name}"
 
 
-def rows_of(version: str) -> str:
-    """Return the prefix of all rows of *version*."""
-    return f"{CENSUS}{version}/"
+def rows_of(generation: str) -> str:
+    """Return the prefix of all rows of *generation*."""
+    return f"{CENSUS}{generation}/"
 
 
 def rows_of_keyset(keyset: str) -> str:
-    """Return the prefix of all rows of all versions of *keyset*."""
+    """Return the prefix of all rows of all generations of *keyset*."""
     return f"{CENSUS}{keyset}."
 
 
 def read(row: str) -> tuple[str, str] | None:
-    """Return the version and the record that *row* tells of; None if it is no row."""
-    version, _, name = row.removeprefix(CENSUS).partition("/")
-    return (version, name) if row.startswith(CENSUS) and name and is_kid(version) else None
+    """Return the generation and the record that *row* tells of; None if it is no row."""
+    generation, _, name = row.removeprefix(CENSUS).partition("/")
+    return (generation, name) if row.startswith(CENSUS) and name and is_kid(generation) else None
 
 
 def is_counted(name: str) -> bool:
@@ -53,16 +53,19 @@ def is_counted(name: str) -> bool:
 # What the rows say
 
 
-async def count(store: Backend, versions: Iterable[str]) -> dict[str, int]:
-    """Return how many records are under each of *versions*, by the rows alone."""
-    return {version: sum([len(rows) async for rows in pages(store.list, rows_of(version))]) for version in versions}
+async def count(store: Backend, generations: Iterable[str]) -> dict[str, int]:
+    """Return how many records are under each of *generations*, by the rows alone."""
+    return {
+        generation: sum([len(rows) async for rows in pages(store.list, rows_of(generation))])
+        for generation in generations
+    }
 
 
 # What the records say
 
 
 async def claims(store: Backend, within: str = "") -> AsyncIterator[tuple[str, str | None]]:
-    """Give out every encrypted record whose name begins with *within*, and the version that it says it is under.
+    """Give out every encrypted record whose name begins with *within*, and the generation that it says it is under.
 
     None for one that says none; nothing is opened.
     """
@@ -73,19 +76,19 @@ async def claims(store: Backend, within: str = "") -> AsyncIterator[tuple[str, s
         for name, entry in entries.items():
             await turns.take()
             kid = kid_of(entry.value)
-            yield name, None if kid is None else version_of(kid)
+            yield name, None if kid is None else generation_of(kid)
 
 
 class Scan(NamedTuple):
     """What a look at every record, opened, and at every row has found.
 
-    *by_kid* and *by_version* count the records under each key; *missing* are rows that should be there, *stale* ones
+    *by_kid* and *by_generation* count the records under each key; *missing* are rows that should be there, *stale* ones
     that should not, and *unreadable* the records that open under no key, of whose rows nothing is said. Each record was
     seen with its row as of one moment, different records at different ones.
     """
 
     by_kid: Mapping[str, int]
-    by_version: Mapping[str, int]
+    by_generation: Mapping[str, int]
     missing: tuple[str, ...]
     stale: tuple[str, ...]
     unreadable: tuple[str, ...]
@@ -104,7 +107,7 @@ async def scan(store: Backend, keys: Keys) -> Scan:
     """
     look = _Look(store, keys)
     by_kid: Counter[str] = Counter()
-    by_version: Counter[str] = Counter()
+    by_generation: Counter[str] = Counter()
     missing: list[str] = []
     stale: list[str] = []
     unreadable: list[str] = []
@@ -112,11 +115,11 @@ async def scan(store: Backend, keys: Keys) -> Scan:
         under = await records.under_one_ring(keys, partial(look.at_records, names))
         unreadable += (name for name, key in under.items() if key is None)
         by_kid.update(key.kid for key in under.values() if key is not None)
-        by_version.update(key.version for key in under.values() if key is not None)
-        missing += await look.for_missing({name: key.version for name, key in under.items() if key is not None})
+        by_generation.update(key.generation for key in under.values() if key is not None)
+        missing += await look.for_missing({name: key.generation for name, key in under.items() if key is not None})
     async for rows in pages(store.list, CENSUS, records.READ):
         stale += await records.under_one_ring(keys, partial(look.at_rows, rows))
-    return Scan(by_kid, by_version, tuple(missing), tuple(stale), tuple(unreadable))
+    return Scan(by_kid, by_generation, tuple(missing), tuple(stale), tuple(unreadable))
 
 
 class _Look:
@@ -139,8 +142,8 @@ class _Look:
         return under
 
     async def for_missing(self, under: Mapping[str, str]) -> Sequence[str]:
-        """Return the rows that are not there of records *under* these versions."""
-        rows = {row(version, name): name for name, version in under.items()}
+        """Return the rows that are not there of records *under* these generations."""
+        rows = {row(generation, name): name for name, generation in under.items()}
         lacking = rows.keys() - (await self._store.get_many([*rows])).keys()
         if not lacking:
             return ()
@@ -153,23 +156,23 @@ class _Look:
         )
 
     async def at_rows(self, rows: Sequence[str], ring: Ring) -> Sequence[str]:
-        """Return those of *rows* that tell of a record that is not there, or opens under another version."""
+        """Return those of *rows* that tell of a record that is not there, or opens under another generation."""
         said = {row: tells for row in rows if (tells := read(row)) is not None}
         entries = await self._store.get_many([*said, *{name for _, name in said.values()}])
         self._turns.begin()
         stale = []
-        for each, (version, name) in said.items():
+        for each, (generation, name) in said.items():
             await self._turns.take()
             entry = entries.get(name) if is_counted(name) else None
-            if each in entries and (entry is None or await self._is_under_another(ring, version, name, entry)):
+            if each in entries and (entry is None or await self._is_under_another(ring, generation, name, entry)):
                 stale.append(each)
         return stale
 
-    async def _is_under_another(self, ring: Ring, version: str, name: str, entry: Entry) -> bool:
-        if _claim(entry) == version:
+    async def _is_under_another(self, ring: Ring, generation: str, name: str, entry: Entry) -> bool:
+        if _claim(entry) == generation:
             return False
         opened = await records.opened(self._keys, ring, name, entry.value)
-        return opened is not None and opened[0].version != version
+        return opened is not None and opened[0].generation != generation
 
 
 async def repair(store: Backend, keys: Keys, found: Scan) -> None:
@@ -182,8 +185,8 @@ async def repair(store: Backend, keys: Keys, found: Scan) -> None:
         Unavailable: the store does not answer, or others change the keyring without end; begin again with a scan.
     """
     wrong: dict[str, list[str]] = {}
-    for version, name in filter(None, map(read, (*found.missing, *found.stale))):
-        wrong.setdefault(name, []).append(version)
+    for generation, name in filter(None, map(read, (*found.missing, *found.stale))):
+        wrong.setdefault(name, []).append(generation)
     turns = Turns()
 
     async def right(names: Sequence[str], ring: Ring) -> None:
@@ -194,13 +197,13 @@ async def repair(store: Backend, keys: Keys, found: Scan) -> None:
             await turns.take()
             entry = entries.get(name)
             revision = ABSENT if entry is None else entry.revision
-            version = None
+            generation = None
             if entry is not None and is_counted(name):
                 opened = await records.opened(keys, ring, name, entry.value)
                 if opened is None:
                     continue
-                version = opened[0].version
-            changes[name] = corrected(name, revision, version, wrong[name])
+                generation = opened[0].generation
+            changes[name] = corrected(name, revision, generation, wrong[name])
         for batch in records.batches(store, changes):
             await records.commit(store, ring, batch)
 
@@ -224,18 +227,18 @@ async def complete(store: Backend, root: RootKey, keys: Keys) -> Document:
     return said
 
 
-def corrected(name: str, revision: int, version: str | None, rows: Iterable[str]) -> Sequence[Change]:
-    """Return the changes that leave of a record the row of *version* alone (None: no row), if it is at *revision*.
+def corrected(name: str, revision: int, generation: str | None, rows: Iterable[str]) -> Sequence[Change]:
+    """Return the changes that leave of a record the row of *generation* alone (None: no row), if it is at *revision*.
 
     Args:
         name: the record; rows of what is not counted are removed, whatever that is.
         revision: as the record was read, `ABSENT` where it is not there.
-        version: what it is under.
-        rows: the versions that have a row of it, or may have.
+        generation: what it is under.
+        rows: the generations that have a row of it, or may have.
     """
     guard = (Check(name, revision),) if is_counted(name) else ()
-    put = () if version is None else (Put(row(version, name), b""),)
-    return [*guard, *put, *(Delete(row(each, name)) for each in rows if each != version)]
+    put = () if generation is None else (Put(row(generation, name), b""),)
+    return [*guard, *put, *(Delete(row(each, name)) for each in rows if each != generation)]
 
 
 async def _sealed(store: Backend, within: str = "") -> AsyncIterator[Sequence[str]]:
@@ -249,4 +252,4 @@ async def _sealed(store: Backend, within: str = "") -> AsyncIterator[Sequence[st
 
 def _claim(entry: Entry) -> str | None:
     kid = kid_of(entry.value)
-    return None if kid is None else version_of(kid)
+    return None if kid is None else generation_of(kid)

@@ -2,8 +2,8 @@
 
     step            one bounded slice of re-encryption; by any number of processes at once, each at its own pace
     settle          nothing is left to re-encrypt: say so in the keyring document
-    retire          nothing is under this version any more, which is proven: destroy it
-    remove_keyset   the same for all versions of a keyset
+    retire          nothing is under this generation any more, which is proven: destroy it
+    remove_keyset   the same for all generations of a keyset
 
 A record is moved from one key to another by a commit that holds only while the record is at the revision that was
 read, and the keyring document at the revision of the ring in use; its row of the census moves with it. Whatever stops
@@ -59,7 +59,7 @@ async def step(
     Args:
         store: the store as it is, ciphertext.
         keys: gives the ring.
-        keyset: the records under old versions of this one, and those that were assigned to it; None: of all keysets.
+        keyset: the records under old generations of this one, and those that were assigned to it; None: of all keysets.
         after: where the last step ended; None: begin.
         limit: records to look at, at most.
         pace: which part of this event loop's time to take, above 0 and up to 1; below 1, what others do meanwhile
@@ -73,7 +73,7 @@ async def step(
     ring = keys.current or await keys.sync()
     if after is None:
         ring = await keys.refresh(ring)  # a pass by a ring from before the rotation would find nothing to do
-    if keyset is not None and keyset not in ring.active_versions:
+    if keyset is not None and keyset not in ring.active_generations:
         raise NotFound("there is no such keyset")
     rows = await _rows(store, _sources(ring, keyset), after, limit)
     sweep = _Sweep(store, keys, pace)
@@ -119,30 +119,30 @@ async def _shut_out(store: Backend, said: Document, settled: Document) -> AsyncG
     places = [prefix for prefix, each in said.places.items() if each.before and not settled.places[prefix].before]
     with _ring_of(said) as now, _ring_of(settled) as then:
         for prefix in places:
-            async for name, version in census.claims(store, prefix):
-                if version in now.versions_of(name) and version not in then.versions_of(name):
+            async for name, generation in census.claims(store, prefix):
+                if generation in now.generations_of(name) and generation not in then.generations_of(name):
                     yield name
 
 
 async def due(store: Backend, said: Document, keyset: str | None) -> AsyncGenerator[Sequence[tuple[str, str]], None]:
-    """Give out version and name of the records that are still to be re-encrypted by *said*, of one keyset or of all."""
+    """Give out generation and name of the records still to be re-encrypted by *said*, of one keyset or of all."""
     with _ring_of(said) as ring:
         for prefix in _sources(ring, keyset):
             async for rows in pages(store.list, prefix):
                 yield _due(ring, rows)
 
 
-async def retire(store: Backend, root: RootKey, version: str) -> Document:
-    """Destroy *version* of a keyset, when it is proven that nothing needs it, and return the document without it.
+async def retire(store: Backend, root: RootKey, generation: str) -> Document:
+    """Destroy *generation* of a keyset, when it is proven that nothing needs it, and return the document without it.
 
     Raises:
         InUse: it is active, or a backup needs it, or records are under it; names some of them.
-        NotFound: there is no such version.
+        NotFound: there is no such generation.
         Overtaken: somebody else changed the keyring meanwhile; nothing was done.
         WrongRootKey, KeyringDamaged, ConfigurationError: as `vault.open_document`.
         Unavailable: with its fate.
     """
-    return await _destroy(store, root, lambda said: said.without_version(version), census.rows_of(version))
+    return await _destroy(store, root, lambda said: said.without_generation(generation), census.rows_of(generation))
 
 
 async def remove_keyset(store: Backend, root: RootKey, name: str) -> Document:
@@ -160,13 +160,17 @@ async def remove_keyset(store: Backend, root: RootKey, name: str) -> Document:
 
 def _sources(ring: Ring, keyset: str | None) -> Sequence[str]:
     """Return the prefixes of the rows to go through for *keyset*, in byte order, none within another."""
-    active = ring.active_versions
+    active = ring.active_generations
     wanted = active.keys() if keyset is None else {keyset}
-    old = set(ring.versions) - set(active.values())
-    found = {census.rows_of(version) for version in old if _keyset_of(version) in wanted}
+    old = set(ring.generations) - set(active.values())
+    found = {census.rows_of(generation) for generation in old if _keyset_of(generation) in wanted}
     for prefix, place in ring.places.items():
         if place.keyset in wanted:
-            found |= {census.row(version, prefix) for version in ring.versions if _keyset_of(version) in place.before}
+            found |= {
+                census.row(generation, prefix)
+                for generation in ring.generations
+                if _keyset_of(generation) in place.before
+            }
     apart: list[str] = []
     for each in sorted(found):
         if not apart or not each.startswith(apart[-1]):
@@ -175,14 +179,14 @@ def _sources(ring: Ring, keyset: str | None) -> Sequence[str]:
 
 
 def _due(ring: Ring, rows: Iterable[str]) -> Sequence[tuple[str, str]]:
-    """Return version and name of the records that, by *rows*, are not under the version that is right for them."""
-    active = ring.active_versions
+    """Return generation and name of the records that, by *rows*, are not under the generation they belong under."""
+    active = ring.active_generations
     tells = filter(None, map(census.read, rows))
-    return [(version, name) for version, name in tells if version != active[ring.keyset_of(name)]]
+    return [(generation, name) for generation, name in tells if generation != active[ring.keyset_of(name)]]
 
 
-def _keyset_of(version: str) -> str:
-    return version.rpartition(".")[0]
+def _keyset_of(generation: str) -> str:
+    return generation.rpartition(".")[0]
 
 
 async def _rows(store: Backend, prefixes: Iterable[str], after: str | None, limit: int) -> Sequence[str]:
@@ -212,14 +216,14 @@ class _Sweep:
         self._in_flight, self._part = (IN_FLIGHT, full) if pace == 1 else (1, min(GENTLE, full))
 
     async def move(self, due: Sequence[tuple[str, str]]) -> None:
-        """Move the records that are *due*, each given with the version that its row tells of."""
+        """Move the records that are *due*, each given with the generation that its row tells of."""
         parts = records.parts(due, self._part)
 
         async def work() -> None:
             for part in parts:
                 rows: dict[str, list[str]] = {}
-                for version, name in part:
-                    rows.setdefault(name, []).append(version)
+                for generation, name in part:
+                    rows.setdefault(name, []).append(generation)
                 await records.under_one_ring(self._keys, partial(self._move, rows))
 
         tasks = [asyncio.create_task(work()) for _ in range(self._in_flight)]
@@ -236,12 +240,12 @@ class _Sweep:
         turns = self._turns
         async with self._alone:
             turns.begin()
-            for name, versions in rows.items():
+            for name, generations in rows.items():
                 if turns.over:
                     await turns.take()
                 entry = entries.get(name)
                 if entry is None or not census.is_counted(name):
-                    changes[name] = census.corrected(name, ABSENT, None, versions)
+                    changes[name] = census.corrected(name, ABSENT, None, generations)
                     continue
                 try:
                     under, value = envelope.opened(ring.at(name), name, entry.value)
@@ -250,15 +254,18 @@ class _Sweep:
                     self.unreadable.add(name)
                     continue
                 target = ring.active(ring.keyset_of(name))
-                if under.version == target.version:
-                    changes[name] = census.corrected(name, entry.revision, under.version, versions)
+                if under.generation == target.generation:
+                    changes[name] = census.corrected(name, entry.revision, under.generation, generations)
                     continue
                 if turns.over:
                     await turns.take()
                 changes[name] = [
                     Put(name, envelope.encrypt(target, name, value), entry.revision),
-                    Put(census.row(target.version, name), b""),
-                    *(Delete(census.row(each, name)) for each in {under.version, *versions} - {target.version}),
+                    Put(census.row(target.generation, name), b""),
+                    *(
+                        Delete(census.row(each, name))
+                        for each in {under.generation, *generations} - {target.generation}
+                    ),
                 ]
             await turns.rest()
         for batch in records.batches(self._store, changes):
@@ -291,17 +298,17 @@ class _Holders:
 
 
 async def _destroy(store: Backend, root: RootKey, change: Callable[[Document], Document], rows: str) -> Document:
-    """Destroy the versions that *change* leaves out, whose rows have the prefix *rows*, in one commit."""
+    """Destroy the generations that *change* leaves out, whose rows have the prefix *rows*, in one commit."""
     said, revision = await _read(store, root)
     left = change(said)
-    gone = set(said.versions) - set(left.versions)
+    gone = set(said.generations) - set(left.generations)
     holders = _Holders()
     async for page in pages(store.list, rows):
         holders.add(name for _, name in filter(None, map(census.read, page)))
     holders.refuse("records are still under it, to be re-encrypted first")
     # The rows are as untrusted as the store: what the records themselves say counts, too.
-    async for name, version in census.claims(store):
-        if version in gone:
+    async for name, generation in census.claims(store):
+        if generation in gone:
             holders.add([name])
     holders.refuse("records are under it of which the census says nothing, and which is to be repaired first")
     return (await stored.replace(store, root, left, revision, [Vacant(rows)]))[0]

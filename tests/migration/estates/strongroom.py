@@ -15,7 +15,7 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Put
 from strongroom.storage_service.client import StorageClient
-from strongroom.storage_service.client.sealed_operations import Write
+from strongroom.storage_service.client.bulk_operations import Write
 from strongroom.storage_service.wire import NEW
 from tests.deploy.running import PATIENCE, spawn
 from tests.migration.estates.base import Estate
@@ -90,7 +90,7 @@ class StrongroomEstate:
         text = f"changed to {next(self._serial)}"
         value = Secret(text) if address == key else self._credentials(address, text)[1].value
         with self.client as client:
-            client.commit_sealed([Write(key, value, "*")])
+            client.commit_bulk([Write(key, value, "*")])
 
     def secret_of(self, number: int) -> str:
         """Return what was put last: of a host's credentials the key, in base64."""
@@ -121,15 +121,15 @@ class StrongroomEstate:
                 self._secrets[number], write = self._credentials(f"h{number:06}", text)
             writes.append(write)
         with self.client as client:
-            room = client.sealed_limit() - 2
+            room = client.bulk_limit() - 2
             for start in range(0, len(writes), room):
-                client.commit_sealed(writes[start : start + room])
+                client.commit_bulk(writes[start : start + room])
         return [write.name for write in writes]
 
     def fill(self) -> None:
         """Make the containers that all secrets lie in, and a host."""
         with self.client as client:
-            client.commit_sealed([Write(CONTAINER, Secret(""), NEW), Write(HostCreds.prefix(), Secret(""), NEW)])
+            client.commit_bulk([Write(CONTAINER, Secret(""), NEW), Write(HostCreds.prefix(), Secret(""), NEW)])
             client.save(Host(address="10.0.0.7", cpus=4))
 
 

@@ -12,7 +12,7 @@ from strongroom.storage_service.client.operations import ANY_REVISION, decode, e
 from strongroom.storage_service.errors import Internal
 
 
-class Sealed(NamedTuple):
+class BulkValue(NamedTuple):
     """A stored value and the tag of its revision."""
 
     value: Secret
@@ -41,12 +41,12 @@ class Require(NamedTuple):
     etag: str
 
 
-def sealed_limit() -> Operation[int]:
+def bulk_limit() -> Operation[int]:
     """Return how many changes one commit takes, one for each container that its writes lie in among them."""
-    return decode((yield Call("GET", wire.SEALED_PATH, Effect.READ)), wire.SealedLimits).max_changes
+    return decode((yield Call("GET", wire.BULK_PATH, Effect.READ)), wire.BulkLimits).max_changes
 
 
-def read_sealed(wanted: Sequence[str]) -> Operation[list[Sealed | None]]:
+def read_bulk(wanted: Sequence[str]) -> Operation[list[BulkValue | None]]:
     """Return what is stored under each of *wanted*, None where there is nothing.
 
     Up to 1,000 are read as of one moment, if one answer holds them (8 MiB as stored): else they are read in parts.
@@ -55,28 +55,28 @@ def read_sealed(wanted: Sequence[str]) -> Operation[list[Sealed | None]]:
         Denied: the credentials do not reach everything.
     """
 
-    def ask(some: Sequence[str]) -> Operation[list[Sealed | None]]:
-        answer = yield _call("read", wire.SealedNames(names=list(some)), Effect.READ)
-        entries = decode(answer, wire.SealedEntries).entries
+    def ask(some: Sequence[str]) -> Operation[list[BulkValue | None]]:
+        answer = yield _call("read", wire.BulkNames(names=list(some)), Effect.READ)
+        entries = decode(answer, wire.BulkEntries).entries
         if len(entries) != len(some):
             raise Internal("the service's answer is not what was asked for")
-        return [None if each is None else Sealed(Secret(each.value), each.etag) for each in entries]
+        return [None if each is None else BulkValue(Secret(each.value), each.etag) for each in entries]
 
-    found = yield from each_of(wanted, wire.MAX_SEALED_READ, ask)
+    found = yield from each_of(wanted, wire.MAX_BULK_READ, ask)
     return [found[name] for name in wanted]
 
 
-def list_sealed(prefix: str, after: str | None = None, limit: int = 1000) -> Operation[wire.SealedPage]:
+def list_bulk(prefix: str, after: str | None = None, limit: int = 1000) -> Operation[wire.BulkPage]:
     """Return a page of the names that begin with *prefix* and come after *after*, in order, containers among them.
 
     Raises:
         Denied: the credentials do not reach everything.
     """
-    body = wire.SealedListing(prefix=prefix, after=after, limit=limit)
-    return decode((yield _call("list", body, Effect.READ)), wire.SealedPage)
+    body = wire.BulkListing(prefix=prefix, after=after, limit=limit)
+    return decode((yield _call("list", body, Effect.READ)), wire.BulkPage)
 
 
-def commit_sealed(changes: Iterable[Write | Remove | Require]) -> Operation[str]:
+def commit_bulk(changes: Iterable[Write | Remove | Require]) -> Operation[str]:
     """Apply *changes* together or not at all, and return the tag that all that was written has now.
 
     Raises:
@@ -87,21 +87,21 @@ def commit_sealed(changes: Iterable[Write | Remove | Require]) -> Operation[str]
     """
     said = list(changes)
     guarded = all(change.etag not in (None, ANY_REVISION) for change in said)
-    body = wire.SealedCommit(changes=[_change(each) for each in said])
+    body = wire.BulkCommit(changes=[_change(each) for each in said])
     answer = yield _call("commit", body, Effect.GUARDED if guarded else Effect.WRITE)
-    return decode(answer, wire.SealedCommitted).etag
+    return decode(answer, wire.BulkCommitted).etag
 
 
 def _call(verb: str, body: msgspec.Struct, effect: Effect) -> Call:
-    path = f"{wire.SEALED_PATH}/{verb}"
+    path = f"{wire.BULK_PATH}/{verb}"
     return Call("POST", path, effect, msgspec.json.encode(body), {"Content-Type": wire.JSON})
 
 
-def _change(said: Write | Remove | Require) -> wire.SealedChange:
+def _change(said: Write | Remove | Require) -> wire.BulkChange:
     match said:
         case Write(name, value, etag):
-            return wire.SealedChange(name=name, value=value.reveal(), etag=etag)
+            return wire.BulkChange(name=name, value=value.reveal(), etag=etag)
         case Remove(name, etag):
-            return wire.SealedChange(name=name, etag=etag)
+            return wire.BulkChange(name=name, etag=etag)
         case Require(name, etag):
-            return wire.SealedChange(name=name, etag=etag, check=True)
+            return wire.BulkChange(name=name, etag=etag, check=True)
