@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from strongroom.storage_service.client.file import is_credential
 from strongroom.storage_service.config import ProxySettings
 from strongroom.storage_service.errors import ConfigurationError, KeyFileUnusable
-from strongroom.storage_service.keyring.private_file import PrivateFile
+from strongroom.storage_service.private_file import PrivateFile
 from strongroom.storage_service.reach import changed_by_others, closed_directory, user_name
 
 SOON: Final = timedelta(days=14)  # before its end a certificate is spoken of

@@ -13,7 +13,6 @@ Who opens it
     rootkey         the root key file
     opening/        wraps of the root key: for a file, unlock keys, shares; and opening with nobody at hand
     machines/       machines: key pairs, documents, wraps, and which root key one accepts
-    private_file    how a file that holds a key is made and checked
 
 In memory
     shared_root     what all workers of a service share

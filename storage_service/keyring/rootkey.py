@@ -1,6 +1,6 @@
 """The root key file, ``secrets.key``: one JWK in Custodia's own form, so that a Custodia key file is a root key file.
 
-Whoever can read it can, with a copy of the store, read every secret; `strongroom.storage_service.keyring.private_file`
+Whoever can read it can, with a copy of the store, read every secret; `strongroom.storage_service.private_file`
 says which files are accepted, and how one is made.
 
 All of this blocks on the disk; `strongroom.storage_service.keyring.stored` calls it off the event loop.
@@ -16,8 +16,8 @@ from strongroom.storage_service.errors import KeyFileUnusable
 from strongroom.storage_service.jose import jwk
 from strongroom.storage_service.jose.content_encryption import KEY_SIZE
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring.private_file import PrivateFile
 from strongroom.storage_service.keyring.seen import Seen
+from strongroom.storage_service.private_file import PrivateFile
 
 _FILE: Final = PrivateFile("root key file", exposed="the keys it wraps are to be rotated")
 _KID: Final = re.compile(r"root\.[A-Za-z0-9_-]{16}", re.ASCII)

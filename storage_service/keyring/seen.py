@@ -24,8 +24,8 @@ import msgspec
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.errors import KeyFileMissing, KeyFileUnusable, KeyringOutdated
 from strongroom.storage_service.files import replace_private
-from strongroom.storage_service.keyring.private_file import PrivateFile
 from strongroom.storage_service.keyring.shared_root import MARK_SIZE, Page
+from strongroom.storage_service.private_file import PrivateFile
 
 _FILE: Final = PrivateFile("record of the keyring that was seen last", "it is to be removed", of_services=True)
 _MAX: Final = 1024  # bytes

@@ -15,8 +15,8 @@ from jwcrypto.jwk import JWK
 from strongroom.storage_service.errors import KeyFileMissing, KeyFileUnusable, StartupError
 from strongroom.storage_service.keyring import rootkey
 from strongroom.storage_service.keyring.opening import next_file
-from strongroom.storage_service.keyring.private_file import PrivateFile
 from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.private_file import PrivateFile
 from tests.keyring.racing import race
 
 FILE: Final = PrivateFile("root key file", exposed="the keys it wraps are to be rotated")

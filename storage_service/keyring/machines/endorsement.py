@@ -30,8 +30,8 @@ from strongroom.storage_service.errors import KeyFileUnusable, Undecipherable, W
 from strongroom.storage_service.jose import envelope, jwk
 from strongroom.storage_service.jose.content_encryption import KEY_SIZE
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring.private_file import PrivateFile
 from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.private_file import PrivateFile
 
 KNOWS: Final = ".knows."  # in the name of a file, after that of the machine's key, before what the root key is called
 

@@ -29,8 +29,8 @@ from strongroom.storage_service.errors import Exists, Invalid, KeyFileUnusable, 
 from strongroom.storage_service.jose import base64url, jwk
 from strongroom.storage_service.jose.content_encryption import BLOCK, IV_SIZE, TAG_SIZE
 from strongroom.storage_service.jose.envelope import ENC, Reason
-from strongroom.storage_service.keyring.private_file import PrivateFile
 from strongroom.storage_service.keyring.rootkey import RootKey
+from strongroom.storage_service.private_file import PrivateFile
 
 MAX_WRAP: Final = 2048  # characters; the longest that is made here has about 930
 
