@@ -150,7 +150,7 @@ class Forwarder:
     # short: without a task, unless something has to be waited for
 
     def _answered(self, way: "_Way", connection: Connection) -> None:
-        """Pass on the answer that *connection* holds, or ask again where the connection had closed meanwhile."""
+        """Pass on the answer that *connection* holds, or ask again where the connection was closed meanwhile."""
         error = connection.error
         if error is None:
             if connection.streamed:

@@ -129,11 +129,11 @@ def _single(headers: Sequence[Field]) -> dict[bytes, bytes]:
     """Return *headers* by name; credentials that stand twice are two claims, and which one holds is not guessed.
 
     Raises:
-        Invalid: a field of credentials stands twice.
+        Invalid: a field of credentials appears twice.
     """
     fields: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in fields and name in _ONCE:
-            raise Invalid("a field of credentials stands twice")
+            raise Invalid("a field of credentials appears twice")
         fields[name] = value
     return fields

@@ -225,7 +225,7 @@ class Apply:
         try:
             await self._commit_together(decisions, work)
         except (Invalid, TooLarge) as error:
-            self._room = await self._target.room()  # a commit takes fewer changes by now, or one of them is refused
+            self._room = await self._target.room()  # a commit takes fewer changes now, or one of them is refused
             for half in self._halves(decisions, error, work):
                 await self._commit(half, work)
 
@@ -381,7 +381,7 @@ def to_decide(*, skip_bad: bool) -> Step:
     """Return what is to be done where both sides differ; *skip_bad*: what cannot move stays behind."""
     options: dict[str, Option] = {"on_conflict": "keep"}
     return Step(
-        "decide what stands where both sides differ, by keep, replace or newer",
+        "decide which side wins where they differ: keep, replace or newer",
         "migrate apply",
         {"skip_bad": True, **options} if skip_bad else options,
     )
@@ -395,7 +395,7 @@ def _advice(report: Report, *, skip_bad: bool) -> Step:
         return to_decide(skip_bad=skip_bad)
     if (counts.get("bad") or counts.get("duplicate")) and not skip_bad:
         return Step(
-            "mend at the source what cannot move, and run it again; or leave it", "migrate apply", {"skip_bad": True}
+            "fix at the source what cannot move, and run it again; or leave it", "migrate apply", {"skip_bad": True}
         )
     if counts.get("changed") or counts.get("unplanned"):
         return Step("some items changed meanwhile; plan again, then apply that", "migrate plan")
@@ -403,6 +403,6 @@ def _advice(report: Report, *, skip_bad: bool) -> Step:
     again: dict[str, Option] = {"skip_bad": True} if left else {}
     if counts.get("refused"):
         return Step(
-            "the service refuses some records: mend them at the source, and run it again", "migrate apply", again
+            "the service refuses some records: fix them at the source, and run it again", "migrate apply", again
         )
     return Step("compare both sides", "migrate verify", again)

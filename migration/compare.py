@@ -97,14 +97,14 @@ def fault_of(record: Record) -> str:
         return f"it is larger than {MAX_SECRET // 1024} KiB"
     if not record.sealed:
         return _fault_of_plain(record)
-    return "a secret lies in a container" if names.container_of(record.name) == names.SECRETS else ""
+    return "a secret must lie in a container" if names.container_of(record.name) == names.SECRETS else ""
 
 
 def _fault_of_plain(record: Record) -> str:
     try:
         model = record.model()
     except KeyError:
-        return "nothing of that kind is kept"
+        return "records of that kind are not kept"
     except ValidationError as error:
         return "; ".join(f"{fault.field} {fault.reason}" for fault in error.faults)
     return "" if model.record_name == record.name else "its name is not that of its record"

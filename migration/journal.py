@@ -191,7 +191,7 @@ class Journal:
             MigrationError: a later version of this program wrote it, or it is damaged.
         """
         if not RUN_NAME.fullmatch(name):
-            raise NoSuchRun("that is no name of a run").advising(LIST_RUNS)
+            raise NoSuchRun("that is not the name of a run").advising(LIST_RUNS)
         (head,) = await target.client.read_bulk([f"{MIGRATION}{name}/run"])
         if head is None:
             return None

@@ -54,7 +54,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.findings = [
-            Finding(place, unreachable="" if place.chunks else "it cannot be looked into") for place in self.places
+            Finding(place, unreachable="" if place.chunks else "it cannot be searched") for place in self.places
         ]
 
     async def run(self, needles: AsyncIterator[bytes]) -> Sequence[Finding]:

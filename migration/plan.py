@@ -130,12 +130,12 @@ def read_plan(path: Path, run: str, into: Spill) -> None:
             head = msgspec.json.decode(file.readline(), type=list[str])
             if head[:2] != ["strongroom plan 1", run]:
                 again = Step("make one", "migrate plan", {"out": str(path)})
-                raise MigrationError(f"{path} is no plan of {run}").advising(again)
+                raise MigrationError(f"{path} is not a plan of {run}").advising(again)
             into.update(_lines(file))
     except OSError as error:
         raise MigrationError(f"{path} cannot be read: {error.strerror}") from None
     except UNREADABLE:
-        raise MigrationError(f"{path} is no plan, or it is cut short") from None
+        raise MigrationError(f"{path} is not a plan, or it was cut short") from None
 
 
 def _lines(file: Iterator[bytes]) -> Iterator[tuple[str, str]]:
@@ -152,7 +152,7 @@ def _advice(report: Report, moving: int) -> Step:
     if counts.get("conflict"):
         return to_decide(skip_bad=bad)
     if bad:
-        return Step("mend at the source what cannot move, or leave it behind", "migrate apply", {"skip_bad": True})
+        return Step("fix at the source what cannot move, or leave it behind", "migrate apply", {"skip_bad": True})
     if moving:
         return Step("move it", "migrate apply")
     return Step("all of it is there; compare both sides", "migrate verify")

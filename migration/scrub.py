@@ -214,7 +214,7 @@ class Scrub:
         for item, each in batch:
             doubt = _doubt(item, each, copies, lies)
             if doubt is not None and doubt.kind == _DIFFERS and self._superseded:
-                self.report.tell("superseded", item, "what lay here is in the journal alone from now on", doubt.name)
+                self.report.tell("superseded", item, "from now on what lay here is only in the journal", doubt.name)
                 doubt = None
             if doubt is None:
                 moved.append((item, each))
@@ -310,7 +310,7 @@ def _doubt(item: str, wanted: Wanted, copies: dict[str, Copy], lies: dict[str, s
         if copy.item == item and copy.mark != wanted.mark:
             return _Doubt("changed", "it was changed at the source since it was moved: move it again", name)
         if copy.digest != digest:
-            return _Doubt("changed", "it is not what was looked at when it moved: move it again", name)
+            return _Doubt("changed", "it is not the item that was compared when it moved: move it again", name)
         if copy.act == "kept" or lies.get(name) != digest:
             gone = name not in lies
             why = "the service had it, and has it no longer" if gone else "what the service holds is not what lies here"
@@ -323,7 +323,11 @@ def _advice(report: Report, left: dict[str, int]) -> list[Step]:
     again: dict[str, Option] = {"search_only": True}
     if counts.get("found"):
         return [
-            Step("secrets remain in the files named; do what is said of each, and search again", "migrate scrub", again)
+            Step(
+                "secrets remain in the files named; follow the advice for each, search again",
+                "migrate scrub",
+                again,
+            )
         ]
     if left.get(_DIFFERS) and not left.keys() - {_DIFFERS}:
         return [
@@ -341,9 +345,7 @@ def _advice(report: Report, left: dict[str, int]) -> list[Step]:
             Step("some items still have their secrets; remove those by hand, then search again", "migrate scrub", again)
         ]
     if counts.get("unreachable"):
-        return [
-            Step("see to the places that could not be looked into: their secrets may live on there; then it is done")
-        ]
+        return [Step("check the places that could not be searched: their secrets may live on there; then it is done")]
     if not counts.get("searched"):
         return [Step("nothing was removed from this source, so there is nothing to search for")]
     return [Step("it is done; when nobody wants to go back", "migrate forget")]

@@ -50,7 +50,7 @@ def check(document: object, public_key: dict[str, Any]) -> Report:
         Forged: it was not, or what stands there for people is not what was signed.
     """
     if not isinstance(document, dict):
-        raise Forged("this is no signed report")
+        raise Forged("this is not a signed report")
     try:
         key = jwk.JWK(**{name: value for name, value in public_key.items() if name in ("kty", "crv", "x")})
         signature = jws.JWS()
@@ -59,9 +59,9 @@ def check(document: object, public_key: dict[str, Any]) -> Report:
         header = signature.jose_header
         payload = signature.payload
     except (JWException, *UNREADABLE, TypeError):
-        raise Forged("the signature is not of this key, or the report was changed since") from None
+        raise Forged("the signature was made with another key, or the report was changed since") from None
     if header.get("typ") != TYPE or header.get("kid") != key.thumbprint():
-        raise Forged("this signature is none of a report")
+        raise Forged("this is not a signature over a migration report")
     if msgspec.json.decode(payload) != document.get("payload"):
         raise Forged("what the document shows is not what was signed")
     try:

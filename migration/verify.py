@@ -198,7 +198,7 @@ def _advice(run: Run, report: Report, bad: set[str]) -> list[Step]:
             Step(stand, "migrate verify", {**skip, "skip_differing": True}),
         ]
     if bad:
-        return [Step("mend at the source what cannot move, or leave it behind", "migrate verify", skip)]
+        return [Step("fix at the source what cannot move, or leave it behind", "migrate verify", skip)]
     if not report.complete:
         return [Step("nothing is the same: see that this is the estate that was moved")]
     if "scrubbed" in run.stages:

@@ -67,7 +67,7 @@ def _complete(model: Any) -> None:
         for field in msgspec.structs.fields(model)
     }
     has_secret = any(law.secret for law in laws.values())
-    _demand(model, model._secrets or not has_secret, "has a secret field and is no SecretModel")
+    _demand(model, model._secrets or not has_secret, "has a secret field but is not a SecretModel")
     _demand(model, set(model.hidden) <= laws.keys(), "hides a field that it does not have")
     _demand(model, "_secrets" not in vars(model) or model.__module__ == __name__, "is secret by its base, not a flag")
     if model.plural:
@@ -75,7 +75,7 @@ def _complete(model: Any) -> None:
         if key is None or key.secret or hints[model.primary_key] is not str:
             raise TypeError(f"{model.__name__} needs a primary key: one of its fields, and a str")
         _demand(model, has_secret or not model._secrets, "is a SecretModel and has no field of type Secret")
-        _demand(model, _PLURAL.fullmatch(model.plural) is not None, "has a plural that is no segment of a name")
+        _demand(model, _PLURAL.fullmatch(model.plural) is not None, "has a plural that is not a segment of a name")
         _demand(model, model.plural not in names.RESERVED, "has a plural that the service keeps for itself")
         _demand(model, model.__name__ not in _models, "has the name of another model")
         _demand(model, all(model.prefix() != other.prefix() for other in _models.values()), "has another's plural")

@@ -133,7 +133,7 @@ def _check_depth(bare: bytes) -> None:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise MalformedJSON("a member stands twice in one object")
+        raise MalformedJSON("a member appears twice in one object")
     return members
 
 

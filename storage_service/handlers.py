@@ -119,7 +119,7 @@ class Handler:
             Invalid: with every fault of every record.
             TooLarge: a record is over `wire.MAX_SECRET` bytes of JSON, or a batch over what the store takes at once.
             Exists: a record that was to be absent is there.
-            Changed: a record is not at the revision expected of it.
+            Changed: a record is not at the expected revision.
         """
         for record in records:
             self._check_kind(type(record))
@@ -160,11 +160,11 @@ class Handler:
 
         Raises:
             Invalid: a key is not one.
-            Changed: a record is not at the revision expected of it.
+            Changed: a record is not at the expected revision.
         """
         guards = _aligned(expected, keys)
         if ABSENT in guards:
-            raise Invalid("what is deleted cannot be expected to be absent")
+            raise Invalid("a record to delete cannot be expected to be absent")
         removals = [Delete(name, guard) for name, guard in zip(self._names(model, keys), guards, strict=True)]
         _check_distinct(removals)
         return await _in_batches(removals, lambda _: self._backend.max_batch, self._remove)
@@ -255,7 +255,7 @@ class Handler:
         except ValidationError as error:
             raise BadRecord(name, model.__name__, error.faults) from None
         if record.record_name != name:
-            raise BadRecord(name, model.__name__, [Fault(model.primary_key, "is not the one of its name")])
+            raise BadRecord(name, model.__name__, [Fault(model.primary_key, "is not the one in its name")])
         return Stored(record, entry.revision)
 
     def _is_short(self, stored: bytes) -> bool:
@@ -322,7 +322,7 @@ class Handler:
             _refuse(writes, failed)
             # A container that was not there is to be made; one that was to be made is there: another made it.
             missing ^= failed & set(containers)
-        raise not_applied("others make and remove the containers of this batch without end")
+        raise not_applied("others keep making and removing the containers of this batch")
 
     async def _remove(self, removals: Sequence[Delete]) -> Sequence[bool]:
         """Remove one batch, and say for each whether it was there: its guard tells, without reading a value."""
@@ -337,7 +337,7 @@ class Handler:
                 return [removal.name in left for removal in removals]
             _refuse([removal for removal in removals if removal.expected is not None], failed)
             left = {name: expected for name, expected in left.items() if name not in failed}
-        raise not_applied("others remove the records of this batch without end")
+        raise not_applied("others keep removing the records of this batch")
 
 
 def _records_among(listed: Sequence[str], model: type[Model]) -> Sequence[str]:
@@ -354,7 +354,7 @@ def _aligned(expected: Sequence[int | None] | None, to: Sequence[object]) -> Seq
     if expected is None:
         return [None] * len(to)
     if len(expected) != len(to):
-        raise Invalid("there is not one expected revision for each record")
+        raise Invalid("there must be one expected revision for each record")
     return expected
 
 
@@ -370,7 +370,7 @@ def _check_valid(records: Sequence[Model]) -> None:
 
 def _check_distinct(changes: Sequence[Put] | Sequence[Delete]) -> None:
     if len({change.name for change in changes}) != len(changes):
-        raise Invalid("a record stands twice in one request")
+        raise Invalid("a record appears twice in one request")
 
 
 def _refuse(guarded: Sequence[Put] | Sequence[Delete], failed: set[str]) -> None:
@@ -378,7 +378,7 @@ def _refuse(guarded: Sequence[Put] | Sequence[Delete], failed: set[str]) -> None
         if change.name in failed:
             if change.expected == ABSENT:
                 raise Exists("the record exists already")
-            raise Changed("a record is not at the revision expected of it")
+            raise Changed("a record is not at the expected revision")
 
 
 async def _in_batches(

@@ -79,7 +79,7 @@ class RecordOfStore:
         if said is not None and not same_place(said, store):
             said = masked(as_said(said))
             raise ConfigurationError(
-                f"this home's records are in {said}, and the store that was said, or goes unsaid, is another: say "
+                f"this home's records are in {said}, but the settings, or their default, name another store: say "
                 f'store = "{said}" in strongroom.toml, or --store; or move the records, or choose another --home. If it'
                 f" is the same store by another name, remove {self._path}"
             ).advising(*moving_to(store))

@@ -190,7 +190,7 @@ def _names(settings: Sequence[HandlerSettings], types: Sequence[str]) -> Sequenc
         if entry.name == SECRETS:
             raise _refused(entry.name, "this name is kept for the handler of the secrets; choose another")
         if entry.name is not None and not entry.name.strip():
-            raise _refused(entry.name, "a name is not blank; leave it out, or choose one")
+            raise _refused(entry.name, "a name must not be blank; leave it out, or choose one")
         if entry.name in taken:
             raise _refused(str(entry.name), "two handlers have this name; choose another for one of them")
         if entry.name is not None:
@@ -235,7 +235,7 @@ def _store(name: str, kind: str, options: Mapping[str, str], secrets_store: str)
             return Store(secrets_store, others)
         if kind == "memory":
             return Store("memory:", others)
-        raise _refused(name, f"where it keeps its records is missing; give it a url that begins with {kind}:")
+        raise _refused(name, f"its url is missing; give it one that begins with {kind}:")
     if Store(url).scheme != kind:
         raise _refused(name, f"its url is not one of its type; begin it with {kind}:")
     return Store(url, others)

@@ -113,7 +113,7 @@ class Strangers:
         if self._telling:
             await asyncio.wait(set(self._telling))
         if self.failing:
-            raise AuditUnavailable("those who are turned away cannot be recorded")
+            raise AuditUnavailable("refused requests cannot be recorded")
 
     async def close(self) -> None:
         """Tell of all that is counted, as far as it can be told."""
@@ -130,7 +130,7 @@ class Strangers:
             self._asked, room = now, self._has_room()
             if self._room and not room:
                 log.warning(
-                    "the disk of the audit log is nearly full: of refusals one line a minute and caller is written"
+                    "the disk of the audit log is nearly full: only one refusal a minute is recorded for each caller"
                 )
             self._room = room
         key = self._key(refusal)
@@ -218,7 +218,7 @@ class Strangers:
                     self._tallies.setdefault(key, Tally(0.0)).put_back(refusal)
                 self._come_back()
                 if not self.failing:
-                    log.error("those who were turned away cannot be recorded: %s", error)  # noqa: TRY400  # that is all
+                    log.error("refused requests could not be recorded: %s", error)  # noqa: TRY400  # that is all
                 self.failing = True
                 raise
             self.failing = False

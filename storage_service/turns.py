@@ -133,7 +133,7 @@ class Turn:
         if self._lost and self._task is not None:
             left = self._task.uncancel()
             if left <= self._cancelling and kind is asyncio.CancelledError:
-                raise Busy("others wait, and this client did not keep up") from None
+                raise Busy("others are waiting, and this client did not keep up") from None
 
 
 class Queue:
@@ -201,7 +201,7 @@ class Queue:
     async def _wait(self, holder: str, deadline: float) -> None:
         """Wait until a turn was counted for *holder*."""
         if list(self._waiting.values()).count(holder) >= self.rule.waiting or len(self._waiting) >= self.rule.queue:
-            raise Busy("as many as may wait for a turn do")
+            raise Busy("too many requests are waiting for a turn already")
         loop = asyncio.get_running_loop()
         given: asyncio.Future[None] = loop.create_future()
         self._waiting[given] = holder

@@ -33,7 +33,7 @@ def host() -> None:
 @host.command()
 @_ADDRESS
 @click.option("--ssh-key-file", metavar="FILE", help="The private key that opens it; - is standard input.")
-@click.option("--remote-user", metavar="USER", help="Whom to log in as (root, when not said).")
+@click.option("--remote-user", metavar="USER", help="Whom to log in as (root, when not given).")
 @click.option("--status", metavar="STATE", help="Where it is on its way into the platform.")
 @click.option("--os", "os_", metavar="NAME", help="Its operating system.")
 @click.option("--cpus", type=int)

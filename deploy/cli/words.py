@@ -89,7 +89,7 @@ def _form(kind: click.ParamType[Any]) -> str | None:
         case click.Path() | click.File():
             return "names no file that this user can read"
         case _:
-            return f"is no {kind.name}"
+            return f"is not a {kind.name}"
 
 
 def _between(kind: click.ParamType[Any]) -> str:

@@ -98,7 +98,7 @@ class _Conversation:
             if not more:
                 exchange.finish()
         else:
-            raise RuntimeError("the application sent what is no part of an answer")
+            raise RuntimeError("the application sent something that is not part of an answer")
 
 
 def _head_of(message: Mapping[str, Any]) -> tuple[int, list[Field], int]:

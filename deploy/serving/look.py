@@ -76,7 +76,7 @@ def _look_at_file(what: str, path: Path, settings: Settings, made: tuple[Path, .
         return
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
-        raise ConfigurationError(f"{what} {path} is no regular file")
+        raise ConfigurationError(f"{what} {path} is not a regular file")
     refuse_changed_by_others(path)
     if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
         raise ConfigurationError(

@@ -273,7 +273,7 @@ def _bind_unix(path: Path, mode: int) -> socket.socket:
     """Return a socket bound to *path*; what a killed process left there goes, what still listens there stays."""
     if path.exists():
         if not stat.S_ISSOCK(path.stat().st_mode):
-            raise ConfigurationError(f"{path} is in the way, and is no socket")
+            raise ConfigurationError(f"{path} is in the way and is not a socket")
         with socket.socket(socket.AF_UNIX) as probe:
             try:
                 probe.connect(str(path))

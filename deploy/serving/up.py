@@ -288,7 +288,7 @@ class _Family:
                     return True
             if self._ended(POLL):
                 return False
-        raise Failed(f"not ready after {READY_WITHIN:.0f} seconds; what the processes said is above")
+        raise Failed(f"not ready after {READY_WITHIN:.0f} seconds; the output of the processes is above")
 
     def wait_for_the_end(self) -> None:
         """Return when a signal asks for the end.
@@ -309,7 +309,7 @@ class _Family:
             return True
         for child in self._children:
             if self._reap(child):
-                raise Failed(f"{child.end}; what it said is above")
+                raise Failed(f"{child.end}; its output is above")
         return False
 
     def _reap(self, child: _Child) -> bool:

@@ -216,7 +216,8 @@ def _flag(name: str, value: object) -> Layer:
     flag = "--" + name.replace("_", "-")
     if redacted(value) != value:
         raise ConfigurationError(
-            f"{flag}: a command line is no place for a password; name the user alone, and say STRONGROOM_ETCD_PASSWORD"
+            f"{flag}: a password does not belong on a command line; name the user alone, and set"
+            " STRONGROOM_ETCD_PASSWORD"
         )
     return _checked(Layer(flag, {name: value}))
 
@@ -596,7 +597,7 @@ class _Resolver:
             entry = dict(given)
             handler = _text(entry.pop("handler", ""))
             if handler not in known:
-                raise self._error(key, f"has a handler that is none of {', '.join(sorted(known))}")
+                raise self._error(key, f"has a handler that is not one of {', '.join(sorted(known))}")
             for option in entry:
                 if option not in known[handler]:
                     raise unknown(f"{key}: {handler}", option, known[handler])

@@ -334,7 +334,7 @@ def _secrets(section: _Section, stores: _Stores) -> dict[str, object]:
         raise section.error("allowed_keytypes", f"is {SIMPLE!r} here and nothing else")
     store = stores.referred(section, "store")
     if not isinstance(store, _Overlay):
-        raise section.error("store", "is no EncryptedOverlay; secrets are never stored in the clear")
+        raise section.error("store", "is not an EncryptedOverlay; secrets are never stored in the clear")
     return {"store": store.backing, "root_key": store.master_key, "autogen_root_key": store.autogen}
 
 
@@ -352,7 +352,8 @@ def _plugins(parser: configparser.ConfigParser, where: str, notes: list[str]) ->
             families[family].append(rest)
         elif name not in {"ENV", "global"}:
             raise ConfigurationError(
-                f"{where}: [{name}] is no section of this file; those are global, auth:…, authz:…, store:… and /path"
+                f"{where}: [{name}] is not a section of this file; sections are global,"
+                " auth:…, authz:…, store:… and /path"
             )
     stores = _Stores(parser, where, families["store"])
     for name in families["store"]:

@@ -73,7 +73,7 @@ class Placeholders:
         for name, value in self._given.items():
             if is_secret(name):
                 raise ConfigurationError(
-                    f"--set {name}: a command line is no place for a secret; use the variable {PREFIX}{name.upper()}"
+                    f"--set {name}: a secret does not belong on a command line; use the variable {PREFIX}{name.upper()}"
                 )
             if _CONTROL.search(value):
                 raise ConfigurationError(f"--set {name}: the value holds a control character")

@@ -46,7 +46,7 @@ def read(path: Path, placeholders: Placeholders) -> Layer:
     except json.JSONDecodeError as error:
         raise ConfigurationError(f"{where}: not JSON at line {error.lineno}, column {error.colno}") from error
     except _Twice as error:
-        raise ConfigurationError(f"{where}: '{error}' is said twice") from error
+        raise ConfigurationError(f"{where}: '{error}' appears twice") from error
     except (ValueError, RecursionError):  # a number of thousands of digits, or nesting without end
         raise ConfigurationError(f"{where}: this is more than can be read") from None
     if not isinstance(data, dict):

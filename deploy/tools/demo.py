@@ -82,7 +82,7 @@ def _is_free(port: int) -> bool:
 def _first_line(process: subprocess.Popen[str]) -> str:
     line = process.stdout.readline() if process.stdout is not None else ""
     if not line:
-        raise SystemExit("strongroom did not start; what it said stands above")
+        raise SystemExit("strongroom did not start; its output is above")
     return line
 
 

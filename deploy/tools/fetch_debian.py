@@ -55,7 +55,7 @@ def unpack(package: str) -> None:
         NotFetchedError: it could not be had.
     """
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise NotFetchedError(f"this is no Debian: install what Debian calls {package}")
+        raise NotFetchedError(f"this is not Debian: install what Debian calls {package}")
     with tempfile.TemporaryDirectory() as scratch:
         try:
             _download(package, Path(scratch), [])

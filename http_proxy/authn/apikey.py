@@ -86,5 +86,5 @@ def _told(headers: Mapping[bytes, bytes]) -> bytes:
 def _one(headers: Mapping[bytes, bytes], spellings: Sequence[bytes]) -> bytes | None:
     found = [headers[name] for name in spellings if name in headers]
     if len(found) > 1:
-        raise Invalid("a credential stands in two spellings")
+        raise Invalid("a credential appears in two spellings")
     return found[0] if found else None

@@ -281,10 +281,10 @@ def _read_users(text: bytes) -> tuple[str, Mapping[str, _User]]:
     except UnicodeDecodeError:
         return "is not UTF-8", {}
     except UNREADABLE:
-        return "is no JSON of users", {}
+        return "is not a JSON object of users", {}
     for number, (name, user) in enumerate(users.items(), 1):
         if not _USER.fullmatch(name):
-            return f"has for its user {number} a name that none can have", {}
+            return f"has for user {number} a name that is not allowed", {}
         if not (user.hash.startswith((_ARGON2, *_BCRYPT)) and user.hash.isascii()):
-            return f"has for its user {number} a hash that is neither of Argon2 nor of bcrypt", {}
+            return f"has for user {number} a hash that is neither Argon2 nor bcrypt", {}
     return "", users

@@ -97,7 +97,7 @@ class Storage:
                     return await client.save(record.model, etag=record.etag), True
                 except Changed:
                     continue
-        raise Busy("others change this record without end")
+        raise Busy("others keep changing this record")
 
     async def close(self) -> None:
         """Close the connections."""
@@ -173,7 +173,7 @@ async def read_object(req: Request) -> dict[str, object]:
         else:  # others get their turn meanwhile
             value = await asyncio.to_thread(strict_json.decode, body, wire.MAX_RECORD_STRUCTURE)
     except strict_json.MalformedJSON as exc:
-        raise Invalid(f"the body is not JSON as it is read here: {exc}") from None
+        raise Invalid(f"the body is not accepted as JSON: {exc}") from None
     if not isinstance(value, dict):
         raise Invalid("the body is not a JSON object")
     return value
@@ -197,7 +197,7 @@ def texts(body: dict[str, object], field: str) -> list[str]:
     """
     value = body.get(field)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise Invalid("the body is not valid", ((field, "must be a list of texts"),))
+        raise Invalid("the body is not valid", ((field, "must be a list of strings"),))
     return value
 
 

@@ -17,7 +17,7 @@ _CREDENTIALS: Final = frozenset(field.name for field in msgspec.structs.fields(C
     ContainerManagerCreds.primary_key
 }
 _OTHER: Final = "There is another container manager of that name"
-_KNOWN: Final = "There is a container manager of that name; say it without credentials to see whether it is the same"
+_KNOWN: Final = "There is a container manager of that name; send it without credentials to see whether it is the same"
 _MEANWHILE: Final = "Somebody else made or removed a container manager of that name at the same time"
 
 
@@ -81,7 +81,7 @@ class ContainerManagerItem(Resource):
                 await client.delete(ContainerManagerConfig, name, etag=etag)
                 break
         else:
-            raise Busy("others change this container manager without end")
+            raise Busy("others keep changing this container manager")
         respond(resp, [])
 
 

@@ -28,7 +28,7 @@ from strongroom.storage_service.errors import Busy, Changed, Invalid, NotFound
 _CREDENTIALS: Final = ("ssh_priv_key", "remote_user")  # members of a PUT that belong to HostCreds
 _OTHER_KEY: Final = "The host is known with another key"
 _OTHER_SOURCE: Final = "The host is known with another source"
-_KNOWN: Final = "The host is known; say it without credentials to see it"
+_KNOWN: Final = "The host is known; send it without credentials to see it"
 _NOT_THERE: Final = "The host is known and not in that cluster"
 
 
@@ -87,7 +87,7 @@ class HostItem(Resource):
             if all(gone):
                 break
         else:
-            raise Busy("others change this host without end")
+            raise Busy("others keep changing this host")
         if not removed:
             raise NotFound("there is no such host")
         respond(resp, [])
@@ -162,7 +162,7 @@ async def _add(storage: Storage, req: Request, resp: Response, body: dict[str, o
     """
     cluster = body.pop("cluster", "")
     if not isinstance(cluster, str):
-        raise Invalid("the body is not valid", (("cluster", "must be a text"),))
+        raise Invalid("the body is not valid", (("cluster", "must be a string"),))
     given: dict[str, object] = {name: body.pop(name) for name in _CREDENTIALS if name in body}
     host = Host.from_dict(body)
     creds = HostCreds.from_dict({"address": host.address, **given})

@@ -69,14 +69,14 @@ def open_source(kind: str, place: str, options: Options) -> Source:
     known = module.OPTIONS
     if masked(place) != place:  # errors name the place
         raise ConfigurationError(
-            f"a password does not belong into the place; with -o {kind} takes {', '.join(known) or 'nothing'}"
+            f"a password does not belong in the place; with -o {kind} takes {', '.join(known) or 'nothing'}"
         )
     for name, said in options.items():
         if name not in known:
             allowed = ", ".join(known) or "none"
             raise ConfigurationError(f"{kind} has no option {name!r}; its options are: {allowed}")
         if len(said) > 1 and not known[name].many:
-            raise ConfigurationError(f"{kind}'s option {name!r} is said once")
+            raise ConfigurationError(f"{kind}'s option {name!r} can be given only once")
     if missing := [name for name, option in known.items() if option.required and not options.get(name)]:
         raise ConfigurationError(f"{kind} needs -o {missing[0]}=…: {known[missing[0]].help}")
     return module.make(place, options)

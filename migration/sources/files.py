@@ -74,7 +74,7 @@ def read(path: Path | str, limit: int) -> File:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise Unfit("is no regular file")
+            raise Unfit("is not a regular file")
         content = b""
         while len(content) <= limit and (more := os.read(descriptor, min(status.st_size, limit) + 1)):
             content += more
@@ -305,4 +305,4 @@ def _own(descriptor: int, owner: int, group: int) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else "its path is none"
+    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else "its path is invalid"

@@ -104,7 +104,7 @@ def secret(name: str, value: str | bytes) -> Record:
     except InvalidName:
         raise Unfit("its name has characters that names do not allow, or is too long") from None
     except UnicodeEncodeError:
-        raise Unfit("its value is no Unicode text") from None
+        raise Unfit("its value is not Unicode text") from None
     if not name.startswith(names.SECRETS) or name.count("/") < 2 or names.is_container(name):
         raise Unfit(f"its name must be {names.SECRETS}, a container, and a key")
     if not text:
@@ -113,7 +113,7 @@ def secret(name: str, value: str | bytes) -> Record:
         raise Unfit(f"its value is over {MAX_SECRET // 1024} KiB")
     model = _MODELS_OF_SECRETS.get(names.container_of(name))
     if model is not None and not _is_record(model, name, text):
-        raise Unfit(f"it lies where the records of {model.__name__} lie, and is none")
+        raise Unfit(f"it lies where the records of {model.__name__} lie, and is invalid")
     return Record(name, Secret(text))
 
 

@@ -144,7 +144,7 @@ class ApiKeys:
             )
         except Conflict as conflict:
             if any(change.name == spent(key_id) for change in conflict.failed if not isinstance(change, Vacant)):
-                raise Exists("an API key of that id was revoked, and no id is given out twice") from None
+                raise Exists("an API key of that id was revoked, and an id is never used again") from None
             raise Exists("an API key of that id exists") from None
         return key, record
 
@@ -212,18 +212,18 @@ class ApiKeys:
             Invalid: the id, or something in the record, is none; nothing of it is repeated.
         """
         if _ID.fullmatch(key_id) is None or key_id in self._own:
-            raise Invalid("that is no id of an API key, or the service's own or its proxy's")
+            raise Invalid("that is not the id of an API key, or it is the service's or its proxy's own")
         try:
             record = msgspec.json.decode(value, type=ApiKeyRecord)
         except UNREADABLE:
-            raise Invalid("that is no record of an API key") from None
+            raise Invalid("that is not the record of an API key") from None
         if (
             record.format_ != _FORMAT
             or _VERIFIER.fullmatch(record.verifier) is None
             or not (record.paths and all(_is_path(path) for path in record.paths))
             or not record.actions
         ):
-            raise Invalid("that is no record of an API key")
+            raise Invalid("that is not the record of an API key")
 
     async def _learn(self) -> None:
         # What cannot be told now is asked for again when somebody comes with the key, and he is told what is wrong.

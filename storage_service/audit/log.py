@@ -270,7 +270,7 @@ class AuditLog:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):  # a device or a pipe takes everything, and keeps nothing
             os.close(descriptor)
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         fault = changed_by_others(self._path, found) or changed_by_others(self._path.parent, self._path.parent.stat())
         if fault is not None:
             os.close(descriptor)

@@ -61,7 +61,7 @@ def open_backend(url: str, **options: str) -> Backend:
         raise ConfigurationError("the store's URL is not a URL; write e.g. sqlite:/path/to/store.db") from None
     make = BACKENDS.get(parts.scheme)
     if make is None:
-        raise ConfigurationError(f"the store's URL begins with none of the schemes {', '.join(BACKENDS)}")
+        raise ConfigurationError(f"the store's URL must begin with one of the schemes {', '.join(BACKENDS)}")
     check_at(parts)
     names = [name for name, _ in query] + list(options)
     if len(names) != len(set(names)):

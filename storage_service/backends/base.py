@@ -254,7 +254,7 @@ def check_size(size: int, limit: int | None) -> None:
         TooLarge: they are more.
     """
     if limit is not None and size > limit:
-        raise TooLarge("what is asked for is over its limit together")
+        raise TooLarge("the requested values together are over the limit")
 
 
 def check_limit(limit: int) -> None:

@@ -247,7 +247,7 @@ class ReadThroughBackend:
                 raise Conflict(wrong)
             unmoved -= overtaken
             unmoved |= there.keys()
-        raise not_applied("others move the records of this batch without end")
+        raise not_applied("others keep moving the records of this batch")
 
     async def _found(
         self, names: Sequence[str], limit: int | None, read: Callable[[], Awaitable[Mapping[str, T]]]
@@ -263,7 +263,7 @@ class ReadThroughBackend:
             if not moved:
                 return found, there
             # What has come here since was written in one commit, perhaps, with what *read* saw before that.
-        raise not_applied("others move these records without end")
+        raise not_applied("others keep moving these records")
 
     async def _elsewhere(
         self, missing: Sequence[str], limit: int | None = None

@@ -152,9 +152,9 @@ def _head_in(line: bytes) -> Head:
     try:
         said = strict_json.decode(line, most=len(line))
     except strict_json.MalformedJSON:
-        raise Invalid("that is no backup, or was cut short in its first line") from None
+        raise Invalid("that is not a backup, or was cut short in its first line") from None
     if not isinstance(said, dict) or said.get("what") != WHAT:
-        raise Invalid("that is no backup")
+        raise Invalid("that is not a backup")
     if isinstance(written := said.get("format"), int) and written > FORMAT:
         raise ConfigurationError(
             "the backup is of a format that this version does not know: a later version wrote it; run that one"
@@ -183,7 +183,7 @@ def _row_in(line: bytes, number: int) -> tuple[str, bytes]:
     except strict_json.UNREADABLE:  # they may quote from it
         if not line.endswith(b"\n") and len(line) < MAX_LINE:
             raise Invalid(f"the backup was cut short in row {number}") from None
-        raise _damaged(f"row {number} is none") from None
+        raise _damaged(f"row {number} is invalid") from None
     fits = row.name and len(row.name) <= MAX_KEY and len(value) <= MAX_STORED
     if not fits or not row.name.isascii() or _line_of(row.name, value) != line:
         raise _damaged(f"row {number} is not of the accepted form")

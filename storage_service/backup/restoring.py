@@ -97,7 +97,7 @@ def _mark(checked: Checked) -> bytes:
 
 
 def _filled() -> Exists:
-    return Exists("the store is not empty, and a backup is restored into an empty one alone")
+    return Exists("the store is not empty; a backup can be restored only into an empty store")
 
 
 def _another() -> Exists:
@@ -146,5 +146,5 @@ async def _compare(file: IO[bytes], store: Backend, checked: Checked, advance: C
 
 def _meddled() -> Overtaken:
     return Overtaken(
-        "somebody else wrote into the store while it was restored; empty it, stop who did, and begin again"
+        "somebody else wrote into the store while it was restored; empty it, stop whoever wrote, and begin again"
     )

@@ -80,7 +80,7 @@ class Address:
             return (
                 urlsplit(self.url).path.rstrip("/") + wire.PROXIED_SECRETS_PATH + path.removeprefix(wire.SECRETS_PATH)
             )
-        raise NotImplementedHere("over a url there are secrets alone; the rest is on the unix socket")
+        raise NotImplementedHere("over a url only secrets can be reached; everything else needs the unix socket")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +167,7 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
         caller = Caller(api_id=said["API_ID"], api_key=Secret(said["API_KEY"]))
     elif said["API_ID"] or said["API_KEY"]:
         there, missing = ("API_ID", "API_KEY") if said["API_ID"] else ("API_KEY", "API_ID")
-        raise ConfigurationError(f"{ENVIRONMENT}{there} is said without {ENVIRONMENT}{missing}; they go together")
+        raise ConfigurationError(f"{ENVIRONMENT}{there} is set without {ENVIRONMENT}{missing}; they go together")
     if address is not None and caller is not None:
         return address, caller
     home, file = _variable(environ, "HOME"), _variable(environ, "CLIENT")
@@ -198,11 +198,11 @@ def _missing(address: Address | None, caller: Caller | None) -> str:
     """Return what is to be said, where nothing leads to a ``client.json`` and one of the two is not known."""
     if address is not None:
         return (
-            "it is not said whose API key to use: set STRONGROOM_API_ID and STRONGROOM_API_KEY, or STRONGROOM_HOME or"
+            "no API key is given: set STRONGROOM_API_ID and STRONGROOM_API_KEY, or STRONGROOM_HOME or"
             " STRONGROOM_CLIENT for a client.json that has one"
         )
     if caller is not None:
-        return "it is not said where the service is: set STRONGROOM_SOCKET or STRONGROOM_URL, or STRONGROOM_HOME"
+        return "the service's address is not given: set STRONGROOM_SOCKET or STRONGROOM_URL, or STRONGROOM_HOME"
     return "set STRONGROOM_HOME, or STRONGROOM_SOCKET (or _URL) with STRONGROOM_API_ID and _API_KEY"
 
 

@@ -59,7 +59,7 @@ def read_bulk(wanted: Sequence[str]) -> Operation[list[BulkValue | None]]:
         answer = yield _call("read", wire.BulkNames(names=list(some)), Effect.READ)
         entries = decode(answer, wire.BulkEntries).entries
         if len(entries) != len(some):
-            raise Internal("the service's answer is not what was asked for")
+            raise Internal("the service's answer does not fit the request")
         return [None if each is None else BulkValue(Secret(each.value), each.etag) for each in entries]
 
     found = yield from each_of(wanted, wire.MAX_BULK_READ, ask)
@@ -80,7 +80,7 @@ def commit_bulk(changes: Iterable[Write | Remove | Require]) -> Operation[str]:
     """Apply *changes* together or not at all, and return the tag that all that was written has now.
 
     Raises:
-        Changed: something is not at the revision expected of it; nothing was applied.
+        Changed: something is not at the expected revision; nothing was applied.
         NoContainer: the container of a write does not exist, and is not among the changes.
         Invalid: too many changes, or two of one name.
         Denied: the credentials do not reach everything.

@@ -153,7 +153,7 @@ def save_many(models: Iterable[M], *, etags: Sequence[str | None] | None = None)
     if any(type(each) is not model for each in given):
         raise TypeError("records that are saved together are of one model")
     if etags is not None and len(etags) != len(given):
-        raise ValueError("there is one etag for each record")
+        raise ValueError("there must be one etag for each record")
     stored: list[Record[M] | None] = []
     for start, end in _parts(len(given)):
         tags = None if etags is None else etags[start:end]
@@ -189,7 +189,7 @@ def save_texts(
     """Store records of *model* whose full forms in JSON are *texts*, as `save_many`; return their new etags.
 
     Raises:
-        ValueError: a text is no JSON object, or there are not as many etags as texts.
+        ValueError: a text is not a JSON object, or there are not as many etags as texts.
         Changed: a record is not at its revision.
         Invalid: a text is no valid record; none was stored.
     """
@@ -197,7 +197,7 @@ def save_texts(
     if not given:
         return []
     if etags is not None and len(etags) != len(given):
-        raise ValueError("there is one etag for each text")
+        raise ValueError("there must be one etag for each text")
     stored: list[str] = []
     for start, end in _parts(len(given)):
         tags = None if etags is None else etags[start:end]
@@ -233,7 +233,7 @@ def delete_many(
     if not wanted:
         return []
     if etags is not None and len(etags) != len(wanted):
-        raise ValueError("there is one etag for each record")
+        raise ValueError("there must be one etag for each record")
     deleted: list[bool] = []
     for start, end in _parts(len(wanted)):
         tags = None if etags is None else etags[start:end]
@@ -481,7 +481,7 @@ def _object(text: str) -> msgspec.Raw:
     with suppress(*UNREADABLE):  # whose texts may quote from it
         msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         return msgspec.Raw(text)
-    raise ValueError("a text is no JSON object")
+    raise ValueError("a text is not a JSON object")
 
 
 def each_of(
@@ -539,7 +539,7 @@ def _if_match(etag: str | None) -> Mapping[str, str]:
     if etag is None:
         return {}
     if not (etag.isascii() and etag.isprintable()):
-        raise ValueError('an etag is what an answer gave, or "*"')
+        raise ValueError('an etag must come from an answer, or be "*"')
     return {"If-Match": etag}
 
 
@@ -624,4 +624,4 @@ def _etag(answer: Answer) -> str:
 
 def _unreadable() -> Internal:
     # Raised outside of any except block: a parser's error may hold the document, and with it a secret.
-    return Internal("the service's answer is not what was asked for")
+    return Internal("the service's answer does not fit the request")

@@ -25,7 +25,7 @@ _PLAIN: Final = (
     "see that its proxy has a certificate (tls_certificate and tls_key), or say http:// where plain HTTP is meant"
 )
 _WHY_UNTRUSTED: Final = {  # by OpenSSL's number (x509_vfy.h); whatever else is wrong, nobody vouches for it
-    9: "its certificate is not valid yet: see to the clocks, here and there",
+    9: "its certificate is not valid yet: check the clocks on both sides",
     10: "its certificate has expired: renew it there",
     62: "its certificate is for another name: call it by that name, or give it a certificate for this one",
     64: "its certificate is for another address: call it by its name, or give it a certificate for this address",
@@ -148,7 +148,7 @@ class Place(NamedTuple):
         if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
             return UpstreamError(f"the service at {self} does not speak TLS: {_PLAIN}", unread=True, untrusted=True)
         if isinstance(error, socket.gaierror):
-            return UpstreamError(f"the service at {self} is not found: its name leads nowhere", unread=True)
+            return UpstreamError(f"the service at {self} is not found: its name cannot be resolved", unread=True)
         if isinstance(error, PermissionError) and self.socket:
             return UpstreamError(_barred(Path(self.socket)), unread=True, barred=True)
         trouble = self._trouble(error)
@@ -156,9 +156,9 @@ class Place(NamedTuple):
 
     def _trouble(self, error: OSError) -> str:
         if isinstance(error, ssl.SSLEOFError | ConnectionResetError | ConnectionAbortedError | HandshakeUnanswered):
-            return f"listens, and answers no TLS handshake: {_PLAIN}"
+            return f"listens, but does not answer a TLS handshake: {_PLAIN}"
         if isinstance(error, ssl.SSLError):
-            return f"came to no terms over TLS: {(error.reason or 'unknown').lower().replace('_', ' ')}"
+            return f"failed the TLS handshake: {(error.reason or 'unknown').lower().replace('_', ' ')}"
         if isinstance(error, TimeoutError | BlockingIOError):
             return "has no room for another connection" if self.socket else "cannot be reached in time"
         return _ABSENT

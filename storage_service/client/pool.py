@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         self._continued = continued
         self._chunks.clear()  # what the last reader left
         if self.error is not None or self._transport is None:
-            self.error = UpstreamError("the connection had closed", unread=True)
+            self.error = UpstreamError("the connection was closed", unread=True)
             self._loop.call_soon(told)
             return
         self._told = told
@@ -230,7 +230,7 @@ class Connection(asyncio.Protocol):
         The descriptor comes to stand for nothing, and the transport is kept: closing either would have the loop, whose
         epoll is the parent's, too, forget the parent's connection.
         """
-        self.error = UpstreamError("the connection is another process's", unread=True)
+        self.error = UpstreamError("the connection belongs to another process", unread=True)
         self.let_go()
         transport, self._transport = self._transport, None
         if transport is None:

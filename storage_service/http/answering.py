@@ -76,7 +76,7 @@ async def content(req: Request, limit: int) -> bytes:
 def check_whole(req: Request, size: int) -> None:
     """Raise `Invalid` if *size* bytes are less than the length that was said: falcon ends a body that was cut off."""
     if size < (req.content_length or 0):
-        raise Invalid("the body ended before the length that was said")
+        raise Invalid("the body ended before its declared length")
 
 
 def not_a(of: type[msgspec.Struct]) -> Invalid:

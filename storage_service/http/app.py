@@ -178,7 +178,7 @@ class StorageApp:
             await self._turn_away(exchange, fields, path, fault or error, through_proxy=through_proxy)
             raise fault or error from None
         if fields.proxy is not None and not through_proxy:
-            await self._turn_away(exchange, fields, path, Denied("posed as the proxy, with a key that is not its own"))
+            await self._turn_away(exchange, fields, path, Denied("claimed to be the proxy, with another key"))
         spoken_for = authenticators.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
         return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
 

@@ -261,7 +261,7 @@ class Report:
         self._audit.check_is_proxy(caller(req))  # before anything is read
         said = await body(req, wire.RefusalReport, wire.MAX_REFUSALS_BODY)
         if len(said.refusals) > wire.MAX_REFUSALS:
-            raise Invalid(f"a report is of at most {wire.MAX_REFUSALS} refusals")
+            raise Invalid(f"a report has at most {wire.MAX_REFUSALS} refusals")
         await self._audit.take_report(caller(req), said.refusals)
         resp.status = falcon.HTTP_204
         answer(req, resp, None)
@@ -402,7 +402,7 @@ def _references(model: type[Model], given: Sequence[dict[str, object]]) -> list[
     for values in given:
         key, source = values.get(model.primary_key), values.get("source", "")
         if not isinstance(key, str) or not isinstance(source, str):
-            raise Invalid("a record is meant by its primary key", ((model.primary_key, "is not a text"),))
+            raise Invalid("name a record by its primary key", ((model.primary_key, "is not a string"),))
         references.append(Reference(key, source))
     return references
 
@@ -410,7 +410,7 @@ def _references(model: type[Model], given: Sequence[dict[str, object]]) -> list[
 def _expected(said: wire.Records) -> list[int | None]:
     etags: Sequence[str | None] = said.etags if said.etags is not None else [None] * len(said.records)
     if len(etags) != len(said.records):
-        raise Invalid("there is not one etag for each record", (("etags", "are not as many as records"),))
+        raise Invalid("there must be one etag for each record", (("etags", "must be as many as the records"),))
     return [None if etag is None else revision_of(etag) for etag in etags]
 
 

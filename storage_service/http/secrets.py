@@ -152,7 +152,7 @@ class SecretsEndpoint:
 
     async def _delete(self, request: _Request) -> None:
         if request.trail == "":
-            raise MethodNotAllowed("the root of all secrets is not deleted", _allowed(""))
+            raise MethodNotAllowed("the root of all secrets cannot be deleted", _allowed(""))
         container = request.trail.endswith("/")
         name = _container_name(request.trail) if container else _secret_name(request.trail)
         await _check_message(await self._body(request, Action.DELETE, name))
@@ -161,7 +161,7 @@ class SecretsEndpoint:
         else:
             expected = expected_revision(request.head.if_match, request.head.if_none_match)
             if request.head.if_match == NEW:
-                raise Invalid("what is deleted cannot be expected to be absent")
+                raise Invalid("a record to delete cannot be expected to be absent")
             await self._secrets.delete(request.caller, name, PRESENT if expected == ABSENT else expected)
         request.answer(204, b"")
 
@@ -241,7 +241,7 @@ def _allowed(trail: str) -> tuple[str, ...]:
 def _secret_name(trail: str) -> str:
     """Return the name of the secret at *trail*, the end of a path that was checked as a whole."""
     if "/" not in trail:
-        raise Denied("a secret lies in a container")
+        raise Denied("a secret must lie in a container")
     return names.SECRETS + trail
 
 
@@ -296,7 +296,7 @@ async def _value_of(content_type: str | None, body: bytes) -> bytes:
     else:
         raise Invalid("Content-Type is application/json or application/octet-stream")
     if not value:
-        raise Invalid("an empty value is no secret")
+        raise Invalid("a secret must not be empty")
     if sent > MAX_SECRET:
         raise TooLarge("the value is over its limit")
     return value

@@ -48,7 +48,7 @@ class Reason(StrEnum):
     WRONG_NAME = "it was not written under this name"
     NO_KID = "it names no key: Custodia wrote it, or somebody planted it"
     UNKNOWN_KID = "it names no key of the ring"
-    MISPLACED = "its key is of a keyset that has nothing to open here: it was planted, or put back from an old copy"
+    MISPLACED = "its key belongs to a keyset that opens nothing here: it was planted, or put back from an old copy"
     WRONG_TAG = "its tag is wrong: it was changed, or the key is another one"
 
 

@@ -137,7 +137,9 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
             document = msgspec.json.decode(text, type=cls)
             document._check()
         except UNREADABLE:
-            raise KeyringDamaged("the keyring opens, but is none; restore it from a backup") from None
+            raise KeyringDamaged(
+                "the keyring decrypts, but its document is invalid; restore it from a backup"
+            ) from None
         return document
 
     def stored_at(self, now: int, random: Random = secrets.token_bytes) -> Self:
@@ -374,7 +376,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         """Raise ValueError if the document contradicts itself."""
         self.ring().wipe()
         if len(bytes.fromhex(self.keyring)) != (_NAME_SIZE if self.edition else 0) or self.edition < 0:
-            raise ValueError("it is no edition of a keyring")
+            raise ValueError("its edition does not fit its keyring's id")
         used = {DEFAULT_KEYSET, *(each for of in self.places.values() for each in (of.keyset, *of.before))}
         if not used <= self.keysets.keys():
             raise ValueError("a keyset is missing")

@@ -214,7 +214,7 @@ class Keeper:
                 self._drop()
                 self._seen = tick
                 if state is State.UNINITIALIZED:
-                    raise Uninitialized("there is no keyring")
+                    raise Uninitialized("there is not a keyring")
                 raise Locked("the service is locked")
             with self._root_of(bits) as root:
                 sealed = await stored.read(self._store)
@@ -391,7 +391,7 @@ class Keeper:
             raise Exists("the service is unlocked already")
         sealed = await stored.read(self._store)
         if sealed is None:
-            raise Uninitialized("there is no keyring")
+            raise Uninitialized("there is not a keyring")
         candidate = await asyncio.to_thread(unlock_keys.parse, text)
         held = {wrap.recipient: wrap for wrap in await wraps.wraps_of(self._store, sealed.root)}
         # From here on nothing is awaited until a wrong key is counted: many at once get no more tries than one.
@@ -403,8 +403,8 @@ class Keeper:
                 await self.sync()
                 return
         self._page.failed(self._clock())
-        log.warning("a wrong unlock key was given, the %d. since the last right one", self._page.failures)
-        raise WrongKey("what was given opens nothing here")
+        log.warning("a wrong unlock key was given (%d since the last right one)", self._page.failures)
+        raise WrongKey("no key that was given opens the keyring")
 
     async def unlock_unattended(self) -> None:
         """Unlock every worker of the service, as it would be when all of it starts anew: with nobody at hand.
@@ -421,10 +421,10 @@ class Keeper:
             raise Exists("the service is unlocked already")
         sealed = await stored.read(self._store)
         if sealed is None:
-            raise Uninitialized("there is no keyring")
+            raise Uninitialized("there is not a keyring")
         sealed, opened = await self._open_by_ways(sealed)
         if opened is None:
-            raise WrongKey("it takes an unlock key, or shares")
+            raise WrongKey("an unlock key or shares are needed")
         self._share(sealed, opened, since)
         await self.sync()
 

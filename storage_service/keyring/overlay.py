@@ -140,7 +140,7 @@ class EncryptedBackend:
             sealed = await _sealed(ring, changes)
             batch = [*(change for group in sealed for change in group), epoch]
             if len(batch) > self._backend.max_batch:
-                raise not_applied(f"the keyring has grown: a batch is at most {self.max_batch} changes by now")
+                raise not_applied(f"the keyring has grown: a batch is at most {self.max_batch} changes now")
             try:
                 return await self._backend.commit(batch)
             except Conflict as conflict:
@@ -149,7 +149,7 @@ class EncryptedBackend:
                     own = {id(group[0]): change for group, change in zip(sealed, changes, strict=True)}
                     raise Conflict([own[id(change)] for change in conflict.failed]) from None
             await self._keys.refresh(ring)
-        raise not_applied("others change the keyring without end")
+        raise not_applied("others keep changing the keyring")
 
     async def _opened(self, ring: Ring, name: str, entry: Entry) -> Entry:
         """Return *entry* decrypted: with *ring*, or, if that does not have its key, with the one that took its place.

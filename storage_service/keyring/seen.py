@@ -101,7 +101,7 @@ class Seen:
         if mark.keyring == last.keyring and mark.edition <= last.edition:
             fault = f"is older than the one that was seen here last (edition {edition} after {last.edition})"
         elif mark.keyring != last.keyring:
-            fault = "is another one than was seen here last"
+            fault = "is not the one that was seen here last"
         else:
             return
         raise KeyringOutdated(

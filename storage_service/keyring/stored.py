@@ -73,7 +73,7 @@ async def read(backend: Backend) -> Sealed | None:
         return None
     root = envelope.kid_of(entry.value)
     if root is None or not is_root_kid(root):
-        raise KeyringDamaged(f"the store's {KEYRING_DOCUMENT} is no keyring; restore it from a backup")
+        raise KeyringDamaged(f"the store's {KEYRING_DOCUMENT} is not a keyring; restore it from a backup")
     return Sealed(entry.value, entry.revision, root)
 
 
@@ -87,7 +87,7 @@ def open_document(sealed: Sealed, root: RootKey) -> Document:
         ConfigurationError: a later version of this program wrote it.
     """
     if sealed.root != root.kid:
-        raise WrongRootKey(f"the keyring is encrypted under {sealed.root}, and what was opened is {root.kid}")
+        raise WrongRootKey(f"the keyring is encrypted under {sealed.root}, but the given root key is {root.kid}")
     try:
         document = Document.decode(envelope.decrypt({root.kid: root}, KEYRING_DOCUMENT, sealed.token))
     except Undecipherable as error:

@@ -75,13 +75,13 @@ class AccessService:
         name, reach = _key_name(key_id), caller.principal
         await self._door.expect(caller, Action.DELETE, [name])
         if reach.id == f"apikey:{key_id}":
-            await self._door.deny(caller, Action.DELETE, name, "a key does not revoke itself")
-            raise Invalid("a key does not revoke itself")
+            await self._door.deny(caller, Action.DELETE, name, "a key cannot revoke itself")
+            raise Invalid("a key cannot revoke itself")
         await self._door.permit(caller, Action.DELETE, [name])
         if not reach.is_whole:  # who reaches everything ends what is damaged, too
             record = await self._keys.record(key_id)
             if not (set(record.actions) <= reach.actions and all(covers(reach.paths, path) for path in record.paths)):
-                raise Denied("a key ends no key that reaches further than itself")
+                raise Denied("a key cannot revoke a key that reaches further than itself")
         await self._keys.revoke(key_id)
 
 
@@ -89,4 +89,4 @@ def _key_name(key_id: str) -> str:
     try:
         return names.check(names.APIKEYS + key_id)
     except InvalidName:
-        raise Invalid("that is no API id") from None
+        raise Invalid("that is not an API id") from None

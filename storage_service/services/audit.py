@@ -30,7 +30,7 @@ class AuditService:
             Denied: it is not.
         """
         if caller.principal.id != self._proxy:
-            raise Denied("that is the proxy's to tell")
+            raise Denied("only the proxy may report this")
 
     async def take_report(self, caller: Caller, refusals: Sequence[Refusal]) -> None:
         """Record whom the proxy turned away, with the others.
@@ -58,7 +58,7 @@ class AuditService:
             AuditUnavailable: it cannot be recorded.
         """
         if _MACHINE.fullmatch(by) is None:
-            raise Invalid("that is no machine", (("by", "is not machine:<name>"),))
+            raise Invalid("that is not a machine", (("by", "is not machine:<name>"),))
         try:
             names.check(name)
         except InvalidName as error:

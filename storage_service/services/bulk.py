@@ -131,7 +131,7 @@ class BulkService:
         Raises:
             Invalid: a change is none, there are none or too many, or two are of one name.
             TooLarge: a value is over its limit, or the batch over what the store takes at once.
-            Changed: something is not at the revision expected of it.
+            Changed: something is not at the expected revision.
             NoContainer: a secret would lie in no container.
             NotEmpty: a container is not empty.
             Halted: no value may be encrypted.
@@ -152,13 +152,13 @@ class BulkService:
         await self._door.permit_each(caller, [Act(_ACTIONS[type(change)], name) for name, change in changes.items()])
         made = [spent(name.removeprefix(names.APIKEYS)) for name, change in changes.items() if _makes_key(name, change)]
         if made and await self._sealed.get_many(made):
-            raise Invalid("an API key of that id was revoked here, and no id is given out twice")
+            raise Invalid("an API key of that id was revoked here, and an id is never used again")
         try:
             return await self._sealed.commit(batch)
         except Conflict as conflict:
             failed = conflict.failed
         if any(not isinstance(change, Vacant) and change.name in changes for change in failed):
-            raise Changed("something is not at the revision expected of it")
+            raise Changed("something is not at the expected revision")
         if any(isinstance(change, Check) for change in failed):
             raise NoContainer("a container that something lies in does not exist")
         raise NotEmpty("a container that is to be removed is not empty")
@@ -168,7 +168,7 @@ class BulkService:
         name = change.name
         _check_name(name)
         if isinstance(change, Delete) and change.expected == ABSENT:
-            raise Invalid("what is removed cannot be expected to be absent")
+            raise Invalid("a record to remove cannot be expected to be absent")
         if not isinstance(change, Put):
             return
         if name.startswith(names.APIKEYS):
@@ -193,7 +193,7 @@ def _containers(changes: Mapping[str, Change]) -> list[Check]:
         if of_container is None:
             wanted.setdefault(container, Check(container, PRESENT))
         elif _is_removal(of_container) or (isinstance(of_container, Check) and of_container.expected == ABSENT):
-            raise Invalid("nothing is written into a container that is not to be there")
+            raise Invalid("nothing can be written into a container that is expected to be absent")
     return list(wanted.values())
 
 
@@ -228,7 +228,7 @@ def _check_name(name: str) -> None:
         if not secret or name == names.SECRETS:
             raise Invalid(f"containers lie below {names.SECRETS} alone")
     elif secret and names.container_of(name) == names.SECRETS:
-        raise Invalid("a secret lies in a container")
+        raise Invalid("a secret must lie in a container")
 
 
 def _check_secret(name: str, value: bytes) -> None:
@@ -236,7 +236,7 @@ def _check_secret(name: str, value: bytes) -> None:
         if value:
             raise Invalid("a container carries no value")
     elif not value:
-        raise Invalid("an empty value is no secret")
+        raise Invalid("a secret must not be empty")
     elif not fits(value):
         raise TooLarge("a value is over its limit")
 

@@ -260,7 +260,7 @@ def check_distinct(wanted: Sequence[object]) -> None:
         Invalid: one stands twice.
     """
     if len(set(wanted)) < len(wanted):
-        raise Invalid("a name stands twice")
+        raise Invalid("a name appears twice")
 
 
 def _outcome(error: ServiceError) -> str:

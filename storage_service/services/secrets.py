@@ -165,7 +165,7 @@ class SecretService:
         in the clear before its turn, and it is the only one of its worker, until this is left: when it was handed over.
 
         Raises:
-            Invalid: a name stands twice.
+            Invalid: a name appears twice.
             TooLarge: they take more than `wire.MAX_BATCH_STORED` bytes in the store; nothing was decrypted.
             Denied, Undecipherable, Locked, Unavailable, AuditUnavailable
         """

@@ -111,11 +111,11 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem(
             errors.Malformed,
             500,
-            "What is stored there is no valid record; write it anew, or remove it",
+            "The stored record is not valid; write it anew, or remove it",
             detail=True,
         ),
         Problem(errors.NotImplementedHere, 501, "There is no such method", detail=True),
-        Problem(errors.WrongKey, 403, "That key opens nothing here; the service is as locked as it was", detail=True),
+        Problem(errors.WrongKey, 403, "That key opens nothing here; the service stays locked", detail=True),
         Problem(errors.InUse, 409, "It is still in use", detail=True),
         Problem(
             errors.Unusable, 500, "The keyring, or a file or wrap that opens it, cannot be used as it is", detail=True
@@ -144,7 +144,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem(
             errors.Unavailable, 503, "The service or its store cannot do this now; the log of the service says why"
         ),
-        Problem(errors.Busy, 503, "Others are served just now; ask again in a moment", detail=True),
+        Problem(errors.Busy, 503, "The service is busy; ask again in a moment", detail=True),
         Problem(errors.AuditUnavailable, 503, "The audit log cannot be written, so nothing was done"),
     )
 }

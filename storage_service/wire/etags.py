@@ -38,7 +38,7 @@ def revision_of(etag: str) -> int:
         return ABSENT
     tag = _ETAG.fullmatch(etag)
     if tag is None:
-        raise Invalid("what a record is expected at is an entity tag of ours, or *")
+        raise Invalid("an expected revision must be an entity tag of this service, or *")
     return int(tag[1])
 
 
@@ -50,7 +50,7 @@ def expected_revision(if_match: str | None, if_none_match: str | None) -> int:
     """
     if if_match is None:
         if if_none_match not in (None, "*"):
-            raise Invalid("If-None-Match on a write is *")
+            raise Invalid("If-None-Match on a write must be *")
         return ABSENT
     if if_none_match is not None:
         raise Invalid("If-Match and If-None-Match contradict each other")

@@ -60,7 +60,7 @@ def read(headers: Iterable[tuple[bytes, bytes]], table: Table = _TABLE) -> Head:
         place = table.get(name)
         if place is not None:
             if values[place] is not None:
-                raise Invalid("a header field stands twice, or in two spellings")
+                raise Invalid("a header field appears twice, or in two spellings")
             values[place] = value.decode("latin-1")
     given = values[0]
     if given is None or wire.REQUEST_ID.fullmatch(given) is None:

@@ -247,9 +247,9 @@ class _Body:
                 ended = self._left == 0
             parser.feed_data(data[:stop])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            raise Malformed("the body is not framed as it says") from None
+            raise Malformed("the body does not match its framing") from None
         if self.complete is not ended:
-            raise Malformed("the body's end can be seen in two places")
+            raise Malformed("the end of the body is ambiguous")
         return data[stop:]
 
     def _find_end(self, data: bytes) -> tuple[int, bool]:
@@ -272,7 +272,7 @@ class _Body:
             line = self._line + data[at : end or len(data)]
             self._coding += (end or len(data)) - at
             if self._coding > MAX_CODING + self._coded // CODED:
-                raise Malformed("the body's chunks are too small for so many: send larger ones")
+                raise Malformed("the body has too many chunks, and they are too small: send larger ones")
             at, self._line = end or len(data), b"" if end else line
             if not end:
                 break
@@ -283,7 +283,7 @@ class _Body:
             try:
                 size = int(line.partition(b";")[0], 16)
             except ValueError:
-                raise Malformed("the body is not framed as it says") from None
+                raise Malformed("the body does not match its framing") from None
             self._coded += size
             self._trailing = size == 0
             self._chunk = size + 2 if size > 0 else 0  # the line's end after it
@@ -325,7 +325,7 @@ class RequestReader(_Body):
         request.fields, self.fields = self.fields, []  # nothing of a request stays here when it is over
         self._frame(request)
         if self.complete is not (request.length == 0):
-            raise Malformed("the body's length can be read in two ways")  # an upgrade, say, that has a body
+            raise Malformed("the length of the body is ambiguous")  # an upgrade, say, that has a body
         return request
 
     def feed_body(self, data: bytes) -> bytes:
@@ -354,12 +354,12 @@ class RequestReader(_Body):
         for name, value in request.fields:
             if name == b"content-length":
                 if len(value) > _LENGTH_DIGITS:  # whatever llhttp makes of it, the two shall not differ
-                    raise Malformed("the body is longer than any may be", 413)
+                    raise Malformed("the body is longer than allowed", 413)
                 request.length = length = int(value)
             elif name == b"host":
                 hosts += 1
                 if not value.isascii() or b"," in value or b" " in value or b"/" in value or b"@" in value:
-                    raise Malformed("the Host is no host")
+                    raise Malformed("the Host is not a valid host")
             elif name == b"connection":
                 request.close = request.close or b"close" in value.lower()
             elif name == b"transfer-encoding":
@@ -369,14 +369,14 @@ class RequestReader(_Body):
                 request.length = CHUNKED
             elif name == b"expect":
                 if value.lower() != b"100-continue":
-                    raise Malformed("there is nothing else to expect than 100-continue", 417)
+                    raise Malformed("only 100-continue can be expected", 417)
                 request.expects = request.minor == 1
             elif name == b"content-encoding" and value.lower() != b"identity":
                 raise Malformed("the body's content coding is not served here", 415)
         if coded and length:
             raise Malformed("both a length and a transfer coding")
         if hosts > 1 or (hosts == 0 and request.minor == 1):
-            raise Malformed("a request names one Host")
+            raise Malformed("a request must have one Host")
         self._begin(request.length)
 
 
@@ -397,7 +397,7 @@ class AnswerReader(_Body):
             Malformed: it is none, or only the end of the connection would end its body.
         """
         if not head.startswith(b"HTTP/1.1 "):
-            raise Malformed("the answer is no HTTP/1.1")
+            raise Malformed("the answer is not HTTP/1.1")
         self.fields, self.pieces = [], []
         self.complete, self._in_head = False, True
         try:
@@ -418,7 +418,7 @@ class AnswerReader(_Body):
         for name, value in self.fields:
             if name == b"content-length":
                 if len(value) > _LENGTH_DIGITS:
-                    raise Malformed("the body is longer than any may be")
+                    raise Malformed("the body is longer than allowed")
                 length = int(value)
             elif name == b"transfer-encoding":
                 if coded or value.lower() != b"chunked":
@@ -439,7 +439,7 @@ class AnswerReader(_Body):
         size = CHUNKED if coded or length is None else length
         self._begin(size)
         if self.complete is not (size == 0):
-            raise Malformed("the body's length can be read in two ways")
+            raise Malformed("the length of the body is ambiguous")
         return Answer(status, self.fields, size, keep)
 
 

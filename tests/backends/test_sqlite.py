@@ -692,7 +692,7 @@ async def test_a_log_that_cannot_be_brought_into_the_file_is_told(path: Path, ca
                     await backend.check()
                     break
                 await asyncio.sleep(0.05)
-    assert len([message for message in caplog.messages if "brought into its file" in message]) == 1
+    assert len([message for message in caplog.messages if "written to its file" in message]) == 1
 
 
 async def test_errors_tell_nothing_of_what_was_asked(path: Path) -> None:

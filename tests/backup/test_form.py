@@ -113,12 +113,12 @@ def test_a_later_format_is_named() -> None:
 @pytest.mark.parametrize("inner", [b"[", b'{"a":'])
 def test_a_head_nested_without_end_is_no_backup(inner: bytes) -> None:
     """A head that is nested deeper than a parser goes is refused as any other that is none."""
-    with pytest.raises(Invalid, match="that is no backup"):
+    with pytest.raises(Invalid, match="that is not a backup"):
         read(b'{"what":"strongroom backup","keyring":' + inner * 100_000)
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"[]\n", b'{"what":"strongroom keyring"}\n', b"\x00" * 100])
 def test_other_files_are_no_backups(text: bytes) -> None:
     """What is no backup is told so."""
-    with pytest.raises(Invalid, match="that is no backup"):
+    with pytest.raises(Invalid, match="that is not a backup"):
         read(text)

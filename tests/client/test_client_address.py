@@ -113,12 +113,12 @@ def test_what_is_said_directly_needs_no_home(where: dict[str, str], home: str) -
     ("environ", "text"),
     [
         ({}, "set STRONGROOM_HOME, or STRONGROOM_SOCKET"),
-        (SOCKET, "not said whose API key to use: set STRONGROOM_API_ID and STRONGROOM_API_KEY, or STRONGROOM_HOME"),
-        (KEY, "not said where the service is: set STRONGROOM_SOCKET or STRONGROOM_URL, or STRONGROOM_HOME"),
-        (SOCKET | {"STRONGROOM_API_ID": "ci"}, "STRONGROOM_API_ID is said without STRONGROOM_API_KEY"),
+        (SOCKET, "no API key is given: set STRONGROOM_API_ID and STRONGROOM_API_KEY, or STRONGROOM_HOME"),
+        (KEY, "the service's address is not given: set STRONGROOM_SOCKET or STRONGROOM_URL, or STRONGROOM_HOME"),
+        (SOCKET | {"STRONGROOM_API_ID": "ci"}, "STRONGROOM_API_ID is set without STRONGROOM_API_KEY"),
         (
             {"STRONGROOM_API_KEY": CANARY, "STRONGROOM_HOME": "/nonexistent"},
-            "STRONGROOM_API_KEY is said without STRONGROOM_API_ID",
+            "STRONGROOM_API_KEY is set without STRONGROOM_API_ID",
         ),
     ],
 )

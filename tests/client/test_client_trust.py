@@ -108,7 +108,7 @@ def test_who_listens_and_shakes_no_hands_is_told(connect: Connect) -> None:
     """A port that takes the connection and says nothing does listen; the error speaks of TLS."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = connect(url=f"https://localhost:{listener.getsockname()[1]}", retries=0, connect_timeout=3.0)
-        with pytest.raises(Unavailable, match="listens, and answers no TLS handshake") as caught:
+        with pytest.raises(Unavailable, match="listens, but does not answer a TLS handshake") as caught:
             client.set_secret("db", "p", "1")
     assert caught.value.fate is Fate.NOT_APPLIED
 

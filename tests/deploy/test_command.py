@@ -515,7 +515,7 @@ def test_who_says_a_socket_alone_is_told_what_else_is_wanted(service: Up) -> Non
     done = strongroom("--socket", service.socket, "status")
 
     assert (done.code, done.out) == (2, "")
-    assert "it is not said whose API key to use: set STRONGROOM_API_ID and STRONGROOM_API_KEY, or" in done.err
+    assert "no API key is given: set STRONGROOM_API_ID and STRONGROOM_API_KEY, or" in done.err
 
 
 def test_who_is_not_in_the_group_is_told_of_it(short: Path) -> None:

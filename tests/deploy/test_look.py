@@ -66,7 +66,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         "/else does not exist; make it, or say makedirs = true",
     ),
     "no directory for the store": (lambda home: toml(home, 'store = "sqlite:else/s.db"'), "/else does not exist"),
-    "a log that is none": (lambda home: (home / "log/audit.log").mkdir(), "audit.log is no regular file"),
+    "a log that is none": (lambda home: (home / "log/audit.log").mkdir(), "audit.log is not a regular file"),
     "an open root key": (lambda home: of_mode(home, "secrets.key", 0o644), "secrets.key is open to others (mode 0644)"),
     "an open machine key": (lambda home: of_mode(home, "machine.key", 0o604), "machine.key is open to others"),
     "open users": (users, "/users can be changed by others (mode 0666)"),

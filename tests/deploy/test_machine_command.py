@@ -478,7 +478,7 @@ class TestOtherWaysIn:
         (foreign,) = self.made(other, Recipients("unlock", 1))
 
         for stdin, code, text in (
-            (foreign, 6, "[✘] what was given opens nothing here\n"),
+            (foreign, 6, "[✘] no key that was given opens the keyring\n"),
             (keys[0][:-1], 2, "[✘] key 1 has"),
             ("", 2, "[✘] nothing was given\n"),
         ):
@@ -577,7 +577,7 @@ def drop(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "text"), [(damage, 2, "does not open"), (drop, 3, "there is no keyring; make one")]
+    ("change", "code", "text"), [(damage, 2, "does not open"), (drop, 3, "there is not a keyring; make one")]
 )
 def test_a_keyring_that_does_not_open(a: Machine, change: Callable[[Path], None], code: int, text: str) -> None:
     """A keyring that is damaged or gone is one line; the machines are listed all the same."""
@@ -637,7 +637,7 @@ def test_what_is_no_public_key(a: Machine, b: Machine) -> None:
 
     for path, code, text in (
         (b.home / "none", 1, "No such file or directory"),
-        (b.home / "strongroom.toml", 2, "that is no machine's public key"),
+        (b.home / "strongroom.toml", 2, "that is not a machine's public key"),
         (b.home / "machine.key", 2, "it is a private key, which no machine may give away"),
     ):
         done = a("authorize", path, "--name", "beta")

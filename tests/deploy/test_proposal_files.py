@@ -96,10 +96,10 @@ def test_the_api_key_is_else_the_homes(home: Path) -> None:
         ({"etcd_sever": "x"}, "--set: there is no 'etcd_sever' here; did you mean 'etcd_server'?"),
         (
             {"API_KEY": CANARY},
-            "--set api_key: a command line is no place for a secret; use the variable STRONGROOM_API_KEY",
+            "--set api_key: a secret does not belong on a command line; use the variable STRONGROOM_API_KEY",
         ),
-        ({"etcd_password": CANARY}, "--set etcd_password: a command line is no place for a secret"),
-        ({"proxy_key": CANARY}, "--set proxy_key: a command line is no place for a secret"),
+        ({"etcd_password": CANARY}, "--set etcd_password: a secret does not belong on a command line"),
+        ({"proxy_key": CANARY}, "--set proxy_key: a secret does not belong on a command line"),
         ({"tls_key": "/key.pem"}, "--set tls_key: that is a setting"),
         ({"root_key": "/secrets.key"}, "say STRONGROOM_ROOT_KEY, or write it into strongroom.toml"),
         ({"libdir": "a\nb"}, "--set libdir: the value holds a control character"),
@@ -189,8 +189,8 @@ def test_what_has_no_meaning_here_is_noted(short: Path) -> None:
         (f'{{"x": {CANARY}}}', "storage.conf: not JSON at line 1, column 7"),
         ("[" * 60_000, "storage.conf: this is more than can be read"),
         ('{"x": ' + "1" * 5000 + "}", "storage.conf: this is more than can be read"),
-        ('{"debug": true, "debug": false}', "storage.conf: 'debug' is said twice"),
-        ('{"bus-uri": 1, "bus_uri": 2}', "storage.conf: 'bus_uri' is said twice"),
+        ('{"debug": true, "debug": false}', "storage.conf: 'debug' appears twice"),
+        ('{"bus-uri": 1, "bus_uri": 2}', "storage.conf: 'bus_uri' appears twice"),
         (
             f'{{"custodia_api_kay": "{CANARY}"}}',
             "there is no 'custodia_api_kay' here; did you mean 'custodia_api_key'?",
@@ -337,7 +337,7 @@ def test_an_instance_has_directories_of_its_own(short: Path) -> None:
         ("[global]\nauditlog = ${store:file:dburi}\n" + WHOLE, "[global] auditlog: a ${…} in it names nothing"),
         (f"[global]\nauditlog = ${CANARY}\n" + WHOLE, "or a '$' stands alone (write $$)"),
         ("[global]\nauditlog = {{ place }}\n", "nothing fills the placeholder 'place'; give --set place=VALUE"),
-        ("[nonsense]\n" + WHOLE, "[nonsense] is no section of this file; those are global, auth:…"),
+        ("[nonsense]\n" + WHOLE, "[nonsense] is not a section of this file; the sections are global, auth:…"),
         ("[store:]\n" + WHOLE, "[store:] is no section of this file"),
         # global
         (

@@ -266,7 +266,7 @@ class TestListener:
     def test_what_is_no_socket_is_left_alone(self, made: Path) -> None:
         """A file in the way is somebody's file."""
         (made / "run/storage.sock").write_text("mine")
-        with pytest.raises(ConfigurationError, match="is in the way, and is no socket"):
+        with pytest.raises(ConfigurationError, match="is in the way and is not a socket"):
             server.listener(Role.STORAGE, load(made))
 
     def test_a_foreign_address_is_told(self, made: Path) -> None:

@@ -207,7 +207,7 @@ def test_what_is_wrong_is_named(home: Path, toml: str, text: str) -> None:
         ({"STRONGROOM_LISTEN": CANARY}, {}, "STRONGROOM_LISTEN: 'listen' is HOST:PORT"),
         ({"STRONGROOM_STORE": "memory", "STRONGROOM_STORE_FILE": "/f"}, {}, "say the same thing; keep one of them"),
         ({}, {"workers": 99}, "--workers: is a whole number from 1 to 64"),
-        ({}, {"store": f"etcd://u:{CANARY}@h"}, "--store: a command line is no place for a password"),
+        ({}, {"store": f"etcd://u:{CANARY}@h"}, "--store: a password does not belong on a command line"),
     ],
 )
 def test_flags_and_variables_are_named_too(
@@ -433,7 +433,7 @@ def test_no_password_is_shown_whatever_is_in_it(home: Path, password: str) -> No
         assert shown["store"].startswith("etcd://")  # type: ignore[attr-defined]
         assert shown["storage_handlers"][0]["key"] == "/k.pem"  # type: ignore[index]
 
-        with pytest.raises(ConfigurationError, match="a command line is no place for a password") as refused:
+        with pytest.raises(ConfigurationError, match="a password does not belong on a command line") as refused:
             load(home, flags={"store": json.loads(url)})
         assert not pieces_in(str(refused.value), password)
         with pytest.raises(ConfigurationError, match="a place with a password in it") as refused:

@@ -331,7 +331,7 @@ class TestDeaths:
             done = running.ended()
 
             assert done.code == 2
-            assert f"strongroom: the {name} was ended by signal SIGKILL; what it said is above" in done.err
+            assert f"strongroom: the {name} was ended by signal SIGKILL; its output is above" in done.err
             assert left_behind(running, family) == []
 
     def test_a_worker_that_dies_is_replaced(self, home: Path) -> None:
@@ -398,7 +398,7 @@ class TestRefusals:
         assert (process.returncode, out) == (2, "")
         assert "secrets.key" in err
         assert not re.search("Traceback|unexpected ", err)
-        assert err.splitlines()[-1] == "strongroom: the storage service ended with code 4; what it said is above"
+        assert err.splitlines()[-1] == "strongroom: the storage service ended with code 4; its output is above"
         (home / "elsewhere").rename(home / "secrets.key")
         with up(home) as running:
             assert got(running, "x") == "kept"

@@ -1027,7 +1027,7 @@ async def test_a_machine_that_nobody_authorized_waits(
             assert keeper.state is State.LOCKED
 
     assert [record.getMessage() for record in caplog.records] == [
-        f"this machine, {B.fingerprint}, is not authorized to open the keyring, or not any more"
+        f"this machine, {B.fingerprint}, is not authorized to open the keyring, or no longer"
     ]
 
 

@@ -108,10 +108,10 @@ NOBODY: Final[Mapping[str, tuple[Callable[[], Given], type[StrongroomError], str
     "a strange unlock key": (
         lambda: Secret.reveal(unlock_keys.make_keys(1)[0][0]),
         WrongKey,
-        "opens nothing in this export",
+        "opens this export",
     ),
-    "a strange file": (lambda: RootKey(bytes(64)), WrongKey, "opens nothing in this export"),
-    "a strange machine": (lambda: key_of(Kind.RSA), WrongKey, "opens nothing in this export"),
+    "a strange file": (lambda: RootKey(bytes(64)), WrongKey, "opens this export"),
+    "a strange machine": (lambda: key_of(Kind.RSA), WrongKey, "opens this export"),
     "a mistyped key": (lambda: held().unlock_keys[0][:-1] + "!", unlock_keys.Mistyped, "key 1"),
     "one share of two": (lambda: held().shares[0], unlock_keys.TooFew, "1 more share is needed"),
     "nothing": (lambda: "", unlock_keys.Mistyped, "nothing was given"),
@@ -263,7 +263,7 @@ def flipped(token: str) -> str:
 
 
 READ: Final[Mapping[str, tuple[Edit, type[StrongroomError], str]]] = {
-    "of another sort": (put(what="a shopping list"), Invalid, "no export of a keyring"),
+    "of another sort": (put(what="a shopping list"), Invalid, "not an export of a keyring"),
     "of a later format": (put(format=2, more=1), ConfigurationError, "a later version wrote it"),
     "of a format that is none": (put(format="1"), Invalid, "accepted form"),
     "with a later wrap": (lambda said, _: said["wraps"][0].update(format=2), ConfigurationError, "later version"),
@@ -272,14 +272,18 @@ READ: Final[Mapping[str, tuple[Edit, type[StrongroomError], str]]] = {
     "without its wraps": (lambda said, _: said.pop("wraps"), Invalid, "accepted form"),
     "with another root key": (put(root=NEXT_ROOT.kid), Invalid, "damaged"),
     "with a root key that is none": (put(root="canary"), Invalid, "damaged"),
-    "with a wrap gone": (lambda said, _: said["wraps"].pop(), Invalid, "its table is not that of"),
+    "with a wrap gone": (lambda said, _: said["wraps"].pop(), Invalid, "its table does not match"),
     "with a wrap twice": (lambda said, _: said["wraps"].append(said["wraps"][0]), Invalid, "twice"),
     "with a wrap of another root key": (
         lambda said, _: said["wraps"][0].update(root=NEXT_ROOT.kid),
         Invalid,
         "of another root key",
     ),
-    "with a wrap of no name": (lambda said, _: said["wraps"][0].update(id="../canary"), Invalid, "no name here"),
+    "with a wrap of no name": (
+        lambda said, _: said["wraps"][0].update(id="../canary"),
+        Invalid,
+        "cannot have a name here",
+    ),
     "with a machine of no fingerprint": (
         lambda said, _: said["machines"][0].update(_id="canary"),
         Invalid,
@@ -298,11 +302,11 @@ READ: Final[Mapping[str, tuple[Edit, type[StrongroomError], str]]] = {
     "with a row of the table changed": (
         lambda said, _: said["recipients"][0].update(id="canary"),
         Invalid,
-        "its table is not that of",
+        "its table does not match",
     ),
     "with keys that are none": (put(keys="canary"), Invalid, "its keys are under another root key"),
     "with a seal that is none": (put(seal="canary"), Invalid, "its seal is under another root key"),
-    "with a name left out that is none": (put(left_out=["canary\n"]), Invalid, "no name here"),
+    "with a name left out that is none": (put(left_out=["canary\n"]), Invalid, "cannot have a name here"),
 }
 
 

@@ -546,7 +546,7 @@ async def test_the_root_key_is_given_for_one_operation(store: MemoryBackend, ser
         worker.keeper.lock()
         with pytest.raises(Locked):
             async with worker.keeper.root():
-                pytest.fail("there is none")
+                pytest.fail("there is invalid")
 
 
 async def test_an_operation_has_the_root_key_of_now(store: MemoryBackend, path: Path, services: Services) -> None:

@@ -492,7 +492,7 @@ async def test_patience_ends(tmp_path: Path) -> None:
     other = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
     try:
-        with pytest.raises(Unavailable, match="another process does not finish writing") as caught:
+        with pytest.raises(Unavailable, match="another process has not finished writing") as caught:
             await FileDocuments(tmp_path / "machines.json", patience=0).save(A)
     finally:
         os.close(other)

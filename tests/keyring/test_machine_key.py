@@ -325,7 +325,7 @@ def test_files_that_hold_no_key(tmp_path: Path, text: Callable[[], bytes]) -> No
 @pytest.mark.parametrize("text", NO_KEYS.values(), ids=NO_KEYS)
 def test_texts_that_are_no_public_key(text: Callable[[], bytes]) -> None:
     """What is handed over as a machine's public key is one, or is refused with a reason."""
-    with pytest.raises(Invalid, match=r"^that is no machine's public key: "):
+    with pytest.raises(Invalid, match=r"^that is not a machine's public key: "):
         machine_key.parse_public(text())
 
 

@@ -410,7 +410,7 @@ def test_names(name: str) -> None:
 def test_a_document_needs_a_public_key() -> None:
     """A private key, or none, is no machine's public key."""
     for public in ({}, RFC_7517):
-        with pytest.raises(Invalid, match="that is no machine's public key"):
+        with pytest.raises(Invalid, match="that is not a machine's public key"):
             MachineDocument.new("A", public, CREATED)
 
 

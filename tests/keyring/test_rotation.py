@@ -304,12 +304,12 @@ TYPED: Final[dict[str, tuple[Recipients, Callable[[Made, Made], str], str]]] = {
     "nothing": (UNLOCK, no_key, "nothing was given"),
     "all but one": (UNLOCK, all_but_one, "1 of 3 new keys were not given"),
     "one of them twice": (UNLOCK, one_of_them_twice, "1 of 3 new keys were not given"),
-    "an old one among them": (UNLOCK, an_old_one_among_them, "number 2, is none of what was made"),
-    "the old ones": (UNLOCK, the_old_ones, "number 1, is none of what was made"),
+    "an old one among them": (UNLOCK, an_old_one_among_them, "number 2, does not belong to the new root key"),
+    "the old ones": (UNLOCK, the_old_ones, "number 1, does not belong to the new root key"),
     "one of them mistyped": (UNLOCK, one_mistyped, "key 3 is mistyped"),
-    "shares instead": (UNLOCK, shares_instead, "number 1, is none of what was made"),
+    "shares instead": (UNLOCK, shares_instead, "number 1, does not belong to the new root key"),
     "one share of two": (SHARES, one_share, "1 more share is needed"),
-    "the old shares": (SHARES, the_old_ones, "number 1, is none of what was made"),
+    "the old shares": (SHARES, the_old_ones, "number 1, does not belong to the new root key"),
     "a share of another set": (SHARES, a_share_of_another_set, "share 2 is of another set"),
 }
 
@@ -372,10 +372,10 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "no keys": ({"mode": "unlock", "total": 0}, "1 to 16"),
     "too many keys": ({"mode": "unlock", "total": 17}, "1 to 16"),
     "too many shares": ({"mode": "shares", "total": 17}, "1 to 16"),
-    "more needed than there are": ({"mode": "shares", "total": 3, "needed": 4}, "1 to as many"),
-    "none needed": ({"mode": "shares", "total": 3, "needed": 0}, "1 to as many"),
+    "more needed than there are": ({"mode": "shares", "total": 3, "needed": 4}, "between 1 and the number of shares"),
+    "none needed": ({"mode": "shares", "total": 3, "needed": 0}, "between 1 and the number of shares"),
     "any one share": ({"mode": "shares", "total": 3, "needed": 1}, "what unlock keys are for"),
-    "some of the unlock keys": ({"mode": "unlock", "total": 3, "needed": 2}, "only of shares"),
+    "some of the unlock keys": ({"mode": "unlock", "total": 3, "needed": 2}, "only for shares"),
     "to keep what is no file": ({"mode": "unlock", "keep_file": True}, "only a root key file"),
 }
 
@@ -790,9 +790,9 @@ async def change(site: Site, name: str, by: Callable[[bytes], bytes]) -> None:
 
 BROKEN: Final[dict[str, tuple[Callable[[Site, Made], Awaitable[None]], type[StrongroomError], str]]] = {
     "the document is gone": (gone, KeyringDamaged, "restore"),
-    "the document is cut": (cut_document, KeyringDamaged, "is no keyring"),
+    "the document is cut": (cut_document, KeyringDamaged, "is not a keyring"),
     "the document is edited": (edited_document, KeyringDamaged, "does not open: its tag is wrong"),
-    "the document is garbage": (garbage, KeyringDamaged, "is no keyring"),
+    "the document is garbage": (garbage, KeyringDamaged, "is not a keyring"),
     "the document is of the future": (a_future_document, ConfigurationError, "a later version wrote it"),
     "the root key is another by now": (another_root, Overtaken, "rotated meanwhile"),
 }

@@ -220,7 +220,7 @@ async def test_another_keyring_that_the_same_file_opens(home: Home, tmp_path: Pa
         await first.commit([Put(name, entry.value)])
     home.store = first
 
-    with pytest.raises(KeyringOutdated, match="another one than was seen here last"):
+    with pytest.raises(KeyringOutdated, match="not the one that was seen here last"):
         await home.worker(anew=True)
 
 

@@ -389,7 +389,7 @@ async def test_a_ring_that_is_stale_is_replaced() -> None:
 
 
 async def test_a_keyring_that_never_rests_ends_the_step() -> None:
-    """While others change the keyring without end nothing is moved, and the caller is told to come again."""
+    """While others keep changing the keyring nothing is moved, and the caller is told to come again."""
     store, rings = await meddling()
     entry = await store.get(KEYRING_DOCUMENT)
     assert entry is not None

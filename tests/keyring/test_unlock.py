@@ -262,7 +262,7 @@ def test_every_wrong_word_of_a_share_is_found() -> None:
     for place, right in enumerate(words):
         other = chance.choice([word for word in WORDLIST if word != right])
         wrong = refusal(given([first, " ".join([*words[:place], other, *words[place + 1 :]]), third]))
-        assert (str(wrong), wrong.number) == ("share 2 is mistyped: its checksum does not fit", 2)
+        assert (str(wrong), wrong.number) == ("share 2 is mistyped: its checksum is wrong", 2)
         typo = refusal(given([first, " ".join([*words[:place], "xyzzy", *words[place + 1 :]]), third]))
         assert (str(typo), typo.number) == (f"share 2: word {place + 1} is not in the word list", 2)
 
@@ -335,21 +335,21 @@ STORIES: Final[dict[str, tuple[Callable[[], Iterable[str]], str, int | None]]] =
     "the beginning of a key": (lambda: ["SR1"], "key 1 has 0 characters after SR1, not 58", 1),
     "a letter that no key has": (
         lambda: [*keys(), "", keys()[0][:11] + "U" + keys()[0][12:]],
-        "key 2: group 2 after SR1 has a character that no key has",
+        "key 2: group 2 after SR1 has a character that keys do not use",
         2,
     ),
     "a sign that no key has": (
         lambda: [keys()[0][:-1] + "\u00e9"],
-        "key 1: group 12 after SR1 has a character that no key has",
+        "key 1: group 12 after SR1 has a character that keys do not use",
         1,
     ),
     "a digit of another script": (
         lambda: [keys()[0][:-1] + "\u0661"],
-        "key 1: group 12 after SR1 has a character that no key has",
+        "key 1: group 12 after SR1 has a character that keys do not use",
         1,
     ),
-    "a share among keys": (lambda: [*keys(2), *shares(2, 2)], "keys and shares are mixed; give the ones or the", None),
-    "a key among shares": (lambda: [*shares(2, 2), *keys()], "keys and shares are mixed; give the ones or the", None),
+    "a share among keys": (lambda: [*keys(2), *shares(2, 2)], "keys and shares are mixed; give one kind", None),
+    "a key among shares": (lambda: [*shares(2, 2), *keys()], "keys and shares are mixed; give one kind", None),
     "a share without its last word": (
         lambda: [shares()[0], shares()[0].rpartition(" ")[0]],
         "share 2 has 32 words, not 33",

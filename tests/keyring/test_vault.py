@@ -139,7 +139,7 @@ async def test_what_is_no_keyring(store: MemoryBackend, value: bytes) -> None:
     """What does not even claim to be under a root key is no keyring."""
     await store.commit([Put(KEYRING_DOCUMENT, value)])
 
-    with pytest.raises(KeyringDamaged, match="is no keyring; restore it from a backup"):
+    with pytest.raises(KeyringDamaged, match="is not a keyring; restore it from a backup"):
         await vault.read(store)
 
 
@@ -215,18 +215,18 @@ UNOPENED: Final[dict[str, tuple[bytes, type[StartupError], str]]] = {
         "its tag is wrong",
     ),
     "bound to another name": (sealed(first().encode(), name="secrets/a"), KeyringDamaged, "under this name"),
-    "cut": (sealed(first().encode())[:-4], KeyringDamaged, "is no keyring"),
+    "cut": (sealed(first().encode())[:-4], KeyringDamaged, "is not a keyring"),
     "a wrap in its place": (
         sealed(ROOT_BITS, Key(ROOT.kid, ROOT_BITS), wraps.name_of(ROOT.kid, ROOT.kid)),
         KeyringDamaged,
         "not written under this name",
     ),
-    "no document": (sealed(b"{}"), KeyringDamaged, "opens, but is none"),
-    "no JSON": (sealed(ROOT_BITS), KeyringDamaged, "opens, but is none"),
+    "no document": (sealed(b"{}"), KeyringDamaged, "opens, but is invalid"),
+    "no JSON": (sealed(ROOT_BITS), KeyringDamaged, "opens, but is invalid"),
     "one that contradicts itself": (
         sealed(msgspec.structs.replace(first(), numbers={}).encode()),
         KeyringDamaged,
-        "opens, but is none",
+        "decrypts, but its document is invalid",
     ),
     "of a later version": (sealed(LATER), ConfigurationError, "a later version wrote it"),
 }

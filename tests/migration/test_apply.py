@@ -135,8 +135,8 @@ BAD: Final[Mapping[str, tuple[Record, str]]] = {
     "too large": (Record("secrets/c/large", Secret("x" * (MAX_SECRET + 1))), "it is larger than 512 KiB"),
     "a name that is none": (Record("secrets/c/a b", Secret("v")), "its name cannot be used"),
     "a name with dots": (Record("secrets/c/../d", Secret("v")), "its name cannot be used"),
-    "in no container": (Record("secrets/alone", Secret("v")), "a secret lies in a container"),
-    "of no kind": (Record("hostz/h", Secret("{}")), "nothing of that kind is kept"),
+    "in no container": (Record("secrets/alone", Secret("v")), "a secret must lie in a container"),
+    "of no kind": (Record("hostz/h", Secret("{}")), "records of that kind are not kept"),
     "an invalid model": (Record("hosts/h", Secret('{"address":"h","cpus":"many"}')), "cpus"),
     "a model of another name": (Record("hosts/h", Secret('{"address":"g"}')), "its name is not that of its record"),
 }

@@ -155,7 +155,7 @@ async def test_places_that_cannot_be_read() -> None:
         [*places, place("d", b"nothing"), place("e", b"the secret")]
     ).run(each(wanted))
 
-    assert (hidden.unreachable, hidden.clean) == ("it cannot be looked into", False)
+    assert (hidden.unreachable, hidden.clean) == ("it cannot be searched", False)
     assert (broken.unreachable, broken.clean) == ("its disk is gone", False)
     assert (failing.unreachable, failing.clean) == ("it cannot be read: Input/output error", False)
     assert clean.clean

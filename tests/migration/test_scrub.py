@@ -379,7 +379,7 @@ async def test_places_that_cannot_be_reached(mover: Mover) -> None:
     assert [(each.kind, each.item) for each in report.problems] == [("unreachable", "a backup elsewhere")]
     assert "look into it yourself" in report.problems[0].why
     (step,) = report.next
-    assert ("could not be looked into" in step.reason, step.verb) == (True, None)
+    assert ("could not be searched" in step.reason, step.verb) == (True, None)
 
 
 async def test_short_secrets_are_told(store: FaultyBackend) -> None:

@@ -104,7 +104,7 @@ STORIES: Final = {
     ),
     "a file of a host that is no YAML": Story(
         {"hosts": "w1\nw2\n", "host_vars/w1.yml": "a: [hunter2\n"},
-        {"host w1": "host_vars/w1.yml is no YAML that can be read (line 2", "host w2": ["hosts/w2", "w2"]},
+        {"host w1": "host_vars/w1.yml is not YAML that can be read (line 2", "host w2": ["hosts/w2", "w2"]},
     ),
     "key files that cannot be taken": Story(
         {
@@ -114,7 +114,7 @@ STORIES: Final = {
         },
         {
             "host w1": "its key file is missing",
-            "host w2": "its key file is no regular file",
+            "host w2": "its key file is not a regular file",
             "host w3": "its key file holds a public key",
             "host w4": "ansible_ssh_private_key_file must be text",
         },
@@ -254,7 +254,7 @@ REFUSED: Final[Mapping[str, tuple[Mapping[str, str], str]]] = {
     "TOML": ({"hosts.toml": "[web]\n"}, "ansible-inventory --list --export"),
     "a plugin": ({"aws_ec2.yml": "plugin: amazon.aws.aws_ec2\n"}, "ansible-inventory --list --export"),
     "an encrypted inventory": ({"hosts": VAULT}, "encrypted as a whole"),
-    "no YAML": ({"hosts.yml": "web: [hunter2\n"}, "no YAML that can be read .line 2"),
+    "not YAML": ({"hosts.yml": "web: [hunter2\n"}, "not YAML that can be read .line 2"),
     "no groups": ({"hosts.yml": "- hunter2\n"}, "holds no groups"),
     "a section that is none": ({"hosts": "[hunter2 web]\nw1\n"}, "line 1 is no section"),
     "a section of an unknown kind": ({"hosts": "w1\n[web:hunter2]\nw1\n"}, "line 2 is a section of an unknown kind"),
@@ -350,15 +350,15 @@ HOSTILE: Final[Mapping[str, tuple[str, str]]] = {
     "brackets without end": ("[" * 100_000, "nested deeper"),
     "a chain of aliases": (CHAIN, "nested deeper"),
     "what holds itself": ("a: &a [*a]\n", "holds itself"),
-    "a tag of Python's": ("a: !!python/object/apply:os.system ['hunter2']\n", "no YAML that can be read .line 1"),
-    "an unknown tag": ("a: !hunter2 x\n", "no YAML that can be read .line 1"),
-    "a vaulted list": ("a: !vault [hunter2]\n", "no YAML"),
-    "two documents": ("a: 1\n---\nb: hunter2\n", "no YAML"),
-    "an alias of nothing": ("a: *hunter2\n", "no YAML"),
-    "a key that is a list": ("? [hunter2]\n: 1\n", "no YAML"),
-    "a control character": ("a: hunter2\x01\n", "no YAML"),
-    "no UTF-8": ("a: \udcff\n", "no YAML"),
-    "a date that is none": ("a: 2024-99-99\n", "no YAML"),
+    "a tag of Python's": ("a: !!python/object/apply:os.system ['hunter2']\n", "not YAML that can be read .line 1"),
+    "an unknown tag": ("a: !hunter2 x\n", "not YAML that can be read .line 1"),
+    "a vaulted list": ("a: !vault [hunter2]\n", "not YAML"),
+    "two documents": ("a: 1\n---\nb: hunter2\n", "not YAML"),
+    "an alias of nothing": ("a: *hunter2\n", "not YAML"),
+    "a key that is a list": ("? [hunter2]\n: 1\n", "not YAML"),
+    "a control character": ("a: hunter2\x01\n", "not YAML"),
+    "no UTF-8": ("a: \udcff\n", "not YAML"),
+    "a date that is none": ("a: 2024-99-99\n", "not YAML"),
 }
 
 

@@ -471,7 +471,7 @@ async def test_a_prefix_that_is_one_key_is_told(store: Etcd) -> None:
     """In v2, what the place names is a folder."""
     estate = EstateV2(store, f"old-{next(_NUMBERS)}")
     estate.write(estate.prefix.rstrip("/"), b"one")
-    with pytest.raises(ConfigurationError, match="no folder"):
+    with pytest.raises(ConfigurationError, match="not a folder"):
         await open_source(estate.kind, estate.place, {}).open(Digest())
 
 

@@ -147,8 +147,8 @@ STORIES: Final = [
     ),
     Story("the status", "status", {"status": "OK"}, {}, ["stays behind"]),
     Story("a configuration", "config/storage.conf", {"password": "p"}, {}, ["may hold passwords"]),
-    Story("another key", "hosts", {"address": "h"}, {}, ["no record of Commissaire's"]),
-    Story("an operation without a cluster", "cluster/deploy", {"name": "c"}, {}, ["no record of Commissaire's"]),
+    Story("another key", "hosts", {"address": "h"}, {}, ["not a record of Commissaire's"]),
+    Story("an operation without a cluster", "cluster/deploy", {"name": "c"}, {}, ["not a record of Commissaire's"]),
 ]  # fmt: skip
 
 

@@ -123,7 +123,7 @@ def test_what_a_server_keeps_moves_out_and_comes_back(tmp_path: Path) -> None:
         }
         assert items["authdb"].fault == ""
         assert "make them anew" in items["authdb"].notes[0]
-        assert items["apps/web:limits"].notes == ("its value is no text, and moves as JSON",)
+        assert items["apps/web:limits"].notes == ("its value is not text, and moves as JSON",)
 
         originals = reader.originals(["words:one", "apps/web:limits"])
         with pytest.raises(EstateUnavailable, match="stop it first"):
@@ -348,8 +348,8 @@ DAMAGE: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
     "cut": (_cut, "does not open"),
     "a bit": (_flip, "does not open"),
     "missing": (Path.unlink, "is missing"),
-    "a directory": (_become_a_directory, "no regular file"),
-    "a pipe": (_become_a_pipe, "no regular file"),
+    "a directory": (_become_a_directory, "not a regular file"),
+    "a pipe": (_become_a_pipe, "not a regular file"),
     "a link that leads out": (_lead_out, "outside"),
     "huge": (lambda path: os.truncate(path, directory.MAX_FILE + 1), "is over"),
 }
@@ -388,7 +388,7 @@ def test_a_damaged_keyset_is_a_fault(estate: Copied) -> None:
         assert "keyset 'vault'" in reader.by_id()["words"].fault
 
 
-@pytest.mark.parametrize("content", [b"keymap = 3\nkeysets = []\n", b"no TOML", b"[keymap.a]\nkeyset = 1\n"])
+@pytest.mark.parametrize("content", [b"keymap = 3\nkeysets = []\n", b"not TOML", b"[keymap.a]\nkeyset = 1\n"])
 def test_a_damaged_keymap_ends_it(estate: Copied, content: bytes) -> None:
     """Without a keymap nobody knows what there is, so that is said and nothing read."""
     (estate.directory / "keymap.db").write_bytes(estate.root().encrypt(content))

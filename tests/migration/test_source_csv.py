@@ -116,7 +116,7 @@ STORIES: Final = {
     ),
     "a key file that is missing": Story("address,ssh_priv_key_file\nh1,keys/a.pem\n", {2: "its key file is missing"}),
     "a key file that is a directory": Story(
-        "address,ssh_priv_key_file\nh1,.\n", {2: "its key file is no regular file"}
+        "address,ssh_priv_key_file\nh1,.\n", {2: "its key file is not a regular file"}
     ),
     "too much": Story(
         f"name,value\nsecrets/a/b,{'x' * (MAX_SECRET + 1)}\nsecrets/a/c,x\n",
@@ -297,7 +297,7 @@ async def test_a_pipe_keeps_nobody_waiting(tmp_path: Path, opened: Open) -> None
 
     found = await items_of(await opened(table(tmp_path, "address,ssh_priv_key_file\nh1,pipe\n")))
 
-    assert found[2].fault == "its key file is no regular file"
+    assert found[2].fault == "its key file is not a regular file"
 
 
 # Scrubbing.

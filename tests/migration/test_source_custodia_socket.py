@@ -202,7 +202,7 @@ REFUSALS: Final[Mapping[str, tuple[Callable[[Server], Mapping[str, str]], type[E
     "a password in the place": (
         lambda server: {"place": "http://me:s3cret@x"},
         ConfigurationError,
-        "a password does not belong into the place",
+        "a password does not belong in the place",
     ),
     "a path in the place": (lambda server: {"place": "http://x/secrets"}, ConfigurationError, "-o urlpath="),
     "another scheme": (lambda server: {"place": "ftp://x"}, ConfigurationError, "http(s)://HOST:PORT"),

@@ -203,28 +203,28 @@ def edited(token: str) -> str:
 
 
 FAULTS: Final[Mapping[str, tuple[str, Callable[[JWK, str], str | bytes | int | None], str]]] = {
-    "no token": ("law/", lambda key, name: "plain words", "no JWE in compact form"),
-    "no header": ("law/", lambda key, name: "....", "no JWE in compact form"),
-    "octets": ("law/", lambda key, name: b"\xff\xfe.\x00", "no JWE in compact form"),
-    "a number": ("law/", lambda key, name: 7, "none that Custodia writes"),
+    "no token": ("law/", lambda key, name: "plain words", "not a JWE in compact form"),
+    "no header": ("law/", lambda key, name: "....", "not a JWE in compact form"),
+    "octets": ("law/", lambda key, name: b"\xff\xfe.\x00", "not a JWE in compact form"),
+    "a number": ("law/", lambda key, name: 7, "not one that Custodia writes"),
     "moved here": ("law/", lambda key, name: token(key, "keys/law/other", b"x"), "pinned to another key"),
     "edited": ("law/", lambda key, name: edited(token(key, name, b"x")), "does not open it"),
     "another key's": ("law/", lambda key, name: token(JWK(generate="oct", size=512), name, b"x"), "does not open it"),
-    "compressed": ("law/", lambda key, name: token(key, name, b"x" * 999, zip="DEF"), "none that Custodia writes"),
+    "compressed": ("law/", lambda key, name: token(key, name, b"x" * 999, zip="DEF"), "not one that Custodia writes"),
     "another cipher": (
         "law/",
         lambda key, name: token(JWK(generate="oct", size=256), name, b"x", enc="A256GCM"),
-        "none that Custodia writes",
+        "not one that Custodia writes",
     ),
     "a shorter key": (
         "law/",
         lambda key, name: token(JWK(generate="oct", size=256), name, b"x", enc="A128CBC-HS256"),
-        "another algorithm",
+        "an algorithm that the master key is not for",
     ),
     "a wrapped key": (
         "law/",
         lambda key, name: token(JWK(generate="oct", size=256), name, b"x", alg="A256KW"),
-        "no JWE in compact form",
+        "not a JWE in compact form",
     ),
     "nothing": ("law/", lambda key, name: token(key, name, b""), "empty"),
     "no text": ("law/", lambda key, name: token(key, name, b"\xff"), "no UTF-8 text"),
@@ -307,7 +307,11 @@ OTHER_KEY: Final = json.dumps({"kty": "oct", "k": base64.urlsafe_b64encode(bytes
 REFUSALS: Final[Mapping[str, tuple[Callable[[Server], Mapping[str, object]], type[Exception], str]]] = {
     "no file": (lambda server: {"place": "/nowhere/at.db"}, ConfigurationError, "there is no file /nowhere/at.db"),
     "a URL": (lambda server: {"place": "http://x"}, ConfigurationError, "the source 'custodia'"),
-    "no database": (lambda server: {"place": holding(server, "x" * 5000)}, ConfigurationError, "no SQLite database"),
+    "no database": (
+        lambda server: {"place": holding(server, "x" * 5000)},
+        ConfigurationError,
+        "not an SQLite database",
+    ),
     "no table": (lambda server: {"table": 'no"table'}, ConfigurationError, "no table 'no\"table' of Custodia's"),
     "no key": (lambda server: {"key": None}, ConfigurationError, "is encrypted: say -o key=FILE"),
     "a key that is missing": (lambda server: {"key": "/nowhere"}, ConfigurationError, "is missing"),
@@ -332,7 +336,7 @@ REFUSALS: Final[Mapping[str, tuple[Callable[[Server], Mapping[str, object]], typ
             | {"key": None}
         ),
         ConfigurationError,
-        "is no SqliteStore: read what it keeps from the running Custodia",
+        "is not a SqliteStore: read what it keeps from the running Custodia",
     ),
     "a conf without secrets": (
         lambda server: as_conf(server, "[store:a]\nhandler = SqliteStore\n") | {"key": None},

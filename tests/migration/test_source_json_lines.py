@@ -75,9 +75,9 @@ STORIES: Final = {
     "a member twice": Story('{"name":"secrets/a/b","value":"x","value":"hunter2"}', "stands twice"),
     "no object": Story('["hunter2"]', "must be an object"),
     "neither model nor name": Story('{"address":"h1"}', "neither a model nor a name"),
-    "no such model": Story('{"model":"Rack","address":"h1"}', "its model is none of those"),
-    "a model of answers": Story('{"model":"HostStatus","type":"x"}', "its model is none of those"),
-    "a model that is a list": Story('{"model":["Host"]}', "its model is none of those"),
+    "no such model": Story('{"model":"Rack","address":"h1"}', "its model is not one of those"),
+    "a model of answers": Story('{"model":"HostStatus","type":"x"}', "its model is not one of those"),
+    "a model that is a list": Story('{"model":["Host"]}', "its model is not one of those"),
     "a wrong field": Story('{"model":"Host","address":"h1","cpus":"hunter2"}', "cpus must be"),
     "a key of a wrong type": Story('{"model":"Host","address":"h1","ssh_priv_key":7}', "must be text"),
     "a key that is none": Story(
@@ -92,7 +92,7 @@ STORIES: Final = {
     "a name that is none": Story('{"name":"secrets/a/../b","value":"hunter2"}', "do not allow"),
     "a value of a wrong type": Story('{"name":"secrets/a/b","value":7}', "must be text"),
     "two values": Story('{"name":"secrets/a/b","value":"x","value_base64":"eA=="}', "both value and value_base64"),
-    "no base64": Story('{"name":"secrets/a/b","value_base64":"hunter2!"}', "no base64"),
+    "not base64": Story('{"name":"secrets/a/b","value_base64":"hunter2!"}', "not base64"),
     "half a character": Story('{"name":"secrets/a/b","value":"\\ud800"}', "half of a surrogate pair"),
     "a line without end": Story(f'{{"name":"secrets/a/b","value":"{"x" * MAX_ROW}"}}', "the line is over"),
 }

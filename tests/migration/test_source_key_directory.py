@@ -168,7 +168,7 @@ def _a_link_to_itself(keys: KeyDirectory) -> None:
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (_a_pipe, "no regular file"),
+        (_a_pipe, "not a regular file"),
         (_a_link_out, "put the key itself here"),
         (_a_link_to_nothing, "put the key itself here"),
         (_a_link_to_itself, "put the key itself here"),

@@ -64,7 +64,7 @@ def test_one_class_is_a_secret_model() -> None:
 
 def test_a_plain_model_with_a_secret_is_refused() -> None:
     """A secret that would be stored in the clear cannot be declared."""
-    with pytest.raises(TypeError, match="is no SecretModel"):
+    with pytest.raises(TypeError, match="is not a SecretModel"):
 
         class Door(Model):
             code: Secret = Secret("")

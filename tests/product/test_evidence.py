@@ -429,7 +429,7 @@ def test_many_who_pose_as_the_proxy_are_few_lines(rig: Rig) -> None:
     took = time.monotonic() - began
 
     def posing() -> list[Line]:
-        return [line for line in rig.lines()[before:] if "posed as the proxy" in line.get("reason", "")]
+        return [line for line in rig.lines()[before:] if "claimed to be the proxy" in line.get("reason", "")]
 
     eventually(lambda: sum(line.get("count", 1) for line in posing()) >= count)
     assert sum(line.get("count", 1) for line in posing()) == count

@@ -168,7 +168,7 @@ def test_wrong_keys_and_slips(home: Path) -> None:
         words = two.split()
         words[7] = "acid" if words[7] != "acid" else "acne"
         mistyped = command(home, "unlock", stdin=f"{one}\n{' '.join(words)}\n")
-        assert (mistyped.code, mistyped.err) == (2, "strongroom: share 2 is mistyped: its checksum does not fit\n")
+        assert (mistyped.code, mistyped.err) == (2, "strongroom: share 2 is mistyped: its checksum is wrong\n")
         few = command(home, "unlock", stdin=one)
         assert (few.code, few.err) == (2, "strongroom: 1 more share is needed (1 of 2 given)\n")
         assert client.status().state == "locked"

@@ -347,7 +347,7 @@ def utf_16(directory: Path) -> Path:
 @pytest.mark.parametrize("case", WRONG)
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
 def test_what_fails_tells_no_canary(service: Up, tmp_path: Path, temporary: Path, case: str, terminal: bool) -> None:
-    """What is wrong with a place, a credential or a file is said without a piece of it, and never by a traceback."""
+    """What is wrong with a place, a credential or a file is set without a piece of it, and never by a traceback."""
     environ = clean_environment(STRONGROOM_HOME=str(service.home), STRONGROOM_DEBUG="1", TMPDIR=str(temporary))
     emitted = Emitted()
     directory = tmp_path / "estate"

@@ -268,7 +268,7 @@ async def test_no_answer_tells_whether_a_guess_is_the_key(platform: Platform, ap
     ):
         for path in (f"host/{address}", "host"):
             status, problem = await bob("PUT", path, {"address": address, **body}, f"x-request-id: {asked}")
-            assert (status, problem["detail"]) == (409, "The host is known; say it without credentials to see it")
+            assert (status, problem["detail"]) == (409, "The host is known; send it without credentials to see it")
     assert (await bob("PUT", f"host/{address}", {"remote_user": "core"}, f"x-request-id: {asked}"))[0] == 409
 
     assert await secrets_read(platform, asked) == []

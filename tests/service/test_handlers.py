@@ -414,7 +414,7 @@ async def test_a_missing_container_does_not_hide_a_conflict(kept: Kept) -> None:
         (b"canary", ("(document)", "the text is not JSON")),
         (b'["canary"]', ("(document)", "must be an object")),
         (b'{"address": "a", "canary": 1}', ("(unknown)", "is not a field of {model}")),
-        (b'{"address": "b"}', ("address", "is not the one of its name")),
+        (b'{"address": "b"}', ("address", "is not the one in its name")),
         (
             b'{"address": "canary/"}',
             ("address", "must be one segment of [A-Za-z0-9._@:+-], not '.' or '..', in a name of 512 bytes"),

@@ -85,7 +85,7 @@ STORIES: Final[list[tuple[str, list[HandlerSettings], str]]] = [
     ("secrets", [entry("sqlite", models=("Host", "*Creds"))], "'*Creds' are secret"),
     ("same name", [entry("sqlite", "a", ("Host",)), entry("sqlite", "a", ())], "'a': two handlers have this name"),
     ("name of secrets", [entry("sqlite", "secrets")], "'secrets': this name is kept for the handler of the secrets"),
-    ("blank name", [entry("sqlite", " ")], "a name is not blank"),
+    ("blank name", [entry("sqlite", " ")], "a name must not be blank"),
     (
         "assigned twice",
         [entry("sqlite", "a", ("Host*", "Net*")), entry("sqlite", "b", ("Network",))],
@@ -95,7 +95,7 @@ STORIES: Final[list[tuple[str, list[HandlerSettings], str]]] = [
     (
         "no place",
         [entry("etcd")],
-        "'etcd': where it keeps its records is missing; give it a url that begins with etcd:",
+        "'etcd': its url is missing; give it one that begins with etcd:",
     ),
     ("another's place", [entry("etcd", url=STORE)], "'etcd': its url is not one of its type; begin it with etcd:"),
     ("no url", [entry("etcd", url="")], "its url is not one of its type"),

@@ -331,7 +331,7 @@ def test_a_body_may_come_in_lines(size: int, total: int) -> None:
 @pytest.mark.parametrize("size", [1, 2, 4, 6])
 def test_a_body_byte_by_byte_is_refused(size: int) -> None:
     """A few bytes a chunk cost what a long body costs, and come to an end that says what to do."""
-    with pytest.raises(Malformed, match="too small for so many: send larger ones") as told:
+    with pytest.raises(Malformed, match="they are too small: send larger ones") as told:
         read_in_pieces(chunked((b"%x\r\n%b\r\n" % (size, b"x" * size)) * 100_000, PATH), 65_536)
     assert told.value.status == 400
 

@@ -103,7 +103,7 @@ def take(
 @backup.command()
 @click.argument("file", metavar="FILE|-")
 @click.option(
-    "--open", "opening", is_flag=True, help="Open every secret in it, too; asks for a key where none is said."
+    "--open", "opening", is_flag=True, help="Open every secret in it, too; asks for a key where none is given."
 )
 @backup_file.key_options
 @common_options

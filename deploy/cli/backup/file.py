@@ -164,7 +164,7 @@ async def root_in(
     for key in unlock_keys.parse(entry.read(typed, entry.ask_for_enough).reveal()).keys:
         if key.kid in held:
             return wraps.unwrap(held[key.kid], key)
-    raise WrongKey("what was given opens nothing here")
+    raise WrongKey("no key that was given opens the keyring")
 
 
 def recipient(each: "Recipient") -> dict[str, Any]:

@@ -76,7 +76,7 @@ def otherwise(settings: Settings, store: "Backend", unlock_file: str | None) -> 
         for key in candidate.keys:
             if key.kid in held:
                 return wraps.unwrap(held[key.kid], key)
-        raise WrongKey("what was given opens nothing here")
+        raise WrongKey("no key that was given opens the keyring")
 
     return open_root
 
@@ -95,7 +95,7 @@ async def _by_file(settings: Settings, store: "Backend", root: str) -> "RootKey 
         opened, failed = None, error
     if opened is not None or any(each.kind in wraps.HUMAN for each in await wraps.wraps_of(store, root)):
         return opened
-    raise failed or WrongKey("the keyring is opened by machines alone, and this is none of them")
+    raise failed or WrongKey("the keyring is opened by machines alone, and this machine is not one of them")
 
 
 def _check(settings: Settings) -> None:

@@ -272,7 +272,7 @@ async def _check(text: bytes) -> "Report":
         document = msgspec.json.decode(text, type=dict[str, Any])
         name = str(document["payload"]["run"])
     except (*UNREADABLE, KeyError, TypeError):
-        raise Forged("this is no signed report") from None
+        raise Forged("this is not a signed report") from None
     async with open_sides(Estate(None, "", {}, name), source_needed=False) as sides:
         return signing.check(document, signing.public_key(sides.journal.run))
 

@@ -34,7 +34,7 @@ _COUNTS: Final = {
     "containers kept": "containers that hold something else, and stay",
     "extra": "in the service alone",
     "note": "notes",
-    "unreachable": "places that cannot be looked into",
+    "unreachable": "places that cannot be searched",
     "duplicate": "have the name of another",
     "bad": "cannot move",
     "too-large": "are too large for the journal",

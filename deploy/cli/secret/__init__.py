@@ -219,7 +219,7 @@ def _text(content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise click.UsageError("this is no UTF-8 text; say --binary to store it as it is") from None
+        raise click.UsageError("this is not UTF-8 text; say --binary to store it as it is") from None
 
 
 def _done(data: dict[str, object], text: str) -> None:

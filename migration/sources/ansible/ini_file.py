@@ -58,7 +58,7 @@ class _Reader:
                 group, kind = section[1], section[2] or "hosts"
                 self._open(group, kind, number)
             elif line.startswith("[") and line.endswith("]"):
-                raise Unfit(f"line {number} is no section: [group], [group:vars] or [group:children]")
+                raise Unfit(f"line {number} is not a section: [group], [group:vars] or [group:children]")
             else:
                 try:
                     self._take(line, group, kind, number)

@@ -111,7 +111,7 @@ class Files:
         file = self._read(path)
         content = file.content
         if content.startswith(_PROGRAMS) or path.suffix == ".toml":
-            raise Unfit(f"is no inventory that can be read, but a program or in TOML: {ADVICE}")
+            raise Unfit(f"is a program or TOML, not an inventory that can be read: {ADVICE}")
         if content.startswith(VAULT):
             raise Unfit(f"is encrypted as a whole: {ADVICE}")
         if content.startswith(_KEY):

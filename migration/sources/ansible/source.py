@@ -40,8 +40,8 @@ from strongroom.storage_service.wire import MAX_SECRET
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "playbook_dir": Option("directory of the playbooks: their group_vars and host_vars, and relative key files"),
-    "remote_user": Option("user of hosts that name none; root if not said"),
-    "container": Option(f"container of passwords: {SECRETS}ansible/HOST/VARIABLE if not said"),
+    "remote_user": Option("user of hosts that name none; root if not given"),
+    "container": Option(f"container of passwords: {SECRETS}ansible/HOST/VARIABLE if not given"),
     "secret": Option("another variable that holds a secret", many=True),
 }
 
@@ -105,9 +105,9 @@ class Ansible:
         """
         self._digest = digest
         if not self._place.exists():
-            raise ConfigurationError(f"{self._place} is no inventory that can be found")
+            raise ConfigurationError(f"{self._place} is not an inventory that can be found")
         if self._playbooks is not None and not self._playbooks.is_dir():
-            raise ConfigurationError("-o playbook_dir=… is no directory that can be found")
+            raise ConfigurationError("-o playbook_dir=… does not name an existing directory")
         await asyncio.to_thread(self._present)
 
     async def close(self) -> None:
@@ -233,7 +233,7 @@ class Ansible:
         try:
             file = files.read(path, MAX_SECRET)
         except (Unfit, ValueError) as error:
-            reason = str(error) if isinstance(error, Unfit) else "has a path that is none"
+            reason = str(error) if isinstance(error, Unfit) else "has an invalid path"
             raise Unfit(f"its key file {reason}") from None
         shared = "others than its owner can read its key file: they may know the key, so replace it"
         return making.key_of_file(file.content), [shared] if file.shared else []

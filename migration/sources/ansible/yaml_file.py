@@ -91,7 +91,7 @@ def load(content: bytes) -> Any:
         pass
     except RecursionError:
         raise Unfit("is nested too deeply") from None
-    raise Unfit(f"is no YAML that can be read{where}")  # out here: the parser's error quotes the text
+    raise Unfit(f"is not YAML that can be read{where}")  # out here: the parser's error quotes the text
 
 
 def _yaml(content: bytes) -> Any:
@@ -186,7 +186,7 @@ class _Reader:
         sections = {section: self._section(name, section, (said or {}).get(section)) for section in _SECTIONS}
         if (said or {}).keys() - _SECTIONS:
             self._inventory.notes.append(
-                f"{self._file}: a group has more than hosts, vars and children, which counts for nothing"
+                f"{self._file}: a group has more than hosts, vars and children, which are ignored"
             )
         self._variables(name, sections["vars"])
         for child, below in sections["children"].items():

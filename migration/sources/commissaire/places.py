@@ -33,7 +33,7 @@ _REPLACE: Final = (
 _LOG: Final = f"etcd keeps every change in its log until it drops the segment: {_REPLACE}"
 _DATABASE: Final = "scrub again: that compacts and defragments the member"
 _SNAPSHOT: Final = f"etcd keeps the last ones of these: {_REPLACE}"
-_OTHER: Final = "destroy it, if it is none of etcd's own; else " + _REPLACE
+_OTHER: Final = "if it is not one of etcd's own, destroy it; otherwise " + _REPLACE
 _UNSEEN: Final = (
     "run this where its files are, with -o data_dir=PATH, to search them; its log holds what was scrubbed in any case: "
     + _REPLACE
@@ -111,7 +111,7 @@ def _walk(directory: Path) -> Iterator[Place]:
             elif path.is_file():
                 yield Place(f"{path}", lambda path=path: _read(path), _advice(path))  # type: ignore[misc]  # a default is how a loop's variable is kept
     for error in hidden:
-        yield Place(f"{error.filename}", None, f"it cannot be read ({error.strerror}): run this as who can")
+        yield Place(f"{error.filename}", None, f"it cannot be read ({error.strerror}): run this as a user who can")
 
 
 def _advice(path: Path) -> str:

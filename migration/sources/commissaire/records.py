@@ -108,7 +108,7 @@ def read(path: str, value: bytes) -> Reading:
     try:
         values = strict_json.decode(value, most=len(value))
         if not isinstance(values, dict):
-            raise _Unreadable("it is no JSON object")
+            raise _Unreadable("it is not a JSON object")
         models = _READERS.get(kind.model, _plain)(kind, key, values, reading)
         reading.records = tuple(Record.of(model) for model in models)
         if any(len(record.value) > MAX_SECRET for record in reading.records):
@@ -181,7 +181,7 @@ def _stays(path: str) -> str:
         return "the status of Commissaire's services: it stays behind"
     if path.startswith("config/"):
         return "a configuration of Commissaire's services: it stays behind, and may hold passwords"
-    return "no record of Commissaire's: it stays behind"
+    return "not a record of Commissaire's: it stays behind"
 
 
 # Records

@@ -67,7 +67,7 @@ def make(place: str, options: Options) -> Source:
     if url.scheme not in _SCHEMES or url.query:
         raise ConfigurationError(f"Commissaire's place is {', '.join(_SCHEMES)}, each with ://HOST:PORT,…[/PREFIX]")
     if has_password:
-        raise ConfigurationError("a password does not belong into the place: say -o password_file=PATH")
+        raise ConfigurationError("a password does not belong in the place: say -o password_file=PATH")
     if url.scheme == "etcd2" and said.keys() & {"cacert", "cert", "key"}:
         raise ConfigurationError("with certificates the place is etcd2s://…")
     target = parse(url._replace(path=url.path.rstrip("/") or DEFAULT_PREFIX), said)

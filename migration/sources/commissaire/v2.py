@@ -68,7 +68,7 @@ class Etcd2Keys:
         try:
             node = await self._get(self.prefix)
             if node is not None and not node.get("dir"):
-                raise ConfigurationError("what the place names in etcd is one key, and no folder of keys")
+                raise ConfigurationError("the place names one key in etcd, not a folder of keys")
         except BaseException:
             await self.close()
             raise
@@ -295,7 +295,7 @@ def _judge(status: int, content: bytes) -> Any:
         except UNREADABLE:
             return None
     if status == 404:
-        raise ConfigurationError("what answers has no v2 interface: start etcd with --enable-v2, or say etcd:// for v3")
+        raise ConfigurationError("the server has no v2 interface: start etcd with --enable-v2, or say etcd:// for v3")
     raise EstateUnavailable(f"etcd answers with status {status} and error {_code(content)}: see its log")
 
 
@@ -353,9 +353,9 @@ async def _parse(chunks: AsyncIterator[bytes]) -> AsyncGenerator[Mapping[str, An
             yield node
         text = text[at:]
         if len(text) > LONGEST_NODE:
-            raise httpx.RemoteProtocolError("a node without end")
+            raise httpx.RemoteProtocolError("a node that does not end")
     if began and not ended:
-        raise httpx.RemoteProtocolError("an answer without end")
+        raise httpx.RemoteProtocolError("an answer that does not end")
 
 
 def _held(node: Mapping[str, Any]) -> Held:

@@ -65,7 +65,7 @@ class Opened:
         """
         store = document.get(_STORE)
         if not isinstance(store, dict):
-            raise Unfit("its file opens to what is no generic store")
+            raise Unfit("its decrypted file is not a generic store")
         self._sum = hashlib.sha256(token).digest()
         self.document = document
         self.secrets: Mapping[str, object] = store
@@ -220,7 +220,7 @@ def _document(text: bytes) -> Mapping[str, object]:
         return tomllib.loads(text.decode())
     except UNREADABLE:
         pass
-    raise Unfit("its file opens to what is no TOML")  # out here: the error knows the text
+    raise Unfit("its decrypted file is not TOML")  # out here: the error knows the text
 
 
 def _stores_and_keysets(document: Mapping[str, object]) -> tuple[Mapping[str, Entry], Sequence[str]]:

@@ -276,7 +276,7 @@ class ConvectionSource:
             )
         except Unfit as error:
             return Item(key, mark, fault=str(error))
-        notes = () if isinstance(value, str) else ("its value is no text, and moves as JSON",)
+        notes = () if isinstance(value, str) else ("its value is not text, and moves as JSON",)
         return Item(key, mark, (record,), notes=notes)
 
     def _left_behind(self, store: str) -> Item:

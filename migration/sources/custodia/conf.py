@@ -45,7 +45,7 @@ def read(path: Path, name: str | None = None, instance: str = "") -> Store:
         master_key = store.path("master_key")
     elif store.handler != "SqliteStore":
         raise ConfigurationError(
-            f"{path.name}: [{store.name}] is no SqliteStore: read what it keeps from the running Custodia"
+            f"{path.name}: [{store.name}] is not a SqliteStore: read what it keeps from the running Custodia"
             " (the source 'custodia')"
         )
     return Store(store.path("dburi"), store.text("table", TABLE), master_key)
@@ -129,4 +129,4 @@ def _read_file(parser: configparser.ConfigParser, path: Path) -> None:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
     except (configparser.Error, UnicodeDecodeError):
-        raise ConfigurationError(f"{path} is no configuration of Custodia's: it is not INI in UTF-8") from None
+        raise ConfigurationError(f"{path} is not a configuration of Custodia's: it is not INI in UTF-8") from None

@@ -50,7 +50,7 @@ def secret(path: str, value: bytes) -> Outcome:
         text, notes = _mended(name, value.decode())
         return Outcome((making.secret(name, text),), notes=notes)
     except UnicodeDecodeError:
-        return Outcome(fault="its value is no UTF-8 text")
+        return Outcome(fault="its value is not UTF-8 text")
     except Unfit as reason:
         return Outcome(fault=str(reason))
 

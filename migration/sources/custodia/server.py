@@ -303,7 +303,7 @@ class Custodia:
             case 403:
                 fault = "Custodia does not let us read it (HTTP 403)"
             case 406:
-                fault = "Custodia has no simple message of it (HTTP 406)"
+                fault = "Custodia has no simple message for it (HTTP 406)"
             case 500 if await self._is_well(name):
                 fault = "Custodia cannot read it itself (HTTP 500): its log says why"
             case status:
@@ -430,7 +430,7 @@ def _address(place: str) -> tuple[Path | None, str]:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
         raise ConfigurationError("custodia: the place is a socket's path, or http(s)://HOST:PORT; see -o urlpath=…")
     if parts.username is not None or parts.password is not None:
-        raise ConfigurationError("custodia: no credential stands in the place; see -o api_key_file=…")
+        raise ConfigurationError("custodia: a credential does not belong in the place; see -o api_key_file=…")
     return None, place.rstrip("/")
 
 
@@ -455,7 +455,7 @@ def _containers(said: Sequence[str]) -> Sequence[str]:
     kept: list[str] = []
     for name in sorted({f"{name.strip('/')}/" for name in said}):
         if name == "/" or not name.isprintable():
-            raise ConfigurationError("custodia: a container is named; Custodia does not list its root")
+            raise ConfigurationError("custodia: name a container; Custodia does not list its root")
         if not kept or not name.startswith(kept[-1]):
             kept.append(name)
     return kept

@@ -279,7 +279,7 @@ class CustodiaSqlite:
                 return Outcome(notes=(Step(_API_KEY, "apikey create", {"id": whose}),))
             return Outcome(fault=f"it lies outside {PINNED}, where secrets are")
         if row.value is None or row.kind not in TEXTS:
-            return Outcome(fault="its value is none that Custodia writes")
+            return Outcome(fault="its value is not one that Custodia writes")
         path = key.removeprefix(PINNED)
         if self._key is None:
             if is_token(row.value):

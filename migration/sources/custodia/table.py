@@ -103,7 +103,7 @@ class Table:
                 connection.execute("PRAGMA encoding").fetchone() != ("UTF-8",)
                 or connection.execute(self._sql(_ODD)).fetchone()
             ):
-                raise ConfigurationError(f"{self.path}: a key in {self._name!a} is no text, which Custodia's are")
+                raise ConfigurationError(f"{self.path}: a key in {self._name!a} is not text, as Custodia's keys are")
             (self.page_size,) = connection.execute("PRAGMA page_size").fetchone()
 
     def count(self) -> int:
@@ -199,7 +199,7 @@ class Table:
         code = str(getattr(error, "sqlite_errorname", type(error).__name__))
         match code.split("_")[1:]:
             case ["NOTADB"]:
-                return ConfigurationError(f"{self.path} is no SQLite database")
+                return ConfigurationError(f"{self.path} is not an SQLite database")
             case ["BUSY" | "LOCKED", *_]:
                 return self._busy()
             case ["READONLY", "ROLLBACK" | "RECOVERY"]:

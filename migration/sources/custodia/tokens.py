@@ -86,7 +86,7 @@ class MasterKey:
             raise Unopenable("its value is over the limit of a secret")
         members = _header(token)
         if members["enc"] != self._enc:
-            raise Unopenable("it is encrypted by another algorithm than the master key is for")
+            raise Unopenable("it is encrypted with an algorithm that the master key is not for")
         try:
             return members, self._content.decrypt(*envelope.segments(token, self._tag_size, _MAX_HEADER))
         except (envelope.Refused, InvalidSignature, ValueError):
@@ -113,10 +113,10 @@ def _header(token: bytes) -> dict[str, str]:
     """
     protected, *others = token.split(b".", 5)
     if len(others) != 4 or others[0] or len(protected) > _MAX_HEADER:
-        raise Unopenable("its value is no JWE in compact form")
+        raise Unopenable("its value is not a JWE in compact form")
     try:
         return envelope.members_of(base64url.decode(protected), tuple(_ENCS.values()))
     except envelope.Refused:
-        raise Unopenable("its JWE is none that Custodia writes") from None
+        raise Unopenable("its JWE is not one that Custodia writes") from None
     except ValueError:
-        raise Unopenable("its value is no JWE in compact form") from None
+        raise Unopenable("its value is not a JWE in compact form") from None

@@ -38,7 +38,7 @@ from strongroom.storage_service.files import sync_directory
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "user": Option("the remote user of all these hosts (root)"),
-    "strip": Option("an ending of file names that is no part of the address, such as .pem", many=True),
+    "strip": Option("an ending of file names that is not part of the address, such as .pem", many=True),
 }
 
 MAX_KEY: Final = 64 * 1024  # bytes; the largest keys in use have 13 KiB
@@ -213,7 +213,7 @@ class KeyDirectory:
             if stat.S_ISLNK(mode):
                 link, target = str(Path(path).readlink()), Path(os.path.realpath(path))
                 if target.parent != self._path or not target.is_file():
-                    raise Unfit("it is a link that leads to no file of this directory: put the key itself here")
+                    raise Unfit("it is a link that does not lead to a file of this directory: put the key itself here")
         except FileNotFoundError:
             self._names()  # which raises if it is the directory that is gone
             return None

@@ -95,9 +95,9 @@ class Url(NamedTuple):
         if parts.scheme not in _PORTS or not host:
             raise ConfigurationError("the place of an OpenBao is a URL such as https://bao.example:8200")
         if parts.username is not None or parts.password is not None:
-            raise ConfigurationError("the URL has credentials in it; a token is said with -o token_file=PATH")
+            raise ConfigurationError("the URL has credentials in it; give a token with -o token_file=PATH")
         if parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise ConfigurationError("the URL is scheme, host and port alone; what to read is said with -o mount=NAME")
+            raise ConfigurationError("the URL is scheme, host and port alone; give what to read with -o mount=NAME")
         if parts.scheme == "http" and not _is_loopback(host):
             raise ConfigurationError(
                 "over http the token and every secret would cross the network in the clear: use https,"

@@ -26,7 +26,7 @@ async def version_of(server: Server, mount: str, said: int) -> int:
         raise _nothing_at(mount)
     version = found.version
     if not version:
-        raise ConfigurationError(f"what is mounted at {shown(mount)} is no KV engine: see bao secrets list")
+        raise ConfigurationError(f"what is mounted at {shown(mount)} is not a KV engine: see bao secrets list")
     if said not in (0, version):
         raise ConfigurationError(f"the mount {shown(mount)} is of version {version}, not {said}")
     return version
@@ -40,7 +40,7 @@ async def _in_table(server: Server, mount: str, refused: PathRefused | None) -> 
         if refused is None:
             return None
         raise EstateRefused(
-            f"the token is none, or reaches nothing of the mount {shown(mount)}, or there is no such mount: see"
+            f"the token is invalid or has no access to the mount {shown(mount)}, or there is no such mount: see"
             " -o mount=NAME and the token's policies (bao token lookup), or say -o version=1 or 2"
         ) from refused
     mounts = answer.read(_TableAnswer).data

@@ -97,7 +97,7 @@ class Reader:
         try:
             await self._engine.page(self._under, None)
         except PathRefused as error:
-            raise EstateRefused(f"{error}; or the token is no longer one") from error
+            raise EstateRefused(f"{error}; or the token is no longer valid") from error
 
     def _connected(self) -> Server:
         home = os.path.expanduser("~")  # noqa: PTH111  # which does not mind that a user has none

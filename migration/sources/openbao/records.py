@@ -128,7 +128,7 @@ def _secrets(container: str, segment: str, fields: Fields) -> Moved:
             notes.append(f"its field {shown(name)} is empty, and stays behind")
             continue
         if not _is_text(value):
-            notes.append(f"its field {shown(name)} is no text: its JSON moves")
+            notes.append(f"its field {shown(name)} is not text: its JSON moves")
         try:
             if "/" in name:
                 raise Unfit("its name would make a container")
@@ -154,7 +154,7 @@ def _credentials(model: type[SecretModel], segment: str, fields: Fields) -> Move
         if name not in known or not text or (name == model.primary_key and text != segment):
             continue
         if not _is_text(value):
-            return Moved(fault=f"its field {shown(said)} is no text")
+            return Moved(fault=f"its field {shown(said)} is not text")
         if name in values:
             return Moved(fault=f"two of its fields are its {name}")
         values[name] = text

@@ -43,7 +43,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
 ATTEMPTS: Final = 4  # at one batch, while others write there or the service does not answer
 FIRST_PAUSE: Final = 0.1  # seconds before the second, doubled each time
 
-_UNREADABLE: Final = "the service cannot open it, or it is no valid record: its log says more"
+_UNREADABLE: Final = "the service cannot open it, or it is not a valid record: its log says more"
 _AT_HANDLER: Final = " of the handler "  # in ids; no name has a blank
 
 Change = Write | Remove
@@ -60,7 +60,7 @@ def make(place: str, options: Options) -> "StrongroomSource":
     file = Path(said) if said else path / client_file.NAME
     if path.is_socket():
         if not said:
-            raise ConfigurationError("a socket alone says nothing of who asks: name a client.json, -o client_file=PATH")
+            raise ConfigurationError("a socket tells no API key: name a client.json, -o client_file=PATH")
         socket: Path | None = path
     elif path.is_dir():
         socket = ClientFile.read(path / client_file.NAME).socket
@@ -68,7 +68,7 @@ def make(place: str, options: Options) -> "StrongroomSource":
         raise ConfigurationError(f"{place} is neither the home of a Strongroom nor its socket")
     known = ClientFile.read(file)
     if socket is None:
-        raise ConfigurationError(f"{place} names no socket: only there is what is encrypted told as it is stored")
+        raise ConfigurationError(f"{place} names no socket: only the socket gives encrypted values as they are stored")
     return StrongroomSource(socket, known.api_id, known.api_key, None if path.is_socket() else path)
 
 

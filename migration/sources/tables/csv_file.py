@@ -31,8 +31,8 @@ from strongroom.storage_service.errors import ConfigurationError
 
 OPTIONS: Final[Mapping[str, Option]] = {
     "column": Option("FIELD=HEADER: what the table calls a field", many=True),
-    "delimiter": Option("what stands between cells: one character, or tab; a comma if not said"),
-    "encoding": Option("how its text is encoded; UTF-8 if not said"),
+    "delimiter": Option("what stands between cells: one character, or tab; a comma if not given"),
+    "encoding": Option("how its text is encoded; UTF-8 if not given"),
 }
 
 _KEY: Final = "ssh_priv_key"
@@ -197,11 +197,11 @@ class _Table:
         for field in fields:
             heading = self._form.columns.get(field, field)
             if headings.count(heading) > 1:
-                raise ConfigurationError(f"two columns of the table are called what {field} is called")
+                raise ConfigurationError(f"two columns of the table have the name of {field}")
             if heading in headings:
                 found[field] = headings.index(heading)
             elif field in self._form.columns:
-                raise ConfigurationError(f"no column of the table is called what -o column={field}=… says")
+                raise ConfigurationError(f"no column of the table has the name that -o column={field}=… gives")
         return found
 
     def parse(self, raw: bytes) -> Row:

@@ -86,7 +86,7 @@ class JsonLines:
 def _record(raw: bytes, said: Mapping[str, Any]) -> Row:
     model = MODELS.get(said["model"]) if isinstance(said["model"], str) else None
     if model is None:
-        raise Unfit(f"its model is none of those that are stored: {', '.join(MODELS)}")
+        raise Unfit(f"its model is not one of those that are stored: {', '.join(MODELS)}")
     known = _fields(model)
     is_secret = issubclass(model, SecretModel)
     secret: Collection[str] = [name for name in known if name != model.primary_key] if is_secret else ()
@@ -125,7 +125,7 @@ def _secret(raw: bytes, said: Mapping[str, Any]) -> Row:
         except ValueError:
             value = None
         if value is None:
-            raise Unfit("its value_base64 is no base64")
+            raise Unfit("its value_base64 is not base64")
     return Row(lambda _: (making.secret(name, value),), take_out, notes=notes)
 
 

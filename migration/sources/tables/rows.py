@@ -249,7 +249,7 @@ class RowSource:
         """
         self._digest = digest
         if not await asyncio.to_thread(self._path.is_file):
-            raise ConfigurationError(f"{self._path} is no file that can be found")
+            raise ConfigurationError(f"{self._path} is not a file that can be found")
         await self._in_thread(lambda _, index: index.items)
 
     async def close(self) -> None:
@@ -382,7 +382,7 @@ class RowSource:
         except Unfit as error:
             raise Unfit(f"its key file {error}") from None
         except ValueError:
-            raise Unfit("its key file has a path that is none") from None
+            raise Unfit("its key file has a path that is invalid") from None
 
     def _found(self, file: BinaryIO, index: _Index, ids: Iterable[str]) -> Iterator[tuple[str, int, bytes]]:
         """Yield those of *ids* that are items, with number and row."""
@@ -434,7 +434,7 @@ class RowSource:
         return await asyncio.to_thread(remove)
 
     async def places(self) -> Sequence[Place]:
-        """Return the file, its key files, copies beside it, and what cannot be looked into."""
+        """Return the file, its key files, copies beside it, and what cannot be searched."""
         copies = await asyncio.to_thread(files.copies, self._path)
         return [
             files.place(self._path, f"{self._form.row}s that were not scrubbed hold secrets still"),

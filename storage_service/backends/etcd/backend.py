@@ -238,7 +238,7 @@ class EtcdBackend:
                     entry = entries[self._keys.name(kv.key)] = _entry(kv)
                     size += len(entry.value)
             if limit is not None and size > limit:
-                raise TooLarge("the values are larger together than what is read at once")
+                raise TooLarge("the values together are larger than one read may be")
             start += len(part)
         return entries
 

@@ -62,7 +62,7 @@ _NO_CONNECTION: Final = "failed to connect to all addresses"  # gRPC's word that
 _CONNECTING: Final = (  # the same words about a connection that stood would leave open what was sent over it
     _Row("CERTIFICATE_VERIFY_FAILED", Kind.UNTRUSTED, "etcd's certificate is not from the CA that cacert names"),
     _Row("Hostname Verification", Kind.UNTRUSTED, "etcd's certificate is for another host"),
-    _Row("TSI_DATA_CORRUPTED", Kind.UNTRUSTED, "etcd does not accept our client certificate, or misses one"),
+    _Row("TSI_DATA_CORRUPTED", Kind.UNTRUSTED, "etcd does not accept our client certificate, or requires one"),
     _Row("security handshaker", Kind.UNTRUSTED, "the certificates for etcd cannot be used"),
     _Row(_NO_CONNECTION, Kind.NOT_DONE, "no member of etcd accepts a connection"),
 )
@@ -92,7 +92,7 @@ _TEXTS: Final = (
 _CODES: Final = {
     StatusCode.DEADLINE_EXCEEDED: _Row("", Kind.LOST, "etcd did not answer in time"),
     StatusCode.UNAVAILABLE: _Row("", Kind.LOST, "the connection to etcd was lost"),
-    StatusCode.UNIMPLEMENTED: _Row("", Kind.REFUSED, "what answers is no etcd v3 store"),
+    StatusCode.UNIMPLEMENTED: _Row("", Kind.REFUSED, "the server that answers is not an etcd v3 store"),
 }
 
 

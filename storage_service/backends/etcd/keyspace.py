@@ -53,7 +53,7 @@ class Keyspace:
         try:
             return key.removeprefix(self._prefix).decode("ascii")
         except UnicodeDecodeError:
-            raise CallFailed(Kind.REFUSED, "a key under the prefix in etcd is no name; remove it") from None
+            raise CallFailed(Kind.REFUSED, "a key under the prefix in etcd is not a valid name; remove it") from None
 
     def range(self, prefix: str) -> tuple[bytes, bytes]:
         """Return the range (first key, end) of the names that begin with *prefix*."""

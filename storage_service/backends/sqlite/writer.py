@@ -342,7 +342,7 @@ class Writer:
             busy = True
             why = "" if primary_code(exc) in _WAITING else str(unavailable(exc))
             if why and not self._unscrubbed:
-                log.error("the store's log cannot be brought into its file, and grows until it can: %s", why)  # noqa: TRY400
+                log.error("the store's log cannot be written to its file, and grows until it can: %s", why)  # noqa: TRY400
             self._unscrubbed = why or self._unscrubbed
         else:
             self._unscrubbed = ""

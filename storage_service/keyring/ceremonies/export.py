@@ -115,21 +115,21 @@ async def export(backend: Backend, root: RootKey, machines: MachineDocuments | N
 
     Raises:
         Uninitialized: there is no keyring.
-        Overtaken: others change the keyring without end.
+        Overtaken: others keep changing the keyring.
         WrongRootKey: it is under another root key by now.
         KeyringDamaged, ConfigurationError: a part of it is damaged, or of a later version.
         Unavailable: the store or the machines' documents cannot be reached.
     """
     for _ in range(ATTEMPTS):
         if await stored.read(backend) is None:
-            raise Uninitialized("there is no keyring")
+            raise Uninitialized("there is not a keyring")
         _, sealed = await stored.current(backend, root)
         held = await wraps.wraps_of(backend, root.kid)
         authorized, left_out = await _machines(machines or StoredDocuments(backend), root)
         entry = await backend.get(KEYRING_DOCUMENT)
         if entry is not None and entry.revision == sealed.revision:
             return _encode(root, held, authorized, left_out, sealed.token)
-    raise Overtaken("others change the keyring without end")
+    raise Overtaken("others keep changing the keyring")
 
 
 def read(text: bytes) -> Exported:
@@ -144,9 +144,9 @@ def read(text: bytes) -> Exported:
     try:
         said = strict_json.decode(text, most=len(text))
     except strict_json.MalformedJSON as error:
-        raise Invalid(f"that is no export of a keyring, or was cut short: {error}") from None
+        raise Invalid(f"that is not an export of a keyring, or was cut short: {error}") from None
     if not isinstance(said, dict) or said.get("what") != WHAT:
-        raise Invalid("that is no export of a keyring")
+        raise Invalid("that is not an export of a keyring")
     _not_later(said)
     try:
         file = msgspec.convert(said, _File)
@@ -192,13 +192,13 @@ def prove(exported: Exported, root: RootKey) -> Document:
         ConfigurationError, KeyringDamaged: as `Document.decode`.
     """
     if exported.root != root.kid:
-        raise WrongRootKey(f"the export is under {exported.root}, and what was opened is {root.kid}")
+        raise WrongRootKey(f"the export is under {exported.root}, but the given root key is {root.kid}")
     try:
         digest = envelope.decrypt({root.kid: root}, EXPORT_SEAL, exported.seal)
     except Undecipherable:
         digest = b""
     if not hmac.compare_digest(digest, exported.digest):
-        raise Invalid("the export was changed after it was made: its seal does not fit")
+        raise Invalid("the export was changed after it was made: its seal does not match")
     return stored.open_document(stored.Sealed(exported.keys, ABSENT, root.kid), root)
 
 
@@ -304,9 +304,9 @@ def _fault(exported: Exported) -> str:
     if len(set(held)) != len(held):
         return "a recipient is in it twice"
     if not all(_is_name(each) for each in held) or not all(_is_left_out(each) for each in exported.left_out):
-        return "it names what has no name here"
+        return "it names something that cannot have a name here"
     if exported.recipients != _table(exported.wraps, exported.machines):
-        return "its table is not that of its wraps and machines"
+        return "its table does not match its wraps and machines"
     return ""
 
 
@@ -333,4 +333,4 @@ def _root(exported: Exported, given: Given) -> RootKey:
         for key in keys:
             if key.kid in held:
                 return wraps.unwrap(held[key.kid], key)
-    raise WrongKey("what was given opens nothing in this export; its recipients say which keys do")
+    raise WrongKey("no key that was given opens this export; its recipients say which keys do")

@@ -51,11 +51,13 @@ class Recipients:
         if not 1 <= self.total <= MAX_KEYS:
             raise Invalid(f"keys and shares are 1 to {MAX_KEYS}", (("total", f"is not 1 to {MAX_KEYS}"),))
         if self.needed is not None and self.mode != "shares":
-            raise Invalid("only of shares some are needed", (("needed", "is for shares"),))
+            raise Invalid("a threshold is only for shares", (("needed", "is for shares"),))
         if not 1 <= self.threshold <= self.total:
-            raise Invalid("of shares, 1 to as many as there are are needed", (("needed", "is not 1 to the total"),))
+            raise Invalid(
+                "the threshold must be between 1 and the number of shares", (("needed", "is not 1 to the total"),)
+            )
         if self.mode == "shares" and self.threshold == 1 < self.total:
-            raise Invalid("shares of which any one opens are what unlock keys are for", (("needed", "is 1"),))
+            raise Invalid("for keys of which any one opens, use unlock keys", (("needed", "is 1"),))
         if self.keep_file and self.mode != "file":
             raise Invalid("only a root key file can be kept", (("keep_file", "is for a root key file"),))
 
@@ -131,12 +133,10 @@ class Evidence:
             raise KeyringDamaged(f"the store has lost the wrap {lost[0]}; prepare another root key")
         for number, key in enumerate(keys, 1):
             if key.kid not in recipients:
-                raise Mistyped(
-                    f"what was given, number {number}, is none of what was made for the new root key", number
-                )
+                raise Mistyped(f"what was given, number {number}, does not belong to the new root key", number)
         if missing := len(recipients) - len({key.kid for key in keys}):
             raise Mistyped(
-                f"{missing} of {len(recipients)} new keys were not given; all are tried before any of them counts"
+                f"{missing} of {len(recipients)} new keys were not given; all must be confirmed before any counts"
             )
         opened = [wraps.unwrap(held[key.kid], key) for key in keys]
         return opened[0]
@@ -150,6 +150,6 @@ class Evidence:
         machine = self.machine
         entry = None if machine is None else await self.machines.get(machine.fingerprint)
         if machine is None or entry is None:
-            raise Invalid("only machines are to open the new root key, and this is none of them; confirm it on one")
+            raise Invalid("only machines open the new root key, and this machine is not one; confirm it on one of them")
         document = MachineDocument.decode(entry.value, machine.fingerprint)
         return await asyncio.to_thread(document.opened_by, machine, root)

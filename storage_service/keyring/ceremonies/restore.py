@@ -182,7 +182,7 @@ def _plan(theirs: Document, root: RootKey, present: Entry | None, own: RootKey |
             document, added = union(ours, theirs)
             return _Plan(document, held, added, False)
         if kid is None or not is_root_kid(kid):
-            raise KeyringDamaged(f"the store's {KEYRING_DOCUMENT} is no keyring")
+            raise KeyringDamaged(f"the store's {KEYRING_DOCUMENT} is not a keyring")
     except (KeyringDamaged, KeyringOutdated):
         if replace:
             return whole

@@ -292,7 +292,7 @@ async def _tidy_in_passing(store: Backend, root: RootKey, machines: MachineDocum
     try:
         await tidy(store, root, machines)
     except StrongroomError as error:
-        log.warning("wraps that open nothing any more are still in the store: %s", error)
+        log.warning("wraps of root keys no longer in use are still in the store: %s", error)
 
 
 # The switch
@@ -302,7 +302,7 @@ async def _replace(store: Backend, sealed: Sealed, root: RootKey, new_root: str,
     """Put the root key *new_root* in the place of *root*, and return it."""
     document = _document(sealed, root)
     if document.pending is None or document.pending.root != new_root:
-        raise Overtaken("that root key is not prepared, or not any more")
+        raise Overtaken("that root key is not prepared, or no longer")
     files, meant = evidence.files, document.pending.recipients
     async with _undisturbed(store, sealed.revision):
         new = await evidence.open(store, new_root, meant)

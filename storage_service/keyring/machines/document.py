@@ -120,13 +120,14 @@ class MachineDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         """
         if not is_name(name):
             raise Invalid(
-                "a machine's name is 1 to 64 of [A-Za-z0-9._@+-], begins with a letter or digit, and is no fingerprint",
+                "a machine's name is 1 to 64 of [A-Za-z0-9._@+-], begins with a letter or digit, and is not"
+                " a fingerprint",
                 (("name", "is not a machine's name"),),
             )
         try:
             fingerprint = machine_key.fingerprint_of(public)
         except ValueError as error:
-            raise Invalid(f"that is no machine's public key: {error}", (("public", str(error)),)) from None
+            raise Invalid(f"that is not a machine's public key: {error}", (("public", str(error)),)) from None
         return cls(
             fingerprint=fingerprint,
             format_=FORMAT,
@@ -340,7 +341,7 @@ def _decoded(raw: bytes) -> Any:
         ValueError: it is too large for a document, or not JSON.
     """
     if len(raw) > MAX_DOCUMENT:
-        raise ValueError("a document is not so large")
+        raise ValueError("the document is too large")
     return strict_json.decode(raw)
 
 

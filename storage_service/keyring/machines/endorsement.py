@@ -95,7 +95,7 @@ class Acquaintance:
             octets = jwk.octets_of(jwk.decode(_FILE.read(path, jwk.MAX_JWK)))
             return Key(f"knows.root.{path.name.rpartition('.')[2]}", octets)
         except ValueError as error:
-            raise KeyFileUnusable(f"{path} is no record of a root key: {error}; put it back, or remove it") from None
+            raise KeyFileUnusable(f"{path} is not a record of a root key: {error}; put it back, or remove it") from None
 
 
 async def accept(store: Backend, machine: Acquaintance, root: RootKey) -> None:
@@ -117,7 +117,7 @@ async def accept(store: Backend, machine: Acquaintance, root: RootKey) -> None:
         try:
             await asyncio.to_thread(machine.keep, root)
         except KeyFileUnusable as error:  # a directory that is read-only: what is known already stays good for a while
-            log.warning("this machine cannot keep what it knows of the root key: %s", error)
+            log.warning("this machine cannot record which root key it knows: %s", error)
 
 
 async def follows(store: Backend, known: Sequence[Key], root: RootKey) -> bool:

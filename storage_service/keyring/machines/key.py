@@ -203,7 +203,7 @@ def write_private(path: Path, key: MachineKey) -> None:
         KeyFileUnusable: the file cannot be made here.
     """
     if not _FILE.make(path, lambda: key.private_text().reveal().encode()):
-        raise Exists(f"there is something at {path} already, and it is not replaced")
+        raise Exists(f"{path} exists already, and is not replaced")
 
 
 def parse_public(text: bytes) -> dict[str, str]:
@@ -219,7 +219,7 @@ def parse_public(text: bytes) -> dict[str, str]:
         reason = str(error)
     else:
         return members
-    raise Invalid(f"that is no machine's public key: {reason}", (("public", reason),))
+    raise Invalid(f"that is not a machine's public key: {reason}", (("public", reason),))
 
 
 def fingerprint_of(public: Mapping[str, object]) -> str:
@@ -282,7 +282,7 @@ def _checked(key: JWK, form: _Form, *, private: bool) -> JWK:
     with contextlib.suppress(ValueError, JWException):
         bits = key.get_op_key("unwrapKey" if private else "wrapKey").key_size
     if bits != form.bits:
-        raise ValueError("its numbers are no key")
+        raise ValueError("its numbers do not make a key")
     return key
 
 

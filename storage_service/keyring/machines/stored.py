@@ -234,7 +234,7 @@ class FileDocuments:
             except OSError as error:
                 raise self._unwritten(error, Fate.NOT_APPLIED) from None
             if time.monotonic() >= deadline:
-                raise not_applied(f"another process does not finish writing {self._path}")
+                raise not_applied(f"another process has not finished writing {self._path}")
             time.sleep(_PAUSE)
 
     def _write(self, text: bytes, directory: int) -> None:

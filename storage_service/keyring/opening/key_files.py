@@ -52,7 +52,7 @@ class KeyFiles:
                         yield
                         return
                 if clock() >= deadline:
-                    raise Overtaken("another process is changing the root key file, and does not finish")
+                    raise Overtaken("another process is changing the root key file and has not finished")
                 await asyncio.sleep(_PAUSE)
         except KeyFileUnusable as error:
             raise Invalid(str(error)) from None

@@ -127,7 +127,7 @@ class MachineKeyFile:
             return None
         entry = await self.documents.get(key.fingerprint)
         if entry is None:
-            log.warning("this machine, %s, is not authorized to open the keyring, or not any more", key.fingerprint)
+            log.warning("this machine, %s, is not authorized to open the keyring, or no longer", key.fingerprint)
             return None
         document = MachineDocument.decode(entry.value, key.fingerprint)
         opened = await self._opened(document, key, root)

@@ -113,9 +113,9 @@ def make_shares(
         ValueError: no such numbers, or one share would be enough among several, which is what unlock keys are for.
     """
     if not 1 <= threshold <= total <= MAX_KEYS:
-        raise ValueError(f"shares are 1 to {MAX_KEYS}, and those needed 1 to as many as there are")
+        raise ValueError(f"there are 1 to {MAX_KEYS} shares, and the threshold is between 1 and their number")
     if threshold == 1 < total:
-        raise ValueError("shares of which any one opens are what unlock keys are for: use unlock keys")
+        raise ValueError("for keys of which any one opens, use unlock keys: use unlock keys")
     secret = random(SECRET_SIZE)
     [mnemonics] = generate_mnemonics(1, [(threshold, total)], secret, extendable=True, iteration_exponent=_EXPONENT)
     return [Secret(mnemonic) for mnemonic in mnemonics], _derive("shares", secret)
@@ -140,7 +140,7 @@ def parse(text: str) -> Candidate:
         raise Mistyped(f"at most {MAX_LINES} lines are read at once")
     kind, *others = {_kind(number, line) for number, line in enumerate(lines, 1)}
     if others:
-        raise Mistyped("keys and shares are mixed; give the ones or the others")
+        raise Mistyped("keys and shares are mixed; give one kind only")
     if kind == "shares":
         shares = [_share(number, line) for number, line in enumerate(lines, 1)]
         return Candidate(kind, (_derive(kind, _combine(shares)),))
@@ -179,14 +179,14 @@ def _read(number: int, line: str) -> bytes:
     for place, character in enumerate(text):
         if character not in _CROCKFORD:
             group = place // GROUP + 1
-            raise Mistyped(f"key {number}: group {group} after {PREFIX} has a character that no key has", number)
+            raise Mistyped(f"key {number}: group {group} after {PREFIX} has a character that keys do not use", number)
     if len(text) != _KEY_LENGTH:
         raise Mistyped(f"key {number} has {len(text)} characters after {PREFIX}, not {_KEY_LENGTH}", number)
     decoded = b32hexdecode(text.translate(_TO_HEX32) + "=" * (-len(text) % 8))
     secret, checksum = decoded[:SECRET_SIZE], decoded[SECRET_SIZE:]
     # The last character has bits to spare; spelled back, they are zero.
     if not hmac.compare_digest(checksum, _checksum(secret)) or not hmac.compare_digest(_base32(decoded), text):
-        raise Mistyped(f"key {number} is mistyped: its checksum does not fit", number)
+        raise Mistyped(f"key {number} is mistyped: its checksum is wrong", number)
     return secret
 
 
@@ -221,7 +221,7 @@ def _share(number: int, line: str) -> Share:
     except MnemonicError:  # its text repeats words, so nothing of it may hang on the error that is raised
         share = None
     if share is None:
-        raise Mistyped(f"share {number} is mistyped: its checksum does not fit", number)
+        raise Mistyped(f"share {number} is mistyped: its checksum is wrong", number)
     # The exponent above all: it is the share's own say in how long combining takes, up to 2**15 times as long.
     if (share.extendable, share.iteration_exponent, share.group_count) != (True, _EXPONENT, 1):
         raise Mistyped(f"share {number} is a share by SLIP-39, but not one of this service", number)

@@ -118,7 +118,7 @@ def decode(name: str, text: bytes) -> Wrap:
             )
         wrap = msgspec.convert(said, Wrap)
     except (strict_json.MalformedJSON, msgspec.ValidationError):
-        raise KeyringDamaged(f"the store's {name} is no wrap; restore it from a backup") from None
+        raise KeyringDamaged(f"the store's {name} is not a wrap; restore it from a backup") from None
     if wrap.name != name:
         raise KeyringDamaged(f"the store's {name} belongs under another name; restore it from a backup")
     return wrap

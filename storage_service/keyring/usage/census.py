@@ -103,7 +103,7 @@ async def scan(store: Backend, keys: Keys) -> Scan:
 
     Raises:
         Locked: there is no key.
-        Unavailable: the store does not answer, or others change the keyring without end.
+        Unavailable: the store does not answer, or others keep changing the keyring.
     """
     look = _Look(store, keys)
     by_kid: Counter[str] = Counter()
@@ -182,7 +182,7 @@ async def repair(store: Backend, keys: Keys, found: Scan) -> None:
 
     Raises:
         Locked: there is no key.
-        Unavailable: the store does not answer, or others change the keyring without end; begin again with a scan.
+        Unavailable: the store does not answer, or others keep changing the keyring; begin again with a scan.
     """
     wrong: dict[str, list[str]] = {}
     for generation, name in filter(None, map(read, (*found.missing, *found.stale))):
@@ -219,7 +219,7 @@ async def complete(store: Backend, root: RootKey, keys: Keys) -> Document:
     Raises:
         Overtaken: somebody else changed the keyring meanwhile.
         Locked: there is no key.
-        Unavailable: the store does not answer, or others change the keyring without end.
+        Unavailable: the store does not answer, or others keep changing the keyring.
     """
     while (found := await scan(store, keys)).missing or found.stale:
         await repair(store, keys, found)

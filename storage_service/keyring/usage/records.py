@@ -31,7 +31,7 @@ async def under_one_ring(keys: Keys, act: Callable[[Ring], Awaitable[T]]) -> T:
 
     Raises:
         Locked: there is no ring.
-        Unavailable: the store does not answer, or others change the keyring without end.
+        Unavailable: the store does not answer, or others keep changing the keyring.
     """
     for _ in range(ATTEMPTS):
         ring = keys.current or await keys.sync()
@@ -39,7 +39,7 @@ async def under_one_ring(keys: Keys, act: Callable[[Ring], Awaitable[T]]) -> T:
             return await act(ring)
         except Stale:
             await keys.refresh(ring)
-    raise not_applied("others change the keyring without end")
+    raise not_applied("others keep changing the keyring")
 
 
 async def opened(keys: Keys, ring: Ring, name: str, token: bytes) -> tuple[DataKey, bytes] | None:

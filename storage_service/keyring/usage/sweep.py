@@ -68,7 +68,7 @@ async def step(
     Raises:
         NotFound: there is no such keyset.
         Locked: there is no key; what was begun is done or not done, record by record.
-        Unavailable: the store does not answer, or others change the keyring without end; begin again from *after*.
+        Unavailable: the store does not answer, or others keep changing the keyring; begin again from *after*.
     """
     ring = keys.current or await keys.sync()
     if after is None:

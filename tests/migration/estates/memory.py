@@ -290,7 +290,7 @@ class MemorySource:
         try:
             row = msgspec.json.decode(content, type=Row)
         except msgspec.DecodeError:
-            return Item(key, str(revision), fault="it is no JSON")
+            return Item(key, str(revision), fault="it is not JSON")
         records = tuple(Record(name, Secret(value)) for name, value in row.records)
         return Item(key, str(revision), records, notes=tuple(row.notes))
 
