@@ -86,7 +86,8 @@ def test_commands_exist(page: Path) -> None:
         if program == "strongroom":
             check_strongroom(words)
         else:
-            asked = [word for word in words if "=" not in word and not word.startswith("-")]
+            said = shlex.split(" ".join(words))
+            asked = [word for word in said if "=" not in word and not word.startswith("-")]
             assert all(word in targets or word.startswith(".venv") for word in asked), f"make {' '.join(words)}"
 
 
