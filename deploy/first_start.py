@@ -42,9 +42,11 @@ def make_keys(directory: Path, client: Path | None = None, socket: Path = SOCKET
     Raises:
         KeyFileUnusable: the root key file cannot be made, or the one that is there is not to be used.
     """
-    from strongroom.storage_service.keyring import rootkey  # not for `key init`, which only looks for the mark
+    from strongroom.storage_service.keyring.ceremonies.files import (
+        make_root,  # not for `key init`, which only looks for the mark
+    )
 
-    rootkey.make(directory / ROOT_KEY)
+    make_root(directory / ROOT_KEY)
     make_client((client or directory) / CLIENT, API_ID, url=URL, socket=socket)
     make_client((proxy or directory) / PROXY_CLIENT, PROXY_ID, socket=socket)
 

@@ -1,17 +1,15 @@
 """The one place where concrete classes meet: settings become the parts of a running service."""
 
 import contextlib
-import grp
 import os
-import pwd
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from strongroom.models import names
 from strongroom.storage_service.access.apikeys import ApiKeys
-from strongroom.storage_service.access.authenticators import Authenticator, Proxy, SimpleAuthKeys, SimpleCredsAuth
-from strongroom.storage_service.access.base import Decider
-from strongroom.storage_service.access.paths import Reach, SimplePathAuthz, UserNameSpace
+from strongroom.storage_service.access.authenticators import Authenticator, Proxy, SimpleCredsAuth
+from strongroom.storage_service.access.paths import Reach
+from strongroom.storage_service.access.registry import make_authenticator, make_authorizer
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
@@ -20,7 +18,6 @@ from strongroom.storage_service.backends.url import as_said, masked
 from strongroom.storage_service.backup.marker import refuse_half
 from strongroom.storage_service.config import (
     AuthenticatorSettings,
-    AuthorizerSettings,
     ReadThroughSettings,
     ServiceSettings,
 )
@@ -143,7 +140,7 @@ async def build(
         for backend in routing.backends:
             stack.push_async_callback(backend.close)
             await backend.open()
-        door = Door((Reach(), *map(_decider, settings.authorizers)), audit)
+        door = Door((Reach(), *map(make_authorizer, settings.authorizers)), audit)
         stack.push_async_callback(door.close)
         large_answers = LargeAnswers()
         proxy = Proxy(settings.proxy)
@@ -159,7 +156,7 @@ async def build(
             bulk=BulkService(door, encrypted, apikeys, large_answers),
             audit=AuditService(door, proxy.principal),
             health=HealthService(door, keys, (store, *routing.backends), scheme, old),
-            authenticators=tuple(_authenticator(each, apikeys) for each in settings.authenticators),
+            authenticators=tuple(make_authenticator(each, apikeys) for each in settings.authenticators),
             own_user=(SimpleCredsAuth(uid=os.geteuid()),),
             proxy=proxy,
             head_fields=_head_fields(settings.authenticators),
@@ -187,50 +184,9 @@ async def _refuse_empty(store: Backend, known: str | None, said: str) -> None:
     ).advising(*moving_to(said))
 
 
-def _authenticator(settings: AuthenticatorSettings, keys: ApiKeys) -> Authenticator:
-    match settings.handler:
-        case "SimpleAuthKeys":
-            return SimpleAuthKeys(keys)
-        case "SimpleCredsAuth":
-            options = settings.options
-            return SimpleCredsAuth(
-                uid=_user_id(options.get("uid", "-1")),
-                gid=_group_id(options.get("gid", "-1")),
-                proxies=frozenset(map(_user_id, options.get("proxies", str(os.getuid())).split())),
-            )
-    raise ConfigurationError(
-        f"there is no authenticator {settings.handler!r}; there are SimpleAuthKeys and SimpleCredsAuth"
-    )
-
-
-def _decider(settings: AuthorizerSettings) -> Decider:
-    match settings.handler:
-        case "SimplePathAuthz":
-            return SimplePathAuthz(tuple(settings.options.get("paths", "").split()))
-        case "UserNameSpace":
-            return UserNameSpace(settings.options.get("path", "/"))
-    raise ConfigurationError(
-        f"there is no authorizer {settings.handler!r}; there are SimplePathAuthz and UserNameSpace"
-    )
-
-
 def _head_fields(authenticators: tuple[AuthenticatorSettings, ...]) -> head.Table:
     options: Mapping[str, str] = {}
     for settings in authenticators:
         if settings.handler == "SimpleAuthKeys":
             options = settings.options
     return head.table_with(options.get("id_header", "CUSTODIA_AUTH_ID"), options.get("key_header", "CUSTODIA_AUTH_KEY"))
-
-
-def _user_id(name: str) -> int:
-    try:
-        return int(name) if name.lstrip("-").isdigit() else pwd.getpwnam(name).pw_uid
-    except KeyError:
-        raise ConfigurationError(f"SimpleCredsAuth: there is no user {name!r} on this machine") from None
-
-
-def _group_id(name: str) -> int:
-    try:
-        return int(name) if name.lstrip("-").isdigit() else grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise ConfigurationError(f"SimpleCredsAuth: there is no group {name!r} on this machine") from None

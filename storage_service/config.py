@@ -22,7 +22,7 @@ class HandlerSettings:
 class AuthenticatorSettings:
     """One authenticator of the service: Custodia's ``auth:`` sections."""
 
-    handler: str  # "SimpleAuthKeys" | "SimpleCredsAuth"
+    handler: str  # a name in access.registry
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -30,7 +30,7 @@ class AuthenticatorSettings:
 class AuthorizerSettings:
     """One authorizer of the service: Custodia's ``authz:`` sections."""
 
-    handler: str  # "SimplePathAuthz" | "UserNameSpace"
+    handler: str  # a name in access.registry
     options: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -32,12 +32,15 @@ OUTSIDE: Final = {
     "http_proxy/new.py": f"    import {KEYRING}",
     "migration/plan.py": ROOT_KEY,
     "migration/sources/new.py": CEREMONY,
+    "deploy/new.py": ROOT_KEY,
+    "deploy/first_start.py": ROOT_KEY,
+    "deploy/cli/key/new.py": f"from {KEYRING}.machines import key",
 }
 INSIDE: Final = {
     "storage_service/bootstrap.py": ROOT_KEY,
     "storage_service/services/keys.py": ROOT_KEY,
     "storage_service/keyring/usage/new.py": ROOT_KEY,
-    "deploy/new.py": CEREMONY,
+    "deploy/newer.py": CEREMONY,
     "deploy/cli/new.py": CEREMONY,
 }
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from strongroom.models.steps import Option, Step
     from strongroom.storage_service.backup.checking import Checked
     from strongroom.storage_service.keyring.ceremonies.export import Exported, Given
-    from strongroom.storage_service.keyring.machines.stored import MachineDocuments
     from strongroom.storage_service.record_of_store import RecordOfStore
 
 
@@ -53,6 +52,8 @@ def restore(
     """
     from strongroom.storage_service.backup.checking import check, exported_in, refuse_unreadable
     from strongroom.storage_service.backup.form import Reader, rows_said
+    from strongroom.storage_service.keyring.ceremonies.export import open_root
+    from strongroom.storage_service.keyring.ceremonies.files import put_root
 
     settings = backup_file.settings(store, config)
     with backup_file.opened(file) as source:
@@ -62,13 +63,13 @@ def restore(
             exported = exported_in(reader.head)
         given = _given(settings, exported, key_file, typed)
         with backup_file.named(file):
-            root = backup_file.root_of(exported, given)
+            root = open_root(exported, given)
             with show.progress("opening", total) as advance:
                 checked = check(reader, advance, root)
             if not leave_unreadable:
                 refuse_unreadable(checked)
         with _furnished(settings):
-            _put_key_file(settings.service.root_key, given)
+            put_root(settings.service.root_key, given)
             if not leave_newer:
                 _refuse_to_leave(settings, checked, config)
             with _recorded(settings, checked), _owner_of(settings.service.store):
@@ -87,7 +88,7 @@ def restore(
 
 def _given(settings: "Settings", exported: "Exported", key_file: Path | None, typed: str | None) -> "Given":
     """Return what is to open the backup; where nothing was said, what the home has, or what is typed."""
-    from strongroom.storage_service.keyring.machines import key as machine_key
+    from strongroom.storage_service.keyring.ceremonies.files import read_own
 
     kinds = {each.kind for each in exported.recipients}
     own = settings.service.machine_key
@@ -95,7 +96,7 @@ def _given(settings: "Settings", exported: "Exported", key_file: Path | None, ty
         if "file" in kinds and settings.service.root_key.exists():
             key_file = settings.service.root_key
         elif kinds == {"machine"} and own is not None:
-            return machine_key.read_private(own)
+            return read_own(own)
     return backup_file.given(exported, key_file, typed)
 
 
@@ -112,21 +113,6 @@ def _furnished(settings: "Settings") -> Iterator[None]:
     with home.lock():
         home.furnish()
         yield
-
-
-def _put_key_file(path: Path, given: "Given") -> None:
-    """Put the root key file that opened the backup where the home wants it.
-
-    Raises:
-        Exists: there is another one.
-        KeyFileUnusable: it cannot be made.
-    """
-    from strongroom.storage_service.errors import Exists
-    from strongroom.storage_service.keyring import rootkey
-    from strongroom.storage_service.keyring.rootkey import RootKey
-
-    if isinstance(given, RootKey) and rootkey.make(path, lambda _: given.reveal()).kid != given.kid:
-        raise Exists(f"there is another root key file at {path}; put it away first, if it is not needed here")
 
 
 def _refuse_to_leave(settings: "Settings", checked: "Checked", config: Path | None) -> None:
@@ -191,29 +177,20 @@ async def _refuse_filled(settings: "Settings", checked: "Checked") -> None:
 async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported", checked: "Checked") -> None:
     from strongroom.storage_service.backends import open_backend
     from strongroom.storage_service.backup.restoring import restore as fill
-    from strongroom.storage_service.keyring.machines.stored import documents_in
-    from strongroom.storage_service.keyring.seen import Seen
-    from strongroom.storage_service.keyring.shared_root import Page
+    from strongroom.storage_service.keyring.ceremonies.offline import forget_seen, save_machines
 
     store = open_backend(settings.service.store)
     await store.open()
     try:
-        documents = documents_in(store, settings.service.machine_documents)
-        if settings.service.machine_documents is not None:
-            await _save_missing(documents, exported)  # first: where that cannot be, the store is as it was
+        apart = settings.service.machine_documents
+        if apart is not None:
+            await save_machines(store, apart, exported)  # first: where that cannot be, the store is as it was
         with show.progress("restoring", 2 * checked.end.rows) as advance:
             await fill(source, store, checked, advance)
-        await _save_missing(documents, exported)
-        await Seen(Page(), settings.service.keyring_seen).forget()  # who restores says that this one is right
+        await save_machines(store, apart, exported)
+        await forget_seen(settings.service)
     finally:
         await store.close()
-
-
-async def _save_missing(documents: "MachineDocuments", exported: "Exported") -> None:
-    """Save the machines' documents that are not where they belong, for they did not lie there before."""
-    for machine in exported.machines:
-        if await documents.get(machine.fingerprint) is None:
-            await documents.save(machine)
 
 
 @contextmanager

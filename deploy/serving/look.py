@@ -13,8 +13,7 @@ from strongroom.deploy.serving.server import Role
 from strongroom.deploy.settings import Settings, refuse_another_store
 from strongroom.storage_service.backends.url import file_of, split
 from strongroom.storage_service.errors import ConfigurationError, KeyFileUnusable
-from strongroom.storage_service.keyring import rootkey
-from strongroom.storage_service.keyring.machines import key as machine_key
+from strongroom.storage_service.keyring.ceremonies import files as key_files
 from strongroom.storage_service.reach import refuse_changed_by_others, user_name, why_denied
 
 _BASIC: Final = "basic"  # the authenticator that has a users file
@@ -56,9 +55,7 @@ def look(settings: Settings, role: Role | None = None, *, by_up: bool) -> list[s
 
 def _look_at_keys(settings: Settings) -> None:
     try:
-        rootkey.look(settings.service.root_key)
-        if settings.service.machine_key is not None:
-            machine_key.look(settings.service.machine_key)
+        key_files.look(settings.service.root_key, settings.service.machine_key)
     except KeyFileUnusable as error:
         raise ConfigurationError(str(error)).advising(*error.next) from None
 

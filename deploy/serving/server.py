@@ -29,7 +29,7 @@ from strongroom.deploy.settings import Settings
 from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.hardening import harden
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.ceremonies.sharing import Page
 
 HEARTBEAT: Final = 30  # seconds without a sign of life after which gunicorn replaces a worker
 

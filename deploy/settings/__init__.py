@@ -23,6 +23,7 @@ from strongroom.deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, PROXY
 from strongroom.deploy.settings import custodia_conf, storage_conf
 from strongroom.deploy.settings.layer import Layer, Placeholders, read_text, unknown
 from strongroom.models.secret import REDACTED, Secret
+from strongroom.storage_service.access.registry import AUTHENTICATORS, AUTHORIZERS, Kind
 from strongroom.storage_service.backends import BACKENDS
 from strongroom.storage_service.backends.url import as_said, file_of, of_file, redacted, same_place, split
 from strongroom.storage_service.client.file import ClientFile
@@ -121,10 +122,6 @@ PROXIED: Final = (
     "/container_managers",
     "/secrets/container_managers",
 )
-
-# What each handler of the service takes besides its name.
-_AUTHENTICATORS: Final = {"SimpleAuthKeys": ("id_header", "key_header"), "SimpleCredsAuth": ("uid", "gid", "proxies")}
-_AUTHORIZERS: Final = {"SimplePathAuthz": ("paths",), "UserNameSpace": ("path",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,11 +397,11 @@ class _Resolver:
             storage_handlers=tuple(map(self._handler, keys.storage_handlers)),
             authenticators=tuple(
                 AuthenticatorSettings(handler=name, options=options)
-                for name, options in self._tables("authenticators", keys.authenticators, _AUTHENTICATORS)
+                for name, options in self._tables("authenticators", keys.authenticators, AUTHENTICATORS)
             ),
             authorizers=tuple(
                 AuthorizerSettings(handler=name, options=options)
-                for name, options in self._tables("authorizers", keys.authorizers, _AUTHORIZERS)
+                for name, options in self._tables("authorizers", keys.authorizers, AUTHORIZERS)
             ),
             api_id=api_id,
             api_key=api_key,
@@ -590,17 +587,15 @@ class _Resolver:
         options = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in said.options.items()}
         return ReadThroughSettings(source=said.source, place=said.place, options=options)
 
-    def _tables(
-        self, key: str, tables: _Tables, known: Mapping[str, tuple[str, ...]]
-    ) -> Iterable[tuple[str, dict[str, str]]]:
+    def _tables(self, key: str, tables: _Tables, known: Mapping[str, Kind]) -> Iterable[tuple[str, dict[str, str]]]:
         for given in tables:
             entry = dict(given)
             handler = _text(entry.pop("handler", ""))
             if handler not in known:
                 raise self._error(key, f"has a handler that is not one of {', '.join(sorted(known))}")
             for option in entry:
-                if option not in known[handler]:
-                    raise unknown(f"{key}: {handler}", option, known[handler])
+                if option not in known[handler].options:
+                    raise unknown(f"{key}: {handler}", option, known[handler].options)
             yield handler, {option: _text(value) for option, value in entry.items()}
 
     def _shown(self, service: ServiceSettings, proxy: ProxySettings) -> Iterable[Shown]:

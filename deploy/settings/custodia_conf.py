@@ -11,13 +11,14 @@ import grp
 import pwd
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from strongroom.deploy.settings.layer import Layer, Placeholders, etcd_url, read_text, unknown
 from strongroom.storage_service import wire
+from strongroom.storage_service.access.registry import AUTHENTICATORS, AUTHORIZERS, Kind
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.wire.message import SIMPLE
 
@@ -316,8 +317,29 @@ def _user_name_space(section: _Section, stores: _Stores) -> dict[str, str]:
     return {"path": path}
 
 
-_AUTHENTICATORS: Final = {"SimpleAuthKeys": _simple_auth_keys, "SimpleCredsAuth": _simple_creds_auth}
-_AUTHORIZERS: Final = {"SimplePathAuthz": _simple_path_authz, "UserNameSpace": _user_name_space}
+_Reader = Callable[[_Section, _Stores], dict[str, str]]
+
+# Those whose options Custodia knows in another form, or with words of its own; all others say theirs as they are.
+_READERS: Final[Mapping[str, _Reader]] = {
+    "SimpleAuthKeys": _simple_auth_keys,
+    "SimpleCredsAuth": _simple_creds_auth,
+    "SimplePathAuthz": _simple_path_authz,
+    "UserNameSpace": _user_name_space,
+}
+
+
+def _readers(table: Mapping[str, Kind]) -> dict[str, _Reader]:
+    """Return what reads a section of each handler in *table*."""
+    return {name: _READERS.get(name) or _as_said(kind.options) for name, kind in table.items()}
+
+
+def _as_said(options: Sequence[str]) -> _Reader:
+    def read(section: _Section, stores: _Stores) -> dict[str, str]:
+        del stores
+        found = {option: section.get(option) for option in options}
+        return {option: value for option, value in found.items() if value is not None}
+
+    return read
 
 
 def _root(section: _Section, stores: _Stores) -> dict[str, object]:
@@ -360,9 +382,9 @@ def _plugins(parser: configparser.ConfigParser, where: str, notes: list[str]) ->
         stores.read(name)
 
     values: dict[str, object] = {}
-    for family, key, handlers in (("auth", "authenticators", _AUTHENTICATORS), ("authz", "authorizers", _AUTHORIZERS)):
+    for family, key, table in (("auth", "authenticators", AUTHENTICATORS), ("authz", "authorizers", AUTHORIZERS)):
         values[key] = [
-            _plugin(_Section(parser, where, f"{family}:{name}"), handlers, stores) for name in families[family]
+            _plugin(_Section(parser, where, f"{family}:{name}"), _readers(table), stores) for name in families[family]
         ]
         if not values[key]:
             notes.append(f"{where}: without an {family}: section every request is refused")
@@ -373,8 +395,6 @@ def _plugins(parser: configparser.ConfigParser, where: str, notes: list[str]) ->
     return values
 
 
-def _plugin(
-    section: _Section, handlers: Mapping[str, Callable[[_Section, _Stores], dict[str, str]]], stores: _Stores
-) -> dict[str, str]:
+def _plugin(section: _Section, handlers: Mapping[str, _Reader], stores: _Stores) -> dict[str, str]:
     options = _handled(section, handlers, stores)
     return {"handler": section.text("handler").rpartition(".")[2]} | options

@@ -3,16 +3,20 @@
 Custodia's rule over them: the first that says *wrong* ends the request, and at least one must say *who*.
 """
 
+import grp
 import hmac
+import os
+import pwd
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.config import ProxyKey
-from strongroom.storage_service.errors import Denied, NotAuthenticated
+from strongroom.storage_service.errors import ConfigurationError, Denied, NotAuthenticated
 from strongroom.storage_service.wire.head import Head
 from strongroom.storage_service.wire.http1 import Peer
 
@@ -38,6 +42,12 @@ class SimpleAuthKeys:
 
     keys: ApiKeys
 
+    @classmethod
+    def from_options(cls, options: Mapping[str, str], keys: ApiKeys) -> Self:
+        """Return what *options* describe: which two fields they are is for whoever reads the request's head."""
+        del options
+        return cls(keys)
+
     async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
         """Return the principal of the key; without both fields absent, anything but the right pair is refused."""
         del peer
@@ -61,6 +71,20 @@ class SimpleCredsAuth:
     uid: int = -1
     gid: int = -1
     proxies: frozenset[int] = frozenset()  # users
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, str], keys: ApiKeys) -> Self:
+        """Return what *options* describe, in which users and groups are names or numbers.
+
+        Raises:
+            ConfigurationError: this machine knows no such name.
+        """
+        del keys
+        return cls(
+            uid=_user_id(options.get("uid", "-1")),
+            gid=_group_id(options.get("gid", "-1")),
+            proxies=frozenset(map(_user_id, options.get("proxies", str(os.getuid())).split())),
+        )
 
     async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
         """Return ``service:<uid>`` when user or group are the configured ones."""
@@ -114,3 +138,17 @@ def address_in(forwarded: str) -> str | None:
 def whom_in(on_behalf_of: str | None) -> str | None:
     """Return whom the proxy says that it acts for, if that can be somebody."""
     return on_behalf_of if on_behalf_of is not None and _WHOM.fullmatch(on_behalf_of) is not None else None
+
+
+def _user_id(name: str) -> int:
+    try:
+        return int(name) if name.lstrip("-").isdigit() else pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigurationError(f"SimpleCredsAuth: there is no user {name!r} on this machine") from None
+
+
+def _group_id(name: str) -> int:
+    try:
+        return int(name) if name.lstrip("-").isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigurationError(f"SimpleCredsAuth: there is no group {name!r} on this machine") from None

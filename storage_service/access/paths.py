@@ -5,8 +5,9 @@ authorizers speak of the secrets tree and the ping alone, because that is all th
 (plain records, the service's own) is within a credential's reach or not.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from strongroom.models.names import SECRETS
 from strongroom.storage_service.access.base import Action, Decider, Principal
@@ -99,6 +100,11 @@ class SimplePathAuthz:
 
     paths: tuple[str, ...]
 
+    @classmethod
+    def from_options(cls, options: Mapping[str, str]) -> Self:
+        """Return what *options* describe: ``paths``, parted by spaces."""
+        return cls(tuple(options.get("paths", "").split()))
+
     def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
         """Return True where an entry covers the name's path."""
         del principal, action  # the path alone decides
@@ -120,6 +126,11 @@ class UserNameSpace:
     """Gives each principal the one container below *path* that is its `namespace`, and refuses it every other."""
 
     path: str = "/"
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, str]) -> Self:
+        """Return what *options* describe: ``path``."""
+        return cls(options.get("path", "/"))
 
     def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
         """Return None outside *path*, True in the principal's own container, False in any other."""

@@ -18,9 +18,10 @@ import click
 
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.backup import file as backup_file
-from strongroom.deploy.cli.backup.copying import Asked, Opened, copy, moment_of
+from strongroom.deploy.cli.backup.copying import Asked, copy, moment_of
 from strongroom.deploy.cli.backup.file import place_options
 from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.key import entry
 from strongroom.deploy.cli.words import Noun
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def verify(*, file: str, opening: bool, key_file: Path | None, typed: str | None
     """
     from strongroom.storage_service.backup.checking import check, exported_in
     from strongroom.storage_service.backup.form import Reader, rows_said
+    from strongroom.storage_service.keyring.ceremonies.export import open_root
 
     with backup_file.opened(file) as source:
         with backup_file.named(file):
@@ -125,7 +127,7 @@ def verify(*, file: str, opening: bool, key_file: Path | None, typed: str | None
         if opening or key_file or typed:
             given = backup_file.given(exported, key_file, typed)
             with backup_file.named(file):
-                root = backup_file.root_of(exported, given)
+                root = open_root(exported, given)
         with backup_file.named(file), show.progress("reading", total) as advance:
             found = check(reader, advance, root)
     said = {
@@ -177,22 +179,14 @@ async def _copy_offline(
     settings: "ServiceSettings", label: str, out: IO[bytes], key_file: Path | None, typed: str | None
 ) -> "End":
     from strongroom.storage_service.backends import open_backend
-    from strongroom.storage_service.errors import Uninitialized
-    from strongroom.storage_service.keyring import stored
-    from strongroom.storage_service.keyring.seen import Seen
-    from strongroom.storage_service.keyring.shared_root import Page
+    from strongroom.storage_service.keyring.ceremonies.offline import open_for_backup
 
     async with moment_of(settings.store):
         pass  # first: to open one to write would make it where there is none
     store = open_backend(settings.store)
     await store.open()
     try:
-        sealed = await stored.read(store)
-        if sealed is None:
-            raise Uninitialized("there is no keyring in the store, and so no secret")
-        root = await backup_file.root_in(store, sealed.root, settings, key_file, typed)
-        root.seen = Seen(Page(), settings.keyring_seen)  # or an older keyring would be given a new edition
-        await root.seen.load()
-        return await copy(settings, Opened(store, root, settings), label, out)
+        index = await open_for_backup(store, settings, key_file, lambda: entry.read_text(typed), by_typing=bool(typed))
+        return await copy(settings, index, label, out)
     finally:
         await store.close()

@@ -12,12 +12,10 @@ from strongroom.deploy.cli import show
 from strongroom.models.names import MACHINES
 
 if TYPE_CHECKING:
-    from strongroom.storage_service.backends.base import Backend, Snapshot
+    from strongroom.storage_service.backends.base import Snapshot
     from strongroom.storage_service.backup.form import End
     from strongroom.storage_service.client import StorageClient
     from strongroom.storage_service.config import ServiceSettings
-    from strongroom.storage_service.keyring.document import Document
-    from strongroom.storage_service.keyring.rootkey import RootKey
 
 ATTEMPTS: Final = 8  # at finding a moment at which nobody changes the keyring
 PAUSE: Final = 0.1  # seconds between them
@@ -62,41 +60,6 @@ class Asked:
         return (
             exported if kept >= {each.generation for keyset in status.keysets for each in keyset.generations} else None
         )
-
-
-class Opened:
-    """The key index in a store, whose keyring is opened here."""
-
-    def __init__(self, store: "Backend", root: "RootKey", settings: "ServiceSettings") -> None:
-        self._store = store
-        self._root = root
-        self._settings = settings
-
-    async def register(self, label: str) -> None:
-        """Let it know."""
-        from strongroom.storage_service.keyring.stored import now
-
-        await self._edit(lambda document: document.with_backup(label, now()))
-
-    async def forget(self, label: str) -> None:
-        """Let it forget."""
-        await self._edit(lambda document: document.without_backup(label))
-
-    async def keyring(self, label: str) -> dict[str, Any] | None:
-        """Return the export, if all generations in it are kept."""
-        from strongroom.storage_service.keyring.ceremonies.export import export, prove, read
-        from strongroom.storage_service.keyring.machines.stored import documents_in
-
-        documents = documents_in(self._store, self._settings.machine_documents)
-        text = await export(self._store, self._root, documents)
-        document = prove(read(text), self._root)
-        exported: dict[str, Any] = json.loads(text)
-        return exported if set(document.backups[label].generations) >= set(document.generations) else None
-
-    async def _edit(self, change: "Callable[[Document], Document]") -> None:
-        from strongroom.storage_service.keyring import stored
-
-        await stored.edit(self._store, self._root, change)
 
 
 def moment_of(url: str) -> "AbstractAsyncContextManager[Snapshot]":
@@ -163,7 +126,7 @@ async def _copy(settings: "ServiceSettings", index: Index, label: str, out: IO[b
     from strongroom.storage_service.backup.form import Head
     from strongroom.storage_service.errors import Overtaken
     from strongroom.storage_service.keyring.ceremonies.export import read
-    from strongroom.storage_service.keyring.stored import now
+    from strongroom.storage_service.keyring.ceremonies.offline import now
     from strongroom.storage_service.wire import VERSION
 
     url, apart = settings.store, settings.machine_documents is not None

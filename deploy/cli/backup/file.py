@@ -14,10 +14,7 @@ from strongroom.deploy.cli.key import entry
 
 if TYPE_CHECKING:
     from strongroom.deploy.settings import Settings
-    from strongroom.storage_service.backends.base import Backend
-    from strongroom.storage_service.config import ServiceSettings
     from strongroom.storage_service.keyring.ceremonies.export import Exported, Given, Recipient
-    from strongroom.storage_service.keyring.rootkey import RootKey
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -124,47 +121,13 @@ def given(exported: "Exported", key_file: Path | None, typed: str | None) -> "Gi
         UsageError: neither was said, and nobody who typed something could open it.
         KeyFileMissing, KeyFileUnusable: the file is no key.
     """
-    from strongroom.storage_service.keyring import rootkey
+    from strongroom.storage_service.keyring.ceremonies.files import read_root
 
     if key_file is not None:
-        return rootkey.read(key_file)
+        return read_root(key_file)
     if typed is None and not {each.kind for each in exported.recipients} & _TYPED:
         raise click.UsageError("no key that people type opens it; say --key-file")
-    return entry.read(typed, entry.ask_for_enough).reveal()
-
-
-def root_of(exported: "Exported", given: "Given") -> "RootKey":
-    """Return the root key of a backup, proven; raises what `export.open_root` does."""
-    from strongroom.storage_service.keyring.ceremonies.export import open_root
-
-    return open_root(exported, given)
-
-
-async def root_in(
-    store: "Backend", kid: str, settings: "ServiceSettings", key_file: Path | None, typed: str | None
-) -> "RootKey":
-    """Return the root key of a store's keyring, opened with what was said, or with what the service opens it with.
-
-    Raises:
-        WrongKey: what was typed opens nothing.
-        StartupError: the file does not; the text says what to do.
-    """
-    from strongroom.storage_service.errors import WrongKey
-    from strongroom.storage_service.keyring.machines.stored import documents_in
-    from strongroom.storage_service.keyring.opening import unlock_keys, wraps
-    from strongroom.storage_service.keyring.opening.unattended import KeyFile, MachineKeyFile, Way
-
-    ways: list[Way] = [] if typed else [KeyFile(key_file or settings.root_key)]
-    if not (typed or key_file) and settings.machine_key is not None:
-        ways.append(MachineKeyFile(settings.machine_key, documents_in(store, settings.machine_documents)))
-    for way in ways:
-        if (root := await way.open(store, kid)) is not None:
-            return root
-    held = {each.recipient: each for each in await wraps.wraps_of(store, kid)}
-    for key in unlock_keys.parse(entry.read(typed, entry.ask_for_enough).reveal()).keys:
-        if key.kid in held:
-            return wraps.unwrap(held[key.kid], key)
-    raise WrongKey("no key that was given opens the keyring")
+    return entry.read_text(typed)
 
 
 def recipient(each: "Recipient") -> dict[str, Any]:

@@ -27,6 +27,15 @@ def read(file: str | None, ask: Callable[[], Secret]) -> Secret:
         raise click.UsageError("keys and shares are text") from None
 
 
+def read_text(file: str | None) -> str:
+    """Return the keys or shares in *file*, or what is typed until it is enough.
+
+    Raises:
+        UsageError: as `read`.
+    """
+    return read(file, ask_for_enough).reveal()
+
+
 def is_asked() -> bool:
     """Whether somebody is there to be asked."""
     return sys.stdin.isatty()
@@ -49,16 +58,16 @@ def ask_for(count: int, what: str) -> Secret:
 
 def _ask(prompt: Callable[[int], str], count: int) -> Secret:
     """Ask for lines until there are *count* that are in order and enough; what is mistyped is asked for again."""
-    from strongroom.storage_service.keyring.opening import unlock_keys
+    from strongroom.storage_service.keyring.ceremonies import typed
 
     lines: list[str] = []
     while True:
         lines.append(_line(prompt(len(lines))))
         try:
-            unlock_keys.parse("\n".join(lines))
-        except unlock_keys.TooFew as error:
+            typed.check("\n".join(lines))
+        except typed.TooFew as error:
             click.echo(str(error), err=True)
-        except unlock_keys.Mistyped as error:
+        except typed.Mistyped as error:
             lines.pop()
             click.echo(f"{error}; once more", err=True)
         else:

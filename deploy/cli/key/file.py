@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from strongroom.deploy.cli.key import entry as key_input
 from strongroom.deploy.cli.secret import write_out
 from strongroom.deploy.cli.settings_options import flags_of, settings_options
 from strongroom.deploy.cli.words import Verb
-from strongroom.models.names import KEYRING_DOCUMENT
 
 if TYPE_CHECKING:
     from strongroom.storage_service.config import ServiceSettings
@@ -88,11 +86,11 @@ def import_(
 
 def _given(found: "Exported", key_file: Path, typed: str | None, *, file_said: bool) -> "Given":
     """Return what is to open the file: what is typed, if that can open it, else the root key file."""
-    from strongroom.storage_service.keyring import rootkey
+    from strongroom.storage_service.keyring.ceremonies.files import read_root
 
     kinds = {each.kind for each in found.recipients}
     if file_said or (typed is None and not kinds & _TYPED):
-        return rootkey.read(key_file)
+        return read_root(key_file)
     return key_input.read(typed, key_input.ask_for_enough).reveal()
 
 
@@ -100,26 +98,13 @@ async def _restore(
     settings: "ServiceSettings", found: "Exported", given: "Given", *, replace: bool, leave: bool
 ) -> "Restored":
     from strongroom.storage_service.backends import open_backend
-    from strongroom.storage_service.errors import StartupError
-    from strongroom.storage_service.jose.envelope import kid_of
     from strongroom.storage_service.keyring.ceremonies.export import open_root
-    from strongroom.storage_service.keyring.ceremonies.restore import restore
-    from strongroom.storage_service.keyring.opening.unattended import KeyFile
-    from strongroom.storage_service.keyring.seen import Seen
-    from strongroom.storage_service.keyring.shared_root import Page
+    from strongroom.storage_service.keyring.ceremonies.offline import bring_back
 
     root = await asyncio.to_thread(open_root, found, given)
     store = open_backend(settings.store)
     await store.open()
     try:
-        entry = await store.get(KEYRING_DOCUMENT)
-        present = None if entry is None else kid_of(entry.value)
-        own = None
-        if present not in (None, root.kid) and not replace:
-            with suppress(StartupError):  # then it is refused, and told why
-                own = await KeyFile(settings.root_key).open(store, str(present))
-        seen = Seen(Page(), settings.keyring_seen)
-        await seen.load()
-        return await restore(store, found, root, own=own, replace=replace, leave_unreadable=leave, seen=seen)
+        return await bring_back(store, settings, found, root, replace=replace, leave=leave)
     finally:
         await store.close()

@@ -132,13 +132,13 @@ def _show(service: "StorageClient", made: "NewKeys") -> None:
 
 def _type_back(made: "NewKeys") -> Any:
     """Ask for the keys that were shown, until they are what is typed: all unlock keys, or shares that open together."""
-    from strongroom.storage_service.keyring.opening import unlock_keys
+    from strongroom.storage_service.keyring.ceremonies.typed import kids
 
     click.echo("They are in force once you have typed them back, from where they are kept now.", err=True)
-    shown = {key.kid for key in unlock_keys.parse("\n".join(key.reveal() for key in made.keys)).keys}
+    shown = kids("\n".join(key.reveal() for key in made.keys))
     while True:
         typed = entry.ask_for(made.needed or len(made.keys), "Share" if made.needed else "New key")
-        if {key.kid for key in unlock_keys.parse(typed.reveal()).keys} == shown:
+        if kids(typed.reveal()) == shown:
             return typed
         click.echo("These are not the keys that were shown; once more", err=True)
 

@@ -23,7 +23,7 @@ from strongroom.deploy.cli.words import Noun
 if TYPE_CHECKING:
     from strongroom.deploy.settings import Settings
     from strongroom.storage_service.keyring.ceremonies.enrolment import Listing
-    from strongroom.storage_service.keyring.machines.document import Row
+    from strongroom.storage_service.keyring.ceremonies.machines import Row
 
 _COLUMNS: Final = ("fingerprint", "name", "authorizer", "created")
 _MAX_FILE: Final = 1024 * 1024  # bytes of a file that an argument names
@@ -119,7 +119,7 @@ def config(ctx: click.Context) -> None:
 def config_init(*, name: str | None, kind: str, documents: Path | None) -> None:
     """Make this machine's key pair, and settings if there are none. Nothing is ever replaced."""
     from strongroom.deploy.cli.machine.config import initialize
-    from strongroom.storage_service.keyring.machines.key import Kind
+    from strongroom.storage_service.keyring.ceremonies.machines import Kind
 
     called = _name(name)
     made = initialize(home_or_default(), Kind(kind), documents and documents.absolute(), name)
@@ -179,7 +179,7 @@ def authorize(
 ) -> None:
     """Let the machine whose public key is in PUBFILE open the keyring; see to it that the fingerprint is its own."""
     from strongroom.deploy.cli.machine import here
-    from strongroom.storage_service.keyring.machines.key import parse_public
+    from strongroom.storage_service.keyring.ceremonies.machines import parse_public
 
     members = parse_public(_read(public))
     settings = _settings(file, sets, options)
@@ -259,7 +259,7 @@ def _name(said: str | None) -> str:
     Raises:
         UsageError: neither is one.
     """
-    from strongroom.storage_service.keyring.machines.document import is_name
+    from strongroom.storage_service.keyring.ceremonies.machines import is_name
 
     name = said or socket.gethostname().partition(".")[0]
     if not is_name(name):
@@ -282,7 +282,7 @@ def _lines(text: bytes) -> set[str]:
 
 
 def _show(listing: "Listing", found: "list[Row] | None") -> None:
-    from strongroom.storage_service.keyring.machines.document import SHORT
+    from strongroom.storage_service.keyring.ceremonies.machines import SHORT
 
     if show.as_json():
         rows = [
@@ -307,7 +307,7 @@ def _show(listing: "Listing", found: "list[Row] | None") -> None:
 
 
 def _named(row: "Row") -> str:
-    from strongroom.storage_service.keyring.machines.document import SHORT
+    from strongroom.storage_service.keyring.ceremonies.machines import SHORT
 
     return f"{row.name} ({row.fingerprint[:SHORT]})"
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from strongroom.deploy.home import TEMPLATE, Home
-from strongroom.storage_service.errors import ConfigurationError, Exists
+from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.files import replace_private
-from strongroom.storage_service.keyring.machines import key as machine_key
-from strongroom.storage_service.keyring.machines.key import Kind, MachineKey
+from strongroom.storage_service.keyring.ceremonies.machines import Kind, make_pair
 
 KEY: Final = "machine.key"  # the default of the setting of that name
 NAME: Final = "machine.name"  # what people were told to call it, for `machine init`
@@ -44,21 +43,16 @@ def initialize(home: Path, kind: Kind, documents: Path | None, name: str | None 
     place.prepare()
     path, public = home / KEY, home / PUBLIC
     try:
-        if path.exists():
-            _write_public(public, machine_key.read_private(path))
-            raise Exists(f"there is a machine's key at {path} already, and it is not replaced; {PUBLIC} is beside it")
-        key = machine_key.make(kind)
-        machine_key.write_private(path, key)
-        _write_public(public, key)
+        fingerprint = make_pair(path, public, kind)
         if name is not None:
             replace_private(home / NAME, f"{name}\n".encode())
         lines = () if documents is None else (f"machine_documents = {json.dumps(str(documents), ensure_ascii=False)}",)
         if place.config.exists():
-            return Made(key.fingerprint, path, public, place.config, lines)
+            return Made(fingerprint, path, public, place.config, lines)
         replace_private(place.config, _settings(lines).encode())
     except OSError as error:
         raise ConfigurationError(f"{error.filename or home}: {error.strerror}") from None
-    return Made(key.fingerprint, path, public, place.config, ())
+    return Made(fingerprint, path, public, place.config, ())
 
 
 def name_beside(key: Path) -> str | None:
@@ -67,10 +61,6 @@ def name_beside(key: Path) -> str | None:
         return key.with_name(NAME).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def _write_public(path: Path, key: MachineKey) -> None:
-    replace_private(path, json.dumps(key.public_jwk(), sort_keys=True).encode() + b"\n")
 
 
 def _settings(lines: tuple[str, ...]) -> str:

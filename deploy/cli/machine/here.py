@@ -20,22 +20,16 @@ from strongroom.storage_service.audit.log import AuditLog, AuditRecord
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.client.hand_over import hand_over
 from strongroom.storage_service.config import ServiceSettings
-from strongroom.storage_service.errors import ConfigurationError, KeyFileMissing, StartupError, WrongKey
+from strongroom.storage_service.errors import ConfigurationError, KeyFileMissing
 from strongroom.storage_service.hardening import harden
+from strongroom.storage_service.keyring.ceremonies import offline
 from strongroom.storage_service.keyring.ceremonies.enrolment import Enrolment, Opener
-from strongroom.storage_service.keyring.machines.endorsement import Acquaintance
-from strongroom.storage_service.keyring.machines.key import MachineKey, read_private
-from strongroom.storage_service.keyring.machines.stored import documents_in
-from strongroom.storage_service.keyring.opening import unlock_keys, wraps
-from strongroom.storage_service.keyring.opening.unattended import KeyFile
-from strongroom.storage_service.keyring.seen import Seen
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.ceremonies.files import read_own
+from strongroom.storage_service.keyring.ceremonies.machines import MachineKey
 from strongroom.storage_service.wire import CommandAct
 
 if TYPE_CHECKING:
     from strongroom.storage_service.backends.base import Backend
-    from strongroom.storage_service.keyring.rootkey import RootKey
-    from strongroom.storage_service.keyring.stored import Sealed
 
 OFFLINE: Final = "recorded by the command itself: no service ran"
 
@@ -63,39 +57,8 @@ def run(settings: Settings, act: Callable[[Enrolment, "Backend"], Awaitable[T]])
 
 def otherwise(settings: Settings, store: "Backend", unlock_file: str | None) -> Opener:
     """Return what opens the keyring by the root key file, or by what people type, or have typed into *unlock_file*."""
-
-    async def open_root(sealed: "Sealed") -> "RootKey":
-        if unlock_file is None:
-            root = await _by_file(settings, store, sealed.root)
-            if root is not None:
-                return root
-        # It blocks, and nothing else waits for this loop.
-        text = entry.read(unlock_file, entry.ask_for_enough)
-        candidate = unlock_keys.parse(text.reveal())
-        held = {each.recipient: each for each in await wraps.wraps_of(store, sealed.root)}
-        for key in candidate.keys:
-            if key.kid in held:
-                return wraps.unwrap(held[key.kid], key)
-        raise WrongKey("no key that was given opens the keyring")
-
-    return open_root
-
-
-async def _by_file(settings: Settings, store: "Backend", root: str) -> "RootKey | None":
-    """Return the root key, opened by the root key file; None where somebody has to type.
-
-    Raises:
-        StartupError: the file does not open it, and nobody could.
-        WrongKey: only machines open it.
-    """
-    failed: StartupError | None = None
-    try:
-        opened = await KeyFile(settings.service.root_key).open(store, root)
-    except StartupError as error:
-        opened, failed = None, error
-    if opened is not None or any(each.kind in wraps.HUMAN for each in await wraps.wraps_of(store, root)):
-        return opened
-    raise failed or WrongKey("the keyring is opened by machines alone, and this machine is not one of them")
+    by_typing = unlock_file is not None
+    return offline.opener(store, settings.service, lambda: entry.read_text(unlock_file), by_typing=by_typing)
 
 
 def _check(settings: Settings) -> None:
@@ -119,10 +82,7 @@ async def _here(settings: Settings) -> "AsyncIterator[tuple[Enrolment, Backend]]
         store = open_backend(settings.service.store)
         stack.push_async_callback(store.close)
         await store.open()
-        documents = documents_in(store, settings.service.machine_documents)
-        seen = Seen(Page(), settings.service.keyring_seen)
-        await seen.load()
-        yield Enrolment(store, documents, key, recorder.record, knows=Acquaintance(path), seen=seen), store
+        yield await offline.enrolment(store, settings.service, path, key, recorder.record), store
 
 
 def _read_key(settings: Settings) -> tuple[Path, MachineKey]:
@@ -130,7 +90,7 @@ def _read_key(settings: Settings) -> tuple[Path, MachineKey]:
     if path is None:
         raise ConfigurationError("'machine_key' names no file")
     try:
-        return path, read_private(path)
+        return path, read_own(path)
     except KeyFileMissing as error:
         raise error.advising(Step("make one", "machine config init", {"home": str(settings.home)})) from None
 

@@ -10,7 +10,7 @@ from strongroom.deploy.serving.tls import Holder, holder
 from strongroom.deploy.settings import Settings, load
 from strongroom.storage_service.config import ProxySettings
 from strongroom.storage_service.hardening import harden
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.ceremonies.sharing import Page
 
 # gunicorn runs a configuration module in the process that forks the workers, and may run it anew at each SIGHUP; this
 # package is imported once, so what the workers share outlives that.
