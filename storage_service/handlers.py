@@ -140,7 +140,7 @@ class Handler:
         Raises:
             Invalid: a key is not one.
             TooLarge: as stored, of each `MAX_PAGE` they are more than *limit* bytes together; none was read.
-            BadRecord: what is stored is no valid record.
+            BadRecord: the stored record is invalid.
         """
         wanted = self._names(model, keys)
         found = await self._read(model, wanted, limit)
@@ -186,7 +186,7 @@ class Handler:
 
         Raises:
             Invalid: *after* is no key, or *limit* out of bounds.
-            BadRecord: what is stored is no valid record.
+            BadRecord: the stored record is invalid.
             TooLarge: not even the first is within *size*.
         """
         position = self._position(model, after, limit)

@@ -130,7 +130,7 @@ class ApiKeys:
         """Make a new key, keep its verifier, and return the key, which nobody can tell again.
 
         Raises:
-            Invalid: the id, a path or an action is none.
+            Invalid: the id, a path or an action is invalid.
             Exists: the id is taken, was so once, or is the service's own or its proxy's.
             Unavailable: the store does not answer.
         """
@@ -209,7 +209,7 @@ class ApiKeys:
         """Refuse what is no record of an API key that could be made here.
 
         Raises:
-            Invalid: the id, or something in the record, is none; nothing of it is repeated.
+            Invalid: the id, or something in the record, is invalid; nothing of it is repeated.
         """
         if _ID.fullmatch(key_id) is None or key_id in self._own:
             raise Invalid("that is not the id of an API key, or it is the service's or its proxy's own")

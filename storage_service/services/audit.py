@@ -53,7 +53,7 @@ class AuditService:
             denied: the command has refused it.
 
         Raises:
-            Invalid: *by* or *name* is none.
+            Invalid: *by* or *name* is invalid.
             Denied: *caller* may not do it himself.
             AuditUnavailable: it cannot be recorded.
         """
