@@ -5,7 +5,7 @@
                                           octet-stream PUT would store, so that /secrets serves what is saved here
 
 One class serves both kinds; a handler is told which of the two it keeps, and the bootstrap gives the one for secrets
-a backend that encrypts. Whoever asks has been allowed to: nothing here decides.
+a backend that encrypts. The caller was allowed to ask: nothing here decides.
 """
 
 import asyncio

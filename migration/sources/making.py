@@ -1,4 +1,4 @@
-"""What sources make records with: one rule for each kind of value, wherever it lay before."""
+"""How sources make records: one rule for each kind of value, wherever it lay before."""
 
 import base64
 from collections.abc import Mapping

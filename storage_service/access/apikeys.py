@@ -5,7 +5,7 @@
 
     system/spent/apikeys/<id>/   (empty) an id that was revoked, and is given to nobody else
 
-Whoever had an id has left things under its name: its own container, lines in the audit log, places where it is let in.
+An id leaves things under its name: its own container, lines in the audit log, places where it is let in.
 So no id is given out twice.
 
 A plain SHA-256 is enough because a key is random: there is nothing to guess (slow hashes are for people's passwords).

@@ -1,4 +1,4 @@
-"""All that the socket serves of keys, under ``/keyring``: one noun a class, and nothing in it but the way in and out.
+"""All that the socket serves of keys, under ``/keyring``: one class for each noun, which only translates.
 
 The proxy forwards none of it.
 """

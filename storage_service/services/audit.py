@@ -1,4 +1,4 @@
-"""What others tell of what they refused, or are about to do: the service alone writes its audit log."""
+"""Reports of what others refused, or are about to do: the service alone writes its audit log."""
 
 import re
 from collections.abc import Sequence
