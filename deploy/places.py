@@ -1,4 +1,4 @@
-"""Where things lie when nobody says otherwise; the names that the command and the processes agree on."""
+"""Where things lie by default; the names that the command and the processes agree on."""
 
 from pathlib import Path
 from typing import Final

@@ -27,7 +27,7 @@ WITH_CONFIG: Final = frozenset({"key import", "machine init", "machine list"})  
 
 
 class Lead(NamedTuple):
-    """What leads a command to a service, as it was said: None for what was not."""
+    """The options that lead a command to a service, as given: None for one that was not."""
 
     home: Path | None = None
     socket: Path | None = None

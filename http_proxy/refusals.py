@@ -1,4 +1,4 @@
-"""What the proxy turns away itself, and the service therefore never sees: counted here, and told to the service's log.
+"""Requests that the proxy refuses itself, which the service never sees: counted here, and reported to its log.
 
 The rule is the service's (`strongroom.storage_service.strangers`): the first of an address is told at once, the others
 of a second together. Nothing waits for it, and a request that is let through costs nothing. What cannot be told is
@@ -54,7 +54,7 @@ def why(error: ServiceError) -> Why:
 
 
 class RefusalReporter:
-    """Those whom one worker of the proxy turns away."""
+    """The requests that one worker of the proxy refuses."""
 
     def __init__(self, pool: Pool, settings: ProxySettings) -> None:
         """Take the way to the service, and what the proxy is to it."""

@@ -1,4 +1,4 @@
-"""What every request is told by: its id, and who sent it."""
+"""How every request is identified: its id, and who sent it."""
 
 import ipaddress
 import os

@@ -1,4 +1,4 @@
-"""``apply``: every record is read, saved, read back, compared and journalled; again and again it does no harm.
+"""``apply``: every record is read, saved, read back, compared and journalled; repeating it does no harm.
 
 A batch goes so. Both sides are read, and each record decided. Then it is written in parts: what is sealed in one commit
 with the row of the journal that tells of the whole part. What is plain follows, each record guarded by the revision it

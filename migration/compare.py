@@ -1,4 +1,4 @@
-"""What is to be done about one record: the rules, and their reading of both sides."""
+"""Decide what to do about one record: the rules, and their reading of both sides."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def decide(digest: str, held: str | None, last: Copy | None, *, deleted: bool, p
         held: digest of what the service holds, None where there is nothing.
         last: how this run left it, if it met it before.
         deleted: whether somebody removed it from the service since, or before it had moved.
-        policy: for conflicts. Our own copy, unchanged since, is none: it follows the source.
+        policy: for conflicts. Our own copy, unchanged since, is no conflict: it follows the source.
     """
     if held == digest:
         return Act.PRESENT, ""

@@ -1,4 +1,4 @@
-"""A keyed hash: it tells whether two values are equal, and nothing else to who does not have its key."""
+"""A keyed hash: it tells whether two values are equal, and nothing else to anyone without its key."""
 
 import hashlib
 import secrets

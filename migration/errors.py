@@ -1,4 +1,4 @@
-"""What a migration ends with where it cannot go on. No text holds a secret; each says what to do, or has steps."""
+"""The errors that end a migration. No text holds a secret; each says what to do, or has steps."""
 
 from strongroom.storage_service.errors import StrongroomError
 

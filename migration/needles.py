@@ -1,4 +1,4 @@
-"""Searching for what must be found nowhere: any number of byte strings, in files of any size, in bounded memory.
+"""Search for what must be found nowhere: any number of byte strings, in files of any size, in bounded memory.
 
 Of each needle up to `WINDOWS` pieces of `WINDOW` bytes are looked for (of a shorter one the whole), spread over all of
 it, so that what a file still has of a value that was overwritten in part, or was cut up into pages, is found as well.

@@ -27,7 +27,7 @@ class Record:
         """Return *model* as a record, unchecked.
 
         Raises:
-            InvalidName: its primary key is none.
+            InvalidName: its primary key is invalid.
         """
         text = model.to_json()
         return cls(

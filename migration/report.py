@@ -1,4 +1,4 @@
-"""What a verb tells of its work: one shape for people and programs, in which no secret has a place."""
+"""A verb's report on its work: one shape for people and programs, with no place for a secret."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""A mapping of texts that lies on disk: what a run must remember of every record, in memory that does not grow."""
+"""A mapping of texts on disk: a run remembers something of every record, in memory that does not grow."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence

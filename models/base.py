@@ -1,4 +1,4 @@
-"""What every record shares: its name, its rules, and its full and safe forms.
+"""What all records share: its name, its rules, and its full and safe forms.
 
 A model is one class with annotated fields, and making the class is all the registering there is::
 

@@ -43,7 +43,7 @@ def field_of(annotation: Any) -> Field:
     """Return the law that *annotation* states.
 
     Raises:
-        TypeError: it is none of the forms that this module's first lines list.
+        TypeError: it is not one of the forms that this module's first lines list.
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:

@@ -1,4 +1,4 @@
-"""What is to be done next, as data: whoever shows it says it in words of his own.
+"""What is to be done next, as data: each face words it in its own way.
 
     {"reason": "move it", "verb": "migrate apply", "options": {"run": "commissaire-x7pq", "skip_bad": true}}
 

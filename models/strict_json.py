@@ -34,7 +34,7 @@ _ALL_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 """What a parser raises at bytes that are not what it was told to expect: also at those that are not UTF-8, or too deep.
 
-Whoever catches only msgspec's own errors lets two of the three through, so nobody names those.
+Catching only msgspec's own errors would let two of the three through, so nobody names those.
 """
 
 

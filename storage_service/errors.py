@@ -1,4 +1,4 @@
-"""Everything the service refuses or fails with, on one page. Nothing here knows HTTP: ``wire`` has that table.
+"""All refusals and failures of the service, on one page. Nothing here knows HTTP: ``wire`` has that table.
 
 Two trees. `ServiceError` is an answer to a caller and crosses the socket by its *code*; `StartupError` is an answer
 to the operator and ends the process with a message that says what to do. What can be done with a verb of ours stands

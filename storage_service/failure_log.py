@@ -1,6 +1,6 @@
-"""Why the service could not do what was asked, in its log: the first for each reason at once, the others counted.
+"""Failures in the service's log: the first for each reason at once, the others counted.
 
-A full disk refuses every write for as long as it lasts. Whoever looks must find the reason, and find the log readable.
+A full disk refuses every write for as long as it lasts. Whoever reads the log must find the reason in it.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Files of ours alone: made and replaced whole or not at all, names brought to the disk, directories locked."""
+"""Files for this user alone: made and replaced whole or not at all, names synced to disk, directories locked."""
 
 import fcntl
 import os

@@ -5,7 +5,7 @@
                                           octet-stream PUT would store, so that /secrets serves what is saved here
 
 One class serves both kinds; a handler is told which of the two it keeps, and the bootstrap gives the one for secrets
-a backend that encrypts. Whoever asks has been allowed to: nothing here decides.
+a backend that encrypts. The caller was allowed to ask: nothing here decides.
 """
 
 import asyncio
@@ -140,7 +140,7 @@ class Handler:
         Raises:
             Invalid: a key is not one.
             TooLarge: as stored, of each `MAX_PAGE` they are more than *limit* bytes together; none was read.
-            BadRecord: what is stored is no valid record.
+            BadRecord: the stored record is invalid.
         """
         wanted = self._names(model, keys)
         found = await self._read(model, wanted, limit)
@@ -186,7 +186,7 @@ class Handler:
 
         Raises:
             Invalid: *after* is no key, or *limit* out of bounds.
-            BadRecord: what is stored is no valid record.
+            BadRecord: the stored record is invalid.
             TooLarge: not even the first is within *size*.
         """
         position = self._position(model, after, limit)

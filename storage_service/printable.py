@@ -4,7 +4,7 @@
 def printable(text: str) -> str:
     r"""Return *text* with a ``\uXXXX`` (of UTF-16, as in JSON) for whatever would move a cursor, hide or turn around.
 
-    That are control characters, C1 among them, line and paragraph separators, marks of direction, and what is none.
+    That are control characters, C1 among them, line and paragraph separators, marks of direction, and lone surrogates.
     """
     if text.isascii() and text.isprintable():
         return text

@@ -1,4 +1,4 @@
-"""Whoever is turned away is counted, so that evidence of it stays and its amount does not: a line a second.
+"""Refused requests are counted, so that the evidence stays small: a line a second.
 
 Of strangers the first from an address is told at once. Who comes from there within the second is counted, and told as
 one line with their number, the last of them and the names they claimed. So many addresses have a line of their own; the

@@ -1,4 +1,4 @@
-"""The ``strongroom`` command: one module a noun, imported only when its noun is said."""
+"""The ``strongroom`` command: one module for each noun, imported only when that noun is used."""
 
 import importlib
 import sys

@@ -23,7 +23,7 @@ _CREDENTIALS: Final = ("API_ID", "API_KEY")
 
 @dataclass(slots=True)
 class Common:
-    """What was said on the command line, before or after the noun; the later word counts."""
+    """The options given on the command line, before or after the noun; the later one counts."""
 
     home: Path | None = None
     socket: Path | None = None

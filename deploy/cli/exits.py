@@ -1,4 +1,4 @@
-"""What each error is to the shell: one table of exit codes, and one line of text that says what to do."""
+"""How the shell sees each error: one table of exit codes, and one line of text that says what to do."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The flags that say settings, for the commands that start something or show what would be started."""
+"""The flags that set settings, for the commands that start something or show what would be started."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -95,7 +95,7 @@ def fits(text: str) -> bool:
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show how far long work is, if somebody looks on; the block says how much more is done. None: of who knows what.
+    """Show how far long work is, at a terminal; the block says how much more is done. *total* may be unknown: None.
 
     What is shown goes to standard error: standard output is for what comes of it.
     """

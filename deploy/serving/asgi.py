@@ -1,4 +1,4 @@
-"""What is not hot, as ASGI 3.0: an exchange becomes a scope and two callables, what an application sends an answer.
+"""All but the hot paths, as ASGI 3.0: an exchange becomes a scope and two callables, and what they get an answer.
 
 Peer credentials stand in ``scope["extensions"]`` where the kernel knows them. A body is given on in the pieces it comes
 in, and no more of it is read than the application asks for.
@@ -25,7 +25,7 @@ async def run(app: App, exchange: "Exchange", state: Mapping[str, object]) -> No
     """Let *app* answer *exchange*; *state* stands in the scope's ``state``.
 
     Raises:
-        RuntimeError: it ended without an answer, or sent what is none.
+        RuntimeError: it ended without an answer, or sent something else.
     """
     conversation = _Conversation(exchange)
     await app(_scope(exchange, state), conversation.receive, conversation.send)

@@ -1,4 +1,4 @@
-"""Handshakes that came to nothing, told in few lines: who operates a server must see that clients cannot come in.
+"""Failed handshakes, logged in few lines: an operator must see that clients cannot connect.
 
 The first is told at once; what follows is counted, and told together every so often. Of what was sent nothing is told,
 only the sort of failure and from where: however many strangers knock, the log grows by one line in that time.

@@ -1,4 +1,4 @@
-"""What one worker gives to connections: how many, for how long, and who goes first when there are too many.
+"""What one worker gives to connections: how many, for how long, and which is closed first when there are too many.
 
 A stranger gets nothing for free: every state that a connection can wait in has a deadline, and the connections are
 counted, in all and for each address. When they are too many, the one that has been silent longest is closed; one whose

@@ -1,4 +1,4 @@
-"""What a start would refuse of the files that it finds, looked at without starting anything and without making any.
+"""Checks the files that a start would find, without starting or making anything.
 
 `strongroom config check` says it beforehand, and a start says it in one line before there is a process to fail.
 """

@@ -246,7 +246,7 @@ def listener(role: Role, settings: Settings) -> socket.socket:
     """Return the bound socket of *role*; gunicorn makes it listen.
 
     Raises:
-        ConfigurationError: the address is taken, or is none of this machine.
+        ConfigurationError: the address is taken, or does not belong to this machine.
     """
     if role is Role.STORAGE:
         return _bind_unix(settings.service.socket, settings.service.socket_mode)

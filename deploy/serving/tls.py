@@ -352,7 +352,7 @@ def _ask_clients(context: ssl.SSLContext, settings: ProxySettings) -> None:
 
 
 def _counted(chain: list[x509.Certificate]) -> Iterable[x509.Certificate]:
-    """Return those of *chain* that clients hold against the clock: a root that is sent along is none of them."""
+    """Return those of *chain* that clients hold against the clock: not a root that is sent along."""
     return [chain[0], *(each for each in chain[1:] if each.issuer != each.subject)]
 
 

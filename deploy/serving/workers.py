@@ -118,7 +118,7 @@ class StrongroomWorker(Worker):
     async def _told_by_the_first(self, told: asyncio.Event) -> bool:
         """Whether another worker tells why none can start: all of one start fail for the same reason.
 
-        Whoever ends so ends the others, too; so the first is waited for, or nobody would have told.
+        A worker that ends so ends the others, too; so the first is waited for, or the reason would be lost.
         """
         if not 1 < self.age <= self.cfg.workers:
             return False

@@ -1,4 +1,4 @@
-"""What the operator says, from all the places it is said in, made into what the two processes are told.
+"""The operator's settings, from all the places they come from, made into what the two processes get.
 
 Flags over ``STRONGROOM_*`` over ``strongroom.toml`` over the proposal's two files (``storage.conf``,
 ``custodia.conf``) over the defaults. Each place is a `Layer`; the first that speaks of a setting decides it. An unknown
@@ -135,7 +135,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All that was said, resolved."""
+    """All settings, resolved."""
 
     home: Path
     client: Path
@@ -364,7 +364,7 @@ def _expanded(path: Path) -> Path:
 
 
 class _Resolver:
-    """Makes typed settings of what the layers say, and says which layer a faulty one came from."""
+    """Makes typed settings of the layers, and names the layer that a faulty one came from."""
 
     def __init__(self, home: Path, layers: list[Layer]) -> None:
         self._home = home

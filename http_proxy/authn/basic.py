@@ -7,7 +7,7 @@ than its owner may write, or that holds anything else, lets nobody in, and the l
 
 A wrong password and an unknown user cost the same: the unknown are checked against the hash of some user, and refused
 whatever comes of it. A user's hash always takes the same time, so a name must stand for the same hash at each try, in
-all workers, and after a restart; and of the names that are none, as many must take long as of those that are. So each
+all workers, and after a restart; and of unknown names, as many must take long as of known ones. So each
 stored hash bids for a name, with a keyed hash under itself, and the highest bid has it. Who does not know what the file
 holds cannot tell which; a user who is added, changed or removed moves the names that it has, and no others.
 
@@ -109,7 +109,7 @@ class _Users:
 
 
 class _Claim(NamedTuple):
-    """Who somebody says to be, and from where."""
+    """The user that a caller claims to be, and the caller's address."""
 
     address: str
     name: str

@@ -1,4 +1,4 @@
-"""The line of those whose password is to be verified: who is next, and who has to go where there is no place left.
+"""The queue of passwords to verify: which is next, and which is refused when it is full.
 
 Addresses have their turns one after the other, and within an address the names that are claimed. Where all places are
 taken, a newcomer gets the place of the last who came from the site that has the most of them (a /48 of IPv6, or else an

@@ -1,6 +1,6 @@
 """Where hosts lie: with the handler that keeps hosts, and with every other that a host's *source* can name.
 
-Whoever asks for a host by its address need not know which: all places are looked at, in their order, and the first that
+Who asks for a host by its address need not know which: all places are looked at, in their order, and the first that
 has the address counts. What is told of the places is kept for a moment, for they change when the service starts anew.
 """
 

@@ -39,7 +39,7 @@ class Source(Protocol):
         """Connect, and check that this is an estate of this kind; *digest* makes the marks of what has no revision.
 
         Raises:
-            ConfigurationError: it is none, or an option contradicts it; the text says what to do.
+            ConfigurationError: it is invalid, or an option contradicts it; the text says what to do.
         """
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What sources make records with: one rule for each kind of value, wherever it lay before."""
+"""How sources make records: one rule for each kind of value, wherever it lay before."""
 
 import base64
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def key_of_file(content: bytes) -> str:
     """Return the content of a key file as `HostCreds` keeps it.
 
     Raises:
-        Unfit: it is none of a private key, as far as one can see.
+        Unfit: as far as one can see, it is not a private key.
     """
     if not content.strip():
         raise Unfit("its key file is empty")

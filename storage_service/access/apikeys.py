@@ -5,7 +5,7 @@
 
     system/spent/apikeys/<id>/   (empty) an id that was revoked, and is given to nobody else
 
-Whoever had an id has left things under its name: its own container, lines in the audit log, places where it is let in.
+An id leaves things under its name: its own container, lines in the audit log, places where it is let in.
 So no id is given out twice.
 
 A plain SHA-256 is enough because a key is random: there is nothing to guess (slow hashes are for people's passwords).
@@ -130,7 +130,7 @@ class ApiKeys:
         """Make a new key, keep its verifier, and return the key, which nobody can tell again.
 
         Raises:
-            Invalid: the id, a path or an action is none.
+            Invalid: the id, a path or an action is invalid.
             Exists: the id is taken, was so once, or is the service's own or its proxy's.
             Unavailable: the store does not answer.
         """
@@ -209,7 +209,7 @@ class ApiKeys:
         """Refuse what is no record of an API key that could be made here.
 
         Raises:
-            Invalid: the id, or something in the record, is none; nothing of it is repeated.
+            Invalid: the id, or something in the record, is invalid; nothing of it is repeated.
         """
         if _ID.fullmatch(key_id) is None or key_id in self._own:
             raise Invalid("that is not the id of an API key, or it is the service's or its proxy's own")

@@ -113,7 +113,7 @@ async def authenticate(authenticators: tuple[Authenticator, ...], head: Head, pe
 
 
 class Proxy:
-    """Who is believed about the network: whoever shows the proxy's own key, on each request, beside the caller's.
+    """Who is believed about the network: a caller that shows the proxy's own key, on each request, beside the caller's.
 
     All others may say what they like in ``Forwarded``, and whom they act for: none of it is written down.
     """

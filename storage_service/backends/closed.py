@@ -1,4 +1,4 @@
-"""Secrets that are known to open and are not in memory in the clear, each until it is wanted."""
+"""Secrets that are known to open, kept encrypted in memory until each is wanted."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, Self

@@ -1,4 +1,4 @@
-"""What a file holds, and whether all of it opens; nothing is written anywhere."""
+"""Check a backup file: what it holds, and whether all of it opens; nothing is written anywhere."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping

@@ -96,7 +96,7 @@ class Reader:
     What `rows` gave out is known to be undamaged only when it has come to its end.
 
     Raises:
-        Invalid: the head is none.
+        Invalid: the head is invalid.
         ConfigurationError: a later version of this program wrote it.
     """
 

@@ -1,6 +1,6 @@
-"""What a store says of itself while it is being restored: it stands from the first commit to the last.
+"""The mark of a store that is being restored: it is there from the first commit to the last.
 
-Whoever is killed in between leaves it behind, and no service starts on a store that has it.
+A process that is killed in between leaves it behind, and no service starts on a store that has it.
 """
 
 from strongroom.models.names import RESTORE

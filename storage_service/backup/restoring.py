@@ -1,4 +1,4 @@
-"""A file becomes a store.
+"""Restore a backup file into a store.
 
     1  the store is empty, and gets the marker                     one commit
     2  the rows, all but the keyring                               many commits, each only while the marker stands

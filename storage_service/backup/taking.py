@@ -1,4 +1,4 @@
-"""A moment of a store becomes a file."""
+"""Write a store, as of one moment, to a backup file."""
 
 from collections.abc import Callable
 from typing import IO

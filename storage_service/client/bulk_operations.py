@@ -1,4 +1,4 @@
-"""What is encrypted, as it is stored: several values and journals in one commit, for who moves or mends records."""
+"""What is encrypted, as it is stored: several values and journals in one commit, for moving and repairing records."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple

@@ -583,7 +583,7 @@ def decode(answer: Answer, of: type[A]) -> A:
     """Return the answer as an *of*.
 
     Raises:
-        Internal: it is none; nothing of it is repeated.
+        Internal: it is invalid; nothing of it is repeated.
     """
     try:
         return msgspec.json.decode(answer.body, type=of)

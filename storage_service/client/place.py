@@ -1,4 +1,4 @@
-"""Where the service listens, and what a request came to that got no answer: what both pools share.
+"""Where the service listens, and what became of a request that got no answer: shared by both pools.
 
 ``pool`` keeps connections for an event loop, ``sockets`` for threads. They tell the same troubles in the same words,
 which are ours: a library's text may quote what was sent.

@@ -396,7 +396,7 @@ class Connection(asyncio.Protocol):
 class Pool:
     """At most *connections* conversations at a time, waiting callers served in their order.
 
-    Whoever takes a connection gives it back with ``finish``, however the exchange ended. Connections are opened when
+    A taken connection is given back with ``finish``, however the exchange ended. Connections are opened when
     they are first needed, on the loop that needs them.
     """
 

@@ -154,7 +154,7 @@ class Connection:
         """Return the answer that *data* is the beginning of, and whether the connection may be used again.
 
         Raises:
-            Malformed: it is none, or another request's.
+            Malformed: it is malformed, or another request's.
             TimeoutError: it was not whole in time.
             OSError: the connection ended before.
         """

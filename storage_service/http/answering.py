@@ -1,4 +1,4 @@
-"""What every resource does with a request: see who asks, read what is said, and answer it."""
+"""What every resource does with a request: identify the caller, read the body, and answer."""
 
 import asyncio
 from typing import Any, Final, Self, TypeVar

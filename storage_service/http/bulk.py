@@ -140,7 +140,7 @@ async def changes_of(said: Sequence[wire.BulkChange]) -> list[Put | Delete | Che
     """Return what is *said* as changes of the store; others get their turn in between.
 
     Raises:
-        Invalid: one of them is none.
+        Invalid: one of them is invalid.
     """
     turns = Turns()
     changes = []

@@ -1,4 +1,4 @@
-"""All that the socket serves of keys, under ``/keyring``: one noun a class, and nothing in it but the way in and out.
+"""All that the socket serves of keys, under ``/keyring``: one class for each noun, which only translates.
 
 The proxy forwards none of it.
 """
@@ -87,7 +87,7 @@ class Keyring(_Resource):
 
 
 class First(_Resource):
-    """The first keyring of a store."""
+    """Make the first keyring of a store."""
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make it, and show what opens it, this once."""
@@ -124,7 +124,7 @@ class Unlock(_Resource):
 
 
 class Lock(_Resource):
-    """What closes it."""
+    """Lock the service: forget the root key."""
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Lock every worker."""
@@ -133,7 +133,7 @@ class Lock(_Resource):
 
 
 class Forget(_Resource):
-    """What closes it, and ends who knew it."""
+    """Lock the service, and replace the workers that knew the root key."""
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Lock every worker, and let others take their places."""

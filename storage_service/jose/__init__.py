@@ -1,4 +1,4 @@
-"""JOSE, without any key of ours: who encrypts for itself (a client, a migration, a vault) needs nothing else.
+"""JOSE, without any key of ours: those who encrypt for themselves (a client, a migration, a vault) need nothing else.
 
 key                 512 secret bits and the id that they are known by
 envelope            the one form of an encrypted value: a compact JWE that opens under its own name alone

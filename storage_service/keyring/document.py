@@ -192,7 +192,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         """Return the document with a new keyset.
 
         Raises:
-            Invalid: the name is none or kept for the service, or not *keys* 1 to `MAX_KEYS`.
+            Invalid: the name is invalid or kept for the service, or not *keys* 1 to `MAX_KEYS`.
             Exists: there is one of that name.
         """
         if not is_keyset(name):
@@ -307,7 +307,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
 
         Raises:
             NotFound: there is no such keyset.
-            Invalid: *container* is none.
+            Invalid: *container* is not a container's name.
             InUse: too many old generations are not retired yet.
         """
         self.keyset(name)
@@ -329,7 +329,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         """Return the document with a backup registered, that needs all generations of today.
 
         Raises:
-            Invalid: the label is none.
+            Invalid: the label is invalid.
             Exists: there is one of that label.
         """
         if not label.isprintable() or not 0 < len(label) <= 128:

@@ -1,4 +1,4 @@
-"""Who holds the keys in one worker of the service, and how all workers come to hold or to drop them together.
+"""The holder of the keys in one worker of the service, and how all workers obtain or drop them together.
 
 The root key lies, while the service is unlocked, in the page of memory that all its workers share, and nowhere else;
 each worker holds the ring of data keys that it opened with it. A counter in that page says when to look again: it is

@@ -82,7 +82,7 @@ def open_document(sealed: Sealed, root: RootKey) -> Document:
 
     Raises:
         WrongRootKey: it is encrypted under another root key.
-        KeyringDamaged: it does not open, or what is in it is none.
+        KeyringDamaged: it does not open, or its content is invalid.
         KeyringOutdated: *root* has seen a newer one. It may have been written since this one was read, too.
         ConfigurationError: a later version of this program wrote it.
     """

@@ -1,4 +1,4 @@
-"""What others tell of what they refused, or are about to do: the service alone writes its audit log."""
+"""Reports of what others refused, or are about to do: the service alone writes its audit log."""
 
 import re
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class AuditService:
             denied: the command has refused it.
 
         Raises:
-            Invalid: *by* or *name* is none.
+            Invalid: *by* or *name* is invalid.
             Denied: *caller* may not do it himself.
             AuditUnavailable: it cannot be recorded.
         """

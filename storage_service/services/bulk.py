@@ -51,7 +51,7 @@ class Text:
 class BulkService:
     """All that can be done to encrypted values as they are stored.
 
-    Every method raises Denied and AuditUnavailable before anything is done, Invalid for names that are none or are not
+    Every method raises Denied and AuditUnavailable before anything is done, Invalid for names that are not valid or not
     served here, Locked or Uninitialized while there is no key, and Unavailable with its fate.
     """
 

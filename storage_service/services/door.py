@@ -68,7 +68,7 @@ class Caller:
 
     @contextmanager
     def doing(self, acts: Sequence[Act]) -> Iterator[None]:
-        """Do *acts* inside: those that are done are none of those that a later error is told of."""
+        """Do *acts* inside; a later error does not concern those that are already done."""
         done = len(acts)
         try:
             yield

@@ -1,4 +1,4 @@
-"""What can be told of the keyring without telling a key: its state, who can open it, and what is under way with it."""
+"""What can be told of the keyring without showing a key: its state, who can open it, and what is under way with it."""
 
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field

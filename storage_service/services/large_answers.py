@@ -1,4 +1,4 @@
-"""One large answer at a time: so many values at once are in a worker's memory as one of them holds, whoever asks.
+"""One large answer at a time: a worker holds no more values in memory at once than one of them has.
 
 An answer is large when what it is made of takes more than `wire.LARGE_ANSWER` bytes in the store; small ones never
 wait. Who has its turn, for how long, and who may wait is `turns.Rule`'s to say: a principal has one, and one request

@@ -305,7 +305,7 @@ class RequestReader(_Body):
         """Return the request that *head* is the head of.
 
         Raises:
-            Malformed: it is none, or can be read in two ways.
+            Malformed: it is malformed, or ambiguous.
         """
         line = head[: head.find(b"\r\n")]
         if len(line) > MAX_LINE:
@@ -394,7 +394,7 @@ class AnswerReader(_Body):
         """Return the answer that *head* is the head of; None for an interim one, which another follows.
 
         Raises:
-            Malformed: it is none, or only the end of the connection would end its body.
+            Malformed: it is malformed, or only the end of the connection would end its body.
         """
         if not head.startswith(b"HTTP/1.1 "):
             raise Malformed("the answer is not HTTP/1.1")

@@ -1,4 +1,4 @@
-"""What is said of keys over the socket: the bodies and answers of every resource under ``/keyring``.
+"""What crosses the socket about keys: the bodies and answers of every resource under ``/keyring``.
 
 Key material crosses here twice, and on the socket alone: when keys have just been made, to be handed to their holders,
 and when people type them to unlock or to confirm. Both stay out of every repr. The proxy forwards none of these paths.

@@ -15,7 +15,7 @@ def read(data: bytes, reader: RequestReader | None = None) -> tuple[http1.Reques
     """Return the request that *data* begins with, its body, and what follows.
 
     Raises:
-        Malformed: it is none.
+        Malformed: it is malformed.
         EOFError: it is not whole.
     """
     reader = reader or RequestReader()
@@ -48,7 +48,7 @@ def read_in_pieces(data: bytes, size: int) -> bytes:
     """Read one request that comes *size* bytes at a time, and return its body.
 
     Raises:
-        Malformed: it is none.
+        Malformed: it is malformed.
         EOFError: it is not whole.
     """
     reader, body, end = RequestReader(), b"", 0

@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 
 class _VerbOrFile(Noun):
-    """A group whose first word is a verb of its own, or the file of the verb that goes unsaid."""
+    """A group whose first word is a verb, or the file for the verb that may be left out."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the verb in where it goes unsaid."""
+        """Insert the verb where it is left out."""
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
             args = ["take", *args]
         return super().parse_args(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the verb of that name; of any other name, the one that goes unsaid."""
+        """Return the verb of that name; of any other name, the one that may be left out."""
         return super().get_command(ctx, cmd_name) or self.commands["take"]
 
 

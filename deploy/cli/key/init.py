@@ -1,4 +1,4 @@
-"""``strongroom key init``: the first keys of a store, which count only once whoever is to keep them has seen them."""
+"""``strongroom key init``: the first keys of a store, in force only once their keepers have seen them."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""How what was made for people to keep is shown: once, on standard output, with a warning beside it."""
+"""Print newly made unlock keys and shares once, on standard output, with a warning."""
 
 import sys
 from typing import TYPE_CHECKING

@@ -34,7 +34,7 @@ CALL: Final = 60.0  # seconds that one call may take, when the store is slow
 
 @dataclass(frozen=True, slots=True)
 class Estate:
-    """The estate that was said: a source, its place and its options; or the name of a run, which knows them."""
+    """The estate that was named: a source, its place and its options; or the name of a run, which knows them."""
 
     kind: str | None
     place: str

@@ -1,4 +1,4 @@
-"""``strongroom migrate status``: the runs, who is at one, and what of an estate has not moved yet."""
+"""``strongroom migrate status``: the runs, who works on one, and which part of an estate has not moved yet."""
 
 from typing import TYPE_CHECKING
 

@@ -74,7 +74,7 @@ def load(content: bytes) -> Any:
     """Return what a text in YAML or JSON holds.
 
     Raises:
-        Unfit: it is none, or stands for too much; the text says where, and repeats nothing.
+        Unfit: it is invalid, or stands for too much; the text says where, and repeats nothing.
     """
     if content.lstrip()[:1] in (b"{", b"["):
         try:

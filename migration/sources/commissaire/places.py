@@ -148,7 +148,7 @@ class _Message:
         """Read it.
 
         Raises:
-            IndexError, ValueError: it is none.
+            IndexError, ValueError: it is invalid.
         """
         self.numbers: dict[int, int] = {}
         self.parts: dict[int, bytes] = {}

@@ -47,7 +47,7 @@ _PEM: Final = "-----BEGIN "
 _LINE_BREAKS: Final = re.compile(r"[ \t\r\n]+")
 _TELLABLE: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _TOLD: Final = 8  # names of fields in one note
-_NO_NEEDLES: Final = frozenset({_USER, "username"})  # they go with the secrets, and are none
+_NO_NEEDLES: Final = frozenset({_USER, "username"})  # they go with the secrets, and are not secret
 
 _OPTIONS_OF_SECRETS: Final[Mapping[str, str]] = {
     "token": "token",

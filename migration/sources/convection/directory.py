@@ -61,7 +61,7 @@ class Opened:
         """Take the document that the token opens to.
 
         Raises:
-            Unfit: it is none of a generic store.
+            Unfit: it does not belong to a generic store.
         """
         store = document.get(_STORE)
         if not isinstance(store, dict):
@@ -227,7 +227,7 @@ def _stores_and_keysets(document: Mapping[str, object]) -> tuple[Mapping[str, En
     """Return what a keymap says.
 
     Raises:
-        TypeError, KeyError: it is none.
+        TypeError, KeyError: it is invalid.
     """
     stores, keysets = document["keymap"], document["keysets"]
     if not isinstance(stores, dict) or not isinstance(keysets, list):

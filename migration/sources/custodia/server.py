@@ -413,7 +413,7 @@ def _name(item_id: str) -> str:
 
 
 def _octets(text: str) -> bytes:
-    """Return *text* in UTF-8; what is none comes out as octets that are no UTF-8 either."""
+    """Return *text* in UTF-8; lone surrogates are passed through, so it may not be UTF-8."""
     return text.encode(errors="surrogatepass")
 
 

@@ -84,7 +84,7 @@ class Table:
         """Return if this is a table of Custodia's.
 
         Raises:
-            ConfigurationError: it is none; the text says what to do.
+            ConfigurationError: it is invalid; the text says what to do.
         """
         try:
             is_file = self.path.is_file()

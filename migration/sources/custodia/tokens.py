@@ -65,7 +65,7 @@ class MasterKey:
         """Return what *token*, the value of *key*, holds.
 
         Raises:
-            Unopenable: it is none, another key's or changed, or pinned to another key of the store.
+            Unopenable: it is invalid, another key's or changed, or pinned to another key of the store.
         """
         members, value = self._decrypt(token)
         pin = members.get(envelope.PIN)

@@ -322,7 +322,7 @@ def _notes(file: File) -> Iterator[str]:
     """Yield what is to be told of a private key.
 
     Raises:
-        Unfit, _Left: it is none.
+        Unfit, _Left: it is not a private key.
     """
     if private_key.is_public(file.content):
         raise _Left("a public key, or a certificate")

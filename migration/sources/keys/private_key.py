@@ -37,7 +37,7 @@ def has_passphrase(content: bytes) -> bool:
     """Return whether a private key is encrypted.
 
     Raises:
-        Unfit: it is none, or one that OpenSSH does not read.
+        Unfit: it is invalid, or one that OpenSSH does not read.
     """
     if content.startswith(b"PuTTY-User-Key-File-"):
         raise Unfit("it is a key in PuTTY's form: convert it with puttygen -O private-openssh")

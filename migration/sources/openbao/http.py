@@ -84,7 +84,7 @@ class Url(NamedTuple):
         """Return the *place* as a URL.
 
         Raises:
-            ConfigurationError: it is none that can be used; it is not repeated, as there may be a password in it.
+            ConfigurationError: it cannot be used; it is not repeated, as there may be a password in it.
         """
         try:
             parts = urlsplit(place)
@@ -135,7 +135,7 @@ class Server:
             timeout: seconds for one question and its answer.
 
         Raises:
-            ConfigurationError: *cacert* cannot be read, or is none.
+            ConfigurationError: *cacert* cannot be read, or is invalid.
         """
         self._url = url
         self._timeout = timeout

@@ -1,4 +1,4 @@
-"""Which version of the KV engine a mount is of, as the server says: to who may use the mount, or see the table."""
+"""Which version of the KV engine a mount is of, as the server says to those who may use the mount or see the table."""
 
 import msgspec
 

@@ -68,7 +68,7 @@ class Layout:
         """Take the mappings, as they were said.
 
         Raises:
-            ConfigurationError: one is none, or two are of one folder.
+            ConfigurationError: one is invalid, or two are of one folder.
         """
         rules = {"": _Rule("", "")}
         said: set[str] = set()

@@ -92,7 +92,7 @@ class Layout(Protocol):
         """Return what a row says.
 
         Raises:
-            Unfit: it is none; the text says why, and repeats no value.
+            Unfit: it is invalid; the text says why, and repeats no value.
         """
 
 
@@ -244,7 +244,7 @@ class RowSource:
         """Find where the rows begin.
 
         Raises:
-            ConfigurationError: there is no such file, or it is none of this kind.
+            ConfigurationError: there is no such file, or it is not of this kind.
             EstateUnavailable: it cannot be read.
         """
         self._digest = digest

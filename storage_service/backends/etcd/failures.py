@@ -1,4 +1,4 @@
-"""What a failed call says about the request: the one table from gRPC's and etcd's words to ours.
+"""What a failed call says about the request: the one table from gRPC's and etcd's errors to ours.
 
 etcd tells many of its errors apart by their text alone (one code covers a request too large and a token too old),
 so the table goes by text first; the texts are those of etcd's ``api/v3rpc/rpctypes/error.go`` and of gRPC core. A

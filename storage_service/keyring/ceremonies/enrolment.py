@@ -141,7 +141,7 @@ class Enrolment:
 
         Raises:
             Exists: there are machines, or others make the first keyring at this moment.
-            Invalid: the name is none.
+            Invalid: the name is invalid.
             Overtaken: somebody else changed the keyring meanwhile; nothing was done.
             and whatever *otherwise* raises.
         """
@@ -186,7 +186,7 @@ class Enrolment:
             FlagTampered: whether it may cannot be told.
             WrongKey: this machine's key opens nothing here.
             Exists: a machine has that name, or that key.
-            Invalid: the name is none, or the key.
+            Invalid: the name or the key is invalid.
             Overtaken: somebody else changed the keyring meanwhile; nothing was done.
             Uninitialized: there is no keyring.
         """

@@ -388,7 +388,7 @@ def _document(sealed: Sealed, root: RootKey) -> Document:
 
 @asynccontextmanager
 async def _undisturbed(store: Backend, revision: int) -> AsyncIterator[None]:
-    """Let what is missing within be `Overtaken` if the document is not at *revision* any more: somebody dropped it."""
+    """Inside, report a missing wrap as `Overtaken` if the document is no longer at *revision*: somebody dropped it."""
     try:
         yield
     except (InUse, KeyringDamaged, WrongKey):

@@ -116,7 +116,7 @@ class MachineDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             created_at: seconds since 1970-01-01, UTC.
 
         Raises:
-            Invalid: the name is none, or the key.
+            Invalid: the name or the key is invalid.
         """
         if not is_name(name):
             raise Invalid(
@@ -141,7 +141,7 @@ class MachineDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         """Return the document in *raw*, which was found under that fingerprint.
 
         Raises:
-            KeyringDamaged: it is none, or another machine's; nothing of it is repeated.
+            KeyringDamaged: it is invalid, or another machine's; nothing of it is repeated.
             ConfigurationError: a later version of this program wrote it.
         """
         what = f"the document of the machine {fingerprint[:SHORT]}"
@@ -230,7 +230,7 @@ class MachineDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         """Return what is wrong with a document that was found under that fingerprint, "" if nothing is.
 
         Raises:
-            ValueError: its public key is none.
+            ValueError: its public key is invalid.
         """
         if self.fingerprint != fingerprint:
             return "it is another machine's"

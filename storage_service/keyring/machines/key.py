@@ -86,7 +86,7 @@ class MachineKey:
         members: the private key's JWK.
 
     Raises:
-        ValueError: it is none of the accepted kinds; the message repeats nothing of it.
+        ValueError: it is not of an accepted kind; the message repeats nothing of it.
     """
 
     __slots__ = ("_fingerprint", "_form", "_jwk")
@@ -127,7 +127,7 @@ class MachineKey:
                 reason = "it holds another root key than it names"
         except JWException:
             reason = Reason.WRONG_TAG
-        except ValueError:  # base64url, JSON, or a key that is none; its text adds nothing
+        except ValueError:  # base64url, JSON, or the key is invalid; its text adds nothing
             reason = Reason.MALFORMED
         # Raised after the handlers, so that neither a frame nor a text of theirs hangs on this error.
         raise Undecipherable(MACHINES + self._fingerprint, reason)

@@ -107,7 +107,7 @@ def decode(name: str, text: bytes) -> Wrap:
 
     Raises:
         ConfigurationError: a later version of this program wrote it.
-        KeyringDamaged: it is none, or belongs under another name.
+        KeyringDamaged: it is invalid, or belongs under another name.
     """
     try:
         said = strict_json.decode(text)
@@ -135,7 +135,7 @@ async def wraps_of(backend: Backend, root: str) -> list[Wrap]:
 
 
 async def others_than(backend: Backend, root: str) -> Sequence[Delete]:
-    """Return the changes that remove the wraps of every root key but *root*: they wrap what opens nothing any more."""
+    """Return the changes that remove the wraps of every root key but *root*: the others are no longer in use."""
     return [Delete(name) for name in await _texts(backend, WRAPS) if not name.startswith(f"{WRAPS}{root}/")]
 
 
