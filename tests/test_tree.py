@@ -149,6 +149,19 @@ def test_every_package_is_installed() -> None:
     assert said["package-dir"] == {"strongroom": "strongroom"} | {f"strongroom.{room}": room for room in ROOMS}
 
 
+def test_no_package_defines_a_name_that_a_module_in_it_has() -> None:
+    """Whoever imports the module from its package would get the other: a command in place of what it runs."""
+    found = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in modules()
+        if path.name == "__init__.py" and path.relative_to(ROOT).parts[0] in ROOMS
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        if path.with_name(f"{node.name}.py").exists() or (path.with_name(node.name) / "__init__.py").exists()
+    ]
+    assert found == []
+
+
 def test_the_one_name_has_no_code_of_its_own() -> None:
     """What lies in strongroom/ is what users import from and the mark of types; all else is in the rooms."""
     assert {path.name for path in files() if path.parent == ROOT / "strongroom"} == {"__init__.py", "py.typed"}

@@ -21,4 +21,7 @@ In memory
 
 What is done to it as a whole
     ceremonies/     the first root key and the next, who opens it, machines let in, export, restore
+
+Commands that hold a store or a key file without a service come in by ceremonies alone: files, typed, machines, offline,
+sharing. A contract in pyproject.toml lists who else may import from here.
 """

@@ -118,7 +118,7 @@ def config(ctx: click.Context) -> None:
 @common_options
 def config_init(*, name: str | None, kind: str, documents: Path | None) -> None:
     """Make this machine's key pair, and settings if there are none. Nothing is ever replaced."""
-    from strongroom.deploy.cli.machine.config import initialize
+    from strongroom.deploy.cli.machine.pair import initialize
     from strongroom.storage_service.keyring.ceremonies.machines import Kind
 
     called = _name(name)
@@ -154,7 +154,7 @@ def init(*, name: str | None, unlock_file: str | None, file: Path | None, sets: 
     terminal and else read from standard input. They never stand on a command line.
     """
     from strongroom.deploy.cli.machine import here
-    from strongroom.deploy.cli.machine.config import name_beside
+    from strongroom.deploy.cli.machine.pair import name_beside
 
     settings = _settings(file, sets, options)
     key = settings.service.machine_key

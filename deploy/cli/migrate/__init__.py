@@ -390,9 +390,9 @@ def status(*, words: tuple[str, ...], options: tuple[str, ...]) -> None:
 
     Of one run its source is read, too: what is not in the service, and whether read_through is still needed.
     """
-    from strongroom.deploy.cli.migrate import status as migrate_status
+    from strongroom.deploy.cli.migrate import runs
 
-    run(migrate_status.one(estate_of(words, options)) if words else migrate_status.every())
+    run(runs.one(estate_of(words, options)) if words else runs.every())
 
 
 @migrate.command()
