@@ -394,7 +394,7 @@ class KeyService:
             NotFound, InUse: as `sweep.retire`.
         """
         if version_of(version) != version:
-            raise Invalid("that is no version of a keyset", (("version", "is not <keyset>.<number>"),))
+            raise Invalid("that is not a version of a keyset", (("version", "is not <keyset>.<number>"),))
         async with self._permitted(caller, Action.DELETE, f"versions/{version}"), self._changing() as root:
             await sweep.retire(self._store, root, version)
 
