@@ -492,7 +492,7 @@ def test_a_wrong_word_is_met_by_the_right_ones(words: str, text: str) -> None:
         (click.File(), "names no file that this user can read"),
         (click.Path(exists=True), "names no file that this user can read"),
         (click.Choice(["a", "b"]), "is one of a, b"),
-        (click.Tuple([int, str]), "is no "),
+        (click.Tuple([int, str]), "is not a "),
         (int, "is a whole number"),
         (json.loads, "is no loads"),
     ],

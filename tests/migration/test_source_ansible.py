@@ -279,7 +279,7 @@ async def test_refused(files: Mapping[str, str], reason: str, tmp_path: Path) ->
 
 async def test_no_inventory(tmp_path: Path) -> None:
     """A place where nothing is, and playbooks that are nowhere, are refused."""
-    with pytest.raises(ConfigurationError, match="no inventory"):
+    with pytest.raises(ConfigurationError, match="not an inventory"):
         await read(tmp_path / "none")
     with pytest.raises(ConfigurationError, match="playbook_dir"):
         await read(written(tmp_path, {"hosts": "w1\n"}), playbook_dir=["none"])
