@@ -58,7 +58,7 @@ def credentials(address: str, key: str, user: str = "") -> Record:
 def host(fields: Mapping[str, object]) -> tuple[Record, ...]:
     """Return a host, in its form of today or with its credentials inside, as the records that it becomes.
 
-    Credentials that are empty or missing are none.
+    Credentials that are empty or missing count as absent.
 
     Raises:
         Unfit: a field is not valid.
@@ -95,7 +95,7 @@ def secret(name: str, value: str | bytes) -> Record:
 
     Raises:
         Unfit: it has no name that a secret can have, is empty or too large, or lies among the secrets of a model and
-            is none.
+            is not one of them.
     """
     text = value if isinstance(value, str) else _text_of(value)
     try:

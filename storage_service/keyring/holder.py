@@ -214,7 +214,7 @@ class Keeper:
                 self._drop()
                 self._seen = tick
                 if state is State.UNINITIALIZED:
-                    raise Uninitialized("there is not a keyring")
+                    raise Uninitialized("there is no keyring")
                 raise Locked("the service is locked")
             with self._root_of(bits) as root:
                 sealed = await stored.read(self._store)
@@ -391,7 +391,7 @@ class Keeper:
             raise Exists("the service is unlocked already")
         sealed = await stored.read(self._store)
         if sealed is None:
-            raise Uninitialized("there is not a keyring")
+            raise Uninitialized("there is no keyring")
         candidate = await asyncio.to_thread(unlock_keys.parse, text)
         held = {wrap.recipient: wrap for wrap in await wraps.wraps_of(self._store, sealed.root)}
         # From here on nothing is awaited until a wrong key is counted: many at once get no more tries than one.
@@ -421,7 +421,7 @@ class Keeper:
             raise Exists("the service is unlocked already")
         sealed = await stored.read(self._store)
         if sealed is None:
-            raise Uninitialized("there is not a keyring")
+            raise Uninitialized("there is no keyring")
         sealed, opened = await self._open_by_ways(sealed)
         if opened is None:
             raise WrongKey("an unlock key or shares are needed")

@@ -129,7 +129,7 @@ class BulkService:
         was empty before.
 
         Raises:
-            Invalid: a change is none, there are none or too many, or two are of one name.
+            Invalid: a change is invalid, there are none or too many, or two are of one name.
             TooLarge: a value is over its limit, or the batch over what the store takes at once.
             Changed: something is not at the expected revision.
             NoContainer: a secret would lie in no container.

@@ -394,7 +394,7 @@ class KeyService:
             NotFound, InUse: as `sweep.retire`.
         """
         if generation_of(generation) != generation:
-            raise Invalid("that is no generation of a keyset", (("generation", "is not <keyset>.<number>"),))
+            raise Invalid("that is not a generation of a keyset", (("generation", "is not <keyset>.<number>"),))
         async with self._permitted(caller, Action.DELETE, f"generations/{generation}"), self._changing() as root:
             await sweep.retire(self._store, root, generation)
 

@@ -56,7 +56,7 @@ def test_a_file_that_was_cut_is_refused_wherever() -> None:
     text = written(ROWS)
 
     for length in range(len(text)):
-        with pytest.raises(Invalid, match=r"cut short|no backup|not of the accepted form"):
+        with pytest.raises(Invalid, match=r"cut short|not a backup|not of the accepted form"):
             read(text[:length])
 
 

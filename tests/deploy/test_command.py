@@ -487,14 +487,14 @@ def test_a_wrong_word_is_met_by_the_right_ones(words: str, text: str) -> None:
         (click.FLOAT, "is a number"),
         (click.FloatRange(0, 1), "is a number from 0 to 1"),
         (click.BOOL, "is true or false"),
-        (click.UUID, "is no uuid"),
-        (click.DateTime(), "is no datetime"),
+        (click.UUID, "is not a uuid"),
+        (click.DateTime(), "is not a datetime"),
         (click.File(), "names no file that this user can read"),
         (click.Path(exists=True), "names no file that this user can read"),
         (click.Choice(["a", "b"]), "is one of a, b"),
-        (click.Tuple([int, str]), "is no "),
+        (click.Tuple([int, str]), "is not a "),
         (int, "is a whole number"),
-        (json.loads, "is no loads"),
+        (json.loads, "is not a loads"),
     ],
 )
 def test_no_kind_of_value_is_repeated(kind: Any, text: str) -> None:

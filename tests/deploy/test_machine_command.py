@@ -577,7 +577,7 @@ def drop(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "text"), [(damage, 2, "does not open"), (drop, 3, "there is not a keyring; make one")]
+    ("change", "code", "text"), [(damage, 2, "does not open"), (drop, 3, "there is no keyring; make one")]
 )
 def test_a_keyring_that_does_not_open(a: Machine, change: Callable[[Path], None], code: int, text: str) -> None:
     """A keyring that is damaged or gone is one line; the machines are listed all the same."""

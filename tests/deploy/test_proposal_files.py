@@ -338,7 +338,7 @@ def test_an_instance_has_directories_of_its_own(short: Path) -> None:
         (f"[global]\nauditlog = ${CANARY}\n" + WHOLE, "or a '$' stands alone (write $$)"),
         ("[global]\nauditlog = {{ place }}\n", "nothing fills the placeholder 'place'; give --set place=VALUE"),
         ("[nonsense]\n" + WHOLE, "[nonsense] is not a section of this file; the sections are global, auth:…"),
-        ("[store:]\n" + WHOLE, "[store:] is no section of this file"),
+        ("[store:]\n" + WHOLE, "[store:] is not a section of this file"),
         # global
         (
             "[global]\nserver_socket = /a\nserver_url = http+unix://%2Fa\n" + WHOLE,

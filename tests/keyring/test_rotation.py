@@ -374,7 +374,7 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "too many shares": ({"mode": "shares", "total": 17}, "1 to 16"),
     "more needed than there are": ({"mode": "shares", "total": 3, "needed": 4}, "between 1 and the number of shares"),
     "none needed": ({"mode": "shares", "total": 3, "needed": 0}, "between 1 and the number of shares"),
-    "any one share": ({"mode": "shares", "total": 3, "needed": 1}, "what unlock keys are for"),
+    "any one share": ({"mode": "shares", "total": 3, "needed": 1}, "use unlock keys"),
     "some of the unlock keys": ({"mode": "unlock", "total": 3, "needed": 2}, "only for shares"),
     "to keep what is no file": ({"mode": "unlock", "keep_file": True}, "only a root key file"),
 }
@@ -683,7 +683,7 @@ async def test_somebody_at_the_files(site: Site) -> None:
     before = await site.snapshot()
     with next_file.alone(site.file.path) as free:
         assert free
-        with pytest.raises(Overtaken, match="does not finish"):
+        with pytest.raises(Overtaken, match="has not finished"):
             async with KeyFiles(site.file, patience=0.0).alone():
                 pytest.fail("two were alone")
         waiting = asyncio.create_task(site.rotate(root, FILE))
@@ -849,7 +849,7 @@ def missing(wrap: wraps.Wrap, other: wraps.Wrap) -> bytes | None:
 
 
 WRAPS_SPOILT: Final[dict[str, tuple[Callable[[wraps.Wrap, wraps.Wrap], bytes | None], type[StrongroomError], str]]] = {
-    "truncated": (truncated, KeyringDamaged, "is no wrap"),
+    "truncated": (truncated, KeyringDamaged, "is not a wrap"),
     "truncated inside": (short_inside, KeyringDamaged, "does not open"),
     "under another's name": (swapped, KeyringDamaged, "belongs under another name"),
     "with another's text": (swapped_inside, KeyringDamaged, "was not written under this name"),

@@ -211,7 +211,7 @@ async def test_a_broken_wrap_is_not_the_files_fault(store: MemoryBackend, file: 
     with pytest.raises(KeyringDamaged, match="its tag is wrong"):
         await file.open(store, ROOT.kid)
     await store.commit([Put(forged.name, b"garbage")])
-    with pytest.raises(KeyringDamaged, match="is no wrap"):
+    with pytest.raises(KeyringDamaged, match="is not a wrap"):
         await file.open(store, ROOT.kid)
 
 

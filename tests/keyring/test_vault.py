@@ -221,8 +221,8 @@ UNOPENED: Final[dict[str, tuple[bytes, type[StartupError], str]]] = {
         KeyringDamaged,
         "not written under this name",
     ),
-    "no document": (sealed(b"{}"), KeyringDamaged, "opens, but is invalid"),
-    "no JSON": (sealed(ROOT_BITS), KeyringDamaged, "opens, but is invalid"),
+    "no document": (sealed(b"{}"), KeyringDamaged, "decrypts, but its document is invalid"),
+    "no JSON": (sealed(ROOT_BITS), KeyringDamaged, "decrypts, but its document is invalid"),
     "one that contradicts itself": (
         sealed(msgspec.structs.replace(first(), numbers={}).encode()),
         KeyringDamaged,

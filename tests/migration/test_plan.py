@@ -146,7 +146,7 @@ def test_a_file_that_is_given_up(tmp_path: Path) -> None:
     [
         (b'["strongroom plan 1","a-run","2026-01-01T00:00:00Z"]\n["item","ma', "cut short"),
         (b'["strongroom plan 1","another-run","2026-01-01T00:00:00Z"]\n', "no plan of a-run"),
-        (b"hello\n", "no plan"),
+        (b"hello\n", "not a plan"),
         (b"", "no plan"),
         (None, "cannot be read"),
     ],

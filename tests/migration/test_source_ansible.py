@@ -256,10 +256,10 @@ REFUSED: Final[Mapping[str, tuple[Mapping[str, str], str]]] = {
     "an encrypted inventory": ({"hosts": VAULT}, "encrypted as a whole"),
     "not YAML": ({"hosts.yml": "web: [hunter2\n"}, "not YAML that can be read .line 2"),
     "no groups": ({"hosts.yml": "- hunter2\n"}, "holds no groups"),
-    "a section that is none": ({"hosts": "[hunter2 web]\nw1\n"}, "line 1 is no section"),
+    "a section that is none": ({"hosts": "[hunter2 web]\nw1\n"}, "line 1 is not a section"),
     "a section of an unknown kind": ({"hosts": "w1\n[web:hunter2]\nw1\n"}, "line 2 is a section of an unknown kind"),
     "a list without variables": ({"hosts.json": '{"_meta": {}, "web": {"hosts": ["w1"]}}'}, "without hostvars"),
-    "a group's file that is no YAML": ({"hosts": "w1\n", "group_vars/all.yml": "a: {hunter2\n"}, "all.yml is no YAML"),
+    "a group's file that is no YAML": ({"hosts": "w1\n", "group_vars/all.yml": "a: {hunter2\n"}, "all.yml is not YAML"),
     "a group's file that is a list": (
         {"hosts": "w1\n", "group_vars/all.yml": "[hunter2]\n"},
         "no variables by their names",
@@ -279,7 +279,7 @@ async def test_refused(files: Mapping[str, str], reason: str, tmp_path: Path) ->
 
 async def test_no_inventory(tmp_path: Path) -> None:
     """A place where nothing is, and playbooks that are nowhere, are refused."""
-    with pytest.raises(ConfigurationError, match="no inventory"):
+    with pytest.raises(ConfigurationError, match="not an inventory"):
         await read(tmp_path / "none")
     with pytest.raises(ConfigurationError, match="playbook_dir"):
         await read(written(tmp_path, {"hosts": "w1\n"}), playbook_dir=["none"])

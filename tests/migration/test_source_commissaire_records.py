@@ -194,7 +194,7 @@ FAULTS: Final = [
     Fault("empty", "hosts/h", b"", "not JSON"),
     Fault("no JSON", "hosts/h", b'{"ssh_priv_key": "canary', "not JSON"),
     Fault("no UTF-8", "hosts/h", b'{"address": "h", "os": "\xff"}', "not UTF-8"),
-    Fault("no object", "hosts/h", b'["canary"]', "no JSON object"),
+    Fault("no object", "hosts/h", b'["canary"]', "not a JSON object"),
     Fault("a member twice", "hosts/h", b'{"address": "h", "address": "h"}', "twice"),
     Fault("not a number", "hosts/h", b'{"address": "h", "cpus": NaN}', "NaN"),
     Fault("nested without end", "networks/n", b'{"name": ' + b"[" * 9999 + b"]" * 9999 + b"}", "nested"),

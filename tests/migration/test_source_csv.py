@@ -244,7 +244,7 @@ async def test_refused(
 async def test_no_file(tmp_path: Path, opened: Open) -> None:
     """A place where nothing is, or a directory, is refused."""
     for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(ConfigurationError, match="no file"):
+        with pytest.raises(ConfigurationError, match="not a file"):
             await opened(path)
 
 

@@ -227,7 +227,7 @@ FAULTS: Final[Mapping[str, tuple[str, Callable[[JWK, str], str | bytes | int | N
         "not a JWE in compact form",
     ),
     "nothing": ("law/", lambda key, name: token(key, name, b""), "empty"),
-    "no text": ("law/", lambda key, name: token(key, name, b"\xff"), "no UTF-8 text"),
+    "no text": ("law/", lambda key, name: token(key, name, b"\xff"), "not UTF-8 text"),
     "too large": ("law/", lambda key, name: token(key, name, b"x" * (MAX_SECRET + 1)), "over"),
     "far too large": ("law/", lambda key, name: token(key, name, b"x" * (4 * MAX_SECRET)), "over"),
     "no container": ("", lambda key, name: token(key, name, b"x"), "a container"),
@@ -398,7 +398,7 @@ async def test_a_table_with_other_keys_is_none(tmp_path: Path) -> None:
         connection.execute(f"CREATE TABLE {TABLE} (key PRIMARY KEY UNIQUE, value)")
         connection.execute(f"INSERT INTO {TABLE} VALUES (?, 'x')", (b"keys/a/b",))
 
-    with pytest.raises(ConfigurationError, match="is no text"):
+    with pytest.raises(ConfigurationError, match="is not text"):
         await open_source("custodia-sqlite", str(path), {}).open(Digest())
 
 

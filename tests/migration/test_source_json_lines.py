@@ -72,7 +72,7 @@ STORIES: Final = {
         '  {"name":"secrets/a/b" , "value" : "x" }\r', ["secrets/a/b", "x"], scrubbed='  {"name":"secrets/a/b"}\r'
     ),
     "no JSON": Story('{"name":"secrets/a/b","value":"hunter2', "is not JSON"),
-    "a member twice": Story('{"name":"secrets/a/b","value":"x","value":"hunter2"}', "stands twice"),
+    "a member twice": Story('{"name":"secrets/a/b","value":"x","value":"hunter2"}', "appears twice"),
     "no object": Story('["hunter2"]', "must be an object"),
     "neither model nor name": Story('{"address":"h1"}', "neither a model nor a name"),
     "no such model": Story('{"model":"Rack","address":"h1"}', "its model is not one of those"),

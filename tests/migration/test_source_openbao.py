@@ -312,7 +312,7 @@ async def test_mounts_that_are_none(bao: BaoEstate) -> None:
     for options, expected in (
         ({"mount": "nowhere"}, "nothing is mounted"),
         ({"mount": f"{bao.name}/apps"}, "nothing is mounted"),
-        ({"mount": "cubbyhole"}, "no KV engine"),
+        ({"mount": "cubbyhole"}, "not a KV engine"),
         ({"version": str(3 - bao.version)}, f"is of version {bao.version}"),
         ({"namespace": "nowhere"}, "no such namespace"),
         ({"token_file": "/nowhere/token"}, "/nowhere/token"),

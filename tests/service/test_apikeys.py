@@ -135,7 +135,7 @@ async def test_no_id_is_given_out_twice(keys: ApiKeys, backend: MemoryBackend) -
     elsewhere = ApiKeys(backend, sealed(backend), OWN)
 
     for each in (keys, elsewhere):
-        with pytest.raises(Exists, match="given out twice"):
+        with pytest.raises(Exists, match="never used again"):
             await each.create("ci", ["/secrets"], ["get"])
         with pytest.raises(NotFound):
             await each.revoke("ci")

@@ -328,7 +328,7 @@ class TestReading:
         acts = {4 * turn + at: [what] for turn in range(20) for at, what in ((0, [Delete(A)]), (3, come))}
         story = Story(acts, buries=False)
         await story.open()
-        with pytest.raises(Unavailable, match="without end"):
+        with pytest.raises(Unavailable, match="keep moving"):
             await story.read("get_many")
 
     async def test_a_full_page_is_looked_at_again(self, rig: Rig) -> None:

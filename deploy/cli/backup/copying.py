@@ -149,7 +149,7 @@ async def _copy(settings: "ServiceSettings", index: Index, label: str, out: IO[b
         await asyncio.sleep(PAUSE)
     raise Overtaken(
         "the store does not hold the keyring of the service: say with --store where the service keeps its records; or "
-        "others change its keyring without end"
+        "others keep changing its keyring"
     )
 
 

@@ -1,6 +1,6 @@
 """JSON objects as they are spelt: one member is taken out, and every other byte of the rest stays as it was.
 
-Reading a value and writing it anew would change numbers and escapes that are none of our business, and what is to be
+Reading a value and writing it anew would change numbers and escapes that do not concern us, and what is to be
 found nowhere must be looked for as it lay there. All texts here are objects that `strongroom.models.strict_json`
 accepts.
 """

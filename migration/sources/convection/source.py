@@ -421,7 +421,7 @@ def _unlock_key(path: Path | None) -> Fernet:
     """Return the unlock key that a file holds, or without one the environment.
 
     Raises:
-        ConfigurationError: there is none, it is none, or others can read the file.
+        ConfigurationError: there is none, it is invalid, or others can read the file.
     """
     if path is None:
         if not (text := os.environ.get(ENVIRONMENT, "")):

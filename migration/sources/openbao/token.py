@@ -19,7 +19,7 @@ def read_token(file: Path | None, environ: Mapping[str, str], home: Path) -> Sec
     """Return the token of *file*, else of *environ*, else of the user whose *home* it is. It blocks.
 
     Raises:
-        ConfigurationError: there is none, it is none, or others than its owner can read its file.
+        ConfigurationError: there is none, it is invalid, or others than its owner can read its file.
     """
     if file is not None:
         return _checked(read_private(file).decode(errors="replace"), str(file))

@@ -338,7 +338,7 @@ class Cluster:
             async with asyncio.timeout_at(deadline):
                 await asyncio.shield(self._login)
         except TimeoutError:
-            raise CallFailed(Kind.NOT_DONE, "etcd did not log us in in time") from None
+            raise CallFailed(Kind.NOT_DONE, "etcd did not accept our login in time") from None
         except asyncio.CancelledError:
             self._raise_if_closed()
             raise

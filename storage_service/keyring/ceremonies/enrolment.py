@@ -271,7 +271,7 @@ class Enrolment:
         """Give the keyring, opened by this machine's own key, and wipe the root key afterwards."""
         sealed = await stored.read(self._store)
         if sealed is None:
-            raise Uninitialized("there is not a keyring").advising(Step("make one", "machine init"))
+            raise Uninitialized("there is no keyring").advising(Step("make one", "machine init"))
         entry = await self._documents.get(self._key.fingerprint)
         if entry is None:
             raise WrongKey(UNAUTHORIZED).advising(Step("and have it let in there", "machine authorize"))

@@ -122,7 +122,7 @@ async def export(backend: Backend, root: RootKey, machines: MachineDocuments | N
     """
     for _ in range(ATTEMPTS):
         if await stored.read(backend) is None:
-            raise Uninitialized("there is not a keyring")
+            raise Uninitialized("there is no keyring")
         _, sealed = await stored.current(backend, root)
         held = await wraps.wraps_of(backend, root.kid)
         authorized, left_out = await _machines(machines or StoredDocuments(backend), root)
