@@ -538,7 +538,11 @@ WRONG: Final[dict[str, tuple[bytes, type[StrongroomError], str]]] = {
         KeyringDamaged,
         "invalid",
     ),
-    "an active generation that is not there": (edited(lambda m: _default(m).update(active=3)), KeyringDamaged, "invalid"),
+    "an active generation that is not there": (
+        edited(lambda m: _default(m).update(active=3)),
+        KeyringDamaged,
+        "invalid",
+    ),
     "a keyset without generations": (edited(lambda m: _default(m).update(generations=[])), KeyringDamaged, "invalid"),
     "a number that was never given": (edited(lambda m: m["numbers"].update(default=1)), KeyringDamaged, "invalid"),
     "a keyset that never had a number": (edited(lambda m: m["numbers"].pop("default")), KeyringDamaged, "invalid"),
