@@ -193,7 +193,7 @@ async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported"
     from strongroom.storage_service.backup.restoring import restore as fill
     from strongroom.storage_service.keyring.machines.stored import documents_in
     from strongroom.storage_service.keyring.seen import Seen
-    from strongroom.storage_service.keyring.shared_root import Page
+    from strongroom.storage_service.keyring.shared_root import SharedRoot
 
     store = open_backend(settings.service.store)
     await store.open()
@@ -204,7 +204,7 @@ async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported"
         with show.progress("restoring", 2 * checked.end.rows) as advance:
             await fill(source, store, checked, advance)
         await _save_missing(documents, exported)
-        await Seen(Page(), settings.service.keyring_seen).forget()  # who restores says that this one is right
+        await Seen(SharedRoot(), settings.service.keyring_seen).forget()  # who restores says that this one is right
     finally:
         await store.close()
 

@@ -11,11 +11,11 @@ from strongroom.storage_service.errors import Locked
 from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Keys, Ring, generation_of
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.keyring.stored import Sealed
 from strongroom.storage_service.keyring.usage import census, sweep
 from strongroom.storage_service.keyring.usage.sweep import Step
@@ -40,26 +40,26 @@ class Known:
 class Worker(NamedTuple):
     """One worker of a service: what it holds, and the store as it sees it."""
 
-    keeper: Keeper
+    holder: Holder
     secrets: EncryptedBackend
 
 
 @asynccontextmanager
-async def opened(store: Backend, page: Page | None = None) -> AsyncIterator[Worker]:
-    """Give a worker on *store*: of a service of its own, or of the one whose *page* it is."""
-    own = page or Page()
-    keeper = Keeper(store, own, [Known()])
-    await keeper.open()
+async def opened(store: Backend, shared: SharedRoot | None = None) -> AsyncIterator[Worker]:
+    """Give a worker on *store*: of a service of its own, or of the one whose *shared* root it is."""
+    own = shared or SharedRoot()
+    holder = Holder(store, own, [Known()])
+    await holder.open()
     try:
-        yield Worker(keeper, EncryptedBackend(store, keeper))
+        yield Worker(holder, EncryptedBackend(store, holder))
     finally:
-        await keeper.close()
-        if page is None:
+        await holder.close()
+        if shared is None:
             own.close()
 
 
 class Rings:
-    """What a process holds that knows the root key and nothing else: a Keeper, without its page and its task."""
+    """What a process holds that knows the root key and nothing else: a Holder, without its page and its task."""
 
     def __init__(self, store: Backend) -> None:
         self.store = store

@@ -21,7 +21,7 @@ from strongroom.storage_service.keyring.ceremonies import export
 from strongroom.storage_service.keyring.ceremonies.export import Exported
 from strongroom.storage_service.keyring.ceremonies.restore import Restored, restore, union
 from strongroom.storage_service.keyring.document import Document, Pending
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.machines.stored import FileDocuments
 from strongroom.storage_service.keyring.opening import wraps
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
@@ -105,16 +105,16 @@ async def exported_from(store: Backend, root: RootKey = ROOT) -> Exported:
 
 
 @asynccontextmanager
-async def unlocked(store: Backend, key: str) -> AsyncIterator[Keeper]:
+async def unlocked(store: Backend, key: str) -> AsyncIterator[Holder]:
     """Give what a service holds that was started on *store*, and unlocked with *key*."""
     shared = shared_root.Page()
-    keeper = Keeper(store, shared, [])
-    await keeper.open()
+    holder = Holder(store, shared, [])
+    await holder.open()
     try:
-        await keeper.unlock(key)
-        yield keeper
+        await holder.unlock(key)
+        yield holder
     finally:
-        await keeper.close()
+        await holder.close()
         shared.close()
 
 
@@ -148,11 +148,11 @@ async def test_a_dump_the_file_and_one_unlock_key_are_enough(stores: Stores, dum
         had_keyring = dump == ("",)
         assert restored.added == (() if had_keyring else ("access.1", "default.1", "default.2", "hosts.1"))
         assert restored.root == ROOT.kid and not restored.unreadable and not restored.counted
-        async with unlocked(fresh, held().unlock_keys[1]) as keeper:
-            secrets = EncryptedBackend(fresh, keeper)
+        async with unlocked(fresh, held().unlock_keys[1]) as holder:
+            secrets = EncryptedBackend(fresh, holder)
             assert {name: (await story.read_all(secrets))[name] for name in VALUES} == VALUES
             assert await ApiKeys(fresh, secrets, ("own", Secret("own"))).authenticate("backup", key)
-            await census.complete(fresh, ROOT, keeper)
+            await census.complete(fresh, ROOT, holder)
             await story.assert_census_is_true(fresh)
             assert (await document_of(fresh)).counted
         assert held().document.encode() == (await everything(fresh))[MACHINES + held().machine.fingerprint]

@@ -57,16 +57,16 @@ async def test_a_generation_that_nothing_needs_is_destroyed(store: Backend) -> N
     async with opened(store) as worker:
         await put_all(worker.secrets, VALUES)
         await rotate(store)
-        worker.keeper.changed()
-        await sweep_all(store, worker.keeper)
+        worker.holder.changed()
+        await sweep_all(store, worker.holder)
         await sweep.settle(store, ROOT, None)
 
         document = await sweep.retire(store, ROOT, "default.1")
-        worker.keeper.changed()
+        worker.holder.changed()
 
         assert document.generations == ("access.1", "default.2")
         assert (await read_document(store))[0] == document
-        assert (await worker.keeper.sync()).kids == ("access.1.1", "access.1.2", "default.2.1", "default.2.2")
+        assert (await worker.holder.sync()).kids == ("access.1.1", "access.1.2", "default.2.1", "default.2.2")
         assert await read_all(worker.secrets) == VALUES
         with pytest.raises(NotFound):
             await sweep.retire(store, ROOT, "default.1")

@@ -57,14 +57,14 @@ async def test_all_records_come_under_the_new_generation(store: Backend, limit: 
     async with opened(store) as worker:
         await put_all(worker.secrets, VALUES)
         await rotate(store)
-        worker.keeper.changed()
+        worker.holder.changed()
 
-        assert await sweep_all(store, worker.keeper, "default", limit) == Step(len(VALUES), 0, (), None)
+        assert await sweep_all(store, worker.holder, "default", limit) == Step(len(VALUES), 0, (), None)
 
         assert set((await generations(store)).values()) == {"default.2"}
         assert await read_all(worker.secrets) == VALUES
         await assert_census_is_true(store)
-        assert await sweep_all(store, worker.keeper) == Step(0, 0, (), None)
+        assert await sweep_all(store, worker.holder) == Step(0, 0, (), None)
 
 
 async def test_a_generation_of_many_keys_spreads_them() -> None:

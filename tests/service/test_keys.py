@@ -41,12 +41,12 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.http.keys import keys_shown
 from strongroom.storage_service.keyring import stored
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.machines.stored import StoredDocuments
 from strongroom.storage_service.keyring.opening.unattended import KeyFile
 from strongroom.storage_service.keyring.opening.unlock_keys import make_keys
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys import KeyService, Reencrypted
 
@@ -77,8 +77,8 @@ class Rig:
     """One worker of a service on a store in memory, and the door to its keys."""
 
     store: Refusing
-    page: Page
-    keeper: Keeper
+    shared: SharedRoot
+    holder: Holder
     secrets: EncryptedBackend
     apikeys: ApiKeys
     keys: KeyService
@@ -125,19 +125,19 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await store.open()
     audit = AuditLog(tmp_path / "audit.log")
     audit.open()
-    file, page, now = KeyFile(tmp_path / "secrets.key"), Page(), [1000.0]
-    keeper = Keeper(store, page, [file], clock=lambda: now[0])
-    secrets = EncryptedBackend(store, keeper)
+    file, shared, now = KeyFile(tmp_path / "secrets.key"), SharedRoot(), [1000.0]
+    holder = Holder(store, shared, [file], clock=lambda: now[0])
+    secrets = EncryptedBackend(store, holder)
     apikeys = ApiKeys(store, secrets, ("own", Secret("own-key")))
-    keeper.on_open = apikeys.learn
-    await keeper.open()
+    holder.on_open = apikeys.learn
+    await holder.open()
     door = Door((Reach(), SimplePathAuthz(("/",))), audit)
-    keys = KeyService(door, store, keeper, file, StoredDocuments(store))
-    yield Rig(store, page, keeper, secrets, apikeys, keys, tmp_path / "audit.log", now)
+    keys = KeyService(door, store, holder, file, StoredDocuments(store))
+    yield Rig(store, shared, holder, secrets, apikeys, keys, tmp_path / "audit.log", now)
     await apikeys.close()
-    await keeper.close()
+    await holder.close()
     await audit.close()
-    page.close()
+    shared.close()
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ class TestTheDoor:
 
         assert opened.lines() == [*before, (action, f"system/keyring/{what}", "denied")]
         assert len(opened.store.operations) == asked
-        assert opened.keeper.current is not None
+        assert opened.holder.current is not None
 
     @pytest.mark.parametrize("act", ACTS)
     async def test_what_is_allowed_is_recorded(self, opened: Rig, act: str) -> None:
@@ -386,7 +386,7 @@ class TestTheRootKey:
         old = await rig.keys.initialize(OPERATOR, "unlock", total=3)
         await rig.keys.unlock(OPERATOR, old.keys[0].reveal())
         new = await rig.keys.prepare_root(OPERATOR, "unlock", total=1)
-        other = Keeper(rig.store, rig.page, [])
+        other = Holder(rig.store, rig.shared, [])
         await other.open()
         ring = await other.sync()
         commit = rig.store.commit
@@ -501,11 +501,11 @@ class TestReversals:
         """It stands in the store: a service that begins anew writes nothing either."""
         await self.halted(opened)
 
-        keeper = Keeper(opened.store, Page(), [KeyFile(opened.audit.parent / "secrets.key")])
-        await keeper.open()
+        holder = Holder(opened.store, SharedRoot(), [KeyFile(opened.audit.parent / "secrets.key")])
+        await holder.open()
         with pytest.raises(Halted):
-            await EncryptedBackend(opened.store, keeper).commit([Put("secrets/x", b"x")])
-        await keeper.close()
+            await EncryptedBackend(opened.store, holder).commit([Put("secrets/x", b"x")])
+        await holder.close()
 
     async def test_it_is_resumed_when_nothing_is_left(self, opened: Rig) -> None:
         """When the record that was in the way is gone, the sweep goes on and secrets are written again."""
@@ -560,7 +560,7 @@ class TestReversals:
         with pytest.raises(Halted):
             await opened.sweep()
         opened.store.refuses = lambda _: False
-        other = Keeper(opened.store, opened.page, [])
+        other = Holder(opened.store, opened.shared, [])
         await other.open()
         with pytest.raises(Halted):
             await EncryptedBackend(opened.store, other).commit([Put("secrets/x", b"x")])

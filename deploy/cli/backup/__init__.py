@@ -180,7 +180,7 @@ async def _copy_offline(
     from strongroom.storage_service.errors import Uninitialized
     from strongroom.storage_service.keyring import stored
     from strongroom.storage_service.keyring.seen import Seen
-    from strongroom.storage_service.keyring.shared_root import Page
+    from strongroom.storage_service.keyring.shared_root import SharedRoot
 
     async with moment_of(settings.store):
         pass  # first: to open one to write would make it where there is none
@@ -191,7 +191,7 @@ async def _copy_offline(
         if sealed is None:
             raise Uninitialized("there is no keyring in the store, and so no secret")
         root = await backup_file.root_in(store, sealed.root, settings, key_file, typed)
-        root.seen = Seen(Page(), settings.keyring_seen)  # or an older keyring would be given a new edition
+        root.seen = Seen(SharedRoot(), settings.keyring_seen)  # or an older keyring would be given a new edition
         await root.seen.load()
         return await copy(settings, Opened(store, root, settings), label, out)
     finally:

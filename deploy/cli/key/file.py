@@ -106,7 +106,7 @@ async def _restore(
     from strongroom.storage_service.keyring.ceremonies.restore import restore
     from strongroom.storage_service.keyring.opening.unattended import KeyFile
     from strongroom.storage_service.keyring.seen import Seen
-    from strongroom.storage_service.keyring.shared_root import Page
+    from strongroom.storage_service.keyring.shared_root import SharedRoot
 
     root = await asyncio.to_thread(open_root, found, given)
     store = open_backend(settings.store)
@@ -118,7 +118,7 @@ async def _restore(
         if present not in (None, root.kid) and not replace:
             with suppress(StartupError):  # then it is refused, and told why
                 own = await KeyFile(settings.root_key).open(store, str(present))
-        seen = Seen(Page(), settings.keyring_seen)
+        seen = Seen(SharedRoot(), settings.keyring_seen)
         await seen.load()
         return await restore(store, found, root, own=own, replace=replace, leave_unreadable=leave, seen=seen)
     finally:

@@ -29,7 +29,7 @@ from strongroom.storage_service.keyring.machines.stored import documents_in
 from strongroom.storage_service.keyring.opening import unlock_keys, wraps
 from strongroom.storage_service.keyring.opening.unattended import KeyFile
 from strongroom.storage_service.keyring.seen import Seen
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.wire import CommandAct
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ async def _here(settings: Settings) -> "AsyncIterator[tuple[Enrolment, Backend]]
         stack.push_async_callback(store.close)
         await store.open()
         documents = documents_in(store, settings.service.machine_documents)
-        seen = Seen(Page(), settings.service.keyring_seen)
+        seen = Seen(SharedRoot(), settings.service.keyring_seen)
         await seen.load()
         yield Enrolment(store, documents, key, recorder.record, knows=Acquaintance(path), seen=seen), store
 

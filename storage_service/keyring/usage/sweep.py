@@ -91,7 +91,7 @@ async def settle(store: Backend, root: RootKey, keyset: str | None) -> Document:
         InUse: something is left; names some of the records.
         NotFound: there is no such keyset.
         Overtaken: somebody else changed the keyring meanwhile.
-        WrongRootKey, KeyringDamaged, ConfigurationError: as `vault.open_document`.
+        WrongRootKey, KeyringDamaged, ConfigurationError: as `stored.open_document`.
         Unavailable: with its fate.
     """
     said, revision = await _read(store, root)
@@ -139,7 +139,7 @@ async def retire(store: Backend, root: RootKey, generation: str) -> Document:
         InUse: it is active, or a backup needs it, or records are under it; names some of them.
         NotFound: there is no such generation.
         Overtaken: somebody else changed the keyring meanwhile; nothing was done.
-        WrongRootKey, KeyringDamaged, ConfigurationError: as `vault.open_document`.
+        WrongRootKey, KeyringDamaged, ConfigurationError: as `stored.open_document`.
         Unavailable: with its fate.
     """
     return await _destroy(store, root, lambda said: said.without_generation(generation), census.rows_of(generation))
