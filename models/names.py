@@ -26,7 +26,7 @@ KEYRING_DOCUMENT: Final = KEYRING + "keys"  # the one name it lies under; its re
 WRAPS: Final = KEYRING + "wraps/"
 MACHINES: Final = KEYRING + "machines/"
 MACHINE_FLAGS: Final = KEYRING + "flags/"  # what a flag is bound to, with the fingerprint
-SUCCESSION: Final = KEYRING + "succession/"
+ENDORSEMENTS: Final = KEYRING + "endorsements/"
 EXPORT_SEAL: Final = KEYRING + "export"  # what the seal of an export is bound to
 CENSUS: Final = SYSTEM + "census/"
 ACCESS: Final = SYSTEM + "access/"
@@ -105,7 +105,7 @@ MAP: Final = (
     ),
     Prefix(f"{MACHINE_FLAGS}<fingerprint>", "what a machine's flag is bound to", "the service", Encryption.NOTHING),
     Prefix(
-        f"{SUCCESSION}<root>",
+        f"{ENDORSEMENTS}<root>",
         "that this root key took the place of the one before it; a JWE under a key derived from that one",
         "machines that knew the one before",
         Encryption.ROOT,

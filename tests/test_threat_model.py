@@ -63,7 +63,7 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "product/test_faults.py::test_a_wrong_root_key_is_refused",
         "keyring/test_starts.py::test_what_stops_a_start",
         "keyring/test_holder.py::test_wrong_keys_are_counted_and_slowed",
-        "keyring/test_succession.py::test_a_rotation_is_followed_and_a_planted_keyring_is_not",
+        "keyring/test_endorsement.py::test_a_rotation_is_followed_and_a_planted_keyring_is_not",
     ),
     "writes the store: copy another machine's `allowed` flag": (
         "keyring/test_machines.py::test_flags_that_do_not_open",

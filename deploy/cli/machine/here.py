@@ -23,7 +23,7 @@ from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import ConfigurationError, KeyFileMissing, StartupError, WrongKey
 from strongroom.storage_service.hardening import harden
 from strongroom.storage_service.keyring.ceremonies.enrolment import Enrolment, Opener
-from strongroom.storage_service.keyring.machines.endorsement import Acquaintance
+from strongroom.storage_service.keyring.machines.endorsement import PinnedRoots
 from strongroom.storage_service.keyring.machines.key import MachineKey, read_private
 from strongroom.storage_service.keyring.machines.stored import documents_in
 from strongroom.storage_service.keyring.opening import unlock_keys, wraps
@@ -122,7 +122,7 @@ async def _here(settings: Settings) -> "AsyncIterator[tuple[Enrolment, Backend]]
         documents = documents_in(store, settings.service.machine_documents)
         seen = Seen(SharedRoot(), settings.service.keyring_seen)
         await seen.load()
-        yield Enrolment(store, documents, key, recorder.record, knows=Acquaintance(path), seen=seen), store
+        yield Enrolment(store, documents, key, recorder.record, knows=PinnedRoots(path), seen=seen), store
 
 
 def _read_key(settings: Settings) -> tuple[Path, MachineKey]:
