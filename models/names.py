@@ -28,7 +28,7 @@ MACHINES: Final = KEYRING + "machines/"
 MACHINE_FLAGS: Final = KEYRING + "flags/"  # what a flag is bound to, with the fingerprint
 ENDORSEMENTS: Final = KEYRING + "endorsements/"
 EXPORT_SEAL: Final = KEYRING + "export"  # what the seal of an export is bound to
-CENSUS: Final = SYSTEM + "census/"
+USAGE: Final = SYSTEM + "usage/"
 ACCESS: Final = SYSTEM + "access/"
 APIKEYS: Final = ACCESS + "apikeys/"
 SPENT_APIKEYS: Final = SYSTEM + "spent/apikeys/"
@@ -50,7 +50,7 @@ ENCRYPTED: Final = (SECRETS, ACCESS, JOURNAL)
 class Encryption(StrEnum):
     """How what lies under a prefix is encrypted."""
 
-    DATA = "by a data key"  # opens under its own name alone, and is counted in the census
+    DATA = "by a data key"  # opens under its own name alone, and is counted in the index
     ROOT = "by the root key"  # opens under its own name alone
     RECIPIENT = "for its recipient"
     CLEAR = "no"
@@ -112,7 +112,7 @@ MAP: Final = (
     ),
     Prefix(EXPORT_SEAL, "what the seal of an exported keyring is bound to", "who imports it", Encryption.NOTHING),
     Prefix(
-        f"{CENSUS}<generation>/<name>",
+        f"{USAGE}<generation>/<name>",
         "that the record of that name is under that generation of a keyset; empty",
         "who re-encrypts and retires keys",
         Encryption.CLEAR,

@@ -55,9 +55,9 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "writes the store: plant or edit a plain record": (
         "product/test_who_writes_the_store.py::test_plain_records_and_containers_are_whoevers_who_writes_the_store",
     ),
-    "writes the store: edit the census": (
+    "writes the store: edit the key usage index": (
         "keyring/test_retire.py::test_what_is_needed_is_not_destroyed",
-        "keyring/test_census.py::test_damage_is_found_and_repaired",
+        "keyring/test_usage_index.py::test_damage_is_found_and_repaired",
     ),
     "writes the store: put a whole keyring of their own": (
         "product/test_faults.py::test_a_wrong_root_key_is_refused",

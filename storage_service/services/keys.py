@@ -45,8 +45,8 @@ from strongroom.storage_service.keyring.machines.stored import MachineDocuments
 from strongroom.storage_service.keyring.opening.unattended import KeyFile, MachineKeyFile
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, generation_of, is_keyset
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
-from strongroom.storage_service.keyring.usage import census, sweep
-from strongroom.storage_service.keyring.usage.census import Scan
+from strongroom.storage_service.keyring.usage import index, sweep
+from strongroom.storage_service.keyring.usage.index import Scan
 from strongroom.storage_service.services import keys_overview
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys_overview import Backup, Keyset, Overview, State
@@ -83,7 +83,7 @@ class Reencrypted(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """How many records are under each generation, and whether the census is known to be complete."""
+    """How many records are under each generation, and whether the index is known to be complete."""
 
     complete: bool
     generations: Mapping[str, int]
@@ -423,7 +423,7 @@ class KeyService:
         Raises:
             NotFound: there is no such keyset.
             Invalid: the step is too large, or at no pace.
-            InUse: the census is not complete.
+            InUse: the index is not complete.
             Halted: the keyset is being reverted, and that cannot be done; every key is kept, and no secret is written
                 until somebody resumes.
         """
@@ -516,22 +516,22 @@ class KeyService:
             left = await keys_overview.names_left(self._store, document, name)
         return Halted(reason, left).advising(step)
 
-    # Census, backups and export
+    # Key usage, backups and export
 
-    async def census(self, caller: Caller) -> Counted:
-        """Return how many records are under each generation, by the census."""
-        async with self._permitted(caller, Action.LIST, "census"):
+    async def usage(self, caller: Caller) -> Counted:
+        """Return how many records are under each generation, by the index."""
+        async with self._permitted(caller, Action.LIST, "usage"):
             document, _ = await keys_overview.read(self._store, self._holder)
-            generations = await census.count(self._store, document.generations)
+            generations = await index.count(self._store, document.generations)
             return Counted(document.counted, generations)
 
     async def scan(self, caller: Caller, *, repair: bool) -> Scan:
-        """Look at every record, and hold the census against what they are under; put right what it says wrongly."""
-        async with self._permitted(caller, Action.PUT if repair else Action.GET, "census/scan"):
+        """Look at every record, and hold the index against what they are under; put right what it says wrongly."""
+        async with self._permitted(caller, Action.PUT if repair else Action.GET, "usage/scan"):
             if repair:
                 async with self._changing() as root:
-                    await census.complete(self._store, root, self._holder)
-            return await census.scan(self._store, self._holder)
+                    await index.complete(self._store, root, self._holder)
+            return await index.scan(self._store, self._holder)
 
     async def backups(self, caller: Caller) -> list[Backup]:
         """Return the registered backups."""

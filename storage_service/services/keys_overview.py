@@ -15,7 +15,7 @@ from strongroom.storage_service.keyring.machines.document import MachineDocument
 from strongroom.storage_service.keyring.machines.stored import MachineDocuments
 from strongroom.storage_service.keyring.opening import wraps
 from strongroom.storage_service.keyring.shared_root import State as SharedState
-from strongroom.storage_service.keyring.usage import census, sweep
+from strongroom.storage_service.keyring.usage import index, sweep
 
 MAX_NAMED: Final = 20  # records that one answer names
 
@@ -44,7 +44,7 @@ class Recipient:
 
 @dataclass(slots=True, kw_only=True)
 class Generation:
-    """One generation of a keyset, and how many records the census counts under it."""
+    """One generation of a keyset, and how many records the index counts under it."""
 
     generation: str
     created: str
@@ -118,7 +118,7 @@ class Overview:
     backups: list[Backup] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
     halted: Halt | None = None
-    counted: bool | None = None  # whether the census is known to be complete
+    counted: bool | None = None  # whether the index is known to be complete
     proposed: Mode | None = None  # while there is no keyring: who is to open it, going by what the service was given
 
 
@@ -202,12 +202,12 @@ async def recipients(store: Backend, machines: MachineDocuments, root: str) -> l
 
 
 async def keysets(store: Backend, document: Document) -> list[Keyset]:
-    """Return all keysets, and by the census how many records are under each of their generations.
+    """Return all keysets, and by the index how many records are under each of their generations.
 
     Raises:
         Unavailable: the store does not answer.
     """
-    records = await census.count(store, document.generations)
+    records = await index.count(store, document.generations)
     return [
         Keyset(
             name=name,
@@ -257,7 +257,7 @@ async def pending(store: Backend, machines: MachineDocuments, document: Document
             step = Step("records are under other generations than the active one", "key reencrypt", {"keyset": name})
             due.append(Pending(what=what, keyset=name, records=records, next=[step]))
     if not document.counted:
-        step = Step("not all records are counted yet", "key census", {"scan": True, "repair": True})
+        step = Step("not all records are counted yet", "key usage", {"scan": True, "repair": True})
         due.append(Pending(what="count records", next=[step]))
     if document.pending is not None:
         root = document.pending.root

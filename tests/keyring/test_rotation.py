@@ -140,7 +140,7 @@ async def test_a_rotation_on_every_store(stores: Stores, tmp_path: Path) -> None
         assert [await site.root(hand) for hand in first + second] == [None] * 6
         assert [await site.root(hand) for hand in third] == [root]
         assert await story.read_all(site.secrets(third)) == story.VALUES
-        await story.assert_census_is_true(store)
+        await story.assert_index_is_true(store)
 
 
 async def test_the_keyring_itself_stays(site: Site) -> None:

@@ -27,7 +27,7 @@ from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.seen import Seen
 from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.keyring.usage import sweep
-from strongroom.storage_service.keyring.usage.census import complete
+from strongroom.storage_service.keyring.usage.index import complete
 
 KEEPERS_NAME: Final = "keyring.seen"
 
@@ -375,8 +375,8 @@ def test_the_page_keeps_the_mark_whatever_else_changes() -> None:
         shared.put_mark(shared.mark, b"short")
 
 
-async def test_the_census_completes_on_the_keyring_that_was_seen(home: Home) -> None:
-    """What only says that the census is complete is an edition like any other."""
+async def test_the_index_completes_on_the_keyring_that_was_seen(home: Home) -> None:
+    """What only says that the index is complete is an edition like any other."""
     worker = await home.worker()
     async with worker.holder.root() as root:
         before = json.loads(home.seen.read_bytes())["edition"]

@@ -45,7 +45,7 @@ from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.opening import wraps
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.usage import census
+from strongroom.storage_service.keyring.usage import index
 
 NOW: Final = "2026-11-22T09:30:00Z"
 ROOT_BITS: Final = b"root-key-bits-that-must-never-be-shown-anywhere-outside-the-file"
@@ -315,7 +315,7 @@ async def test_a_change_is_one_commit(store: MemoryBackend) -> None:
     """A change reads the document, replaces it with all that goes with it, and returns it with its revision."""
     await stored.create(store, ROOT, first(), [])
     store.calls.clear()
-    row = census.row("default.1", "secrets/a")
+    row = index.row("default.1", "secrets/a")
 
     document, revision = await stored.edit(
         store, ROOT, lambda document: document.rotated("default", NOW), [Put(row, b""), Vacant(row + "/")]
@@ -328,10 +328,10 @@ async def test_a_change_is_one_commit(store: MemoryBackend) -> None:
 
 
 GUARDS: Final[dict[str, Change]] = {
-    "a prefix that is not vacant": Vacant("system/census/default.1/"),
-    "a row that is not there": Check(census.row("default.1", "secrets/x"), PRESENT),
-    "a row that is there": Put(census.row("default.1", "secrets/a"), b"", ABSENT),
-    "a row that is to go": Delete(census.row("default.1", "secrets/x"), PRESENT),
+    "a prefix that is not vacant": Vacant("system/usage/default.1/"),
+    "a row that is not there": Check(index.row("default.1", "secrets/x"), PRESENT),
+    "a row that is there": Put(index.row("default.1", "secrets/a"), b"", ABSENT),
+    "a row that is to go": Delete(index.row("default.1", "secrets/x"), PRESENT),
 }
 
 
@@ -339,7 +339,7 @@ GUARDS: Final[dict[str, Change]] = {
 async def test_a_change_whose_guard_fails_is_none(store: MemoryBackend, guard: Change) -> None:
     """Whatever goes with a change goes with it or stops it: the document stays at its revision."""
     await stored.create(store, ROOT, first(), [])
-    await store.commit([Put(census.row("default.1", "secrets/a"), b"")])
+    await store.commit([Put(index.row("default.1", "secrets/a"), b"")])
     before = await found_in(store)
 
     with pytest.raises(Overtaken, match="meanwhile"):

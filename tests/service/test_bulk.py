@@ -310,7 +310,7 @@ COMMITS: dict[str, tuple[list[wire.BulkChange], type[ServiceError] | list[str]]]
     "the tombstone of the longest name": ([write(TOMBSTONE)], [TOMBSTONE]),
     "a name that is longer": ([write("system/journal/" + "x" * 500)], Invalid),
     "the keyring": ([remove("system/keyring/keys")], Invalid),
-    "the census": ([write("system/census/default.1/secrets/db/a", "")], Invalid),
+    "the index": ([write("system/usage/default.1/secrets/db/a", "")], Invalid),
     "a plain record": ([write("hosts/10.0.0.7", "{}")], Invalid),
     "a climb": ([write("secrets/db/../../system/keyring/keys", "1")], Invalid),
 }

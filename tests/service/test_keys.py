@@ -173,9 +173,9 @@ ACTS: dict[str, tuple[Act, str, str]] = {
     "reencrypt all": (lambda keys, who: keys.reencrypt(who), "put", "reencrypt"),
     "resume": (lambda keys, who: keys.resume(who, "default", leave_unreadable=True), "put", "keysets/default/resume"),
     "retire": (lambda keys, who: keys.retire(who, "default.1"), "delete", "generations/default.1"),
-    "census": (lambda keys, who: keys.census(who), "list", "census"),
-    "scan": (lambda keys, who: keys.scan(who, repair=False), "get", "census/scan"),
-    "scan and repair": (lambda keys, who: keys.scan(who, repair=True), "put", "census/scan"),
+    "usage": (lambda keys, who: keys.usage(who), "list", "usage"),
+    "scan": (lambda keys, who: keys.scan(who, repair=False), "get", "usage/scan"),
+    "scan and repair": (lambda keys, who: keys.scan(who, repair=True), "put", "usage/scan"),
     "backups": (lambda keys, who: keys.backups(who), "list", "backups/"),
     "register_backup": (lambda keys, who: keys.register_backup(who, "monday"), "put", "backups/monday"),
     "forget_backup": (lambda keys, who: keys.forget_backup(who, "monday"), "delete", "backups/monday"),
@@ -444,7 +444,7 @@ class TestReversals:
         assert (pending.what, pending.records) == ("revert", 3)
 
         assert (await opened.sweep()).settled
-        assert (await opened.keys.census(OPERATOR)).generations == {"access.1": 0, "default.1": 6, "default.2": 0}
+        assert (await opened.keys.usage(OPERATOR)).generations == {"access.1": 0, "default.1": 6, "default.2": 0}
         await opened.keys.retire(OPERATOR, "default.2")
         assert await opened.read("a", "f") == [b"value of a", b"value of f"]
 
@@ -518,7 +518,7 @@ class TestReversals:
         await opened.keys.resume(OPERATOR, "default", leave_unreadable=False)
 
         await opened.write("x")
-        assert (await opened.keys.census(OPERATOR)).generations == {"access.1": 0, "default.1": 5, "default.2": 0}
+        assert (await opened.keys.usage(OPERATOR)).generations == {"access.1": 0, "default.1": 5, "default.2": 0}
         assert (await opened.keys.status(OPERATOR)).state == "unlocked"
 
     async def test_it_is_resumed_without_what_does_not_open(self, opened: Rig) -> None:
@@ -530,7 +530,7 @@ class TestReversals:
         await opened.keys.resume(OPERATOR, "default", leave_unreadable=True)
 
         await opened.write("x")
-        assert (await opened.keys.census(OPERATOR)).generations == {"access.1": 0, "default.1": 5, "default.2": 1}
+        assert (await opened.keys.usage(OPERATOR)).generations == {"access.1": 0, "default.1": 5, "default.2": 1}
         [pending] = (await opened.keys.status(OPERATOR)).pending
         assert (pending.what, pending.records) == ("re-encrypt", 1)
 
