@@ -110,7 +110,7 @@ class Apply:
         Raises:
             RunHeld: another process has taken this run over.
             Mismatch: what was read back is not what was saved.
-            EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
+            SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
         """
         await self._journal.begin()
         await self._journal.left("applied", "verified", ROLLED_BACK)

@@ -57,7 +57,7 @@ async def plan(
         out: called with the id and the mark of every item.
 
     Raises:
-        EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
+        SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
     """
     run = journal.run
     report = Report(verb="plan", run=run.name, source=run.kind, estate=run.identity, started=now())

@@ -103,7 +103,7 @@ class Rollback:
         Raises:
             MigrationError: items were scrubbed, and there is no source to put them back into. Nothing was done.
             RunHeld: another process has taken this run over.
-            EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
+            SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
         """
         ended = self._journal.run.stages.get(ROLLED_BACK)
         if ended is None or not ended.complete:  # or else all that is left is to forget

@@ -122,7 +122,7 @@ class Scrub:
         Raises:
             NotVerified: not everything at the source was proved to be in the service. Nothing was done.
             RunHeld: another process has taken this run over.
-            EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
+            SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
         """
         try:
             if search_only:

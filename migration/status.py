@@ -66,7 +66,7 @@ async def status(
 
     Raises:
         NoSuchRun: there is none of that name.
-        EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
+        SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
     """
     runs = []
     for each in [name] if name is not None else await Journal.runs(target):

@@ -21,13 +21,13 @@ from typing import Any, Final, TypeAlias, TypeVar
 import pytest
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources.base import Findable, Original, Place, Scrubbable, Source
 from strongroom.models import names
 from strongroom.models.secret import REDACTED
 from strongroom.storage_service.wire import MAX_SECRET
-from tests.migration.estates.base import Estate, Filled, Spoken, Stoppable, source_of
+from tests.migration.sources.base import Estate, Filled, Spoken, Stoppable, source_of
 
 Law: TypeAlias = Callable[[Estate], None]
 
@@ -453,18 +453,18 @@ def closing_twice_is_nothing(estate: Estate) -> None:
 
 @_register(STOP_LAWS)
 def a_stopped_system_is_unavailable(estate: Estate) -> None:
-    """While nobody answers, opening and reading end in `EstateUnavailable`, which tells no secret; then it goes on."""
+    """While nobody answers, opening and reading end in `SourceUnavailable`, which tells no secret; then it goes on."""
     assert isinstance(estate, Stoppable)
     put = _put(estate, 2)
     secrets = [estate.secret_of(number) for number in put.values()]
     with reading(estate) as opened:
         estate.stop()
         try:
-            with pytest.raises(EstateUnavailable) as caught:
+            with pytest.raises(SourceUnavailable) as caught:
                 opened.items()
-            with pytest.raises(EstateUnavailable) as refused, reading(estate) as late:
+            with pytest.raises(SourceUnavailable) as refused, reading(estate) as late:
                 late.items()
-            with pytest.raises(EstateUnavailable):
+            with pytest.raises(SourceUnavailable):
                 opened.marks(list(put))
         finally:
             estate.start()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strongroom.migration import needles
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.needles import SHORTEST, WINDOW, WINDOWS, Search, windows
 from strongroom.migration.sources.base import Place
 
@@ -143,7 +143,7 @@ async def test_places_that_cannot_be_read() -> None:
 
     async def breaks_off() -> AsyncIterator[bytes]:
         yield b"the secret"
-        raise EstateUnavailable("its disk is gone")
+        raise SourceUnavailable("its disk is gone")
 
     async def fails() -> AsyncIterator[bytes]:
         yield b"the secret"

@@ -14,8 +14,8 @@ from strongroom.migration.spill import Spill
 from strongroom.models import Host
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.faulty import FaultyBackend
-from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, lying
+from tests.migration.sources.memory import MemoryEstate
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.base import Place
 from strongroom.migration.sources.commissaire.places import ids_of
@@ -20,7 +20,7 @@ from strongroom.storage_service.backends.etcd.messages_pb2 import StatusRequest
 from strongroom.storage_service.backends.etcd.methods import STATUS
 from strongroom.storage_service.errors import ConfigurationError
 from tests.etcd_server import Etcd, binary, running
-from tests.migration.estates.commissaire import CommissaireEstate, EstateV2, EstateV3
+from tests.migration.sources.commissaire import CommissaireEstate, EstateV2, EstateV3
 
 ETCDCTL: Final = Path(binary()).with_name("etcdctl")
 
@@ -226,7 +226,7 @@ async def test_every_member_is_purged_and_told(tmp_path: Path) -> None:
 
         store.members[2].kill()
         async with opened(estate) as source:
-            with pytest.raises(EstateUnavailable):
+            with pytest.raises(SourceUnavailable):
                 await source.purge()
             gone = f"the database of etcd member {store.members[2].endpoint}, streamed by it"
             assert gone in unreachable(await source.places())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from strongroom.migration.records import Record
 from strongroom.migration.sources.commissaire import records, spelling
-from tests.migration.estates.commissaire import container_manager, host
+from tests.migration.sources.commissaire import container_manager, host
 
 PEM: Final = "-----BEGIN OPENSSH PRIVATE KEY-----\nGrüße\n-----END OPENSSH PRIVATE KEY-----\n"
 KEY: Final = base64.b64encode(PEM.encode()).decode()

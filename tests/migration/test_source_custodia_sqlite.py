@@ -16,7 +16,7 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.base import Original, Place
@@ -28,9 +28,9 @@ from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.client.bulk_operations import Write
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.wire import MAX_SECRET, NEW
-from tests.migration.estates import custodia
-from tests.migration.estates.custodia import TABLE, CustodiaEstate, Server
 from tests.migration.house import house
+from tests.migration.sources import custodia
+from tests.migration.sources.custodia import TABLE, CustodiaEstate, Server
 
 Maker = Callable[[Path], AbstractContextManager[CustodiaEstate]]
 
@@ -323,7 +323,7 @@ REFUSALS: Final[Mapping[str, tuple[Callable[[Server], Mapping[str, object]], typ
         "512 or 256",
     ),
     "no JSON": (lambda server: {"key": holding(server, "k")}, ConfigurationError, "512 or 256"),
-    "another store's key": (lambda server: {"key": holding(server, OTHER_KEY)}, EstateRefused, "opens nothing"),
+    "another store's key": (lambda server: {"key": holding(server, OTHER_KEY)}, SourceRefused, "opens nothing"),
     "store without .conf": (lambda server: {"store": "served"}, ConfigurationError, "store goes with a configuration"),
     "key with .conf": (lambda server: {"place": str(server.conf)}, ConfigurationError, "key goes with the file"),
     "etcd": (
@@ -474,7 +474,7 @@ async def test_a_store_that_is_held_is_unavailable(clear: CustodiaEstate, monkey
     with closing(sqlite3.connect(clear.place, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         for act in (source.count(), source.marks([key]), source.scrub(originals), source.purge()):
-            with pytest.raises(EstateUnavailable, match="others hold"):
+            with pytest.raises(SourceUnavailable, match="others hold"):
                 await act
 
     assert await source.marks([key]) == {key: originals[0].mark}
@@ -496,7 +496,7 @@ async def test_an_unfinished_write_is_told(tmp_path: Path) -> None:
         writer.execute("ROLLBACK")
     before = torn.read_bytes()
 
-    with pytest.raises(EstateUnavailable, match="left in the middle of a write: start Custodia"):
+    with pytest.raises(SourceUnavailable, match="left in the middle of a write: start Custodia"):
         await open_source("custodia-sqlite", str(torn), {}).open(Digest())
     assert torn.read_bytes() == before
 

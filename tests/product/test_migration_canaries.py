@@ -20,9 +20,9 @@ from strongroom.migration.sources.base import Scrubbable
 from strongroom.storage_service.client import StorageClient
 from tests.deploy.running import Done, Up, clean_environment, eventually, spawn, strongroom, up
 from tests.etcd_server import running
-from tests.migration.estates import convection, csv_file, custodia, json_lines, key_directory, openbao
-from tests.migration.estates.commissaire import EstateV3, container_manager, host
-from tests.migration.estates.rows import RowEstate
+from tests.migration.sources import convection, csv_file, custodia, json_lines, key_directory, openbao
+from tests.migration.sources.commissaire import EstateV3, container_manager, host
+from tests.migration.sources.rows import RowEstate
 
 HOST_KEY = "canaryHOSTKEYv4lue"
 TOKEN = "canaryCMTOKENv4lue"

@@ -21,8 +21,8 @@ from strongroom.storage_service.keyring.machines.key import Kind
 from strongroom.storage_service.services.door import Caller
 from tests.forgetful_disk import forgetful_disk
 from tests.laws.sources import reading
-from tests.migration.estates.csv_file import estate, estate_of_key_files
-from tests.migration.estates.key_directory import KeyDirectory
+from tests.migration.sources.csv_file import estate, estate_of_key_files
+from tests.migration.sources.key_directory import KeyDirectory
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 

@@ -19,7 +19,7 @@ from typing import ClassVar, Final, ParamSpec, TypeVar
 import msgspec
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources import files
 from strongroom.migration.sources.base import Option, Options, Original, Place
@@ -123,7 +123,7 @@ class CustodiaSqlite:
         """Yield the rows in the order of their keys, a page at a time.
 
         Raises:
-            EstateRefused: the master key opens nothing.
+            SourceRefused: the master key opens nothing.
         """
         self._check_key()
         after: bytes | None = None
@@ -142,7 +142,7 @@ class CustodiaSqlite:
         """Return the records of those names.
 
         Raises:
-            EstateRefused: the master key opens nothing.
+            SourceRefused: the master key opens nothing.
         """
         self._check_key()
         keys = {id_of(key): name for name in names if (key := _key_of_name(name)) is not None}
@@ -228,7 +228,7 @@ class CustodiaSqlite:
 
     def _check_key(self) -> None:
         if self._refusal:
-            raise EstateRefused(self._refusal)
+            raise SourceRefused(self._refusal)
 
     def _values(self) -> Iterator[bytes]:
         """Yield the stored values of secrets."""
@@ -327,4 +327,4 @@ def _read(file: Path, position: int) -> bytes:
     except FileNotFoundError:
         return b""  # SQLite has removed it meanwhile
     except OSError as error:
-        raise EstateUnavailable(f"{file} cannot be read: {error.strerror}") from None
+        raise SourceUnavailable(f"{file} cannot be read: {error.strerror}") from None

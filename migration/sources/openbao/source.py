@@ -24,7 +24,7 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.sources.at_once import at_once
 from strongroom.migration.sources.base import Option, Options, Original, Place
 from strongroom.migration.sources.openbao.http import IN_FLIGHT, PAUSES, PathFailed, PathRefused, Url, shown
@@ -215,6 +215,6 @@ class OpenBao(Reader):
         for pause in PAUSES:
             try:
                 return await act()
-            except EstateUnavailable:
+            except SourceUnavailable:
                 await asyncio.sleep(pause)
         return await act()

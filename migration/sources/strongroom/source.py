@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar, Final, NamedTuple
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.journal import run_name
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources.base import Option, Options, Original, Place
@@ -201,7 +201,7 @@ class StrongroomSource:
     @property
     def _client(self) -> AsyncStorageClient:
         if self._opened is None:
-            raise EstateUnavailable(f"{self._where} is not open")
+            raise SourceUnavailable(f"{self._where} is not open")
         return self._opened
 
     def _reading(self) -> Reading:
@@ -237,7 +237,7 @@ class StrongroomSource:
                 pause *= 2
             else:
                 return [each.done for each in steps]
-        raise EstateUnavailable(f"{self._where} did not do it {ATTEMPTS} times: it does not answer, or is written to")
+        raise SourceUnavailable(f"{self._where} did not do it {ATTEMPTS} times: it does not answer, or is written to")
 
     async def _commit(self, changes: Sequence[Change]) -> None:
         passing = (Changed, NoContainer, Unavailable)

@@ -25,7 +25,7 @@ from typing import BinaryIO, ClassVar, Final, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources import files
 from strongroom.migration.sources.base import Original, Place
@@ -245,7 +245,7 @@ class RowSource:
 
         Raises:
             ConfigurationError: there is no such file, or it is none of this kind.
-            EstateUnavailable: it cannot be read.
+            SourceUnavailable: it cannot be read.
         """
         self._digest = digest
         if not await asyncio.to_thread(self._path.is_file):
@@ -264,7 +264,7 @@ class RowSource:
         """Yield every row, of the file as it was when this began: also where another has taken its place since.
 
         Raises:
-            EstateUnavailable: it cannot be read, or was written over so that rows are no longer where they were.
+            SourceUnavailable: it cannot be read, or was written over so that rows are no longer where they were.
         """
         file = await asyncio.to_thread(self._opened)
         try:
@@ -331,7 +331,7 @@ class RowSource:
         if Identity.of(os.fstat(file.fileno())) != index.identity:
             with self._held(file) as index:
                 if number - 1 > len(index) or index.read(file, number - 1) != before.last:
-                    raise EstateUnavailable(f"{self._path} was written over while it was read; read it again")
+                    raise SourceUnavailable(f"{self._path} was written over while it was read; read it again")
         try:
             return self._read(file, index, number)
         except OSError as error:
@@ -595,6 +595,6 @@ def _copy(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
     while start < end:
         chunk = os.pread(source.fileno(), min(files.CHUNK, end - start), start)
         if not chunk:
-            raise EstateUnavailable("the file became shorter while it was read; try again")
+            raise SourceUnavailable("the file became shorter while it was read; try again")
         target.write(chunk)
         start += len(chunk)
