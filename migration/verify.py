@@ -12,11 +12,11 @@ import msgspec
 
 from strongroom.migration.apply import known_copies
 from strongroom.migration.batches import Batch, batches
+from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.journal import Copy, Journal, Run, Stage, now
 from strongroom.migration.records import is_sealed
 from strongroom.migration.report import Report
 from strongroom.migration.sources.base import Source
-from strongroom.migration.spill import Spill
 from strongroom.migration.target import READ_SIZE, Target
 from strongroom.models import LIST_MODELS, ListModel, names
 from strongroom.models.names import TOMBSTONES
@@ -57,7 +57,7 @@ async def verify(
     """
     run = journal.run
     report = Report(verb="verify", run=run.name, source=run.kind, estate=run.identity, started=now())
-    with Spill() as met, Spill() as copies:
+    with DiskMap() as met, DiskMap() as copies:
         await known_copies(journal, copies)
         async for batch in batches(source, journal.digest, report):
             await _compare(batch, source, target, journal, report, copies=copies)
@@ -78,7 +78,7 @@ async def verify(
 
 
 async def _compare(
-    batch: Batch, source: Source, target: Target, journal: Journal, report: Report, *, copies: Spill
+    batch: Batch, source: Source, target: Target, journal: Journal, report: Report, *, copies: DiskMap
 ) -> None:
     """Compare one batch; what changed while that was done is told as such, whatever it looked like.
 
@@ -124,13 +124,13 @@ async def _marks(source: Source, ids: Sequence[str]) -> Mapping[str, str]:
     return await source.marks(ids) if ids else {}
 
 
-def _remember(met: Spill, batch: Batch) -> None:
+def _remember(met: DiskMap, batch: Batch) -> None:
     wanted = [each.record.name for each in batch.records if not names.is_container(each.record.name)]
     met.update((_NAME + name, "") for name in wanted)
     met.update((_CONTAINER + container, "") for container in {names.container_of(name) for name in wanted})
 
 
-async def _look_for_more(target: Target, met: Spill, report: Report, *, bound: int) -> None:
+async def _look_for_more(target: Target, met: DiskMap, report: Report, *, bound: int) -> None:
     """Tell what the service has beside the estate, in the containers and kinds of its records and below them."""
     last = None
     for key in met.keys(_CONTAINER):

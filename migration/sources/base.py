@@ -117,7 +117,7 @@ class Scrubbable(Protocol):
         False: it was changed since it was scrubbed, and nothing was done to it. Of one that is as it was: True.
         """
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return what of *original* must be found nowhere once it is scrubbed, as it lay in the source's files."""
 
     async def purge(self) -> Sequence[str]:

@@ -305,7 +305,7 @@ async def test_what_has_no_secret_is_looked_at(estate: CommissaireEstate) -> Non
         assert await source.marks([key]) == marks
         estate.write(key, json.dumps(host("h", KEY)).encode())
         assert await source.scrub(originals) == [False]
-        assert source.needles(originals[0]) == []
+        assert source.search_patterns(originals[0]) == []
 
 
 async def test_what_lives_for_a_time_goes_on_doing_so(estate: CommissaireEstate) -> None:

@@ -445,17 +445,17 @@ def test_a_copy_is_found_wherever_it_lies(estate: Copied) -> None:
     estate.write({"a": "the secret a", "b": "the secret b"})
     with reading(estate) as reader:
         originals = reader.originals(["words:a"])
-        (needle,) = reader.scrubbable.needles(originals[0])
-        assert _found(reader, needle) == {str(path) for path in (estate.file, spare, archive)}
+        (pattern,) = reader.scrubbable.search_patterns(originals[0])
+        assert _found(reader, pattern) == {str(path) for path in (estate.file, spare, archive)}
 
         reader.scrub(originals)
         reader.purge()
-        assert _found(reader, needle) == {str(spare), str(archive)}
+        assert _found(reader, pattern) == {str(spare), str(archive)}
     assert spare.exists()
 
 
-def _found(reader: Reader, needle: bytes) -> set[str]:
-    return {place.name for place in reader.places() if place.chunks is not None and reader.holds(place, [needle])[0]}
+def _found(reader: Reader, pattern: bytes) -> set[str]:
+    return {place.name for place in reader.places() if place.chunks is not None and reader.holds(place, [pattern])[0]}
 
 
 def test_what_a_killed_scrub_left_is_purged(estate: Copied) -> None:

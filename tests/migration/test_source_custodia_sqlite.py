@@ -539,19 +539,19 @@ SIZES: Final = (20, 300, 3000, 3990, 4030, 4100, 9000, 50_000)  # bytes; a page 
 
 @pytest.mark.parametrize("kind", ["pinned", "in the clear"])
 async def test_after_a_purge_nothing_is_found(tmp_path: Path, kind: str) -> None:
-    """Values of all sizes are found in the file by their needles, also where its pages cut them, until it is purged."""
+    """Values of all sizes are found in the file by their patterns, also where pages cut them, until it is purged."""
     with ESTATES[kind](tmp_path) as estate:
         paths = {f"law/s{size}": secrets.token_hex(size)[:size] for size in SIZES}
         for path, text in paths.items():
             estate.server.store(path, text)
         source = await opened(estate)
         originals = list((await source.originals([f"keys/{path}" for path in paths])).values())
-        needles = {original.id: source.needles(original) for original in originals}
-        before = {key: _holds_any(estate, each) for key, each in needles.items()}
+        patterns = {original.id: source.search_patterns(original) for original in originals}
+        before = {key: _holds_any(estate, each) for key, each in patterns.items()}
 
         await source.scrub(originals)
         done = await source.purge()
-        after = {key: _holds_any(estate, each) for key, each in needles.items()}
+        after = {key: _holds_any(estate, each) for key, each in patterns.items()}
 
         assert all(before.values()), before
         assert not any(after.values())
@@ -559,9 +559,9 @@ async def test_after_a_purge_nothing_is_found(tmp_path: Path, kind: str) -> None
         assert estate.server.client.get("/law/").json() == []
 
 
-def _holds_any(estate: CustodiaEstate, needles: Sequence[bytes]) -> bool:
-    assert needles
-    return any(needle in part for part in estate.raw() for needle in needles)
+def _holds_any(estate: CustodiaEstate, patterns: Sequence[bytes]) -> bool:
+    assert patterns
+    return any(pattern in part for part in estate.raw() for pattern in patterns)
 
 
 async def test_every_place_is_named(clear: CustodiaEstate) -> None:

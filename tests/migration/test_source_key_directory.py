@@ -397,8 +397,8 @@ def test_a_copy_below_is_searched(keys: KeyDirectory) -> None:
     (keys.directory / "old/copy").write_bytes(content)
     with reading(keys) as reader:
         originals = reader.originals(["h1"])
-        (needle,) = reader.scrubbable.needles(originals[0])
+        (pattern,) = reader.scrubbable.search_patterns(originals[0])
         reader.scrub(originals)
-        holding = [place.name for place in reader.places() if place.chunks and reader.holds(place, [needle])[0]]
+        holding = [place.name for place in reader.places() if place.chunks and reader.holds(place, [pattern])[0]]
 
     assert holding == [str(keys.directory / "old/copy")]

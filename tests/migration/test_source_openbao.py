@@ -481,7 +481,7 @@ async def test_a_path_that_cannot_move_is_not_scrubbed(bao: BaoEstate) -> None:
         taken = await original(source, key)
         assert list(await source.scrub([taken])) == [False]
         assert list(await source.restore([taken])) == [True]
-        assert source.needles(taken) == ()
+        assert source.search_patterns(taken) == ()
     assert "the secret of a broken one" in bao.read(next(path)).values()
 
 
@@ -525,13 +525,13 @@ async def test_a_path_that_was_removed_is_restored(bao: BaoEstate) -> None:
     assert bao.read("apps/a") == {"value": "moved", "number": 7}
 
 
-async def test_needles(bao: BaoEstate) -> None:
+async def test_patterns(bao: BaoEstate) -> None:
     """What must not be found is each value that moved, as text and as it stands in JSON; not what stays."""
     key = bao.write("ssh/h", {"private_key": PEM, "comment": "rack 7"})
     async with opened(bao) as source:
-        needles = source.needles(await original(source, key))
+        patterns = source.search_patterns(await original(source, key))
 
-    assert needles == (PEM.encode(), PEM.encode().replace(b"\n", b"\\n"))
+    assert patterns == (PEM.encode(), PEM.encode().replace(b"\n", b"\\n"))
 
 
 class Meddling(Server):

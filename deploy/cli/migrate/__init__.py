@@ -175,11 +175,11 @@ def apply(
 async def _apply(spec: SourceSpec, on_conflict: str, plan_file: Path | None, *, skip_bad: bool, take_over: bool) -> int:
     from strongroom.migration.apply import Apply
     from strongroom.migration.compare import Policy
+    from strongroom.migration.disk_map import DiskMap
     from strongroom.migration.plan import read_plan
-    from strongroom.migration.spill import Spill
 
     async with open_sides(spec, new=True) as sides:
-        with Spill() as planned:
+        with DiskMap() as planned:
             if plan_file is not None:
                 read_plan(plan_file, sides.journal.run.name, planned)
             async with sides.journal.held("apply", take_over=take_over):

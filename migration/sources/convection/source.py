@@ -8,7 +8,7 @@ would write the secrets back. That is told by its socket, and by ``auth.db``, wh
 every 5 seconds, wherever it runs; a server that is locked and listens elsewhere is not seen. There is no
 compare-and-set: a store is read again right before it is replaced, and left alone if it was changed.
 
-What a store holds does not show in its file, and shows otherwise in every copy. So the needle of a secret is its mark,
+What a store holds does not show in its file, and shows otherwise in every copy. So the pattern of a secret is its mark,
 and every store that is found in a file, wherever in it, is followed by the marks of the secrets that it opens to.
 """
 
@@ -184,7 +184,7 @@ class ConvectionSource:
         """Put secrets back into their stores, each store written anew once."""
         return await self._change(originals, _put_back, gone=False)
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return the mark, which `places` says where the secret is found."""
         return [original.mark.encode()]
 

@@ -223,7 +223,7 @@ class Custodia:
         """Store each, which Custodia refuses where something is."""
         return await at_once(self._restore, originals, _AT_ONCE)
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return the value; only Custodia knows in what form it lies in which files."""
         return [original.content.reveal().encode()]
 

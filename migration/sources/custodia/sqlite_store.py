@@ -48,7 +48,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
 
 _KEM_KEYS: Final = "kemkeys/"
 _CHUNK: Final = 1024 * 1024  # bytes
-_NEEDLE: Final = 256  # bytes
+_PATTERN: Final = 256  # bytes
 _SOME: Final = 100  # values that tell whether a store is encrypted
 
 _UNPINNED: Final = "it is not pinned: nothing proves that it was written under this key"
@@ -161,7 +161,7 @@ class CustodiaSqlite:
         """Insert rows, all of a batch at once."""
         return await self._do(self._table.insert, [_cell(original) for original in originals])
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return the stored value, of a JWE without its header, which is no secret and like that of others.
 
         A row that does not fit into a page of the file is cut where pages end, so two neighbouring parts of its value
@@ -171,7 +171,7 @@ class CustodiaSqlite:
         sought = cell.value.partition(b"..")[2] if is_token(cell.value) else cell.value
         if len(cell.key) + len(cell.value) < self._table.page_size - 100:  # what pages and rows begin with
             return [sought]
-        middle, size = len(sought) // 2, min(_NEEDLE, len(sought) // 2, self._table.page_size // 2 - 8)
+        middle, size = len(sought) // 2, min(_PATTERN, len(sought) // 2, self._table.page_size // 2 - 8)
         return [sought[middle - size : middle], sought[middle : middle + size]]
 
     async def purge(self) -> Sequence[str]:

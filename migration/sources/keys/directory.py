@@ -145,7 +145,7 @@ class KeyDirectory:
         """Make files anew, with their owners, modes and times."""
         return await _sliced(originals, lambda some: [self._create(each) for each in some])
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return the key, which for a link lies elsewhere and is searched for all the same."""
         return [_content(original).key]
 

@@ -127,7 +127,7 @@ class OpenBao(Reader):
 
         return await at_once(restore, originals, IN_FLIGHT)
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return each value that was moved, as its text and as the JSON that the server encrypts."""
         path, was, _ = self._parts(original)
         fields = was.fields or {}

@@ -47,7 +47,7 @@ class TakenOut(NamedTuple):
     """A row without what becomes an encrypted record, and the texts of that which are worth a search."""
 
     scrubbed: bytes
-    needles: tuple[bytes, ...]
+    patterns: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Row:
         return self._taken_out.scrubbed
 
     @property
-    def needles(self) -> tuple[bytes, ...]:
+    def patterns(self) -> tuple[bytes, ...]:
         """The texts that are taken out of it."""
-        return self._taken_out.needles
+        return self._taken_out.patterns
 
 
 class Layout(Protocol):
@@ -211,7 +211,7 @@ class _Content(msgspec.Struct, kw_only=True):
     """The content of an original. Its repr would show the secret, so it lives no longer than one call."""
 
     row: bytes
-    needles: tuple[bytes, ...] = ()
+    patterns: tuple[bytes, ...] = ()
     key_file: _KeyFile | None = None
 
 
@@ -412,10 +412,10 @@ class RowSource:
         """Put key files back, and then rows."""
         return await self._in_thread(lambda file, index: self._restore(file, index, originals))
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return the secret as it stands in the row, and the content of the key file."""
         content = _content_of(original)
-        return (*content.needles, content.key_file.content) if content.key_file else content.needles
+        return (*content.patterns, content.key_file.content) if content.key_file else content.patterns
 
     async def purge(self) -> Sequence[str]:
         """Remove what a killed run left unfinished beside the file; the file itself remembers nothing."""
@@ -451,7 +451,7 @@ class RowSource:
         content = _Content(row=raw)
         with suppress(Unfit):  # what cannot move will not be scrubbed either
             row = self._row(index, raw)
-            content.needles = row.needles
+            content.patterns = row.patterns
             if row.key_file:
                 key = self._key_file(row.key_file)
                 content.key_file = _KeyFile(content=key.content, mode=key.mode, owner=key.owner, group=key.group)

@@ -258,7 +258,7 @@ class MemorySource:
         """Put rows back, one after the other."""
         return [await self._restore_one(original) for original in originals]
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return the secret values, as JSON writes them."""
         row = msgspec.json.decode(original.content.reveal().encode(), type=Row)
         return [msgspec.json.encode(value)[1:-1] for name, value in row.records if is_sealed(name)]
