@@ -25,7 +25,7 @@ from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.jose.envelope import encrypt
 from strongroom.storage_service.keyring.ring import DataKey
 
-CHANGES = 3  # of a record that is re-encrypted: itself, its new row in the census, its old one
+CHANGES = 3  # of a record that is re-encrypted: itself, its new row in the index, its old one
 READERS = 4  # connections
 READS = 400  # a second, over all of them: what leaves the machine time for both
 PATIENCE = 60.0  # seconds that one call may take
@@ -108,8 +108,8 @@ def _while_sweeping(target: Strongroom, read: Callable[[], Outcome]) -> Outcome:
         ]
         program = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         try:
-            before = client.census().generations
-            while client.census().generations == before and program.poll() is None:
+            before = client.key_usage().generations
+            while client.key_usage().generations == before and program.poll() is None:
                 time.sleep(0.01)
             outcome = read()
             if program.poll() is not None:

@@ -149,7 +149,7 @@ def keyring(measured: Measured) -> str:
             f"""\
 Re-encryption at full pace, and the store alone, which is given one full batch of ciphertext after the other. A record
 that is re-encrypted is read, opened, encrypted anew, and written in {CHANGES} changes: itself, and its rows in the
-census, the new one and the old one. Ratios are medians of those within the rounds.""",
+key usage index, the new one and the old one. Ratios are medians of those within the rounds.""",
             _table(["a second", *stores], _sweeps([measured.sweeps[store] for store in stores])),
             f"""\
 {READERS} connections on the socket that read {READS} secrets a second together, while nothing else goes on and during a

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.base import Findable, Source
 from strongroom.storage_service.backends.read_through import OldPlace
@@ -76,5 +76,5 @@ class SourcePlace:
 async def _answering() -> AsyncIterator[None]:
     try:
         yield
-    except (EstateUnavailable, EstateRefused) as error:
+    except (SourceUnavailable, SourceRefused) as error:
         raise Unavailable(str(error)).advising(*error.next) from None

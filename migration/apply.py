@@ -16,12 +16,12 @@ import msgspec
 
 from strongroom.migration.batches import Batch, batches, parts
 from strongroom.migration.compare import Act, Comparison, Decision, Policy
+from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.errors import Mismatch, RunHeld
 from strongroom.migration.journal import MAX_ROW, ROLLED_BACK, UNDONE, Applied, Copy, Former, Journal, Stage, now
 from strongroom.migration.records import Moving
 from strongroom.migration.report import Report
 from strongroom.migration.sources.base import Source
-from strongroom.migration.spill import Spill
 from strongroom.migration.target import Change, Target
 from strongroom.models import names
 from strongroom.models.secret import Secret
@@ -42,7 +42,7 @@ _DONE: Final = {Act.CREATE: "created", Act.REPLACE: "replaced", Act.PRESENT: "pr
 NOTHING_FOUND: Final = Step("nothing was found at the source: see that its place and options are right")
 
 
-async def known_copies(journal: Journal, copies: Spill) -> None:
+async def known_copies(journal: Journal, copies: DiskMap) -> None:
     """Fill *copies* with what the journal says of each record, the last word counting."""
     async for _, row in journal.rows("applied", Applied):
         copies.update((copy.name, _text(copy)) for copy in row.copies if copy.act != UNDONE)
@@ -76,7 +76,7 @@ class Apply:
         *,
         policy: Policy = Policy.STOP,
         skip_bad: bool = False,
-        planned: Mapping[str, str] | Spill | None = None,
+        planned: Mapping[str, str] | DiskMap | None = None,
         advance: Callable[[int], object] = bool,
     ) -> None:
         """Take the parts.
@@ -97,7 +97,7 @@ class Apply:
         self._skip_bad = skip_bad
         self._planned = planned
         self._advance = advance
-        self._copies = Spill()
+        self._copies = DiskMap()
         self._stopped = False
         self._room = 0  # changes that one commit takes, when it was last asked
         self._comparison = Comparison(target, journal.digest, self._copies, policy)
@@ -110,7 +110,7 @@ class Apply:
         Raises:
             RunHeld: another process has taken this run over.
             Mismatch: what was read back is not what was saved.
-            EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
+            SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
         """
         await self._journal.begin()
         await self._journal.left("applied", "verified", ROLLED_BACK)

@@ -6,10 +6,10 @@ from typing import Final, NamedTuple
 
 from strongroom.migration.compare import Decision, fault_of
 from strongroom.migration.digest import Digest
+from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.records import Item, Moving, Record
 from strongroom.migration.report import Report
 from strongroom.migration.sources.base import Source
-from strongroom.migration.spill import Spill
 from strongroom.migration.target import READ_SIZE
 from strongroom.models import names
 from strongroom.models.steps import Step
@@ -99,7 +99,7 @@ async def batches(source: Source, digest: Digest, report: Report) -> AsyncIterat
     Of two records with one name the first counts: the second is told, unless it is the same. Counts ``items``.
     """
     batch, pack = Batch(), _Pack(_BATCH)
-    with Spill() as met:
+    with DiskMap() as met:
         async for items in _pages(source.items()):
             for records in _first_met(items, digest, met, report):
                 for each in records:
@@ -123,7 +123,7 @@ async def _pages(items: AsyncIterator[Item]) -> AsyncIterator[Sequence[Item]]:
     yield page
 
 
-def _first_met(items: Sequence[Item], digest: Digest, met: Spill, report: Report) -> Iterator[Sequence[Moving]]:
+def _first_met(items: Sequence[Item], digest: Digest, met: DiskMap, report: Report) -> Iterator[Sequence[Moving]]:
     """Yield for each item those of its records that can move and that nothing before had the name of."""
     known = dict(met.get_many([record.name for item in items for record in item.records]))
     new: dict[str, str] = {}

@@ -7,9 +7,9 @@ from enum import StrEnum
 import msgspec
 
 from strongroom.migration.digest import Digest
+from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.journal import Copy
 from strongroom.migration.records import Item, Moving, Record
-from strongroom.migration.spill import Spill
 from strongroom.migration.target import Held, Target
 from strongroom.models import names
 from strongroom.models.errors import InvalidName, ValidationError
@@ -113,7 +113,7 @@ def _fault_of_plain(record: Record) -> str:
 class Comparison:
     """Reads both sides of a batch and decides, by one policy."""
 
-    def __init__(self, target: Target, digest: Digest, copies: Spill, policy: Policy) -> None:
+    def __init__(self, target: Target, digest: Digest, copies: DiskMap, policy: Policy) -> None:
         """Take what is needed; *copies* has the journal's `Copy` of every record that it knows, by name."""
         self._target = target
         self._digest = digest

@@ -7,11 +7,11 @@ class MigrationError(StrongroomError):
     """Base of all errors of this package; never raised itself."""
 
 
-class EstateUnavailable(MigrationError):
+class SourceUnavailable(MigrationError):
     """The source does not answer, or cannot be read. Nothing of it was changed, unless the text says what."""
 
 
-class EstateRefused(MigrationError):
+class SourceRefused(MigrationError):
     """The source does not accept us: a wrong token, key or password."""
 
 

@@ -16,11 +16,11 @@ import msgspec
 from strongroom.migration.apply import NOTHING_FOUND, known_copies, to_decide
 from strongroom.migration.batches import batches
 from strongroom.migration.compare import Act, Comparison, Policy
+from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.errors import MigrationError
 from strongroom.migration.journal import Journal, now
 from strongroom.migration.report import Report
 from strongroom.migration.sources.base import Source
-from strongroom.migration.spill import Spill
 from strongroom.migration.target import Target
 from strongroom.models.steps import Step
 from strongroom.models.strict_json import UNREADABLE
@@ -57,13 +57,13 @@ async def plan(
         out: called with the id and the mark of every item.
 
     Raises:
-        EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
+        SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
     """
     run = journal.run
     report = Report(verb="plan", run=run.name, source=run.kind, estate=run.identity, started=now())
     began = time.monotonic()
     characters = 0
-    with Spill() as copies:
+    with DiskMap() as copies:
         await known_copies(journal, copies)
         comparison = Comparison(target, journal.digest, copies, policy)
         async for batch in batches(source, journal.digest, report):
@@ -119,7 +119,7 @@ class PlanFile:
         self._draft.unlink(missing_ok=True)
 
 
-def read_plan(path: Path, run: str, into: Spill) -> None:
+def read_plan(path: Path, run: str, into: DiskMap) -> None:
     """Fill *into* with the mark of every item of a plan's file.
 
     Raises:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, cast
 import msgspec
 
 from strongroom.migration.apply import known_copies
+from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.errors import MigrationError
 from strongroom.migration.journal import (
     MAX_ROW,
@@ -31,7 +32,6 @@ from strongroom.migration.journal import (
 from strongroom.migration.records import Record, is_sealed
 from strongroom.migration.report import Report
 from strongroom.migration.sources.base import Original, Scrubbable, Source
-from strongroom.migration.spill import Spill
 from strongroom.migration.target import Change, Held, Target
 from strongroom.models import names
 from strongroom.models.secret import Secret
@@ -91,8 +91,8 @@ class Rollback:
         self._target = target
         self._journal = journal
         self._advance = advance
-        self._copies = Spill()
-        self._items = Spill()  # that were scrubbed: how they are now
+        self._copies = DiskMap()
+        self._items = DiskMap()  # that were scrubbed: how they are now
         self._former: tuple[int, Mapping[str, str]] = (0, {})  # the row that was read last, and what it holds
         run = journal.run
         self.report = Report(verb="rollback", run=run.name, source=run.kind, estate=run.identity, started=now())
@@ -103,7 +103,7 @@ class Rollback:
         Raises:
             MigrationError: items were scrubbed, and there is no source to put them back into. Nothing was done.
             RunHeld: another process has taken this run over.
-            EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
+            SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
         """
         ended = self._journal.run.stages.get(ROLLED_BACK)
         if ended is None or not ended.complete:  # or else all that is left is to forget
@@ -269,7 +269,7 @@ class Rollback:
 
     async def _remove_containers(self) -> None:
         """Remove the containers that were made for the copies and are empty now, inner ones first."""
-        with Spill() as made:
+        with DiskMap() as made:
             async for _, row in self._journal.rows("applied", Applied):
                 created = [each.name for each in row.copies if each.act == "created" and names.is_container(each.name)]
                 made.update((f"{999 - each.count('/'):03} {each}", "") for each in [*row.containers, *created])

@@ -19,13 +19,13 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 
 from strongroom.migration.apply import known_copies
+from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.errors import MigrationError, NotVerified
 from strongroom.migration.journal import MAX_ROW, Copy, Journal, Scrubbed, Stage, now
-from strongroom.migration.needles import SHORTEST, Search
 from strongroom.migration.records import Item
 from strongroom.migration.report import Report
+from strongroom.migration.search_patterns import SHORTEST, Search
 from strongroom.migration.sources.base import Original, Scrubbable, Source
-from strongroom.migration.spill import Spill
 from strongroom.migration.target import Target
 from strongroom.models import names
 from strongroom.models.secret import Secret
@@ -106,9 +106,9 @@ class Scrub:
         self._journal = journal
         self._superseded = superseded
         self._advance = advance
-        self._copies = Spill()  # of every record, what the journal says
-        self._wanted = Spill()  # of every item that has secrets, what it is
-        self._journalled = Spill()  # of every item that was to be scrubbed, the mark of its last original
+        self._copies = DiskMap()  # of every record, what the journal says
+        self._wanted = DiskMap()  # of every item that has secrets, what it is
+        self._journalled = DiskMap()  # of every item that was to be scrubbed, the mark of its last original
         self._left_behind = 0  # of those, the ones that still have secrets
         run = journal.run
         self.report = Report(verb="scrub", run=run.name, source=run.kind, estate=run.identity, started=now())
@@ -122,7 +122,7 @@ class Scrub:
         Raises:
             NotVerified: not everything at the source was proved to be in the service. Nothing was done.
             RunHeld: another process has taken this run over.
-            EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
+            SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
         """
         try:
             if search_only:
@@ -131,8 +131,8 @@ class Scrub:
                 await self._remove_all()
             return await self._ended(search_only=search_only)
         finally:
-            for spill in (self._copies, self._wanted, self._journalled):
-                spill.close()
+            for each in (self._copies, self._wanted, self._journalled):
+                each.close()
 
     # Removing
 
@@ -252,25 +252,25 @@ class Scrub:
     async def _search(self) -> None:
         """Look for everything that was ever journalled, everywhere."""
         search = Search(await self._hands.places())
-        for finding in await search.run(self._needles()):
+        for finding in await search.run(self._patterns()):
             place = finding.place
             if finding.unreachable:
                 self.report.tell("unreachable", place.name, f"{finding.unreachable}; {place.advice}")
-            if finding.needles:
-                self.report.tell("found", place.name, f"{finding.needles:,} secrets are still in it; {place.advice}")
+            if finding.patterns:
+                self.report.tell("found", place.name, f"{finding.patterns:,} secrets are still in it; {place.advice}")
             if finding.clean:
                 self.report.facts[place.name] = "searched, and clean"
-        self.report.count("searched", search.needles)
+        self.report.count("searched", search.patterns)
         if search.short:
             self.report.tell(
                 "note", "", f"{search.short:,} secrets are shorter than {SHORTEST} bytes, and were not searched for"
             )
 
-    async def _needles(self) -> AsyncIterator[bytes]:
+    async def _patterns(self) -> AsyncIterator[bytes]:
         async for _, row in self._journal.rows("scrubbed", Scrubbed):
             for item, mark, content in row.originals:
-                for needle in self._hands.needles(Original(item, mark, Secret(content))):
-                    yield needle
+                for pattern in self._hands.search_patterns(Original(item, mark, Secret(content))):
+                    yield pattern
 
     # The end
 

@@ -6,11 +6,11 @@ from typing import Final
 import msgspec
 
 from strongroom.migration.apply import known_copies
+from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.errors import NoSuchRun
 from strongroom.migration.journal import LIST_RUNS, ROLLED_BACK, Copy, Holder, Journal, Run, Stage
 from strongroom.migration.records import Item
 from strongroom.migration.sources.base import Source
-from strongroom.migration.spill import Spill
 from strongroom.migration.target import Target
 from strongroom.models import names
 from strongroom.models.names import TOMBSTONES
@@ -66,7 +66,7 @@ async def status(
 
     Raises:
         NoSuchRun: there is none of that name.
-        EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
+        SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
     """
     runs = []
     for each in [name] if name is not None else await Journal.runs(target):
@@ -119,7 +119,7 @@ async def _waiting(
 ) -> Waiting:
     found = Waiting(run=journal.run.name, items=0, waiting=0, bad=0, superseded=0, read_through=False, next=[])
     page: list[Item] = []
-    with Spill() as copies:
+    with DiskMap() as copies:
         await known_copies(journal, copies)
         async for item in source.items():
             found.items += 1
@@ -136,7 +136,7 @@ async def _waiting(
     return found
 
 
-async def _count(found: Waiting, target: Target, journal: Journal, copies: Spill, items: list[Item]) -> None:
+async def _count(found: Waiting, target: Target, journal: Journal, copies: DiskMap, items: list[Item]) -> None:
     """Count those of *items* with a secret that the service neither has nor knows to be deleted, or once had."""
     sealed = [record.name for item in items for record in item.records if record.sealed]
     wanted = [each for each in sealed if not names.is_container(each)]

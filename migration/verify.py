@@ -1,7 +1,8 @@
 """``verify``: both sides are compared completely, and nothing is the same because the journal says so.
 
 Every record of every item is read anew, at the source and in the service, and compared by keyed hash. The reverse is
-looked at too: what the service holds in the containers where the estate's records lie, and the estate does not have.
+looked at too: what the service holds in the containers where the records of the source lie, and the source does not
+have.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -11,18 +12,18 @@ import msgspec
 
 from strongroom.migration.apply import known_copies
 from strongroom.migration.batches import Batch, batches
+from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.journal import Copy, Journal, Run, Stage, now
 from strongroom.migration.records import is_sealed
 from strongroom.migration.report import Report
 from strongroom.migration.sources.base import Source
-from strongroom.migration.spill import Spill
 from strongroom.migration.target import READ_SIZE, Target
 from strongroom.models import LIST_MODELS, ListModel, names
 from strongroom.models.names import TOMBSTONES
 from strongroom.models.steps import Option, Step
 from strongroom.storage_service.backends.base import pages
 
-MAX_EXTRA: Final = 100  # names that the estate does not have, told by name; the rest are counted
+MAX_EXTRA: Final = 100  # names that the source does not have, told by name; the rest are counted
 
 _NAME: Final = "n"  # before a name of the estate, among what is remembered of it
 _CONTAINER: Final = "c"  # before a container that its names lie in
@@ -52,11 +53,11 @@ async def verify(
 
     Raises:
         RunHeld: another process has taken this run over.
-        EstateUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
+        SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
     """
     run = journal.run
     report = Report(verb="verify", run=run.name, source=run.kind, estate=run.identity, started=now())
-    with Spill() as met, Spill() as copies:
+    with DiskMap() as met, DiskMap() as copies:
         await known_copies(journal, copies)
         async for batch in batches(source, journal.digest, report):
             await _compare(batch, source, target, journal, report, copies=copies)
@@ -77,7 +78,7 @@ async def verify(
 
 
 async def _compare(
-    batch: Batch, source: Source, target: Target, journal: Journal, report: Report, *, copies: Spill
+    batch: Batch, source: Source, target: Target, journal: Journal, report: Report, *, copies: DiskMap
 ) -> None:
     """Compare one batch; what changed while that was done is told as such, whatever it looked like.
 
@@ -123,13 +124,13 @@ async def _marks(source: Source, ids: Sequence[str]) -> Mapping[str, str]:
     return await source.marks(ids) if ids else {}
 
 
-def _remember(met: Spill, batch: Batch) -> None:
+def _remember(met: DiskMap, batch: Batch) -> None:
     wanted = [each.record.name for each in batch.records if not names.is_container(each.record.name)]
     met.update((_NAME + name, "") for name in wanted)
     met.update((_CONTAINER + container, "") for container in {names.container_of(name) for name in wanted})
 
 
-async def _look_for_more(target: Target, met: Spill, report: Report, *, bound: int) -> None:
+async def _look_for_more(target: Target, met: DiskMap, report: Report, *, bound: int) -> None:
     """Tell what the service has beside the estate, in the containers and kinds of its records and below them."""
     last = None
     for key in met.keys(_CONTAINER):
@@ -145,7 +146,7 @@ async def _look_for_more(target: Target, met: Spill, report: Report, *, bound: i
                 if _NAME + name in known:
                     continue
                 if report.counts.get("extra", 0) < bound:
-                    report.tell("extra", "", "the service has it, and the estate does not", name)
+                    report.tell("extra", "", "the service has it, and the source does not", name)
                 else:
                     report.count("extra")
 
@@ -200,7 +201,7 @@ def _advice(run: Run, report: Report, bad: set[str]) -> list[Step]:
     if bad:
         return [Step("fix at the source what cannot move, or leave it behind", "migrate verify", skip)]
     if not report.complete:
-        return [Step("nothing is the same: see that this is the estate that was moved")]
+        return [Step("nothing is the same: see that this is the source that was moved")]
     if "scrubbed" in run.stages:
         return [Step("what the source still has is in the service, too")]
     return [Step("remove the secrets from the source", "migrate scrub")]

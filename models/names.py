@@ -26,9 +26,9 @@ KEYRING_DOCUMENT: Final = KEYRING + "keys"  # the one name it lies under; its re
 WRAPS: Final = KEYRING + "wraps/"
 MACHINES: Final = KEYRING + "machines/"
 MACHINE_FLAGS: Final = KEYRING + "flags/"  # what a flag is bound to, with the fingerprint
-SUCCESSION: Final = KEYRING + "succession/"
+ENDORSEMENTS: Final = KEYRING + "endorsements/"
 EXPORT_SEAL: Final = KEYRING + "export"  # what the seal of an export is bound to
-CENSUS: Final = SYSTEM + "census/"
+USAGE: Final = SYSTEM + "usage/"
 ACCESS: Final = SYSTEM + "access/"
 APIKEYS: Final = ACCESS + "apikeys/"
 SPENT_APIKEYS: Final = SYSTEM + "spent/apikeys/"
@@ -50,7 +50,7 @@ ENCRYPTED: Final = (SECRETS, ACCESS, JOURNAL)
 class Encryption(StrEnum):
     """How what lies under a prefix is encrypted."""
 
-    DATA = "by a data key"  # opens under its own name alone, and is counted in the census
+    DATA = "by a data key"  # opens under its own name alone, and is counted in the index
     ROOT = "by the root key"  # opens under its own name alone
     RECIPIENT = "for its recipient"
     CLEAR = "no"
@@ -105,14 +105,14 @@ MAP: Final = (
     ),
     Prefix(f"{MACHINE_FLAGS}<fingerprint>", "what a machine's flag is bound to", "the service", Encryption.NOTHING),
     Prefix(
-        f"{SUCCESSION}<root>",
+        f"{ENDORSEMENTS}<root>",
         "that this root key took the place of the one before it; a JWE under a key derived from that one",
         "machines that knew the one before",
         Encryption.ROOT,
     ),
     Prefix(EXPORT_SEAL, "what the seal of an exported keyring is bound to", "who imports it", Encryption.NOTHING),
     Prefix(
-        f"{CENSUS}<generation>/<name>",
+        f"{USAGE}<generation>/<name>",
         "that the record of that name is under that generation of a keyset; empty",
         "who re-encrypts and retires keys",
         Encryption.CLEAR,

@@ -23,11 +23,11 @@ from strongroom.storage_service.config import (
 )
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.handlers import Handler
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.machines.stored import documents_in
 from strongroom.storage_service.keyring.opening.unattended import KeyFile, MachineKeyFile, Way
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
-from strongroom.storage_service.keyring.shared_root import Page, State
+from strongroom.storage_service.keyring.shared_root import SharedRoot, State
 from strongroom.storage_service.record_of_store import RecordOfStore, moving_to
 from strongroom.storage_service.routing import build as build_routing
 from strongroom.storage_service.services.access import AccessService
@@ -41,7 +41,7 @@ from strongroom.storage_service.services.records import RecordService
 from strongroom.storage_service.services.secrets import SecretService
 from strongroom.storage_service.wire import head
 
-__all__ = ["Page", "Parts", "build"]
+__all__ = ["Parts", "SharedRoot", "build"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +78,14 @@ def no_old_place(settings: ReadThroughSettings) -> OldPlace:
 
 async def build(
     settings: ServiceSettings,
-    page: Page,
+    shared: SharedRoot,
     opener: Callable[[str], Backend] = open_backend,
     old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
     renew: Callable[[], None] | None = None,
 ) -> Parts:
     """Open store, keys and audit log, and put the service together.
 
-    Called on the event loop that serves, after any fork; *page* was made before it, for all workers of the service.
+    Called on the event loop that serves, after any fork; *shared* was made before it, for all workers of the service.
     If it raises, nothing stays open. *opener* makes the store of a URL, *old_places* what asks an old place;
     *renew* lets new workers take the place of all of the service.
 
@@ -110,11 +110,11 @@ async def build(
         documents = documents_in(store, settings.machine_documents)
         machine = None if settings.machine_key is None else MachineKeyFile(settings.machine_key, documents)
         ways: list[Way] = [file] if machine is None else [file, machine]
-        keeper = Keeper(
-            store, page, ways, autogen=file if settings.autogen_root_key else None, seen=settings.keyring_seen
+        holder = Holder(
+            store, shared, ways, autogen=file if settings.autogen_root_key else None, seen=settings.keyring_seen
         )
-        stack.push_async_callback(keeper.close)
-        encrypted = EncryptedBackend(store, keeper)
+        stack.push_async_callback(holder.close)
+        encrypted = EncryptedBackend(store, holder)
         apikeys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key), proxy=settings.proxy)
         stack.push_async_callback(apikeys.close)
 
@@ -123,9 +123,9 @@ async def build(
             if record is not None and not settings.store.startswith("memory:"):
                 record.try_to_keep(settings.store)
 
-        keeper.on_open = opened
-        await keeper.open()
-        if keeper.state is State.LOCKED and record is not None:
+        holder.on_open = opened
+        await holder.open()
+        if holder.state is State.LOCKED and record is not None:
             record.try_to_keep(settings.store)
         old = OldPlaces(map(old_places, settings.read_through))
         stack.push_async_callback(old.close)
@@ -144,7 +144,7 @@ async def build(
         stack.push_async_callback(door.close)
         large_answers = LargeAnswers()
         proxy = Proxy(settings.proxy)
-        keys = KeyService(door, store, keeper, file, documents, machine=machine, renew=renew)
+        keys = KeyService(door, store, holder, file, documents, machine=machine, renew=renew)
         scheme = settings.store.partition(":")[0]
         return Parts(
             door=door,

@@ -155,7 +155,7 @@ class Behind(Locked):
 class Halted(ServiceError):
     """Secrets are not written for now: re-encryption could neither be finished nor reverted. Every key is kept.
 
-    *holders* names the versions, and the records that are still under them.
+    *holders* names the generations, and the records that are still under them.
     """
 
     code = "halted"
@@ -182,7 +182,7 @@ class TooManyAttempts(ServiceError):
 
 
 class InUse(ServiceError):
-    """A key, a keyset or a version is still needed; *holders* names by what."""
+    """A key, a keyset or a generation is still needed; *holders* names by what."""
 
     code = "in-use"
 

@@ -70,8 +70,8 @@ def test_nothing_is_spelled_a_second_time(path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "owner"),
     [
-        ('X = "system/census/"', NAMES),
-        ('X = SYSTEM + "census/"', NAMES),
+        ('X = "system/usage/"', NAMES),
+        ('X = SYSTEM + "usage/"', NAMES),
         ('X = f"{SYSTEM}access/apikeys/"', NAMES),
         ('X = ACCESS + "apikeys/"', NAMES),
         ('X = f"secrets/{name}"', NAMES),

@@ -23,7 +23,7 @@ from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.backends import BACKENDS
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.memory import MemoryBackend
-from strongroom.storage_service.bootstrap import Page, build
+from strongroom.storage_service.bootstrap import SharedRoot, build
 from strongroom.storage_service.client.place import Place
 from strongroom.storage_service.client.pool import Pool
 from strongroom.storage_service.errors import ConfigurationError, Denied
@@ -167,7 +167,7 @@ async def test_a_line_each_is_enough_for_the_service(tmp_path: Path, stores: lis
     told = load(tmp_path, NEW.partition("read_through")[0])
     for directory in told.directories():
         directory.mkdir(exist_ok=True)
-    page = Page()
+    page = SharedRoot()
 
     parts = await build(told.service, page)
 

@@ -18,7 +18,7 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "reads the store, a dump or a backup: read secrets": (
         "product/test_canaries.py::test_the_store_holds_ciphertext",
         "product/test_on_etcd.py::test_the_store_holds_ciphertext_in_etcd",
-        "keyring/test_vault.py::test_a_keyring_is_made_with_its_wraps",
+        "keyring/test_stored.py::test_a_keyring_is_made_with_its_wraps",
         "backup/test_restoring.py::test_nothing_of_a_secret_is_in_a_copy",
     ),
     "reads the store, a dump or a backup: learn names": (
@@ -55,15 +55,15 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "writes the store: plant or edit a plain record": (
         "product/test_who_writes_the_store.py::test_plain_records_and_containers_are_whoevers_who_writes_the_store",
     ),
-    "writes the store: edit the census": (
+    "writes the store: edit the key usage index": (
         "keyring/test_retire.py::test_what_is_needed_is_not_destroyed",
-        "keyring/test_census.py::test_damage_is_found_and_repaired",
+        "keyring/test_usage_index.py::test_damage_is_found_and_repaired",
     ),
     "writes the store: put a whole keyring of their own": (
         "product/test_faults.py::test_a_wrong_root_key_is_refused",
         "keyring/test_starts.py::test_what_stops_a_start",
-        "keyring/test_keeper.py::test_wrong_keys_are_counted_and_slowed",
-        "keyring/test_succession.py::test_a_rotation_is_followed_and_a_planted_keyring_is_not",
+        "keyring/test_holder.py::test_wrong_keys_are_counted_and_slowed",
+        "keyring/test_endorsement.py::test_a_rotation_is_followed_and_a_planted_keyring_is_not",
     ),
     "writes the store: copy another machine's `allowed` flag": (
         "keyring/test_machines.py::test_flags_that_do_not_open",
@@ -103,7 +103,7 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     ),
     "has fewer shares than are needed: nothing": (
         "keyring/test_unlock.py::test_too_few_shares",
-        "keyring/test_keeper.py::test_enough_shares_open_together",
+        "keyring/test_holder.py::test_enough_shares_open_together",
     ),
     "may ask the service (any API key): lock, unlock, rotate": (
         "service/test_keys.py::test_a_key_for_secrets_does_none_of_it",
@@ -111,7 +111,7 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "product/test_keys_locking.py::test_nobody_else_gets_at_keys",
     ),
     "tries unlock keys: guess one": (
-        "keyring/test_keeper.py::test_wrong_keys_are_counted_and_slowed",
+        "keyring/test_holder.py::test_wrong_keys_are_counted_and_slowed",
         "service/test_keys.py::test_wrong_keys_are_counted_slowed_and_written_down",
         "keyring/test_unlock.py::test_the_form_of_an_unlock_key",
     ),

@@ -69,7 +69,7 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.NotAuthenticated: Exit(DENIED, "say whose key to use: --home DIR, or STRONGROOM_API_ID and _API_KEY"),
         migration.RunHeld: Exit(CONFLICT),
         migration.NoSuchRun: Exit(NOT_FOUND),
-        migration.EstateRefused: Exit(DENIED),
+        migration.SourceRefused: Exit(DENIED),
         errors.Denied: Exit(
             DENIED,
             "the audit log has the reason; strongroom status tells whom the service takes you for, if it knows you",

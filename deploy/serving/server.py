@@ -29,7 +29,7 @@ from strongroom.deploy.settings import Settings
 from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.hardening import harden
-from strongroom.storage_service.keyring.ceremonies.sharing import Page
+from strongroom.storage_service.keyring.ceremonies.sharing import SharedRoot
 
 HEARTBEAT: Final = 30  # seconds without a sign of life after which gunicorn replaces a worker
 
@@ -42,7 +42,7 @@ class Role(StrEnum):
 
 
 def make_app(
-    role: Role, settings: Settings, crowd: Crowd, page: Page | None = None, tls: Holder | None = None
+    role: Role, settings: Settings, crowd: Crowd, shared: SharedRoot | None = None, tls: Holder | None = None
 ) -> Served:
     """Return what a worker of *role* serves; it opens nothing before the worker's loop runs.
 
@@ -50,7 +50,7 @@ def make_app(
         role: which process.
         settings: what the operator said.
         crowd: what the workers tell each other; made before they were forked.
-        page: what the storage service's workers share; likewise.
+        shared: what the storage service's workers share; likewise.
         tls: what the proxy shows; loaded before its workers were forked.
     """
     harden()  # anew: a change of user may have opened the process
@@ -58,7 +58,7 @@ def make_app(
         from strongroom.deploy.old_places import old_place
         from strongroom.storage_service.http.app import create_app
 
-        return Served(create_app(settings.service, page, old_place, _renewal()), Limits(), None, crowd)
+        return Served(create_app(settings.service, shared, old_place, _renewal()), Limits(), None, crowd)
     from strongroom.http_proxy.app import create_app as create_proxy
 
     application = create_proxy(settings.proxy, tls.notes if tls else tuple)
@@ -199,7 +199,7 @@ class Server(BaseApplication):
         self._settings = settings
         self._configured = configured
         self._crowd = Crowd()
-        self._page = Page() if role is Role.STORAGE else None
+        self._shared = SharedRoot() if role is Role.STORAGE else None
         super().__init__(prog=f"strongroom serve {role}")
 
     def load_config(self) -> None:
@@ -211,7 +211,7 @@ class Server(BaseApplication):
 
     def load(self) -> Any:
         """Return what is served; called in each worker."""
-        return make_app(self._role, self._settings, self._crowd, self._page, self.tls)
+        return make_app(self._role, self._settings, self._crowd, self._shared, self.tls)
 
     def run(self) -> NoReturn:
         """Serve until told to end.

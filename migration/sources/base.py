@@ -26,8 +26,8 @@ Options: TypeAlias = Mapping[str, Sequence[str]]
 class Source(Protocol):
     """An estate to be moved in, read where it lies. Reading changes nothing there.
 
-    Every method but the properties raises `EstateUnavailable` when the source does not answer or cannot be read, and
-    `EstateRefused` when it does not accept us; whatever is wrong with one item is that item's *fault* instead, so that
+    Every method but the properties raises `SourceUnavailable` when the source does not answer or cannot be read, and
+    `SourceRefused` when it does not accept us; whatever is wrong with one item is that item's *fault* instead, so that
     one bad record never hides the rest.
     """
 
@@ -117,7 +117,7 @@ class Scrubbable(Protocol):
         False: it was changed since it was scrubbed, and nothing was done to it. Of one that is as it was: True.
         """
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return what of *original* must be found nowhere once it is scrubbed, as it lay in the source's files."""
 
     async def purge(self) -> Sequence[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, NoReturn, Self
 
-from strongroom.migration.errors import EstateUnavailable, MigrationError
+from strongroom.migration.errors import MigrationError, SourceUnavailable
 from strongroom.migration.sources.base import Place
 from strongroom.storage_service.files import sync_directory
 
@@ -92,7 +92,7 @@ def identity(path: Path) -> Identity:
     """Return the present identity of a file that must be there.
 
     Raises:
-        EstateUnavailable: it is not, or cannot be looked at.
+        SourceUnavailable: it is not, or cannot be looked at.
     """
     try:
         return Identity.of(path.stat())
@@ -100,9 +100,9 @@ def identity(path: Path) -> Identity:
         raise unavailable(path, error) from error
 
 
-def unavailable(path: Path, error: OSError) -> EstateUnavailable:
+def unavailable(path: Path, error: OSError) -> SourceUnavailable:
     """Return the error that says that *path* cannot be used, and why."""
-    return EstateUnavailable(f"{path}: {_reason(error)}")
+    return SourceUnavailable(f"{path}: {_reason(error)}")
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def replacing(path: Path, expected: Identity) -> Iterator[BinaryIO]:
     It has the mode and the owner of the old one, and until it is whole nobody but its owner can read it.
 
     Raises:
-        EstateUnavailable: it cannot be written, or *path* is no longer as *expected*; *path* is as it was.
+        SourceUnavailable: it cannot be written, or *path* is no longer as *expected*; *path* is as it was.
     """
     unfinished = unfinished_of(path)
     try:
@@ -124,7 +124,7 @@ def replacing(path: Path, expected: Identity) -> Iterator[BinaryIO]:
             _take_after(file.fileno(), path.stat())
             os.fsync(file.fileno())
         if identity(path) != expected:
-            raise EstateUnavailable(f"{path} is being changed by somebody else; try again when that is over")
+            raise SourceUnavailable(f"{path} is being changed by somebody else; try again when that is over")
         unfinished.rename(path)
         sync_directory(path.parent)
     except OSError as error:
@@ -143,7 +143,7 @@ def create(path: Path, file: File) -> bool:
     """Make *path* anew, durably; return whether it has that content now: False where something else is there.
 
     Raises:
-        EstateUnavailable: it cannot be written; nothing is there.
+        SourceUnavailable: it cannot be written; nothing is there.
     """
     unfinished = unfinished_of(path)
     try:
@@ -173,7 +173,7 @@ def remove(path: Path, content: bytes) -> bool:
     """Remove *path* if it holds *content*; return whether it is gone now.
 
     Raises:
-        EstateUnavailable: it cannot be removed.
+        SourceUnavailable: it cannot be removed.
     """
     try:
         if not path.exists():
@@ -191,7 +191,7 @@ async def chunks(path: Path) -> AsyncIterator[bytes]:
     """Yield the bytes of *path* in order; of one that is gone, none.
 
     Raises:
-        EstateUnavailable: it cannot be read.
+        SourceUnavailable: it cannot be read.
     """
     try:
         file = await asyncio.to_thread(path.open, "rb")
@@ -217,7 +217,7 @@ def below(directory: Path) -> Iterator[Path]:
     """Yield every regular file in *directory* and below it; links are not followed.
 
     Raises:
-        EstateUnavailable: one of the directories cannot be read.
+        SourceUnavailable: one of the directories cannot be read.
     """
 
     def fail(error: OSError) -> NoReturn:
@@ -301,7 +301,7 @@ def _own(descriptor: int, owner: int, group: int) -> None:
         try:
             os.fchown(descriptor, owner, group)
         except PermissionError:
-            raise EstateUnavailable("the file belongs to somebody else: run this as its owner, or as root") from None
+            raise SourceUnavailable("the file belongs to somebody else: run this as its owner, or as root") from None
 
 
 def _reason(error: Exception) -> str:

@@ -18,7 +18,7 @@ from strongroom.storage_service.keyring.machines.document import MachineDocument
 from strongroom.storage_service.keyring.opening import wraps
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.usage import census
+from strongroom.storage_service.keyring.usage import index
 
 NAMED: Final = 20  # records that a refusal names; it counts them all
 STEP: Final = 256  # rows between two words to who looks on
@@ -150,7 +150,7 @@ def _read(reader: Reader, exported: Exported, ring: Ring | None, advance: Callab
             keyring = value
         elif name == RESTORE:
             raise Invalid("the backup is of a store that was half restored")
-        elif ring is not None and census.is_counted(name):
+        elif ring is not None and index.is_counted(name):
             _open(found, ring, name, value)
         if count % STEP == 0:
             advance(STEP)

@@ -18,9 +18,9 @@ from strongroom.storage_service.wire import keys as keyring_wire
 from strongroom.storage_service.wire.keys import (
     KEYRING_PATH,
     Backup,
-    Census,
     KeyringStatus,
     Keyset,
+    KeyUsage,
     Mode,
     Reencrypted,
     Scan,
@@ -260,18 +260,18 @@ def retire_generation(generation: str) -> Operation[None]:
     yield _post("/retire", keyring_wire.Retirement(generation=generation))
 
 
-# Census, backups and export
+# Key usage, backups and export
 
 
-def census() -> Operation[Census]:
+def key_usage() -> Operation[KeyUsage]:
     """Return how many records are under each generation."""
-    return decode((yield Call("GET", f"{KEYRING_PATH}/census", Effect.READ)), Census)
+    return decode((yield Call("GET", f"{KEYRING_PATH}/usage", Effect.READ)), KeyUsage)
 
 
-def scan_census(*, repair: bool = False) -> Operation[Scan]:
-    """Look at every record, and hold the census against what they are under; with *repair* put it right."""
+def scan_key_usage(*, repair: bool = False) -> Operation[Scan]:
+    """Look at every record, and hold the index against what they are under; with *repair* put it right."""
     # Both may be repeated: what was put right is right.
-    return decode((yield _post("/census/scan", keyring_wire.Scanning(repair=repair), Effect.READ)), Scan)
+    return decode((yield _post("/usage/scan", keyring_wire.Scanning(repair=repair), Effect.READ)), Scan)
 
 
 def list_backups() -> Operation[list[Backup]]:

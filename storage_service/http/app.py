@@ -16,7 +16,7 @@ from strongroom.storage_service.access import authenticators
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.read_through import OldPlace
-from strongroom.storage_service.bootstrap import Page, Parts, build, no_old_place
+from strongroom.storage_service.bootstrap import Parts, SharedRoot, build, no_old_place
 from strongroom.storage_service.config import ReadThroughSettings, ServiceSettings
 from strongroom.storage_service.errors import (
     AuditUnavailable,
@@ -57,7 +57,7 @@ class StorageApp:
     def __init__(
         self,
         settings: ServiceSettings,
-        page: Page,
+        shared: SharedRoot,
         opener: Callable[[str], Backend] = open_backend,
         old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
         *,
@@ -65,7 +65,7 @@ class StorageApp:
     ) -> None:
         """Take the settings, what the workers share, what makes stores and old places, and what renews the workers."""
         self._settings = settings
-        self._page = page
+        self._shared = shared
         self._opener = opener
         self._old_places = old_places
         self._renew = renew
@@ -78,7 +78,7 @@ class StorageApp:
         Raises:
             StrongroomError: as `bootstrap.build`: what is wrong does not get better by trying again.
         """
-        self._parts = await build(self._settings, self._page, self._opener, self._old_places, self._renew)
+        self._parts = await build(self._settings, self._shared, self._opener, self._old_places, self._renew)
         self._secrets = SecretsEndpoint(self._parts.secrets)
         self._rest = _falcon_app(self._parts)
 
@@ -237,16 +237,16 @@ class StorageApp:
 
 def create_app(
     settings: ServiceSettings,
-    page: Page | None = None,
+    shared: SharedRoot | None = None,
     old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
     renew: Callable[[], None] | None = None,
 ) -> StorageApp:
     """Return the application; it touches nothing before it is opened.
 
-    *page* is what the workers of one service share; without one, this is the only worker. *old_places* makes what asks
-    an old place, where settings name one; *renew* lets new workers take the place of all.
+    *shared* is what the workers of one service share; without one, this is the only worker. *old_places* makes what
+    asks an old place, where settings name one; *renew* lets new workers take the place of all.
     """
-    return StorageApp(settings, page or Page(), old_places=old_places, renew=renew)
+    return StorageApp(settings, shared or SharedRoot(), old_places=old_places, renew=renew)
 
 
 def _falcon_app(parts: Parts) -> falcon.asgi.App[Request, Response]:

@@ -52,8 +52,8 @@ def add_routes(app: falcon.asgi.App[Any, Any], keys: KeyService) -> None:
         ("/reencrypt", Reencrypt(keys)),
         ("/resume", Resume(keys)),
         ("/retire", Retire(keys)),
-        ("/census", Census(keys)),
-        ("/census/scan", Scan(keys)),
+        ("/usage", Usage(keys)),
+        ("/usage/scan", Scan(keys)),
         ("/backups", Backups(keys)),
         ("/backups/{label}", OneBackup(keys)),
         ("/export", Export(keys)),
@@ -261,17 +261,17 @@ class Retire(_Resource):
         _done(req, resp)
 
 
-class Census(_Resource):
+class Usage(_Resource):
     """What is under which generation."""
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """Tell it, by the census."""
-        complete, generations = await self._keys.census(caller(req))
-        answer(req, resp, keyring_wire.Census(counted=complete, generations=dict(generations)))
+        """Tell it, by the key usage index."""
+        complete, generations = await self._keys.usage(caller(req))
+        answer(req, resp, keyring_wire.KeyUsage(counted=complete, generations=dict(generations)))
 
 
 class Scan(_Resource):
-    """The census, and the records themselves."""
+    """The index, and the records themselves."""
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Look at every record."""

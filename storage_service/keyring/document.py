@@ -107,7 +107,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
     backups: dict[str, Backup] = msgspec.field(default_factory=dict)
     halted: Halt | None = None
     pending: Pending | None = None
-    counted: bool = True  # whether every record has had its row in the census from its first write on
+    counted: bool = True  # whether every record has had its row in the index from its first write on
     keyring: str = ""  # 16 random bytes, hex; none before it is first stored
     edition: int = 0
     format_: int = FORMAT
@@ -368,8 +368,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         """Return the document that says: this root key is prepared; None: none is."""
         return self._with(pending=pending)
 
-    def with_census(self) -> Self:
-        """Return the document that says: the census is complete."""
+    def with_index(self) -> Self:
+        """Return the document that says: the index is complete."""
         return self._with(counted=True)
 
     def _check(self) -> None:

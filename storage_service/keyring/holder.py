@@ -39,25 +39,25 @@ from strongroom.storage_service.keyring.opening.unattended import KeyFile, Way
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.seen import Seen
-from strongroom.storage_service.keyring.shared_root import WITH_KEY, Page, State
+from strongroom.storage_service.keyring.shared_root import WITH_KEY, SharedRoot, State
 from strongroom.storage_service.keyring.stored import Sealed
 
 # What the right file, put in its place, mends, or a person who knows better:
 _BEHIND: Final = (KeyFileMissing, KeyFileUnusable, KeyringOutdated, WrongRootKey)
 _ATTEMPTS: Final = 3  # at a keyring that looks old
-LOOK: Final = 0.2  # seconds between two looks at the page by a worker that is asked nothing
+LOOK: Final = 0.2  # seconds between two looks at the shared root by a worker that is asked nothing
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
-class Keeper:
+class Holder:
     """What one worker holds of the keyring.
 
     Args:
         store: the store, opened; the bare one, not one that encrypts.
-        page: what all workers of the service share.
+        shared: what all workers of the service share.
         ways: how the keyring may be opened with nobody at hand, in order.
         autogen: the file to make a first keyring with, in a store that was never used; None: wait for somebody to.
         seen: the file that says which keyring this home has seen; None: none does.
@@ -67,7 +67,7 @@ class Keeper:
     def __init__(
         self,
         store: Backend,
-        page: Page,
+        shared: SharedRoot,
         ways: Sequence[Way],
         autogen: KeyFile | None = None,
         *,
@@ -75,13 +75,13 @@ class Keeper:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._page = page
-        self.seen: Final = Seen(page, seen)
+        self._shared = shared
+        self.seen: Final = Seen(shared, seen)
         self._ways = tuple(ways)
         self._autogen = autogen
         self._clock = clock
         self._ring: Ring | None = None
-        self._seen = -1  # the tick of the page that what is held here belongs to
+        self._seen = -1  # the tick of the shared root that what is held here belongs to
         self._turn = asyncio.Lock()
         self.on_open: Callable[[], object] = bool  # called whenever this worker has keys and had none
         self._watching: asyncio.Task[None] | None = None
@@ -90,7 +90,7 @@ class Keeper:
     # Holding keys
 
     async def open(self) -> None:
-        """Open the keyring if that can be done with nobody at hand, and begin to follow the page.
+        """Open the keyring if that can be done with nobody at hand, and begin to follow the shared root.
 
         Raises:
             StartupError: it should have opened, and did not; the text says what to do.
@@ -99,7 +99,7 @@ class Keeper:
         await self.seen.load()
         async with self._turn:
             with contextlib.suppress(Locked):
-                if self._page.state is State.FRESH:
+                if self._shared.state is State.FRESH:
                     await self._load()
                 else:  # of a service that runs: it has plain records to serve, and may be helped while it does
                     await self._load_or_fall_behind()
@@ -116,17 +116,17 @@ class Keeper:
     @property
     def current(self) -> Ring | None:
         """The ring to use now; None: `sync` has to be asked."""
-        return self._ring if self._page.tick == self._seen else None
+        return self._ring if self._shared.tick == self._seen else None
 
     @property
     def state(self) -> State:
-        """Whether the service is locked; FRESH stands for a page that nobody has looked at yet."""
-        return self._page.state
+        """Whether the service is locked; FRESH stands for a shared root that nobody has looked at yet."""
+        return self._shared.state
 
     @property
     def behind(self) -> bool:
         """Whether the keyring in the store did not open here when this worker last looked."""
-        return bool(self._behind) and self._page.state in WITH_KEY
+        return bool(self._behind) and self._shared.state in WITH_KEY
 
     async def look(self) -> None:
         """See whether the keyring that is in the store is the one that is held here; locked, there is none to hold.
@@ -143,7 +143,7 @@ class Keeper:
             pass
 
     async def sync(self) -> Ring:
-        """Return the ring to use now, after following what the page says.
+        """Return the ring to use now, after following what the shared root says.
 
         Raises:
             Behind: what the store has now does not open with what this machine has; the log says why.
@@ -168,14 +168,14 @@ class Keeper:
             return await self._follow()
 
     async def _follow(self) -> Ring:
-        """Load what the page and the store say, in a service that runs: it does not end where the keyring is broken."""
+        """Load what shared root and store say, in a service that runs: it does not end where the keyring is broken."""
         try:
             return await self._load_or_fall_behind()
         except StartupError as error:
             raise NotFollowed(f"the keyring cannot be used: {error}").advising(*error.next) from None
 
     async def _load_or_fall_behind(self) -> Ring:
-        """Load what the page and the store say, and tell, once for each reason, where what is here does not open it."""
+        """Load what shared root and store say, and tell, once for each reason, where what is here does not open it."""
         try:
             ring = await self._load()
         except _BEHIND as error:
@@ -206,7 +206,7 @@ class Keeper:
 
     async def _load_once(self) -> Ring:
         while True:
-            tick, state, bits = self._page.read()
+            tick, state, bits = self._shared.read()
             if state is State.FRESH:
                 await self._open_unattended(tick)
                 continue
@@ -225,7 +225,7 @@ class Keeper:
                     continue
                 opened = stored.open_document(sealed, root)
             await self.seen.note(opened.keyring, opened.edition, sealed.token)
-            if self._page.tick == tick:  # nobody locked the service while its keys were read
+            if self._shared.tick == tick:  # nobody locked the service while its keys were read
                 break
         # What was held before is not wiped: requests under way may use it still, and it opens no more than this does.
         held, self._ring = self._ring, opened.ring(sealed.revision, halted=state is State.HALTED)
@@ -242,7 +242,7 @@ class Keeper:
         self._share(sealed, opened, since)
 
     async def _open_unattended(self, since: int) -> None:
-        """Give the page its first state: of all workers that begin together, whichever is first.
+        """Give the shared root its first state: of all workers that begin together, whichever is first.
 
         An operator may lock the service by another worker while this one opens a file; then it stays locked.
         """
@@ -255,7 +255,7 @@ class Keeper:
             root.wipe()
             sealed = await stored.read(self._store)
         if sealed is None:
-            self._page.lock(State.UNINITIALIZED, since)
+            self._shared.lock(State.UNINITIALIZED, since)
             log.info("the store has no keyring", extra={"next": (Step("make one", "key init"),)})
             return
         sealed, opened = await self._open_by_ways(sealed)
@@ -264,19 +264,19 @@ class Keeper:
         self._share(sealed, opened, since)
 
     def _share(self, sealed: Sealed, opened: RootKey | None, since: int) -> None:
-        """Unlock all workers with *opened*, or lock them for want of it, unless the page has changed *since*.
+        """Unlock all workers with *opened*, or lock them for want of it, unless the shared root has changed *since*.
 
         Raises:
             KeyringDamaged, ConfigurationError: what is sealed under it is no keyring, or of a later version.
             KeyringOutdated: a newer one was seen.
         """
         if opened is None:
-            self._page.lock(since=since)
+            self._shared.lock(since=since)
             return
         opened.seen = self.seen
         try:
             stored.open_document(sealed, opened)  # first: nobody is unlocked with what opens nothing
-            self._page.unlock(opened.reveal(), since)
+            self._shared.unlock(opened.reveal(), since)
         finally:
             opened.wipe()
 
@@ -333,12 +333,12 @@ class Keeper:
         said = ""
         while True:
             await asyncio.sleep(LOOK)
-            if self._page.state not in WITH_KEY:
+            if self._shared.state not in WITH_KEY:
                 self._drop()  # without waiting for a store that somebody else may be waiting for
-            if self._page.state is State.UNINITIALIZED:
+            if self._shared.state is State.UNINITIALIZED:
                 with contextlib.suppress(StrongroomError):
                     await self.look_for_keyring()
-            if self._page.tick != self._seen:
+            if self._shared.tick != self._seen:
                 try:
                     await self.sync()
                 except StrongroomError as error:
@@ -350,9 +350,9 @@ class Keeper:
 
     async def look_for_keyring(self) -> None:
         """If a store without a keyring has one now, whoever made it, begin as if it had been there."""
-        since = self._page.tick
-        if self._page.state is State.UNINITIALIZED and await self._store.get(KEYRING_DOCUMENT) is not None:
-            self._page.lock(State.FRESH, since)
+        since = self._shared.tick
+        if self._shared.state is State.UNINITIALIZED and await self._store.get(KEYRING_DOCUMENT) is not None:
+            self._shared.lock(State.FRESH, since)
 
     # Locking and unlocking
 
@@ -364,7 +364,7 @@ class Keeper:
             Uninitialized, Locked: there is none.
         """
         await self.refresh(await self.sync())  # who rotated the root key elsewhere told no worker here
-        _, _, bits = self._page.read()
+        _, _, bits = self._shared.read()
         if bits is None:
             raise Locked("the service is locked")
         with self._root_of(bits) as root:
@@ -386,8 +386,8 @@ class Keeper:
             KeyringDamaged, ConfigurationError: the store's wraps or document are broken, or of a later version.
             Unavailable: the store does not answer.
         """
-        since = self._page.tick
-        if self._page.state in WITH_KEY:
+        since = self._shared.tick
+        if self._shared.state in WITH_KEY:
             raise Exists("the service is unlocked already")
         sealed = await stored.read(self._store)
         if sealed is None:
@@ -402,8 +402,8 @@ class Keeper:
                 self._share(sealed, wraps.unwrap(held[key.kid], key), since)
                 await self.sync()
                 return
-        self._page.failed(self._clock())
-        log.warning("a wrong unlock key was given (%d since the last right one)", self._page.failures)
+        self._shared.failed(self._clock())
+        log.warning("a wrong unlock key was given (%d since the last right one)", self._shared.failures)
         raise WrongKey("no key that was given opens the keyring")
 
     async def unlock_unattended(self) -> None:
@@ -416,8 +416,8 @@ class Keeper:
             StartupError: it should have opened, and did not; the text says what to do.
             Unavailable: the store does not answer.
         """
-        since = self._page.tick
-        if self._page.state in WITH_KEY:
+        since = self._shared.tick
+        if self._shared.state in WITH_KEY:
             raise Exists("the service is unlocked already")
         sealed = await stored.read(self._store)
         if sealed is None:
@@ -434,45 +434,45 @@ class Keeper:
         Requests that are under way get `Locked` when they next use a key. Until somebody unlocks the service, or all
         of it starts anew, no worker opens the keyring by itself.
         """
-        if self._page.state is not State.UNINITIALIZED:
-            self._page.lock()
+        if self._shared.state is not State.UNINITIALIZED:
+            self._shared.lock()
         self._drop()
 
     def forget(self) -> None:
         """Drop all keys, in every worker of the service: the store has no keyring any more, and is watched for one."""
-        self._page.lock(State.UNINITIALIZED)
+        self._shared.lock(State.UNINITIALIZED)
         self._drop()
 
     @property
     def wrong_keys(self) -> int:
         """How many there were since the last right one."""
-        return self._page.failures
+        return self._shared.failures
 
     @property
     def wait(self) -> float:
         """Seconds until another key may be tried."""
-        return self._page.wait_left(self._clock())
+        return self._shared.wait_left(self._clock())
 
     def adopt(self, root: RootKey) -> None:
         """Unlock every worker with *root*, which has taken the place of the root key they hold."""
-        since = self._page.tick
-        if self._page.state in WITH_KEY:  # a lock that came meanwhile stays
-            self._page.unlock(root.reveal(), since)
+        since = self._shared.tick
+        if self._shared.state in WITH_KEY:  # a lock that came meanwhile stays
+            self._shared.unlock(root.reveal(), since)
 
     def changed(self) -> None:
         """Let every worker look at the keyring in the store again."""
-        self._page.touch()
+        self._shared.touch()
 
     def halt(self) -> None:
         """Stop writing secrets in every worker, where not even that can be written down in the store."""
-        self._page.halt()
+        self._shared.halt()
 
     def resume(self) -> None:
         """Let every worker write secrets again, unless the store says that none is to be written."""
-        tick, state, bits = self._page.read()
+        tick, state, bits = self._shared.read()
         if bits is not None:
             if state is State.HALTED:
-                self._page.unlock(bits, tick)
+                self._shared.unlock(bits, tick)
             bits[:] = bytes(len(bits))
 
     @contextlib.contextmanager

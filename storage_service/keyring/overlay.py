@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from strongroom.models.names import CENSUS, KEYRING_DOCUMENT, is_container
+from strongroom.models.names import KEYRING_DOCUMENT, USAGE, is_container
 from strongroom.storage_service.backends.base import (
     MAX_PAGE,
     Backend,
@@ -24,7 +24,7 @@ from strongroom.storage_service.errors import Halted, Undecipherable
 from strongroom.storage_service.jose.envelope import UNKNOWN, decrypt, encrypt, verified
 from strongroom.storage_service.keyring import document
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring
-from strongroom.storage_service.keyring.usage import census
+from strongroom.storage_service.keyring.usage import index
 from strongroom.storage_service.turns import Turns
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class EncryptedBackend:
     still delete, or bring back what once stood under the same name. Names are not hidden from it. Containers carry no
     value; their marker is stored as it is. A value is at most `envelope.MAX_VALUE` bytes.
 
-    Every batch also keeps the census, and holds only as long as the keyring is the one it was encrypted under: so no
+    Every batch also keeps the index, and holds only as long as the keyring is the one it was encrypted under: so no
     value is ever written under a key that was rotated away or retired meanwhile, by whichever process.
 
     Besides what every backend raises, everything raises `Locked` while there is no key; reading raises
@@ -57,7 +57,7 @@ class EncryptedBackend:
 
     @property
     def max_batch(self) -> int:
-        """Changes in one commit, at most: fewer than below, for each brings the rows of the census with it."""
+        """Changes in one commit, at most: fewer than below, for each brings the rows of the index with it."""
         ring = self._keys.current
         widest = document.MAX_GENERATIONS if ring is None else ring.widest
         # One generation more than now, since the keyring may change between this and the commit; and the guard.
@@ -111,16 +111,16 @@ class EncryptedBackend:
         return closed
 
     async def list(self, prefix: str, after: str | None = None, limit: int = MAX_PAGE) -> Page:
-        """Return a page of the names that begin with *prefix*, without the rows of the census; nothing is decrypted."""
+        """Return a page of the names that begin with *prefix*, without the rows of the index; nothing is decrypted."""
         check_limit(limit)
         if not self._keys.current:
             await self._keys.sync()
-        if not (CENSUS.startswith(prefix) or prefix.startswith(CENSUS)):
+        if not (USAGE.startswith(prefix) or prefix.startswith(USAGE)):
             return await self._backend.list(prefix, after, limit)
         names: list[str] = []
         while True:
             page = await self._backend.list(prefix, after, limit - len(names))
-            names += [name for name in page.names if not name.startswith(CENSUS)]
+            names += [name for name in page.names if not name.startswith(USAGE)]
             if not page.more or len(names) == limit:
                 return Page(tuple(names), page.more)
             after = page.names[-1]
@@ -178,7 +178,7 @@ class EncryptedBackend:
 
 
 async def _sealed(ring: Ring, changes: Sequence[Change]) -> list[list[Change]]:
-    """Return for each of *changes* what is to be done below: first the change itself, then its rows in the census."""
+    """Return for each of *changes* what is to be done below: first the change itself, then its rows in the index."""
     turns = Turns()
     sealed: list[list[Change]] = []
     for change in changes:
@@ -192,11 +192,11 @@ async def _sealed(ring: Ring, changes: Sequence[Change]) -> list[list[Change]]:
             await turns.take()
             key, others = ring.choose(change.name)
             put = Put(change.name, encrypt(key, change.name, change.value), change.expected)
-            counted = Put(census.row(key.generation, change.name), b"")
+            counted = Put(index.row(key.generation, change.name), b"")
             sealed.append([put, counted, *_uncounted(change.name, others)])
     return sealed
 
 
 def _uncounted(name: str, generations: Sequence[str]) -> list[Delete]:
     # Blindly: which of them has the row, if any, only a read could tell.
-    return [Delete(census.row(generation, name)) for generation in generations]
+    return [Delete(index.row(generation, name)) for generation in generations]

@@ -3,8 +3,8 @@
 Whoever can write the store can put an older keyring document back. It opens, for a holder of the root key wrote it; and
 with it a generation comes back that was rotated away because it leaked, one that was retired, a number that was given
 out already. So every document bears the name of its keyring and an edition that grows with each change, and what was
-seen of them last is kept where who writes the store does not come: in the page that all workers of a service share, and
-in a file of the home, for its next start.
+seen of them last is kept where who writes the store does not come: in the shared root that all workers of a service
+share, and in a file of the home, for its next start.
 
     keyring.seen   {"keyring":"<its name>","edition":1764489600000,"digest":"<SHA-256 of the document as stored, hex>"}
 
@@ -24,7 +24,7 @@ import msgspec
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.errors import KeyFileMissing, KeyFileUnusable, KeyringOutdated
 from strongroom.storage_service.files import replace_private
-from strongroom.storage_service.keyring.shared_root import MARK_SIZE, Page
+from strongroom.storage_service.keyring.shared_root import MARK_SIZE, SharedRoot
 from strongroom.storage_service.private_file import PrivateFile
 
 _FILE: Final = PrivateFile("record of the keyring that was seen last", "it is to be removed", of_services=True)
@@ -64,18 +64,18 @@ class Seen:
     """What the workers of one service have seen, and their home before them.
 
     Args:
-        page: what the workers share.
+        shared: what the workers share.
         file: where it is kept for the next start; None: nowhere.
     """
 
-    def __init__(self, page: Page, file: Path | None = None) -> None:
-        self._page = page
+    def __init__(self, shared: SharedRoot, file: Path | None = None) -> None:
+        self._shared = shared
         self._file = file
 
     @property
     def last(self) -> Mark | None:
         """What was seen last."""
-        packed = self._page.mark
+        packed = self._shared.mark
         return None if packed == _NOTHING else Mark(*_PACKED.unpack(packed))
 
     async def load(self) -> None:
@@ -87,7 +87,7 @@ class Seen:
         if self._file is not None and self.last is None:
             kept = await asyncio.to_thread(self._read, self._file)
             if kept is not None:
-                self._page.put_mark(_NOTHING, _PACKED.pack(*kept))
+                self._shared.put_mark(_NOTHING, _PACKED.pack(*kept))
 
     def check(self, keyring: str, edition: int, token: bytes) -> None:
         """Accept a document that takes the place of what was seen last, or is that.
@@ -113,13 +113,13 @@ class Seen:
         """Remember a document that was accepted or just written, and that it cannot be kept in the file if so."""
         mark = Mark.of(keyring, edition, token)
         while mark.replaces(last := self.last):
-            if self._page.put_mark(_NOTHING if last is None else _PACKED.pack(*last), _PACKED.pack(*mark)):
+            if self._shared.put_mark(_NOTHING if last is None else _PACKED.pack(*last), _PACKED.pack(*mark)):
                 await self._keep()
                 return
 
     async def forget(self) -> None:
         """Take the next document on trust."""
-        self._page.put_mark(self._page.mark, _NOTHING)
+        self._shared.put_mark(self._shared.mark, _NOTHING)
         if self._file is not None:
             await asyncio.to_thread(self._file.unlink, missing_ok=True)
 

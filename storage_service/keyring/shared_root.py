@@ -92,7 +92,7 @@ class _Tries(NamedTuple):
 _NO_TRIES: Final = _Tries()
 
 
-class Page:
+class SharedRoot:
     """The page; one object, made in the process that forks the others, before it does, while it has one thread.
 
     Every change but a wrong key makes the tick grow by one: whoever has seen the same tick twice has
@@ -286,8 +286,8 @@ class Page:
         try:
             word = _Word.unpack(self._word[0])
         except ValueError:
-            return "<Page closed>"
-        return f"<Page {word.state.name} tick {word.tick}>"
+            return "<SharedRoot closed>"
+        return f"<SharedRoot {word.state.name} tick {word.tick}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a page is inherited over a fork, not pickled")
+        raise TypeError("a shared root is inherited over a fork, not pickled")

@@ -40,13 +40,13 @@ from strongroom.storage_service.keyring.ceremonies.export import export
 from strongroom.storage_service.keyring.ceremonies.recipients import Mode, Recipients
 from strongroom.storage_service.keyring.ceremonies.rotation import Made
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.machines.stored import MachineDocuments
 from strongroom.storage_service.keyring.opening.unattended import KeyFile, MachineKeyFile
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, generation_of, is_keyset
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
-from strongroom.storage_service.keyring.usage import census, sweep
-from strongroom.storage_service.keyring.usage.census import Scan
+from strongroom.storage_service.keyring.usage import index, sweep
+from strongroom.storage_service.keyring.usage.index import Scan
 from strongroom.storage_service.services import keys_overview
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys_overview import Backup, Keyset, Overview, State
@@ -83,7 +83,7 @@ class Reencrypted(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """How many records are under each generation, and whether the census is known to be complete."""
+    """How many records are under each generation, and whether the index is known to be complete."""
 
     complete: bool
     generations: Mapping[str, int]
@@ -101,7 +101,7 @@ class KeyService:
         self,
         door: Door,
         store: Backend,
-        keeper: Keeper,
+        holder: Holder,
         file: KeyFile,
         machines: MachineDocuments,
         *,
@@ -115,7 +115,7 @@ class KeyService:
         """
         self._door = door
         self._store = store
-        self._keeper = keeper
+        self._holder = holder
         self._file = file
         self._machines = machines
         self._machine = machine
@@ -138,12 +138,12 @@ class KeyService:
     @property
     def state(self) -> State:
         """The state, as far as it can be told at once: what is under way is not looked for."""
-        return keys_overview.state_of(self._keeper)
+        return keys_overview.state_of(self._holder)
 
     @property
     def held(self) -> Held:
         """The keys that this worker holds, by their ids."""
-        ring = self._keeper.current
+        ring = self._holder.current
         return Held() if ring is None else Held(ring.kids, ring.active_generations[DEFAULT_KEYSET])
 
     async def check(self) -> State:
@@ -153,7 +153,7 @@ class KeyService:
             Behind, Internal: it is another, and cannot be opened.
             Unavailable: the store does not answer.
         """
-        await self._keeper.look()
+        await self._holder.look()
         return self.state
 
     async def whole_state(self) -> State:
@@ -162,7 +162,7 @@ class KeyService:
         Where the store does not tell what is, this is what can be told without it.
         """
         with suppress(StrongroomError):
-            document, _ = await keys_overview.read(self._store, self._keeper)
+            document, _ = await keys_overview.read(self._store, self._holder)
             if self.state == "unlocked" and await keys_overview.is_under_way(self._store, document):
                 return "rotating"
         return self.state
@@ -170,7 +170,7 @@ class KeyService:
     async def status(self, caller: Caller) -> Overview:
         """Return all that can be told of the keyring now."""
         async with self._permitted(caller, Action.GET, "keys"):
-            said = await keys_overview.tell(self._store, self._keeper, self._machines)
+            said = await keys_overview.tell(self._store, self._holder, self._machines)
             if said.state == "uninitialized":
                 said.proposed = await self._proposal()
             return said
@@ -219,12 +219,12 @@ class KeyService:
                 keys,
                 machines=self._machines,
                 again=again,
-                seen=self._keeper.seen,
+                seen=self._holder.seen,
             )
             with suppress(StrongroomError):  # from here on nothing may keep the keys from who asked for them
-                self._keeper.changed()
-                await self._keeper.look_for_keyring()
-                await self._keeper.sync()
+                self._holder.changed()
+                await self._holder.look_for_keyring()
+                await self._holder.sync()
             return _made(made, recipients)
 
     async def take_back(self, caller: Caller, kid: str) -> None:
@@ -236,8 +236,8 @@ class KeyService:
         """
         async with self._permitted(caller, Action.DELETE, f"init/{_root_kid(kid)}"):
             await rotation.take_back(self._store, kid)
-            self._keeper.forget()
-            await self._keeper.seen.forget()  # the next keyring is another one
+            self._holder.forget()
+            await self._holder.seen.forget()  # the next keyring is another one
 
     async def prepare_root(
         self,
@@ -278,12 +278,12 @@ class KeyService:
             async with self._changing() as root:
                 machine = None if self._machine is None else await self._machine.read()
                 new = await rotation.confirm(self._store, root, kid, text, self._file, self._machines, machine)
-                self._keeper.adopt(new)
+                self._holder.adopt(new)
                 new.wipe()
             if text is not None and self.state == "locked":
                 # Another worker saw the new root key before it could be shared, and locked the service for want of it.
                 with suppress(StrongroomError):  # it is rotated all the same
-                    await self._keeper.unlock(text)
+                    await self._holder.unlock(text)
 
     async def abandon_root(self, caller: Caller, kid: str) -> None:
         """Drop the root key that was prepared.
@@ -301,14 +301,14 @@ class KeyService:
         """Unlock the service with what people typed; None: with the file, or the key of this machine, as on starting.
 
         Raises:
-            Invalid, WrongKey, TooManyAttempts, Exists: as `Keeper.unlock`.
+            Invalid, WrongKey, TooManyAttempts, Exists: as `Holder.unlock`.
         """
         async with self._permitted(caller, Action.PUT, "unlock") as name:
             if text is None:
-                await self._keeper.unlock_unattended()
+                await self._holder.unlock_unattended()
                 return
             try:
-                await self._keeper.unlock(text)
+                await self._holder.unlock(text)
             except WrongKey:
                 await self._door.failed(caller, Action.PUT, name, WrongKey.code)
                 raise
@@ -324,7 +324,7 @@ class KeyService:
             Invalid: *forget*, where nobody replaces workers; it is locked.
         """
         async with self._permitted(caller, Action.PUT, "lock"):
-            self._keeper.lock()
+            self._holder.lock()
             if forget:
                 if self._renew is None:
                     raise Invalid("it is locked, but nobody here replaces workers: start it anew")
@@ -335,7 +335,7 @@ class KeyService:
     async def keysets(self, caller: Caller) -> list[Keyset]:
         """Return all keysets."""
         async with self._permitted(caller, Action.LIST, "keysets/"):
-            document, _ = await keys_overview.read(self._store, self._keeper)
+            document, _ = await keys_overview.read(self._store, self._holder)
             return await keys_overview.keysets(self._store, document)
 
     async def create_keyset(self, caller: Caller, name: str, keys: int) -> None:
@@ -423,7 +423,7 @@ class KeyService:
         Raises:
             NotFound: there is no such keyset.
             Invalid: the step is too large, or at no pace.
-            InUse: the census is not complete.
+            InUse: the index is not complete.
             Halted: the keyset is being reverted, and that cannot be done; every key is kept, and no secret is written
                 until somebody resumes.
         """
@@ -433,12 +433,12 @@ class KeyService:
                 raise Invalid(f"a step is of 1 to {MAX_LIMIT} records", (("limit", f"is not 1 to {MAX_LIMIT}"),))
             if not MIN_PACE <= pace <= 1:
                 raise Invalid(f"a pace is {MIN_PACE} to 1", (("pace", f"is not {MIN_PACE} to 1"),))
-            document, _ = await keys_overview.read(self._store, self._keeper)
+            document, _ = await keys_overview.read(self._store, self._holder)
             wanted = document.keysets if name is None else {name: document.keyset(name)}
             reverting = sorted(each for each, keyset in wanted.items() if keyset.reverting)
             try:
                 step = await self._step(
-                    lambda: sweep.step(self._store, self._keeper, name, after, limit, pace=pace),
+                    lambda: sweep.step(self._store, self._holder, name, after, limit, pace=pace),
                     ATTEMPTS if reverting else 1,
                 )
             except Unavailable as error:
@@ -466,7 +466,7 @@ class KeyService:
             Halted: something is left.
         """
         async with self._permitted(caller, Action.PUT, f"keysets/{_keyset(name)}/resume"):
-            document, _ = await keys_overview.read(self._store, self._keeper)
+            document, _ = await keys_overview.read(self._store, self._holder)
             if document.halted is not None and document.halted.keyset != name:
                 raise Invalid("it is another keyset whose reversal failed", (("keyset", "is not the halted one"),))
             left = await self._settle(name)
@@ -474,7 +474,7 @@ class KeyService:
                 if not leave_unreadable:
                     raise Halted(f"{name} is not reverted yet", left)
                 await self._edit(lambda document: document.left_as_it_is(name))
-                self._keeper.resume()
+                self._holder.resume()
 
     async def _step(self, act: Callable[[], Awaitable[sweep.Step]], attempts: int) -> sweep.Step:
         for attempt in range(1, attempts):
@@ -495,7 +495,7 @@ class KeyService:
                 raise
             return error.holders
         if document.halted is None and not any(keyset.reverting for keyset in document.keysets.values()):
-            self._keeper.resume()
+            self._holder.resume()
         return None
 
     async def _halt(self, name: str, why: str) -> Halted:
@@ -509,34 +509,34 @@ class KeyService:
                     await self._edit(lambda document: document.halt(name, stored.now(), reason))
                     break
         except StrongroomError:
-            self._keeper.halt()
+            self._holder.halt()
         left: tuple[str, ...] = ()
         with suppress(StrongroomError):
-            document, _ = await keys_overview.read(self._store, self._keeper)
+            document, _ = await keys_overview.read(self._store, self._holder)
             left = await keys_overview.names_left(self._store, document, name)
         return Halted(reason, left).advising(step)
 
-    # Census, backups and export
+    # Key usage, backups and export
 
-    async def census(self, caller: Caller) -> Counted:
-        """Return how many records are under each generation, by the census."""
-        async with self._permitted(caller, Action.LIST, "census"):
-            document, _ = await keys_overview.read(self._store, self._keeper)
-            generations = await census.count(self._store, document.generations)
+    async def usage(self, caller: Caller) -> Counted:
+        """Return how many records are under each generation, by the index."""
+        async with self._permitted(caller, Action.LIST, "usage"):
+            document, _ = await keys_overview.read(self._store, self._holder)
+            generations = await index.count(self._store, document.generations)
             return Counted(document.counted, generations)
 
     async def scan(self, caller: Caller, *, repair: bool) -> Scan:
-        """Look at every record, and hold the census against what they are under; put right what it says wrongly."""
-        async with self._permitted(caller, Action.PUT if repair else Action.GET, "census/scan"):
+        """Look at every record, and hold the index against what they are under; put right what it says wrongly."""
+        async with self._permitted(caller, Action.PUT if repair else Action.GET, "usage/scan"):
             if repair:
                 async with self._changing() as root:
-                    await census.complete(self._store, root, self._keeper)
-            return await census.scan(self._store, self._keeper)
+                    await index.complete(self._store, root, self._holder)
+            return await index.scan(self._store, self._holder)
 
     async def backups(self, caller: Caller) -> list[Backup]:
         """Return the registered backups."""
         async with self._permitted(caller, Action.LIST, "backups/"):
-            document, _ = await keys_overview.read(self._store, self._keeper)
+            document, _ = await keys_overview.read(self._store, self._holder)
             return keys_overview.backups(document)
 
     async def register_backup(self, caller: Caller, label: str) -> None:
@@ -559,7 +559,7 @@ class KeyService:
 
     async def export(self, caller: Caller) -> bytes:
         """Return the keyring as one file, in which everything secret is encrypted."""
-        async with self._permitted(caller, Action.PUT, "export"), self._keeper.root() as root:
+        async with self._permitted(caller, Action.PUT, "export"), self._holder.root() as root:
             return await export(self._store, root, self._machines)
 
     # Decide, record, act
@@ -581,11 +581,11 @@ class KeyService:
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[RootKey]:
         """Give the root key, and let all workers look at the keyring afterwards, be it known to have changed or not."""
-        async with self._keeper.root() as root:
+        async with self._holder.root() as root:
             try:
                 yield root
             finally:
-                self._keeper.changed()
+                self._holder.changed()
 
 
 def _made(made: Made, recipients: Recipients) -> KeysMade:

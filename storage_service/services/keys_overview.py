@@ -10,23 +10,23 @@ from strongroom.storage_service.errors import Behind, KeyringDamaged, Overtaken,
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.ceremonies.recipients import Mode
 from strongroom.storage_service.keyring.document import PROTECTED, Document
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.machines.document import MachineDocument
 from strongroom.storage_service.keyring.machines.stored import MachineDocuments
 from strongroom.storage_service.keyring.opening import wraps
-from strongroom.storage_service.keyring.shared_root import State as Page
-from strongroom.storage_service.keyring.usage import census, sweep
+from strongroom.storage_service.keyring.shared_root import State as SharedState
+from strongroom.storage_service.keyring.usage import index, sweep
 
 MAX_NAMED: Final = 20  # records that one answer names
 
 State: TypeAlias = Literal["uninitialized", "locked", "unlocked", "rotating", "behind", "fatal"]
 
-_STATES: Final[dict[Page, State]] = {
-    Page.FRESH: "locked",
-    Page.UNINITIALIZED: "uninitialized",
-    Page.LOCKED: "locked",
-    Page.UNLOCKED: "unlocked",
-    Page.HALTED: "fatal",
+_STATES: Final[dict[SharedState, State]] = {
+    SharedState.FRESH: "locked",
+    SharedState.UNINITIALIZED: "uninitialized",
+    SharedState.LOCKED: "locked",
+    SharedState.UNLOCKED: "unlocked",
+    SharedState.HALTED: "fatal",
 }
 
 
@@ -44,7 +44,7 @@ class Recipient:
 
 @dataclass(slots=True, kw_only=True)
 class Generation:
-    """One generation of a keyset, and how many records the census counts under it."""
+    """One generation of a keyset, and how many records the index counts under it."""
 
     generation: str
     created: str
@@ -118,19 +118,19 @@ class Overview:
     backups: list[Backup] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
     halted: Halt | None = None
-    counted: bool | None = None  # whether the census is known to be complete
+    counted: bool | None = None  # whether the index is known to be complete
     proposed: Mode | None = None  # while there is no keyring: who is to open it, going by what the service was given
 
 
-def state_of(keeper: Keeper) -> State:
+def state_of(holder: Holder) -> State:
     """Return the state as this worker knows it, at no cost; what is under way is not looked for."""
-    if keeper.behind:
+    if holder.behind:
         return "behind"
-    ring = keeper.current
-    return "fatal" if ring is not None and ring.halted else _STATES[keeper.state]
+    ring = holder.current
+    return "fatal" if ring is not None and ring.halted else _STATES[holder.state]
 
 
-async def read(store: Backend, keeper: Keeper) -> tuple[Document, str]:
+async def read(store: Backend, holder: Holder) -> tuple[Document, str]:
     """Return the keyring document, and the kid of the root key that it is under.
 
     Raises:
@@ -138,7 +138,7 @@ async def read(store: Backend, keeper: Keeper) -> tuple[Document, str]:
         StartupError: it does not open.
         Unavailable: the store does not answer.
     """
-    async with keeper.root() as root:
+    async with holder.root() as root:
         try:
             document, _ = await stored.current(store, root)
         except Overtaken:
@@ -146,7 +146,7 @@ async def read(store: Backend, keeper: Keeper) -> tuple[Document, str]:
         return document, root.kid
 
 
-async def tell(store: Backend, keeper: Keeper, machines: MachineDocuments) -> Overview:
+async def tell(store: Backend, holder: Holder, machines: MachineDocuments) -> Overview:
     """Return all that can be told now: while the service is locked, what needs no key.
 
     Raises:
@@ -154,15 +154,15 @@ async def tell(store: Backend, keeper: Keeper, machines: MachineDocuments) -> Ov
         Unavailable: the store does not answer.
     """
     with suppress(Behind):
-        await keeper.look()
-    said = Overview(state=state_of(keeper), wrong_keys=keeper.wrong_keys, wait=keeper.wait)
+        await holder.look()
+    said = Overview(state=state_of(holder), wrong_keys=holder.wrong_keys, wait=holder.wait)
     if said.state in ("uninitialized", "locked", "behind"):
         sealed = await stored.read(store)
         if sealed is not None:
             said.root, said.recipients = sealed.root, await recipients(store, machines, sealed.root)
         return said
-    document, said.root = await read(store, keeper)
-    said.state = state_of(keeper)  # what it says may have come since this worker last looked
+    document, said.root = await read(store, holder)
+    said.state = state_of(holder)  # what it says may have come since this worker last looked
     said.recipients = await recipients(store, machines, said.root)
     said.keysets = await keysets(store, document)
     said.places = [
@@ -202,12 +202,12 @@ async def recipients(store: Backend, machines: MachineDocuments, root: str) -> l
 
 
 async def keysets(store: Backend, document: Document) -> list[Keyset]:
-    """Return all keysets, and by the census how many records are under each of their generations.
+    """Return all keysets, and by the index how many records are under each of their generations.
 
     Raises:
         Unavailable: the store does not answer.
     """
-    records = await census.count(store, document.generations)
+    records = await index.count(store, document.generations)
     return [
         Keyset(
             name=name,
@@ -257,7 +257,7 @@ async def pending(store: Backend, machines: MachineDocuments, document: Document
             step = Step("records are under other generations than the active one", "key reencrypt", {"keyset": name})
             due.append(Pending(what=what, keyset=name, records=records, next=[step]))
     if not document.counted:
-        step = Step("not all records are counted yet", "key census", {"scan": True, "repair": True})
+        step = Step("not all records are counted yet", "key usage", {"scan": True, "repair": True})
         due.append(Pending(what="count records", next=[step]))
     if document.pending is not None:
         root = document.pending.root

@@ -102,7 +102,7 @@ class Retirement(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Scanning(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Body of ``POST /keyring/census/scan``; *repair*: put right what the census says wrongly."""
+    """Body of ``POST /keyring/usage/scan``; *repair*: put right what the index says wrongly."""
 
     repair: bool = False
 
@@ -140,7 +140,7 @@ class Recipient(msgspec.Struct, kw_only=True):
 
 
 class Generation(msgspec.Struct, kw_only=True):
-    """One generation of a keyset, and how many records the census counts under it."""
+    """One generation of a keyset, and how many records the index counts under it."""
 
     generation: str
     created: str
@@ -208,7 +208,7 @@ class KeyringStatus(msgspec.Struct, kw_only=True):
     backups: list[Backup] = []
     pending: list[Pending] = []
     halted: Halt | None = None
-    counted: bool | None = None  # whether the census is known to be complete
+    counted: bool | None = None  # whether the index is known to be complete
     proposed: Mode | None = None  # while there is no keyring: who is to open it, going by what the service was given
 
 
@@ -223,15 +223,15 @@ class Reencrypted(msgspec.Struct, kw_only=True):
     left: list[str] = []  # names, at the end
 
 
-class Census(msgspec.Struct, kw_only=True):
-    """Answer of ``GET /keyring/census``: generation to number of records."""
+class KeyUsage(msgspec.Struct, kw_only=True):
+    """Answer of ``GET /keyring/usage``: generation to number of records."""
 
     counted: bool
     generations: dict[str, int]
 
 
 class Scan(msgspec.Struct, kw_only=True):
-    """Answer of a scan of all values: what they are under, and where the census says otherwise."""
+    """Answer of a scan of all values: what they are under, and where the index says otherwise."""
 
     by_kid: dict[str, int]
     by_generation: dict[str, int]

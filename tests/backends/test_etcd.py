@@ -113,7 +113,7 @@ async def test_a_commit_is_one_round_trip(etcd: Etcd, guard: Change | None, hold
     async with opened(etcd) as backend:
         await backend.commit([Put("keys", b""), Put("other/a", b"")])
         before = etcd.calls("Txn")
-        batch = [Put("a", b"1"), Put("census/a", b""), *([guard] if guard else [])]
+        batch = [Put("a", b"1"), Put("index/a", b""), *([guard] if guard else [])]
         if holds:
             await backend.commit(batch)
         else:

@@ -19,7 +19,7 @@ KID = "root.0123456789abcdef"
 CANARY = "SR1-CANAR-Y0000"
 MADE = keys.KeysMade(root=KID, mode="unlock", keys=[CANARY])
 NEW_KEYS = NewKeys(KID, "unlock", [Secret(CANARY)], None)
-STEP = keys.Reencrypted(moved=2, overtaken=1, unreadable=["secrets/a"], after="system/census/x")
+STEP = keys.Reencrypted(moved=2, overtaken=1, unreadable=["secrets/a"], after="system/usage/x")
 STATUS = keys.KeyringStatus(state="locked", wrong_keys=2, wait=0.5)
 SCAN = keys.Scan(
     by_kid={"default.1": 1}, by_generation={"default.1": 1}, missing=0, stale=0, unreadable=[], repaired=True
@@ -80,9 +80,9 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, object]
         *(b"", "POST", "/assign", WRITE, {"container": "secrets/db/primary/", "keyset": "hosts"}, None),
     ),
     "reencrypt": (
-        key_operations.reencrypt("hosts", "system/census/a", limit=10),
+        key_operations.reencrypt("hosts", "system/usage/a", limit=10),
         *(STEP, "POST", "/reencrypt", READ),
-        {"keyset": "hosts", "after": "system/census/a", "limit": 10, "resume": False, "pace": 1.0},
+        {"keyset": "hosts", "after": "system/usage/a", "limit": 10, "resume": False, "pace": 1.0},
         STEP,
     ),
     "resume_keyset": (
@@ -93,14 +93,14 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, object]
         key_operations.retire_generation("default.1"),
         *(b"", "POST", "/retire", WRITE, {"generation": "default.1"}, None),
     ),
-    "census": (
-        key_operations.census(),
+    "key_usage": (
+        key_operations.key_usage(),
         {"counted": True, "generations": {"default.1": 7}},
-        *("GET", "/census", READ, None, keys.Census(counted=True, generations={"default.1": 7})),
+        *("GET", "/usage", READ, None, keys.KeyUsage(counted=True, generations={"default.1": 7})),
     ),
-    "scan_census": (
-        key_operations.scan_census(repair=True),
-        *(SCAN, "POST", "/census/scan", READ, {"repair": True}, SCAN),
+    "scan_key_usage": (
+        key_operations.scan_key_usage(repair=True),
+        *(SCAN, "POST", "/usage/scan", READ, {"repair": True}, SCAN),
     ),
     "list_backups": (key_operations.list_backups(), [], "GET", "/backups", READ, None, []),
     "register_backup": (

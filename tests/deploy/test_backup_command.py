@@ -111,8 +111,8 @@ def test_there_and_back(there: Up, short: Path) -> None:
         assert strongroom("--home", new, "host", "creds", "10.0.0.7").out == f"{CANARY}-ssh"
         environ = clean_environment(STRONGROOM_URL=running.url, STRONGROOM_API_ID="ci", STRONGROOM_API_KEY=made["key"])
         assert strongroom("secret", "get", "db/0", environ=environ).out == f"{CANARY}-0"
-        census = strongroom("--home", new, "key", "census", "--scan").json
-        assert (census["missing"], census["stale"], census["unreadable"]) == (0, 0, [])
+        usage = strongroom("--home", new, "key", "usage", "--scan").json
+        assert (usage["missing"], usage["stale"], usage["unreadable"]) == (0, 0, [])
 
 
 def test_a_home_goes_back_to_what_it_was(there: Up, short: Path) -> None:

@@ -14,8 +14,8 @@ from strongroom.storage_service.backends.read_through import OldPlace
 from strongroom.storage_service.config import ReadThroughSettings
 from strongroom.storage_service.errors import ConfigurationError, Unavailable
 from tests.laws.old_places import LAWS, Hand, Law, name_of
-from tests.migration.estates.commissaire import EstateV2, EstateV3, estate_v2, estate_v3
-from tests.migration.estates.memory import MemoryEstate
+from tests.migration.sources.commissaire import EstateV2, EstateV3, estate_v2, estate_v3
+from tests.migration.sources.memory import MemoryEstate
 
 
 class InCommissaire:

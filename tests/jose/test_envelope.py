@@ -425,7 +425,7 @@ def test_another_pair_of_algorithms_is_refused() -> None:
 
 
 def test_what_a_value_claims_to_be_under() -> None:
-    """The kid can be read without the key, for a census; it proves nothing, and nonsense has none."""
+    """The kid can be read without the key, for an index; it proves nothing, and nonsense has none."""
     assert kid_of(TOKEN) == "default.1"
     assert kid_of(joined(tag=base64url.encode(bytes(32)))) == "default.1"
     assert kid_of(header(alg="none")) is None

@@ -14,8 +14,7 @@ from strongroom.models.names import WRAPS
 from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Change, Entry, Page, Put
 from strongroom.storage_service.errors import KeyFileMissing
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import rootkey
-from strongroom.storage_service.keyring import stored as vault
+from strongroom.storage_service.keyring import rootkey, stored
 from strongroom.storage_service.keyring.ceremonies import rotation
 from strongroom.storage_service.keyring.ceremonies.rotation import Made, Recipients
 from strongroom.storage_service.keyring.document import Document
@@ -46,7 +45,7 @@ class Hand:
 
     async def open(self, store: Backend, machines: MachineDocuments) -> tuple[RootKey, Document] | None:
         """Return the root key in use and the keyring, or None if this opens neither."""
-        sealed = await vault.read(store)
+        sealed = await stored.read(store)
         if sealed is None:
             return None
         held = {wrap.recipient: wrap for wrap in await wraps.wraps_of(store, sealed.root)}
@@ -56,7 +55,7 @@ class Hand:
         if self.machine is not None and (entry := await machines.get(self.machine.fingerprint)) is not None:
             document = MachineDocument.decode(entry.value, self.machine.fingerprint)
             root = document.opened_by(self.machine, sealed.root) if sealed.root in document.keys else root
-        return None if root is None else (root, vault.open_document(sealed, root))
+        return None if root is None else (root, stored.open_document(sealed, root))
 
     def _keys(self) -> Sequence[Key]:
         if self.text is not None:
@@ -136,9 +135,9 @@ class Site:
     async def snapshot(self) -> dict[str, bytes]:
         """Return all that is stored, and the files."""
         names = await story.names(self.store, "")
-        stored = {name: entry.value for name, entry in (await self.store.get_many(names)).items()} if names else {}
+        there = {name: entry.value for name, entry in (await self.store.get_many(names)).items()} if names else {}
         directory = self.file.path.parent
-        return stored | {str(path): path.read_bytes() for path in directory.iterdir() if path.is_file()}
+        return there | {str(path): path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
     def secrets(self, hands: Sequence[Hand]) -> EncryptedBackend:
         """Return the secrets as a process sees them that opens the keyring with any of *hands*."""
@@ -184,7 +183,7 @@ class Rings:
     async def _load(self) -> Ring:
         for _ in range(100):  # somebody may rotate between two looks, or be about to tell the new keys
             for hand in self._hands:
-                sealed = await vault.read(self._site.store)
+                sealed = await stored.read(self._site.store)
                 opened = await hand.open(self._site.store, self._site.machines)
                 if sealed is not None and opened is not None and opened[0].kid == sealed.root:
                     self.current = opened[1].ring(sealed.revision)

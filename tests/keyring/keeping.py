@@ -11,13 +11,13 @@ from strongroom.storage_service.backends.base import Backend, Put
 from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import rootkey, stored
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.opening import unlock_keys, wraps
 from strongroom.storage_service.keyring.opening.unattended import KeyFile, Way
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 
 NOW: Final = "2026-11-22T09:30:00Z"
 ROOT_BITS: Final = b"root-key-bits-that-must-never-be-shown-anywhere-outside-the-page"
@@ -42,14 +42,14 @@ class Clock:
 class Worker:
     """One worker of a service: what it holds, and the secrets as it sees them."""
 
-    def __init__(self, keeper: Keeper, store: Backend) -> None:
-        self.keeper = keeper
-        self.secrets = EncryptedBackend(store, keeper)
+    def __init__(self, holder: Holder, store: Backend) -> None:
+        self.holder = holder
+        self.secrets = EncryptedBackend(store, holder)
 
     @property
     def ring(self) -> Ring | None:
         """The ring it has in its memory, usable or not."""
-        return self.keeper._ring
+        return self.holder._ring
 
     async def reads(self, name: str = "secrets/a") -> bytes | None:
         """Return the value of a secret."""
@@ -65,18 +65,20 @@ class Services:
         self.clock = Clock()
 
     async def start(
-        self, store: Backend, page: Page | None = None, ways: Sequence[Way] = (), autogen: KeyFile | None = None
+        self, store: Backend, shared: SharedRoot | None = None, ways: Sequence[Way] = (), autogen: KeyFile | None = None
     ) -> Worker:
-        """Start a worker of the service whose *page* that is, or of a new one."""
-        started = Keeper(store, page or Page(), ways, autogen, clock=self.clock)
+        """Start a worker of the service whose *shared* that is, or of a new one."""
+        started = Holder(store, shared or SharedRoot(), ways, autogen, clock=self.clock)
         self._stack.push_async_callback(started.close)
         await started.open()
         return Worker(started, store)
 
-    async def by_file(self, store: Backend, path: Path, page: Page | None = None, autogen: bool = True) -> Worker:
+    async def by_file(
+        self, store: Backend, path: Path, shared: SharedRoot | None = None, autogen: bool = True
+    ) -> Worker:
         """Start a worker that opens the keyring by the root key file, and may make both."""
         file = KeyFile(path)
-        return await self.start(store, page, [file], file if autogen else None)
+        return await self.start(store, shared, [file], file if autogen else None)
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -141,9 +143,9 @@ async def unlocked(store: Backend, services: Services, workers: int) -> AsyncIte
     """Give the workers of a service, one of which was unlocked, and what was typed; a secret is there."""
     text, key = unlock_key()
     await given(store, key)
-    page = Page()
-    started = [await services.start(store, page) for _ in range(workers)]
-    await started[-1].keeper.unlock(text)
+    shared = SharedRoot()
+    started = [await services.start(store, shared) for _ in range(workers)]
+    await started[-1].holder.unlock(text)
     await started[0].secrets.commit([PUT])
     yield started, text
 

@@ -5,19 +5,19 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
-from strongroom.models.names import CENSUS, ENCRYPTED, is_container
+from strongroom.models.names import ENCRYPTED, USAGE, is_container
 from strongroom.storage_service.backends.base import Backend, Put, pages
 from strongroom.storage_service.errors import Locked
 from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Keys, Ring, generation_of
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.keyring.stored import Sealed
-from strongroom.storage_service.keyring.usage import census, sweep
+from strongroom.storage_service.keyring.usage import index, sweep
 from strongroom.storage_service.keyring.usage.sweep import Step
 
 BITS: Final = bytes(range(64))  # of the root key of every story
@@ -40,26 +40,26 @@ class Known:
 class Worker(NamedTuple):
     """One worker of a service: what it holds, and the store as it sees it."""
 
-    keeper: Keeper
+    holder: Holder
     secrets: EncryptedBackend
 
 
 @asynccontextmanager
-async def opened(store: Backend, page: Page | None = None) -> AsyncIterator[Worker]:
-    """Give a worker on *store*: of a service of its own, or of the one whose *page* it is."""
-    own = page or Page()
-    keeper = Keeper(store, own, [Known()])
-    await keeper.open()
+async def opened(store: Backend, shared: SharedRoot | None = None) -> AsyncIterator[Worker]:
+    """Give a worker on *store*: of a service of its own, or of the one whose *shared* root it is."""
+    own = shared or SharedRoot()
+    holder = Holder(store, own, [Known()])
+    await holder.open()
     try:
-        yield Worker(keeper, EncryptedBackend(store, keeper))
+        yield Worker(holder, EncryptedBackend(store, holder))
     finally:
-        await keeper.close()
-        if page is None:
+        await holder.close()
+        if shared is None:
             own.close()
 
 
 class Rings:
-    """What a process holds that knows the root key and nothing else: a Keeper, without its page and its task."""
+    """What a process holds that knows the root key and nothing else: a Holder, without its page and its task."""
 
     def __init__(self, store: Backend) -> None:
         self.store = store
@@ -163,8 +163,8 @@ async def names(store: Backend, prefix: str) -> list[str]:
 
 
 async def rows(store: Backend) -> set[tuple[str, str]]:
-    """Return generation and record of every row of the census."""
-    return {tells for row in await names(store, CENSUS) if (tells := census.read(row)) is not None}
+    """Return generation and record of every row of the index."""
+    return {tells for row in await names(store, USAGE) if (tells := index.read(row)) is not None}
 
 
 async def generations(store: Backend) -> dict[str, str | None]:
@@ -178,7 +178,7 @@ async def generations(store: Backend) -> dict[str, str | None]:
     return found
 
 
-async def assert_census_is_true(store: Backend) -> None:
+async def assert_index_is_true(store: Backend) -> None:
     """Assert that the bare *store* has one row for each record, under the generation that the record is under."""
     assert await rows(store) == {(generation, name) for name, generation in (await generations(store)).items()}
-    assert len(await names(store, CENSUS)) == len(await generations(store))
+    assert len(await names(store, USAGE)) == len(await generations(store))

@@ -278,9 +278,9 @@ CHANGES: Final[dict[str, tuple[Document, Callable[[Document], Document], str]]] 
         lambda d: d.with_pending(None),
         "<Ring access.1* default.1*>",
     ),
-    "a census completed": (
+    "an index completed": (
         msgspec.structs.replace(new(), counted=False),
-        lambda d: d.with_census(),
+        lambda d: d.with_index(),
         "<Ring access.1* default.1*>",
     ),
 }

@@ -37,11 +37,11 @@ from strongroom.storage_service.errors import (
     WrongRootKey,
 )
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import stored as vault
+from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.ceremonies import rotation
 from strongroom.storage_service.keyring.ceremonies.enrolment import Enrolment, unexpected
 from strongroom.storage_service.keyring.ceremonies.recipients import Recipients
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.machines import key as machine_key
 from strongroom.storage_service.keyring.machines.document import FlagTampered, MachineDocument, Row
 from strongroom.storage_service.keyring.machines.key import MachineKey
@@ -50,7 +50,7 @@ from strongroom.storage_service.keyring.opening import wraps
 from strongroom.storage_service.keyring.opening.unattended import MachineKeyFile
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.shared_root import Page, State
+from strongroom.storage_service.keyring.shared_root import SharedRoot, State
 from strongroom.storage_service.keyring.stored import Sealed
 from tests.keyring import story
 from tests.keyring.conftest import Stores
@@ -103,8 +103,8 @@ class Site:
     async def everything(self) -> dict[str, Entry | bytes]:
         """Return all that is stored."""
         names = await story.names(self.store, "")
-        stored: dict[str, Entry | bytes] = dict(await self.store.get_many(names)) if names else {}
-        return stored | ({"file": self.file.read_bytes()} if self.file is not None and self.file.exists() else {})
+        there: dict[str, Entry | bytes] = dict(await self.store.get_many(names)) if names else {}
+        return there | ({"file": self.file.read_bytes()} if self.file is not None and self.file.exists() else {})
 
     async def plant(self, document: MachineDocument) -> None:
         """Put a document where documents lie, past all rules."""
@@ -132,19 +132,19 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def service(site: Site, key: MachineKey, directory: Path) -> AsyncIterator[tuple[Keeper, Backend]]:
+async def service(site: Site, key: MachineKey, directory: Path) -> AsyncIterator[tuple[Holder, Backend]]:
     """Give a service on the machine with that key, which has no other way to the keyring and makes none."""
     path = directory / f"{key.fingerprint[:8]}.key"
     if not path.exists():
         machine_key.write_private(path, key)
-    page = Page()
-    keeper = Keeper(site.store, page, [MachineKeyFile(path, site.documents)])
+    shared = SharedRoot()
+    holder = Holder(site.store, shared, [MachineKeyFile(path, site.documents)])
     try:
-        await keeper.open()
-        yield keeper, EncryptedBackend(site.store, keeper)
+        await holder.open()
+        yield holder, EncryptedBackend(site.store, holder)
     finally:
-        await keeper.close()
-        page.close()
+        await holder.close()
+        shared.close()
 
 
 # The first machine
@@ -157,8 +157,8 @@ async def test_the_first_machine_makes_the_keyring(kind: str, store: Backend, tm
 
     said = await site.on(A).verify()
     assert (said.fingerprint, said.name, said.authorizer) == (A.fingerprint, "a", True)
-    async with service(site, A, tmp_path) as (keeper, secrets):
-        assert keeper.state is State.UNLOCKED
+    async with service(site, A, tmp_path) as (holder, secrets):
+        assert holder.state is State.UNLOCKED
         await story.put_all(secrets, story.VALUES)
     async with service(site, A, tmp_path) as (_, secrets):
         assert await story.read_all(secrets) == story.VALUES
@@ -255,8 +255,8 @@ async def test_a_server_opens_and_authorizes_nobody(site: Site, tmp_path: Path) 
 
     await site.on(A).authorize(B.public_jwk(), "b", allowed=False)
 
-    async with service(site, B, tmp_path) as (keeper, secrets):
-        assert keeper.state is State.UNLOCKED
+    async with service(site, B, tmp_path) as (holder, secrets):
+        assert holder.state is State.UNLOCKED
         assert await story.read_all(secrets) == story.VALUES
     before = await site.everything()
     with pytest.raises(Denied, match="this machine is not an authorizer"):
@@ -409,10 +409,10 @@ async def test_revoking(site: Site, told: Revocation, tmp_path: Path) -> None:
     assert [row] == asked
     assert row.name == "b"
     assert site.records[-1] == ("machine:a", "delete", B.fingerprint, "allowed")
-    async with service(site, B, tmp_path) as (keeper, _):
-        assert keeper.state is State.LOCKED
-    async with service(site, A, tmp_path) as (keeper, _):
-        assert keeper.state is State.UNLOCKED
+    async with service(site, B, tmp_path) as (holder, _):
+        assert holder.state is State.LOCKED
+    async with service(site, A, tmp_path) as (holder, _):
+        assert holder.state is State.UNLOCKED
 
 
 async def test_revoking_takes_no_authority(site: Site) -> None:
@@ -457,16 +457,16 @@ async def test_a_root_key_that_was_kept_opens_until_it_is_rotated(site: Site) ->
     await site.on(A).authorize(B.public_jwk(), "b", allowed=False)
     kept = (await site.held(B)).opened_by(B, ROOT.kid)
     await site.on(A).revoke("b")
-    before = await vault.read(site.store)
+    before = await stored.read(site.store)
     assert before is not None
-    assert vault.open_document(before, kept).keysets
+    assert stored.open_document(before, kept).keysets
 
     await rotated(site, ROOT)
 
-    after = await vault.read(site.store)
+    after = await stored.read(site.store)
     assert after is not None
     with pytest.raises(WrongRootKey):
-        vault.open_document(after, kept)
+        stored.open_document(after, kept)
 
 
 async def test_who_has_the_root_key_and_writes_the_store_is_an_authorizer(site: Site) -> None:
@@ -510,20 +510,20 @@ async def test_the_last_way_in_stays(site: Site) -> None:
 async def test_what_is_not_the_last_way_in(site: Site, other: str) -> None:
     """With another machine, or a wrap for people or a file, or nothing to open, a machine is revoked."""
     await site.initialized()
-    sealed = await vault.read(site.store)
+    sealed = await stored.read(site.store)
     assert sealed is not None
     if other == "a machine":
         await site.on(A).authorize(B.public_jwk(), "b", allowed=False)
     elif other == "a file":
         root = (await site.held(A)).opened_by(A, sealed.root)
-        await site.store.commit([wraps.put(wraps.wrap(root, Key("file.0123456789abcdef", bytes(64)), vault.now()))])
+        await site.store.commit([wraps.put(wraps.wrap(root, Key("file.0123456789abcdef", bytes(64)), stored.now()))])
     else:
-        await site.store.commit([vault_removal()])
+        await site.store.commit([keyring_removal()])
 
     assert (await site.on(A).revoke("a")).name == "a"
 
 
-def vault_removal() -> Change:
+def keyring_removal() -> Change:
     return Delete(KEYRING_DOCUMENT)
 
 
@@ -580,7 +580,7 @@ async def test_where_nothing_opens_all_are_listed(site: Site, state: str) -> Non
     if state == "a damaged keyring":
         await site.store.commit([Put(KEYRING_DOCUMENT, b"rubbish")])
     elif state == "no keyring":
-        await site.store.commit([vault_removal()])
+        await site.store.commit([keyring_removal()])
 
     listing = await site.on(B).listed()
 
@@ -694,7 +694,7 @@ async def test_whoever_is_overtaken_has_done_nothing(site: Site, act: Act) -> No
 async def test_no_rotation_misses_a_machine(site: Site) -> None:
     """A machine that is authorized while the root key is rotated is refused, or has the new root key, too."""
     await site.initialized()
-    sealed = await vault.read(site.store)
+    sealed = await stored.read(site.store)
     assert sealed is not None
     root = (await site.held(A)).opened_by(A, sealed.root)
     made = await rotation.prepare(site.store, root, Recipients("machine"), None, site.documents)
@@ -718,7 +718,7 @@ async def test_who_tidies_up_is_overtaken_like_anybody() -> None:
     """Of a keyring that somebody else changes meanwhile nothing is removed; the next one removes what opens nothing."""
     async with in_memory() as store:
         await story.initialize(store)
-        stray = wraps.put(wraps.wrap(RootKey(bytes(64)), Key("file.0123456789abcdef", bytes(64)), vault.now()))
+        stray = wraps.put(wraps.wrap(RootKey(bytes(64)), Key("file.0123456789abcdef", bytes(64)), stored.now()))
         await store.commit([stray])
 
         async def touch() -> None:
@@ -1023,8 +1023,8 @@ async def test_a_machine_that_nobody_authorized_waits(
     await site.initialized()
 
     with caplog.at_level(logging.WARNING):
-        async with service(site, B, tmp_path) as (keeper, _):
-            assert keeper.state is State.LOCKED
+        async with service(site, B, tmp_path) as (holder, _):
+            assert holder.state is State.LOCKED
 
     assert [record.getMessage() for record in caplog.records] == [
         f"this machine, {B.fingerprint}, is not authorized to open the keyring, or no longer"
@@ -1084,9 +1084,9 @@ async def test_a_service_follows_a_rotation_by_itself(site: Site, tmp_path: Path
     """A service with nothing but its machine's key goes on over a rotation that another machine does."""
     await site.initialized()
     await site.on(A).authorize(B.public_jwk(), "b", allowed=False)
-    async with service(site, B, tmp_path) as (keeper, secrets):
+    async with service(site, B, tmp_path) as (holder, secrets):
         await story.put_all(secrets, story.VALUES)
-        sealed = await vault.read(site.store)
+        sealed = await stored.read(site.store)
         assert sealed is not None
         root = (await site.held(A)).opened_by(A, sealed.root)
         made = await rotation.prepare(site.store, root, Recipients("machine"), None, site.documents)
@@ -1094,5 +1094,5 @@ async def test_a_service_follows_a_rotation_by_itself(site: Site, tmp_path: Path
 
         await story.put_all(secrets, {"secrets/later": b"later"})
         assert await story.read_all(secrets) == {**story.VALUES, "secrets/later": b"later"}
-        async with keeper.root() as held:
+        async with holder.root() as held:
             assert held.kid == made.root

@@ -18,7 +18,7 @@ from strongroom.storage_service.jose.envelope import Reason, encrypt
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
-from strongroom.storage_service.keyring.usage import census, sweep
+from strongroom.storage_service.keyring.usage import index, sweep
 from tests.keyring.fixed import Fixed
 from tests.keyring.story import ROOT, Rings, initialize
 
@@ -166,10 +166,10 @@ async def test_formerly_is_until_all_is_re_encrypted() -> None:
     assert await _got(overlay, "secrets/other") == b"value"
 
 
-async def test_nothing_is_shut_out_of_which_the_census_does_not_tell() -> None:
+async def test_nothing_is_shut_out_of_which_the_index_does_not_tell() -> None:
     """A record whose row was removed is not made unreadable: settling looks at the records, and names it."""
     store, keys, overlay = await _assigned()
-    await store.commit([Delete(census.row("default.1", "secrets/db/a"))])
+    await store.commit([Delete(index.row("default.1", "secrets/db/a"))])
     assert (await sweep.step(store, keys, "payments", None, 100)).moved == 0
 
     with pytest.raises(InUse) as refused:
@@ -184,10 +184,10 @@ async def test_a_scan_and_a_sweep_take_no_stray_for_a_record() -> None:
     store, keys, _ = await _assigned()
     ring = await keys.sync()
     planted = encrypt(ring.active("access"), "secrets/other", b"planted")
-    await store.commit([Put("secrets/other", planted), Put(census.row("access.1", "secrets/other"), b"")])
+    await store.commit([Put("secrets/other", planted), Put(index.row("access.1", "secrets/other"), b"")])
     await stored.edit(store, ROOT, lambda said: said.rotated("access", stored.now()))
 
-    assert (await census.scan(store, keys)).unreadable == ("secrets/other",)
+    assert (await index.scan(store, keys)).unreadable == ("secrets/other",)
     assert (await sweep.step(store, keys, None, None, 100)).unreadable == ("secrets/other",)
     entry = await store.get("secrets/other")
     assert entry is not None and entry.value == planted

@@ -21,13 +21,13 @@ from strongroom.storage_service.keyring.ceremonies import export
 from strongroom.storage_service.keyring.ceremonies.export import Exported
 from strongroom.storage_service.keyring.ceremonies.restore import Restored, restore, union
 from strongroom.storage_service.keyring.document import Document, Pending
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.machines.stored import FileDocuments
 from strongroom.storage_service.keyring.opening import wraps
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.usage import census, sweep
+from strongroom.storage_service.keyring.usage import index, sweep
 from tests.keyring import holders, story
 from tests.keyring.conftest import Stores
 from tests.keyring.holders import ROOT, held
@@ -105,16 +105,16 @@ async def exported_from(store: Backend, root: RootKey = ROOT) -> Exported:
 
 
 @asynccontextmanager
-async def unlocked(store: Backend, key: str) -> AsyncIterator[Keeper]:
+async def unlocked(store: Backend, key: str) -> AsyncIterator[Holder]:
     """Give what a service holds that was started on *store*, and unlocked with *key*."""
     shared = shared_root.Page()
-    keeper = Keeper(store, shared, [])
-    await keeper.open()
+    holder = Holder(store, shared, [])
+    await holder.open()
     try:
-        await keeper.unlock(key)
-        yield keeper
+        await holder.unlock(key)
+        yield holder
     finally:
-        await keeper.close()
+        await holder.close()
         shared.close()
 
 
@@ -135,7 +135,7 @@ async def memory() -> Callable[[], Awaitable[MemoryBackend]]:
 
 @pytest.mark.parametrize("dump", [ENCRYPTED, ("",)], ids=["records", "everything"])
 async def test_a_dump_the_file_and_one_unlock_key_are_enough(stores: Stores, dump: Sequence[str]) -> None:
-    """On a fresh store everything reads again, API keys included, and the census is true once it was completed."""
+    """On a fresh store everything reads again, API keys included, and the index is true once it was completed."""
     async with stores() as lost, stores() as fresh:
         key = await lived_in(lost)
         text = await export.export(lost, ROOT)
@@ -148,18 +148,18 @@ async def test_a_dump_the_file_and_one_unlock_key_are_enough(stores: Stores, dum
         had_keyring = dump == ("",)
         assert restored.added == (() if had_keyring else ("access.1", "default.1", "default.2", "hosts.1"))
         assert restored.root == ROOT.kid and not restored.unreadable and not restored.counted
-        async with unlocked(fresh, held().unlock_keys[1]) as keeper:
-            secrets = EncryptedBackend(fresh, keeper)
+        async with unlocked(fresh, held().unlock_keys[1]) as holder:
+            secrets = EncryptedBackend(fresh, holder)
             assert {name: (await story.read_all(secrets))[name] for name in VALUES} == VALUES
             assert await ApiKeys(fresh, secrets, ("own", Secret("own"))).authenticate("backup", key)
-            await census.complete(fresh, ROOT, keeper)
-            await story.assert_census_is_true(fresh)
+            await index.complete(fresh, ROOT, holder)
+            await story.assert_index_is_true(fresh)
             assert (await document_of(fresh)).counted
         assert held().document.encode() == (await everything(fresh))[MACHINES + held().machine.fingerprint]
 
 
 async def test_a_store_without_records_needs_no_count(stores: Stores) -> None:
-    """Where nothing is encrypted yet, the census is complete as it is, for it says that of nothing."""
+    """Where nothing is encrypted yet, the index is complete as it is, for it says that of nothing."""
     async with stores() as lost, stores() as fresh:
         await lived_in(lost)
 
@@ -371,12 +371,12 @@ async def test_records_under_keysets_of_the_past_find_home(
 
     assert (await document_of(dump)).places["secrets/hosts/"].before == ("default",)
     keys = Fixed(dump, ROOT)
-    await census.complete(dump, ROOT, keys)
+    await index.complete(dump, ROOT, keys)
     await sweep.step(dump, keys, None, None, 100)
     await sweep.settle(dump, ROOT, None)
     generations = await story.generations(dump)
     assert {generations[name] for name in VALUES if name.startswith("secrets/hosts/")} == {"hosts.1"}
-    await story.assert_census_is_true(dump)
+    await story.assert_index_is_true(dump)
 
 
 async def test_records_outside_all_places_find_home(
@@ -392,11 +392,11 @@ async def test_records_outside_all_places_find_home(
     await restore(dump, exported, ROOT)
 
     keys = Fixed(dump, ROOT)
-    await census.complete(dump, ROOT, keys)
+    await index.complete(dump, ROOT, keys)
     await sweep.step(dump, keys, None, None, 100)
     await sweep.settle(dump, ROOT, None)
     assert (await story.generations(dump))["secrets/old/er"] == "default.2"
-    await story.assert_census_is_true(dump)
+    await story.assert_index_is_true(dump)
 
 
 # Joining two keyrings: what it does, and when it is refused.

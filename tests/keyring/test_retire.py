@@ -1,4 +1,4 @@
-"""The end of a key: it comes when nothing is under it, whatever the census says, and never a moment sooner."""
+"""The end of a key: it comes when nothing is under it, whatever the index says, and never a moment sooner."""
 
 import random
 from collections import Counter
@@ -18,14 +18,14 @@ from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.usage import census, sweep
+from strongroom.storage_service.keyring.usage import index, sweep
 from tests.campaign import as_many_as
 from tests.keyring.interleaving import Gated, Order
 from tests.keyring.story import (
     ROOT,
     VALUES,
     Rings,
-    assert_census_is_true,
+    assert_index_is_true,
     change,
     generations,
     initialize,
@@ -57,16 +57,16 @@ async def test_a_generation_that_nothing_needs_is_destroyed(store: Backend) -> N
     async with opened(store) as worker:
         await put_all(worker.secrets, VALUES)
         await rotate(store)
-        worker.keeper.changed()
-        await sweep_all(store, worker.keeper)
+        worker.holder.changed()
+        await sweep_all(store, worker.holder)
         await sweep.settle(store, ROOT, None)
 
         document = await sweep.retire(store, ROOT, "default.1")
-        worker.keeper.changed()
+        worker.holder.changed()
 
         assert document.generations == ("access.1", "default.2")
         assert (await read_document(store))[0] == document
-        assert (await worker.keeper.sync()).kids == ("access.1.1", "access.1.2", "default.2.1", "default.2.2")
+        assert (await worker.holder.sync()).kids == ("access.1.1", "access.1.2", "default.2.1", "default.2.2")
         assert await read_all(worker.secrets) == VALUES
         with pytest.raises(NotFound):
             await sweep.retire(store, ROOT, "default.1")
@@ -94,7 +94,7 @@ async def test_the_destruction_is_one_commit() -> None:
     ((put, vacant),) = store.batches
     assert isinstance(put, Put)
     assert (put.name, put.expected) == (KEYRING_DOCUMENT, revision)
-    assert vacant == Vacant(census.rows_of("default.1"))
+    assert vacant == Vacant(index.rows_of("default.1"))
 
 
 # Refusals: what was done before, what is asked for, what is raised, who is named.
@@ -105,7 +105,7 @@ REFUSALS: Final[dict[str, tuple[Sequence[str], str, type[ServiceError], tuple[st
     "a generation under which records are": (("rotate",), "default.1", InUse, tuple(VALUES)),
     "one that is being reverted": (("rotate", "sweep", "revert"), "default.2", InUse, tuple(VALUES)),
     "one that a backup needs": (("backup", "rotate", "sweep"), "default.1", InUse, ("backup monday",)),
-    "one of which the census does not tell": (("rotate", "hide"), "default.1", InUse, ("secrets/000",)),
+    "one of which the index does not tell": (("rotate", "hide"), "default.1", InUse, ("secrets/000",)),
     "one under which a damaged record was": (("rotate", "sweep", "damage"), "default.1", InUse, ("secrets/000",)),
     "no generation": ((), "default.2", NotFound, ()),
     "of no keyset": ((), "spare.1", NotFound, ()),
@@ -125,7 +125,7 @@ REFUSALS: Final[dict[str, tuple[Sequence[str], str, type[ServiceError], tuple[st
         InUse,
         ("secrets/c/1",),
     ),
-    "of one of which neither document nor census tell": (
+    "of one of which neither document nor index tell": (
         ("add", "assign", "write", "unassign", "hide spare"),
         "remove spare",
         InUse,
@@ -165,7 +165,7 @@ async def do(store: Backend, rings: Rings, deed: str) -> None:
         case "unassign":
             await change(store, lambda said: Document(said.keysets, said.numbers))
         case "hide spare":
-            await store.commit([Delete(row) for row in await names(store, census.rows_of("spare.1"))])
+            await store.commit([Delete(row) for row in await names(store, index.rows_of("spare.1"))])
         case _:
             raise AssertionError(deed)
 
@@ -357,7 +357,7 @@ async def live(seed: int, rotated: Rotated, writing: Stores = guarded, sweeping:
 
     secrets = EncryptedBackend(store, Rings(store))
     assert await read_all(secrets) == {name: value for name, value in values.items() if value is not None}
-    await assert_census_is_true(store)
+    await assert_index_is_true(store)
     return outcomes
 
 

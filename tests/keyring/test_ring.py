@@ -55,7 +55,7 @@ def test_kids(kid: str, generation: str) -> None:
     assert is_kid(kid)
     assert is_keyset(data_key.keyset)
     assert generation_of(kid) == generation
-    assert check(f"system/census/{kid}/secrets/a")
+    assert check(f"system/usage/{kid}/secrets/a")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from strongroom.storage_service.keyring.usage import sweep
 from tests.keyring.story import (
     ROOT,
     Rings,
-    assert_census_is_true,
+    assert_index_is_true,
     generations,
     initialize,
     read_all,
@@ -213,9 +213,9 @@ class Life(RuleBasedStateMachine):
         self.may = {name: {found.get(name)} for name in self.may}  # read once, it stays that
 
     @invariant()
-    def the_census_is_true(self) -> None:
+    def the_index_is_true(self) -> None:
         """There is one row for each record, under its generation."""
-        self.runner.run(assert_census_is_true(self.store))
+        self.runner.run(assert_index_is_true(self.store))
 
     @invariant()
     def a_kid_means_one_key(self) -> None:

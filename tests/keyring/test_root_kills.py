@@ -106,7 +106,7 @@ async def look(told: Told) -> None:
     in_use = told.new if switched else told.old
     read = await story.read_all(site.secrets(in_use))
     assert {name: read[name] for name in story.VALUES} == story.VALUES
-    await story.assert_census_is_true(site.store)
+    await story.assert_index_is_true(site.store)
 
 
 async def go_on(told: Told, way: str) -> None:

@@ -28,12 +28,11 @@ from strongroom.storage_service.errors import (
     WrongKey,
 )
 from strongroom.storage_service.jose import jwk
-from strongroom.storage_service.keyring import rootkey
-from strongroom.storage_service.keyring import stored as vault
+from strongroom.storage_service.keyring import rootkey, stored
 from strongroom.storage_service.keyring.ceremonies import rotation
 from strongroom.storage_service.keyring.ceremonies.rotation import Made, Recipients
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.machines import key as machine_key
 from strongroom.storage_service.keyring.machines.document import SHORT, MachineDocument
 from strongroom.storage_service.keyring.machines.key import Kind
@@ -43,7 +42,7 @@ from strongroom.storage_service.keyring.opening.key_files import KeyFiles
 from strongroom.storage_service.keyring.opening.unlock_keys import Mistyped
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.shared_root import Page, State
+from strongroom.storage_service.keyring.shared_root import SharedRoot, State
 from tests.keyring import story
 from tests.keyring.hands import CREATED, MACHINE, Breathing, Hand, Site, typed_of
 from tests.keyring.story import Stores
@@ -141,14 +140,14 @@ async def test_a_rotation_on_every_store(stores: Stores, tmp_path: Path) -> None
         assert [await site.root(hand) for hand in first + second] == [None] * 6
         assert [await site.root(hand) for hand in third] == [root]
         assert await story.read_all(site.secrets(third)) == story.VALUES
-        await story.assert_census_is_true(store)
+        await story.assert_index_is_true(store)
 
 
 async def test_the_keyring_itself_stays(site: Site) -> None:
     """A rotation changes nothing in the keyring, and what is changed between its two halves stays changed."""
     root, _, _ = await begun(site, UNLOCK)
     made = await site.prepare(root, UNLOCK)
-    changed, _ = await vault.edit(site.store, root, lambda document: document.rotated("default", vault.now()))
+    changed, _ = await stored.edit(site.store, root, lambda document: document.rotated("default", stored.now()))
     assert changed.pending is not None
     assert (changed.pending.root, len(changed.pending.recipients)) == (made.root, 3)
 
@@ -163,54 +162,54 @@ async def test_the_keyring_itself_stays(site: Site) -> None:
 # Transcripts: what Convection's users were promised
 
 
-async def service(store: Backend, page: Page, site: Site) -> Keeper:
+async def service(store: Backend, shared: SharedRoot, site: Site) -> Holder:
     """Return a worker of a service, begun."""
-    keeper = Keeper(store, page, [site.file])
-    await keeper.open()
-    return keeper
+    holder = Holder(store, shared, [site.file])
+    await holder.open()
+    return holder
 
 
 async def test_unlock_keys_from_the_first_day_on(site: Site) -> None:
     """Uninitialized; three keys, once; locked; a wrong key changes nothing; each of the three unlocks."""
-    page = Page()
-    keeper = await service(site.store, page, site)
-    assert keeper.state is State.UNINITIALIZED
+    shared = SharedRoot()
+    holder = await service(site.store, shared, site)
+    assert holder.state is State.UNINITIALIZED
     made = await site.initialize(UNLOCK)
-    await keeper.look_for_keyring()
+    await holder.look_for_keyring()
     with pytest.raises(Exists):
         await site.initialize(UNLOCK)
     assert len({secret.reveal() for secret in made.secrets}) == 3
 
     [(stranger, _)] = unlock_keys.make_keys(1)
-    keeper.changed()
-    await wait_for(keeper, State.LOCKED)
+    holder.changed()
+    await wait_for(holder, State.LOCKED)
     with pytest.raises(WrongKey):
-        await keeper.unlock(stranger.reveal())
-    assert keeper.state is State.LOCKED
+        await holder.unlock(stranger.reveal())
+    assert holder.state is State.LOCKED
     for secret in made.secrets:
-        other_page = Page()
-        fresh = await service(site.store, other_page, site)
+        other_shared = SharedRoot()
+        fresh = await service(site.store, other_shared, site)
         assert fresh.state is State.LOCKED
         await fresh.unlock(secret.reveal())
         assert fresh.state is State.UNLOCKED
         await fresh.close()
-        other_page.close()
-    await keeper.close()
-    page.close()
+        other_shared.close()
+    await holder.close()
+    shared.close()
 
 
-async def wait_for(keeper: Keeper, state: State) -> None:
-    """Let *keeper* follow its page, and see it in *state*."""
+async def wait_for(holder: Holder, state: State) -> None:
+    """Let *holder* follow its shared root, and see it in *state*."""
     with pytest.raises(StrongroomError):
-        await keeper.sync()
-    assert keeper.state is state
+        await holder.sync()
+    assert holder.state is state
 
 
 async def test_a_root_rotation_of_a_running_service(site: Site) -> None:
     """A failed rotation leaves the old keys alive; one that is done, the new ones; secrets are there throughout."""
     _, old, _ = await begun(site, UNLOCK)
-    page = Page()
-    workers = [await service(site.store, page, site) for _ in range(2)]
+    shared = SharedRoot()
+    workers = [await service(site.store, shared, site) for _ in range(2)]
     secrets = [EncryptedBackend(site.store, worker) for worker in workers]
     await workers[0].unlock(old.secrets[0].reveal())
     await story.put_all(secrets[0], story.VALUES)
@@ -233,19 +232,19 @@ async def test_a_root_rotation_of_a_running_service(site: Site) -> None:
         await wait_for(worker, State.LOCKED)
     with pytest.raises(WrongKey):
         await workers[0].unlock(old.secrets[0].reveal())
-    late = Keeper(site.store, page, [site.file], clock=lambda: float("inf"))
+    late = Holder(site.store, shared, [site.file], clock=lambda: float("inf"))
     await late.unlock(made.secrets[2].reveal())
     assert [await story.read_all(each) for each in secrets] == [story.VALUES] * 2
     for worker in [*workers, late]:
         await worker.close()
-    page.close()
+    shared.close()
 
 
 async def test_a_service_with_a_file_goes_on(site: Site) -> None:
     """Where a file opens the keyring, a service is unlocked before, during and after a rotation, in all its workers."""
     root, _, _ = await begun(site, FILE)
-    page = Page()
-    workers = [await service(site.store, page, site) for _ in range(2)]
+    shared = SharedRoot()
+    workers = [await service(site.store, shared, site) for _ in range(2)]
     secrets = [EncryptedBackend(site.store, worker) for worker in workers]
     await story.put_all(secrets[0], story.VALUES)
     rotated, _ = await site.rotate(root, FILE)
@@ -256,7 +255,7 @@ async def test_a_service_with_a_file_goes_on(site: Site) -> None:
         assert held == rotated
     for worker in workers:
         await worker.close()
-    page.close()
+    shared.close()
 
 
 # What is typed back
@@ -770,10 +769,10 @@ async def garbage(site: Site, made: Made) -> None:
 async def a_future_document(site: Site, made: Made) -> None:
     root = await site.root(site.hands(FILE, made)[0])
     assert root is not None
-    sealed = await vault.read(site.store)
+    sealed = await stored.read(site.store)
     assert sealed is not None
-    future = msgspec.structs.replace(vault.open_document(sealed, root), format_=2)
-    await vault.replace(site.store, root, future, sealed.revision)
+    future = msgspec.structs.replace(stored.open_document(sealed, root), format_=2)
+    await stored.replace(site.store, root, future, sealed.revision)
 
 
 async def another_root(site: Site, made: Made) -> None:
@@ -915,7 +914,7 @@ async def test_a_first_keyring_of_unknown_fate(memory: MemoryBackend, tmp_path: 
         with pytest.raises(Unavailable) as caught:
             await site.through(faulty).initialize(to)
         assert caught.value.fate is (Fate.UNKNOWN if fault is Fault.LOST else Fate.NOT_APPLIED)
-        assert await vault.read(memory) is None
+        assert await stored.read(memory) is None
 
 
 async def test_a_first_keyring_made_again(site: Site) -> None:
@@ -1001,10 +1000,10 @@ async def test_nothing_shows_a_key(site: Site, caplog: pytest.LogCaptureFixture)
     assert isinstance(opened[1], Document)
     shown += [caplog.text, repr(opened)]
 
-    stored = await site.snapshot()
+    left = await site.snapshot()
     for secret in hidden:
         assert not any(secret.decode() in text for text in shown)
-        assert not any(secret in value for value in stored.values())
+        assert not any(secret in value for value in left.values())
 
 
 def locals_of(error: BaseException) -> list[str]:

@@ -20,14 +20,14 @@ from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.ceremonies.export import export, open_root, read
 from strongroom.storage_service.keyring.ceremonies.restore import restore
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.opening.unattended import KeyFile
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.seen import Seen
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.keyring.usage import sweep
-from strongroom.storage_service.keyring.usage.census import complete
+from strongroom.storage_service.keyring.usage.index import complete
 
 KEEPERS_NAME: Final = "keyring.seen"
 
@@ -38,7 +38,7 @@ class Home:
     def __init__(self, path: Path, stack: AsyncExitStack) -> None:
         self.store = MemoryBackend()
         self.path = path
-        self.page = Page()
+        self.shared = SharedRoot()
         self._stack = stack
 
     @property
@@ -48,12 +48,12 @@ class Home:
     async def worker(self, *, anew: bool = False) -> "Worker":
         """Start a worker of the service, or of one that starts *anew*."""
         if anew:
-            self.page = Page()
+            self.shared = SharedRoot()
         file = KeyFile(self.path / "secrets.key")
-        keeper = Keeper(self.store, self.page, [file], file, seen=self.seen)
-        self._stack.push_async_callback(keeper.close)
-        await keeper.open()
-        return Worker(keeper, EncryptedBackend(self.store, keeper))
+        holder = Holder(self.store, self.shared, [file], file, seen=self.seen)
+        self._stack.push_async_callback(holder.close)
+        await holder.open()
+        return Worker(holder, EncryptedBackend(self.store, holder))
 
     async def row(self) -> Entry:
         entry = await self.store.get(KEYRING_DOCUMENT)
@@ -66,16 +66,16 @@ class Home:
 
 
 class Worker(NamedTuple):
-    keeper: Keeper
+    holder: Holder
     secrets: EncryptedBackend
 
     async def edit(self, change: Callable[[Document], Document]) -> Document:
         """Change the keyring as the door for keys does."""
-        async with self.keeper.root() as root:
+        async with self.holder.root() as root:
             try:
-                return (await stored.edit(self.keeper._store, root, change))[0]
+                return (await stored.edit(self.holder._store, root, change))[0]
             finally:
-                self.keeper.changed()
+                self.holder.changed()
 
     async def rotate(self) -> None:
         await self.edit(lambda said: said.rotated("default", stored.now()))
@@ -105,7 +105,7 @@ async def test_nothing_is_written_under_a_key_that_was_rotated_away(
 ) -> None:
     """While the old keyring lies there, a service that knows better writes nothing; what it holds it reads on."""
     worker = await _rolled_back(home)
-    good = worker.keeper.current
+    good = worker.holder.current
 
     with pytest.raises(Behind):
         await worker.secrets.commit([Put("secrets/a", b"value")])
@@ -113,7 +113,7 @@ async def test_nothing_is_written_under_a_key_that_was_rotated_away(
     assert "older than the one that was seen here last" in caplog.text
     assert f"remove {home.seen} and start the service anew" in caplog.text
     assert await home.store.get("secrets/a") is None
-    assert worker.keeper.current is good
+    assert worker.holder.current is good
     entry = await worker.secrets.get("secrets/before")
     assert entry is not None and entry.value == b"value"
 
@@ -181,7 +181,7 @@ async def test_no_ceremony_builds_on_it(home: Home, act: Callable[[MemoryBackend
     worker = await home.worker()
     old = await home.row()
     await worker.rotate()
-    async with worker.keeper.root() as root:
+    async with worker.holder.root() as root:
         await home.put_back(old)
         with pytest.raises(KeyringOutdated):
             await act(home.store, root)  # type: ignore[misc]
@@ -192,7 +192,7 @@ async def test_no_ceremony_builds_on_it(home: Home, act: Callable[[MemoryBackend
 async def test_another_of_the_same_edition_is_no_better(home: Home) -> None:
     """Of two documents of one edition that which was seen first is the keyring."""
     worker = await home.worker()
-    async with worker.keeper.root() as root:
+    async with worker.holder.root() as root:
         document, sealed = await stored.current(home.store, root)
         other = msgspec.structs.replace(document.rotated("default", ""), edition=document.edition)
         await home.store.commit([Put(KEYRING_DOCUMENT, envelope.encrypt(root, KEYRING_DOCUMENT, other.encode()))])
@@ -240,11 +240,11 @@ async def test_what_others_wrote_meanwhile_makes_nothing_old(home: Home) -> None
         return entry
 
     home.store.get = get  # type: ignore[method-assign]
-    worker.keeper.changed()
-    ring = await worker.keeper.sync()
+    worker.holder.changed()
+    ring = await worker.holder.sync()
 
     assert ring.active_generations["default"] == "default.2"
-    async with worker.keeper.root() as root:
+    async with worker.holder.root() as root:
         read_by = 0
         assert (await stored.current(home.store, root))[0].active_generations["default"] == "default.3"
 
@@ -257,11 +257,11 @@ async def test_an_old_root_key_brings_no_old_keyring_back(home: Home) -> None:
         for each in (await home.store.list("system/keyring/")).names
         if (entry := await home.store.get(each))
     ]
-    async with worker.keeper.root() as root:
+    async with worker.holder.root() as root:
         document, sealed = await stored.current(home.store, root)
         new = RootKey(bytes(range(64)), root.seen)
         await stored.replace(home.store, new, document, sealed.revision)
-        worker.keeper.adopt(new)
+        worker.holder.adopt(new)
     await home.store.commit(old)  # and the file still opens it
 
     with pytest.raises(Behind):
@@ -273,15 +273,15 @@ async def test_an_old_root_key_brings_no_old_keyring_back(home: Home) -> None:
 async def test_what_is_brought_back_by_hand_is_new(home: Home) -> None:
     """An old export takes the place of the keyring for every home, also for one that has seen the newer one."""
     worker = await home.worker()
-    async with worker.keeper.root() as root:
+    async with worker.holder.root() as root:
         exported = read(await export(home.store, root))
     await worker.rotate()
     elsewhere = home.seen.read_bytes()
-    async with worker.keeper.root() as root:
+    async with worker.holder.root() as root:
         edition = (await stored.current(home.store, root))[0].edition
     await home.store.commit([Put(KEYRING_DOCUMENT, b"damaged")])
 
-    seen = Seen(Page(), home.seen)
+    seen = Seen(SharedRoot(), home.seen)
     await seen.load()
     key = RootKey(jwk.octets_of(jwk.decode((home.path / "secrets.key").read_bytes())))
     await restore(home.store, exported, open_root(exported, key), replace=True, seen=seen)
@@ -289,7 +289,7 @@ async def test_what_is_brought_back_by_hand_is_new(home: Home) -> None:
     for kept in (home.seen.read_bytes(), elsewhere):
         home.seen.write_bytes(kept)
         started = await home.worker(anew=True)
-        async with started.keeper.root() as root:
+        async with started.holder.root() as root:
             document, _ = await stored.current(home.store, root)
             assert document.edition > edition
             assert document.active_generations["default"] == "default.1"
@@ -298,12 +298,12 @@ async def test_what_is_brought_back_by_hand_is_new(home: Home) -> None:
 async def test_an_import_joins_no_old_keyring(home: Home) -> None:
     """Generations are not added to a keyring that is older than the one this home has seen."""
     worker = await home.worker()
-    async with worker.keeper.root() as root:
+    async with worker.holder.root() as root:
         exported = read(await export(home.store, root))
     old = await home.row()
     await worker.rotate()
     await home.put_back(old)
-    seen = Seen(Page(), home.seen)
+    seen = Seen(SharedRoot(), home.seen)
     await seen.load()
     key = RootKey(jwk.octets_of(jwk.decode((home.path / "secrets.key").read_bytes())))
 
@@ -348,37 +348,37 @@ async def test_where_the_file_cannot_be_written_the_workers_know_it_still(
     assert [each.name for each in home.path.iterdir() if each.name.startswith(".")] == []
 
 
-def _changes(page: Page) -> Sequence[Callable[[], object]]:
+def _changes(shared: SharedRoot) -> Sequence[Callable[[], object]]:
     return [
-        lambda: page.unlock(bytes(64)),
-        page.halt,
-        page.touch,
-        lambda: page.failed(0.0),
-        page.lock,
-        lambda: page.unlock(b"x" * 64),
+        lambda: shared.unlock(bytes(64)),
+        shared.halt,
+        shared.touch,
+        lambda: shared.failed(0.0),
+        shared.lock,
+        lambda: shared.unlock(b"x" * 64),
     ]
 
 
 def test_the_page_keeps_the_mark_whatever_else_changes() -> None:
     """Locking, unlocking, halting and counting wrong keys leave the mark; putting one leaves all the rest."""
-    page = Page()
-    marks = [bytes([number]) * len(page.mark) for number in range(8)]
-    for before, after, change in zip(marks[:-1], marks[1:], [*_changes(page), lambda: None], strict=True):
-        assert page.put_mark(before, after)
-        state, failures, tick = page.state, page.failures, page.tick
-        assert not page.put_mark(before, marks[-1])
-        assert (page.state, page.failures, page.tick) == (state, failures, tick)
+    shared = SharedRoot()
+    marks = [bytes([number]) * len(shared.mark) for number in range(8)]
+    for before, after, change in zip(marks[:-1], marks[1:], [*_changes(shared), lambda: None], strict=True):
+        assert shared.put_mark(before, after)
+        state, failures, tick = shared.state, shared.failures, shared.tick
+        assert not shared.put_mark(before, marks[-1])
+        assert (shared.state, shared.failures, shared.tick) == (state, failures, tick)
         change()
-        assert page.mark == after
-    assert page.read()[2] == bytearray(b"x" * 64)
+        assert shared.mark == after
+    assert shared.read()[2] == bytearray(b"x" * 64)
     with pytest.raises(ValueError, match="bytes"):
-        page.put_mark(page.mark, b"short")
+        shared.put_mark(shared.mark, b"short")
 
 
-async def test_the_census_completes_on_the_keyring_that_was_seen(home: Home) -> None:
-    """What only says that the census is complete is an edition like any other."""
+async def test_the_index_completes_on_the_keyring_that_was_seen(home: Home) -> None:
+    """What only says that the index is complete is an edition like any other."""
     worker = await home.worker()
-    async with worker.keeper.root() as root:
+    async with worker.holder.root() as root:
         before = json.loads(home.seen.read_bytes())["edition"]
-        await complete(home.store, root, worker.keeper)
+        await complete(home.store, root, worker.holder)
         assert json.loads(home.seen.read_bytes())["edition"] > before

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from strongroom.models.secret import Secret
 from strongroom.storage_service.access.base import Principal
-from strongroom.storage_service.bootstrap import Page, build
+from strongroom.storage_service.bootstrap import SharedRoot, build
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.services.door import Caller
 
@@ -31,34 +31,34 @@ def pieces_of(key: bytes) -> int:
     return sum(memory.count(key[start : start + PIECE]) for start in range(0, len(key), PIECE))
 
 
-def root_of(page: Page) -> bytes:
+def root_of(shared: SharedRoot) -> bytes:
     """Return the root key that is shared."""
-    _, _, octets = page.read()
+    _, _, octets = shared.read()
     assert octets is not None
     return bytes(octets)
 
 
 def test_after_a_lock_nothing_is_left() -> None:
-    """When `lock` returns, before anybody reads the page, no piece of the root key is in it."""
-    page, key = Page(), secrets.token_bytes(64)
-    page.unlock(key)
+    """When `lock` returns, before anybody reads the shared root, no piece of the root key is in it."""
+    shared, key = SharedRoot(), secrets.token_bytes(64)
+    shared.unlock(key)
     assert pieces_of(key) == len(key) // PIECE
 
-    page.lock()
+    shared.lock()
     assert pieces_of(key) == 0
-    page.close()
+    shared.close()
 
 
 def test_after_another_unlock_nothing_is_left() -> None:
     """When another root key takes the place of one, the old one is gone at once, and the new one is there once."""
-    page, old, new = Page(), secrets.token_bytes(64), secrets.token_bytes(64)
-    page.unlock(old)
+    shared, old, new = SharedRoot(), secrets.token_bytes(64), secrets.token_bytes(64)
+    shared.unlock(old)
 
-    page.unlock(new)
+    shared.unlock(new)
     assert (pieces_of(old), pieces_of(new)) == (0, len(new) // PIECE)
-    page.failed(1000.0)
+    shared.failed(1000.0)
     assert pieces_of(new) == len(new) // PIECE
-    page.close()
+    shared.close()
 
 
 async def test_a_service_that_is_locked(tmp_path: Path) -> None:
@@ -71,17 +71,17 @@ async def test_a_service_that_is_locked(tmp_path: Path) -> None:
         api_id="own",
         api_key=Secret("own-key"),
     )
-    page = Page()
-    parts = await build(settings, page)
-    old = root_of(page)
+    shared = SharedRoot()
+    parts = await build(settings, shared)
+    old = root_of(shared)
     assert pieces_of(old) == len(old) // PIECE
 
     made = await parts.keys.prepare_root(OPERATOR, "file")
     await parts.keys.confirm_root(OPERATOR, made.root, None)
-    new = root_of(page)
+    new = root_of(shared)
     assert (pieces_of(old), pieces_of(new)) == (0, len(new) // PIECE)
 
     await parts.keys.lock(OPERATOR)
     assert pieces_of(new) == 0
     await parts.close()
-    page.close()
+    shared.close()

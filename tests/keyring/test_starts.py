@@ -32,12 +32,12 @@ from strongroom.storage_service.jose import envelope, jwk
 from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import rootkey, stored
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.opening import wraps
 from strongroom.storage_service.keyring.opening.unattended import KeyFile, as_recipient
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.shared_root import Page, State
+from strongroom.storage_service.keyring.shared_root import SharedRoot, State
 from tests.keyring.keeping import (
     DATA_BITS,
     FILE_BITS,
@@ -85,7 +85,7 @@ async def test_the_first_start_makes_file_and_keyring(store: MemoryBackend, path
 
     assert worker.ring is not None
     assert repr(worker.ring) == "<Ring access.1* default.1*>"
-    assert worker.keeper.state is State.UNLOCKED
+    assert worker.holder.state is State.UNLOCKED
     sealed = await stored.read(store)
     assert sealed is not None
     recipient = as_recipient(rootkey.read(path))
@@ -250,16 +250,16 @@ async def test_what_stops_a_start(
     await story(store, path)
     file = path.read_bytes() if path.exists() else None
     commits = store.calls["commit"]
-    page = Page()
+    shared = SharedRoot()
 
     with pytest.raises(error) as caught:
-        await services.by_file(store, path, page)
+        await services.by_file(store, path, shared)
 
     assert type(caught.value) is error
     assert text in str(caught.value)
     assert (path.read_bytes() if path.exists() else None) == file
     assert store.calls["commit"] == commits
-    assert page.read()[1:] == (State.FRESH, None)
+    assert shared.read()[1:] == (State.FRESH, None)
 
 
 async def test_without_permission_no_keyring_is_made(store: MemoryBackend, path: Path, services: Services) -> None:
@@ -269,8 +269,8 @@ async def test_without_permission_no_keyring_is_made(store: MemoryBackend, path:
             key_file(path)
         worker = await services.by_file(store, path, autogen=False)
 
-        assert worker.keeper.state is State.UNINITIALIZED
-        for act in (worker.keeper.sync(), worker.reads(), worker.keeper.unlock("x"), worker.secrets.commit([PUT])):
+        assert worker.holder.state is State.UNINITIALIZED
+        for act in (worker.holder.sync(), worker.reads(), worker.holder.unlock("x"), worker.secrets.commit([PUT])):
             with pytest.raises(Uninitialized):
                 await act
         assert path.exists() == file
@@ -287,11 +287,11 @@ async def test_where_people_can_open_a_start_is_locked(
     await store.commit([wraps.put(wraps.wrap(RootKey(ROOT_BITS), key, NOW))])
     worker = await services.by_file(store, path)
 
-    assert worker.keeper.state is State.LOCKED
+    assert worker.holder.state is State.LOCKED
     assert str(path) in caplog.text
     with pytest.raises(Locked):
         await worker.reads()
-    await worker.keeper.unlock(text)
+    await worker.holder.unlock(text)
     assert await worker.reads() is None
 
 
@@ -302,7 +302,7 @@ async def test_a_store_without_a_wrap_for_a_file_starts_locked(
     await given(store, unlock_key()[1])
     worker = await services.by_file(store, path)
 
-    assert worker.keeper.state is State.LOCKED
+    assert worker.holder.state is State.LOCKED
     assert not path.exists()
 
 
@@ -312,11 +312,11 @@ async def test_ways_are_tried_in_order(store: MemoryBackend, path: Path, service
 
     worker = await services.start(store, ways=[KeyFile(path), Known()])  # the file is lost
 
-    assert worker.keeper.state is State.UNLOCKED
+    assert worker.holder.state is State.UNLOCKED
 
 
 async def test_what_a_way_opened_is_wiped(store: MemoryBackend, services: Services) -> None:
-    """The root key that opened the keyring is kept in the shared page and nowhere else, whether it fits or not."""
+    """The root key that opened the keyring is kept in the shared root and nowhere else, whether it fits or not."""
     root = await given(store)
     for sound in (True, False):
         way = Waiting(root)
@@ -345,10 +345,10 @@ async def test_racing_services_agree(store: MemoryBackend, path: Path, services:
 
 async def test_racing_workers_agree(store: MemoryBackend, path: Path, services: Services) -> None:
     """The workers of one service, started at one moment, share one root key."""
-    page = Page()
-    workers = await asyncio.gather(*(services.by_file(store, path, page) for _ in range(8)))
+    shared = SharedRoot()
+    workers = await asyncio.gather(*(services.by_file(store, path, shared) for _ in range(8)))
 
-    assert page.tick == 1
+    assert shared.tick == 1
     for number, worker in enumerate(workers):
         await worker.secrets.commit([Put(f"secrets/{number}", b"x")])
     for worker in workers:
@@ -369,7 +369,7 @@ async def test_racing_machines_do_not_disagree(store: MemoryBackend, tmp_path: P
     # The operator does as the text says: the winner's file goes to the others.
     for path in paths:
         path.write_bytes(winner.read_bytes())
-        assert (await services.by_file(store, path)).keeper.state is State.UNLOCKED
+        assert (await services.by_file(store, path)).holder.state is State.UNLOCKED
 
 
 def test_racing_processes_agree(tmp_path: Path) -> None:
@@ -379,19 +379,19 @@ def test_racing_processes_agree(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from strongroom.storage_service.backends import open_backend\n"
         "from strongroom.storage_service.backends.base import Put\n"
-        "from strongroom.storage_service.keyring.holder import Keeper\n"
-        "from strongroom.storage_service.keyring.shared_root import Page\n"
+        "from strongroom.storage_service.keyring.holder import Holder\n"
+        "from strongroom.storage_service.keyring.shared_root import SharedRoot\n"
         "from strongroom.storage_service.keyring.opening.unattended import KeyFile\n"
         "from strongroom.storage_service.keyring.overlay import EncryptedBackend\n"
         "async def main():\n"
         "    store = open_backend(sys.argv[1])\n"
         "    await store.open()\n"
         "    file = KeyFile(Path(sys.argv[2]))\n"
-        "    keeper = Keeper(store, Page(), [file], file)\n"
-        "    await keeper.open()\n"
-        "    await EncryptedBackend(store, keeper).commit([Put(f'secrets/{sys.argv[3]}', sys.argv[3].encode())])\n"
-        "    print(keeper.current)\n"
-        "    await keeper.close()\n"
+        "    holder = Holder(store, SharedRoot(), [file], file)\n"
+        "    await holder.open()\n"
+        "    await EncryptedBackend(store, holder).commit([Put(f'secrets/{sys.argv[3]}', sys.argv[3].encode())])\n"
+        "    print(holder.current)\n"
+        "    await holder.close()\n"
         "    await store.close()\n"
         "ready()\n"
         "asyncio.run(main())\n"
@@ -406,7 +406,7 @@ def test_racing_processes_agree(tmp_path: Path) -> None:
         store = open_backend(url)
         await store.open()
         file = KeyFile(path)
-        keys = Keeper(store, Page(), [file])
+        keys = Holder(store, SharedRoot(), [file])
         try:
             await keys.open()
             secrets = EncryptedBackend(store, keys)
@@ -437,12 +437,12 @@ async def test_a_store_that_fails_at_any_step_of_a_first_start(
         store = MemoryBackend()
         await store.open()
         path = tmp_path / f"{fault.name}.{step}.key"
-        page = Page()
+        shared = SharedRoot()
 
         with pytest.raises(Unavailable):
-            await services.by_file(FaultyBackend(store, {step: fault}), path, page)
+            await services.by_file(FaultyBackend(store, {step: fault}), path, shared)
         written = await store.get(KEYRING_DOCUMENT)
-        assert (page.state in (State.FRESH, State.UNLOCKED)) and (page.state is State.FRESH or written)
+        assert (shared.state in (State.FRESH, State.UNLOCKED)) and (shared.state is State.FRESH or written)
         worker = await services.by_file(store, path)
 
         assert written in (None, await store.get(KEYRING_DOCUMENT)), (
@@ -489,15 +489,15 @@ async def test_no_key_comes_out(
             said += [*traceback.format_exception(error), repr(error)]
     text, key = unlock_key()
     await given(store, as_recipient(key_file(path)), key)
-    page = Page()
-    worker = await services.by_file(store, path, page)
+    shared = SharedRoot()
+    worker = await services.by_file(store, path, shared)
     await worker.secrets.commit([PUT])
-    said += [repr(part) for part in (worker.keeper, worker.secrets, page, worker.ring, store, vars(worker.keeper))]
-    worker.keeper.lock()
+    said += [repr(part) for part in (worker.holder, worker.secrets, shared, worker.ring, store, vars(worker.holder))]
+    worker.holder.lock()
     wrong = unlock_key()[0]
     for typed in (wrong, text[:-1], text):
         try:
-            await worker.keeper.unlock(typed)
+            await worker.holder.unlock(typed)
         except ServiceError as error:
             said += [*traceback.format_exception(error), repr(error)]
 
@@ -511,7 +511,7 @@ async def test_no_key_comes_out(
 
 
 async def test_the_root_key_is_let_go(store: MemoryBackend, path: Path, services: Services) -> None:
-    """When the keyring is open, no object holds the root key: it lies in the shared page alone."""
+    """When the keyring is open, no object holds the root key: it lies in the shared root alone."""
     root = await given(store, as_recipient(key_file(path)), root=stored.new_root())
     bits = root.reveal()
     root.wipe()
@@ -522,4 +522,4 @@ async def test_the_root_key_is_let_go(store: MemoryBackend, path: Path, services
 
     held = [held for held in gc.get_objects() if isinstance(held, RootKey)]
     assert RootKey(bits) not in held
-    assert bytes(worker.keeper._page.read()[2] or b"") == bits
+    assert bytes(worker.holder._shared.read()[2] or b"") == bits

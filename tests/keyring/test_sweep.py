@@ -14,14 +14,14 @@ from strongroom.storage_service.jose.envelope import MAX_VALUE
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
-from strongroom.storage_service.keyring.usage import census, records, sweep
+from strongroom.storage_service.keyring.usage import index, records, sweep
 from strongroom.storage_service.keyring.usage.sweep import Step
 from strongroom.storage_service.turns import STRETCH, Turns
 from tests.keyring.story import (
     ROOT,
     VALUES,
     Rings,
-    assert_census_is_true,
+    assert_index_is_true,
     change,
     generations,
     initialize,
@@ -57,14 +57,14 @@ async def test_all_records_come_under_the_new_generation(store: Backend, limit: 
     async with opened(store) as worker:
         await put_all(worker.secrets, VALUES)
         await rotate(store)
-        worker.keeper.changed()
+        worker.holder.changed()
 
-        assert await sweep_all(store, worker.keeper, "default", limit) == Step(len(VALUES), 0, (), None)
+        assert await sweep_all(store, worker.holder, "default", limit) == Step(len(VALUES), 0, (), None)
 
         assert set((await generations(store)).values()) == {"default.2"}
         assert await read_all(worker.secrets) == VALUES
-        await assert_census_is_true(store)
-        assert await sweep_all(store, worker.keeper) == Step(0, 0, (), None)
+        await assert_index_is_true(store)
+        assert await sweep_all(store, worker.holder) == Step(0, 0, (), None)
 
 
 async def test_a_generation_of_many_keys_spreads_them() -> None:
@@ -74,7 +74,7 @@ async def test_a_generation_of_many_keys_spreads_them() -> None:
 
     await sweep_all(store, rings)
 
-    assert {*(await census.scan(store, rings)).by_kid} == {"default.2.1", "default.2.2", "default.2.3"}
+    assert {*(await index.scan(store, rings)).by_kid} == {"default.2.1", "default.2.2", "default.2.3"}
 
 
 ROTATED: Final = ("rotate default", "rotate access", "add spare")
@@ -203,7 +203,7 @@ async def test_what_is_moved(deeds: Sequence[str], keyset: str | None, after: Ma
 
     assert await generations(store) == after
     assert await read_all(EncryptedBackend(store, rings)) == values
-    await assert_census_is_true(store)
+    await assert_index_is_true(store)
     settled = await sweep.settle(store, ROOT, keyset)
     assert all(not each.before for each in settled.places.values() if keyset in (None, each.keyset))
     assert not any(each.reverting for name, each in settled.keysets.items() if keyset in (None, name))
@@ -249,19 +249,19 @@ async def test_rows_that_are_wrong_are_put_right() -> None:
     await EncryptedBackend(store, Rings(store)).commit([Put("secrets/000", b"new")])
     await store.commit(
         [
-            Put(census.row("default.1", "secrets/gone"), b""),
-            Put(census.row("default.1", "secrets/000"), b""),
-            Delete(census.row("default.2", "secrets/000")),
-            Put(census.row("default.1", "secrets/container/"), b""),
-            Put(census.row("default.1", "hosts/plain"), b""),
+            Put(index.row("default.1", "secrets/gone"), b""),
+            Put(index.row("default.1", "secrets/000"), b""),
+            Delete(index.row("default.2", "secrets/000")),
+            Put(index.row("default.1", "secrets/container/"), b""),
+            Put(index.row("default.1", "hosts/plain"), b""),
             Put("hosts/plain", b"in the clear"),
-            Put(census.row("default.1", KEYRING_DOCUMENT), b""),
+            Put(index.row("default.1", KEYRING_DOCUMENT), b""),
         ]
     )
 
     assert await sweep_all(store, rings) == Step(6, 0, (), None)
 
-    await assert_census_is_true(store)
+    await assert_index_is_true(store)
     assert await store.get("hosts/plain") is not None
     assert (await sweep.settle(store, ROOT, None)).counted
 
@@ -271,13 +271,13 @@ async def test_two_rows_of_one_record_are_no_trouble() -> None:
     store, rings = await memory()
     await rotate(store)
     await rotate(store)
-    await store.commit([Put(census.row("default.2", name), b"") for name in VALUES])
+    await store.commit([Put(index.row("default.2", name), b"") for name in VALUES])
 
     swept = await sweep_all(store, rings)
 
     assert swept.moved == len(VALUES)
     await sweep_all(store, rings)
-    await assert_census_is_true(store)
+    await assert_index_is_true(store)
 
 
 async def test_a_record_that_is_moved_has_one_row_at_once() -> None:
@@ -285,7 +285,7 @@ async def test_a_record_that_is_moved_has_one_row_at_once() -> None:
     store, rings = await memory()
     await rotate(store)
     await EncryptedBackend(store, Rings(store)).commit([Put("secrets/000", b"new")])
-    await store.commit([Put(census.row("default.1", "secrets/000"), b"")])
+    await store.commit([Put(index.row("default.1", "secrets/000"), b"")])
     await rotate(store)
 
     assert (await sweep.step(store, rings, None, None, 1)).moved == 1
@@ -361,13 +361,13 @@ async def test_a_record_that_was_written_meanwhile_is_left_alone() -> None:
     entry = await store.get("secrets/001")
     assert entry is not None
     store.meddle = [
-        [Put("secrets/001", entry.value), Delete("secrets/002"), Delete(census.row("default.1", "secrets/002"))]
+        [Put("secrets/001", entry.value), Delete("secrets/002"), Delete(index.row("default.1", "secrets/002"))]
     ]
 
     assert await sweep_all(store, rings, limit=100) == Step(5, 2, (), None)
     assert await sweep_all(store, rings, limit=100) == Step(1, 0, (), None)
 
-    await assert_census_is_true(store)
+    await assert_index_is_true(store)
 
 
 async def test_a_ring_that_is_stale_is_replaced() -> None:
@@ -385,7 +385,7 @@ async def test_a_ring_that_is_stale_is_replaced() -> None:
     assert (await sweep_all(store, rings)).moved == len(VALUES)
 
     assert set((await generations(store)).values()) == {"default.3"}
-    await assert_census_is_true(store)
+    await assert_index_is_true(store)
 
 
 async def test_a_keyring_that_never_rests_ends_the_step() -> None:
@@ -404,7 +404,7 @@ async def test_a_keyring_that_never_rests_ends_the_step() -> None:
 
 
 async def test_writers_and_sweepers_at_once(store: Backend) -> None:
-    """Three processes sweep while three write: nothing is lost, all is moved, and the census is true."""
+    """Three processes sweep while three write: nothing is lost, all is moved, and the index is true."""
     await initialize(store)
     names = [f"secrets/{number:02}" for number in range(30)]
     await put_all(EncryptedBackend(store, Rings(store)), dict.fromkeys(names, b"first"))
@@ -423,7 +423,7 @@ async def test_writers_and_sweepers_at_once(store: Backend) -> None:
 
     assert await read_all(EncryptedBackend(store, Rings(store))) == dict.fromkeys(names, b"first") | written
     assert set((await generations(store)).values()) == {"default.2"}
-    await assert_census_is_true(store)
+    await assert_index_is_true(store)
     await sweep.settle(store, ROOT, None)
 
 
@@ -440,7 +440,7 @@ async def test_a_lock_ends_a_sweep() -> None:
     rings.unlock()
 
     assert (await sweep.step(store, rings, None, step.after, 100)).moved == 4
-    await assert_census_is_true(store)
+    await assert_index_is_true(store)
 
 
 async def test_a_lock_in_the_middle_of_a_step_ends_it() -> None:
@@ -511,14 +511,14 @@ async def test_settling_what_is_settled_changes_nothing() -> None:
     assert await read_document(store) == before
 
 
-async def test_without_a_census_nothing_is_settled() -> None:
-    """In a store whose census is not complete nobody can say that nothing is left."""
+async def test_without_an_index_nothing_is_settled() -> None:
+    """In a store whose index is not complete nobody can say that nothing is left."""
     store, rings = await memory()
     await change(store, lambda said: Document(said.keysets, said.numbers, said.places, counted=False))
     with pytest.raises(InUse, match="not complete"):
         await sweep.settle(store, ROOT, None)
 
-    await census.complete(store, ROOT, rings)
+    await index.complete(store, ROOT, rings)
 
     assert (await sweep.settle(store, ROOT, None)).counted
 
@@ -572,7 +572,7 @@ async def test_at_a_pace_commits_are_small() -> None:
 
     assert done.moved == 100 + len(VALUES)
     assert max(store.batches) == sweep.GENTLE * 3 + 1
-    await assert_census_is_true(store)
+    await assert_index_is_true(store)
 
 
 @pytest.mark.parametrize(("pace", "slept"), [(1.0, 0.0), (0.5, STRETCH), (0.25, 3 * STRETCH)])

@@ -1,7 +1,7 @@
 """A rotation with all that follows, killed or failed at each of its operations on the store, while others write.
 
 The story is told once for each operation: it is cut off there, others go on, and another process looks at what is
-left. Every record reads as it was last written, the census is true, and the story, begun again, comes to its end.
+left. Every record reads as it was last written, the index is true, and the story, begun again, comes to its end.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from strongroom.storage_service.keyring.usage import sweep
 from tests.keyring.story import (
     ROOT,
     Rings,
-    assert_census_is_true,
+    assert_index_is_true,
     change,
     generations,
     initialize,
@@ -57,11 +57,11 @@ class Written:
         self._may[name] = {value}
 
     async def check(self, store: Backend) -> None:
-        """Assert that everything reads as it may, that the census is true, and that no key is lost."""
+        """Assert that everything reads as it may, that the index is true, and that no key is lost."""
         found = await read_all(EncryptedBackend(store, Rings(store)))
         assert found.keys() <= self._may.keys()
         assert all(found.get(name) in may for name, may in self._may.items())
-        await assert_census_is_true(store)
+        await assert_index_is_true(store)
         document, _ = await read_document(store)
         assert {*(await generations(store)).values()} <= {*document.generations}
 

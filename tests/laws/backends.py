@@ -188,7 +188,7 @@ async def every_legal_character_is_a_name(backend: Backend) -> None:
 @_store_law
 async def the_longest_name_is_kept(backend: Backend) -> None:
     """Names up to `MAX_KEY` bytes are put, read, listed, guarded and deleted as any other; a longer is a ValueError."""
-    stem = "system/census/default.1/".ljust(MAX_KEY - 1, "x")
+    stem = "system/usage/default.1/".ljust(MAX_KEY - 1, "x")
     names = [stem + "a", stem + "b", stem]
     await _fill(backend, names)
     revision = await backend.commit([Put(stem + "c", b"", ABSENT), Check(stem + "a", PRESENT), Delete(stem + "b")])

@@ -21,13 +21,13 @@ from typing import Any, Final, TypeAlias, TypeVar
 import pytest
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources.base import Findable, Original, Place, Scrubbable, Source
 from strongroom.models import names
 from strongroom.models.secret import REDACTED
 from strongroom.storage_service.wire import MAX_SECRET
-from tests.migration.estates.base import Estate, Filled, Spoken, Stoppable, source_of
+from tests.migration.sources.base import Estate, Filled, Spoken, Stoppable, source_of
 
 Law: TypeAlias = Callable[[Estate], None]
 
@@ -148,17 +148,17 @@ class Reader:
     def places(self) -> Sequence[Place]:
         return self.run(_awaiting(self.scrubbable.places()))
 
-    def holds(self, place: Place, needles: Sequence[bytes]) -> list[bool]:
-        """Return for each of *needles* whether a place holds it, wherever its parts break."""
+    def holds(self, place: Place, patterns: Sequence[bytes]) -> list[bool]:
+        """Return for each of *patterns* whether a place holds it, wherever its parts break."""
 
         async def search() -> list[bool]:
-            found = [False] * len(needles)
-            overlap, tail = max(map(len, needles)) - 1, b""
+            found = [False] * len(patterns)
+            overlap, tail = max(map(len, patterns)) - 1, b""
             assert place.chunks is not None
             async for chunk in place.chunks():
                 assert len(chunk) <= 1024 * 1024, "a part is at most 1 MiB"
                 text = tail + chunk
-                found = [one or needle in text for one, needle in zip(found, needles, strict=True)]
+                found = [one or pattern in text for one, pattern in zip(found, patterns, strict=True)]
                 tail = text[-overlap:] if overlap else b""
             return found
 
@@ -453,18 +453,18 @@ def closing_twice_is_nothing(estate: Estate) -> None:
 
 @_register(STOP_LAWS)
 def a_stopped_system_is_unavailable(estate: Estate) -> None:
-    """While nobody answers, opening and reading end in `EstateUnavailable`, which tells no secret; then it goes on."""
+    """While nobody answers, opening and reading end in `SourceUnavailable`, which tells no secret; then it goes on."""
     assert isinstance(estate, Stoppable)
     put = _put(estate, 2)
     secrets = [estate.secret_of(number) for number in put.values()]
     with reading(estate) as opened:
         estate.stop()
         try:
-            with pytest.raises(EstateUnavailable) as caught:
+            with pytest.raises(SourceUnavailable) as caught:
                 opened.items()
-            with pytest.raises(EstateUnavailable) as refused, reading(estate) as late:
+            with pytest.raises(SourceUnavailable) as refused, reading(estate) as late:
                 late.items()
-            with pytest.raises(EstateUnavailable):
+            with pytest.raises(SourceUnavailable):
                 opened.marks(list(put))
         finally:
             estate.start()
@@ -648,8 +648,8 @@ def what_changed_is_not_restored(estate: Estate) -> None:
 
 
 @_register(SCRUB_LAWS)
-def purging_leaves_no_needle(estate: Estate) -> None:
-    """Before scrubbing every needle is found where one can look; when it is scrubbed and purged, none is.
+def purging_leaves_no_pattern(estate: Estate) -> None:
+    """Before scrubbing every pattern is found where one can look; when it is scrubbed and purged, none is.
 
     Where nothing can be looked into, that is said, with what to do.
     """
@@ -657,28 +657,28 @@ def purging_leaves_no_needle(estate: Estate) -> None:
     _at_rest(estate)
     with reading(estate) as reader:
         originals = reader.originals(put)
-        needles = [needle for original in originals for needle in reader.scrubbable.needles(original)]
-        assert all(needles), "nothing is found in everything"
-        before = _found(reader, needles)
+        patterns = [pattern for original in originals for pattern in reader.scrubbable.search_patterns(original)]
+        assert all(patterns), "nothing is found in everything"
+        before = _found(reader, patterns)
         assert all(reader.scrub(originals))
         reader.purge()
-        after = _found(reader, needles)
+        after = _found(reader, patterns)
 
         places = reader.places()
         assert places
         assert all(place.name and place.advice for place in places)
     if any(place.chunks is not None for place in places):
-        assert len(needles) >= len(put)
+        assert len(patterns) >= len(put)
         assert all(before)
         assert not any(after)
 
 
-def _found(reader: Reader, needles: Sequence[bytes]) -> list[bool]:
-    """Return for each of *needles* whether any place that can be reached holds it."""
-    found = [False] * len(needles)
-    for place in reader.places() if needles else ():
+def _found(reader: Reader, patterns: Sequence[bytes]) -> list[bool]:
+    """Return for each of *patterns* whether any place that can be reached holds it."""
+    found = [False] * len(patterns)
+    for place in reader.places() if patterns else ():
         if place.chunks is not None:
-            found = [one or here for one, here in zip(found, reader.holds(place, needles), strict=True)]
+            found = [one or here for one, here in zip(found, reader.holds(place, patterns), strict=True)]
     return found
 
 

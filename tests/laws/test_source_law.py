@@ -21,7 +21,7 @@ from tests.laws.sources import (
     memory_stays_flat,
     name_of,
 )
-from tests.migration.estates import (
+from tests.migration.sources import (
     ansible,
     commissaire,
     convection,
@@ -33,7 +33,7 @@ from tests.migration.estates import (
     openbao,
     strongroom,
 )
-from tests.migration.estates.base import Estate, Maker, Spoken, Stoppable, source_of
+from tests.migration.sources.base import Estate, Maker, Spoken, Stoppable, source_of
 
 
 class Line(NamedTuple):

@@ -6,8 +6,8 @@ import pytest
 
 from strongroom.storage_service.backends.faulty import FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
-from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, moving
+from tests.migration.sources.memory import MemoryEstate
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from strongroom.deploy.serving import asgi
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.faulty import Killed
-from strongroom.storage_service.bootstrap import Page
+from strongroom.storage_service.bootstrap import SharedRoot
 from strongroom.storage_service.client import AsyncStorageClient
 from strongroom.storage_service.client.dialogue import Answer
 from strongroom.storage_service.client.place import UpstreamError
@@ -51,7 +51,7 @@ async def house(store: Backend, *, apart: bool = False, timeout: float = 10.0) -
         Killed: the service died when it started; in the block, whenever it dies and not *apart*.
     """
     base = _directory()
-    page = Page()
+    shared = SharedRoot()
     settings = ServiceSettings(
         socket=base / "socket",
         audit_log=base / f"audit-{next(_LOGS)}.log",
@@ -60,7 +60,7 @@ async def house(store: Backend, *, apart: bool = False, timeout: float = 10.0) -
         api_id=API_ID,
         api_key=API_KEY,
     )
-    app = StorageApp(settings, page, lambda _: store)
+    app = StorageApp(settings, shared, lambda _: store)
     try:
         async with _living(app):
             client = AsyncStorageClient(
@@ -75,7 +75,7 @@ async def house(store: Backend, *, apart: bool = False, timeout: float = 10.0) -
             async with client:
                 yield client
     finally:
-        page.close()
+        shared.close()
         settings.audit_log.unlink(missing_ok=True)
 
 

@@ -26,8 +26,8 @@ from strongroom.models import Hosts, Networks, names
 from strongroom.models.names import MIGRATION
 from strongroom.storage_service.backends.base import Backend, Put, pages
 from strongroom.storage_service.client import AsyncStorageClient
-from tests.migration.estates.memory import MALFORMED, MemoryEstate, MemorySource, Row
 from tests.migration.house import house
+from tests.migration.sources.memory import MALFORMED, MemoryEstate, MemorySource, Row
 
 TOGETHER: Final = 60  # rows in one commit of a copy
 

@@ -12,7 +12,7 @@ import pytest
 
 from strongroom.migration.apply import NOTHING_FOUND, Apply
 from strongroom.migration.compare import Act, Policy, decide
-from strongroom.migration.errors import EstateRefused, EstateUnavailable, Mismatch
+from strongroom.migration.errors import Mismatch, SourceRefused, SourceUnavailable
 from strongroom.migration.journal import Applied, Copy
 from strongroom.migration.records import Record
 from strongroom.migration.target import Held, Target
@@ -23,9 +23,9 @@ from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Unavailable
 from strongroom.storage_service.wire import MAX_SECRET
-from tests.migration.estates.memory import MemoryEstate
 from tests.migration.house import house
 from tests.migration.moving import Mover, contents, journalled, lying, moving, sealed_at
+from tests.migration.sources.memory import MemoryEstate
 
 
 @pytest.fixture
@@ -391,7 +391,7 @@ async def test_what_is_read_back_is_compared(mover: Mover) -> None:
 @pytest.mark.parametrize("operation", range(3))
 async def test_the_source_goes_away(mover: Mover, operation: int) -> None:
     """A source that stops to answer ends the run, which goes on when it is back."""
-    with pytest.raises(EstateUnavailable):
+    with pytest.raises(SourceUnavailable):
         await mover.apply(mover.estate.source({operation: Fault.BEFORE}))
 
     assert (await mover.apply()).complete
@@ -402,7 +402,7 @@ async def test_the_source_refuses(mover: Mover) -> None:
     """A source that does not accept us is told apart from one that is away."""
     mover.estate.refusing = True
 
-    with pytest.raises(EstateRefused):
+    with pytest.raises(SourceRefused):
         await mover.apply()
 
 

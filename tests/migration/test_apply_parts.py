@@ -12,8 +12,8 @@ from strongroom.migration.report import Report
 from strongroom.migration.target import Change, Target
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Changed, Invalid, ServiceError, TooLarge
-from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, moving, sealed_at
+from tests.migration.sources.memory import MemoryEstate
 
 ITEMS: Final = 150  # of which every third is a host, so 200 records
 

@@ -6,8 +6,8 @@ from strongroom.migration.apply import Apply
 from strongroom.migration.journal import Journal, new_run
 from strongroom.migration.target import Target
 from strongroom.storage_service.backends.memory import MemoryBackend
-from tests.migration.estates.memory import MemoryEstate, MemorySource
 from tests.migration.house import house
+from tests.migration.sources.memory import MemoryEstate, MemorySource
 
 ITEMS = 300
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.sources.at_once import at_once
 
 
@@ -34,14 +34,14 @@ async def test_the_first_failure_ends_it_when_the_others_have_ended() -> None:
     async def act(thing: int) -> None:
         begun.append(thing)
         if thing == 2:
-            raise EstateUnavailable("gone")
+            raise SourceUnavailable("gone")
         for _ in range(5):
             await asyncio.sleep(0)
         ended.append(thing)
         if thing == 3:
-            raise EstateUnavailable("later")
+            raise SourceUnavailable("later")
 
-    with pytest.raises(EstateUnavailable, match="gone"):
+    with pytest.raises(SourceUnavailable, match="gone"):
         await at_once(act, range(100), 4)
 
     assert begun == [0, 1, 2, 3]

@@ -10,8 +10,8 @@ from strongroom.migration.sources.base import Original
 from strongroom.models import Host
 from strongroom.storage_service.backends.base import Change, Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
-from tests.migration.estates.memory import MemoryEstate, MemorySource
 from tests.migration.moving import Mover, contents, lying, moving, sealed_at
+from tests.migration.sources.memory import MemoryEstate, MemorySource
 
 
 class Hasty(MemoryBackend):

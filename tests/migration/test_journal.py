@@ -35,9 +35,9 @@ from strongroom.storage_service.backends.base import MAX_PAGE
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.client.bulk_operations import Remove, Write
 from strongroom.storage_service.errors import Changed
-from tests.migration.estates.memory import MemoryEstate
 from tests.migration.house import house
 from tests.migration.moving import Mover, contents, journalled, rows_of
+from tests.migration.sources.memory import MemoryEstate
 
 
 @pytest.fixture

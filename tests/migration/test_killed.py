@@ -21,8 +21,8 @@ from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
-from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, another, contents, journalled, lay_down, lying, moving, rows_of, sealed_in
+from tests.migration.sources.memory import MemoryEstate
 
 Opener: TypeAlias = Callable[[], Backend]
 """Gives the same store each time, unopened."""

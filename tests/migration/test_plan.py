@@ -7,15 +7,15 @@ import pytest
 
 from strongroom.migration.apply import NOTHING_FOUND
 from strongroom.migration.compare import Policy
+from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.errors import MigrationError
 from strongroom.migration.plan import PlanFile, read_plan
 from strongroom.migration.records import Record
-from strongroom.migration.spill import Spill
 from strongroom.models import Host
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.faulty import FaultyBackend
-from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, lying
+from tests.migration.sources.memory import MemoryEstate
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ async def test_apply_moves_what_was_planned(mover: Mover, tmp_path: Path) -> Non
     file.finish()
     mover.estate.change("hosts/h000000")
     new = mover.estate.put(5)
-    with Spill() as planned:
+    with DiskMap() as planned:
         read_plan(tmp_path / "plan", run, planned)
         report = await mover.apply(planned=planned)
 
@@ -157,5 +157,5 @@ def test_a_file_that_is_none(tmp_path: Path, text: bytes | None, said: str) -> N
     if text is not None:
         path.write_bytes(text)
 
-    with Spill() as planned, pytest.raises(MigrationError, match=said):
+    with DiskMap() as planned, pytest.raises(MigrationError, match=said):
         read_plan(path, "a-run", planned)

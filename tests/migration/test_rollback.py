@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from strongroom.migration.compare import Policy
-from strongroom.migration.errors import EstateUnavailable, MigrationError
+from strongroom.migration.errors import MigrationError, SourceUnavailable
 from strongroom.migration.records import Record
 from strongroom.migration.rollback import Rollback
 from strongroom.migration.target import Target
@@ -13,8 +13,8 @@ from strongroom.models import Host
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.errors import Unavailable
-from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, lying, moving, sealed_at
+from tests.migration.sources.memory import MemoryEstate
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ async def test_the_source_is_away(mover: Mover) -> None:
     await come_to(mover, "scrub")
     held = await contents(mover.client)
     for number in range(1, 4):
-        with pytest.raises(EstateUnavailable):
+        with pytest.raises(SourceUnavailable):
             await mover.rollback(mover.estate.source({number: Fault.BEFORE}))
         assert await contents(mover.client) == held
     assert (await mover.rollback()).complete

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from strongroom.migration.compare import Policy
-from strongroom.migration.errors import EstateUnavailable, MigrationError, NotVerified
+from strongroom.migration.errors import MigrationError, NotVerified, SourceUnavailable
 from strongroom.migration.journal import Scrubbed
 from strongroom.migration.records import Record
 from strongroom.migration.scrub import Scrub
@@ -16,8 +16,8 @@ from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.errors import Unavailable
-from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, lying, moving, sealed_at, sealed_in
+from tests.migration.sources.memory import MemoryEstate
 
 
 @pytest.fixture
@@ -426,7 +426,7 @@ async def test_the_source_goes_away(mover: Mover) -> None:
     lay = lying(mover.estate)
     for number in range(1, 7):
         for fault in (Fault.BEFORE, Fault.AFTER, Fault.LOST):
-            with pytest.raises(EstateUnavailable):
+            with pytest.raises(SourceUnavailable):
                 await mover.scrub(mover.estate.source({number: fault}))
             stage = (await mover.journal()).run.stages["scrubbed"]
             assert not stage.complete
@@ -442,7 +442,7 @@ async def test_the_source_goes_away(mover: Mover) -> None:
 
 async def test_a_search_is_no_end(mover: Mover) -> None:
     """After a scrub that broke off, a search that finds nothing does not say that the scrub is done."""
-    with pytest.raises(EstateUnavailable):
+    with pytest.raises(SourceUnavailable):
         await mover.scrub(mover.estate.source({20: Fault.BEFORE}))
     await mover.scrub(search_only=True)
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.records import Item
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.base import Original
@@ -22,8 +22,8 @@ from strongroom.storage_service.backends.etcd.messages_pb2 import PutRequest
 from strongroom.storage_service.errors import ConfigurationError
 from tests.etcd_admin_pb2 import LeaseGrantRequest
 from tests.etcd_server import LEASE_GRANT, PUT, Etcd, running
-from tests.migration.estates.commissaire import CommissaireEstate, EstateV2, EstateV3, container_manager, host
 from tests.migration.http_cuts import HttpCuts
+from tests.migration.sources.commissaire import CommissaireEstate, EstateV2, EstateV3, container_manager, host
 from tests.tcp_fault import Fault, TcpFault
 
 NONE, LOSE_REQUEST, LOSE_REPLY, _, _ = Fault
@@ -305,7 +305,7 @@ async def test_what_has_no_secret_is_looked_at(estate: CommissaireEstate) -> Non
         assert await source.marks([key]) == marks
         estate.write(key, json.dumps(host("h", KEY)).encode())
         assert await source.scrub(originals) == [False]
-        assert source.needles(originals[0]) == []
+        assert source.search_patterns(originals[0]) == []
 
 
 async def test_what_lives_for_a_time_goes_on_doing_so(estate: CommissaireEstate) -> None:
@@ -406,7 +406,7 @@ async def test_a_fate_that_stays_unknown_is_told(store: Etcd, interface: type[Co
         async with opened(estate, place, {"timeout": ["1"]}) as source:
             originals = list((await source.originals([key])).values())
             network.script.extend([lost] * 99)
-            with pytest.raises(EstateUnavailable, match="may still be under way") as caught:
+            with pytest.raises(SourceUnavailable, match="may still be under way") as caught:
                 await source.scrub(originals)
 
     assert KEY not in f"{caught.value!r} {caught.value}"

@@ -13,12 +13,12 @@ import pytest
 import trustme
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.commissaire.source import CommissaireSource
 from strongroom.storage_service.errors import ConfigurationError
 from tests.etcd_server import Etcd, Tls, running
-from tests.migration.estates.commissaire import EstateV2, EstateV3, host
+from tests.migration.sources.commissaire import EstateV2, EstateV3, host
 
 PASSWORD: Final = "correct-horse"
 WRONG: Final = "battery-staple"
@@ -125,7 +125,7 @@ async def test_who_is_not_accepted_is_told(
     """What etcd does not accept is refused on opening; neither password nor value is in an error or a log."""
     caplog.set_level(logging.DEBUG)
     options = {"password_file": guarded.files[rejection.password]} if rejection.password else {}
-    with pytest.raises(EstateRefused) as caught:
+    with pytest.raises(SourceRefused) as caught:
         async with opened(guarded.place(scheme, rejection.user) + rejection.path, **options):
             pass
 
@@ -157,7 +157,7 @@ async def test_a_password_lies_in_a_file_of_its_owner_alone(guarded: Guarded, sc
 async def test_who_may_not_defragment_is_told(guarded: Guarded) -> None:
     """Without the role root, v3 neither defragments nor streams its database, and says so; with it, it does both."""
     async with opened(guarded.place("etcd", "commissaire"), password_file=guarded.files[PASSWORD]) as source:
-        with pytest.raises(EstateRefused, match="role root"):
+        with pytest.raises(SourceRefused, match="role root"):
             await source.purge()
         streamed = (await source.places())[0]
         assert streamed.chunks is None
@@ -223,8 +223,8 @@ async def test_certificates_are_shown_and_checked(secured: Secured, scheme: str,
     garbage = tmp_path / "garbage"
     garbage.write_text("no certificate")
     for options, error in (
-        ({"cacert": secured.other_ca, **mutual}, EstateRefused),
-        ({"cacert": secured.ca}, (EstateRefused, EstateUnavailable)),
+        ({"cacert": secured.other_ca, **mutual}, SourceRefused),
+        ({"cacert": secured.ca}, (SourceRefused, SourceUnavailable)),
         ({"cacert": str(garbage)}, ConfigurationError),
         ({"cacert": str(tmp_path / "missing")}, ConfigurationError),
     ):

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.base import Place
 from strongroom.migration.sources.commissaire.places import ids_of
@@ -20,7 +20,7 @@ from strongroom.storage_service.backends.etcd.messages_pb2 import StatusRequest
 from strongroom.storage_service.backends.etcd.methods import STATUS
 from strongroom.storage_service.errors import ConfigurationError
 from tests.etcd_server import Etcd, binary, running
-from tests.migration.estates.commissaire import CommissaireEstate, EstateV2, EstateV3
+from tests.migration.sources.commissaire import CommissaireEstate, EstateV2, EstateV3
 
 ETCDCTL: Final = Path(binary()).with_name("etcdctl")
 
@@ -40,16 +40,16 @@ async def opened(
         await source.close()
 
 
-async def held_in(places: Sequence[Place], *needles: bytes) -> dict[str, int]:
-    """Return for each place that can be read and holds any of *needles* how many of them it holds."""
+async def held_in(places: Sequence[Place], *patterns: bytes) -> dict[str, int]:
+    """Return for each place that can be read and holds any of *patterns* how many of them it holds."""
     found = {}
     for place in places:
         held: set[bytes] = set()
         tail = b""
         async for chunk in place.chunks() if place.chunks is not None else _nothing():
             text = tail + chunk
-            held |= {needle for needle in needles if needle in text}
-            tail = text[-max(map(len, needles)) :]
+            held |= {pattern for pattern in patterns if pattern in text}
+            tail = text[-max(map(len, patterns)) :]
         if held:
             found[place.name] = len(held)
     return found
@@ -90,13 +90,13 @@ async def test_a_purged_database_holds_nothing_and_the_log_does(alone: Etcd) -> 
     (log,) = (estate.directory / "member/wal").glob("*.wal")
     async with opened(estate, estate.directory) as source:
         originals = list((await source.originals(ids)).values())
-        needles = [needle for original in originals for needle in source.needles(original)]
-        assert len(needles) == 12
+        patterns = [pattern for original in originals for pattern in source.search_patterns(original)]
+        assert len(patterns) == 12
         everywhere = {stream: 12, str(database): 12, str(log): 12}
-        assert await held_in(await source.places(), *needles) == everywhere
+        assert await held_in(await source.places(), *patterns) == everywhere
         assert await source.scrub(originals) == [True] * 12
         places = await source.places()
-        assert all([str(database) in await held_in(places, needle) for needle in needles]), (
+        assert all([str(database) in await held_in(places, pattern) for pattern in patterns]), (
             "a scrub alone is not enough"
         )
 
@@ -104,7 +104,7 @@ async def test_a_purged_database_holds_nothing_and_the_log_does(alone: Etcd) -> 
         assert "compacted up to revision" in done
         assert "defragmented" in done
         places = await source.places()
-        assert await held_in(places, *needles) == {str(log): 12}
+        assert await held_in(places, *patterns) == {str(log): 12}
 
     assert unreachable(places) == ["backups and snapshots made before"]
     (told,) = [place for place in places if place.name == str(log)]
@@ -117,7 +117,9 @@ async def test_files_from_a_snapshot_hold_nothing(alone: Etcd, tmp_path: Path) -
     ids = estate.put_many(range(12))
     (member,) = alone.members
     async with opened(estate) as source:
-        needles = [needle for each in (await source.originals(ids)).values() for needle in source.needles(each)]
+        patterns = [
+            pattern for each in (await source.originals(ids)).values() for pattern in source.search_patterns(each)
+        ]
         await scrub_all(source, ids)
 
     snapshot, fresh = tmp_path / "snapshot.db", tmp_path / "fresh"
@@ -133,7 +135,7 @@ async def test_files_from_a_snapshot_hold_nothing(alone: Etcd, tmp_path: Path) -
     async with opened(estate, estate.directory) as source:
         assert await source.count() == 12
         places = await source.places()
-        assert await held_in(places, *needles) == {}
+        assert await held_in(places, *patterns) == {}
         assert unreachable(places) == ["backups and snapshots made before"]
 
 
@@ -162,7 +164,9 @@ async def test_files_from_a_v2_backup_hold_nothing(alone: Etcd, tmp_path: Path) 
     ids = estate.put_many(range(12))
     (member,) = alone.members
     async with opened(estate) as source:
-        needles = [needle for each in (await source.originals(ids)).values() for needle in source.needles(each)]
+        patterns = [
+            pattern for each in (await source.originals(ids)).values() for pattern in source.search_patterns(each)
+        ]
         await scrub_all(source, ids)
     flags = member.flags
     member.flags = [*flags, "--snapshot-count=1"]
@@ -179,7 +183,7 @@ async def test_files_from_a_v2_backup_hold_nothing(alone: Etcd, tmp_path: Path) 
     async with opened(estate, estate.directory) as source:
         assert await source.count() == 13
         places = await source.places()
-        assert await held_in(places, *needles) == {}
+        assert await held_in(places, *patterns) == {}
 
 
 def etcdctl(*words: str, api: str = "3") -> None:
@@ -197,10 +201,10 @@ async def test_every_member_is_purged_and_told(tmp_path: Path) -> None:
         ids = estate.put_many(range(30))
         async with opened(estate, *(tmp_path / member.name for member in store.members)) as source:
             originals = list((await source.originals(ids)).values())
-            needles = [needle for original in originals for needle in source.needles(original)]
+            patterns = [pattern for original in originals for pattern in source.search_patterns(original)]
             await scrub_all(source, ids)
             places = await source.places()
-            holding = await held_in(places, *needles)
+            holding = await held_in(places, *patterns)
             assert list(holding.values()) == [30] * 3
             assert all(name.endswith(".wal") for name in holding)
             assert unreachable(places) == ["backups and snapshots made before"]
@@ -226,7 +230,7 @@ async def test_every_member_is_purged_and_told(tmp_path: Path) -> None:
 
         store.members[2].kill()
         async with opened(estate) as source:
-            with pytest.raises(EstateUnavailable):
+            with pytest.raises(SourceUnavailable):
                 await source.purge()
             gone = f"the database of etcd member {store.members[2].endpoint}, streamed by it"
             assert gone in unreachable(await source.places())
@@ -256,14 +260,14 @@ async def test_what_cannot_be_looked_into_is_told(alone: Etcd, tmp_path: Path) -
     """Links are told and not followed, other files are searched; a directory without files of etcd is refused."""
     estate = EstateV3(alone)
     (estate.directory / "member/wal/elsewhere").symlink_to(tmp_path)
-    (estate.directory / "notes.txt").write_text("a needle of somebody's")
+    (estate.directory / "notes.txt").write_text("a pattern of somebody's")
     async with opened(estate, estate.directory) as source:
         places = await source.places()
 
         assert str(estate.directory / "member/wal/elsewhere") in unreachable(places)
-        assert await held_in(places, b"a needle of somebody's") == {str(estate.directory / "notes.txt"): 1}
+        assert await held_in(places, b"a pattern of somebody's") == {str(estate.directory / "notes.txt"): 1}
         (estate.directory / "notes.txt").unlink()
-        assert await held_in(places, b"a needle of somebody's") == {}, "etcd removes files while they are searched"
+        assert await held_in(places, b"a pattern of somebody's") == {}, "etcd removes files while they are searched"
     empty = tmp_path / "empty"
     empty.mkdir()
     for wrong in (empty, tmp_path / "missing"):

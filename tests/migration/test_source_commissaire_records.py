@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from strongroom.migration.records import Record
 from strongroom.migration.sources.commissaire import records, spelling
-from tests.migration.estates.commissaire import container_manager, host
+from tests.migration.sources.commissaire import container_manager, host
 
 PEM: Final = "-----BEGIN OPENSSH PRIVATE KEY-----\nGrüße\n-----END OPENSSH PRIVATE KEY-----\n"
 KEY: Final = base64.b64encode(PEM.encode()).decode()
@@ -173,7 +173,7 @@ def test_what_a_value_becomes(story: Story) -> None:
     assert left == (value if story.scrubbed is None else json.dumps(story.scrubbed).encode())
     assert records.holds_secrets(story.path, value) is (story.scrubbed is not None)
     assert not records.holds_secrets(story.path, left)
-    assert all(needle not in left for needle in records.needles(story.path, value, nested=True))
+    assert all(pattern not in left for pattern in records.search_patterns(story.path, value, nested=True))
     assert records.scrubbed(story.path, left) == left
 
 
@@ -240,7 +240,7 @@ def test_what_cannot_move_says_why_and_not_what(fault: Fault) -> None:
     assert "canary" not in f"{reading.fault} {reading.notes}"
     assert records.scrubbed(fault.path, fault.value) is None
     assert records.holds_secrets(fault.path, fault.value)
-    assert records.needles(fault.path, fault.value, nested=True) == []
+    assert records.search_patterns(fault.path, fault.value, nested=True) == []
 
 
 def test_no_other_record_has_a_key() -> None:
@@ -283,33 +283,33 @@ def test_taking_members_out_is_taking_them_out(values: dict[str, Any], inner: di
     assert list(left) == list(kept)
 
 
-# Needles.
+# Patterns.
 
 
-class Needle(NamedTuple):
+class Pattern(NamedTuple):
     """A secret as a container manager's token is spelt, and what is looked for."""
 
     title: str
     spelt: str
-    needles: Sequence[bytes]
+    patterns: Sequence[bytes]
     nested: Sequence[bytes] = ()
 
 
-NEEDLES: Final = [
-    Needle("long", '"abcdefghijklmnop"', [b"abcdefghijklmnop"]),
-    Needle("short", '"abc"', [b'"token" : "abc"'], [b'\\"token\\" : \\"abc\\"']),
-    Needle("escaped", '"abcdefgh\\u00fc\\n\\/"', [b"abcdefgh\\u00fc\\n\\/"], [b"abcdefgh\\\\u00fc\\\\n\\\\/"]),
-    Needle("as it is", '"abcdefghijklmnopü"', ["abcdefghijklmnopü".encode()]),
-    Needle("marks", '"abcdefghijklmnop<>&"', [b"abcdefghijklmnop<>&"], [b"abcdefghijklmnop\\u003c\\u003e\\u0026"]),
+PATTERNS: Final = [
+    Pattern("long", '"abcdefghijklmnop"', [b"abcdefghijklmnop"]),
+    Pattern("short", '"abc"', [b'"token" : "abc"'], [b'\\"token\\" : \\"abc\\"']),
+    Pattern("escaped", '"abcdefgh\\u00fc\\n\\/"', [b"abcdefgh\\u00fc\\n\\/"], [b"abcdefgh\\\\u00fc\\\\n\\\\/"]),
+    Pattern("as it is", '"abcdefghijklmnopü"', ["abcdefghijklmnopü".encode()]),
+    Pattern("marks", '"abcdefghijklmnop<>&"', [b"abcdefghijklmnop<>&"], [b"abcdefghijklmnop\\u003c\\u003e\\u0026"]),
 ]
 
 
-@pytest.mark.parametrize("needle", NEEDLES, ids=lambda needle: needle.title.replace(" ", "-"))
-def test_a_secret_is_looked_for_as_it_is_spelt(needle: Needle) -> None:
-    """Needles are bytes of the value; a short one has its member's name; escapes are escaped where JSON is in JSON."""
-    value = f'{{"name": "m", "options": {{"token" : {needle.spelt}, "username": "root"}}}}'.encode()
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.title.replace(" ", "-"))
+def test_a_secret_is_looked_for_as_it_is_spelt(pattern: Pattern) -> None:
+    """Patterns are bytes of the value; a short one has its member's name; escapes are escaped where JSON is in JSON."""
+    value = f'{{"name": "m", "options": {{"token" : {pattern.spelt}, "username": "root"}}}}'.encode()
 
-    assert list(records.needles("container_managers/m", value, nested=False)) == list(needle.needles)
-    nested = records.needles("container_managers/m", value, nested=True)
-    assert list(nested) == [*needle.needles, *needle.nested]
-    assert all(each in value for each in needle.needles)
+    assert list(records.search_patterns("container_managers/m", value, nested=False)) == list(pattern.patterns)
+    nested = records.search_patterns("container_managers/m", value, nested=True)
+    assert list(nested) == [*pattern.patterns, *pattern.nested]
+    assert all(each in value for each in pattern.patterns)

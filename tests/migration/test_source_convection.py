@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item
 from strongroom.migration.sources import files, open_source
 from strongroom.migration.sources.convection import directory, toml
@@ -23,8 +23,8 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import ConfigurationError, StrongroomError
 from strongroom.storage_service.wire import MAX_SECRET
 from tests.laws.sources import Reader, reading
-from tests.migration.estates.convection import ConvectionEstate, convection, rest
-from tests.migration.estates.convection_server import Server
+from tests.migration.sources.convection import ConvectionEstate, convection, rest
+from tests.migration.sources.convection_server import Server
 
 STORE: Final = "words"
 
@@ -126,11 +126,11 @@ def test_what_a_server_keeps_moves_out_and_comes_back(tmp_path: Path) -> None:
         assert items["apps/web:limits"].notes == ("its value is not text, and moves as JSON",)
 
         originals = reader.originals(["words:one", "apps/web:limits"])
-        with pytest.raises(EstateUnavailable, match="stop it first"):
+        with pytest.raises(SourceUnavailable, match="stop it first"):
             reader.scrub(originals)
         server.lock()
         server.stop()
-        with pytest.raises(EstateUnavailable, match="seconds ago"):
+        with pytest.raises(SourceUnavailable, match="seconds ago"):
             reader.scrub(originals)
         rest(server.storage)
         assert reader.scrub(originals) == [True, True]
@@ -280,7 +280,7 @@ def test_every_unlock_key_opens(shared: ConvectionEstate, monkeypatch: pytest.Mo
 
 
 KEYS: Final[dict[str, tuple[str, int, type[StrongroomError], str]]] = {
-    "another": (Fernet.generate_key().decode(), 0o600, EstateRefused, "opens none of the root keys"),
+    "another": (Fernet.generate_key().decode(), 0o600, SourceRefused, "opens none of the root keys"),
     "none": ("a password", 0o600, ConfigurationError, "does not hold an unlock key"),
     "shared": (Fernet.generate_key().decode(), 0o640, ConfigurationError, "chmod 600"),
 }
@@ -310,7 +310,7 @@ def test_no_unlock_key(shared: ConvectionEstate, monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_no_storage_directory(shared: ConvectionEstate, tmp_path: Path) -> None:
     """A directory without a root key is no storage directory, and one that is missing is unavailable."""
-    for path, error in ((tmp_path, ConfigurationError), (tmp_path / "nowhere", EstateUnavailable)):
+    for path, error in ((tmp_path, ConfigurationError), (tmp_path / "nowhere", SourceUnavailable)):
         with pytest.raises(error), reading(Copied(path, shared.options, [])):
             pass
 
@@ -371,7 +371,7 @@ def test_a_damaged_store_is_a_fault(
         originals = reader.originals(["words:a"])
         damage(estate.file)
         found = reader.by_id()
-        with pytest.raises(EstateUnavailable, match="words"):
+        with pytest.raises(SourceUnavailable, match="words"):
             reader.scrub(originals)
         marks = reader.marks(["words", "words:a", "spare:a"])
 
@@ -392,7 +392,7 @@ def test_a_damaged_keyset_is_a_fault(estate: Copied) -> None:
 def test_a_damaged_keymap_ends_it(estate: Copied, content: bytes) -> None:
     """Without a keymap nobody knows what there is, so that is said and nothing read."""
     (estate.directory / "keymap.db").write_bytes(estate.root().encrypt(content))
-    with pytest.raises(EstateUnavailable, match=r"keymap\.db is damaged"), reading(estate):
+    with pytest.raises(SourceUnavailable, match=r"keymap\.db is damaged"), reading(estate):
         pass
 
 
@@ -428,7 +428,7 @@ def test_a_store_that_was_written_meanwhile_is_left(estate: Copied) -> None:
     was = opened.read(STORE)
     estate.write({"a": "another"})
     now = estate.file.read_bytes()
-    with pytest.raises(EstateUnavailable, match="changed meanwhile"):
+    with pytest.raises(SourceUnavailable, match="changed meanwhile"):
         opened.write(STORE, was, {})
 
     assert estate.file.read_bytes() == now
@@ -445,17 +445,17 @@ def test_a_copy_is_found_wherever_it_lies(estate: Copied) -> None:
     estate.write({"a": "the secret a", "b": "the secret b"})
     with reading(estate) as reader:
         originals = reader.originals(["words:a"])
-        (needle,) = reader.scrubbable.needles(originals[0])
-        assert _found(reader, needle) == {str(path) for path in (estate.file, spare, archive)}
+        (pattern,) = reader.scrubbable.search_patterns(originals[0])
+        assert _found(reader, pattern) == {str(path) for path in (estate.file, spare, archive)}
 
         reader.scrub(originals)
         reader.purge()
-        assert _found(reader, needle) == {str(spare), str(archive)}
+        assert _found(reader, pattern) == {str(spare), str(archive)}
     assert spare.exists()
 
 
-def _found(reader: Reader, needle: bytes) -> set[str]:
-    return {place.name for place in reader.places() if place.chunks is not None and reader.holds(place, [needle])[0]}
+def _found(reader: Reader, pattern: bytes) -> set[str]:
+    return {place.name for place in reader.places() if place.chunks is not None and reader.holds(place, [pattern])[0]}
 
 
 def test_what_a_killed_scrub_left_is_purged(estate: Copied) -> None:
@@ -474,7 +474,7 @@ def test_a_socket_that_cannot_be_asked_stops_a_scrub(estate: Copied, tmp_path: P
     (tmp_path / "file").touch()
     with _reading(estate, socket=[str(tmp_path / "file/socket")]) as reader:
         originals = reader.originals(["words:a"])
-        with pytest.raises(EstateUnavailable, match="cannot be asked"):
+        with pytest.raises(SourceUnavailable, match="cannot be asked"):
             reader.scrub(originals)
         assert "words:a" in reader.by_id()
 

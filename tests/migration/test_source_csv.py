@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.records import Item
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.base import Original
@@ -22,7 +22,7 @@ from strongroom.migration.sources.tables import csv_file
 from strongroom.migration.sources.tables.rows import MAX_ROW, RowSource
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.wire import MAX_SECRET
-from tests.migration.estates.rows import private_key
+from tests.migration.sources.rows import private_key
 
 KEY: Final = "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n"
 ENCODED: Final = base64.b64encode(KEY.encode()).decode()
@@ -249,13 +249,13 @@ async def test_no_file(tmp_path: Path, opened: Open) -> None:
 
 
 async def test_a_file_that_went_away(tmp_path: Path, opened: Open) -> None:
-    """When the table is gone, every reading ends in EstateUnavailable."""
+    """When the table is gone, every reading ends in SourceUnavailable."""
     path = table(tmp_path, "address\nh1\n")
     source = await opened(path)
     path.unlink()
 
     for ask in (items_of(source), source.marks(["table.csv:row 2"]), source.count()):
-        with pytest.raises(EstateUnavailable, match="No such file"):
+        with pytest.raises(SourceUnavailable, match="No such file"):
             await ask
 
 
@@ -441,7 +441,7 @@ async def test_a_copy_that_cannot_be_made_changes_nothing(tmp_path: Path, opened
     (original,) = (await source.originals(["table.csv:row 2"])).values()
     (tmp_path / ".table.csv.strongroom-new").mkdir()
 
-    with pytest.raises(EstateUnavailable, match="directory"):
+    with pytest.raises(SourceUnavailable, match="directory"):
         await source.scrub([original])
 
     assert path.read_text() == "name,value\nsecrets/a/b,hunter2\n"
@@ -516,5 +516,5 @@ async def test_a_file_that_is_written_over_while_it_is_read(tmp_path: Path, open
     with path.open("r+") as file:
         file.write("name,value\n" + "".join(rows[1:]))
         file.truncate()
-    with pytest.raises(EstateUnavailable, match="written over"):
+    with pytest.raises(SourceUnavailable, match="written over"):
         [item async for item in items]

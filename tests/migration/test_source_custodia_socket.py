@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.custodia import server as custodia_server
@@ -23,8 +23,8 @@ from strongroom.migration.sources.custodia.server import Custodia
 from strongroom.models import HostCreds, Secret
 from strongroom.storage_service.errors import ConfigurationError
 from tests.etcd_server import LOOPBACK, free_port
-from tests.migration.estates import custodia
-from tests.migration.estates.custodia import (
+from tests.migration.sources import custodia
+from tests.migration.sources.custodia import (
     API_ID,
     CUSTODIA,
     POLL,
@@ -183,16 +183,16 @@ def wrong_key(server: Server) -> str:
 
 
 REFUSALS: Final[Mapping[str, tuple[Callable[[Server], Mapping[str, str]], type[Exception], str]]] = {
-    "no credentials": (lambda server: {"api_id": "", "api_key_file": ""}, EstateRefused, "say -o api_id="),
-    "a wrong key": (lambda server: {"api_key_file": wrong_key(server)}, EstateRefused, "(HTTP 403)"),
-    "a wrong header": (lambda server: {"key_header": "CUSTODIA_KEY_ID"}, EstateRefused, "(HTTP 403)"),
+    "no credentials": (lambda server: {"api_id": "", "api_key_file": ""}, SourceRefused, "say -o api_id="),
+    "a wrong key": (lambda server: {"api_key_file": wrong_key(server)}, SourceRefused, "(HTTP 403)"),
+    "a wrong header": (lambda server: {"key_header": "CUSTODIA_KEY_ID"}, SourceRefused, "(HTTP 403)"),
     "an id alone": (lambda server: {"api_key_file": ""}, ConfigurationError, "go together"),
     "a key open to others": (lambda server: {"api_key_file": wide_open(server)}, ConfigurationError, "chmod 600"),
     "no key in the file": (lambda server: {"api_key_file": str(server.db)}, ConfigurationError, "no API key"),
     "no container": (lambda server: {"container": ""}, ConfigurationError, "Custodia does not list them"),
     "the root": (lambda server: {"container": "/"}, ConfigurationError, "does not list its root"),
     "no such container": (lambda server: {"container": "nowhere"}, ConfigurationError, "has no container 'nowhere/'"),
-    "a path that is closed": (lambda server: {"urlpath": "/elsewhere"}, EstateRefused, "/elsewhere/hosts/"),
+    "a path that is closed": (lambda server: {"urlpath": "/elsewhere"}, SourceRefused, "/elsewhere/hosts/"),
     "a credential in sight": (
         lambda server: {"header": "CUSTODIA_AUTH_KEY=s3cret"},
         ConfigurationError,
@@ -206,7 +206,7 @@ REFUSALS: Final[Mapping[str, tuple[Callable[[Server], Mapping[str, str]], type[E
     ),
     "a path in the place": (lambda server: {"place": "http://x/secrets"}, ConfigurationError, "-o urlpath="),
     "another scheme": (lambda server: {"place": "ftp://x"}, ConfigurationError, "http(s)://HOST:PORT"),
-    "nobody": (lambda server: {"place": str(server.home / "nobody")}, EstateUnavailable, "see that Custodia runs"),
+    "nobody": (lambda server: {"place": str(server.home / "nobody")}, SourceUnavailable, "see that Custodia runs"),
 }
 
 
@@ -282,7 +282,7 @@ async def test_custodia_lets_us_in_over_tls(estate: CustodiaSocketEstate) -> Non
         await source.open(Digest())
         read = [item.id async for item in source.items()]
         await source.close()
-        with pytest.raises(EstateUnavailable, match="ca_file"):
+        with pytest.raises(SourceUnavailable, match="ca_file"):
             await open_source("custodia", url, said).open(Digest())
 
     assert key in read
@@ -392,7 +392,7 @@ async def test_a_bad_answer_ends_the_reading(short: Path, what: str, monkeypatch
     with scripted(short, lambda line: said(200, ["a"]) if line == LIST else answer(line)) as path:
         source = open_source("custodia", str(path), {"container": ["box"]})
         await source.open(Digest())
-        with pytest.raises(EstateUnavailable) as caught:
+        with pytest.raises(SourceUnavailable) as caught:
             _ = [item async for item in source.items()]
         await source.close()
 

@@ -16,7 +16,7 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.base import Original, Place
@@ -28,9 +28,9 @@ from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.client.bulk_operations import Write
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.wire import MAX_SECRET, NEW
-from tests.migration.estates import custodia
-from tests.migration.estates.custodia import TABLE, CustodiaEstate, Server
 from tests.migration.house import house
+from tests.migration.sources import custodia
+from tests.migration.sources.custodia import TABLE, CustodiaEstate, Server
 
 Maker = Callable[[Path], AbstractContextManager[CustodiaEstate]]
 
@@ -327,7 +327,7 @@ REFUSALS: Final[Mapping[str, tuple[Callable[[Server], Mapping[str, object]], typ
         "512 or 256",
     ),
     "no JSON": (lambda server: {"key": holding(server, "k")}, ConfigurationError, "512 or 256"),
-    "another store's key": (lambda server: {"key": holding(server, OTHER_KEY)}, EstateRefused, "opens nothing"),
+    "another store's key": (lambda server: {"key": holding(server, OTHER_KEY)}, SourceRefused, "opens nothing"),
     "store without .conf": (lambda server: {"store": "served"}, ConfigurationError, "store goes with a configuration"),
     "key with .conf": (lambda server: {"place": str(server.conf)}, ConfigurationError, "key goes with the file"),
     "etcd": (
@@ -478,7 +478,7 @@ async def test_a_store_that_is_held_is_unavailable(clear: CustodiaEstate, monkey
     with closing(sqlite3.connect(clear.place, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         for act in (source.count(), source.marks([key]), source.scrub(originals), source.purge()):
-            with pytest.raises(EstateUnavailable, match="others hold"):
+            with pytest.raises(SourceUnavailable, match="others hold"):
                 await act
 
     assert await source.marks([key]) == {key: originals[0].mark}
@@ -500,7 +500,7 @@ async def test_an_unfinished_write_is_told(tmp_path: Path) -> None:
         writer.execute("ROLLBACK")
     before = torn.read_bytes()
 
-    with pytest.raises(EstateUnavailable, match="left in the middle of a write: start Custodia"):
+    with pytest.raises(SourceUnavailable, match="left in the middle of a write: start Custodia"):
         await open_source("custodia-sqlite", str(torn), {}).open(Digest())
     assert torn.read_bytes() == before
 
@@ -543,19 +543,19 @@ SIZES: Final = (20, 300, 3000, 3990, 4030, 4100, 9000, 50_000)  # bytes; a page 
 
 @pytest.mark.parametrize("kind", ["pinned", "in the clear"])
 async def test_after_a_purge_nothing_is_found(tmp_path: Path, kind: str) -> None:
-    """Values of all sizes are found in the file by their needles, also where its pages cut them, until it is purged."""
+    """Values of all sizes are found in the file by their patterns, also where pages cut them, until it is purged."""
     with ESTATES[kind](tmp_path) as estate:
         paths = {f"law/s{size}": secrets.token_hex(size)[:size] for size in SIZES}
         for path, text in paths.items():
             estate.server.store(path, text)
         source = await opened(estate)
         originals = list((await source.originals([f"keys/{path}" for path in paths])).values())
-        needles = {original.id: source.needles(original) for original in originals}
-        before = {key: _holds_any(estate, each) for key, each in needles.items()}
+        patterns = {original.id: source.search_patterns(original) for original in originals}
+        before = {key: _holds_any(estate, each) for key, each in patterns.items()}
 
         await source.scrub(originals)
         done = await source.purge()
-        after = {key: _holds_any(estate, each) for key, each in needles.items()}
+        after = {key: _holds_any(estate, each) for key, each in patterns.items()}
 
         assert all(before.values()), before
         assert not any(after.values())
@@ -563,9 +563,9 @@ async def test_after_a_purge_nothing_is_found(tmp_path: Path, kind: str) -> None
         assert estate.server.client.get("/law/").json() == []
 
 
-def _holds_any(estate: CustodiaEstate, needles: Sequence[bytes]) -> bool:
-    assert needles
-    return any(needle in part for part in estate.raw() for needle in needles)
+def _holds_any(estate: CustodiaEstate, patterns: Sequence[bytes]) -> bool:
+    assert patterns
+    return any(pattern in part for part in estate.raw() for pattern in patterns)
 
 
 async def test_every_place_is_named(clear: CustodiaEstate) -> None:

@@ -155,7 +155,7 @@ async def test_an_export_of_records_is_an_estate(tmp_path: Path) -> None:
     assert again == record
 
 
-async def test_needles_are_as_they_lie_there(tmp_path: Path) -> None:
+async def test_patterns_are_as_they_lie_there(tmp_path: Path) -> None:
     """What is searched for after scrubbing are the bytes of the file, escapes and all, and not the user."""
     path = tmp_path / "a.jsonl"
     line = json.dumps({"model": "Host", "address": "h1", "ssh_priv_key": KEY, "remote_user": "root"})
@@ -163,5 +163,5 @@ async def test_needles_are_as_they_lie_there(tmp_path: Path) -> None:
     source = await opened(path)
     (original,) = (await source.originals(["a.jsonl:line 1"])).values()
 
-    assert list(source.needles(original)) == [KEY.replace("\n", "\\n").encode()]
-    assert source.needles(original)[0] in path.read_bytes()
+    assert list(source.search_patterns(original)) == [KEY.replace("\n", "\\n").encode()]
+    assert source.search_patterns(original)[0] in path.read_bytes()

@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.records import Item
 from strongroom.migration.sources import files, open_source
 from strongroom.models import HostCreds
 from strongroom.storage_service.errors import ConfigurationError
 from tests.laws.sources import Reader, reading
-from tests.migration.estates.key_directory import KeyDirectory, new_key
+from tests.migration.sources.key_directory import KeyDirectory, new_key
 
 _RSA: Final = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 _EC: Final = ec.generate_private_key(ec.SECP256R1())
@@ -300,7 +300,7 @@ def test_options_without_a_value(keys: KeyDirectory, options: dict[str, list[str
 def test_places_that_are_none(keys: KeyDirectory) -> None:
     """A file is no directory of keys, and a directory that is missing, or goes, is unavailable."""
     file = keys.write("h1", new_key())
-    for place, error in ((str(file), ConfigurationError), (f"{keys.place}/nowhere", EstateUnavailable)):
+    for place, error in ((str(file), ConfigurationError), (f"{keys.place}/nowhere", SourceUnavailable)):
         reader = Reader(open_source("keys", place, {}))
         with pytest.raises(error):
             reader.open()
@@ -308,9 +308,9 @@ def test_places_that_are_none(keys: KeyDirectory) -> None:
     with reading(keys) as reader:
         file.unlink()
         keys.directory.rmdir()
-        with pytest.raises(EstateUnavailable):
+        with pytest.raises(SourceUnavailable):
             reader.items()
-        with pytest.raises(EstateUnavailable):
+        with pytest.raises(SourceUnavailable):
             reader.marks(["h1"])
 
 
@@ -397,8 +397,8 @@ def test_a_copy_below_is_searched(keys: KeyDirectory) -> None:
     (keys.directory / "old/copy").write_bytes(content)
     with reading(keys) as reader:
         originals = reader.originals(["h1"])
-        (needle,) = reader.scrubbable.needles(originals[0])
+        (pattern,) = reader.scrubbable.search_patterns(originals[0])
         reader.scrub(originals)
-        holding = [place.name for place in reader.places() if place.chunks and reader.holds(place, [needle])[0]]
+        holding = [place.name for place in reader.places() if place.chunks and reader.holds(place, [pattern])[0]]
 
     assert holding == [str(keys.directory / "old/copy")]

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.base import Original
@@ -27,7 +27,7 @@ from strongroom.migration.sources.openbao.source import OpenBao
 from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.wire import MAX_SECRET
-from tests.migration.estates.openbao import Bao, BaoEstate, estate_v1, estate_v2, shared
+from tests.migration.sources.openbao import Bao, BaoEstate, estate_v1, estate_v2, shared
 
 PEM = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n"
 
@@ -261,7 +261,7 @@ async def test_a_path_that_the_token_does_not_reach(bao: BaoEstate) -> None:
         assert items[written["apps/a"]].records and items[written["z/z"]].records
         assert await source.marks(list(items)) == {key: item.mark for key, item in items.items()}
         assert await source.count() == len(items)
-        with pytest.raises(EstateRefused, match="apps/closed"):
+        with pytest.raises(SourceRefused, match="apps/closed"):
             await source.originals([written["apps/closed"]])
 
 
@@ -276,11 +276,11 @@ async def test_a_token_that_ends_meanwhile(bao: BaoEstate) -> None:
         token = Path(options["token_file"]).read_text().strip()
         bao.bao.ask("POST", "auth/token/revoke", {"token": token}).raise_for_status()
 
-        with pytest.raises(EstateRefused, match="no longer"):
+        with pytest.raises(SourceRefused, match="no longer"):
             [item async for item in items]
-        with pytest.raises(EstateRefused):
+        with pytest.raises(SourceRefused):
             await source.marks([first.id])
-        with pytest.raises(EstateRefused):
+        with pytest.raises(SourceRefused):
             await source.find([f"secrets/{bao.name}/s00"])
 
 
@@ -293,7 +293,7 @@ async def test_a_token_without_rights(bao: BaoEstate) -> None:
     unlisted = limited(bao, **{folder: '"deny"'})["token_file"]
 
     for token_file, version in ((wrong, ""), (wrong, "2"), (nothing, ""), (unlisted, ""), (unlisted, str(bao.version))):
-        with pytest.raises(EstateRefused, match="token") as caught:
+        with pytest.raises(SourceRefused, match="token") as caught:
             async with opened(bao, token_file=token_file, version=version):
                 pass
         assert "s.this-is-no-token" not in str(caught.value)
@@ -357,9 +357,9 @@ async def test_sealed_and_stopped(bao: BaoEstate, monkeypatch: pytest.MonkeyPatc
             await asyncio.to_thread(out)
             try:
                 for attempt in (read(source), source.marks([key]), source.scrub([taken])):
-                    with pytest.raises(EstateUnavailable, match=words):
+                    with pytest.raises(SourceUnavailable, match=words):
                         await attempt
-                with pytest.raises(EstateUnavailable, match=words):
+                with pytest.raises(SourceUnavailable, match=words):
                     async with opened(bao):
                         pass
             finally:
@@ -387,7 +387,7 @@ async def test_tls(tmp_path: Path) -> None:
         ):
             options = {"token_file": [str(token)]} | ({"cacert": [str(cacert)]} if cacert else {})
             source = open_source("openbao", url, options)
-            with pytest.raises((EstateUnavailable, ConfigurationError), match=words):
+            with pytest.raises((SourceUnavailable, ConfigurationError), match=words):
                 await source.open(Digest())
             await source.close()
     finally:
@@ -481,7 +481,7 @@ async def test_a_path_that_cannot_move_is_not_scrubbed(bao: BaoEstate) -> None:
         taken = await original(source, key)
         assert list(await source.scrub([taken])) == [False]
         assert list(await source.restore([taken])) == [True]
-        assert source.needles(taken) == ()
+        assert source.search_patterns(taken) == ()
     assert "the secret of a broken one" in bao.read(next(path)).values()
 
 
@@ -525,13 +525,13 @@ async def test_a_path_that_was_removed_is_restored(bao: BaoEstate) -> None:
     assert bao.read("apps/a") == {"value": "moved", "number": 7}
 
 
-async def test_needles(bao: BaoEstate) -> None:
+async def test_patterns(bao: BaoEstate) -> None:
     """What must not be found is each value that moved, as text and as it stands in JSON; not what stays."""
     key = bao.write("ssh/h", {"private_key": PEM, "comment": "rack 7"})
     async with opened(bao) as source:
-        needles = source.needles(await original(source, key))
+        patterns = source.search_patterns(await original(source, key))
 
-    assert needles == (PEM.encode(), PEM.encode().replace(b"\n", b"\\n"))
+    assert patterns == (PEM.encode(), PEM.encode().replace(b"\n", b"\\n"))
 
 
 class Meddling(Server):
@@ -589,10 +589,10 @@ async def test_answers_that_get_lost(bao: BaoEstate) -> None:
         key = bao.write(path, fields)
         async with meddled(bao) as (source, server):
             taken = await original(source, key)
-            server.after = EstateUnavailable("the answer got lost")
+            server.after = SourceUnavailable("the answer got lost")
             assert list(await source.scrub([taken])) == [True]
             assert not any(record for record in (await read(source)).get(key, Item("", "")).records)
-            server.after = EstateUnavailable("the answer got lost")
+            server.after = SourceUnavailable("the answer got lost")
             assert list(await source.restore([taken])) == [True]
             assert bao.read(path) == fields
 
@@ -603,7 +603,7 @@ async def test_a_token_that_may_only_read(bao: BaoEstate) -> None:
     policy = f'path "{bao.name}/*" {{ capabilities = ["read", "list"] }}'
     token_file = str(bao.token_file(bao.bao.token_of(policy)))
     async with opened(bao, token_file=token_file) as source:
-        with pytest.raises(EstateRefused, match="its policy must allow that"):
+        with pytest.raises(SourceRefused, match="its policy must allow that"):
             await source.scrub([await original(source, key)])
     assert bao.read("apps/a") == {"value": "moved"}
 
@@ -646,13 +646,13 @@ class Scripted:
 ANSWERS: dict[str, tuple[list[tuple[int, str]], type[Exception] | None, str]] = {
     "over a quota, for a while": ([(429, ""), (429, ""), (200, "{}")], None, ""),
     "failing, for a while": ([(500, ""), (502, ""), (503, ""), (200, "{}")], None, ""),
-    "over a quota": ([(429, "")], EstateUnavailable, "answers 429"),
-    "nobody behind it": ([(502, "<html>")], EstateUnavailable, "answers 502"),
-    "standing by": ([(307, "")], EstateUnavailable, "stands by"),
-    "sealed": ([(503, '{"errors":["Vault is sealed"]}')], EstateUnavailable, "unseal"),
+    "over a quota": ([(429, "")], SourceUnavailable, "answers 429"),
+    "nobody behind it": ([(502, "<html>")], SourceUnavailable, "answers 502"),
+    "standing by": ([(307, "")], SourceUnavailable, "stands by"),
+    "sealed": ([(503, '{"errors":["Vault is sealed"]}')], SourceUnavailable, "unseal"),
     "failing at one path": ([*[(500, "")] * 4, (200, "")], http.PathFailed, "answers 500"),
-    "failing at all": ([(500, "")], EstateUnavailable, "answers 500 about|answers 500: see"),
-    "not answering": ([(0, "")], EstateUnavailable, "within 0.5 s"),
+    "failing at all": ([(500, "")], SourceUnavailable, "answers 500 about|answers 500: see"),
+    "not answering": ([(0, "")], SourceUnavailable, "within 0.5 s"),
     "refusing": ([(403, "")], http.PathRefused, "does not reach"),
 }
 

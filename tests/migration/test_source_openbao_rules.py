@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.openbao.http import Answer, Url, shown
 from strongroom.migration.sources.openbao.kv import Held
@@ -272,7 +272,7 @@ def test_what_is_held_shows_nothing() -> None:
 
 def test_an_answer_that_is_none_is_not_quoted() -> None:
     """An answer of something else is an error that repeats nothing of it, and remembers nothing of it."""
-    with pytest.raises(EstateUnavailable) as caught:
+    with pytest.raises(SourceUnavailable) as caught:
         Answer(200, b'{"data": "the secret"}').read(dict[str, int])
 
     assert caught.value.__context__ is None
@@ -311,7 +311,7 @@ async def test_a_walk_that_is_left_leaves_nothing_behind() -> None:
 
     async def visit(node: int) -> Leaf[int] | Branch[int]:
         if node == 2:
-            raise EstateUnavailable("gone")
+            raise SourceUnavailable("gone")
         try:
             return Leaf(node)
         finally:
@@ -319,7 +319,7 @@ async def test_a_walk_that_is_left_leaves_nothing_behind() -> None:
 
     walk = in_order(range(100), visit, 4)
     assert [await anext(walk), await anext(walk)] == [0, 1]
-    with pytest.raises(EstateUnavailable):
+    with pytest.raises(SourceUnavailable):
         await anext(walk)
     assert len(ended) <= 6
 

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import pytest
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.strongroom.reading import UNREADABLE
@@ -45,8 +45,8 @@ from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.wire import NEW
 from tests.deploy.running import Done, clean_environment, strongroom
 from tests.etcd_server import Etcd
-from tests.migration.estates.strongroom import StrongroomEstate, put_past
 from tests.migration.house import house
+from tests.migration.sources.strongroom import StrongroomEstate, put_past
 
 T = TypeVar("T")
 
@@ -253,7 +253,7 @@ def test_a_key_that_does_not_reach_everything_is_refused(service: StrongroomEsta
         source = open_source("strongroom", service.place, {"client_file": [str(file)]})
         assert isinstance(source, StrongroomSource)
 
-        with pytest.raises(EstateRefused, match="client_file") as caught:
+        with pytest.raises(SourceRefused, match="client_file") as caught:
             opening(source)
         assert api_key.reveal() not in str(caught.value) + repr(source)
 
@@ -263,7 +263,7 @@ def test_a_locked_service_is_unavailable(service: StrongroomEstate) -> None:
     with service.client as client:
         client.lock()
         try:
-            with pytest.raises(EstateUnavailable) as caught:
+            with pytest.raises(SourceUnavailable) as caught:
                 opening(source_of(service))
             assert caught.value.next == (Step("unlock it there", "key unlock", {"home": service.place}),)
         finally:

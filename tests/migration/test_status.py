@@ -16,8 +16,8 @@ from strongroom.models.steps import Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.client.bulk_operations import Write
-from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, journalled, moving
+from tests.migration.sources.memory import MemoryEstate
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.base import Change, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
-from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, another, lay_down, moving, rows_of
+from tests.migration.sources.memory import MemoryEstate
 
 GUARDED: Final = (names.SECRETS, MIGRATION)
 

@@ -14,8 +14,8 @@ from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
 from strongroom.storage_service.backends.faulty import FaultyBackend
 from strongroom.storage_service.client.bulk_operations import Remove
-from tests.migration.estates.memory import MemoryEstate
 from tests.migration.moving import Mover, contents, journalled, moving
+from tests.migration.sources.memory import MemoryEstate
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ async def test_what_the_estate_does_not_have(mover: Mover) -> None:
 
 
 async def test_many_are_counted(mover: Mover) -> None:
-    """Of very many names that the estate does not have, some are told and all counted."""
+    """Of very many names that the source does not have, some are told and all counted."""
     await mover.client.save_many([Host(address=f"own{number}") for number in range(MAX_EXTRA + 40)])
     report = await mover.verify()
 

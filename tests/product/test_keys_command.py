@@ -216,7 +216,7 @@ class TestKeysets:
         """Rotated and re-encrypted in one command, the old generation is retired, and every secret is there."""
         done = run("rotate", "keyset", "default", "--reencrypt", "--pace", "1").json
         assert (done["moved"], done["settled"], done["reverted"]) == (5, True, False)
-        assert run("census").json["generations"] == {"access.1": 0, "default.1": 0, "default.2": 5}
+        assert run("usage").json["generations"] == {"access.1": 0, "default.1": 0, "default.2": 5}
         assert run("retire", "default.1").json == {"generation": "default.1", "retired": True}
         assert [client.get_secret("db", name).reveal() for name in "abcde"] == [f"value of {name}" for name in "abcde"]
 
@@ -234,7 +234,7 @@ class TestKeysets:
         assert "secrets/db/a" in held.err
         assert run("rotate", "keyset", "default", "--revert").json["reverting"] is True
         assert run("reencrypt", "default").json["moved"] == 1
-        assert run("census").json["generations"]["default.1"] == 6
+        assert run("usage").json["generations"]["default.1"] == 6
 
     def test_what_cannot_be_finished_is_reverted(self, running: Up, run: Run, client: StorageClient) -> None:
         """A damaged record lets the whole of it go back to where it was, and says which one."""
@@ -243,7 +243,7 @@ class TestKeysets:
         done = run("rotate", "keyset", "default", "--reencrypt", "--pace", "1")
         assert (done.code, done.json["reverted"], done.json["settled"]) == (2, True, True)
         assert "secrets/db/c" in done.err
-        assert run("census").json["generations"] == {"access.1": 0, "default.1": 5, "default.2": 0}
+        assert run("usage").json["generations"] == {"access.1": 0, "default.1": 5, "default.2": 0}
         client.set_secret("db", "f", "value of f")
 
     def test_a_halt_and_its_end(self, running: Up, run: Run, client: StorageClient) -> None:
@@ -294,13 +294,13 @@ class TestKeysets:
         assert run("backup", "forget", "monday").code == 4
 
     def test_a_scan_looks_at_the_records(self, running: Up, run: Run, client: StorageClient) -> None:
-        """It counts what opens under which key, names what opens under none, and finds the census right."""
+        """It counts what opens under which key, names what opens under none, and finds the index right."""
         damage(running.home, "db/c")
 
-        scan = run("census", "--scan").json
+        scan = run("usage", "--scan").json
         assert (scan["by_kid"], scan["missing"], scan["stale"]) == ({"default.1": 4}, 0, 0)
         assert scan["unreadable"] == ["secrets/db/c"]
-        assert run("census", "--scan", "--repair").json["repaired"] is True
+        assert run("usage", "--scan", "--repair").json["repaired"] is True
 
 
 class TestExport:
@@ -355,7 +355,7 @@ async def _copy(home: Path, other: Path) -> int:
         ("rotate", "keyset", "default", "--revert", "--reencrypt"),
         ("reencrypt", "--leave-unreadable"),
         ("reencrypt", "--pace", "0"),
-        ("census", "--repair"),
+        ("usage", "--repair"),
         ("rotate", "root", "--confirm", "root.x", "SR1-00000"),
     ],
 )
@@ -392,13 +392,13 @@ def test_an_interrupted_sweep_goes_on(running: Up, run: Run, client: StorageClie
         text=True,
     )
     deadline = time.monotonic() + PATIENCE
-    while client.census().generations["default.2"] == 0:
+    while client.key_usage().generations["default.2"] == 0:
         assert time.monotonic() < deadline
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE)
 
     assert (process.returncode, err.strip()) == (130, "strongroom: interrupted")
-    counted = client.census().generations
+    counted = client.key_usage().generations
     assert 0 < counted["default.2"] < 405
     done = run("reencrypt", "--pace", "1").json
     assert (done["moved"], done["settled"]) == (counted["default.1"], True)

@@ -113,7 +113,7 @@ ROUTES = {
     "POST /keyring/reencrypt": wire.MAX_CEREMONY_BODY,
     "POST /keyring/resume": wire.MAX_CEREMONY_BODY,
     "POST /keyring/retire": wire.MAX_CEREMONY_BODY,
-    "POST /keyring/census/scan": wire.MAX_CEREMONY_BODY,
+    "POST /keyring/usage/scan": wire.MAX_CEREMONY_BODY,
     "POST /keyring/backups": wire.MAX_CEREMONY_BODY,
 }
 MODELS = ("host", "host/a", "host/a/creds", "cluster/a", "cluster/a/hosts", "cluster/a/deploy", "network/a")

@@ -20,9 +20,9 @@ from strongroom.migration.sources.base import Scrubbable
 from strongroom.storage_service.client import StorageClient
 from tests.deploy.running import Done, Up, clean_environment, eventually, spawn, strongroom, up
 from tests.etcd_server import running
-from tests.migration.estates import convection, csv_file, custodia, json_lines, key_directory, openbao
-from tests.migration.estates.commissaire import EstateV3, container_manager, host
-from tests.migration.estates.rows import RowEstate
+from tests.migration.sources import convection, csv_file, custodia, json_lines, key_directory, openbao
+from tests.migration.sources.commissaire import EstateV3, container_manager, host
+from tests.migration.sources.rows import RowEstate
 
 HOST_KEY = "canaryHOSTKEYv4lue"
 TOKEN = "canaryCMTOKENv4lue"
@@ -57,7 +57,7 @@ class Emitted:
     """All that came out, by where; what a source is opened with is looked for besides the canaries."""
 
     found: dict[str, bytes] = field(default_factory=dict)
-    needles: list[bytes] = field(default_factory=lambda: list(CANARIES))
+    patterns: list[bytes] = field(default_factory=lambda: list(CANARIES))
 
     def files(self, directory: Path) -> None:
         """Take every file below *directory*."""
@@ -67,7 +67,7 @@ class Emitted:
 
     def telling(self) -> dict[str, list[bytes]]:
         """Return where secrets stand, and which forms of them; it should be nowhere."""
-        hits = {place: [form for form in self.needles if form in text] for place, text in self.found.items()}
+        hits = {place: [form for form in self.patterns if form in text] for place, text in self.found.items()}
         return {place: forms for place, forms in hits.items() if forms}
 
 
@@ -230,7 +230,7 @@ def test_no_verb_tells_a_canary(service: Up, tmp_path: Path, temporary: Path, ki
     with ExitStack() as stack:
         (tmp_path / "estate").mkdir()
         planted = stack.enter_context(ESTATES[kind](tmp_path / "estate"))
-        emitted.needles += forms(*planted.credentials)
+        emitted.patterns += forms(*planted.credentials)
         own = json.loads((service.home / "client.json").read_text())["api_key"]
         plan, report = tmp_path / "kept" / "plan", tmp_path / "kept" / "report"
         plan.parent.mkdir()
@@ -267,7 +267,7 @@ def test_no_verb_tells_a_canary(service: Up, tmp_path: Path, temporary: Path, ki
         emitted.files(temporary)
         assert any("plan" in place for place in emitted.found)
         assert emitted.telling() == {}
-        emitted.needles = [own.encode()]
+        emitted.patterns = [own.encode()]
         assert emitted.telling() == {}
         assert list(temporary.iterdir()) == []
 

@@ -7,7 +7,7 @@ from strongroom.models import HostCreds
 from strongroom.storage_service.client import StorageClient
 from tests.deploy.running import Done, clean_environment, strongroom, up
 from tests.etcd_server import running
-from tests.migration.estates.commissaire import EstateV3, host
+from tests.migration.sources.commissaire import EstateV3, host
 from tests.product.test_reading_through import configured
 
 

@@ -347,7 +347,7 @@ def test_many_malformed_rows(moving: Moving) -> None:
 COMMANDS: dict[str, tuple[str, int, str]] = {
     "no estate": ("apply", 1, "say what is to be moved: SOURCE PLACE, or the name of a RUN"),
     "too many words": ("apply jsonl {place} more", 1, "SOURCE PLACE, or the name of a RUN"),
-    "a source without its place": ("plan jsonl", 1, "say where the estate is: jsonl FILE"),
+    "a source without its place": ("plan jsonl", 1, "say where the source is: jsonl FILE"),
     "an unknown verb": ("move jsonl {place}", 1, "there is no such command (strongroom migrate --help)"),
     "an unknown source": ("apply floppy {place}", 1, "there is no source 'floppy'; the sources are: commissaire, "),
     "an option without a value": ("apply csv {place} -o hunter2", 1, "say -o NAME=VALUE; "),

@@ -14,15 +14,15 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.sqlite import SqliteBackend
-from strongroom.storage_service.bootstrap import Page, Parts, build
+from strongroom.storage_service.bootstrap import Parts, SharedRoot, build
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import Exists
 from strongroom.storage_service.keyring.machines.key import Kind
 from strongroom.storage_service.services.door import Caller
 from tests.forgetful_disk import forgetful_disk
 from tests.laws.sources import reading
-from tests.migration.estates.csv_file import estate, estate_of_key_files
-from tests.migration.estates.key_directory import KeyDirectory
+from tests.migration.sources.csv_file import estate, estate_of_key_files
+from tests.migration.sources.key_directory import KeyDirectory
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 
@@ -53,11 +53,11 @@ def place(tmp_path: Path) -> Place:
 @pytest.fixture
 async def started(place: Place) -> AsyncIterator[Parts]:
     """A service that has started there."""
-    page = Page()
-    parts = await build(place.settings, page)
+    shared = SharedRoot()
+    parts = await build(place.settings, shared)
     yield parts
     await parts.close()
-    page.close()
+    shared.close()
 
 
 async def test_a_first_start(place: Place) -> None:
@@ -65,15 +65,15 @@ async def test_a_first_start(place: Place) -> None:
 
     What is under a key that is lost is lost with it.
     """
-    page = Page()
+    shared = SharedRoot()
     with forgetful_disk(place.keys, place.log) as disk:
-        parts = await build(place.settings, page)
+        parts = await build(place.settings, shared)
         await parts.secrets.create_container(OPERATOR, "secrets/db/")
         assert (disk.forgotten(), disk.hasty) == ([], [])
         assert set(disk.left(place.keys)) == {"secrets.key"}
         assert b"secrets/db/" in disk.left(place.log)["audit.log"]
     await parts.close()
-    page.close()
+    shared.close()
 
 
 async def test_a_log_that_was_moved_away(place: Place, started: Parts) -> None:

@@ -16,7 +16,7 @@ from strongroom.storage_service.client.bulk_operations import BulkValue, Write
 from strongroom.storage_service.errors import Changed, Exists, Internal, NotFound, Unavailable
 from tests.deploy.running import Up, strongroom, up
 from tests.etcd_server import running
-from tests.migration.estates.commissaire import EstateV3, host
+from tests.migration.sources.commissaire import EstateV3, host
 from tests.product.test_canaries import traces
 
 KEY = base64.b64encode(b"canarySSHKEYv4lue" + b"k" * 600).decode()

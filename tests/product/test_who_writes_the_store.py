@@ -17,7 +17,7 @@ from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.backends.base import Backend, Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.backup.restoring import restore
-from strongroom.storage_service.bootstrap import Page, Parts, build
+from strongroom.storage_service.bootstrap import Parts, SharedRoot, build
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import Denied, NotFound
 from strongroom.storage_service.keyring import rootkey, stored
@@ -53,7 +53,7 @@ class Rig:
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     """One with a container and a secret in it."""
-    store, page = MemoryBackend(), Page()
+    store, shared = MemoryBackend(), SharedRoot()
     settings = ServiceSettings(
         socket=tmp_path / "socket",
         audit_log=tmp_path / "audit.log",
@@ -62,12 +62,12 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         api_id="own",
         api_key=Secret("own-key"),
     )
-    parts = await build(settings, page, lambda _: store)
+    parts = await build(settings, shared, lambda _: store)
     await parts.secrets.create_container(OPERATOR, "secrets/db/")
     await parts.secrets.put(OPERATOR, SECRET, b"old", 0)
     yield Rig(parts, store, settings.root_key)
     await parts.close()
-    page.close()
+    shared.close()
 
 
 async def test_an_older_value_of_the_same_name_is_read_as_if_it_were_the_newest(rig: Rig) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from strongroom.models.names import ACCESS, APIKEYS, CENSUS
+from strongroom.models.names import ACCESS, APIKEYS, USAGE
 from strongroom.models.secret import Secret
 from strongroom.storage_service.access.apikeys import ApiKeys, spent
 from strongroom.storage_service.access.base import Action
@@ -17,7 +17,7 @@ from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring.document import ACCESS_KEYSET
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
-from strongroom.storage_service.keyring.usage import census
+from strongroom.storage_service.keyring.usage import index
 from tests.keyring.fixed import Fixed
 
 OWN = ("storage_service", Secret("own-key"))
@@ -74,12 +74,12 @@ async def test_the_store_holds_a_verifier_alone(keys: ApiKeys, backend: MemoryBa
 
 
 async def test_records_of_keys_are_under_a_keyset_of_their_own(keys: ApiKeys, backend: MemoryBackend) -> None:
-    """A record is encrypted under keyset `access`, has its row in the census, and both go when the key is revoked."""
+    """A record is encrypted under keyset `access`, has its row in the index, and both go when the key is revoked."""
     await keys.create("ci", ["/secrets"], ["get"])
     entry = await backend.get(APIKEYS + "ci")
     assert entry is not None
     assert kid_of(entry.value) == "access.1"
-    assert (await backend.list(CENSUS)).names == (census.row("access.1", APIKEYS + "ci"),)
+    assert (await backend.list(USAGE)).names == (index.row("access.1", APIKEYS + "ci"),)
 
     await keys.revoke("ci")
 

@@ -20,10 +20,10 @@ from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Denied, Invalid, NotFound, TooLarge, Unavailable, Undecipherable
 from strongroom.storage_service.handlers import Handler
 from strongroom.storage_service.jose.content_encryption import ContentEncryption
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.opening.unattended import KeyFile
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.routing import build
 from strongroom.storage_service.services.bulk import BulkService
 from strongroom.storage_service.services.door import Caller, Door
@@ -103,10 +103,10 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await store.open()
     audit = AuditLog(tmp_path / "audit.log")
     audit.open()
-    page, file = Page(), KeyFile(tmp_path / "secrets.key")
-    keeper = Keeper(store, page, [file], autogen=file)
-    await keeper.open()
-    encrypted = EncryptedBackend(store, keeper)
+    shared, file = SharedRoot(), KeyFile(tmp_path / "secrets.key")
+    holder = Holder(store, shared, [file], autogen=file)
+    await holder.open()
+    encrypted = EncryptedBackend(store, holder)
     keys = ApiKeys(store, encrypted, ("own", Secret("own-key")))
     await encrypted.commit([Put("secrets/db/", b"")])
     answers = LargeAnswers(replace(RULE, patience=0.05))
@@ -123,9 +123,9 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         tmp_path / "audit.log",
     )
     await keys.close()
-    await keeper.close()
+    await holder.close()
     await audit.close()
-    page.close()
+    shared.close()
 
 
 async def _read(rig: Rig, wanted: Sequence[str], caller: Caller = OPERATOR) -> dict[str, bytes | None]:

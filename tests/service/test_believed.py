@@ -13,7 +13,7 @@ from strongroom.storage_service.access.authenticators import address_in, whom_in
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.config import ProxyKey
 from strongroom.storage_service.http.app import StorageApp
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from tests.in_process import Inside, inside
 from tests.raw_http import Message, request
 from tests.service.test_outcomes import settings
@@ -54,14 +54,14 @@ class Rig:
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     """One, whose proxy reaches hosts."""
-    page = Page()
+    shared = SharedRoot()
     proxy = ProxyKey(api_id=FRONT[0], api_key=Secret(FRONT[1]), paths=("/hosts",))
-    app = StorageApp(replace(settings(tmp_path), proxy=proxy), page, lambda _: MemoryBackend())
+    app = StorageApp(replace(settings(tmp_path), proxy=proxy), shared, lambda _: MemoryBackend())
     await app.open()
     async with inside(app) as server:
         yield Rig(server, tmp_path / "audit.log")
     await app.close()
-    page.close()
+    shared.close()
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ async def test_the_proxys_key_is_no_record(rig: Rig, method: str, path: str) -> 
 
 async def test_without_a_key_nobody_is_the_proxy(tmp_path: Path) -> None:
     """A service that was told of no proxy believes nobody, whatever is shown."""
-    page = Page()
-    app = StorageApp(settings(tmp_path), page, lambda _: MemoryBackend())
+    shared = SharedRoot()
+    app = StorageApp(settings(tmp_path), shared, lambda _: MemoryBackend())
     await app.open()
     async with inside(app) as server:
         rig = Rig(server, tmp_path / "audit.log")
@@ -128,7 +128,7 @@ async def test_without_a_key_nobody_is_the_proxy(tmp_path: Path) -> None:
             assert {"from", "for"}.isdisjoint(await rig.line(*said, f"strongroom-proxy: {shown}"))
         assert (await rig.ask(OWN, method="POST", path="/refusals")).status == 403
     await app.close()
-    page.close()
+    shared.close()
 
 
 LONG = "x" * 257

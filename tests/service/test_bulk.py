@@ -35,10 +35,10 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.http.bulk import changes_of, entries_of
 from strongroom.storage_service.jose.envelope import MAX_VALUE
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.opening.unattended import KeyFile
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.services.bulk import BulkService
 from strongroom.storage_service.services.door import Caller, Door
 
@@ -69,7 +69,7 @@ class Rig:
     """One worker's door on a store in memory."""
 
     store: FaultyBackend
-    keeper: Keeper
+    holder: Holder
     encrypted: EncryptedBackend
     keys: ApiKeys
     bulk: BulkService
@@ -106,18 +106,18 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await store.open()
     audit = AuditLog(tmp_path / "audit.log")
     audit.open()
-    page, file = Page(), KeyFile(tmp_path / "secrets.key")
-    keeper = Keeper(store, page, [file], autogen=file)
-    await keeper.open()
-    encrypted = EncryptedBackend(store, keeper)
+    shared, file = SharedRoot(), KeyFile(tmp_path / "secrets.key")
+    holder = Holder(store, shared, [file], autogen=file)
+    await holder.open()
+    encrypted = EncryptedBackend(store, holder)
     keys = ApiKeys(store, encrypted, ("own", Secret("own-key")))
     door = Door((Reach(), SimplePathAuthz(("/",))), audit)
     await encrypted.commit([Put("secrets/db/", b""), Put("secrets/db/a", b"old"), Put("secrets/empty/", b"")])
-    yield Rig(store, keeper, encrypted, keys, BulkService(door, encrypted, keys), audit, tmp_path / "audit.log")
+    yield Rig(store, holder, encrypted, keys, BulkService(door, encrypted, keys), audit, tmp_path / "audit.log")
     await keys.close()
-    await keeper.close()
+    await holder.close()
     await audit.close()
-    page.close()
+    shared.close()
 
 
 Act = Callable[[BulkService, Caller], Awaitable[object]]
@@ -235,7 +235,7 @@ class TestTheDoor:
 
     async def test_while_locked_nothing_is_served(self, rig: Rig) -> None:
         """Locked is said to readers, listers and writers."""
-        rig.keeper.lock()
+        rig.holder.lock()
         for act in ("read", "list", "commit"):
             with pytest.raises(Locked):
                 await ACTS[act][0](rig.bulk, OPERATOR)
@@ -310,7 +310,7 @@ COMMITS: dict[str, tuple[list[wire.BulkChange], type[ServiceError] | list[str]]]
     "the tombstone of the longest name": ([write(TOMBSTONE)], [TOMBSTONE]),
     "a name that is longer": ([write("system/journal/" + "x" * 500)], Invalid),
     "the keyring": ([remove("system/keyring/keys")], Invalid),
-    "the census": ([write("system/census/default.1/secrets/db/a", "")], Invalid),
+    "the index": ([write("system/usage/default.1/secrets/db/a", "")], Invalid),
     "a plain record": ([write("hosts/10.0.0.7", "{}")], Invalid),
     "a climb": ([write("secrets/db/../../system/keyring/keys", "1")], Invalid),
 }

@@ -15,7 +15,7 @@ from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Principa
 from strongroom.storage_service.backends.base import MAX_PAGE, PRESENT, Backend, Check, Delete, Put
 from strongroom.storage_service.backends.faulty import FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
-from strongroom.storage_service.bootstrap import Page, Parts, build
+from strongroom.storage_service.bootstrap import Parts, SharedRoot, build
 from strongroom.storage_service.config import AuthorizerSettings, ServiceSettings
 from strongroom.storage_service.errors import Denied, Invalid
 from strongroom.storage_service.services.access import AccessService
@@ -81,8 +81,8 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         api_key=Secret("own-key"),
         authorizers=(AuthorizerSettings(handler="SimplePathAuthz", options={"paths": "/"}),),
     )
-    page = Page()
-    parts = await build(settings, page, opened)
+    shared = SharedRoot()
+    parts = await build(settings, shared, opened)
     await parts.secrets.create_container(OPERATOR, "secrets/db/")
     await parts.secrets.create_container(OPERATOR, "secrets/empty/")
     for name in ("secrets/db/a", "secrets/db/z"):
@@ -91,7 +91,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await parts.access.create_key(OPERATOR, "made", ["/secrets/db"], ["delete"])  # a key ends none that reaches further
     yield Rig(parts, stores[0], settings.audit_log)
     await parts.close()
-    page.close()
+    shared.close()
 
 
 async def _read_many(parts: Parts, caller: Caller) -> None:

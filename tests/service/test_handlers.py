@@ -133,12 +133,12 @@ async def test_a_secret_record_is_the_value_custodia_would_store(kept: Kept) -> 
 
 
 async def test_nothing_of_a_secret_is_in_the_store(kept: Kept) -> None:
-    """Below the encrypting backend there are names, the census', too, and ciphertext."""
+    """Below the encrypting backend there are names, the index', too, and ciphertext."""
     await kept.secret.save_many(creds("a", "b"))
     found = await kept.store.get_many((await kept.store.list("")).names)
 
     records = {"secrets/hosts/", "secrets/hosts/a", "secrets/hosts/b"}
-    rows = {"system/census/default.1/secrets/hosts/a", "system/census/default.1/secrets/hosts/b"}
+    rows = {"system/usage/default.1/secrets/hosts/a", "system/usage/default.1/secrets/hosts/b"}
     assert set(found) == records | rows
     for entry in found.values():
         assert CANARY.encode() not in entry.value

@@ -41,12 +41,12 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.http.keys import keys_shown
 from strongroom.storage_service.keyring import stored
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.machines.stored import StoredDocuments
 from strongroom.storage_service.keyring.opening.unattended import KeyFile
 from strongroom.storage_service.keyring.opening.unlock_keys import make_keys
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys import KeyService, Reencrypted
 
@@ -77,8 +77,8 @@ class Rig:
     """One worker of a service on a store in memory, and the door to its keys."""
 
     store: Refusing
-    page: Page
-    keeper: Keeper
+    shared: SharedRoot
+    holder: Holder
     secrets: EncryptedBackend
     apikeys: ApiKeys
     keys: KeyService
@@ -125,19 +125,19 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await store.open()
     audit = AuditLog(tmp_path / "audit.log")
     audit.open()
-    file, page, now = KeyFile(tmp_path / "secrets.key"), Page(), [1000.0]
-    keeper = Keeper(store, page, [file], clock=lambda: now[0])
-    secrets = EncryptedBackend(store, keeper)
+    file, shared, now = KeyFile(tmp_path / "secrets.key"), SharedRoot(), [1000.0]
+    holder = Holder(store, shared, [file], clock=lambda: now[0])
+    secrets = EncryptedBackend(store, holder)
     apikeys = ApiKeys(store, secrets, ("own", Secret("own-key")))
-    keeper.on_open = apikeys.learn
-    await keeper.open()
+    holder.on_open = apikeys.learn
+    await holder.open()
     door = Door((Reach(), SimplePathAuthz(("/",))), audit)
-    keys = KeyService(door, store, keeper, file, StoredDocuments(store))
-    yield Rig(store, page, keeper, secrets, apikeys, keys, tmp_path / "audit.log", now)
+    keys = KeyService(door, store, holder, file, StoredDocuments(store))
+    yield Rig(store, shared, holder, secrets, apikeys, keys, tmp_path / "audit.log", now)
     await apikeys.close()
-    await keeper.close()
+    await holder.close()
     await audit.close()
-    page.close()
+    shared.close()
 
 
 @pytest.fixture
@@ -173,9 +173,9 @@ ACTS: dict[str, tuple[Act, str, str]] = {
     "reencrypt all": (lambda keys, who: keys.reencrypt(who), "put", "reencrypt"),
     "resume": (lambda keys, who: keys.resume(who, "default", leave_unreadable=True), "put", "keysets/default/resume"),
     "retire": (lambda keys, who: keys.retire(who, "default.1"), "delete", "generations/default.1"),
-    "census": (lambda keys, who: keys.census(who), "list", "census"),
-    "scan": (lambda keys, who: keys.scan(who, repair=False), "get", "census/scan"),
-    "scan and repair": (lambda keys, who: keys.scan(who, repair=True), "put", "census/scan"),
+    "usage": (lambda keys, who: keys.usage(who), "list", "usage"),
+    "scan": (lambda keys, who: keys.scan(who, repair=False), "get", "usage/scan"),
+    "scan and repair": (lambda keys, who: keys.scan(who, repair=True), "put", "usage/scan"),
     "backups": (lambda keys, who: keys.backups(who), "list", "backups/"),
     "register_backup": (lambda keys, who: keys.register_backup(who, "monday"), "put", "backups/monday"),
     "forget_backup": (lambda keys, who: keys.forget_backup(who, "monday"), "delete", "backups/monday"),
@@ -203,7 +203,7 @@ class TestTheDoor:
 
         assert opened.lines() == [*before, (action, f"system/keyring/{what}", "denied")]
         assert len(opened.store.operations) == asked
-        assert opened.keeper.current is not None
+        assert opened.holder.current is not None
 
     @pytest.mark.parametrize("act", ACTS)
     async def test_what_is_allowed_is_recorded(self, opened: Rig, act: str) -> None:
@@ -386,7 +386,7 @@ class TestTheRootKey:
         old = await rig.keys.initialize(OPERATOR, "unlock", total=3)
         await rig.keys.unlock(OPERATOR, old.keys[0].reveal())
         new = await rig.keys.prepare_root(OPERATOR, "unlock", total=1)
-        other = Keeper(rig.store, rig.page, [])
+        other = Holder(rig.store, rig.shared, [])
         await other.open()
         ring = await other.sync()
         commit = rig.store.commit
@@ -444,7 +444,7 @@ class TestReversals:
         assert (pending.what, pending.records) == ("revert", 3)
 
         assert (await opened.sweep()).settled
-        assert (await opened.keys.census(OPERATOR)).generations == {"access.1": 0, "default.1": 6, "default.2": 0}
+        assert (await opened.keys.usage(OPERATOR)).generations == {"access.1": 0, "default.1": 6, "default.2": 0}
         await opened.keys.retire(OPERATOR, "default.2")
         assert await opened.read("a", "f") == [b"value of a", b"value of f"]
 
@@ -501,11 +501,11 @@ class TestReversals:
         """It stands in the store: a service that begins anew writes nothing either."""
         await self.halted(opened)
 
-        keeper = Keeper(opened.store, Page(), [KeyFile(opened.audit.parent / "secrets.key")])
-        await keeper.open()
+        holder = Holder(opened.store, SharedRoot(), [KeyFile(opened.audit.parent / "secrets.key")])
+        await holder.open()
         with pytest.raises(Halted):
-            await EncryptedBackend(opened.store, keeper).commit([Put("secrets/x", b"x")])
-        await keeper.close()
+            await EncryptedBackend(opened.store, holder).commit([Put("secrets/x", b"x")])
+        await holder.close()
 
     async def test_it_is_resumed_when_nothing_is_left(self, opened: Rig) -> None:
         """When the record that was in the way is gone, the sweep goes on and secrets are written again."""
@@ -518,7 +518,7 @@ class TestReversals:
         await opened.keys.resume(OPERATOR, "default", leave_unreadable=False)
 
         await opened.write("x")
-        assert (await opened.keys.census(OPERATOR)).generations == {"access.1": 0, "default.1": 5, "default.2": 0}
+        assert (await opened.keys.usage(OPERATOR)).generations == {"access.1": 0, "default.1": 5, "default.2": 0}
         assert (await opened.keys.status(OPERATOR)).state == "unlocked"
 
     async def test_it_is_resumed_without_what_does_not_open(self, opened: Rig) -> None:
@@ -530,7 +530,7 @@ class TestReversals:
         await opened.keys.resume(OPERATOR, "default", leave_unreadable=True)
 
         await opened.write("x")
-        assert (await opened.keys.census(OPERATOR)).generations == {"access.1": 0, "default.1": 5, "default.2": 1}
+        assert (await opened.keys.usage(OPERATOR)).generations == {"access.1": 0, "default.1": 5, "default.2": 1}
         [pending] = (await opened.keys.status(OPERATOR)).pending
         assert (pending.what, pending.records) == ("re-encrypt", 1)
 
@@ -560,7 +560,7 @@ class TestReversals:
         with pytest.raises(Halted):
             await opened.sweep()
         opened.store.refuses = lambda _: False
-        other = Keeper(opened.store, opened.page, [])
+        other = Holder(opened.store, opened.shared, [])
         await other.open()
         with pytest.raises(Halted):
             await EncryptedBackend(opened.store, other).commit([Put("secrets/x", b"x")])

@@ -14,7 +14,7 @@ from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.http.app import StorageApp
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from tests.in_process import Inside, inside
 from tests.raw_http import Message, request
 
@@ -78,15 +78,15 @@ def settings(home: Path) -> ServiceSettings:
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     """One with a container ``box``."""
-    store, page = Store(), Page()
-    app = StorageApp(settings(tmp_path), page, lambda _: store)
+    store, shared = Store(), SharedRoot()
+    app = StorageApp(settings(tmp_path), shared, lambda _: store)
     await app.open()
     async with inside(app) as server:
         made = Rig(store, server, tmp_path / "audit.log")
         assert (await made.ask("POST", "/secrets/box/"))[0].status == 201
         yield made
     await app.close()
-    page.close()
+    shared.close()
 
 
 FAULTS = {Fault.BEFORE: "failed", Fault.LOST: "unknown", Fault.AFTER: "unknown"}
@@ -164,14 +164,14 @@ async def test_on_a_full_disk_refusals_are_few_lines_and_acts_go_on(rig: Rig, mo
 
 async def test_who_was_counted_is_written_down_at_the_end(tmp_path: Path) -> None:
     """A service that is told to end in the middle of a second writes down whom it had counted."""
-    store, page = Store(), Page()
-    app = StorageApp(settings(tmp_path), page, lambda _: store)
+    store, shared = Store(), SharedRoot()
+    app = StorageApp(settings(tmp_path), shared, lambda _: store)
     await app.open()
     async with inside(app) as server:
         for _ in range(7):
             assert (await server.ask(request("GET", "/secrets/box/a"))).status == 401
         await app.close()
-    page.close()
+    shared.close()
 
     lines = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
     assert sum(line.get("count", 1) for line in lines) == 7

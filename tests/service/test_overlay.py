@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import pytest
 from hypothesis import given, settings
 
-from strongroom.models.names import CENSUS, KEYRING_DOCUMENT
+from strongroom.models.names import KEYRING_DOCUMENT, USAGE
 from strongroom.storage_service.backends.base import (
     ABSENT,
     MAX_BATCH,
@@ -29,7 +29,7 @@ from strongroom.storage_service.jose.envelope import MAX_VALUE, Reason, encrypt,
 from strongroom.storage_service.keyring import document
 from strongroom.storage_service.keyring.overlay import ATTEMPTS, EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
-from strongroom.storage_service.keyring.usage import census
+from strongroom.storage_service.keyring.usage import index
 from tests.keyring.fixed import Fixed
 from tests.laws.backends import (
     BATCHES,
@@ -75,8 +75,8 @@ def wide(generations: int, revision: int = 0) -> Ring:
 
 
 async def rows(below: Backend) -> set[str]:
-    """Return the rows of the census, without what they all begin with."""
-    return {name.removeprefix(CENSUS) for name in (await below.list(CENSUS)).names}
+    """Return the rows of the index, without what they all begin with."""
+    return {name.removeprefix(USAGE) for name in (await below.list(USAGE)).names}
 
 
 # The law.
@@ -134,7 +134,7 @@ async def test_the_store_sees_ciphertext() -> None:
         assert (await below.list("")).names == (
             "secrets/hosts/",
             "secrets/hosts/a",
-            "system/census/default.1/secrets/hosts/a",
+            "system/usage/default.1/secrets/hosts/a",
         )
         assert await below.get("secrets/hosts/") == Entry(b"", revision)
         entry = await below.get("secrets/hosts/a")
@@ -204,7 +204,7 @@ async def test_an_edited_value_does_not_open(edit: Callable[[dict[str, bytes]], 
 
 
 async def test_a_container_carries_no_value() -> None:
-    """No value goes in through a container's marker, which would escape the census; one planted there does not open."""
+    """No value goes in through a container's marker, which would escape the index; one planted there does not open."""
     async with encrypted() as (overlay, below, _):
         with pytest.raises(ValueError, match="container"):
             await overlay.commit([Put("secrets/a", b"x"), Put("secrets/hosts/", CANARY)])
@@ -215,7 +215,7 @@ async def test_a_container_carries_no_value() -> None:
             await overlay.get("secrets/hosts/")
 
 
-# The census.
+# The index.
 
 PLACED: Final = Ring(
     [ONE, TWO, DataKey("hosts.1.1", bytes(64)), DataKey("hosts.1.2", b"2" * 64), DataKey("access.1", b"3" * 64)],
@@ -245,7 +245,7 @@ COUNTED: Final[dict[str, tuple[Sequence[Change], set[str]]]] = {
 
 
 @pytest.mark.parametrize(("changes", "counted"), COUNTED.values(), ids=COUNTED)
-async def test_the_census_goes_with_the_record(changes: Sequence[Change], counted: set[str]) -> None:
+async def test_the_index_goes_with_the_record(changes: Sequence[Change], counted: set[str]) -> None:
     """Every record has one row, under the generation it is under, written and removed in the commit that writes it."""
     async with encrypted() as (overlay, below, keys):
         await overlay.commit([Put("secrets/a", b""), Put("secrets/hosts/", b""), Put("secrets/hosts/a", b"")])
@@ -258,12 +258,12 @@ async def test_the_census_goes_with_the_record(changes: Sequence[Change], counte
         for put in changes:
             if isinstance(put, Put) and not put.name.endswith("/"):
                 generation = PLACED.choose(put.name).key.generation
-                row = await below.get(census.row(generation, put.name))
+                row = await below.get(index.row(generation, put.name))
                 assert row == Entry(b"", revision)
 
 
 async def test_what_is_refused_is_not_counted() -> None:
-    """A batch that conflicts leaves the census as it was."""
+    """A batch that conflicts leaves the index as it was."""
     async with encrypted() as (overlay, below, keys):
         await overlay.commit([Put("secrets/a", b"")])
         keys.current = Ring([ONE, TWO])
@@ -274,14 +274,14 @@ async def test_what_is_refused_is_not_counted() -> None:
         assert await rows(below) == {"default.1/secrets/a"}
 
 
-async def test_the_census_is_not_seen_from_above() -> None:
+async def test_the_index_is_not_seen_from_above() -> None:
     """Listings of any size leave its rows out and nothing else."""
-    names = ["a", "system/access/x", "system/censor", "system/census.x", "system/d", "z"]
+    names = ["a", "system/access/x", "system/d", "system/usable", "system/usage.x", "z"]
     async with encrypted() as (overlay, below, _):
         await overlay.commit([Put(name, b"") for name in names])
         assert len((await below.list("")).names) == 2 * len(names)
 
-        for prefix in ("", "s", "system/", "system/c", "system/census/", "system/census/default.1/", "z"):
+        for prefix in ("", "s", "system/", "system/u", "system/usage/", "system/usage/default.1/", "z"):
             for limit in range(1, len(names) + 2):
                 listed: list[str] = []
                 after: str | None = None

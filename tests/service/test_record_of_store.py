@@ -13,7 +13,7 @@ from strongroom.storage_service.backends.url import as_said, same_place, without
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.http.app import StorageApp
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.record_of_store import RecordOfStore
 
 
@@ -164,7 +164,7 @@ async def test_the_service_keeps_the_record(tmp_path: Path, autogen: bool) -> No
                 autogen_root_key=autogen,
                 store_record=tmp_path / "store.json",
             ),
-            Page(),
+            SharedRoot(),
         )
 
     first, in_memory = app(f"sqlite:{tmp_path}/one.db"), app("memory:")

@@ -15,7 +15,7 @@ import pytest
 from strongroom.models.secret import Secret
 from strongroom.storage_service.access.authenticators import authenticate
 from strongroom.storage_service.access.base import Action, Principal
-from strongroom.storage_service.bootstrap import Page, build
+from strongroom.storage_service.bootstrap import SharedRoot, build
 from strongroom.storage_service.client.hand_over import hand_over
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import AuditUnavailable, Denied, NotAuthenticated
@@ -63,13 +63,13 @@ class Rig:
 
 @asynccontextmanager
 async def running(home: Path) -> AsyncIterator[Rig]:
-    page = Page()
-    app = StorageApp(settings(home), page)
+    shared = SharedRoot()
+    app = StorageApp(settings(home), shared)
     await app.open()
     async with inside(app) as server:
         yield Rig(server, home / "audit.log")
     await app.close()
-    page.close()
+    shared.close()
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ async def test_what_came_over_the_network_is_not_heard(tmp_path: Path) -> None:
 
 async def test_another_users_process_is_not_heard(tmp_path: Path) -> None:
     """It is refused with the service's own API key, too: what is told is the service's user's to tell."""
-    page = Page()
-    parts = await build(settings(tmp_path), page)
+    shared = SharedRoot()
+    parts = await build(settings(tmp_path), shared)
     head, other = Head(None, "own", "own-key"), Peer(1, os.geteuid() + 1, os.getegid())
 
     with pytest.raises(Denied):
@@ -108,7 +108,7 @@ async def test_another_users_process_is_not_heard(tmp_path: Path) -> None:
         await authenticate(parts.own_user, head, None)
     assert (await authenticate(parts.own_user, head, other._replace(uid=os.geteuid()))).id == OWN
     await parts.close()
-    page.close()
+    shared.close()
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ async def test_what_is_no_act_of_a_machine(tmp_path: Path, body: dict[str, str])
 @pytest.mark.parametrize("denied", [False, True])
 async def test_whoever_has_a_limit_tells_nothing(tmp_path: Path, *, denied: bool) -> None:
     """A caller who does not reach everything is refused, and the line is his refusal."""
-    page = Page()
-    parts = await build(settings(tmp_path), page)
+    shared = SharedRoot()
+    parts = await build(settings(tmp_path), shared)
     caller = Caller(Principal("apikey:narrow", ("/secrets", "/system")), "request-1")
 
     with pytest.raises(Denied):
@@ -148,7 +148,7 @@ async def test_whoever_has_a_limit_tells_nothing(tmp_path: Path, *, denied: bool
     [line] = map(json.loads, (tmp_path / "audit.log").read_text().splitlines())
     assert (line["principal"], line["decision"], line.get("reason")) == ("apikey:narrow", "denied", None)
     await parts.close()
-    page.close()
+    shared.close()
 
 
 async def test_a_refusal_of_the_commands(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from strongroom.storage_service.backends.sqlite import writer
 from strongroom.storage_service.backends.sqlite.backend import SqliteBackend
 from strongroom.storage_service.config import ProxySettings, ServiceSettings
 from strongroom.storage_service.http.app import StorageApp
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.traces import MOST, trace_of
 from tests.in_process import inside
 from tests.raw_http import request
@@ -104,7 +104,7 @@ class Breaking(MemoryBackend):
 async def test_the_service_tells_the_place_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A request that ends in another's exception is a 500, and what that said is in no log."""
     caplog.set_level(logging.DEBUG)
-    store, page = Breaking(), Page()
+    store, shared = Breaking(), SharedRoot()
     settings = ServiceSettings(
         socket=tmp_path / "s",
         audit_log=tmp_path / "audit.log",
@@ -113,14 +113,14 @@ async def test_the_service_tells_the_place_alone(tmp_path: Path, caplog: pytest.
         api_id="own",
         api_key=Secret("own-key"),
     )
-    app = StorageApp(settings, page, lambda _: store)
+    app = StorageApp(settings, shared, lambda _: store)
     await app.open()
     async with inside(app) as server:
         store.broken = True
         answer = await server.ask(request("GET", "/secrets/box/a", *OWN))
     store.broken = False
     await app.close()
-    page.close()
+    shared.close()
 
     assert answer.status == 500
     said = everything(caplog)

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from strongroom.models.secret import Secret
-from strongroom.storage_service.bootstrap import Page
+from strongroom.storage_service.bootstrap import SharedRoot
 from strongroom.storage_service.config import AuthenticatorSettings, ServiceSettings
 from strongroom.storage_service.http.app import StorageApp
 from tests.in_process import inside
@@ -45,13 +45,13 @@ def ask(tmp_path: Path) -> Ask:
             api_id="own",
             api_key=Secret("own-key"),
         )
-        page = Page()
-        app = StorageApp(settings, page)
+        shared = SharedRoot()
+        app = StorageApp(settings, shared)
         await app.open()
         async with inside(app) as served:
             yield await served.ask(request("GET", "/whoami", *lines))
         await app.close()
-        page.close()
+        shared.close()
 
     return asked
 

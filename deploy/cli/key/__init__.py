@@ -8,11 +8,11 @@ from strongroom.deploy import steps
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import client, common, common_options
 from strongroom.deploy.cli.key import entry
-from strongroom.deploy.cli.key.census import census
 from strongroom.deploy.cli.key.file import export, import_
 from strongroom.deploy.cli.key.init import init
 from strongroom.deploy.cli.key.keysets import backup, keyset
 from strongroom.deploy.cli.key.rotate import reencrypt, retire, rotate
+from strongroom.deploy.cli.key.usage import usage
 from strongroom.deploy.cli.words import Noun
 
 if TYPE_CHECKING:
@@ -109,5 +109,5 @@ def lock(*, forget: bool) -> None:
     show.done({"state": "locked"}, "the service is locked")
 
 
-for _command in (init, rotate, reencrypt, retire, census, keyset, backup, export, import_):
+for _command in (init, rotate, reencrypt, retire, usage, keyset, backup, export, import_):
     key.add_command(_command)

@@ -80,7 +80,7 @@ def import_(
         {"root": done.root, "added": done.added, "unreadable": done.unreadable, "counted": done.counted},
         f"the keyring under {done.root} is back"
         + (f", with {', '.join(done.added)}" if done.added else "")
-        + ("" if done.counted else "; once the service runs and is unlocked: strongroom key census --scan --repair"),
+        + ("" if done.counted else "; once the service runs and is unlocked: strongroom key usage --scan --repair"),
     )
 
 

@@ -69,7 +69,7 @@ def show_(*, name: str) -> None:
 @common_options
 def remove(*, name: str) -> None:
     """Destroy a keyset that nothing is under and no container is assigned to."""
-    from strongroom.deploy.cli.key.census import LONG
+    from strongroom.deploy.cli.key.usage import LONG
 
     with client(LONG) as service:
         service.remove_keyset(name)

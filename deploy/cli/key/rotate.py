@@ -10,7 +10,7 @@ from strongroom.deploy import steps
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import client, common, common_options
 from strongroom.deploy.cli.key import entry, options, printed
-from strongroom.deploy.cli.key.census import LONG
+from strongroom.deploy.cli.key.usage import LONG
 from strongroom.deploy.cli.words import Noun, Verb
 from strongroom.models.secret import Secret
 
@@ -216,7 +216,7 @@ def rotate_keyset(*, name: str, keys: int | None, wholly: bool, revert: bool, pa
             show.done({"keyset": name, "reverting": True}, text)
             return None
         if wholly and not service.keyring().counted:
-            step = Step("count them", "key census", {"scan": True, "repair": True})
+            step = Step("count them", "key usage", {"scan": True, "repair": True})
             raise InUse("not all records are counted yet").advising(step)
         service.rotate_keyset(name, keys=keys)
         if not wholly:

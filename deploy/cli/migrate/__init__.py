@@ -11,14 +11,14 @@ import click
 
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import common_options
-from strongroom.deploy.cli.migrate.estate import (
-    Estate,
+from strongroom.deploy.cli.migrate.source import (
     Sides,
-    estate_of,
-    estate_options,
+    SourceSpec,
     finish,
     open_sides,
     run,
+    source_options,
+    spec_of,
     watched,
 )
 from strongroom.deploy.cli.words import Noun
@@ -90,7 +90,7 @@ def _take_over(command: C) -> C:
 
 
 @migrate.command()
-@estate_options
+@source_options
 @_on_conflict
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Keep the plan, for: apply --plan FILE.")
 @common_options
@@ -100,15 +100,15 @@ def plan(*, words: tuple[str, ...], options: tuple[str, ...], on_conflict: str, 
     Both sides are read and compared: what would be created, what is there already, what differs, and what cannot move
     and why. With --out the marks of all items are kept in FILE, and a run is begun to keep their key.
     """
-    return run(_plan(estate_of(words, options), on_conflict, out))
+    return run(_plan(spec_of(words, options), on_conflict, out))
 
 
-async def _plan(estate: Estate, on_conflict: str, out: Path | None) -> int:
+async def _plan(spec: SourceSpec, on_conflict: str, out: Path | None) -> int:
     from strongroom.migration.compare import Policy
     from strongroom.migration.plan import PlanFile
     from strongroom.migration.plan import plan as make
 
-    async with open_sides(estate, new=True) as sides:
+    async with open_sides(spec, new=True) as sides:
         file = None
         if out is not None:
             async with sides.journal.held("plan"):
@@ -148,7 +148,7 @@ def _as_planned(step: "Step", on_conflict: str, out: Path | None) -> "Step":
 
 
 @migrate.command()
-@estate_options
+@source_options
 @_on_conflict
 @click.option("--skip-bad", is_flag=True, help="Leave behind what cannot move; it is listed all the same.")
 @click.option(
@@ -169,17 +169,17 @@ def apply(
 
     Each record is read, saved, read back, compared, and journalled. Safe to interrupt, and to run again.
     """
-    return run(_apply(estate_of(words, options), on_conflict, plan_file, skip_bad=skip_bad, take_over=take_over))
+    return run(_apply(spec_of(words, options), on_conflict, plan_file, skip_bad=skip_bad, take_over=take_over))
 
 
-async def _apply(estate: Estate, on_conflict: str, plan_file: Path | None, *, skip_bad: bool, take_over: bool) -> int:
+async def _apply(spec: SourceSpec, on_conflict: str, plan_file: Path | None, *, skip_bad: bool, take_over: bool) -> int:
     from strongroom.migration.apply import Apply
     from strongroom.migration.compare import Policy
+    from strongroom.migration.disk_map import DiskMap
     from strongroom.migration.plan import read_plan
-    from strongroom.migration.spill import Spill
 
-    async with open_sides(estate, new=True) as sides:
-        with Spill() as planned:
+    async with open_sides(spec, new=True) as sides:
+        with DiskMap() as planned:
             if plan_file is not None:
                 read_plan(plan_file, sides.journal.run.name, planned)
             async with sides.journal.held("apply", take_over=take_over):
@@ -200,7 +200,7 @@ async def _apply(estate: Estate, on_conflict: str, plan_file: Path | None, *, sk
 
 
 @migrate.command()
-@estate_options
+@source_options
 @click.option(
     "--report", "report_file", type=click.Path(path_type=Path), metavar="FILE", help="Keep the signed report."
 )
@@ -221,20 +221,20 @@ def verify(
 
     Every record is read again on both sides, whatever the journal says.
     """
-    estate = estate_of(words, options)
+    spec = spec_of(words, options)
     with _kept(report_file) as keep:
-        report, document = run(_verify(estate, skip_bad=skip_bad, skip_differing=skip_differing, take_over=take_over))
+        report, document = run(_verify(spec, skip_bad=skip_bad, skip_differing=skip_differing, take_over=take_over))
         keep(document)
     return finish(report, more={name: document[name] for name in ("jws", "public_key")})
 
 
 async def _verify(
-    estate: Estate, *, skip_bad: bool, skip_differing: bool, take_over: bool
+    spec: SourceSpec, *, skip_bad: bool, skip_differing: bool, take_over: bool
 ) -> "tuple[Report, dict[str, Any]]":
     from strongroom.migration.signing import signed
     from strongroom.migration.verify import verify as compare
 
-    async with open_sides(estate) as sides, sides.journal.held("verify", take_over=take_over):
+    async with open_sides(spec) as sides, sides.journal.held("verify", take_over=take_over):
         report = await watched(
             "comparing",
             sides,
@@ -273,12 +273,12 @@ async def _check(text: bytes) -> "Report":
         name = str(document["payload"]["run"])
     except (*UNREADABLE, KeyError, TypeError):
         raise Forged("this is not a signed report") from None
-    async with open_sides(Estate(None, "", {}, name), source_needed=False) as sides:
+    async with open_sides(SourceSpec(None, "", {}, name), source_needed=False) as sides:
         return signing.check(document, signing.public_key(sides.journal.run))
 
 
 @migrate.command()
-@estate_options
+@source_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--search-only", is_flag=True, help="Remove nothing; search again for what was removed.")
 @click.option(
@@ -301,14 +301,14 @@ def scrub(
     what remains. `rollback` puts it back.
     """
     return run(
-        _scrub(estate_of(words, options), yes=yes, search_only=search_only, superseded=superseded, take_over=take_over)
+        _scrub(spec_of(words, options), yes=yes, search_only=search_only, superseded=superseded, take_over=take_over)
     )
 
 
-async def _scrub(estate: Estate, *, yes: bool, search_only: bool, superseded: bool, take_over: bool) -> int:
+async def _scrub(spec: SourceSpec, *, yes: bool, search_only: bool, superseded: bool, take_over: bool) -> int:
     from strongroom.migration.scrub import Scrub, check_verified
 
-    async with open_sides(estate) as sides, sides.journal.held("scrub", take_over=take_over):
+    async with open_sides(spec) as sides, sides.journal.held("scrub", take_over=take_over):
         if not search_only:
             check_verified(sides.journal)
             _sure(yes, f"remove the secrets that have moved from {sides.journal.run.identity}")
@@ -323,7 +323,7 @@ async def _scrub(estate: Estate, *, yes: bool, search_only: bool, superseded: bo
 
 
 @migrate.command()
-@estate_options
+@source_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_take_over
 @common_options
@@ -332,10 +332,10 @@ def rollback(*, words: tuple[str, ...], options: tuple[str, ...], yes: bool, tak
 
     What was changed since, on either side, is left and told.
     """
-    return run(_rollback(estate_of(words, options), yes=yes, take_over=take_over))
+    return run(_rollback(spec_of(words, options), yes=yes, take_over=take_over))
 
 
-async def _rollback(estate: Estate, *, yes: bool, take_over: bool) -> int:
+async def _rollback(spec: SourceSpec, *, yes: bool, take_over: bool) -> int:
     from strongroom.migration.rollback import Rollback
 
     async def act(sides: Sides) -> "Report":
@@ -349,11 +349,11 @@ async def _rollback(estate: Estate, *, yes: bool, take_over: bool) -> int:
             )
 
     # The source is needed only if something of it was removed.
-    async with open_sides(estate, source_needed=False) as sides:
+    async with open_sides(spec, source_needed=False) as sides:
         scrubbed = bool(await sides.journal.numbers("scrubbed"))
         report = None if scrubbed else await act(sides)
     if report is None:
-        async with open_sides(estate) as sides:
+        async with open_sides(spec) as sides:
             report = await act(sides)
     return finish(report)
 
@@ -372,7 +372,7 @@ async def _forget(run_name: str, *, yes: bool, take_over: bool) -> None:
     from strongroom.migration.status import loses
 
     async with (
-        open_sides(Estate(None, "", {}, run_name), source_needed=False) as sides,
+        open_sides(SourceSpec(None, "", {}, run_name), source_needed=False) as sides,
         sides.journal.held("forget", take_over=take_over),
     ):
         lost = loses(sides.journal.run)
@@ -392,7 +392,7 @@ def status(*, words: tuple[str, ...], options: tuple[str, ...]) -> None:
     """
     from strongroom.deploy.cli.migrate import runs
 
-    run(runs.one(estate_of(words, options)) if words else runs.every())
+    run(runs.one(spec_of(words, options)) if words else runs.every())
 
 
 @migrate.command()

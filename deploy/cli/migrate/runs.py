@@ -6,7 +6,7 @@ import msgspec
 
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.migrate import reports
-from strongroom.deploy.cli.migrate.estate import Estate, open_sides, opened_target
+from strongroom.deploy.cli.migrate.source import SourceSpec, open_sides, opened_target
 
 if TYPE_CHECKING:
     from strongroom.migration.status import Status, Waiting
@@ -20,11 +20,11 @@ async def every() -> None:
         _show(await status(target))
 
 
-async def one(estate: Estate) -> None:
+async def one(spec: SourceSpec) -> None:
     """Show one run, and what of its estate is not in the service."""
     from strongroom.migration.status import status
 
-    async with open_sides(estate) as sides:
+    async with open_sides(spec) as sides:
         total = await sides.from_.count()
         with show.progress("comparing", total) as advance:
             said = await status(sides.target, sides.source, sides.journal.run.name, advance=advance)

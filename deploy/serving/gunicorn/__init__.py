@@ -10,7 +10,7 @@ from strongroom.deploy.serving.tls import Holder, holder
 from strongroom.deploy.settings import Settings, load
 from strongroom.storage_service.config import ProxySettings
 from strongroom.storage_service.hardening import harden
-from strongroom.storage_service.keyring.ceremonies.sharing import Page
+from strongroom.storage_service.keyring.ceremonies.sharing import SharedRoot
 
 # gunicorn runs a configuration module in the process that forks the workers, and may run it anew at each SIGHUP; this
 # package is imported once, so what the workers share outlives that.
@@ -24,16 +24,16 @@ def configure(role: Role) -> tuple[Settings, dict[str, Any]]:
         ConfigurationError: see ``strongroom.deploy.settings.load``; or the certificate and key of the proxy cannot be
         served.
     """
-    harden()  # before there is a page that could be opened
+    harden()  # before there is a shared root that could be opened
     settings = load(environ=os.environ, role=role)
     tls = shared_tls(settings.proxy) if role is Role.PROXY else None
     return settings, options(role, settings, tls=tls) | {"on_reload": reloading(shared_crowd(), tls)}
 
 
 @functools.cache
-def shared_page() -> Page:
+def shared_root() -> SharedRoot:
     """Return the page of memory that holds the root key for all workers of the storage service."""
-    return Page()
+    return SharedRoot()
 
 
 @functools.cache

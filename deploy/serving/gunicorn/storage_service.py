@@ -5,15 +5,15 @@ Where the settings are is said by STRONGROOM_HOME or STRONGROOM_CONFIG, as to ``
 
 from typing import Any
 
-from strongroom.deploy.serving.gunicorn import configure, shared_crowd, shared_page
+from strongroom.deploy.serving.gunicorn import configure, shared_crowd, shared_root
 from strongroom.deploy.serving.server import Role, make_app
 
 _settings, _options = configure(Role.STORAGE)
 globals().update(_options)  # gunicorn reads a module's names
-_crowd, _page = shared_crowd(), shared_page()  # here, before the workers are forked
+_crowd, _shared = shared_crowd(), shared_root()  # here, before the workers are forked
 wsgi_app = f"{__name__}:application()"
 
 
 def application() -> Any:
     """Return the application; gunicorn calls this in each worker."""
-    return make_app(Role.STORAGE, _settings, _crowd, _page)
+    return make_app(Role.STORAGE, _settings, _crowd, _shared)

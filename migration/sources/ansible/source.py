@@ -101,7 +101,7 @@ class Ansible:
 
         Raises:
             ConfigurationError: there is none, or a file of it cannot be read at all.
-            EstateUnavailable: a directory of it cannot be read.
+            SourceUnavailable: a directory of it cannot be read.
         """
         self._digest = digest
         if not self._place.exists():

@@ -31,7 +31,7 @@ class Held:
 
 
 class Keys(Protocol):
-    """The keys below one prefix of an etcd; every method raises `EstateUnavailable` and `EstateRefused`."""
+    """The keys below one prefix of an etcd; every method raises `SourceUnavailable` and `SourceRefused`."""
 
     prefix: str
     """What all keys begin with; ends in a slash."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.sources.base import Place
 from strongroom.storage_service.errors import ConfigurationError
 
@@ -129,13 +129,13 @@ async def _read(path: Path) -> AsyncIterator[bytes]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise EstateUnavailable(f"{path} cannot be read: {error.strerror}") from None
+        raise SourceUnavailable(f"{path} cannot be read: {error.strerror}") from None
     with file:
         while True:
             try:
                 chunk = await asyncio.to_thread(file.read, CHUNK)
             except OSError as error:
-                raise EstateUnavailable(f"{path} cannot be read: {error.strerror}") from None
+                raise SourceUnavailable(f"{path} cannot be read: {error.strerror}") from None
             if not chunk:
                 return
             yield chunk

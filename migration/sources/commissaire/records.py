@@ -47,7 +47,7 @@ _PEM: Final = "-----BEGIN "
 _LINE_BREAKS: Final = re.compile(r"[ \t\r\n]+")
 _TELLABLE: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _TOLD: Final = 8  # names of fields in one note
-_NO_NEEDLES: Final = frozenset({_USER, "username"})  # they go with the secrets, and are not secret
+_NO_PATTERNS: Final = frozenset({_USER, "username"})  # they go with the secrets, and are not secret
 
 _OPTIONS_OF_SECRETS: Final[Mapping[str, str]] = {
     "token": "token",
@@ -143,14 +143,14 @@ def holds_secrets(path: str, value: bytes) -> bool:
     return bool(reading.fault or reading.moved)
 
 
-def needles(path: str, value: bytes, *, nested: bool) -> Sequence[bytes]:
+def search_patterns(path: str, value: bytes, *, nested: bool) -> Sequence[bytes]:
     """Return what must be found nowhere once *value* is scrubbed, as it is spelt.
 
     A short secret is looked for with the name of its member. With *nested*, values lie in files inside other JSON too.
     """
     found: dict[bytes, None] = {}
     for at in read(path, value).moved:
-        if at[-1] in _NO_NEEDLES:
+        if at[-1] in _NO_PATTERNS:
             continue
         member = spelling.member(value.decode(), at)
         spelt = member.value[1:-1]
@@ -290,7 +290,7 @@ def _told(found: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {len(found) - _TOLD} more" if len(found) > _TOLD else "")
 
 
-# Needles
+# Patterns
 
 
 def _escaped(spelt: str) -> bytes:

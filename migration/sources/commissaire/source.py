@@ -164,10 +164,10 @@ class CommissaireSource:
 
         return await at_once(one, originals, self._keys.at_once)
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return its secrets as they are spelt in its JSON, which is as etcd's files have them."""
         path, value = self._path(_key_of(original.id)), _value(original.content)
-        return records.needles(path, value, nested=self._keys.nested)
+        return records.search_patterns(path, value, nested=self._keys.nested)
 
     async def purge(self) -> Sequence[str]:
         """Compact and defragment; in v2, push earlier values out of the history of events."""

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import httpx
 
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.sources.at_once import at_once
 from strongroom.migration.sources.base import Place
 from strongroom.migration.sources.commissaire.keys import Held, read_password
@@ -169,8 +169,8 @@ class Etcd2Keys:
             also: what to say besides where it may have been done, and no answer came.
 
         Raises:
-            EstateUnavailable: no member answers.
-            EstateRefused: etcd does not accept us.
+            SourceUnavailable: no member answers.
+            SourceRefused: etcd does not accept us.
             ConfigurationError: what answers does not speak this interface.
         """
         until = self._time() + self._target.timeout
@@ -214,13 +214,13 @@ class Etcd2Keys:
         """Let the next question go to the next member, and wait where all have *failed*.
 
         Raises:
-            EstateUnavailable: the time is over.
+            SourceUnavailable: the time is over.
         """
         members = len(self._target.endpoints)
         self._current = (self._current + 1) % members
         pause = 0.0 if failed % members else PAUSE
         if self._time() + pause >= until:
-            raise EstateUnavailable(f"etcd does not answer{also}: {_TRY_AGAIN}")
+            raise SourceUnavailable(f"etcd does not answer{also}: {_TRY_AGAIN}")
         await asyncio.sleep(pause)
 
     async def _machines(self) -> Sequence[Machine]:
@@ -239,13 +239,13 @@ class Etcd2Keys:
             named[own] = Machine(cluster, own, f"etcd member {endpoint}", endpoint)
             others |= {other: Machine(cluster, other, f"etcd member {name}") for other, name in names.items()}
         if not named:
-            raise EstateUnavailable(f"no member of etcd tells who belongs to its cluster: {_TRY_AGAIN}")
+            raise SourceUnavailable(f"no member of etcd tells who belongs to its cluster: {_TRY_AGAIN}")
         return list((others | named).values())
 
     @property
     def _http(self) -> httpx.AsyncClient:
         if self._client is None:
-            raise EstateUnavailable("the source is closed")
+            raise SourceUnavailable("the source is closed")
         return self._client
 
     def _url(self, path: str) -> str:
@@ -283,10 +283,10 @@ def _judge(status: int, content: bytes) -> Any:
     """Return what etcd answers; None: another member, or this one in a moment, may know better.
 
     Raises:
-        EstateRefused, EstateUnavailable, ConfigurationError: no member will.
+        SourceRefused, SourceUnavailable, ConfigurationError: no member will.
     """
     if status in (401, 403) and _code(content) not in _OUTCOMES:
-        raise EstateRefused("etcd does not accept the user and the password, or the user may not do this with the keys")
+        raise SourceRefused("etcd does not accept the user and the password, or the user may not do this with the keys")
     if status >= 500:
         return None
     if status in (200, 201) or _code(content) in _OUTCOMES:
@@ -296,7 +296,7 @@ def _judge(status: int, content: bytes) -> Any:
             return None
     if status == 404:
         raise ConfigurationError("the server has no v2 interface: start etcd with --enable-v2, or say etcd:// for v3")
-    raise EstateUnavailable(f"etcd answers with status {status} and error {_code(content)}: see its log")
+    raise SourceUnavailable(f"etcd answers with status {status} and error {_code(content)}: see its log")
 
 
 def _code(content: bytes) -> int:
@@ -312,12 +312,12 @@ def _check_trust(error: Exception) -> None:
     """Return if it was not the certificates that *error* is about.
 
     Raises:
-        EstateRefused: it was.
+        SourceRefused: it was.
     """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):
-            raise EstateRefused(
+            raise SourceRefused(
                 "etcd's certificate is not accepted, or ours is not: see cacert, cert and key"
             ) from None
         cause = cause.__cause__ or cause.__context__

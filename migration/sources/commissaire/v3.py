@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.sources.base import Place
 from strongroom.migration.sources.commissaire.keys import MAINTENANCE, Held, read_password
 from strongroom.migration.sources.commissaire.places import Machine, places_of
@@ -209,7 +209,7 @@ class EtcdKeys:
             await self._cluster.ask(member, DEFRAGMENT, DefragmentRequest(), MAINTENANCE)
         except CallFailed as failure:
             if failure.kind is Kind.REFUSED:
-                raise EstateRefused(
+                raise SourceRefused(
                     "etcd defragments for users with the role root alone: name one of them in the place,"
                     " and scrub again"
                 ) from failure
@@ -265,11 +265,11 @@ def _answering(also: str = "") -> Iterator[None]:
         yield
     except CallFailed as failure:
         if failure.kind in _REFUSED:
-            raise EstateRefused(failure.reason) from failure
+            raise SourceRefused(failure.reason) from failure
         if failure.kind is Kind.FULL:
-            raise EstateUnavailable(f"{failure.reason}; then run this again") from failure
+            raise SourceUnavailable(f"{failure.reason}; then run this again") from failure
         lost = also if failure.kind is Kind.LOST else ""
-        raise EstateUnavailable(f"{failure.reason}{lost}: {_TRY_AGAIN}") from failure
+        raise SourceUnavailable(f"{failure.reason}{lost}: {_TRY_AGAIN}") from failure
 
 
 def _held(kv: KeyValue) -> Held:

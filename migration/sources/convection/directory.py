@@ -26,7 +26,7 @@ from typing import Final
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.sources import files
 from strongroom.migration.sources.convection import toml
 from strongroom.migration.sources.files import Unfit
@@ -86,18 +86,18 @@ class Directory:
 
         Raises:
             ConfigurationError: this is no storage directory.
-            EstateRefused: the unlock key opens no copy of the root key.
-            EstateUnavailable: a file cannot be read, or is damaged.
+            SourceRefused: the unlock key opens no copy of the root key.
+            SourceUnavailable: a file cannot be read, or is damaged.
         """
         self._path = path
         if not path.is_dir():
-            raise EstateUnavailable(f"there is no directory {path}, or it cannot be reached")
+            raise SourceUnavailable(f"there is no directory {path}, or it cannot be reached")
         self._root = _root_key(_own_file(path, "root.key"), key, path)
         try:
             keymap = tomllib.loads(self._root.decrypt(_own_file(path, "keymap.db")).decode())
             self.keymap, self._keysets = _stores_and_keysets(keymap)
         except (InvalidToken, *UNREADABLE, TypeError, KeyError):
-            raise EstateUnavailable(
+            raise SourceUnavailable(
                 f"{path}/keymap.db is damaged: put it back from a backup, or have Convection make it anew"
             ) from None
 
@@ -119,7 +119,7 @@ class Directory:
 
         Raises:
             Unfit: it does not open.
-            EstateUnavailable: the whole directory is gone.
+            SourceUnavailable: the whole directory is gone.
         """
         path = self.path_of(store)
         for look in range(_LOOKS):
@@ -138,7 +138,7 @@ class Directory:
         When this returns, the file is on disk, with the owner and the mode of the old one.
 
         Raises:
-            EstateUnavailable: it is not as it was, or the file cannot be written; it is as it was before.
+            SourceUnavailable: it is not as it was, or the file cannot be written; it is as it was before.
             Unfit: its keyset does not open.
         """
         document = {**was.document, _STORE: changed}
@@ -147,12 +147,12 @@ class Directory:
         token = Fernet(secrets.choice(keys)).encrypt(text.encode())
         # What cannot be read back is not put in the place of what can.
         if toml.dumps(_document(self._keyset(self.keymap[store].keyset).decrypt(token))) != text:
-            raise EstateUnavailable(f"the store {store!r} holds what cannot be written back; nothing was changed")
+            raise SourceUnavailable(f"the store {store!r} holds what cannot be written back; nothing was changed")
         path = self.path_of(store)
         with files.replacing(path, files.identity(path)) as file:
             file.write(token)
             if not was.is_of(self._token(path)):
-                raise EstateUnavailable(f"{path} was changed meanwhile, and left as it is: stop the Convection server")
+                raise SourceUnavailable(f"{path} was changed meanwhile, and left as it is: stop the Convection server")
         return Opened(token, document)
 
     def opened_secrets(self, token: bytes) -> Mapping[str, object]:
@@ -167,7 +167,7 @@ class Directory:
             return files.read(path, MAX_FILE).content
         except Unfit as error:
             if not self._path.is_dir():
-                raise EstateUnavailable(f"there is no directory {self._path} any more") from None
+                raise SourceUnavailable(f"there is no directory {self._path} any more") from None
             raise Unfit(f"its file {error}") from None
 
     def _keyset(self, name: str) -> MultiFernet:
@@ -205,12 +205,12 @@ def _root_key(copies: bytes, key: Fernet, path: Path) -> Fernet:
     """Return the root key that one of its *copies* opens to.
 
     Raises:
-        EstateRefused: none opens.
+        SourceRefused: none opens.
     """
     for copy in copies.splitlines():
         with contextlib.suppress(InvalidToken, ValueError):
             return Fernet(key.decrypt(copy))
-    raise EstateRefused(
+    raise SourceRefused(
         f"the unlock key opens none of the root keys in {path}/root.key: give one of those that are in use now"
     )
 

@@ -8,7 +8,7 @@ would write the secrets back. That is told by its socket, and by ``auth.db``, wh
 every 5 seconds, wherever it runs; a server that is locked and listens elsewhere is not seen. There is no
 compare-and-set: a store is read again right before it is replaced, and left alone if it was changed.
 
-What a store holds does not show in its file, and shows otherwise in every copy. So the needle of a secret is its mark,
+What a store holds does not show in its file, and shows otherwise in every copy. So the pattern of a secret is its mark,
 and every store that is found in a file, wherever in it, is followed by the marks of the secrets that it opens to.
 """
 
@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote
 from cryptography.fernet import Fernet
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.records import Item
 from strongroom.migration.sources import files, making
 from strongroom.migration.sources.base import Option, Options, Original, Place
@@ -116,8 +116,8 @@ class ConvectionSource:
 
         Raises:
             ConfigurationError: this is no storage directory, there is no unlock key, or no such store.
-            EstateRefused: the unlock key is wrong.
-            EstateUnavailable: a file cannot be read, or is damaged.
+            SourceRefused: the unlock key is wrong.
+            SourceUnavailable: a file cannot be read, or is damaged.
         """
         self._digest = digest
         self._directory = await asyncio.to_thread(lambda: Directory(self._path, self._unlock_key()))
@@ -184,7 +184,7 @@ class ConvectionSource:
         """Put secrets back into their stores, each store written anew once."""
         return await self._change(originals, _put_back, gone=False)
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return the mark, which `places` says where the secret is found."""
         return [original.mark.encode()]
 
@@ -262,7 +262,7 @@ class ConvectionSource:
                         written = await asyncio.to_thread(self._directory.write, store, opened, secrets)
                         self._last = store, written
             except Unfit as error:
-                raise EstateUnavailable(f"the store {store!r} cannot be changed: {error}") from None
+                raise SourceUnavailable(f"the store {store!r} cannot be changed: {error}") from None
         return done
 
     # Items
@@ -442,7 +442,7 @@ def _see_stopped(path: Path, server: str) -> None:
     """Return if no server is seen at work on the directory.
 
     Raises:
-        EstateUnavailable: one is, or was until just now.
+        SourceUnavailable: one is, or was until just now.
     """
     with socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(2)
@@ -451,12 +451,12 @@ def _see_stopped(path: Path, server: str) -> None:
         except (FileNotFoundError, ConnectionRefusedError):
             pass
         except OSError as error:
-            raise EstateUnavailable(
+            raise SourceUnavailable(
                 f"whether the Convection server runs cannot be asked at {server}: {error.strerror or error};"
                 " give its socket with -o socket=…"
             ) from None
         else:
-            raise EstateUnavailable(f"the Convection server answers at {server}: stop it first; nothing was changed")
+            raise SourceUnavailable(f"the Convection server answers at {server}: stop it first; nothing was changed")
     try:
         age = time.time() - (path / "auth.db").stat().st_mtime
     except FileNotFoundError:
@@ -464,7 +464,7 @@ def _see_stopped(path: Path, server: str) -> None:
     except OSError as error:
         raise files.unavailable(path / "auth.db", error) from error
     if abs(age) < QUIET:
-        raise EstateUnavailable(
+        raise SourceUnavailable(
             f"{path}/auth.db was written {age:.0f} seconds ago, as a Convection server does that is unlocked: stop it,"
             f" wait {QUIET:.0f} seconds, and run this again; nothing was changed"
         )

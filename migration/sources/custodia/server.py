@@ -21,7 +21,7 @@ import httpx
 import msgspec
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources.at_once import at_once
 from strongroom.migration.sources.base import Option, Options, Original, Place
@@ -166,7 +166,7 @@ class Custodia:
 
         Raises:
             ConfigurationError: a container does not exist, or this is no Custodia.
-            EstateRefused: Custodia does not let us.
+            SourceRefused: Custodia does not let us.
         """
         self._digest = digest
         self._client = await asyncio.to_thread(self._door.client)
@@ -223,7 +223,7 @@ class Custodia:
         """Store each, which Custodia refuses where something is."""
         return await at_once(self._restore, originals, _AT_ONCE)
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return the value; only Custodia knows in what form it lies in which files."""
         return [original.content.reveal().encode()]
 
@@ -261,7 +261,7 @@ class Custodia:
         """Return the names of the secrets in a container, and of the containers in which nothing is."""
         inside = await self._list(container)
         if inside is None:
-            raise EstateUnavailable(f"the container {container!a} is gone from {self._door}")
+            raise SourceUnavailable(f"the container {container!a} is gone from {self._door}")
         names = [container + name for name in dict.fromkeys(inside)] or [container]
         parents = {name[: index + 1] for name in names for index, letter in enumerate(name[:-1]) if letter == "/"}
         return [name for name in names if name not in parents]
@@ -357,7 +357,7 @@ class Custodia:
         """Return the answer of one request; what only reads is repeated, what writes has the status 0 if unanswered.
 
         Raises:
-            EstateUnavailable: there is none.
+            SourceUnavailable: there is none.
         """
         for attempt in range(_TRIES if method == "GET" else 1):
             if attempt:
@@ -375,7 +375,7 @@ class Custodia:
 
     async def _request(self, method: str, name: str, message: bytes | None) -> _Answer:
         if self._client is None:
-            raise EstateUnavailable("the source is closed")
+            raise SourceUnavailable("the source is closed")
         url = f"{self._door.url or 'http://custodia'}{self._door.path}/{quote_from_bytes(_octets(name))}"
         headers = {"Accept": _JSON} | ({} if message is None else {"Content-Type": _JSON})
         async with self._client.stream(method, url, headers=headers, content=message) as response:
@@ -383,7 +383,7 @@ class Custodia:
             async for part in response.aiter_raw():
                 body += part
                 if len(body) > _MAX_ANSWER:
-                    raise EstateUnavailable(f"an answer of {self._door} is too large to be one of Custodia's")
+                    raise SourceUnavailable(f"an answer of {self._door} is too large to be one of Custodia's")
             return _Answer(response.status_code, bytes(body))
 
     def _decoded(self, answer: _Answer, form: type[T]) -> T:
@@ -392,20 +392,20 @@ class Custodia:
         except UNREADABLE:
             pass  # what it would tell may hold the value
         # HTTP/1.0 ends an answer by closing the connection, so a cut one looks like this too.
-        raise EstateUnavailable(f"{self._door} does not answer as Custodia does, or not to the end")
+        raise SourceUnavailable(f"{self._door} does not answer as Custodia does, or not to the end")
 
     def _refuse(self, status: int, name: str) -> NoReturn:
         where = f"{self._door.path}/{id_of(_octets(name))}"
         if status in (401, 403):
-            raise EstateRefused(
+            raise SourceRefused(
                 f"{self._door} refuses us {where} (HTTP {status}): say -o api_id=… -o api_key_file=… or -o header=…,"
                 " as its authenticators want it, and see that its authorizers let us reach that path"
             )
-        raise EstateUnavailable(f"{self._door} fails at {where} (HTTP {status}): its log says why")
+        raise SourceUnavailable(f"{self._door} fails at {where} (HTTP {status}): its log says why")
 
-    def _unanswered(self) -> EstateUnavailable:
+    def _unanswered(self) -> SourceUnavailable:
         trust = ", and that ca_file is who certified it" if self._door.url.startswith("https:") else ""
-        return EstateUnavailable(f"{self._door} does not answer: see that Custodia runs, and listens there{trust}")
+        return SourceUnavailable(f"{self._door} does not answer: see that Custodia runs, and listens there{trust}")
 
 
 def _name(item_id: str) -> str:

@@ -19,7 +19,7 @@ from typing import ClassVar, Final, ParamSpec, TypeVar
 import msgspec
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources import files
 from strongroom.migration.sources.base import Option, Options, Original, Place
@@ -48,7 +48,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
 
 _KEM_KEYS: Final = "kemkeys/"
 _CHUNK: Final = 1024 * 1024  # bytes
-_NEEDLE: Final = 256  # bytes
+_PATTERN: Final = 256  # bytes
 _SOME: Final = 100  # values that tell whether a store is encrypted
 
 _UNPINNED: Final = "it is not pinned: nothing proves that it was written under this key"
@@ -123,7 +123,7 @@ class CustodiaSqlite:
         """Yield the rows in the order of their keys, a page at a time.
 
         Raises:
-            EstateRefused: the master key opens nothing.
+            SourceRefused: the master key opens nothing.
         """
         self._check_key()
         after: bytes | None = None
@@ -142,7 +142,7 @@ class CustodiaSqlite:
         """Return the records of those names.
 
         Raises:
-            EstateRefused: the master key opens nothing.
+            SourceRefused: the master key opens nothing.
         """
         self._check_key()
         keys = {id_of(key): name for name in names if (key := _key_of_name(name)) is not None}
@@ -161,7 +161,7 @@ class CustodiaSqlite:
         """Insert rows, all of a batch at once."""
         return await self._do(self._table.insert, [_cell(original) for original in originals])
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return the stored value, of a JWE without its header, which is no secret and like that of others.
 
         A row that does not fit into a page of the file is cut where pages end, so two neighbouring parts of its value
@@ -171,7 +171,7 @@ class CustodiaSqlite:
         sought = cell.value.partition(b"..")[2] if is_token(cell.value) else cell.value
         if len(cell.key) + len(cell.value) < self._table.page_size - 100:  # what pages and rows begin with
             return [sought]
-        middle, size = len(sought) // 2, min(_NEEDLE, len(sought) // 2, self._table.page_size // 2 - 8)
+        middle, size = len(sought) // 2, min(_PATTERN, len(sought) // 2, self._table.page_size // 2 - 8)
         return [sought[middle - size : middle], sought[middle : middle + size]]
 
     async def purge(self) -> Sequence[str]:
@@ -228,7 +228,7 @@ class CustodiaSqlite:
 
     def _check_key(self) -> None:
         if self._refusal:
-            raise EstateRefused(self._refusal)
+            raise SourceRefused(self._refusal)
 
     def _values(self) -> Iterator[bytes]:
         """Yield the stored values of secrets."""
@@ -327,4 +327,4 @@ def _read(file: Path, position: int) -> bytes:
     except FileNotFoundError:
         return b""  # SQLite has removed it meanwhile
     except OSError as error:
-        raise EstateUnavailable(f"{file} cannot be read: {error.strerror}") from None
+        raise SourceUnavailable(f"{file} cannot be read: {error.strerror}") from None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from strongroom.migration.errors import EstateUnavailable, MigrationError
+from strongroom.migration.errors import MigrationError, SourceUnavailable
 from strongroom.storage_service.errors import ConfigurationError
 
 TEXTS: Final = ("text", "blob")  # SQLite's names of the types that can hold what Custodia writes
@@ -70,7 +70,7 @@ class Cell(NamedTuple):
 class Table:
     """One table of one file.
 
-    Every method raises `EstateUnavailable` where SQLite cannot do it, and then nothing was changed, and
+    Every method raises `SourceUnavailable` where SQLite cannot do it, and then nothing was changed, and
     `ConfigurationError` if the file is no database.
     """
 
@@ -89,7 +89,7 @@ class Table:
         try:
             is_file = self.path.is_file()
         except OSError as error:
-            raise EstateUnavailable(f"{self.path} cannot be looked at: {error.strerror}") from None
+            raise SourceUnavailable(f"{self.path} cannot be looked at: {error.strerror}") from None
         if not is_file:
             raise ConfigurationError(f"there is no file {self.path}")
         with self._connection() as connection:
@@ -191,8 +191,8 @@ class Table:
         except sqlite3.Error as error:
             raise self._told(error) from None
 
-    def _busy(self) -> EstateUnavailable:
-        return EstateUnavailable(f"others hold {self.path}: try again, or stop Custodia meanwhile")
+    def _busy(self) -> SourceUnavailable:
+        return SourceUnavailable(f"others hold {self.path}: try again, or stop Custodia meanwhile")
 
     def _told(self, error: sqlite3.Error) -> MigrationError | ConfigurationError:
         """Return what SQLite's error is to an operator; its own text might quote from the file."""
@@ -203,18 +203,18 @@ class Table:
             case ["BUSY" | "LOCKED", *_]:
                 return self._busy()
             case ["READONLY", "ROLLBACK" | "RECOVERY"]:
-                return EstateUnavailable(
+                return SourceUnavailable(
                     f"{self.path} was left in the middle of a write: start Custodia, and let it read once, to undo that"
                 )
             case ["READONLY", *_]:
-                return EstateUnavailable(
+                return SourceUnavailable(
                     f"{self.path}, or its directory, cannot be written: run this as Custodia's user"
                 )
             case ["CANTOPEN", *_]:
-                return EstateUnavailable(f"{self.path} cannot be opened: run this as Custodia's user")
+                return SourceUnavailable(f"{self.path} cannot be opened: run this as Custodia's user")
             case ["FULL"]:
-                return EstateUnavailable(f"there is no room for {self.path}: VACUUM takes as much as the file again")
-        return EstateUnavailable(f"{self.path} cannot be used: {code}")
+                return SourceUnavailable(f"there is no room for {self.path}: VACUUM takes as much as the file again")
+        return SourceUnavailable(f"{self.path} cannot be used: {code}")
 
 
 def _row(columns: tuple[bytes, str, int, bytes | None, int]) -> Row:

@@ -102,7 +102,7 @@ class KeyDirectory:
 
         Raises:
             ConfigurationError: it is a file.
-            EstateUnavailable: there is none, or it cannot be read.
+            SourceUnavailable: there is none, or it cannot be read.
         """
         self._digest = digest
         if await asyncio.to_thread(self._path.is_file):
@@ -145,7 +145,7 @@ class KeyDirectory:
         """Make files anew, with their owners, modes and times."""
         return await _sliced(originals, lambda some: [self._create(each) for each in some])
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return the key, which for a link lies elsewhere and is searched for all the same."""
         return [_content(original).key]
 
@@ -173,7 +173,7 @@ class KeyDirectory:
         """Return all names in the directory but those of files that are being made here.
 
         Raises:
-            EstateUnavailable: it is gone, or cannot be read.
+            SourceUnavailable: it is gone, or cannot be read.
         """
         try:
             return sorted(each.name for each in self._path.iterdir() if not fnmatchcase(each.name, _UNFINISHED))
@@ -205,7 +205,7 @@ class KeyDirectory:
 
         Raises:
             Unfit, _Left: it is no key.
-            EstateUnavailable: the directory cannot be read any more.
+            SourceUnavailable: the directory cannot be read any more.
         """
         path, link = f"{self._path}/{name}", ""  # a Path would keep each of many thousands of names as a word of Python
         try:

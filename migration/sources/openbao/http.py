@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import msgspec
 
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.models.secret import Secret
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.errors import ConfigurationError
@@ -36,11 +36,11 @@ _PASSING: Final = frozenset({429, 502, 503, 504})  # over a quota, or somebody o
 T = TypeVar("T")
 
 
-class PathRefused(EstateRefused):
+class PathRefused(SourceRefused):
     """The token does not reach this one path."""
 
 
-class PathFailed(EstateUnavailable):
+class PathFailed(SourceUnavailable):
     """The server answers with *status*, which says that it could not do this with this one path."""
 
     def __init__(self, reason: str, status: int) -> None:
@@ -63,13 +63,13 @@ class Answer(NamedTuple):
         """Return the body as *of*.
 
         Raises:
-            EstateUnavailable: it is something else; nothing of it is repeated.
+            SourceUnavailable: it is something else; nothing of it is repeated.
         """
         try:
             return msgspec.json.decode(self.body, type=of)
         except UNREADABLE:
             pass
-        raise EstateUnavailable("the server answers as neither OpenBao nor Vault would")  # after the handler: no quote
+        raise SourceUnavailable("the server answers as neither OpenBao nor Vault would")  # after the handler: no quote
 
 
 class Url(NamedTuple):
@@ -120,8 +120,8 @@ def _is_loopback(host: str) -> bool:
 class Server:
     """One server, for one event loop, under one token and one namespace.
 
-    Every method raises `EstateUnavailable` where the server does not answer in its time, is sealed or stands by, and
-    `EstateRefused` where it does not accept the token. What concerns one path alone is `PathRefused` or `PathFailed`.
+    Every method raises `SourceUnavailable` where the server does not answer in its time, is sealed or stands by, and
+    `SourceRefused` where it does not accept the token. What concerns one path alone is `PathRefused` or `PathFailed`.
     """
 
     def __init__(self, url: Url, token: Secret, namespace: str, cacert: Path | None, timeout: float) -> None:
@@ -174,7 +174,7 @@ class Server:
         if state is None:
             raise ConfigurationError(f"neither OpenBao nor Vault answers at {self._url}: see that this is its address")
         if not state.initialized:
-            raise EstateUnavailable(f"{self._url} was never initialized: there is nothing to move")
+            raise SourceUnavailable(f"{self._url} was never initialized: there is nothing to move")
         if state.sealed:
             self._raise_sealed()
 
@@ -187,7 +187,7 @@ class Server:
 
         Raises:
             PathFailed: it was not done; of a check-and-set status 400 says that somebody else was first.
-            EstateUnavailable: whether it was done is not known.
+            SourceUnavailable: whether it was done is not known.
         """
         content = None if body is None else msgspec.json.encode(body)
         await self._judged(await self._send(method, path, content=content), path)
@@ -206,7 +206,7 @@ class Server:
         for pause in PAUSES:
             try:
                 response = await self._send("GET", path, query, named=named)
-            except EstateUnavailable:
+            except SourceUnavailable:
                 await asyncio.sleep(pause)
                 continue
             if not response.is_server_error and response.status_code not in _PASSING:
@@ -244,7 +244,7 @@ class Server:
             why = "does not answer"
             if "SSL" in str(error):
                 why = "speaks no TLS, or has a certificate that nobody known here signed (-o cacert=PATH)"
-        raise EstateUnavailable(f"{self._url} {why}: see that it runs and can be reached, then run this again")
+        raise SourceUnavailable(f"{self._url} {why}: see that it runs and can be reached, then run this again")
 
     def _whose(self) -> dict[str, str]:
         fields = {"X-Vault-Token": self._token.reveal()}
@@ -275,11 +275,11 @@ class Server:
         if status == http.HTTPStatus.FORBIDDEN:
             raise PathRefused(f"the token does not reach {where}: its policy must allow that")
         if response.is_redirect:
-            raise EstateUnavailable(f"{self._url} stands by, and points elsewhere: give the active server's address")
+            raise SourceUnavailable(f"{self._url} stands by, and points elsewhere: give the active server's address")
         if _is_sealed(response):
             self._raise_sealed()
         if status in _PASSING or (response.is_server_error and not await self._is_well()):
-            raise EstateUnavailable(f"{self._url} answers {status}: see to the server, then run this again")
+            raise SourceUnavailable(f"{self._url} answers {status}: see to the server, then run this again")
         raise PathFailed(f"the server answers {status} about {where}: its log says why", status)
 
     async def _is_well(self) -> bool:
@@ -287,7 +287,7 @@ class Server:
         return (await self._send("GET", "sys/health", named=False)).status_code == http.HTTPStatus.OK
 
     def _raise_sealed(self) -> NoReturn:
-        raise EstateUnavailable(f"{self._url} is sealed: unseal it (bao operator unseal), then run this again")
+        raise SourceUnavailable(f"{self._url} is sealed: unseal it (bao operator unseal), then run this again")
 
     def __repr__(self) -> str:
         return f"<Server {self._url}>"

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from strongroom.migration.errors import EstateRefused
+from strongroom.migration.errors import SourceRefused
 from strongroom.migration.sources.openbao.http import PathRefused, Server, shown
 from strongroom.storage_service.errors import ConfigurationError
 
@@ -12,7 +12,7 @@ async def version_of(server: Server, mount: str, said: int) -> int:
 
     Raises:
         ConfigurationError: nothing is mounted there, another engine, or not the version that was said.
-        EstateRefused: the server does not say, and nor does the operator.
+        SourceRefused: the server does not say, and nor does the operator.
     """
     try:
         answer = await server.get(f"sys/internal/ui/mounts/{mount}")
@@ -39,7 +39,7 @@ async def _in_table(server: Server, mount: str, refused: PathRefused | None) -> 
     except PathRefused:
         if refused is None:
             return None
-        raise EstateRefused(
+        raise SourceRefused(
             f"the token is invalid or has no access to the mount {shown(mount)}, or there is no such mount: see"
             " -o mount=NAME and the token's policies (bao token lookup), or say -o version=1 or 2"
         ) from refused

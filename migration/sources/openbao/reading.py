@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateRefused
+from strongroom.migration.errors import SourceRefused
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources.at_once import at_once
 from strongroom.migration.sources.openbao.http import IN_FLIGHT, PathFailed, PathRefused, Server, Url, shown
@@ -97,7 +97,7 @@ class Reader:
         try:
             await self._engine.page(self._under, None)
         except PathRefused as error:
-            raise EstateRefused(f"{error}; or the token is no longer valid") from error
+            raise SourceRefused(f"{error}; or the token is no longer valid") from error
 
     def _connected(self) -> Server:
         home = os.path.expanduser("~")  # noqa: PTH111  # which does not mind that a user has none
@@ -203,13 +203,13 @@ class Reader:
         """See whether it is that one path that was refused.
 
         Raises:
-            EstateRefused: it is the token itself.
+            SourceRefused: it is the token itself.
         """
         if isinstance(error, PathRefused) and not await self._ready.accepts_token():
             try:
                 await self._kv.page(self._under, None)
             except PathRefused as refused:
-                raise EstateRefused("the token is no longer accepted: get another, then run this again") from refused
+                raise SourceRefused("the token is no longer accepted: get another, then run this again") from refused
 
     # Within
 

@@ -24,7 +24,7 @@ from typing import ClassVar, Final
 
 import msgspec
 
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.sources.at_once import at_once
 from strongroom.migration.sources.base import Option, Options, Original, Place
 from strongroom.migration.sources.openbao.http import IN_FLIGHT, PAUSES, PathFailed, PathRefused, Url, shown
@@ -127,7 +127,7 @@ class OpenBao(Reader):
 
         return await at_once(restore, originals, IN_FLIGHT)
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return each value that was moved, as its text and as the JSON that the server encrypts."""
         path, was, _ = self._parts(original)
         fields = was.fields or {}
@@ -215,6 +215,6 @@ class OpenBao(Reader):
         for pause in PAUSES:
             try:
                 return await act()
-            except EstateUnavailable:
+            except SourceUnavailable:
                 await asyncio.sleep(pause)
         return await act()

@@ -7,7 +7,7 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Record, plain_model
 from strongroom.models import LIST_MODELS, Host, ListModel, Model, names
 from strongroom.models.errors import InvalidName
@@ -69,26 +69,26 @@ async def ask(call: Awaitable[T], where: Where, *passing: type[ServiceError]) ->
     """Return what *call* answers; *passing* are errors that the caller knows what to do about.
 
     Raises:
-        EstateUnavailable: the service at *where* does not answer, is locked, or cannot.
-        EstateRefused: the key is wrong, or does not reach everything.
+        SourceUnavailable: the service at *where* does not answer, is locked, or cannot.
+        SourceRefused: the key is wrong, or does not reach everything.
     """
     try:
         return await call
     except passing:
         raise
     except (Denied, NotAuthenticated):
-        raise EstateRefused(
+        raise SourceRefused(
             f"{where} does not accept the API key for this: give one that reaches everything,"
             " such as the one in the client.json of its home, with -o client_file=PATH"
         ) from None
     except Locked:
-        raise EstateUnavailable(f"{where} is locked").advising(
+        raise SourceUnavailable(f"{where} is locked").advising(
             Step("unlock it there", "key unlock", where.options)
         ) from None
     except Unavailable as error:
-        raise EstateUnavailable(f"{where} does not answer: {error}") from None
+        raise SourceUnavailable(f"{where} does not answer: {error}") from None
     except ServiceError as error:
-        raise EstateUnavailable(f"{where} answered with an error, and its log says why: {error}") from None
+        raise SourceUnavailable(f"{where} answered with an error, and its log says why: {error}") from None
 
 
 class Reading:

@@ -7,8 +7,8 @@ by item. Left out are the service's own keys and its journals, which mean nothin
 
 Scrubbing removes the secrets, each if it still has the value that was moved, and restoring writes them back where there
 is nothing. All of it is compare-and-set. Plain records, containers and API keys, of which the store has a verifier
-alone, stay as they are. There is no needle to look for: what lay in that store was encrypted, and what remains of it in
-its files and their copies opens only with its keys. So it is they that end what is left, as the place tells.
+alone, stay as they are. There is no pattern to look for: what lay in that store was encrypted, and what remains of it
+in its files and their copies opens only with its keys. So it is they that end what is left, as the place tells.
 
 A service that moved into itself would lose at the scrub what is nowhere else. So one that has the journal of a
 migration from its own socket is refused.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar, Final, NamedTuple
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.journal import run_name
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources.base import Option, Options, Original, Place
@@ -179,7 +179,7 @@ class StrongroomSource:
         """Write the secrets back, into containers of theirs."""
         return await self._settle(originals, _restoring)
 
-    def needles(self, original: Original) -> Sequence[bytes]:  # noqa: ARG002  # whatever it is
+    def search_patterns(self, original: Original) -> Sequence[bytes]:  # noqa: ARG002  # whatever it is
         """Return none: it lay there encrypted."""
         return ()
 
@@ -201,7 +201,7 @@ class StrongroomSource:
     @property
     def _client(self) -> AsyncStorageClient:
         if self._opened is None:
-            raise EstateUnavailable(f"{self._where} is not open")
+            raise SourceUnavailable(f"{self._where} is not open")
         return self._opened
 
     def _reading(self) -> Reading:
@@ -237,7 +237,7 @@ class StrongroomSource:
                 pause *= 2
             else:
                 return [each.done for each in steps]
-        raise EstateUnavailable(f"{self._where} did not do it {ATTEMPTS} times: it does not answer, or is written to")
+        raise SourceUnavailable(f"{self._where} did not do it {ATTEMPTS} times: it does not answer, or is written to")
 
     async def _commit(self, changes: Sequence[Change]) -> None:
         passing = (Changed, NoContainer, Unavailable)

@@ -42,7 +42,7 @@ _HOST: Final = {field.name: field.type for field in msgspec.structs.fields(Host)
 _OF_HOSTS: Final = (*_HOST, _KEY, _KEY_FILE, _USER)
 _OF_SECRETS: Final = ("name", "container", "key", "value")
 _SCRUBBED: Final = (_KEY, _KEY_FILE, _USER, "value")  # what becomes a part of an encrypted record
-_NEEDLES: Final = (_KEY, "value")
+_PATTERNS: Final = (_KEY, "value")
 
 _TABS: Final = ("tab", "\\t")
 # Those in which a byte of ASCII is that character wherever it stands, so that rows end where they seem to.
@@ -216,7 +216,7 @@ class _Table:
         def take_out() -> TakenOut:
             return TakenOut(
                 _without(raw, [cells[at] for field, at in self._at.items() if field in _SCRUBBED]),
-                tuple(raw[cells[self._at[field]].inner] for field in _NEEDLES if said.get(field)),
+                tuple(raw[cells[self._at[field]].inner] for field in _PATTERNS if said.get(field)),
             )
 
         return (_host if self._is_of_hosts else _secret)(said, take_out)

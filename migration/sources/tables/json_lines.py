@@ -138,14 +138,14 @@ class _Member(NamedTuple):
     end: int
 
 
-def _taken_out(raw: bytes, names: Collection[str], needles: Collection[str]) -> TakenOut:
+def _taken_out(raw: bytes, names: Collection[str], patterns: Collection[str]) -> TakenOut:
     """Return an object's text without some members, and the texts of those that are searched for, as they stand."""
     text = raw.decode()
     members = list(_members(text))
     if not any(member.name in names for member in members):
         return TakenOut(raw, ())
     kept = ", ".join(text[member.start : member.end] for member in members if member.name not in names)
-    found = (text[each.value : each.end] for each in members if each.name in needles)
+    found = (text[each.value : each.end] for each in members if each.name in patterns)
     return TakenOut(
         f"{text[: text.index('{')]}{{{kept}}}{text[text.rindex('}') + 1 :]}".encode(),
         tuple(value[1:-1].encode() for value in found if value.startswith('"') and value != '""'),

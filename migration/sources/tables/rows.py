@@ -25,7 +25,7 @@ from typing import BinaryIO, ClassVar, Final, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateUnavailable
+from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources import files
 from strongroom.migration.sources.base import Original, Place
@@ -47,7 +47,7 @@ class TakenOut(NamedTuple):
     """A row without what becomes an encrypted record, and the texts of that which are worth a search."""
 
     scrubbed: bytes
-    needles: tuple[bytes, ...]
+    patterns: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Row:
         return self._taken_out.scrubbed
 
     @property
-    def needles(self) -> tuple[bytes, ...]:
+    def patterns(self) -> tuple[bytes, ...]:
         """The texts that are taken out of it."""
-        return self._taken_out.needles
+        return self._taken_out.patterns
 
 
 class Layout(Protocol):
@@ -211,7 +211,7 @@ class _Content(msgspec.Struct, kw_only=True):
     """The content of an original. Its repr would show the secret, so it lives no longer than one call."""
 
     row: bytes
-    needles: tuple[bytes, ...] = ()
+    patterns: tuple[bytes, ...] = ()
     key_file: _KeyFile | None = None
 
 
@@ -245,7 +245,7 @@ class RowSource:
 
         Raises:
             ConfigurationError: there is no such file, or it is not of this kind.
-            EstateUnavailable: it cannot be read.
+            SourceUnavailable: it cannot be read.
         """
         self._digest = digest
         if not await asyncio.to_thread(self._path.is_file):
@@ -264,7 +264,7 @@ class RowSource:
         """Yield every row, of the file as it was when this began: also where another has taken its place since.
 
         Raises:
-            EstateUnavailable: it cannot be read, or was written over so that rows are no longer where they were.
+            SourceUnavailable: it cannot be read, or was written over so that rows are no longer where they were.
         """
         file = await asyncio.to_thread(self._opened)
         try:
@@ -331,7 +331,7 @@ class RowSource:
         if Identity.of(os.fstat(file.fileno())) != index.identity:
             with self._held(file) as index:
                 if number - 1 > len(index) or index.read(file, number - 1) != before.last:
-                    raise EstateUnavailable(f"{self._path} was written over while it was read; read it again")
+                    raise SourceUnavailable(f"{self._path} was written over while it was read; read it again")
         try:
             return self._read(file, index, number)
         except OSError as error:
@@ -412,10 +412,10 @@ class RowSource:
         """Put key files back, and then rows."""
         return await self._in_thread(lambda file, index: self._restore(file, index, originals))
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return the secret as it stands in the row, and the content of the key file."""
         content = _content_of(original)
-        return (*content.needles, content.key_file.content) if content.key_file else content.needles
+        return (*content.patterns, content.key_file.content) if content.key_file else content.patterns
 
     async def purge(self) -> Sequence[str]:
         """Remove what a killed run left unfinished beside the file; the file itself remembers nothing."""
@@ -451,7 +451,7 @@ class RowSource:
         content = _Content(row=raw)
         with suppress(Unfit):  # what cannot move will not be scrubbed either
             row = self._row(index, raw)
-            content.needles = row.needles
+            content.patterns = row.patterns
             if row.key_file:
                 key = self._key_file(row.key_file)
                 content.key_file = _KeyFile(content=key.content, mode=key.mode, owner=key.owner, group=key.group)
@@ -595,6 +595,6 @@ def _copy(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
     while start < end:
         chunk = os.pread(source.fileno(), min(files.CHUNK, end - start), start)
         if not chunk:
-            raise EstateUnavailable("the file became shorter while it was read; try again")
+            raise SourceUnavailable("the file became shorter while it was read; try again")
         target.write(chunk)
         start += len(chunk)

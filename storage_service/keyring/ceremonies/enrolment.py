@@ -49,7 +49,7 @@ from strongroom.storage_service.keyring.machines import document as machines
 from strongroom.storage_service.keyring.machines import endorsement
 from strongroom.storage_service.keyring.machines import wraps as machine_wraps
 from strongroom.storage_service.keyring.machines.document import FlagTampered, MachineDocument, Row
-from strongroom.storage_service.keyring.machines.endorsement import Acquaintance
+from strongroom.storage_service.keyring.machines.endorsement import PinnedRoots
 from strongroom.storage_service.keyring.machines.key import MachineKey
 from strongroom.storage_service.keyring.machines.stored import MachineDocuments, StoredDocuments
 from strongroom.storage_service.keyring.opening import wraps
@@ -121,7 +121,7 @@ class Enrolment:
         record: Record,
         clock: Callable[[], float] = time.time,
         *,
-        knows: Acquaintance | None = None,
+        knows: PinnedRoots | None = None,
         seen: Seen | None = None,
     ) -> None:
         self._store = store

@@ -21,14 +21,14 @@ from strongroom.storage_service.keyring.ceremonies.enrolment import Enrolment, O
 from strongroom.storage_service.keyring.ceremonies.export import Exported
 from strongroom.storage_service.keyring.ceremonies.restore import Restored, restore
 from strongroom.storage_service.keyring.document import Document
-from strongroom.storage_service.keyring.machines.endorsement import Acquaintance
+from strongroom.storage_service.keyring.machines.endorsement import PinnedRoots
 from strongroom.storage_service.keyring.machines.key import MachineKey
 from strongroom.storage_service.keyring.machines.stored import documents_in
 from strongroom.storage_service.keyring.opening import unlock_keys, wraps
 from strongroom.storage_service.keyring.opening.unattended import KeyFile, MachineKeyFile, Way
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.seen import Seen
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.keyring.stored import Sealed, now
 
 __all__ = ["Opened", "bring_back", "enrolment", "forget_seen", "now", "open_for_backup", "opener", "save_machines"]
@@ -106,7 +106,7 @@ async def enrolment(
         record: writes the audit log.
     """
     documents = documents_in(store, settings.machine_documents)
-    return Enrolment(store, documents, key, record, knows=Acquaintance(path), seen=await _seen(settings))
+    return Enrolment(store, documents, key, record, knows=PinnedRoots(path), seen=await _seen(settings))
 
 
 def opener(store: Backend, settings: ServiceSettings, typed: Typed, *, by_typing: bool) -> Opener:
@@ -160,11 +160,11 @@ async def save_machines(store: Backend, file: Path | None, exported: Exported) -
 
 async def forget_seen(settings: ServiceSettings) -> None:
     """Take the next keyring on trust: who restores a store says that its keyring is right."""
-    await Seen(Page(), settings.keyring_seen).forget()
+    await Seen(SharedRoot(), settings.keyring_seen).forget()
 
 
 async def _seen(settings: ServiceSettings) -> Seen:
-    seen = Seen(Page(), settings.keyring_seen)
+    seen = Seen(SharedRoot(), settings.keyring_seen)
     await seen.load()
     return seen
 

@@ -10,7 +10,7 @@ one. What is written comes in one commit, or where that is too small the wraps f
 killed before that leaves a store with the keyring that it had, and can begin again.
 
 Records that were put back may be under generations that the document has long forgotten them to be under. So each place
-learns which keysets its records are found under, and the census counts as incomplete until it was repaired.
+learns which keysets its records are found under, and the index counts as incomplete until it was repaired.
 """
 
 import hmac
@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from strongroom.models.names import CENSUS, ENCRYPTED, KEYRING_DOCUMENT
+from strongroom.models.names import ENCRYPTED, KEYRING_DOCUMENT, USAGE
 from strongroom.storage_service.backends.base import (
     ABSENT,
     Backend,
@@ -43,7 +43,7 @@ from strongroom.storage_service.keyring.opening import wraps
 from strongroom.storage_service.keyring.ring import DEFAULT_KEYSET, Ring, generation_of
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
 from strongroom.storage_service.keyring.seen import Seen
-from strongroom.storage_service.keyring.usage import census, records
+from strongroom.storage_service.keyring.usage import index, records
 
 NAMED: Final = 20  # records that a refusal names; it counts them all
 
@@ -54,7 +54,7 @@ class Restored(NamedTuple):
     root: str  # kid of the root key that the store's keyring is under now
     added: tuple[str, ...]  # generations that the store did not have
     unreadable: tuple[str, ...]  # records that open under no key of its keyring
-    counted: bool  # whether the census is complete; else it has to be repaired
+    counted: bool  # whether the index is complete; else it has to be repaired
 
 
 class _Plan(NamedTuple):
@@ -120,7 +120,7 @@ async def restore(
     if plan.whole and not leave_unreadable:
         _refuse_unreadable(survey.unreadable)
     vacant = plan.whole and not await _used(backend)
-    guards = [Vacant(prefix) for prefix in (*ENCRYPTED, CENSUS)] if vacant else []
+    guards = [Vacant(prefix) for prefix in (*ENCRYPTED, USAGE)] if vacant else []
     counted = vacant if plan.whole else plan.document.counted and not survey.records
     document = msgspec.structs.replace(_at_home(plan, survey), counted=counted)
     also = await _recipients(exported, machines or StoredDocuments(backend), plan)
@@ -228,7 +228,7 @@ async def _records(backend: Backend) -> AsyncIterator[tuple[str, Entry]]:
     for prefix in ENCRYPTED:
         async for names in pages(backend.list, prefix, records.READ):
             for name, entry in (await backend.get_many(names)).items():
-                if census.is_counted(name):
+                if index.is_counted(name):
                     yield name, entry
 
 
@@ -244,8 +244,8 @@ def _refuse_unreadable(unreadable: Mapping[str, str | None]) -> None:
 
 
 async def _used(backend: Backend) -> bool:
-    """Whether there is anything that the census could be wrong about."""
-    return any([(await backend.list(prefix, limit=1)).names for prefix in (*ENCRYPTED, CENSUS)])
+    """Whether there is anything that the index could be wrong about."""
+    return any([(await backend.list(prefix, limit=1)).names for prefix in (*ENCRYPTED, USAGE)])
 
 
 # The document

@@ -312,7 +312,7 @@ async def _replace(store: Backend, sealed: Sealed, root: RootKey, new_root: str,
         async with _undisturbed(store, sealed.revision):
             changed = await machine_wraps.for_all(evidence.machines, root, new)
         saved = await machine_wraps.save(evidence.machines, changed)
-        also = await _all_but_the_last(store, [*saved, endorsement.testimony(root, new)], sealed.revision)
+        also = await _all_but_the_last(store, [*saved, endorsement.endorse(root, new)], sealed.revision)
         if not recipients.is_for_file(meant):
             await _switch(store, new, document.with_pending(None), sealed.revision, also)
             return new

@@ -1,5 +1,5 @@
 """What whoever starts a service makes before its workers are forked: the page that they share, with the root key."""
 
-from strongroom.storage_service.keyring.shared_root import Page
+from strongroom.storage_service.keyring.shared_root import SharedRoot
 
-__all__ = ["Page"]
+__all__ = ["SharedRoot"]

@@ -3,11 +3,11 @@
 A machine's wrap proves nothing of who made it, for public keys are public: whoever can write the store could put a
 whole keyring of their own in the place of the one that is there, wrap its root key for the machine, and read whatever
 is written from then on. So a machine keeps beside its private key what it knows the root key by, and takes another one
-only upon a testimony of the one before it, which every rotation leaves in the store.
+only upon an endorsement of the one before it, which every rotation leaves in the store.
 
-    machine.key.knows.<16>            a key derived from the root key root.<16>, which opens nothing but testimonies
-    system/keyring/succession/<kid>   the testimony for the root key <kid>: a JWE under the key derived from the root
-                                      key before it, bound to its name
+    machine.key.knows.<16>             the pin: a key derived from the root key root.<16>, which opens endorsements only
+    system/keyring/endorsements/<kid>  the endorsement of the root key <kid>: a JWE under the key derived from the root
+                                       key before it, bound to its name
 
 The first root key that a machine opens is taken on trust. A machine that has slept through two rotations no longer
 knows how the second follows from the first; then a person has to say that the keyring is the right one, by removing
@@ -24,7 +24,7 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from strongroom.models.names import SUCCESSION
+from strongroom.models.names import ENDORSEMENTS
 from strongroom.storage_service.backends.base import Backend, Change, Delete, Put
 from strongroom.storage_service.errors import KeyFileUnusable, Undecipherable, WrongRootKey
 from strongroom.storage_service.jose import envelope, jwk
@@ -41,31 +41,31 @@ _FILE: Final = PrivateFile("record of a root key", "it is to be removed")
 
 
 def derived(root: RootKey) -> Key:
-    """Return the key that testimonies of *root* are under (HKDF, RFC 5869); it tells nothing of *root*."""
-    octets = HKDF(SHA512(), KEY_SIZE, salt=None, info=b"strongroom succession v1").derive(root.reveal())
+    """Return the key that endorsements of *root* are under (HKDF, RFC 5869); it tells nothing of *root*."""
+    octets = HKDF(SHA512(), KEY_SIZE, salt=None, info=b"strongroom endorsement v1").derive(root.reveal())
     return Key(f"knows.{root.kid}", octets)
 
 
-def testimony(before: RootKey, root: RootKey) -> Put:
+def endorse(before: RootKey, root: RootKey) -> Put:
     """Return the change that says: *root* takes the place of *before*."""
-    name = SUCCESSION + root.kid
+    name = ENDORSEMENTS + root.kid
     return Put(name, envelope.encrypt(derived(before), name, root.kid.encode()))
 
 
 async def others_than(store: Backend, roots: Collection[str]) -> Sequence[Change]:
-    """Return the changes that drop the testimonies for all root keys but *roots*: who needs them has slept too long."""
-    page = await store.list(SUCCESSION)
-    return [Delete(name) for name in page.names if name.removeprefix(SUCCESSION) not in roots]
+    """Return the changes that drop the endorsements of all root keys but *roots*: who needs one has slept too long."""
+    page = await store.list(ENDORSEMENTS)
+    return [Delete(name) for name in page.names if name.removeprefix(ENDORSEMENTS) not in roots]
 
 
 @dataclass(frozen=True, slots=True)
-class Acquaintance:
-    """What the machine whose private key is in the file *key* knows of root keys. Reading and writing blocks."""
+class PinnedRoots:
+    """The root keys that the machine whose private key is in the file *key* has pinned. Reading and writing blocks."""
 
     key: Path
 
     def known(self) -> Sequence[Key]:
-        """Return the keys it has for testimonies; none before the first root key that it opened.
+        """Return the keys it has for endorsements; none before the first root key that it opened.
 
         Raises:
             KeyFileUnusable: a file is no key, or is open to others.
@@ -98,7 +98,7 @@ class Acquaintance:
             raise KeyFileUnusable(f"{path} is not a record of a root key: {error}; put it back, or remove it") from None
 
 
-async def accept(store: Backend, machine: Acquaintance, root: RootKey) -> None:
+async def accept(store: Backend, machine: PinnedRoots, root: RootKey) -> None:
     """Let *machine* know *root* from now on, if it may.
 
     Raises:
@@ -121,14 +121,14 @@ async def accept(store: Backend, machine: Acquaintance, root: RootKey) -> None:
 
 
 async def follows(store: Backend, known: Sequence[Key], root: RootKey) -> bool:
-    """Whether *root* is a root key that is *known*, or one that took the place of one, by the testimony in the store.
+    """Whether *root* is a root key that is *known*, or one that took the place of one, by the endorsement in the store.
 
     Raises:
         Unavailable: the store does not answer.
     """
     if derived(root) in known:
         return True
-    name = SUCCESSION + root.kid
+    name = ENDORSEMENTS + root.kid
     entry = await store.get(name)
     if entry is None:
         return False

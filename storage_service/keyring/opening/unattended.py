@@ -18,7 +18,7 @@ from strongroom.storage_service.keyring import rootkey
 from strongroom.storage_service.keyring.machines import endorsement
 from strongroom.storage_service.keyring.machines import key as machine_key
 from strongroom.storage_service.keyring.machines.document import MachineDocument
-from strongroom.storage_service.keyring.machines.endorsement import Acquaintance
+from strongroom.storage_service.keyring.machines.endorsement import PinnedRoots
 from strongroom.storage_service.keyring.machines.key import MachineKey
 from strongroom.storage_service.keyring.machines.stored import MachineDocuments
 from strongroom.storage_service.keyring.opening import next_file, wraps
@@ -108,7 +108,7 @@ class KeyFile:
 class MachineKeyFile:
     """This machine's own key in the file at *path*; its document is among *documents*, if it is authorized.
 
-    Public keys are public, so that its wrap proves nothing: what it holds is accepted as `succession` says.
+    Public keys are public, so that its wrap proves nothing: what it holds is accepted as `endorsement` says.
     """
 
     path: Path
@@ -132,7 +132,7 @@ class MachineKeyFile:
         document = MachineDocument.decode(entry.value, key.fingerprint)
         opened = await self._opened(document, key, root)
         if opened is not None:
-            await endorsement.accept(backend, Acquaintance(self.path), opened)
+            await endorsement.accept(backend, PinnedRoots(self.path), opened)
             return opened
         raise WrongRootKey(
             f"this machine, {document.name}, is authorized for another root key than the store's, which is {root}: on "

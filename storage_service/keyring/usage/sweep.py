@@ -6,7 +6,7 @@
     remove_keyset   the same for all generations of a keyset
 
 A record is moved from one key to another by a commit that holds only while the record is at the revision that was
-read, and the keyring document at the revision of the ring in use; its row of the census moves with it. Whatever stops
+read, and the keyring document at the revision of the ring in use; its row of the index moves with it. Whatever stops
 a sweep, each record is thus under the old key or under the new one, and its row says which. What others write
 meanwhile is under the new key already, and is left alone.
 
@@ -28,7 +28,7 @@ from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.ring import Keys, Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.usage import census, records
+from strongroom.storage_service.keyring.usage import index, records
 from strongroom.storage_service.turns import Turns
 
 IN_FLIGHT: Final = 4  # commits at once, so that they share a write to the disk: at full pace
@@ -91,12 +91,12 @@ async def settle(store: Backend, root: RootKey, keyset: str | None) -> Document:
         InUse: something is left; names some of the records.
         NotFound: there is no such keyset.
         Overtaken: somebody else changed the keyring meanwhile.
-        WrongRootKey, KeyringDamaged, ConfigurationError: as `vault.open_document`.
+        WrongRootKey, KeyringDamaged, ConfigurationError: as `stored.open_document`.
         Unavailable: with its fate.
     """
     said, revision = await _read(store, root)
     if not said.counted:
-        raise InUse("the census is not complete: which records are under old keys cannot be told yet")
+        raise InUse("the key usage index is not complete: which records are under old keys cannot be told yet")
     settled = said
     for name in said.keysets if keyset is None else (keyset,):
         settled = settled.settled(name)
@@ -108,7 +108,9 @@ async def settle(store: Backend, root: RootKey, keyset: str | None) -> Document:
     left.refuse("records are still to be re-encrypted")
     async for name in _shut_out(store, said, settled):
         left.add([name])
-    left.refuse("records are under a keyset that is to open nothing there any more, of which the census says nothing")
+    left.refuse(
+        "records are under a keyset that is to open nothing there any more, of which the key usage index says nothing"
+    )
     if settled != said:
         settled, _ = await stored.replace(store, root, settled, revision)
     return settled
@@ -119,7 +121,7 @@ async def _shut_out(store: Backend, said: Document, settled: Document) -> AsyncG
     places = [prefix for prefix, each in said.places.items() if each.before and not settled.places[prefix].before]
     with _ring_of(said) as now, _ring_of(settled) as then:
         for prefix in places:
-            async for name, generation in census.claims(store, prefix):
+            async for name, generation in index.claims(store, prefix):
                 if generation in now.generations_of(name) and generation not in then.generations_of(name):
                     yield name
 
@@ -139,10 +141,10 @@ async def retire(store: Backend, root: RootKey, generation: str) -> Document:
         InUse: it is active, or a backup needs it, or records are under it; names some of them.
         NotFound: there is no such generation.
         Overtaken: somebody else changed the keyring meanwhile; nothing was done.
-        WrongRootKey, KeyringDamaged, ConfigurationError: as `vault.open_document`.
+        WrongRootKey, KeyringDamaged, ConfigurationError: as `stored.open_document`.
         Unavailable: with its fate.
     """
-    return await _destroy(store, root, lambda said: said.without_generation(generation), census.rows_of(generation))
+    return await _destroy(store, root, lambda said: said.without_generation(generation), index.rows_of(generation))
 
 
 async def remove_keyset(store: Backend, root: RootKey, name: str) -> Document:
@@ -152,7 +154,7 @@ async def remove_keyset(store: Backend, root: RootKey, name: str) -> Document:
         InUse: it is protected, or a container is assigned to it, or a backup needs it, or records are under it.
         and otherwise as `retire`.
     """
-    return await _destroy(store, root, lambda said: said.without_keyset(name), census.rows_of_keyset(name))
+    return await _destroy(store, root, lambda said: said.without_keyset(name), index.rows_of_keyset(name))
 
 
 # What is to be moved, and moving it
@@ -163,11 +165,11 @@ def _sources(ring: Ring, keyset: str | None) -> Sequence[str]:
     active = ring.active_generations
     wanted = active.keys() if keyset is None else {keyset}
     old = set(ring.generations) - set(active.values())
-    found = {census.rows_of(generation) for generation in old if _keyset_of(generation) in wanted}
+    found = {index.rows_of(generation) for generation in old if _keyset_of(generation) in wanted}
     for prefix, place in ring.places.items():
         if place.keyset in wanted:
             found |= {
-                census.row(generation, prefix)
+                index.row(generation, prefix)
                 for generation in ring.generations
                 if _keyset_of(generation) in place.before
             }
@@ -181,7 +183,7 @@ def _sources(ring: Ring, keyset: str | None) -> Sequence[str]:
 def _due(ring: Ring, rows: Iterable[str]) -> Sequence[tuple[str, str]]:
     """Return generation and name of the records that, by *rows*, are not under the generation they belong under."""
     active = ring.active_generations
-    tells = filter(None, map(census.read, rows))
+    tells = filter(None, map(index.read, rows))
     return [(generation, name) for generation, name in tells if generation != active[ring.keyset_of(name)]]
 
 
@@ -244,8 +246,8 @@ class _Sweep:
                 if turns.over:
                     await turns.take()
                 entry = entries.get(name)
-                if entry is None or not census.is_counted(name):
-                    changes[name] = census.corrected(name, ABSENT, None, generations)
+                if entry is None or not index.is_counted(name):
+                    changes[name] = index.corrected(name, ABSENT, None, generations)
                     continue
                 try:
                     under, value = envelope.opened(ring.at(name), name, entry.value)
@@ -255,17 +257,14 @@ class _Sweep:
                     continue
                 target = ring.active(ring.keyset_of(name))
                 if under.generation == target.generation:
-                    changes[name] = census.corrected(name, entry.revision, under.generation, generations)
+                    changes[name] = index.corrected(name, entry.revision, under.generation, generations)
                     continue
                 if turns.over:
                     await turns.take()
                 changes[name] = [
                     Put(name, envelope.encrypt(target, name, value), entry.revision),
-                    Put(census.row(target.generation, name), b""),
-                    *(
-                        Delete(census.row(each, name))
-                        for each in {under.generation, *generations} - {target.generation}
-                    ),
+                    Put(index.row(target.generation, name), b""),
+                    *(Delete(index.row(each, name)) for each in {under.generation, *generations} - {target.generation}),
                 ]
             await turns.rest()
         for batch in records.batches(self._store, changes):
@@ -304,13 +303,13 @@ async def _destroy(store: Backend, root: RootKey, change: Callable[[Document], D
     gone = set(said.generations) - set(left.generations)
     holders = _Holders()
     async for page in pages(store.list, rows):
-        holders.add(name for _, name in filter(None, map(census.read, page)))
+        holders.add(name for _, name in filter(None, map(index.read, page)))
     holders.refuse("records are still under it, to be re-encrypted first")
     # The rows are as untrusted as the store: what the records themselves say counts, too.
-    async for name, generation in census.claims(store):
+    async for name, generation in index.claims(store):
         if generation in gone:
             holders.add([name])
-    holders.refuse("records are under it of which the census says nothing, and which is to be repaired first")
+    holders.refuse("records are under it of which the key usage index says nothing, and which is to be repaired first")
     return (await stored.replace(store, root, left, revision, [Vacant(rows)]))[0]
 
 

@@ -1,4 +1,4 @@
-"""``strongroom key census``: what is under which generation."""
+"""``strongroom key usage``: what is under which generation."""
 
 import click
 import msgspec
@@ -11,28 +11,28 @@ LONG = 24 * 3600.0  # seconds that the service may take to look at every record
 
 
 @click.command(cls=Verb)
-@click.option("--scan", is_flag=True, help="Open every record, and hold the census against what it is under.")
-@click.option("--repair", is_flag=True, help="With --scan: put right what the census says wrongly.")
+@click.option("--scan", is_flag=True, help="Open every record, and hold the key usage index against what it is under.")
+@click.option("--repair", is_flag=True, help="With --scan: put right what the index says wrongly.")
 @common_options
-def census(*, scan: bool, repair: bool) -> None:
+def usage(*, scan: bool, repair: bool) -> None:
     """Show how many records are under each generation of each keyset."""
     if repair and not scan:
         raise click.UsageError("--repair goes with --scan")
     with client(LONG if scan else 60.0) as service:
         if not scan:
-            counted = service.census()
+            counted = service.key_usage()
             if show.as_json():
                 show.answer(msgspec.to_builtins(counted))
                 return
             show.table(("generation", "records"), counted.generations.items())
             if not counted.counted:
-                show.line(show.advice("not all records are counted yet", "key census", scan=True, repair=True))
+                show.line(show.advice("not all records are counted yet", "key usage", scan=True, repair=True))
             return
-        found = service.scan_census(repair=repair)
+        found = service.scan_key_usage(repair=repair)
     if show.as_json():
         show.answer(msgspec.to_builtins(found))
         return
     show.table(("key", "records"), found.by_kid.items())
-    show.line(f"rows of the census that were missing: {found.missing}; that should not be: {found.stale}")
+    show.line(f"rows of the index that were missing: {found.missing}; that should not be: {found.stale}")
     for name in found.unreadable:
         show.line(f"does not open: {name}")

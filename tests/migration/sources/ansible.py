@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from tests.migration.estates.base import Estate
-from tests.migration.estates.rows import private_key
+from tests.migration.sources.base import Estate
+from tests.migration.sources.rows import private_key
 
 PASSWORD = "ansible_become_pass"
 

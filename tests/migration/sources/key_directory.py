@@ -10,7 +10,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.migration.estates.base import Estate
+from tests.migration.sources.base import Estate
 
 
 class KeyDirectory:

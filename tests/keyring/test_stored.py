@@ -41,11 +41,11 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.jose import envelope
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import stored as vault
+from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.opening import wraps
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.usage import census
+from strongroom.storage_service.keyring.usage import index
 
 NOW: Final = "2026-11-22T09:30:00Z"
 ROOT_BITS: Final = b"root-key-bits-that-must-never-be-shown-anywhere-outside-the-file"
@@ -72,11 +72,11 @@ async def store() -> MemoryBackend:
     return backend
 
 
-async def stored(backend: Backend, root: RootKey = ROOT) -> tuple[Document, int]:
+async def found_in(backend: Backend, root: RootKey = ROOT) -> tuple[Document, int]:
     """Return the document in the store, and its revision."""
-    found = await vault.read(backend)
+    found = await stored.read(backend)
     assert found is not None
-    return vault.open_document(found, root), found.revision
+    return stored.open_document(found, root), found.revision
 
 
 def unnamed(document: Document) -> Document:
@@ -100,7 +100,7 @@ async def test_a_store_that_was_never_used(store: MemoryBackend, there: Sequence
     if there:
         await store.commit(there)
 
-    assert await vault.read(store) is None
+    assert await stored.read(store) is None
 
 
 NEEDED: Final[dict[str, Put]] = {
@@ -117,7 +117,7 @@ async def test_a_keyring_that_is_missed(store: MemoryBackend, there: Put) -> Non
     await store.commit([there])
 
     with pytest.raises(KeyringDamaged, match="no new key will be made") as caught:
-        await vault.read(store)
+        await stored.read(store)
 
     assert KEYRING_DOCUMENT in str(caught.value)
     assert "restore" in str(caught.value)
@@ -140,13 +140,13 @@ async def test_what_is_no_keyring(store: MemoryBackend, value: bytes) -> None:
     await store.commit([Put(KEYRING_DOCUMENT, value)])
 
     with pytest.raises(KeyringDamaged, match="is not a keyring; restore it from a backup"):
-        await vault.read(store)
+        await stored.read(store)
 
 
 async def test_what_is_read_says_its_root_key(store: MemoryBackend) -> None:
     """Which root key the keyring takes can be told without it, and so can its revision; the rest stays sealed."""
-    revision = await vault.create(store, ROOT, first(), [])
-    found = await vault.read(store)
+    revision = await stored.create(store, ROOT, first(), [])
+    found = await stored.read(store)
 
     assert found is not None
     assert (found.root, found.revision) == (ROOT.kid, revision)
@@ -195,10 +195,10 @@ async def test_a_first_start_elsewhere_is_not_taken_for_a_loss(store: MemoryBack
     """Whenever another process makes the keyring and the first secrets, reading finds no keyring, or that one."""
 
     async def begin() -> None:
-        await vault.create(store, ROOT, first(), [wraps.put(wraps.wrap(ROOT, HOLDER, NOW))])
+        await stored.create(store, ROOT, first(), [wraps.put(wraps.wrap(ROOT, HOLDER, NOW))])
         await store.commit([Put("secrets/a", b"x"), Put("system/access/apikeys/ci", b"x")])
 
-    found = await vault.read(Interrupted(store, at, begin))
+    found = await stored.read(Interrupted(store, at, begin))
 
     assert found is None or found.root == ROOT.kid
     assert (found is None) == (at == READS_OF_NEW), "the document is looked for last"
@@ -239,10 +239,10 @@ async def test_what_does_not_open(store: MemoryBackend, value: bytes, error: typ
     commits = store.calls["commit"]
 
     async def look() -> None:
-        await stored(store)
+        await found_in(store)
 
     async def edit() -> None:
-        await vault.edit(store, ROOT, lambda document: document.rotated("default", NOW))
+        await stored.edit(store, ROOT, lambda document: document.rotated("default", NOW))
 
     for act in (look, edit):
         with pytest.raises(error) as caught:
@@ -257,9 +257,9 @@ async def test_what_does_not_open(store: MemoryBackend, value: bytes, error: typ
 
 async def test_a_keyring_is_made_with_its_wraps(store: MemoryBackend) -> None:
     """The document and the wraps come in one commit; what lies in the store opens, and shows nothing."""
-    revision = await vault.create(store, ROOT, first(), [wraps.put(wraps.wrap(ROOT, HOLDER, NOW))])
+    revision = await stored.create(store, ROOT, first(), [wraps.put(wraps.wrap(ROOT, HOLDER, NOW))])
 
-    document, at = await stored(store)
+    document, at = await found_in(store)
     assert (unnamed(document), at) == (first(), revision)
     [wrap] = await wraps.wraps_of(store, ROOT.kid)
     assert wraps.unwrap(wrap, HOLDER) == ROOT
@@ -281,127 +281,127 @@ async def test_every_keyring_has_keys_of_its_own() -> None:
     ]
 
     assert len({key for keys in drawn for key in keys}) == 8
-    assert vault.new_root() != vault.new_root()
+    assert stored.new_root() != stored.new_root()
 
 
 async def test_a_keyring_is_not_made_over_another(store: MemoryBackend) -> None:
     """Who comes second is told, and neither his document nor his wraps are there."""
-    await vault.create(store, ROOT, first(), [])
+    await stored.create(store, ROOT, first(), [])
     before = await store.list("")
 
     with pytest.raises(Overtaken):
-        await vault.create(store, STRANGER, first(), [wraps.put(wraps.wrap(STRANGER, HOLDER, NOW))])
-    await vault.create_if_new(store, STRANGER, [wraps.put(wraps.wrap(STRANGER, HOLDER, NOW))])
+        await stored.create(store, STRANGER, first(), [wraps.put(wraps.wrap(STRANGER, HOLDER, NOW))])
+    await stored.create_if_new(store, STRANGER, [wraps.put(wraps.wrap(STRANGER, HOLDER, NOW))])
 
     assert await store.list("") == before
-    assert unnamed((await stored(store))[0]) == first()
+    assert unnamed((await found_in(store))[0]) == first()
 
 
 async def test_of_racing_makers_one_is_first(store: MemoryBackend) -> None:
     """Many first starts at one moment end with one keyring, and with the wraps of that one alone."""
-    roots = [vault.new_root() for _ in range(12)]
+    roots = [stored.new_root() for _ in range(12)]
     await asyncio.gather(
-        *(vault.create_if_new(store, root, [wraps.put(wraps.wrap(root, HOLDER, NOW))]) for root in roots)
+        *(stored.create_if_new(store, root, [wraps.put(wraps.wrap(root, HOLDER, NOW))]) for root in roots)
     )
 
-    found = await vault.read(store)
+    found = await stored.read(store)
     assert found is not None
     [winner] = [root for root in roots if root.kid == found.root]
-    assert vault.open_document(found, winner).generations == ("access.1", "default.1")
+    assert stored.open_document(found, winner).generations == ("access.1", "default.1")
     assert (await store.list("")).names == (KEYRING_DOCUMENT, wraps.name_of(winner.kid, HOLDER.kid))
 
 
 async def test_a_change_is_one_commit(store: MemoryBackend) -> None:
     """A change reads the document, replaces it with all that goes with it, and returns it with its revision."""
-    await vault.create(store, ROOT, first(), [])
+    await stored.create(store, ROOT, first(), [])
     store.calls.clear()
-    row = census.row("default.1", "secrets/a")
+    row = index.row("default.1", "secrets/a")
 
-    document, revision = await vault.edit(
+    document, revision = await stored.edit(
         store, ROOT, lambda document: document.rotated("default", NOW), [Put(row, b""), Vacant(row + "/")]
     )
 
     assert store.calls["commit"] == 1
-    assert await stored(store) == (document, revision)
+    assert await found_in(store) == (document, revision)
     assert document.active_generations["default"] == "default.2"
     assert await store.get(row) == Entry(b"", revision)
 
 
 GUARDS: Final[dict[str, Change]] = {
-    "a prefix that is not vacant": Vacant("system/census/default.1/"),
-    "a row that is not there": Check(census.row("default.1", "secrets/x"), PRESENT),
-    "a row that is there": Put(census.row("default.1", "secrets/a"), b"", ABSENT),
-    "a row that is to go": Delete(census.row("default.1", "secrets/x"), PRESENT),
+    "a prefix that is not vacant": Vacant("system/usage/default.1/"),
+    "a row that is not there": Check(index.row("default.1", "secrets/x"), PRESENT),
+    "a row that is there": Put(index.row("default.1", "secrets/a"), b"", ABSENT),
+    "a row that is to go": Delete(index.row("default.1", "secrets/x"), PRESENT),
 }
 
 
 @pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
 async def test_a_change_whose_guard_fails_is_none(store: MemoryBackend, guard: Change) -> None:
     """Whatever goes with a change goes with it or stops it: the document stays at its revision."""
-    await vault.create(store, ROOT, first(), [])
-    await store.commit([Put(census.row("default.1", "secrets/a"), b"")])
-    before = await stored(store)
+    await stored.create(store, ROOT, first(), [])
+    await store.commit([Put(index.row("default.1", "secrets/a"), b"")])
+    before = await found_in(store)
 
     with pytest.raises(Overtaken, match="meanwhile"):
-        await vault.edit(store, ROOT, lambda document: document.rotated("default", NOW), [guard])
+        await stored.edit(store, ROOT, lambda document: document.rotated("default", NOW), [guard])
 
-    assert await stored(store) == before
+    assert await found_in(store) == before
 
 
 async def test_a_change_that_is_refused_writes_nothing(store: MemoryBackend) -> None:
     """What the change itself raises comes out, and the store was not asked to write."""
-    await vault.create(store, ROOT, first(), [])
+    await stored.create(store, ROOT, first(), [])
     commits = store.calls["commit"]
 
     with pytest.raises(NotFound):
-        await vault.edit(store, ROOT, lambda document: document.rotated("x", NOW))
+        await stored.edit(store, ROOT, lambda document: document.rotated("x", NOW))
 
     assert store.calls["commit"] == commits
 
 
 async def test_of_two_who_change_it_one_wins(store: MemoryBackend) -> None:
     """Who read the keyring before another changed it is told so, and has done nothing."""
-    await vault.create(store, ROOT, first(), [])
+    await stored.create(store, ROOT, first(), [])
 
     async def overtake() -> None:
-        await vault.edit(store, ROOT, lambda document: document.rotated("access", NOW))
+        await stored.edit(store, ROOT, lambda document: document.rotated("access", NOW))
 
     with pytest.raises(Overtaken):
-        await vault.edit(Interrupted(store, READS, overtake), ROOT, lambda document: document.rotated("default", NOW))
+        await stored.edit(Interrupted(store, READS, overtake), ROOT, lambda document: document.rotated("default", NOW))
 
-    assert dict((await stored(store))[0].active_generations) == {"access": "access.2", "default": "default.1"}
+    assert dict((await found_in(store))[0].active_generations) == {"access": "access.2", "default": "default.1"}
 
 
 async def test_many_who_change_it_lose_nothing(store: MemoryBackend) -> None:
     """Operators who try again when they were overtaken each get a generation of their own."""
-    await vault.create(store, ROOT, first(), [])
+    await stored.create(store, ROOT, first(), [])
 
     async def rotate(keyset: str) -> None:
         while True:
             with suppress(Overtaken):
-                await vault.edit(store, ROOT, lambda document: document.rotated(keyset, NOW))
+                await stored.edit(store, ROOT, lambda document: document.rotated(keyset, NOW))
                 return
 
     await asyncio.gather(*(rotate(keyset) for keyset in ("default", "access") for _ in range(5)))
 
-    assert dict((await stored(store))[0].active_generations) == {"access": "access.6", "default": "default.6"}
+    assert dict((await found_in(store))[0].active_generations) == {"access": "access.6", "default": "default.6"}
 
 
 async def test_a_stale_revision_replaces_nothing(store: MemoryBackend) -> None:
     """A document is put in the place of one revision, and of no other, even if the text there is the same."""
-    stale = await vault.create(store, ROOT, first(), [])
-    _, revision = await vault.replace(store, ROOT, first(), stale)
+    stale = await stored.create(store, ROOT, first(), [])
+    _, revision = await stored.replace(store, ROOT, first(), stale)
 
     assert revision > stale
     with pytest.raises(Overtaken):
-        await vault.replace(store, ROOT, first(), stale)
-    assert (await stored(store))[1] == revision
+        await stored.replace(store, ROOT, first(), stale)
+    assert (await found_in(store))[1] == revision
 
 
 async def test_a_keyring_that_is_gone_is_not_made_anew(store: MemoryBackend) -> None:
     """A change finds no document: nothing is written in its place."""
     with pytest.raises(Overtaken, match="gone"):
-        await vault.edit(store, ROOT, lambda document: document)
+        await stored.edit(store, ROOT, lambda document: document)
 
     assert store.calls["commit"] == 0
 
@@ -412,15 +412,15 @@ async def test_a_keyring_that_is_gone_is_not_made_anew(store: MemoryBackend) -> 
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.LOST])
 async def test_a_store_that_fails_at_any_step_of_a_change(store: MemoryBackend, fault: Fault) -> None:
     """Wherever the store fails, the keyring is the one of before or the one of after, as the fate says."""
-    await vault.create(store, ROOT, first(), [])
-    before = await stored(store)
+    await stored.create(store, ROOT, first(), [])
+    before = await found_in(store)
     for step in range(READS + 1):
         faulty = FaultyBackend(store, {step: fault})
 
         with pytest.raises(Unavailable) as caught:
-            await vault.edit(faulty, ROOT, lambda document: document.halt("default", NOW, "why"))
+            await stored.edit(faulty, ROOT, lambda document: document.halt("default", NOW, "why"))
 
-        after = await stored(store)
+        after = await found_in(store)
         applied = fault is Fault.AFTER and step == READS
         assert (after != before) == applied
         assert caught.value.fate is (Fate.NOT_APPLIED if fault is Fault.BEFORE else Fate.UNKNOWN)
@@ -430,10 +430,10 @@ async def test_a_store_that_fails_at_any_step_of_a_change(store: MemoryBackend, 
 async def test_a_store_that_fails_the_maker(store: MemoryBackend, fault: Fault) -> None:
     """A first keyring whose fate is not known is read by whoever comes next, or made by them."""
     with pytest.raises(Unavailable):
-        await vault.create_if_new(FaultyBackend(store, {0: fault}), ROOT, [])
-    await vault.create_if_new(store, STRANGER, [])
+        await stored.create_if_new(FaultyBackend(store, {0: fault}), ROOT, [])
+    await stored.create_if_new(store, STRANGER, [])
 
-    found = await vault.read(store)
+    found = await stored.read(store)
     assert found is not None
     assert found.root == (ROOT.kid if fault is Fault.AFTER else STRANGER.kid)
 
@@ -460,13 +460,13 @@ async def test_no_key_comes_out(store: MemoryBackend, caplog: pytest.LogCaptureF
         await fresh.open()
         await fresh.commit([Put(KEYRING_DOCUMENT, value)])
         try:
-            await vault.edit(fresh, ROOT, lambda document: document)
+            await stored.edit(fresh, ROOT, lambda document: document)
         except StrongroomError as error:
             said += [*traceback.format_exception(error), repr(error)]
-    await vault.create(store, ROOT, first(), [wraps.put(wraps.wrap(ROOT, HOLDER, NOW))])
-    document, revision = await stored(store)
+    await stored.create(store, ROOT, first(), [wraps.put(wraps.wrap(ROOT, HOLDER, NOW))])
+    document, revision = await found_in(store)
     ring = document.ring(revision)
-    parts = (ROOT, document, ring, ring.active(), ring.choose("secrets/a"), await vault.read(store))
+    parts = (ROOT, document, ring, ring.active(), ring.choose("secrets/a"), await stored.read(store))
     said += [repr(part) for part in parts]
     said += [repr(entry.value) for entry in (await store.get_many((await store.list("")).names)).values()]
     said += [repr(wraps.put(wraps.wrap(ROOT, HOLDER, NOW))), caplog.text]
@@ -479,4 +479,4 @@ async def test_no_key_comes_out(store: MemoryBackend, caplog: pytest.LogCaptureF
 
 def test_the_time_is_spelled_one_way() -> None:
     """Times are RFC 3339, UTC, whole seconds."""
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", vault.now())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", stored.now())

@@ -1,4 +1,4 @@
-"""The page that all workers share: seen by every process alike, whole whoever dies, and without a key once locked."""
+"""The root key that all workers share: every process sees it alike, it is whole whoever dies, and gone once locked."""
 
 import copy
 import itertools
@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from strongroom.storage_service.keyring import shared_root as module
-from strongroom.storage_service.keyring.shared_root import Page, State
+from strongroom.storage_service.keyring.shared_root import SharedRoot, State
 from tests.forking import end_of, fork, in_child, killed_at
 
 BITS: Final = bytes(range(100, 164))
@@ -24,55 +24,55 @@ NOBODY: Final = 65534
 
 
 @pytest.fixture
-def page() -> Iterator[Page]:
-    """A page that nobody has touched yet."""
-    made = Page()
+def shared() -> Iterator[SharedRoot]:
+    """A shared root that nobody has touched yet."""
+    made = SharedRoot()
     yield made
     made.close()
 
 
-def memory(page: Page) -> bytes:
-    """Return all that is in the page."""
-    return bytes(page._bytes)
+def memory(shared: SharedRoot) -> bytes:
+    """Return all that is in the shared root."""
+    return bytes(shared._bytes)
 
 
-def key_of(page: Page) -> bytes | None:
-    _, _, octets = page.read()
+def key_of(shared: SharedRoot) -> bytes | None:
+    _, _, octets = shared.read()
     return None if octets is None else bytes(octets)
 
 
-def told(page: Page) -> tuple[object, ...]:
-    """Return all that the page tells."""
-    tick, state, octets = page.read()
-    return tick, state, octets, page.failures, page.wait_left(NOW)
+def told(shared: SharedRoot) -> tuple[object, ...]:
+    """Return all that the shared root tells."""
+    tick, state, octets = shared.read()
+    return tick, state, octets, shared.failures, shared.wait_left(NOW)
 
 
-def unlock(page: Page) -> object:
-    return page.unlock(BITS)
+def unlock(shared: SharedRoot) -> object:
+    return shared.unlock(BITS)
 
 
-def unlock_with_another(page: Page) -> object:
-    return page.unlock(OTHER)
+def unlock_with_another(shared: SharedRoot) -> object:
+    return shared.unlock(OTHER)
 
 
-def lock(page: Page) -> object:
-    return page.lock()
+def lock(shared: SharedRoot) -> object:
+    return shared.lock()
 
 
-def halt(page: Page) -> object:
-    return page.halt()
+def halt(shared: SharedRoot) -> object:
+    return shared.halt()
 
 
-def touch(page: Page) -> object:
-    return page.touch()
+def touch(shared: SharedRoot) -> object:
+    return shared.touch()
 
 
-def fail(page: Page) -> object:
-    return page.failed(NOW)
+def fail(shared: SharedRoot) -> object:
+    return shared.failed(NOW)
 
 
-def uninitialized(page: Page) -> object:
-    return page.lock(State.UNINITIALIZED)
+def uninitialized(shared: SharedRoot) -> object:
+    return shared.lock(State.UNINITIALIZED)
 
 
 STORIES: Final = {
@@ -95,124 +95,124 @@ STORIES: Final = {
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_what_the_page_tells(page: Page, story: str) -> None:
-    """State, tick and key after each story; and the bits are nowhere in the page but where they belong."""
+def test_what_the_page_tells(shared: SharedRoot, story: str) -> None:
+    """State, tick and key after each story; and the bits are nowhere in the shared root but where they belong."""
     acts, state, tick, octets = STORIES[story]
 
     for act in acts:
-        act(page)
+        act(shared)
 
-    assert page.read() == (tick, state, octets)
-    assert (page.tick, page.state) == (tick, state)
+    assert shared.read() == (tick, state, octets)
+    assert (shared.tick, shared.state) == (tick, state)
     for bits in (BITS, OTHER):
-        assert memory(page).count(bits) == (1 if bits == octets else 0)
+        assert memory(shared).count(bits) == (1 if bits == octets else 0)
 
 
-def test_changes_return_the_generation(page: Page) -> None:
+def test_changes_return_the_generation(shared: SharedRoot) -> None:
     """Each says which tick it made."""
-    made = [page.lock(State.UNINITIALIZED), page.unlock(BITS), page.touch(), page.halt(), page.lock()]
+    made = [shared.lock(State.UNINITIALIZED), shared.unlock(BITS), shared.touch(), shared.halt(), shared.lock()]
 
     assert made == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("act", [lambda page: page.unlock(OTHER, 0), lambda page: page.lock(since=0)])
-def test_what_is_out_of_date_is_not_done(page: Page, act: Callable[[Page], int]) -> None:
+@pytest.mark.parametrize("act", [lambda shared: shared.unlock(OTHER, 0), lambda shared: shared.lock(since=0)])
+def test_what_is_out_of_date_is_not_done(shared: SharedRoot, act: Callable[[SharedRoot], int]) -> None:
     """Whoever acts upon an older tick changes nothing, and learns which it is now."""
-    page.unlock(BITS, since=0)
-    before = told(page)
+    shared.unlock(BITS, since=0)
+    before = told(shared)
 
-    assert act(page) == 1
-    assert told(page) == before
+    assert act(shared) == 1
+    assert told(shared) == before
 
 
-def test_what_is_up_to_date_is_done(page: Page) -> None:
+def test_what_is_up_to_date_is_done(shared: SharedRoot) -> None:
     """The same with the tick that is."""
-    assert page.unlock(BITS, since=0) == 1
-    assert page.lock(State.LOCKED, since=1) == 2
+    assert shared.unlock(BITS, since=0) == 1
+    assert shared.lock(State.LOCKED, since=1) == 2
 
 
-def test_the_copy_is_the_callers(page: Page) -> None:
-    """Wiping what was read wipes nothing in the page, and what was given may be wiped, too."""
+def test_the_copy_is_the_callers(shared: SharedRoot) -> None:
+    """Wiping what was read wipes nothing in the shared root, and what was given may be wiped, too."""
     given = bytearray(BITS)
-    page.unlock(given)
+    shared.unlock(given)
     given[:] = bytes(64)
-    _, _, octets = page.read()
+    _, _, octets = shared.read()
     assert octets is not None
     octets[:] = bytes(64)
 
-    assert key_of(page) == BITS
+    assert key_of(shared) == BITS
 
 
 class TestWaiting:
     """How long after wrong keys none is tried."""
 
-    def test_waits_grow(self, page: Page) -> None:
+    def test_waits_grow(self, shared: SharedRoot) -> None:
         """Doubling from a quarter of a second to half a minute, however many there were."""
-        assert [page.failed(NOW) for _ in range(10)] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+        assert [shared.failed(NOW) for _ in range(10)] == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
         for _ in range(2000):
-            page.failed(NOW)
-        assert (page.failures, page.failed(NOW)) == (2010, 30.0)
+            shared.failed(NOW)
+        assert (shared.failures, shared.failed(NOW)) == (2010, 30.0)
 
-    def test_a_wait_passes(self, page: Page) -> None:
+    def test_a_wait_passes(self, shared: SharedRoot) -> None:
         """None before the first wrong key, and none afterwards."""
-        assert page.wait_left(NOW) == 0.0
-        page.failed(NOW)
-        waits = [page.wait_left(NOW + seconds) for seconds in (0, 0.125, 0.25, 60)]
+        assert shared.wait_left(NOW) == 0.0
+        shared.failed(NOW)
+        waits = [shared.wait_left(NOW + seconds) for seconds in (0, 0.125, 0.25, 60)]
         assert waits == [0.25, 0.125, 0.0, 0.0]
 
-    def test_a_wait_is_not_shortened(self, page: Page) -> None:
+    def test_a_wait_is_not_shortened(self, shared: SharedRoot) -> None:
         """A worker that read its clock a little earlier takes nothing away from what another has said."""
         for _ in range(8):
-            page.failed(NOW)
-        assert page.failed(NOW - 1) == 31.0
+            shared.failed(NOW)
+        assert shared.failed(NOW - 1) == 31.0
 
-    def test_a_right_key_ends_it(self, page: Page) -> None:
+    def test_a_right_key_ends_it(self, shared: SharedRoot) -> None:
         """It is forgotten by an unlock, and by nothing else."""
-        page.failed(NOW)
-        page.lock()
-        page.touch()
-        assert (page.failures, page.wait_left(NOW)) == (1, 0.25)
-        page.unlock(BITS)
-        assert (page.failures, page.wait_left(NOW)) == (0, 0.0)
+        shared.failed(NOW)
+        shared.lock()
+        shared.touch()
+        assert (shared.failures, shared.wait_left(NOW)) == (1, 0.25)
+        shared.unlock(BITS)
+        assert (shared.failures, shared.wait_left(NOW)) == (0, 0.0)
 
-    def test_all_workers_wait(self, page: Page) -> None:
+    def test_all_workers_wait(self, shared: SharedRoot) -> None:
         """The count is one for all processes: as many tries as one worker allows, not as many times the workers."""
-        children = [fork(lambda: [page.failed(NOW) for _ in range(50)]) for _ in range(4)]
+        children = [fork(lambda: [shared.failed(NOW) for _ in range(50)]) for _ in range(4)]
 
         assert [end_of(child) for child in children] == [0] * 4
-        assert page.failures == 200
+        assert shared.failures == 200
 
 
 class TestProcesses:
     """Workers and their master."""
 
-    def test_one_unlocks_all(self, page: Page) -> None:
+    def test_one_unlocks_all(self, shared: SharedRoot) -> None:
         """What one worker does, another that runs, one that starts later, and the master see."""
         told_reading, told_writing = os.pipe()
         go_reading, go_writing = os.pipe()
 
         def wait_and_tell() -> None:
             os.read(go_reading, 1)
-            os.write(told_writing, key_of(page) or b"none")
+            os.write(told_writing, key_of(shared) or b"none")
 
         running = fork(wait_and_tell)
-        assert end_of(fork(lambda: page.unlock(BITS))) == 0
+        assert end_of(fork(lambda: shared.unlock(BITS))) == 0
         os.write(go_writing, b".")
 
         assert os.read(told_reading, 64) == BITS
         assert end_of(running) == 0
-        assert in_child(lambda: (page.tick, page.state, list(key_of(page) or b""))) == [1, 3, list(BITS)]
-        assert page.read() == (1, State.UNLOCKED, BITS)
-        assert in_child(page.lock) == 2
-        assert (page.state, key_of(page)) == (State.LOCKED, None)
+        assert in_child(lambda: (shared.tick, shared.state, list(key_of(shared) or b""))) == [1, 3, list(BITS)]
+        assert shared.read() == (1, State.UNLOCKED, BITS)
+        assert in_child(shared.lock) == 2
+        assert (shared.state, key_of(shared)) == (State.LOCKED, None)
         for descriptor in (told_reading, told_writing, go_reading, go_writing):
             os.close(descriptor)
 
-    def test_writers_take_turns(self, page: Page) -> None:
-        """No change is lost between processes that change the page at the same time, nor between threads of each."""
+    def test_writers_take_turns(self, shared: SharedRoot) -> None:
+        """No change is lost between processes that change it at the same time, nor between threads of each."""
 
         def worker() -> None:
-            threads = [threading.Thread(target=lambda: [page.touch() for _ in range(100)]) for _ in range(3)]
+            threads = [threading.Thread(target=lambda: [shared.touch() for _ in range(100)]) for _ in range(3)]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -221,20 +221,20 @@ class TestProcesses:
         children = [fork(worker) for _ in range(3)]
 
         assert [end_of(child) for child in children] == [0] * 3
-        assert page.tick == 900
+        assert shared.tick == 900
 
-    def test_nobody_reads_half_a_key(self, page: Page) -> None:
+    def test_nobody_reads_half_a_key(self, shared: SharedRoot) -> None:
         """While others replace it and take it away, a reader has a whole key of theirs, or none when locked."""
 
         def replace(octet: int) -> None:
             for _ in range(300):
-                page.unlock(bytes([octet]) * 64)
-                page.lock()
+                shared.unlock(bytes([octet]) * 64)
+                shared.lock()
 
         writers = [fork(lambda octet=octet: replace(octet)) for octet in (1, 2)]
         seen = set()
         while writers:
-            _, state, octets = page.read()
+            _, state, octets = shared.read()
             assert (octets is None) == (state in {State.FRESH, State.LOCKED})
             assert octets is None or bytes(octets) in {b"\1" * 64, b"\2" * 64}
             seen.add(state)
@@ -242,14 +242,14 @@ class TestProcesses:
             if pid:
                 assert status == 0
                 writers.remove(pid)
-        assert State.LOCKED in seen | {page.state}
+        assert State.LOCKED in seen | {shared.state}
 
-    def test_a_close_is_ones_own(self, page: Page) -> None:
+    def test_a_close_is_ones_own(self, shared: SharedRoot) -> None:
         """A worker that ends lets go of its view; the others keep theirs."""
-        page.unlock(BITS)
+        shared.unlock(BITS)
 
-        assert in_child(lambda: [page.close(), repr(page)]) == [None, "<Page closed>"]
-        assert key_of(page) == BITS
+        assert in_child(lambda: [shared.close(), repr(shared)]) == [None, "<SharedRoot closed>"]
+        assert key_of(shared) == BITS
 
 
 KILLED: Final = {
@@ -266,24 +266,24 @@ KILLED: Final = {
 def test_who_is_killed_leaves_the_page_whole(story: str) -> None:
     """Killed before each single bytecode of a change: up to one of them nothing has happened, from there on all of it.
 
-    The others can go on, and once one of them has read the page no key bits are left but the key's own.
+    The others can go on, and once one of them has read the shared root no key bits are left but the key's own.
     """
     before_acts, act = KILLED[story]
     outcomes = []
     for step in itertools.count(1):
-        page = Page()
+        shared = SharedRoot()
         for each in before_acts:
-            each(page)
-        before = told(page)
+            each(shared)
+        before = told(shared)
 
-        killed = killed_at(step, module.__file__, lambda page=page: act(page))
-        outcome = told(page)
+        killed = killed_at(step, module.__file__, lambda shared=shared: act(shared))
+        outcome = told(shared)
 
-        bits_left = sum(memory(page).count(bits) for bits in (BITS, OTHER))
-        assert bits_left == (1 if key_of(page) else 0)
+        bits_left = sum(memory(shared).count(bits) for bits in (BITS, OTHER))
+        assert bits_left == (1 if key_of(shared) else 0)
         outcomes.append("before" if outcome == before else outcome)
-        page.touch()
-        page.close()
+        shared.touch()
+        shared.close()
         if not killed:
             break
     after = outcomes[-1]
@@ -293,37 +293,37 @@ def test_who_is_killed_leaves_the_page_whole(story: str) -> None:
     assert outcomes == ["before"] * turned + [after] * (len(outcomes) - turned)
 
 
-def test_what_does_not_hold_says_nothing(page: Page) -> None:
+def test_what_does_not_hold_says_nothing(shared: SharedRoot) -> None:
     """Whatever stands in the record that does not hold, whole or torn, it is no key, no count, and wiped at once."""
-    page.unlock(BITS)
-    page.lock()
+    shared.unlock(BITS)
+    shared.lock()
     for record in module._RECORDS:
-        page._bytes[record : record + module._RECORD_SIZE] = bytes(module._RECORD_SIZE)
-    spare = module._RECORDS[1 - (page._word[0] & 1)]
-    page._bytes[spare : spare + module._RECORD_SIZE] = b"\xff" * module._RECORD_SIZE
+        shared._bytes[record : record + module._RECORD_SIZE] = bytes(module._RECORD_SIZE)
+    spare = module._RECORDS[1 - (shared._word[0] & 1)]
+    shared._bytes[spare : spare + module._RECORD_SIZE] = b"\xff" * module._RECORD_SIZE
 
-    assert told(page) == (2, State.LOCKED, None, 0, 0.0)
-    assert b"\xff" not in memory(page)
+    assert told(shared) == (2, State.LOCKED, None, 0, 0.0)
+    assert b"\xff" not in memory(shared)
 
 
 class TestMemory:
-    """What the kernel is asked for the page."""
+    """What the kernel is asked for the shared root."""
 
     @staticmethod
     def flags() -> list[str]:
-        """Return what the kernel says of this process' view of the page."""
+        """Return what the kernel says of this process' view of the shared root."""
         maps = Path("/proc/self/smaps").read_text().partition("/memfd:strongroom")[2]
         return maps.partition("VmFlags:")[2].partition("\n")[0].split()
 
-    def test_no_core_dump_has_it(self, page: Page) -> None:
-        """The page is left out ("dd"), in every worker."""
-        page.touch()
+    def test_no_core_dump_has_it(self, shared: SharedRoot) -> None:
+        """The shared root is left out ("dd"), in every worker."""
+        shared.touch()
 
         assert "dd" in self.flags()
         assert "dd" in in_child(self.flags)
 
-    def test_it_is_not_swapped_out(self, page: Page) -> None:
-        """The page is locked into memory ("lo") where the process may do so."""
+    def test_it_is_not_swapped_out(self, shared: SharedRoot) -> None:
+        """The shared root is locked into memory ("lo") where the process may do so."""
         soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
 
         assert ("lo" in self.flags()) == (os.geteuid() == 0 or soft == resource.RLIM_INFINITY or soft >= 4096)
@@ -339,9 +339,9 @@ class TestMemory:
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
             if os.geteuid() == 0:
                 os.setresuid(NOBODY, NOBODY, NOBODY)  # root may lock whatever the limit
-            page = Page()
-            page.unlock(BITS)
-            return said, list(key_of(page) or b"")
+            shared = SharedRoot()
+            shared.unlock(BITS)
+            return said, list(key_of(shared) or b"")
 
         (warning,), octets = in_child(act)
 
@@ -352,40 +352,40 @@ class TestMemory:
 class TestRedaction:
     """The key comes out of `read` and nowhere else."""
 
-    def test_repr(self, page: Page) -> None:
+    def test_repr(self, shared: SharedRoot) -> None:
         """It shows state and tick."""
-        page.unlock(BITS)
-        assert repr(page) == "<Page UNLOCKED tick 1>"
+        shared.unlock(BITS)
+        assert repr(shared) == "<SharedRoot UNLOCKED tick 1>"
 
     @pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
-    def test_a_page_is_not_copied(self, page: Page, copied: Callable[[Page], object]) -> None:
+    def test_a_page_is_not_copied(self, shared: SharedRoot, copied: Callable[[SharedRoot], object]) -> None:
         """It is shared by inheritance alone."""
-        with pytest.raises(TypeError, match="a page is inherited over a fork, not pickled"):
-            copied(page)
+        with pytest.raises(TypeError, match="a shared root is inherited over a fork, not pickled"):
+            copied(shared)
 
     @pytest.mark.parametrize("size", [0, 32, 63, 65])
-    def test_a_key_of_another_size_is_refused(self, page: Page, size: int) -> None:
+    def test_a_key_of_another_size_is_refused(self, shared: SharedRoot, size: int) -> None:
         """The refusal quotes nothing, and nothing is changed."""
         with pytest.raises(ValueError, match=r"^a root key is 64 bytes$"):
-            page.unlock(b"k" * size)
-        assert page.read() == (0, State.FRESH, None)
+            shared.unlock(b"k" * size)
+        assert shared.read() == (0, State.FRESH, None)
 
     @pytest.mark.parametrize("state", [State.UNLOCKED, State.HALTED])
-    def test_no_state_without_its_key(self, page: Page, state: State) -> None:
-        """A page is not locked into a state that has a key."""
+    def test_no_state_without_its_key(self, shared: SharedRoot, state: State) -> None:
+        """A shared root is not locked into a state that has a key."""
         with pytest.raises(ValueError, match="without a root key"):
-            page.lock(state)
-        assert page.read() == (0, State.FRESH, None)
+            shared.lock(state)
+        assert shared.read() == (0, State.FRESH, None)
 
     def test_a_closed_page_tells_nothing(self) -> None:
         """Whatever is asked of it is an error, and its memory is no longer mapped."""
         before = Path("/proc/self/maps").read_text().count("memfd:strongroom")
-        page = Page()
-        page.unlock(BITS)
-        page.close()
+        shared = SharedRoot()
+        shared.unlock(BITS)
+        shared.close()
 
-        assert repr(page) == "<Page closed>"
-        for ask in (lambda: page.tick, lambda: page.state, page.read, page.touch):
+        assert repr(shared) == "<SharedRoot closed>"
+        for ask in (lambda: shared.tick, lambda: shared.state, shared.read, shared.touch):
             with pytest.raises(ValueError, match=r"released|negative"):
                 ask()
         assert Path("/proc/self/maps").read_text().count("memfd:strongroom") == before

@@ -1,6 +1,6 @@
-"""The census: for every encrypted record an empty row that says which generation it is under.
+"""The key usage index: for every encrypted record an empty row that says which generation it is under.
 
-    system/census/default.3/secrets/hosts/10.0.0.7
+    system/usage/default.3/secrets/hosts/10.0.0.7
 
 The row is written and removed in the atomic batch that writes and removes the record, so that "what is still under this
 generation?" is a listing of one prefix, exact at every moment. The rows are as untrusted as the store: somebody who
@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from strongroom.models.names import CENSUS, ENCRYPTED, is_container
+from strongroom.models.names import ENCRYPTED, USAGE, is_container
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Check, Delete, Entry, Put, pages
 from strongroom.storage_service.jose.envelope import kid_of
 from strongroom.storage_service.keyring import stored
@@ -26,23 +26,23 @@ from strongroom.storage_service.turns import Turns
 
 def row(generation: str, name: str) -> str:
     """Return the name of the row that says: the record *name* is under *generation*."""
-    return f"{CENSUS}{generation}/{name}"
+    return f"{USAGE}{generation}/{name}"
 
 
 def rows_of(generation: str) -> str:
     """Return the prefix of all rows of *generation*."""
-    return f"{CENSUS}{generation}/"
+    return f"{USAGE}{generation}/"
 
 
 def rows_of_keyset(keyset: str) -> str:
     """Return the prefix of all rows of all generations of *keyset*."""
-    return f"{CENSUS}{keyset}."
+    return f"{USAGE}{keyset}."
 
 
 def read(row: str) -> tuple[str, str] | None:
     """Return the generation and the record that *row* tells of; None if it is no row."""
-    generation, _, name = row.removeprefix(CENSUS).partition("/")
-    return (generation, name) if row.startswith(CENSUS) and name and is_kid(generation) else None
+    generation, _, name = row.removeprefix(USAGE).partition("/")
+    return (generation, name) if row.startswith(USAGE) and name and is_kid(generation) else None
 
 
 def is_counted(name: str) -> bool:
@@ -95,7 +95,7 @@ class Scan(NamedTuple):
 
 
 async def scan(store: Backend, keys: Keys) -> Scan:
-    """Open every record, and hold the census against what they are under.
+    """Open every record, and hold the index against what they are under.
 
     Args:
         store: the store as it is, ciphertext.
@@ -117,7 +117,7 @@ async def scan(store: Backend, keys: Keys) -> Scan:
         by_kid.update(key.kid for key in under.values() if key is not None)
         by_generation.update(key.generation for key in under.values() if key is not None)
         missing += await look.for_missing({name: key.generation for name, key in under.items() if key is not None})
-    async for rows in pages(store.list, CENSUS, records.READ):
+    async for rows in pages(store.list, USAGE, records.READ):
         stale += await records.under_one_ring(keys, partial(look.at_rows, rows))
     return Scan(by_kid, by_generation, tuple(missing), tuple(stale), tuple(unreadable))
 
@@ -214,7 +214,7 @@ async def repair(store: Backend, keys: Keys, found: Scan) -> None:
 async def complete(store: Backend, root: RootKey, keys: Keys) -> Document:
     """Write the rows of a store that has not had them from its first record on, and say so in the keyring document.
 
-    Every write keeps the census, so that what a scan finds whole stays whole; killed before the end, begin again.
+    Every write keeps the index, so that what a scan finds whole stays whole; killed before the end, begin again.
 
     Raises:
         Overtaken: somebody else changed the keyring meanwhile.
@@ -223,7 +223,7 @@ async def complete(store: Backend, root: RootKey, keys: Keys) -> Document:
     """
     while (found := await scan(store, keys)).missing or found.stale:
         await repair(store, keys, found)
-    said, _ = await stored.edit(store, root, Document.with_census)
+    said, _ = await stored.edit(store, root, Document.with_index)
     return said
 
 

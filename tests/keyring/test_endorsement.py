@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from strongroom.models.names import SUCCESSION
+from strongroom.models.names import ENDORSEMENTS
 from strongroom.storage_service.backends.base import Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import KeyFileUnusable, WrongRootKey
@@ -16,7 +16,7 @@ from strongroom.storage_service.keyring.ceremonies import rotation
 from strongroom.storage_service.keyring.ceremonies.recipients import Recipients
 from strongroom.storage_service.keyring.machines import endorsement
 from strongroom.storage_service.keyring.machines.document import MachineDocument
-from strongroom.storage_service.keyring.machines.endorsement import Acquaintance
+from strongroom.storage_service.keyring.machines.endorsement import PinnedRoots
 from strongroom.storage_service.keyring.machines.key import make, write_private
 from strongroom.storage_service.keyring.machines.stored import StoredDocuments
 from strongroom.storage_service.keyring.opening.unattended import MachineKeyFile
@@ -36,12 +36,12 @@ async def store() -> MemoryBackend:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Acquaintance:
-    return Acquaintance(tmp_path / "machine.key")
+def machine(tmp_path: Path) -> PinnedRoots:
+    return PinnedRoots(tmp_path / "machine.key")
 
 
 def renamed(put: Put, root: RootKey) -> Put:
-    return Put(SUCCESSION + root.kid, put.value)
+    return Put(ENDORSEMENTS + root.kid, put.value)
 
 
 # What the machine knew, what the store says, which root key it is given, and whether it takes it.
@@ -49,38 +49,38 @@ STORIES: Final[dict[str, tuple[list[RootKey], Callable[[], list[Put]], RootKey, 
     "the first is taken on trust": ([], list, FIRST, True),
     "the one it knows": ([FIRST], list, FIRST, True),
     "another, of which nothing is said": ([FIRST], list, SECOND, False),
-    "the next, with a testimony of the one before": (
+    "the next, with an endorsement of the one before": (
         [FIRST],
-        lambda: [endorsement.testimony(FIRST, SECOND)],
+        lambda: [endorsement.endorse(FIRST, SECOND)],
         SECOND,
         True,
     ),
     "the next but one, after sleeping through a rotation": (
         [FIRST],
-        lambda: [endorsement.testimony(FIRST, SECOND), endorsement.testimony(SECOND, THIRD)],
+        lambda: [endorsement.endorse(FIRST, SECOND), endorsement.endorse(SECOND, THIRD)],
         THIRD,
         False,
     ),
     "a stranger that testifies for itself": (
         [FIRST],
-        lambda: [endorsement.testimony(STRANGER, STRANGER)],
+        lambda: [endorsement.endorse(STRANGER, STRANGER)],
         STRANGER,
         False,
     ),
-    "a stranger under the testimony for another": (
+    "a stranger under the endorsement for another": (
         [FIRST],
-        lambda: [renamed(endorsement.testimony(FIRST, SECOND), STRANGER)],
+        lambda: [renamed(endorsement.endorse(FIRST, SECOND), STRANGER)],
         STRANGER,
         False,
     ),
-    "what is no testimony": ([FIRST], lambda: [Put(SUCCESSION + SECOND.kid, b"yes, it is")], SECOND, False),
+    "what is no endorsement": ([FIRST], lambda: [Put(ENDORSEMENTS + SECOND.kid, b"yes, it is")], SECOND, False),
 }
 
 
 @pytest.mark.parametrize(("knew", "said", "given", "taken"), STORIES.values(), ids=STORIES)
 async def test_who_follows(
     store: MemoryBackend,
-    machine: Acquaintance,
+    machine: PinnedRoots,
     knew: list[RootKey],
     said: Callable[[], list[Put]],
     given: RootKey,
@@ -101,7 +101,7 @@ async def test_who_follows(
         assert machine.known() == [endorsement.derived(root) for root in knew]
 
 
-def test_what_it_knows_is_private_and_opens_nothing_else(machine: Acquaintance) -> None:
+def test_what_it_knows_is_private_and_opens_nothing_else(machine: PinnedRoots) -> None:
     """The record is a file of mode 0600 with a key that is not the root key, nor tells it."""
     machine.keep(FIRST)
 
@@ -112,7 +112,7 @@ def test_what_it_knows_is_private_and_opens_nothing_else(machine: Acquaintance) 
     assert repr(endorsement.derived(FIRST)) == f"<Key knows.{FIRST.kid}>"
 
 
-def test_a_record_that_is_none_is_refused(machine: Acquaintance) -> None:
+def test_a_record_that_is_none_is_refused(machine: PinnedRoots) -> None:
     """What is damaged is not taken for knowing nothing, which would be to trust anybody."""
     machine.keep(FIRST)
     (path,) = machine.key.parent.iterdir()

@@ -25,14 +25,14 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.jose import envelope
 from strongroom.storage_service.jose.key import Key
-from strongroom.storage_service.keyring import holder
-from strongroom.storage_service.keyring import stored as vault
-from strongroom.storage_service.keyring.holder import Keeper
+from strongroom.storage_service.keyring import holder as module
+from strongroom.storage_service.keyring import stored
+from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.opening import unlock_keys, wraps
 from strongroom.storage_service.keyring.opening.unattended import as_recipient
 from strongroom.storage_service.keyring.opening.unlock_keys import Mistyped
 from strongroom.storage_service.keyring.rootkey import RootKey
-from strongroom.storage_service.keyring.shared_root import FIRST_WAIT, Page, State
+from strongroom.storage_service.keyring.shared_root import FIRST_WAIT, SharedRoot, State
 from tests.keyring.keeping import (
     NOW,
     PUT,
@@ -52,8 +52,8 @@ from tests.keyring.keeping import (
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let workers look at the page so often that no test waits for it."""
-    monkeypatch.setattr(holder, "LOOK", 0.002)
+    """Let workers look at the shared root so often that no test waits for it."""
+    monkeypatch.setattr(module, "LOOK", 0.002)
 
 
 @pytest.fixture
@@ -82,18 +82,18 @@ async def test_an_unlock_in_one_worker_is_one_in_all(store: MemoryBackend, servi
     """Started locked, all workers serve secrets from the next request on after any of them was unlocked."""
     text, key = unlock_key()
     await given(store, key)
-    page = Page()
-    started = [await services.start(store, page) for _ in range(workers)]
+    shared = SharedRoot()
+    started = [await services.start(store, shared) for _ in range(workers)]
     for worker in started:
-        assert worker.keeper.state is State.LOCKED
-        for act in (worker.reads(), worker.secrets.commit([PUT]), worker.keeper.sync()):
+        assert worker.holder.state is State.LOCKED
+        for act in (worker.reads(), worker.secrets.commit([PUT]), worker.holder.sync()):
             with pytest.raises(Locked):
                 await act
 
-    await started[0].keeper.unlock(text)
+    await started[0].holder.unlock(text)
 
     for worker in reversed(started):
-        assert worker.keeper.state is State.UNLOCKED
+        assert worker.holder.state is State.UNLOCKED
         await worker.secrets.commit([PUT])
         assert await worker.reads() == b"value"
 
@@ -102,13 +102,13 @@ async def test_an_unlock_in_one_worker_is_one_in_all(store: MemoryBackend, servi
 async def test_a_lock_in_one_worker_is_one_in_all(store: MemoryBackend, services: Services, workers: int) -> None:
     """From the lock on no request in any worker gets a key, and soon no worker has one, asked or not."""
     async with unlocked(store, services, workers) as (started, text):
-        rings = [await worker.keeper.sync() for worker in started]
+        rings = [await worker.holder.sync() for worker in started]
 
-        started[0].keeper.lock()
+        started[0].holder.lock()
 
         for worker in started:
-            assert worker.keeper.current is None
-            assert worker.keeper.state is State.LOCKED
+            assert worker.holder.current is None
+            assert worker.holder.state is State.LOCKED
         await until(lambda: all(worker.ring is None for worker in started))
         for ring in rings:
             with pytest.raises(Locked):
@@ -118,18 +118,18 @@ async def test_a_lock_in_one_worker_is_one_in_all(store: MemoryBackend, services
                 with pytest.raises(Locked):
                     await act
 
-        await started[-1].keeper.unlock(text)
+        await started[-1].holder.unlock(text)
         assert [await worker.reads() for worker in started] == [b"value"] * workers
 
 
 async def test_a_lock_elsewhere_is_found_by_the_next_request(
     store: MemoryBackend, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever is asked for a secret before it has looked at the page drops its keys then and there."""
-    monkeypatch.setattr(holder, "LOOK", 3600)
+    """Whoever is asked for a secret before it has looked at the shared root drops its keys then and there."""
+    monkeypatch.setattr(module, "LOOK", 3600)
     async with unlocked(store, services, 2) as (started, _):
-        ring = await started[1].keeper.sync()
-        started[0].keeper.lock()
+        ring = await started[1].holder.sync()
+        started[0].holder.lock()
         assert ring.active().reveal()
         with pytest.raises(Locked):
             await started[1].reads()
@@ -143,28 +143,28 @@ async def test_a_worker_that_starts_late_finds_things_as_they_are(
     store: MemoryBackend, path: Path, services: Services
 ) -> None:
     """It serves where the others do, by no way of its own; where the service was locked no way opens it."""
-    page = Page()
-    first = await services.by_file(store, path, page)
+    shared = SharedRoot()
+    first = await services.by_file(store, path, shared)
     await first.secrets.commit([PUT])
 
-    late = await services.start(store, page)
+    late = await services.start(store, shared)
     assert await late.reads() == b"value"
 
-    late.keeper.lock()
-    later = await services.by_file(store, path, page)
-    assert later.keeper.state is State.LOCKED
+    late.holder.lock()
+    later = await services.by_file(store, path, shared)
+    assert later.holder.state is State.LOCKED
     with pytest.raises(Locked):
         await later.reads()
-    assert page.tick == 2
+    assert shared.tick == 2
 
-    new = await services.by_file(store, path)  # a service that starts anew, with a page of its own
+    new = await services.by_file(store, path)  # a service that starts anew, with a shared root of its own
     assert await new.reads() == b"value"
 
 
 async def test_a_locked_service_asks_nothing_of_the_store(store: MemoryBackend, services: Services) -> None:
     """Requests to a locked service cost no read of the keyring, however many there are."""
     async with unlocked(store, services, 1) as ([worker], _):
-        worker.keeper.lock()
+        worker.holder.lock()
         await until(lambda: worker.ring is None)
         store.calls.clear()
         for _ in range(10):
@@ -183,9 +183,9 @@ async def test_any_of_several_unlock_keys_opens(store: MemoryBackend, services: 
     await given(store, *(key for _, key in keys))
     worker = await services.start(store)
     for text in (keys[0][0].reveal(), f"{unlock_key()[0]}\n{keys[2][0].reveal().lower()}"):
-        await worker.keeper.unlock(text)
-        assert worker.keeper.state is State.UNLOCKED
-        worker.keeper.lock()
+        await worker.holder.unlock(text)
+        assert worker.holder.state is State.UNLOCKED
+        worker.holder.lock()
 
 
 async def test_enough_shares_open_together(store: MemoryBackend, services: Services) -> None:
@@ -195,23 +195,23 @@ async def test_enough_shares_open_together(store: MemoryBackend, services: Servi
     worker = await services.start(store)
 
     with pytest.raises(Mistyped, match="1 more share is needed"):
-        await worker.keeper.unlock(shares[0].reveal())
-    assert worker.keeper.wrong_keys == 0
-    await worker.keeper.unlock("\n".join(share.reveal() for share in shares[1:]))
+        await worker.holder.unlock(shares[0].reveal())
+    assert worker.holder.wrong_keys == 0
+    await worker.holder.unlock("\n".join(share.reveal() for share in shares[1:]))
 
-    assert worker.keeper.state is State.UNLOCKED
+    assert worker.holder.state is State.UNLOCKED
 
 
 async def test_wrong_keys_are_counted_and_slowed(store: MemoryBackend, services: Services) -> None:
     """Each wrong key makes the next wait twice as long, in all workers, up to half a minute; a right one forgets it."""
     text, key = unlock_key()
     await given(store, key)
-    page = Page()
-    workers = [await services.start(store, page) for _ in range(2)]
+    shared = SharedRoot()
+    workers = [await services.start(store, shared) for _ in range(2)]
     wrong = unlock_key()[0]
     waits = []
     for number in range(9):
-        one, other = workers[number % 2].keeper, workers[1 - number % 2].keeper
+        one, other = workers[number % 2].holder, workers[1 - number % 2].holder
         with pytest.raises(WrongKey):
             await one.unlock(wrong)
         assert (one.wrong_keys, one.state) == (number + 1, State.LOCKED)
@@ -224,8 +224,8 @@ async def test_wrong_keys_are_counted_and_slowed(store: MemoryBackend, services:
         services.clock.now += waits[-1]
 
     assert waits == [FIRST_WAIT * 2**n for n in range(7)] + [30.0, 30.0]
-    await workers[0].keeper.unlock(text)
-    assert (workers[1].keeper.wrong_keys, workers[1].keeper.wait) == (0, 0.0)
+    await workers[0].holder.unlock(text)
+    assert (workers[1].holder.wrong_keys, workers[1].holder.wait) == (0, 0.0)
 
 
 async def test_many_tries_at_once_are_one(store: MemoryBackend, services: Services) -> None:
@@ -233,10 +233,10 @@ async def test_many_tries_at_once_are_one(store: MemoryBackend, services: Servic
     await given(store, unlock_key()[1])
     worker = await services.start(store)
 
-    outcomes = await asyncio.gather(*(worker.keeper.unlock(unlock_key()[0]) for _ in range(20)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(worker.holder.unlock(unlock_key()[0]) for _ in range(20)), return_exceptions=True)
 
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["TooManyAttempts"] * 19 + ["WrongKey"]
-    assert worker.keeper.wrong_keys == 1
+    assert worker.holder.wrong_keys == 1
 
 
 async def test_what_cannot_be_a_key_is_not_counted(store: MemoryBackend, services: Services) -> None:
@@ -246,11 +246,11 @@ async def test_what_cannot_be_a_key_is_not_counted(store: MemoryBackend, service
     worker = await services.start(store)
     for typed in ("", "canary", text[:-1] + ("0" if text[-1] != "0" else "1")):
         with pytest.raises(Mistyped) as caught:
-            await worker.keeper.unlock(typed)
+            await worker.holder.unlock(typed)
         assert "canary" not in str(caught.value)
         assert text[4:20] not in "".join(traceback.format_exception(caught.value))
 
-    assert (worker.keeper.wrong_keys, worker.keeper.wait) == (0, 0.0)
+    assert (worker.holder.wrong_keys, worker.holder.wait) == (0, 0.0)
 
 
 async def test_an_unlocked_service_is_not_unlocked(store: MemoryBackend, services: Services) -> None:
@@ -258,8 +258,8 @@ async def test_an_unlocked_service_is_not_unlocked(store: MemoryBackend, service
     async with unlocked(store, services, 2) as (started, text):
         for typed in (text, unlock_key()[0], "nonsense"):
             with pytest.raises(Exists):
-                await started[0].keeper.unlock(typed)
-        assert started[0].keeper.wrong_keys == 0
+                await started[0].holder.unlock(typed)
+        assert started[0].holder.wrong_keys == 0
 
 
 async def test_a_broken_keyring_is_not_a_wrong_key(store: MemoryBackend, services: Services) -> None:
@@ -274,24 +274,24 @@ async def test_a_broken_keyring_is_not_a_wrong_key(store: MemoryBackend, service
     ):
         await store.commit([Put(name, value)])
         with pytest.raises(KeyringDamaged, match="its tag is wrong"):
-            await worker.keeper.unlock(text)
-        assert (worker.keeper.state, worker.keeper.wrong_keys) == (State.LOCKED, 0)
+            await worker.holder.unlock(text)
+        assert (worker.holder.state, worker.holder.wrong_keys) == (State.LOCKED, 0)
         await store.commit([Put(name, sound[name].value)])
 
-    await worker.keeper.unlock(text)
+    await worker.holder.unlock(text)
 
 
 async def test_two_who_unlock_at_one_moment_both_succeed(store: MemoryBackend, services: Services) -> None:
     """It is unlocked once, and neither of them is told off."""
     keys = unlock_keys.make_keys(2)
     await given(store, *(key for _, key in keys))
-    page = Page()
-    workers = [await services.start(store, page) for _ in range(2)]
-    before = page.tick
+    shared = SharedRoot()
+    workers = [await services.start(store, shared) for _ in range(2)]
+    before = shared.tick
 
-    await asyncio.gather(*(w.keeper.unlock(text.reveal()) for w, (text, _) in zip(workers, keys, strict=True)))
+    await asyncio.gather(*(w.holder.unlock(text.reveal()) for w, (text, _) in zip(workers, keys, strict=True)))
 
-    assert page.tick == before + 1
+    assert shared.tick == before + 1
 
 
 # A lock that comes in between.
@@ -302,42 +302,42 @@ async def test_a_lock_undoes_an_unlock_under_way(store: MemoryBackend, services:
     text, key = unlock_key()
     await given(store, key)
     slow = FaultyBackend(store)
-    page = Page()
-    one, other = await services.start(slow, page), await services.start(store, page)
+    shared = SharedRoot()
+    one, other = await services.start(slow, shared), await services.start(store, shared)
     steps = len(slow.operations)
-    await one.keeper.unlock(text)
+    await one.holder.unlock(text)
     steps = len(slow.operations) - steps
     assert steps > 3
 
     for step in range(steps):
-        one.keeper.lock()
+        one.holder.lock()
         await until(lambda: one.ring is None)
         slow._released.clear()
         slow.faults = {len(slow.operations) + step: Fault.SLOW}
         begun = len(slow.operations)
-        unlocking = asyncio.create_task(one.keeper.unlock(text))
+        unlocking = asyncio.create_task(one.holder.unlock(text))
         await until(lambda begun=begun, step=step: len(slow.operations) > begun + step)  # type: ignore[misc]
-        other.keeper.lock()
+        other.holder.lock()
         slow.release()
 
         with pytest.raises(Locked):
             await unlocking
-        assert page.read()[1:] == (State.LOCKED, None)
-        assert one.keeper.current is None
+        assert shared.read()[1:] == (State.LOCKED, None)
+        assert one.holder.current is None
         assert one.ring is None
-    await other.keeper.unlock(text)
+    await other.holder.unlock(text)
 
 
 async def test_a_lock_holds_who_is_reading_the_keys(store: MemoryBackend, services: Services) -> None:
     """A worker that is opening the keyring while another locks the service gives out no ring, and keeps none."""
     async with unlocked(store, services, 1) as ([other], _):
         slow = FaultyBackend(store)
-        page = other.keeper._page
-        late = Keeper(slow, page, [])
+        shared = other.holder._shared
+        late = Holder(slow, shared, [])
         slow.faults = {0: Fault.SLOW}
         reading = asyncio.create_task(late.sync())
         await until(lambda: bool(slow.operations))
-        other.keeper.lock()
+        other.holder.lock()
         slow.release()
 
         with pytest.raises(Locked):
@@ -348,15 +348,15 @@ async def test_a_lock_holds_who_is_reading_the_keys(store: MemoryBackend, servic
 async def test_a_lock_holds_who_is_starting(store: MemoryBackend, services: Services) -> None:
     """An operator who locks the service while a worker is still opening a file has locked it."""
     root = await given(store)
-    page = Page()
+    shared = SharedRoot()
     way = Waiting(root)
-    starting = asyncio.create_task(services.start(store, page, [way]))
+    starting = asyncio.create_task(services.start(store, shared, [way]))
     await way.asked.wait()
-    page.lock()
+    shared.lock()
     way.go_on.set()
     worker = await starting
 
-    assert worker.keeper.state is State.LOCKED
+    assert worker.holder.state is State.LOCKED
     with pytest.raises(Locked):
         await worker.reads()
 
@@ -367,16 +367,16 @@ async def test_a_batch_under_way_when_the_lock_falls_writes_nothing(store: Memor
         before = (await store.list("")).names
         puts = [Put(f"secrets/{number}", bytes(200_000)) for number in range(8)]
         for worker in started:
-            await worker.keeper.sync()
+            await worker.holder.sync()
             writing = asyncio.create_task(worker.secrets.commit(puts))
             await asyncio.sleep(0)
             assert not writing.done()
-            worker.keeper.lock()
+            worker.holder.lock()
 
             with pytest.raises(Locked):
                 await writing
             assert (await store.list("")).names == before
-            await worker.keeper.unlock(text)
+            await worker.holder.unlock(text)
 
 
 async def test_the_watch_drops_keys_though_the_store_hangs(store: MemoryBackend, services: Services) -> None:
@@ -384,16 +384,16 @@ async def test_the_watch_drops_keys_though_the_store_hangs(store: MemoryBackend,
     text, key = unlock_key()
     await given(store, key)
     slow = FaultyBackend(store)
-    page = Page()
-    worker, other = await services.start(slow, page), await services.start(store, page)
-    await worker.keeper.unlock(text)
+    shared = SharedRoot()
+    worker, other = await services.start(slow, shared), await services.start(store, shared)
+    await worker.holder.unlock(text)
     held = worker.ring
     assert held is not None
     slow.faults = {len(slow.operations): Fault.SLOW}
-    hanging = asyncio.create_task(worker.keeper.refresh(held))
+    hanging = asyncio.create_task(worker.holder.refresh(held))
     await asyncio.sleep(0)
 
-    other.keeper.lock()
+    other.holder.lock()
 
     await until(lambda: worker.ring is None)
     assert not hanging.done()
@@ -413,16 +413,16 @@ async def test_a_keyring_made_elsewhere_is_noticed(
     store: MemoryBackend, path: Path, services: Services, known: bool
 ) -> None:
     """A service that waits for a keyring begins with it when another made one, by its own ways or by being unlocked."""
-    page = Page()
+    shared = SharedRoot()
     text, key = unlock_key()
-    workers = [await services.by_file(store, path, page, autogen=False) for _ in range(2)]
-    assert page.state is State.UNINITIALIZED
+    workers = [await services.by_file(store, path, shared, autogen=False) for _ in range(2)]
+    assert shared.state is State.UNINITIALIZED
     await given(store, as_recipient(key_file(path)) if known else key)
 
-    await until(lambda: page.state is (State.UNLOCKED if known else State.LOCKED))
+    await until(lambda: shared.state is (State.UNLOCKED if known else State.LOCKED))
 
     if not known:
-        await workers[0].keeper.unlock(text)
+        await workers[0].holder.unlock(text)
     assert [await worker.reads() for worker in workers] == [None, None]
 
 
@@ -430,11 +430,11 @@ async def test_a_keyring_made_elsewhere_can_be_unlocked_at_once(
     store: MemoryBackend, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever is quicker than the look at the store need not wait for it."""
-    monkeypatch.setattr(holder, "LOOK", 3600)
+    monkeypatch.setattr(module, "LOOK", 3600)
     worker = await services.start(store)
     text, key = unlock_key()
     await given(store, key)
-    await worker.keeper.unlock(text)
+    await worker.holder.unlock(text)
 
     assert await worker.reads() is None
 
@@ -445,9 +445,9 @@ async def test_a_key_rotated_elsewhere_is_used(store: MemoryBackend, services: S
         await changed(store, lambda document: document.rotated("default", NOW))
         await started[0].secrets.commit([Put("secrets/b", b"new")])
 
-        stored = await store.get("secrets/b")
-        assert stored is not None
-        assert envelope.kid_of(stored.value) == "default.2"
+        entry = await store.get("secrets/b")
+        assert entry is not None
+        assert envelope.kid_of(entry.value) == "default.2"
         assert await started[1].reads("secrets/b") == b"new"
         assert [repr(worker.ring) for worker in started] == ["<Ring access.1* default.1 default.2*>"] * 2
 
@@ -456,23 +456,23 @@ async def test_a_change_here_is_told_to_all(store: MemoryBackend, services: Serv
     """After `changed` every worker has the new keyring before its next request, and soon without one."""
     async with unlocked(store, services, 3) as (started, _):
         await changed(store, lambda document: document.rotated("default", NOW))
-        started[0].keeper.changed()
+        started[0].holder.changed()
 
-        assert all(worker.keeper.current is None for worker in started)
-        await until(lambda: all(worker.keeper.current is not None for worker in started))
+        assert all(worker.holder.current is None for worker in started)
+        await until(lambda: all(worker.holder.current is not None for worker in started))
         assert {repr(worker.ring) for worker in started} == {"<Ring access.1* default.1 default.2*>"}
 
 
 async def test_a_refresh_that_finds_nothing_gives_the_same_ring(store: MemoryBackend, services: Services) -> None:
     """Whoever asks for a newer ring and there is none has theirs back; whoever is behind has the one that is here."""
     async with unlocked(store, services, 1) as ([worker], _):
-        ring = await worker.keeper.sync()
-        assert await worker.keeper.refresh(ring) is ring
+        ring = await worker.holder.sync()
+        assert await worker.holder.refresh(ring) is ring
         await changed(store, lambda document: document.rotated("default", NOW))
-        newer = await worker.keeper.refresh(ring)
+        newer = await worker.holder.refresh(ring)
         assert newer is not ring
         reads = store.calls.total()
-        assert await worker.keeper.refresh(ring) is newer
+        assert await worker.holder.refresh(ring) is newer
         assert store.calls.total() == reads
         assert ring.active().reveal(), "requests under way may use it still"
 
@@ -496,14 +496,14 @@ async def test_a_root_key_rotated_elsewhere_is_followed_by_file(
     """Where the new root key is wrapped for the file too, all workers go on as if nothing had been."""
     recipient = as_recipient(key_file(path))
     await given(store, recipient)
-    page = Page()
-    workers = [await services.by_file(store, path, page) for _ in range(2)]
+    shared = SharedRoot()
+    workers = [await services.by_file(store, path, shared) for _ in range(2)]
     await rotated_root(store, STRANGER, recipient)
 
     await workers[0].secrets.commit([PUT])
 
     assert [await worker.reads() for worker in workers] == [b"value"] * 2
-    _, state, bits = page.read()
+    _, state, bits = shared.read()
     assert (state, bits) == (State.UNLOCKED, bytearray(STRANGER.reveal()))
 
 
@@ -518,12 +518,12 @@ async def test_a_root_key_rotated_elsewhere_locks_who_cannot_follow(
             await started[0].secrets.commit([PUT])
 
         await until(lambda: all(worker.ring is None for worker in started))
-        assert started[1].keeper.state is State.LOCKED
+        assert started[1].holder.state is State.LOCKED
         assert "rotated elsewhere; unlock this service with the new keys" in caplog.text
         with pytest.raises(WrongKey):
-            await started[0].keeper.unlock(old)
+            await started[0].holder.unlock(old)
         services.clock.now += FIRST_WAIT
-        await started[0].keeper.unlock(text)
+        await started[0].holder.unlock(text)
         assert [await worker.reads() for worker in started] == [b"value"] * 2
 
 
@@ -533,20 +533,20 @@ async def test_a_root_key_rotated_elsewhere_locks_who_cannot_follow(
 async def test_the_root_key_is_given_for_one_operation(store: MemoryBackend, services: Services) -> None:
     """Whoever has it for an operation has it no longer afterwards, however the operation ended."""
     async with unlocked(store, services, 1) as ([worker], _):
-        async with worker.keeper.root() as root:
+        async with worker.holder.root() as root:
             assert root == RootKey(ROOT_BITS)
         with pytest.raises(Locked):
             root.reveal()
         with pytest.raises(RuntimeError):
-            async with worker.keeper.root() as root:
+            async with worker.holder.root() as root:
                 raise RuntimeError
         with pytest.raises(Locked):
             root.reveal()
 
-        worker.keeper.lock()
+        worker.holder.lock()
         with pytest.raises(Locked):
-            async with worker.keeper.root():
-                pytest.fail("there is invalid")
+            async with worker.holder.root():
+                pytest.fail("there is none")
 
 
 async def test_an_operation_has_the_root_key_of_now(store: MemoryBackend, path: Path, services: Services) -> None:
@@ -556,8 +556,8 @@ async def test_an_operation_has_the_root_key_of_now(store: MemoryBackend, path: 
     worker = await services.by_file(store, path)
     await rotated_root(store, STRANGER, recipient)
 
-    async with worker.keeper.root() as root:
-        await vault.edit(store, root, lambda document: document.rotated("default", NOW))
+    async with worker.holder.root() as root:
+        await stored.edit(store, root, lambda document: document.rotated("default", NOW))
 
     assert root.kid == STRANGER.kid
 
@@ -565,17 +565,17 @@ async def test_an_operation_has_the_root_key_of_now(store: MemoryBackend, path: 
 async def test_a_halt_stops_writing_in_all_workers(store: MemoryBackend, services: Services) -> None:
     """Halted, values are read and deleted and none is written, in every worker, until it is resumed."""
     async with unlocked(store, services, 2) as (started, _):
-        started[0].keeper.halt()
+        started[0].holder.halt()
         for worker in started:
-            assert worker.keeper.state is State.HALTED
+            assert worker.holder.state is State.HALTED
             assert await worker.reads() == b"value"
             with pytest.raises(Halted):
                 await worker.secrets.commit([PUT])
-        late = await services.start(store, started[0].keeper._page)
+        late = await services.start(store, started[0].holder._shared)
         with pytest.raises(Halted):
             await late.secrets.commit([PUT])
 
-        late.keeper.resume()
+        late.holder.resume()
         for worker in (*started, late):
             await worker.secrets.commit([PUT])
 
@@ -584,13 +584,13 @@ async def test_a_halt_in_the_store_outlives_the_service(store: MemoryBackend, se
     """What the document says halts every service, and no worker can lift it but by changing the document."""
     async with unlocked(store, services, 2) as (started, _):
         await changed(store, lambda document: document.halt("default", NOW, "why"))
-        started[0].keeper.changed()
-        started[0].keeper.resume()
+        started[0].holder.changed()
+        started[0].holder.resume()
         for worker in started:
             with pytest.raises(Halted):
                 await worker.secrets.commit([PUT])
         await changed(store, lambda document: document.resumed())
-        started[0].keeper.changed()
+        started[0].holder.changed()
         for worker in started:
             await worker.secrets.commit([PUT])
 
@@ -603,13 +603,13 @@ async def test_a_new_root_key_is_adopted_by_who_is_unlocked(
     text, key = unlock_key()
     async with unlocked(store, services, 2) as (started, _):
         if state is State.LOCKED:
-            started[1].keeper.lock()
+            started[1].holder.lock()
         await rotated_root(store, STRANGER, key)
-        started[0].keeper.adopt(STRANGER)
+        started[0].holder.adopt(STRANGER)
 
-        assert started[1].keeper.state is state
+        assert started[1].holder.state is state
         if state is State.LOCKED:
-            await started[0].keeper.unlock(text)
+            await started[0].holder.unlock(text)
         assert [await worker.reads() for worker in started] == [b"value"] * 2
 
 
@@ -652,9 +652,9 @@ async def test_a_keyring_that_breaks_is_an_error_and_no_end(
         with pytest.raises(Internal):
             await started[0].secrets.commit([Put("secrets/b", b"x")])
         with pytest.raises(Internal):
-            async with started[0].keeper.root():
+            async with started[0].holder.root():
                 pytest.fail("there is nothing to operate on")
-        started[1].keeper.changed()
+        started[1].holder.changed()
         for worker in started:
             with pytest.raises(Internal):
                 await worker.reads()
@@ -674,25 +674,25 @@ async def test_the_watch_outlives_a_dead_store(
         await changed(store, lambda document: document.rotated("default", NOW))
         await store.close()
         begun = len(asked.operations)
-        started[0].keeper.changed()
+        started[0].holder.changed()
         await until(lambda: len(asked.operations) > begun + 20)
         for worker in started:
             with pytest.raises(Unavailable):
-                await worker.keeper.sync()
+                await worker.holder.sync()
         said = [record for record in caplog.records if "could not be followed" in record.message]
         assert len(said) == len(started)
 
         await store.open()
-        await until(lambda: all(worker.keeper.current is not None for worker in started))
+        await until(lambda: all(worker.holder.current is not None for worker in started))
         assert {repr(worker.ring) for worker in started} == {"<Ring access.1* default.1 default.2*>"}
 
 
 async def test_a_lock_needs_no_store(store: MemoryBackend, services: Services) -> None:
     """With the store gone, a lock holds in every worker, and their keys are wiped."""
     async with unlocked(store, services, 2) as (started, _):
-        rings = [await worker.keeper.sync() for worker in started]
+        rings = [await worker.holder.sync() for worker in started]
         await store.close()
-        started[0].keeper.lock()
+        started[0].holder.lock()
 
         await until(lambda: all(worker.ring is None for worker in started))
         for ring in rings:
@@ -708,7 +708,7 @@ async def test_closing_wipes_what_one_worker_held(store: MemoryBackend, services
     async with unlocked(store, services, 2) as (started, _):
         ring = started[0].ring
         assert ring is not None
-        await started[0].keeper.close()
+        await started[0].holder.close()
 
         with pytest.raises(Locked):
             ring.active().reveal()
@@ -719,11 +719,11 @@ async def test_opening_is_told(store: MemoryBackend, services: Services) -> None
     """Whoever asked is told each time that a worker has keys and had none, and not of a change of them."""
     async with unlocked(store, services, 1) as ([worker], text):
         told: list[str] = []
-        worker.keeper.on_open = lambda: told.append("open")
+        worker.holder.on_open = lambda: told.append("open")
         await changed(store, lambda document: document.rotated("default", NOW))
-        worker.keeper.changed()
-        await worker.keeper.sync()
+        worker.holder.changed()
+        await worker.holder.sync()
         assert told == []
-        worker.keeper.lock()
-        await worker.keeper.unlock(text)
+        worker.holder.lock()
+        await worker.holder.unlock(text)
         assert told == ["open"]

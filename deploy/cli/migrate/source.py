@@ -1,4 +1,4 @@
-"""What the verbs of ``strongroom migrate`` share: the estate that is meant, opened on both sides."""
+"""What the verbs of ``strongroom migrate`` share: the source that is meant, opened on both sides."""
 
 import asyncio
 import re
@@ -26,15 +26,15 @@ C = TypeVar("C", bound=Callable[..., Any])
 T = TypeVar("T")
 
 _FILES: Final = re.compile(r"key|cert|cacert|socket|.*_(?:file|dir)")  # options of sources that name a file
-_OF_AN_ESTATE: Final = frozenset(
+_OF_A_SOURCE: Final = frozenset(
     f"migrate {verb}" for verb in ("plan", "apply", "verify", "scrub", "rollback", "forget")
 )  # verbs that are told which
 CALL: Final = 60.0  # seconds that one call may take, when the store is slow
 
 
 @dataclass(frozen=True, slots=True)
-class Estate:
-    """The estate that was named: a source, its place and its options; or the name of a run, which knows them."""
+class SourceSpec:
+    """The source that was said: a source, its place and its options; or the name of a run, which knows them."""
 
     kind: str | None
     place: str
@@ -58,11 +58,11 @@ class Sides:
         return self.source
 
     def completed(self, steps: "Iterable[Step]") -> "list[Step]":
-        """Return *steps* with what names the estate, in those that need it."""
-        return [step.given(self._estate(step.verb)) if step.verb in _OF_AN_ESTATE else step for step in steps]
+        """Return *steps* with what names the source, in those that need it."""
+        return [step.given(self._named(step.verb)) if step.verb in _OF_A_SOURCE else step for step in steps]
 
-    def _estate(self, verb: str) -> "dict[str, Option]":
-        """Return what names the estate to *verb*: the run, once something is known of it."""
+    def _named(self, verb: str) -> "dict[str, Option]":
+        """Return what names the source to *verb*: the run, once something is known of it."""
         run = self.journal.run
         if verb == "migrate forget":
             return {"run": run.name}
@@ -73,16 +73,16 @@ class Sides:
         return {**named, "option": said} if said else named
 
 
-def estate_options(command: C) -> C:
-    """Give *command* what names an estate; it gets it as the keyword *estate*."""
+def source_options(command: C) -> C:
+    """Give *command* what names a source."""
     command = click.option(
         "-o", "options", multiple=True, metavar="NAME=VALUE", help="An option of the source: strongroom migrate sources"
     )(command)
     return click.argument("words", nargs=-1, metavar="SOURCE PLACE | RUN")(command)
 
 
-def estate_of(words: tuple[str, ...], options: tuple[str, ...]) -> Estate:
-    """Return the estate that was said; the run is to find its files from any directory.
+def spec_of(words: tuple[str, ...], options: tuple[str, ...]) -> SourceSpec:
+    """Return the source that was said; the run is to find its files from any directory.
 
     Raises:
         UsageError: none was, or an option has no value.
@@ -98,11 +98,11 @@ def estate_of(words: tuple[str, ...], options: tuple[str, ...]) -> Estate:
         said.setdefault(name, []).append(_absolute(value) if _FILES.fullmatch(name) else value)
     match words:
         case (kind, place):
-            return Estate(kind, _absolute(place), said, None)
+            return SourceSpec(kind, _absolute(place), said, None)
         case (kind,) if kind in SOURCES:
-            raise click.UsageError(f"say where the estate is: {kind} {SOURCES[kind].place}")
+            raise click.UsageError(f"say where the source is: {kind} {SOURCES[kind].place}")
         case (run,):
-            return Estate(None, "", said, run)
+            return SourceSpec(None, "", said, run)
     raise click.UsageError("say what is to be moved: SOURCE PLACE, or the name of a RUN")
 
 
@@ -151,17 +151,17 @@ async def opened_target() -> "AsyncIterator[Target]":
 
 
 @asynccontextmanager
-async def open_sides(estate: Estate, *, source_needed: bool = True, new: bool = False) -> AsyncIterator[Sides]:
+async def open_sides(spec: SourceSpec, *, source_needed: bool = True, new: bool = False) -> AsyncIterator[Sides]:
     """Open both sides.
 
     Args:
-        estate: what was said.
+        spec: what was said.
         source_needed: open the source, too.
         new: there need be no run yet.
 
     Raises:
         UsageError: there is no such source, or its place or an option is not understood.
-        EstateUnavailable, EstateRefused: the source cannot be opened.
+        SourceUnavailable, SourceRefused: the source cannot be opened.
         NoSuchRun: there is none, and there must be.
     """
     from strongroom.migration.errors import MigrationError, NoSuchRun
@@ -171,27 +171,27 @@ async def open_sides(estate: Estate, *, source_needed: bool = True, new: bool = 
 
     async with opened_target() as target:
         source = None
-        if estate.kind is not None:
+        if spec.kind is not None:
             try:
-                source = open_source(estate.kind, estate.place, estate.options)
+                source = open_source(spec.kind, spec.place, spec.options)
             except ConfigurationError as error:
                 raise click.UsageError(steps.line(str(error), error.next, common().lead)) from None
-            name = run_name(estate.kind, source.identity)
+            name = run_name(spec.kind, source.identity)
         else:
-            name = str(estate.run)
+            name = str(spec.run)
         journal = await Journal.find(target, name)
-        if journal is None and (estate.kind is None or not new):
+        if journal is None and (spec.kind is None or not new):
             raise NoSuchRun("there is no such run").advising(LIST_RUNS)
         if journal is None and source is not None:
-            journal = Journal(target, new_run(str(estate.kind), estate.place, estate.options, source.identity))
+            journal = Journal(target, new_run(str(spec.kind), spec.place, spec.options, source.identity))
         assert journal is not None  # noqa: S101  # a source was said, or the run was found
         head = journal.run
         if source is None and source_needed:
-            source = open_source(head.kind, head.place, head.options | estate.options)
+            source = open_source(head.kind, head.place, head.options | spec.options)
             if run_name(head.kind, source.identity) != head.name:
-                raise ConfigurationError("with these options it is another estate; say SOURCE PLACE in place of RUN")
+                raise ConfigurationError("with these options it is another source; say SOURCE PLACE in place of RUN")
         # What is said of the source once is remembered, from the next time on that the head is stored.
-        news = {name: values for name, values in estate.options.items() if head.options.get(name) != values}
+        news = {name: values for name, values in spec.options.items() if head.options.get(name) != values}
         head.options.update(news)
         sides = Sides(source, target, journal, news)
         try:

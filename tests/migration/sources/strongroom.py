@@ -18,7 +18,7 @@ from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.client.bulk_operations import Write
 from strongroom.storage_service.wire import NEW
 from tests.deploy.running import PATIENCE, spawn
-from tests.migration.estates.base import Estate
+from tests.migration.sources.base import Estate
 
 CONTAINER: Final = "secrets/estate/"
 """Where the estate's secrets lie."""

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from tests.migration.estates.base import Estate
-from tests.migration.estates.rows import RowEstate, private_key
+from tests.migration.sources.base import Estate
+from tests.migration.sources.rows import RowEstate, private_key
 
 
 class _Table(RowEstate[list[str]]):

@@ -21,13 +21,13 @@ from typing import ClassVar, Final, NoReturn
 import msgspec
 
 from strongroom.migration.digest import Digest
-from strongroom.migration.errors import EstateRefused, EstateUnavailable
+from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item, Record, is_sealed
 from strongroom.migration.sources.base import Options, Original, Place
 from strongroom.models import Host, HostCreds
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.faulty import Fault, Killed
-from tests.migration.estates.base import Estate
+from tests.migration.sources.base import Estate
 
 PAGE: Final = 100  # items in one operation of reading
 MALFORMED: Final = b"{malformed"
@@ -164,13 +164,13 @@ class MemoryEstate:
         """Answer, if anybody is answered.
 
         Raises:
-            EstateUnavailable: it is stopped.
-            EstateRefused: it refuses.
+            SourceUnavailable: it is stopped.
+            SourceRefused: it refuses.
         """
         if self._stopped:
-            raise EstateUnavailable(f"{self.place} does not answer: start it")
+            raise SourceUnavailable(f"{self.place} does not answer: start it")
         if self.refusing:
-            raise EstateRefused(f"{self.place} does not accept us: ask who keeps it")
+            raise SourceRefused(f"{self.place} does not accept us: ask who keeps it")
 
     def _append(self, key: str) -> None:
         revision, content = self.rows[key]
@@ -258,7 +258,7 @@ class MemorySource:
         """Put rows back, one after the other."""
         return [await self._restore_one(original) for original in originals]
 
-    def needles(self, original: Original) -> Sequence[bytes]:
+    def search_patterns(self, original: Original) -> Sequence[bytes]:
         """Return the secret values, as JSON writes them."""
         row = msgspec.json.decode(original.content.reveal().encode(), type=Row)
         return [msgspec.json.encode(value)[1:-1] for name, value in row.records if is_sealed(name)]
@@ -326,7 +326,7 @@ class MemorySource:
         if fault is Fault.DIE_BEFORE:
             self._die()
         if fault in (Fault.BEFORE, Fault.LOST):
-            raise EstateUnavailable("the source does not answer (injected)")
+            raise SourceUnavailable("the source does not answer (injected)")
         if fault is Fault.SLOW:
             await self._released.wait()
             self._check_alive()
@@ -335,7 +335,7 @@ class MemorySource:
         if fault is Fault.DIE_AFTER:
             self._die()
         if fault is Fault.AFTER:
-            raise EstateUnavailable("the source's answer was lost (injected)")
+            raise SourceUnavailable("the source's answer was lost (injected)")
 
     def _check_alive(self) -> None:
         if self._dead:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strongroom.migration import needles
-from strongroom.migration.errors import EstateUnavailable
-from strongroom.migration.needles import SHORTEST, WINDOW, WINDOWS, Search, windows
+from strongroom.migration import search_patterns
+from strongroom.migration.errors import SourceUnavailable
+from strongroom.migration.search_patterns import SHORTEST, WINDOW, WINDOWS, Search, windows
 from strongroom.migration.sources.base import Place
 
 _bytes = st.binary(min_size=SHORTEST, max_size=WINDOW * WINDOWS + 40)
@@ -29,8 +29,8 @@ def key(seed: bytes) -> bytes:
 
 
 async def each(wanted: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for needle in wanted:
-        yield needle
+    for pattern in wanted:
+        yield pattern
 
 
 def place(name: str, *chunks: bytes) -> Place:
@@ -41,7 +41,7 @@ def place(name: str, *chunks: bytes) -> Place:
 async def found_in(wanted: Sequence[bytes], *chunks: bytes) -> int:
     """Return how many of *wanted* a search finds in one place."""
     (finding,) = await Search([place("here", *chunks)]).run(each(wanted))
-    return finding.needles
+    return finding.patterns
 
 
 def cut(text: bytes, cuts: Iterable[int]) -> list[bytes]:
@@ -60,39 +60,41 @@ def cut(text: bytes, cuts: Iterable[int]) -> list[bytes]:
 async def test_it_finds_what_a_naive_search_finds(
     wanted: list[bytes], around: list[bytes], there: set[int], cuts: list[int]
 ) -> None:
-    """However a place is cut into parts, a needle is found if and only if a piece of it is there."""
-    text = b"".join([*around[::2], *(needle for number, needle in enumerate(wanted) if number in there), *around[1::2]])
-    naive = sum(any(piece in text for piece in windows(needle)) for needle in wanted)
+    """However a place is cut into parts, a pattern is found if and only if a piece of it is there."""
+    text = b"".join(
+        [*around[::2], *(pattern for number, pattern in enumerate(wanted) if number in there), *around[1::2]]
+    )
+    naive = sum(any(piece in text for piece in windows(pattern)) for pattern in wanted)
 
     assert await found_in(wanted, *cut(text, cuts)) == naive
-    assert naive >= sum(needle in text for needle in wanted)
+    assert naive >= sum(pattern in text for pattern in wanted)
 
 
 @settings(max_examples=60, deadline=None)
-@given(needle=_bytes)
-def test_pieces_are_of_the_needle(needle: bytes) -> None:
-    """Of a needle that is not too long, the pieces leave nothing out; there are never more than a few."""
-    pieces = windows(needle)
+@given(pattern=_bytes)
+def test_pieces_are_of_the_pattern(pattern: bytes) -> None:
+    """Of a pattern that is not too long, the pieces leave nothing out; there are never more than a few."""
+    pieces = windows(pattern)
 
     assert 1 <= len(pieces) <= WINDOWS
-    assert all(piece in needle and len(piece) <= WINDOW for piece in pieces)
-    if len(needle) <= WINDOW:
-        assert pieces == [needle]
-    elif len(needle) <= WINDOW * WINDOWS:
-        starts = [needle.find(piece) for piece in pieces]
+    assert all(piece in pattern and len(piece) <= WINDOW for piece in pieces)
+    if len(pattern) <= WINDOW:
+        assert pieces == [pattern]
+    elif len(pattern) <= WINDOW * WINDOWS:
+        starts = [pattern.find(piece) for piece in pieces]
         assert starts[0] == 0
-        assert needle.endswith(pieces[-1])
+        assert pattern.endswith(pieces[-1])
 
 
 @pytest.mark.parametrize("size", [40, 64, 100, 256, 1000, 20_000])
 async def test_a_fragment_is_found(size: int) -> None:
     """What is left of a value that was overwritten in part is found: an eighth of it, and a piece's length more."""
-    needle = os.urandom(size)
+    pattern = os.urandom(size)
     left = -(-size // WINDOWS) + 2 * WINDOW
     for start in range(0, size, max(1, size // 9)):
-        fragment = needle[start : start + left]
+        fragment = pattern[start : start + left]
         if len(fragment) == min(left, size):
-            assert await found_in([needle], b"before", fragment, b"after") == 1
+            assert await found_in([pattern], b"before", fragment, b"after") == 1
 
 
 @pytest.mark.parametrize("spell", [lambda key: key, base64.b64encode], ids=["as it is", "in base64"])
@@ -110,13 +112,13 @@ async def test_short_ones_are_counted() -> None:
     (finding,) = await search.run(each([b"abc", b"", b"long enough"]))
 
     assert finding.clean
-    assert (search.short, search.needles) == (2, 1)
+    assert (search.short, search.patterns) == (2, 1)
 
 
 async def test_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More needles than are looked for at once: each place is read again for each group, and all are found."""
-    monkeypatch.setattr(needles, "AT_ONCE", 20)
-    wanted = [b"needle number %06d" % number for number in range(101)]
+    """More patterns than are looked for at once: each place is read again for each group, and all are found."""
+    monkeypatch.setattr(search_patterns, "AT_ONCE", 20)
+    wanted = [b"pattern number %06d" % number for number in range(101)]
     reads = 0
 
     def chunks() -> AsyncIterator[bytes]:
@@ -128,13 +130,13 @@ async def test_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     search = Search([Place("here", chunks, ""), place("there", wanted[100])], advance=advanced.append)
     here, there = await search.run(each(wanted))
 
-    assert (here.needles, there.needles) == (77, 1)
+    assert (here.patterns, there.patterns) == (77, 1)
     assert reads == 6
-    assert sum(advanced) == search.needles == 101
+    assert sum(advanced) == search.patterns == 101
 
 
-async def test_a_needle_that_comes_twice_is_one() -> None:
-    """Two items with one secret are one needle."""
+async def test_a_pattern_that_comes_twice_is_one() -> None:
+    """Two items with one secret are one pattern."""
     assert await found_in([b"the same secret", b"the same secret"], b"the same secret") == 1
 
 
@@ -143,7 +145,7 @@ async def test_places_that_cannot_be_read() -> None:
 
     async def breaks_off() -> AsyncIterator[bytes]:
         yield b"the secret"
-        raise EstateUnavailable("its disk is gone")
+        raise SourceUnavailable("its disk is gone")
 
     async def fails() -> AsyncIterator[bytes]:
         yield b"the secret"
@@ -159,15 +161,15 @@ async def test_places_that_cannot_be_read() -> None:
     assert (broken.unreachable, broken.clean) == ("its disk is gone", False)
     assert (failing.unreachable, failing.clean) == ("it cannot be read: Input/output error", False)
     assert clean.clean
-    assert rest.needles == 1
+    assert rest.patterns == 1
 
 
 async def test_flat_memory() -> None:
-    """A place that is nothing but a needle, over and over, takes no more memory than some of its parts."""
-    needle = b"A" * 64
+    """A place that is nothing but a pattern, over and over, takes no more memory than some of its parts."""
+    pattern = b"A" * 64
     tracemalloc.start()
     try:
-        count = await found_in([needle], b"A" * 1024 * 1024)
+        count = await found_in([pattern], b"A" * 1024 * 1024)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

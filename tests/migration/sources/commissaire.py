@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 from urllib.parse import quote, urlencode
 
 from tests.etcd_server import Etcd, running
-from tests.migration.estates.base import Estate
+from tests.migration.sources.base import Estate
 
 WRITERS: Final = 8  # threads, where there is much to put in
 MALFORMED: Final = b'{"address": "broken", "ssh_priv_key": "it is cut sho'

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.migration.estates.base import Estate
-from tests.migration.estates.rows import RowEstate, private_key
+from tests.migration.sources.base import Estate
+from tests.migration.sources.rows import RowEstate, private_key
 
 
 class _Lines(RowEstate[str]):

@@ -9,7 +9,7 @@ _CACHE: Final = 8 * 1024  # KiB of pages held in memory
 _SLICE: Final = 500  # keys in one question
 
 
-class Spill:
+class DiskMap:
     """Texts by text, in a nameless file that is gone when this is closed. Not for secrets: the file is in the clear."""
 
     def __init__(self) -> None:

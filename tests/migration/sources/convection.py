@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from strongroom.migration.sources.convection.source import QUIET
-from tests.migration.estates.base import Estate
-from tests.migration.estates.convection_server import BIN, Server
+from tests.migration.sources.base import Estate
+from tests.migration.sources.convection_server import BIN, Server
 
 KEYSET: Final = "vault"
 _HANDS: Final = Path(__file__).with_name("convection_hands.py")

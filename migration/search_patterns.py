@@ -1,9 +1,9 @@
 """Search for what must be found nowhere: any number of byte strings, in files of any size, in bounded memory.
 
-Of each needle up to `WINDOWS` pieces of `WINDOW` bytes are looked for (of a shorter one the whole), spread over all of
+Of each pattern up to `WINDOWS` pieces of `WINDOW` bytes are looked for (of a shorter one the whole), spread over all of
 it, so that what a file still has of a value that was overwritten in part, or was cut up into pages, is found as well.
 What all keys of a kind have in common is no piece of any: the lines round a PEM, and how OpenSSH's keys begin. So many
-needles are looked for at once as `AT_ONCE` pieces come from, and a place is read again for each such group.
+patterns are looked for at once as `AT_ONCE` pieces come from, and a place is read again for each such group.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ import ahocorasick_rs
 from strongroom.migration.errors import MigrationError
 from strongroom.migration.sources.base import Place
 
-SHORTEST: Final = 8  # bytes of a needle: shorter ones are found in everything
+SHORTEST: Final = 8  # bytes of a pattern: shorter ones are found in everything
 WINDOW: Final = 32  # bytes of a piece: long enough never to be there by chance
-WINDOWS: Final = 8  # pieces of one needle
+WINDOWS: Final = 8  # pieces of one pattern
 AT_ONCE: Final = 20_000  # pieces in one automaton: about 30 MB
 _SLICE: Final = 128 * 1024  # bytes in one call: its answer names every place where something is found
 
@@ -33,23 +33,23 @@ class Finding:
     """What a search found in one place: how much, and never what."""
 
     place: Place
-    needles: int = 0  # that something was found of
+    patterns: int = 0  # that something was found of
     unreachable: str = ""  # why it could not be read, if so
 
     @property
     def clean(self) -> bool:
         """Whether all of it was read, and nothing found."""
-        return not self.needles and not self.unreachable
+        return not self.patterns and not self.unreachable
 
 
 @dataclass(slots=True)
 class Search:
-    """A search of some places for needles, of which it holds a bounded part."""
+    """A search of some places for patterns, of which it holds a bounded part."""
 
     places: Sequence[Place]
-    advance: Callable[[int], object] = bool  # called with how many needles more were looked for everywhere
+    advance: Callable[[int], object] = bool  # called with how many patterns more were looked for everywhere
     findings: Sequence[Finding] = field(init=False)
-    needles: int = 0  # that were looked for
+    patterns: int = 0  # that were looked for
     short: int = 0  # that were too short to be
 
     def __post_init__(self) -> None:
@@ -57,16 +57,16 @@ class Search:
             Finding(place, unreachable="" if place.chunks else "it cannot be searched") for place in self.places
         ]
 
-    async def run(self, needles: AsyncIterator[bytes]) -> Sequence[Finding]:
-        """Look for *needles*, and return what was found, place by place."""
+    async def run(self, patterns: AsyncIterator[bytes]) -> Sequence[Finding]:
+        """Look for *patterns*, and return what was found, place by place."""
         group: dict[bytes, None] = {}
         pieces = 0
-        async for needle in needles:
-            if len(needle) < SHORTEST:
+        async for pattern in patterns:
+            if len(pattern) < SHORTEST:
                 self.short += 1
-            elif needle not in group:
-                group[needle] = None
-                pieces += len(windows(needle))
+            elif pattern not in group:
+                group[pattern] = None
+                pieces += len(windows(pattern))
             if pieces >= AT_ONCE:
                 await self._look_for(list(group))
                 group, pieces = {}, 0
@@ -74,8 +74,8 @@ class Search:
             await self._look_for(list(group))
         return self.findings
 
-    async def _look_for(self, needles: Sequence[bytes]) -> None:
-        matcher = await asyncio.to_thread(Matcher, needles)
+    async def _look_for(self, patterns: Sequence[bytes]) -> None:
+        matcher = await asyncio.to_thread(Matcher, patterns)
         for finding in self.findings:
             if finding.place.chunks is None or finding.unreachable:
                 continue
@@ -86,19 +86,19 @@ class Search:
             except OSError as error:
                 finding.unreachable = f"it cannot be read: {error.strerror}"
             else:
-                finding.needles += len(found)
-        self.needles += len(needles)
-        self.advance(len(needles))
+                finding.patterns += len(found)
+        self.patterns += len(patterns)
+        self.advance(len(patterns))
 
 
 class Matcher:
-    """Finds pieces of some needles in one stream of bytes after another."""
+    """Finds pieces of some patterns in one stream of bytes after another."""
 
-    def __init__(self, needles: Sequence[bytes]) -> None:
-        """Take needles, none shorter than `SHORTEST`."""
+    def __init__(self, patterns: Sequence[bytes]) -> None:
+        """Take patterns, none shorter than `SHORTEST`."""
         owners: dict[bytes, list[int]] = {}
-        for number, needle in enumerate(needles):
-            for piece in windows(needle):
+        for number, pattern in enumerate(patterns):
+            for piece in windows(pattern):
                 owners.setdefault(piece, []).append(number)
         self._owners = list(owners.values())
         # A compact automaton: the fast one takes many times the memory.
@@ -107,7 +107,7 @@ class Matcher:
         )
 
     def find(self, text: bytes) -> set[int]:
-        """Return which needles, by number, have a piece in *text*."""
+        """Return which patterns, by number, have a piece in *text*."""
         found: set[int] = set()
         for start in range(0, len(text), _SLICE):
             some = text[start : start + _SLICE + WINDOW - 1]
@@ -116,9 +116,9 @@ class Matcher:
         return found
 
 
-def windows(needle: bytes) -> Sequence[bytes]:
-    """Return the pieces of *needle* that are looked for: those of one up to `WINDOWS` times `WINDOW` are all of it."""
-    body = _distinctive(needle)
+def windows(pattern: bytes) -> Sequence[bytes]:
+    """Return the pieces of *pattern* that are looked for: those of one up to `WINDOWS` times `WINDOW` are all of it."""
+    body = _distinctive(pattern)
     if len(body) <= WINDOW:
         return [body]
     count = min(WINDOWS, -(-len(body) // WINDOW))
@@ -126,18 +126,18 @@ def windows(needle: bytes) -> Sequence[bytes]:
     return [body[start : start + WINDOW] for start in (int(number * step) for number in range(count))]
 
 
-def _distinctive(needle: bytes) -> bytes:
-    """Return what of *needle* is its own: of a key in PEM, or in PEM in base64, without what others begin and end with.
+def _distinctive(pattern: bytes) -> bytes:
+    """Return what of *pattern* is its own: of a PEM key, or one in base64, without what others begin and end with.
 
     What is left is the whole where it would be too short to tell.
     """
-    body = needle
-    if needle.startswith(_BEGIN):
-        end = needle.rfind(_END)
-        body = needle[_HEAD : end if end > 0 else None]
-    elif needle.startswith(b"LS0tLS1CRUdJTi"):  # the same in base64
-        body = needle[_HEAD * 4 // 3 : -_FOOT * 4 // 3]
-    return body if len(body) >= WINDOW else needle
+    body = pattern
+    if pattern.startswith(_BEGIN):
+        end = pattern.rfind(_END)
+        body = pattern[_HEAD : end if end > 0 else None]
+    elif pattern.startswith(b"LS0tLS1CRUdJTi"):  # the same in base64
+        body = pattern[_HEAD * 4 // 3 : -_FOOT * 4 // 3]
+    return body if len(body) >= WINDOW else pattern
 
 
 async def _found(matcher: Matcher, chunks: AsyncIterator[bytes]) -> set[int]:
