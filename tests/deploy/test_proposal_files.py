@@ -337,7 +337,7 @@ def test_an_instance_has_directories_of_its_own(short: Path) -> None:
         ("[global]\nauditlog = ${store:file:dburi}\n" + WHOLE, "[global] auditlog: a ${…} in it names nothing"),
         (f"[global]\nauditlog = ${CANARY}\n" + WHOLE, "or a '$' stands alone (write $$)"),
         ("[global]\nauditlog = {{ place }}\n", "nothing fills the placeholder 'place'; give --set place=VALUE"),
-        ("[nonsense]\n" + WHOLE, "[nonsense] is not a section of this file; the sections are global, auth:…"),
+        ("[nonsense]\n" + WHOLE, "[nonsense] is not a section of this file; sections are global, auth:…"),
         ("[store:]\n" + WHOLE, "[store:] is not a section of this file"),
         # global
         (

@@ -145,9 +145,9 @@ def test_a_file_that_is_given_up(tmp_path: Path) -> None:
     ("text", "said"),
     [
         (b'["strongroom plan 1","a-run","2026-01-01T00:00:00Z"]\n["item","ma', "cut short"),
-        (b'["strongroom plan 1","another-run","2026-01-01T00:00:00Z"]\n', "no plan of a-run"),
+        (b'["strongroom plan 1","another-run","2026-01-01T00:00:00Z"]\n', "not a plan of a-run"),
         (b"hello\n", "not a plan"),
-        (b"", "no plan"),
+        (b"", "not a plan"),
         (None, "cannot be read"),
     ],
 )

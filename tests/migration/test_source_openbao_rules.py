@@ -76,7 +76,7 @@ def test_what_stays_behind_is_told() -> None:
     assert found.notes == (
         "its field empty is empty, and stays behind",
         "its field null is empty, and stays behind",
-        "its field number is no text: its JSON moves",
+        "its field number is not text: its JSON moves",
     )
     assert moved("a/b", {}).notes == ("it holds nothing that could move",)
 
@@ -97,7 +97,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any], list[str], str]] = {
     "credentials with an empty key": ("hosts/h", {"private_key": ""}, [], "none of its fields opens anything"),
     "two keys": ("hosts/h", {"private_key": PEM, "ssh_priv_key": PEM}, [], "two of its fields"),
     "a key that is none": ("hosts/h", {"private_key": "not a key"}, [], "neither PEM nor base64"),
-    "a key that is no text": ("hosts/h", {"private_key": 7}, [], "no text"),
+    "a key that is no text": ("hosts/h", {"private_key": 7}, [], "not text"),
     "credentials with a bad name": ("hosts/a b", {"private_key": PEM}, [], "address"),
 }
 
