@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from strongroom.deploy.cli.migrate import estate
+from strongroom.deploy.cli.migrate import source
 from strongroom.deploy.serving import log, workers
 from strongroom.http_proxy import app as proxy
 from strongroom.models import names
@@ -164,7 +164,7 @@ async def test_the_writer_of_a_store_tells_the_place_alone(
     assert CANARY not in said
 
 
-@pytest.mark.parametrize("heard", [workers._unhandled, estate._heard])
+@pytest.mark.parametrize("heard", [workers._unhandled, source._heard])
 async def test_the_event_loop_tells_the_place_alone(
     heard: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None],
     caplog: pytest.LogCaptureFixture,
