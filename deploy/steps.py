@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from strongroom.storage_service.printable import printable
-
 if TYPE_CHECKING:  # a command starts without all that models import
     from strongroom.models.steps import Option, Step
 
@@ -52,6 +50,8 @@ def sentence(step: "Step", lead: Lead) -> str:
 
 def line(text: str, following: "Iterable[Step]", lead: Lead) -> str:
     """Return *text* and what is to be done about it on one line, which steers no terminal."""
+    from strongroom.storage_service.printable import printable  # not for a command that ends well
+
     return printable("; ".join([" ".join(text.split()), *(sentence(step, lead) for step in following)]))
 
 

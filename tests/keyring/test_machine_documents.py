@@ -440,7 +440,7 @@ async def test_racing_processes_lose_no_document(tmp_path: Path) -> None:
     program = (
         "import asyncio\n"
         "from pathlib import Path\n"
-        "from strongroom.storage_service.keyring import machine_key\n"
+        "from strongroom.storage_service.keyring.machines import key as machine_key\n"
         "from strongroom.storage_service.keyring.machines.stored import FileDocuments\n"
         "from strongroom.storage_service.keyring.machines.document import MachineDocument\n"
         "made = [MachineDocument.new('x', machine_key.make().public_jwk(), 0) for _ in range(8)]\n"
