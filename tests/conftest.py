@@ -13,7 +13,6 @@ import pytest
 
 from strongroom.storage_service import hardening
 from tests import collection, groups
-from tests.deploy.running import ended_after
 from tests.etcd_server import Etcd, running
 
 if TYPE_CHECKING:
@@ -63,13 +62,6 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
     """Run an etcd of one member, without TLS and without users."""
     with running(tmp_path_factory.mktemp("etcd")) as store:
         yield store
-
-
-@pytest.fixture(autouse=True)
-def _no_process_is_left() -> Iterator[None]:
-    """End the commands that a test started and, because it failed, did not end."""
-    with ended_after():
-        yield
 
 
 @pytest.fixture(autouse=True)

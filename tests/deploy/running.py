@@ -18,7 +18,6 @@ from strongroom.deploy import cli
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds, for what takes one; only what is broken takes as long
 ENDED_WITHIN = 60.0  # seconds
-_SPAWNED: "list[subprocess.Popen[str]]" = []
 PATIENT = {"STRONGROOM_TIMEOUT": "300"}  # requests under way are given longer than a test waits for an end
 
 
@@ -97,8 +96,8 @@ def strongroom(
 def spawn(
     *arguments: object, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = (), **options: Any
 ) -> "subprocess.Popen[str]":
-    """Start the command in a process of its own, by way of the command *prefix*; see `ended_after`."""
-    process = subprocess.Popen(
+    """Start the command in a process of its own, by way of the command *prefix*."""
+    return subprocess.Popen(
         [*prefix, sys.executable, "-m", "strongroom.deploy.cli", *map(str, arguments)],
         env=dict(clean_environment() if environ is None else environ),
         stdin=subprocess.DEVNULL,
@@ -107,21 +106,19 @@ def spawn(
         text=True,
         **options,
     )
-    _SPAWNED.append(process)
-    return process
 
 
-@contextmanager
-def ended_after() -> Iterator[None]:
-    """After the block, end what it spawned and a failure has left, with all its children."""
-    before = len(_SPAWNED)
-    yield
-    while len(_SPAWNED) > before:
-        with _SPAWNED.pop() as process:
-            if process.poll() is None:
-                for each in (process.pid, *descendants(process.pid)):
-                    with suppress(ProcessLookupError):
-                        os.kill(each, signal.SIGKILL)
+def finished(process: "subprocess.Popen[str]", within: float = PATIENCE) -> Done:
+    """Return how *process* ended; one that goes on is ended with its children, so that no later test meets it."""
+    try:
+        out, err = process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        for each in (process.pid, *descendants(process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        process.communicate()
+        raise
+    return Done(process.returncode, out, err)
 
 
 def descendants(pid: int) -> list[int]:

@@ -19,7 +19,7 @@ import pytest
 from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.errors import Overtaken
 from tests.another_user import NOBODY, user
-from tests.deploy.running import Done, Up, clean_environment, eventually, spawn, strongroom, up
+from tests.deploy.running import Done, Up, clean_environment, eventually, finished, spawn, strongroom, up
 from tests.etcd_server import Etcd, free_port
 
 CANARY = "canary-in-a-backup"
@@ -460,8 +460,8 @@ def test_an_older_keyring_is_not_made_new_by_a_backup(there: Up, short: Path) ->
     assert (done.code != 0, "older than the one that was seen here last" in done.err) == (True, True), done
     assert not (short / "b").exists()
     started = spawn("up", "--home", there.home, "--listen", "127.0.0.1:0")
-    _, said = started.communicate(timeout=60)
-    assert (started.returncode, "older than the one" in said) == (2, True), said
+    done = finished(started)
+    assert (done.code, "older than the one" in done.err) == (2, True), done
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -482,9 +482,9 @@ def test_a_restore_that_is_killed_says_so(there: Up, short: Path, step: int) -> 
 
     if process.returncode != 0:
         started = spawn("up", "--home", new, "--listen", "127.0.0.1:0")
-        _, said = started.communicate(timeout=60)
-        assert started.returncode == 2, said
-        assert "half restored" in said or "the store holds no records of ours" in said
+        done = finished(started)
+        assert done.code == 2, done
+        assert "half restored" in done.err or "the store holds no records of ours" in done.err
         assert restore(file, new, "--key-file", key).code == 0
     with up(new):
         assert get(new, "many/299") == "x" * 20_000
@@ -517,10 +517,9 @@ def test_another_store_than_the_services_is_noticed(there: Up, short: Path, etcd
 
 def refused(home: Path, *arguments: object) -> str:
     """Return what a start says that is refused."""
-    process = spawn("up", "--home", home, "--listen", "127.0.0.1:0", *arguments)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2, said
-    return said
+    done = finished(spawn("up", "--home", home, "--listen", "127.0.0.1:0", *arguments))
+    assert done.code == 2, done
+    return done.err
 
 
 class TestAnotherStore:
