@@ -112,7 +112,7 @@ async def test_the_hash_of_a_password_is_made_as_the_page_says(tmp_path: Path) -
     """The page's command makes a hash with which its users file lets the user in, and reveal credentials."""
     page = (ROOT / "docs/configuration.md").read_text()
     (line,) = re.findall(r"^/opt/strongroom/bin/python (-c .*PasswordHasher.*)$", page, re.MULTILINE)
-    (form,) = re.findall(r'`(\{"alice": .*\})`, which the proxy reads', page)
+    (form,) = re.findall(r'`(\{"alice": .*\})`, which the proxy\s+reads', page)
 
     done = subprocess.run(
         [sys.executable, *shlex.split(line)],
