@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from strongroom.models import names
 from strongroom.storage_service.access.apikeys import ApiKeys
-from strongroom.storage_service.access.authenticators import Authenticator, Proxy, SimpleCredsAuth
+from strongroom.storage_service.access.authenticators import Authenticator, OwnUser, Proxy
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.registry import make_authenticator, make_authorizer
 from strongroom.storage_service.audit.log import AuditLog
@@ -157,7 +157,7 @@ async def build(
             audit=AuditService(door, proxy.principal),
             health=HealthService(door, keys, (store, *routing.backends), scheme, old),
             authenticators=tuple(make_authenticator(each, apikeys) for each in settings.authenticators),
-            own_user=(SimpleCredsAuth(uid=os.geteuid()),),
+            own_user=(OwnUser(os.geteuid()),),
             proxy=proxy,
             head_fields=_head_fields(settings.authenticators),
             closing=stack.pop_all(),

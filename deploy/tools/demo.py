@@ -48,9 +48,9 @@ def main() -> None:
         with httpx.Client(base_url=url, headers=_credentials()) as client:
             key = _store_and_fetch(client)
         _show_store(key)
-        _say_what_to_try(url)
         if arguments.once:
             return
+        _say_what_to_try(url)
         print("\nCtrl-C ends it.", flush=True)
         process.wait()
 

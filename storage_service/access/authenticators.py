@@ -95,6 +95,25 @@ class SimpleCredsAuth:
         raise Denied("this user may not use the socket")
 
 
+@dataclass(frozen=True, slots=True)
+class OwnUser:
+    """A process of the service's own user *uid*, or of root, who could write the service's files anyway."""
+
+    uid: int
+
+    async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
+        """Return ``service:<uid>``, None where the kernel tells nothing, or somebody forwards for another.
+
+        Raises:
+            Denied: it is another user's.
+        """
+        if peer is None or head.forwarded is not None:
+            return None
+        if peer.uid in {0, self.uid}:
+            return Principal(f"service:{peer.uid}")
+        raise Denied("this is for commands of the service's own user, or of root")
+
+
 async def authenticate(authenticators: tuple[Authenticator, ...], head: Head, peer: Peer | None) -> Principal:
     """Return who calls: the last authenticator to know, as in Custodia, where the API id overrides the process.
 

@@ -1,7 +1,7 @@
 """What a command is about to do on this machine beside the service, handed over to the service to be recorded.
 
-No API key is asked for: the service hears processes of its own user alone, and the kernel tells it who that is. Such a
-user may be unable to read a key, which systemd hands to the process itself.
+No API key is asked for: the service hears processes of its own user and of root, and the kernel tells it who that is.
+Its own user may be unable to read a key, which systemd hands to the process itself.
 """
 
 import os

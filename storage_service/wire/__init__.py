@@ -434,7 +434,7 @@ class RefusalReport(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 # What commands do on this machine beside the service, and hand over to be recorded: POST /acts, which it takes of
-# processes of its own user alone, as the kernel tells it.
+# processes of its own user and of root alone, as the kernel tells it.
 ACTS_PATH: Final = "/acts"
 MAX_ACT_BODY: Final = 4 * 1024
 

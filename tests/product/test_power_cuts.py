@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from strongroom.deploy.cli.machine import config as machine_config
+from strongroom.deploy.cli.machine import pair
 from strongroom.deploy.home import Home
 from strongroom.models.secret import Secret
 from strongroom.storage_service.access.base import Principal
@@ -119,12 +119,12 @@ def test_a_machine(tmp_path: Path) -> None:
     home = tmp_path / "home"
     Home(home).prepare()
     with forgetful_disk(home) as disk:
-        machine_config.initialize(home, Kind.EC, None)
+        pair.initialize(home, Kind.EC, None)
 
         assert (disk.forgotten(), disk.hasty) == ([], [])
         assert set(disk.left(home)) == {"machine.key", "machine.pub", "strongroom.toml"}
         with suppress(Exists):
-            machine_config.initialize(home, Kind.EC, None)
+            pair.initialize(home, Kind.EC, None)
         assert disk.forgotten() == []
 
 

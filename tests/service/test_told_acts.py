@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from strongroom.models.secret import Secret
-from strongroom.storage_service.access.authenticators import authenticate
+from strongroom.storage_service.access.authenticators import OwnUser, authenticate
 from strongroom.storage_service.access.base import Action, Principal
+from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.bootstrap import SharedRoot, build
 from strongroom.storage_service.client.hand_over import hand_over
 from strongroom.storage_service.config import ServiceSettings
@@ -94,6 +95,31 @@ async def test_what_came_over_the_network_is_not_heard(tmp_path: Path) -> None:
         assert [(line["principal"], line["name"], line["decision"]) for line in rig.lines()] == [
             ("unknown", ACTS_PATH, "denied")
         ]
+
+
+async def test_root_is_heard_too() -> None:
+    """Under systemd root runs the commands of a service that is another user; who forwards for somebody is nobody."""
+    who = OwnUser(1000)
+
+    assert (await authenticate((who,), Head(), Peer(1, 0, 0))).id == "service:0"
+    with pytest.raises(Denied):
+        await authenticate((who,), Head(), Peer(1, 1001, 1000))
+    with pytest.raises(NotAuthenticated):
+        await authenticate((who,), Head(forwarded="for=192.0.2.1"), Peer(1, 0, 0))
+
+
+async def test_roots_offline_log_is_the_services(tmp_path: Path) -> None:
+    """A log that root's command begins beside the service's is whose the directory is, so that it can be rotated."""
+    place = tmp_path / "log"
+    place.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(place, 65534, 65534)
+    log = AuditLog(place / "audit-offline.log")
+    log.open()
+    await log.close()
+
+    made = (place / "audit-offline.log").stat()
+    assert (made.st_uid, made.st_gid, made.st_mode & 0o777) == (place.stat().st_uid, place.stat().st_gid, 0o600)
 
 
 async def test_another_users_process_is_not_heard(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from strongroom.deploy.home import TEMPLATE, Home
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.files import replace_private
 from strongroom.storage_service.keyring.ceremonies.machines import Kind, make_pair
+from strongroom.storage_service.reach import changed_by_others
 
 KEY: Final = "machine.key"  # the default of the setting of that name
 NAME: Final = "machine.name"  # what people were told to call it, for `machine init`
@@ -40,7 +41,11 @@ def initialize(home: Path, kind: Kind, documents: Path | None, name: str | None 
         ConfigurationError, KeyFileUnusable: something cannot be written here.
     """
     place = Home(home)
-    place.prepare()
+    if place.config.exists() and not (home / "run").exists():  # a directory of settings, as systemd's units have one
+        if (fault := changed_by_others(home, home.stat())) is not None:
+            raise ConfigurationError(fault)
+    else:
+        place.prepare()
     path, public = home / KEY, home / PUBLIC
     try:
         fingerprint = make_pair(path, public, kind)
