@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 from gunicorn.glogging import Logger
 
+from strongroom.deploy.places import CLIENT
 from strongroom.deploy.steps import Lead, sentence
 from strongroom.models.steps import Step
 from strongroom.storage_service.printable import printable
@@ -68,17 +69,21 @@ class Plain(logging.Formatter):
     """A line for people; what is to be done, and where an unexpected error came from, stand at its end."""
 
     def __init__(self, home: str | None = None) -> None:
-        """Take the home that commands are to lead to."""
+        """Take the home that commands are to lead to, where it is one that a command can use."""
         super().__init__()
-        self._lead = Lead(Path(home) if home else None)
+        self._home = Path(home) if home else None
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         line = f"{when}.{record.msecs:03.0f} {record.levelname} {record.name}[{record.process}] {message_of(record)}"
-        line = "; ".join([line, *(printable(sentence(step, self._lead)) for step in _next_of(record))])
+        line = "; ".join([line, *(printable(sentence(step, self._lead())) for step in _next_of(record))])
         trace = _trace(record)
         return f"{line}: {trace}" if trace else line
+
+    def _lead(self) -> Lead:
+        """Return what leads to the service; a unit's home has no ``client.json``, and nobody here knows where it is."""
+        return Lead(self._home if self._home is not None and (self._home / CLIENT).exists() else None)
 
 
 class Json(logging.Formatter):

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,14 +67,15 @@ def test_why_an_application_did_not_start_stands_alone() -> None:
     assert log.message_of(started) == "the key is gone"
 
 
-def test_what_is_to_be_done_is_told() -> None:
-    """For people it is a command that leads to the home of the process, for machines a step as it is."""
+def test_what_is_to_be_done_is_told(tmp_path: Path) -> None:
+    """For people it is a command that leads to a home with the key to it, for machines a step as it is."""
     told = record("locked", exc_info=None)
     told.next = (Step("unlock it", "key unlock"),)
+    home = tmp_path / "our home"
+    home.mkdir()
+    plain = log.Plain(str(home))
 
-    assert (
-        log.Plain("/srv/our home")
-        .format(told)
-        .endswith("locked; unlock it: strongroom --home '/srv/our home' key unlock")
-    )
+    assert plain.format(told).endswith("locked; unlock it: strongroom key unlock")
+    (home / "client.json").touch()
+    assert plain.format(told).endswith(f"locked; unlock it: strongroom --home '{home}' key unlock")
     assert json.loads(log.Json().format(told))["next"] == [{"reason": "unlock it", "verb": "key unlock", "options": {}}]
