@@ -503,7 +503,7 @@ class TestOtherWaysIn:
         a("revoke", "alpha", "--force")
 
         done = a("init")
-        assert done == Done(6, "", "[✘] the keyring is opened by machines alone, and this is none of them\n")
+        assert done == Done(6, "", "[✘] the keyring is opened by machines alone, and this machine is not one of them\n")
 
 
 def truncated(document: dict[str, Any]) -> Any:

@@ -118,7 +118,7 @@ def test_a_record_that_is_none_is_refused(machine: PinnedRoots) -> None:
     (path,) = machine.key.parent.iterdir()
     path.write_bytes(b"{}")
 
-    with pytest.raises(KeyFileUnusable, match="is not the record of a root key"):
+    with pytest.raises(KeyFileUnusable, match="is not a record of a root key"):
         machine.known()
 
 

@@ -531,7 +531,8 @@ FOUND: Final = [
 @pytest.mark.parametrize(
     ("wanted", "place"),
     [
-        *(("web", 0), ("db", 1), ("abc", 2), ("aa", 0), ("AA", 0), ("abaa", 1), ("abab", 2), ("cc", 3), ("cd" * 32, 4)),
+        *(("web", 0), ("db", 1), ("abc", 2), ("a" * 8, 0), ("A" * 8, 0), ("cd" * 32, 4)),
+        *(("ab" + "a" * 6, 1), ("abababab", 2), ("c" * 8, 3)),
         *(("row 3", 5), ("row 33", 6)),
     ],
 )
@@ -546,6 +547,14 @@ NOT_FOUND: Final[Mapping[str, tuple[str, type[StrongroomError], str]]] = {
         "ab",
         Invalid,
         "fingerprint prefix 'ab' is ambiguous; matches: abaaaaaaaaaaaaaa, abababababababab",
+    ),
+    "a prefix too short": (
+        "aa",
+        NotFound,
+        (
+            "no machine is called 'aa', and it is too short for a fingerprint prefix; if this one is meant, give 8"
+            " characters or more: aaaaaaaaaaaaaaaa"
+        ),
     ),
     "a prefix of none": ("ff", NotFound, "no machine has that name, or a fingerprint that begins so"),
     "a name of none": ("\x1b[31m", NotFound, "no machine has that name, or a fingerprint that begins so"),

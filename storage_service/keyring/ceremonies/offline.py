@@ -178,7 +178,7 @@ async def _opened(store: Backend, root: str, ways: Sequence[Way], typed: Typed) 
     for key in unlock_keys.parse(typed()).keys:
         if key.kid in held:
             return wraps.unwrap(held[key.kid], key)
-    raise WrongKey("what was given opens nothing here")
+    raise WrongKey("no key that was given opens the keyring")
 
 
 async def _by_file(store: Backend, file: Path, root: str) -> RootKey | None:

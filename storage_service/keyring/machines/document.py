@@ -39,6 +39,7 @@ from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
 
 FORMAT: Final[Literal[1]] = 1  # of a document; a later one is refused, not guessed at
 MAX_DOCUMENT: Final = 64 * 1024  # bytes; with two root keys it is about 4 KiB
+MIN_PREFIX: Final = 8  # characters of a fingerprint that stand for one machine
 SHORT: Final = 16  # characters of a fingerprint that are shown
 
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -311,7 +312,7 @@ def find(machines: Iterable[_Machine], wanted: str) -> _Machine:
 
     Raises:
         Invalid: *wanted* is empty, or more than one is meant.
-        NotFound: none is.
+        NotFound: none is, or only by less than `MIN_PREFIX` characters.
     """
     if not wanted:
         raise Invalid("fingerprint prefix must not be empty")
@@ -322,9 +323,16 @@ def find(machines: Iterable[_Machine], wanted: str) -> _Machine:
     if not meant:
         prefix = wanted.lower()
         meant = [each for each in known if each.fingerprint == prefix]
-        meant = meant or [each for each in known if each.fingerprint.startswith(prefix)]
+        if meant:
+            return meant[0]
+        meant = [each for each in known if each.fingerprint.startswith(prefix)]
         if len(meant) > 1:
             raise Invalid(f"fingerprint prefix '{prefix}' is ambiguous; matches: {_shown(meant)}")
+        if meant and len(prefix) < MIN_PREFIX:  # "c", revoked twice, must not hit one whose fingerprint begins so
+            raise NotFound(
+                f"no machine is called '{prefix}', and it is too short for a fingerprint prefix; if this one is meant,"
+                f" give {MIN_PREFIX} characters or more: {_shown(meant)}"
+            )
     if not meant:
         raise NotFound("no machine has that name, or a fingerprint that begins so")
     return meant[0]
