@@ -107,7 +107,7 @@ async def exported_from(store: Backend, root: RootKey = ROOT) -> Exported:
 @asynccontextmanager
 async def unlocked(store: Backend, key: str) -> AsyncIterator[Holder]:
     """Give what a service holds that was started on *store*, and unlocked with *key*."""
-    shared = shared_root.Page()
+    shared = shared_root.SharedRoot()
     holder = Holder(store, shared, [])
     await holder.open()
     try:
