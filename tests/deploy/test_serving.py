@@ -85,7 +85,7 @@ class TestServe:
 
         for more, why in (
             ((), "the store holds no records of ours, and this home's records are in"),
-            (("--store", "memory"), "is another"),
+            (("--store", "memory"), "name another store"),
         ):
             with serving(spawn("serve", "storage", "--home", made, *more)) as process:
                 _, said = process.communicate(timeout=PATIENCE)
@@ -206,14 +206,14 @@ class TestPage:
         first = gunicorn.load()
         gunicorn.reload()
 
-        assert gunicorn.load().application._page is first.application._page
+        assert gunicorn.load().application._shared is first.application._shared
 
     def test_it_outlives_a_reload_of_a_plain_gunicorn(self, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The configuration module may be run anew, as gunicorn does with a file: the page stays the same."""
         monkeypatch.setenv("STRONGROOM_HOME", str(made))
         first, again = (runpy.run_path(str(ROOT / "deploy/serving/gunicorn/storage_service.py")) for _ in range(2))
 
-        assert first["application"]().application._page is again["application"]().application._page
+        assert first["application"]().application._shared is again["application"]().application._shared
 
     def test_the_proxy_has_none(self, made: Path) -> None:
         """What has no keys has no place for them."""

@@ -78,13 +78,13 @@ def test_every_process_is_closed(running: Up) -> None:
 # Runs the command, and ends where the page with the root key would be made: with what a look from outside finds.
 BEFORE_THE_PAGE: Final = """
 import ctypes, os, sys
-from strongroom.storage_service.keyring import page
+from strongroom.storage_service.keyring import shared_root
 
 def instead(_):
     os.write(2, b"dumpable %d" % ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
     os._exit(1)
 
-page.Page.__init__ = instead
+shared_root.SharedRoot.__init__ = instead
 if sys.argv[1] == "gunicorn":
     from gunicorn.app.wsgiapp import run
     sys.argv[1:] = ["-c", "python:strongroom.deploy.serving.gunicorn.storage_service"]
