@@ -39,21 +39,21 @@ def short() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", ODD)
-async def test_the_store_lies_where_it_is_said(tmp_path: Path, name: str) -> None:
+async def test_the_store_lies_where_it_is_said(short: Path, name: str) -> None:
     """The path of an SQLite file is a path: whatever a URL would make of it, the file is that one."""
-    for said in ("sqlite", f"sqlite:{tmp_path}/{name}/data/strongroom.db"):
-        loaded = settings.load(environ=ENVIRON, home=tmp_path / name, flags={"store": said})
-        assert loaded.directories().count(tmp_path / name / "data") == 1
-    (tmp_path / name / "data").mkdir(parents=True)
+    for said in ("sqlite", f"sqlite:{short}/{name}/data/strongroom.db"):
+        loaded = settings.load(environ=ENVIRON, home=short / name, flags={"store": said})
+        assert loaded.directories().count(short / name / "data") == 1
+    (short / name / "data").mkdir(parents=True)
 
     backend = open_backend(loaded.service.store)
     await backend.open()
     await backend.close()
 
-    assert (tmp_path / name / "data/strongroom.db").exists()
-    assert {path.name for path in tmp_path.iterdir()} == {name}
+    assert (short / name / "data/strongroom.db").exists()
+    assert {path.name for path in short.iterdir()} == {name}
     shown = {each.key: each.value for each in loaded.shown}
-    assert shown["store"] == f"sqlite:{tmp_path}/{name}/data/strongroom.db"
+    assert shown["store"] == f"sqlite:{short}/{name}/data/strongroom.db"
 
 
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:

@@ -185,7 +185,10 @@ def test_handlers_and_plugins_are_tables(home: Path) -> None:
             "[[authenticators]]\nhandler = 'SimpleHeaderAuth'",
             "'authenticators' has a handler that is not one of SimpleAuth",
         ),
-        ("[[authenticators]]\nuid = '1'", "'authenticators' has a handler that is not one of SimpleAuthKeys, SimpleCreds"),
+        (
+            "[[authenticators]]\nuid = '1'",
+            "'authenticators' has a handler that is not one of SimpleAuthKeys, SimpleCreds",
+        ),
         ("[[authorizers]]\nhandler = 'SimplePathAuthz'\npath = '/'", "no 'path' here; did you mean 'paths'?"),
         ("[[storage_handlers]]\nurl = 3", "strongroom.toml: 'storage_handlers': expected `str | array`, got `int`"),
         ("workers = 2\nstore = 'memory'", "'store' is memory, which several workers would each have of their own"),
