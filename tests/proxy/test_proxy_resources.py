@@ -2,8 +2,8 @@
 
 import asyncio
 import base64
-import itertools
 import json
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,12 +19,10 @@ from tests.raw_http import Message, ask, request
 KEY = base64.b64encode(b"-----BEGIN OPENSSH PRIVATE KEY-----\ncanary-8f3a\n").decode()
 OTHER = base64.b64encode(b"another").decode()
 
-_numbers = itertools.count(1)
-
 
 def fresh(kind: str) -> str:
     """Return a name that no other test uses."""
-    return f"{kind}-{next(_numbers)}"
+    return f"{kind}-{secrets.token_hex(4)}"
 
 
 def as_user(name: str) -> str:
