@@ -41,7 +41,7 @@ def initialize(home: Path, kind: Kind, documents: Path | None, name: str | None 
         ConfigurationError, KeyFileUnusable: something cannot be written here.
     """
     place = Home(home)
-    if place.config.exists() and not (home / "run").exists():  # a directory of settings, as systemd's units have one
+    if place.config.exists() and home.stat().st_mode & 0o077:  # a directory of settings, as systemd's units have one
         if (fault := changed_by_others(home, home.stat())) is not None:
             raise ConfigurationError(fault)
     else:
