@@ -17,7 +17,7 @@ import uvloop
 from benchmarks import load
 from benchmarks.load import Outcome
 from benchmarks.targets import SECRET, Strongroom
-from strongroom.deploy.cli.key import rotate
+from strongroom.deploy.cli.key.rotate import sweep
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import MAX_BATCH, Put
@@ -75,7 +75,7 @@ def sweeping(target: Strongroom, url: str, records: int, number: int) -> Sweep:
     created, replaced = uvloop.run(_raw(url, [f"raw/{number}/{n:06}" for n in range(records)], token))
     with _client(target) as client, _rotated(client):
         begun = time.perf_counter()
-        swept = rotate.sweep(client, "default", 1.0, _nobody)
+        swept = sweep(client, "default", 1.0, _nobody)
         took = time.perf_counter() - begun
     if not swept.settled or swept.moved != records:
         raise ValueError(f"{target.name} re-encrypted {swept.moved} of {records} records")
@@ -117,7 +117,7 @@ def _while_sweeping(target: Strongroom, read: Callable[[], Outcome]) -> Outcome:
         finally:
             program.terminate()
             program.wait()
-        rotate.sweep(client, "default", 1.0, _nobody)
+        sweep(client, "default", 1.0, _nobody)
     return outcome
 
 

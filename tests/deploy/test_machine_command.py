@@ -717,3 +717,17 @@ def test_no_key_is_shown(a: Machine, b: Machine) -> None:
     shown = "".join(done.out + done.err for done in said) + json.dumps([a.audit, b.audit])
     for secret in (*secrets_of(a), *secrets_of(b)):
         assert secret not in shown
+
+
+def test_a_directory_of_settings_stays_one(home: Path) -> None:
+    """One that others read gets a key pair and no folders of a home; one that others write is refused."""
+    home.mkdir()
+    (home / "strongroom.toml").touch()
+    home.chmod(0o777)
+    refused = strongroom("--home", home, "machine", "config", "init")
+    assert (refused.code, list(home.glob("machine.*"))) == (2, []), refused
+
+    home.chmod(0o755)
+    assert strongroom("--home", home, "machine", "config", "init").code == 0
+    assert {each.name for each in home.iterdir()} >= {"machine.key", "machine.pub", "strongroom.toml"}
+    assert not {"run", "data", "log"} & {each.name for each in home.iterdir()}

@@ -41,13 +41,9 @@ def initialize(home: Path, kind: Kind, documents: Path | None, name: str | None 
         ConfigurationError, KeyFileUnusable: something cannot be written here.
     """
     place = Home(home)
-    if place.config.exists() and home.stat().st_mode & 0o077:  # a directory of settings, as systemd's units have one
-        if (fault := changed_by_others(home, home.stat())) is not None:
-            raise ConfigurationError(fault)
-    else:
-        place.prepare()
     path, public = home / KEY, home / PUBLIC
     try:
+        _prepare(place)
         fingerprint = make_pair(path, public, kind)
         if name is not None:
             replace_private(home / NAME, f"{name}\n".encode())
@@ -58,6 +54,19 @@ def initialize(home: Path, kind: Kind, documents: Path | None, name: str | None 
     except OSError as error:
         raise ConfigurationError(f"{error.filename or home}: {error.strerror}") from None
     return Made(fingerprint, path, public, place.config, ())
+
+
+def _prepare(place: Home) -> None:
+    """Make the home, unless it is a directory of settings, as units have one: others read that, and none write it.
+
+    Raises:
+        ConfigurationError: others may write it, or it cannot be made.
+        OSError: it cannot be looked at.
+    """
+    if not (place.config.exists() and place.path.stat().st_mode & 0o077):
+        place.prepare()
+    elif (fault := changed_by_others(place.path, place.path.stat())) is not None:
+        raise ConfigurationError(fault)
 
 
 def name_beside(key: Path) -> str | None:
