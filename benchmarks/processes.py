@@ -64,6 +64,14 @@ class Program:
             kilobytes += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
         return kilobytes / 1024
 
+    def worked(self) -> float:
+        """Return the seconds of processor time that the program and its living children have taken."""
+        ticks = 0
+        for pid in _family(self._process.pid):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])  # proc(5): utime and stime, counted from the state
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> None:
         """End the program, and whatever of its children outlives it."""
         children = list(_family(self._process.pid))[1:]

@@ -94,6 +94,11 @@ class Target(ABC):
         assert self._program is not None
         return self._program.memory()
 
+    def worked(self) -> float:
+        """Return the seconds of processor time that all its processes have taken."""
+        assert self._program is not None
+        return self._program.worked()
+
     def stop(self) -> None:
         """End all its processes."""
         if self._program is not None:
