@@ -27,9 +27,9 @@ def key_of(number: int) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def old_estate(etcd: Etcd) -> dict[str, bytes]:
-    """Put a Commissaire's records into *etcd*, and return them."""
-    addresses = [f"10.0.0.{number}" for number in range(HOSTS)]
+def old_estate(etcd: Etcd, network: str = "10.0.0") -> dict[str, bytes]:
+    """Put a Commissaire's records of hosts in *network* into *etcd*, and return them."""
+    addresses = [f"{network}.{number}" for number in range(HOSTS)]
     records: dict[str, Any] = {
         f"hosts/{address}": {
             "address": address,

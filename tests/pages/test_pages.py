@@ -1,0 +1,135 @@
+"""The documentation does what it says: each command of a page is typed in the order it stands, in one fresh home."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.etcd_server import Etcd, running
+from tests.pages.reader import Reader
+from tests.product.test_migration_story import old_estate
+
+UNLOCK_KEY = re.compile(r"SR1(?:-[0-9A-Z]{1,5}){12}")
+SHARE = re.compile(r"^ *\d  ((?:[a-z]+ ?){20,33})$", re.MULTILINE)
+SET_UP: Mapping[str, str] = {"make ": "it makes and tries what these tests run in"}
+
+Opens = Callable[..., Reader]
+
+
+@pytest.fixture
+def opens() -> Iterator[Opens]:
+    """Open a page: somebody who has a fresh home reads it."""
+    with ExitStack() as stack:
+
+        def open_page(
+            page: str, words: Mapping[str, str] | None = None, elsewhere: Mapping[str, str] | None = None, **options: int
+        ) -> Reader:
+            home = Path(tempfile.mkdtemp(prefix="sr"))  # short, for a socket's path
+            stack.callback(shutil.rmtree, home)
+            return stack.enter_context(Reader(page, home, words or {}, elsewhere or {}, **options))
+
+        yield open_page
+
+
+def keep_headers(reader: Reader, api_id: str) -> None:
+    """Put the two credentials that the screen shows into a file, as the pages ask."""
+    key = next(word for word in reader.screen.split() if len(word) > 40)
+    file = reader.home / "headers.txt"
+    file.write_text(f"CUSTODIA-AUTH-ID: {api_id}\nCUSTODIA-AUTH-KEY: {key}\n")
+
+
+def test_quick_start(opens: Opens, etcd: Etcd) -> None:
+    """The quick start leads from nothing to a secret, to somebody else's key, and to etcd."""
+    cluster = {"etcd://etcd1:2379,etcd2:2379,etcd3:2379/strongroom": etcd.url("page-quick-start")}
+    reader = opens("docs/quick-start.md", cluster, SET_UP)
+
+    reader.follow(until="curl")
+    keep_headers(reader, "ci")
+    reader.follow(until="strongroom backup")
+    reader.ends_service()
+    reader.follow()
+
+    assert len(reader.does("strongroom secret get db/password").split()[-1]) == 32
+
+
+def test_readme(opens: Opens, tmp_path: Path) -> None:
+    """What the README shows works as it stands: the command, the client library, and plain HTTP."""
+    with running(tmp_path) as old:
+        old_estate(old, "10.0.2")
+        reader = opens("README.md", {"etcd://127.0.0.1:2379": old.url("")}, SET_UP)
+        reader.answers["Secret: "] = lambda _: "correct horse"
+        reader.does("ssh-keygen -q -t ed25519 -N '' -f id_ed25519")
+
+        reader.follow(until="strongroom migrate plan")
+        keep_headers(reader, "ci")
+        reader.follow()
+
+
+class Keys:
+    """Somebody who keeps what is printed, and types it when asked."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._kept: list[str] = []
+        for many in (1, 5):
+            for number in range(many):
+                reader.answers[f"New key {number + 1} of {many}: "] = partial(self._new, UNLOCK_KEY, number)
+        for number in range(3):
+            reader.answers[f"Share {number + 1} of 3: "] = partial(self._new, SHARE, number)
+        reader.answers["Unlock key or share: "] = lambda _: self._kept[0]
+
+    def _new(self, form: re.Pattern[str], number: int, shown: str) -> str:
+        self._kept = [each.strip() for each in form.findall(shown)]
+        return self._kept[number]
+
+
+def test_keys(opens: Opens, etcd: Etcd) -> None:
+    """Each way to start, to lock, to let machines in, to change keys and to carry them elsewhere goes as told."""
+    reader = opens(
+        "docs/keys.md",
+        {"/backups/": "./", "DIR": "~/elsewhere"},
+        {"cp secrets.key": "no key file opens this store by then; the page of backups restores one that it does"},
+        columns=400,
+    )
+    Keys(reader)
+    reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom")
+
+    for after in ("strongroom key init --mode shares", "strongroom key init --mode file", "strongroom machine config"):
+        start_without_keys(reader)
+        reader.follow(until=after)
+    start_without_keys(reader)
+    reader.follow(until="strongroom key lock")
+
+    start_without_keys(reader)
+    reader.does("strongroom key init --mode unlock --keys 1")
+    reader.follow(until="strongroom machine config")
+
+    for machine in ("A", "B"):
+        reader.does(f"export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/{machine}", machine)
+        reader.does(f"mkdir -m 700 ~/{machine}", machine)
+        reader.does(f"echo 'store = \"{etcd.url('page-keys')}\"' > ~/{machine}/strongroom.toml", machine)
+    reader.follow(until="strongroom machine authorize")
+    reader.does("cp ~/B/machine.pub b.pub", "A")
+    reader.follow(until="strongroom machine list")
+    reader.does("echo a > authorizers.txt", "A")
+    reader.follow(until="strongroom key keyset create")
+
+    reader.does("echo 4111 | strongroom secret put --parents payments/card")
+    reader.follow(until="strongroom key import")
+    reader.ends_service()
+    reader.does("mkdir -m 700 ~/elsewhere && cp -r ~/strongroom/data ~/elsewhere")
+    reader.follow()
+
+    assert "4111" in reader.does("strongroom secret get payments/card --home ~/elsewhere")
+
+
+def start_without_keys(reader: Reader) -> None:
+    """Begin a home anew, whose service makes no keys."""
+    reader.ends_service()
+    reader.does("rm -rf ~/strongroom && mkdir -m 700 ~/strongroom")
+    reader.does("echo 'autogen_root_key = false' > ~/strongroom/strongroom.toml")
+    reader.serves("strongroom up --home ~/strongroom")
