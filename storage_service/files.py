@@ -6,6 +6,9 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def make_directory(path: Path) -> None:
@@ -17,22 +20,38 @@ def make_directory(path: Path) -> None:
     if path.is_dir():
         return
     make_directory(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        give_to_owner_of(path.parent, descriptor)
-    finally:
-        os.close(descriptor)
+    with opened_directory(path.parent) as parent, suppress(FileExistsError):
+        os.mkdir(path.name, 0o700, dir_fd=parent)
+        descriptor = os.open(path.name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            give_to_owner_of(parent, descriptor)
+        finally:
+            os.close(descriptor)
 
 
-def give_to_owner_of(directory: Path, descriptor: int) -> None:
-    """Where root makes what is open as *descriptor*, by a command for a service, give it to the owner of *directory*.
+def give_to_owner_of(directory: int, descriptor: int) -> None:
+    """Where root has just made *descriptor* in *directory*, by a command for a service, give it to the owner of that.
 
-    By its descriptor and not by its name: whose the directory is could have put something else in its place.
+    Both are descriptors, and what was made was made within the one, new and through no link: whose the directory is
+    could else have put a file of root's in its place, or another directory, and be given it.
     """
     if os.geteuid() == 0:
-        owner = directory.stat()
+        owner = os.fstat(directory)
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+@contextmanager
+def opened_directory(directory: Path) -> Iterator[int]:
+    """Give a descriptor of *directory*, in which files are made and removed, whatever becomes of its name.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(directory, _DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def replace_private(path: Path, content: bytes, *, for_service: bool = False) -> None:
@@ -43,9 +62,10 @@ def replace_private(path: Path, content: bytes, *, for_service: bool = False) ->
     Raises:
         OSError: it cannot be written.
     """
-    with _draft(path, content, for_service=for_service) as draft:
-        draft.replace(path)
-    sync_directory(path.parent)
+    with _blamed_on(path), opened_directory(path.parent) as directory:
+        with _draft(directory, path.name, content, for_service=for_service) as draft:
+            os.replace(draft, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        os.fsync(directory)
 
 
 def create_private(path: Path, content: bytes) -> bool:
@@ -56,9 +76,11 @@ def create_private(path: Path, content: bytes) -> bool:
     Raises:
         OSError: it cannot be written.
     """
-    with _draft(path, content) as draft:
+    with _blamed_on(path), opened_directory(path.parent) as directory, _draft(directory, path.name, content) as draft:
         try:
-            os.link(draft, path)  # unlike a rename, a link never replaces: the first to arrive stays
+            os.link(
+                draft, path.name, src_dir_fd=directory, dst_dir_fd=directory
+            )  # unlike a rename, a link never replaces: the first to arrive stays
         except FileExistsError:
             return False
     return True
@@ -70,11 +92,8 @@ def sync_directory(directory: Path) -> None:
     Raises:
         OSError: it cannot be done.
     """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with opened_directory(directory) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def try_lock(descriptor: int) -> bool:
@@ -93,19 +112,30 @@ def try_lock(descriptor: int) -> bool:
 
 
 @contextmanager
-def _draft(path: Path, content: bytes, *, for_service: bool = False) -> Iterator[Path]:
-    """Give a file beside *path*, mode 0600, that holds *content*, on the disk; it is gone after the block."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _blamed_on(path: Path) -> Iterator[None]:
+    """Let an error name the whole *path*, and not a file of another name within a directory that it does not name."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
+def _draft(directory: int, name: str, content: bytes, *, for_service: bool = False) -> Iterator[str]:
+    """Give the name of a new file in *directory*, 0600, with *content*, on the disk; it is gone after the block."""
+    draft = f".{name}.{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(draft, flags, 0o600, dir_fd=directory)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)  # whatever the umask took away
             if for_service:
-                give_to_owner_of(path.parent, descriptor)
+                give_to_owner_of(directory, descriptor)
             file.write(content)
             file.flush()
             os.fsync(descriptor)
         yield draft
     finally:
         with suppress(OSError):
-            draft.unlink()
+            os.unlink(draft, dir_fd=directory)

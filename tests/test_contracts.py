@@ -87,6 +87,20 @@ def test_an_import_of_the_keyring_from_outside_its_door_breaks_the_build(tree: P
     assert check(tree) == (1, {module(file) for file in OUTSIDE})
 
 
+def test_a_new_room_has_a_floor_before_it_imports_anything(tree: Path) -> None:
+    """A package at the top of which no contract knows the floor breaks the build, whatever it imports."""
+    (tree / "console").mkdir()
+    (tree / "console" / "__init__.py").write_text("import strongroom.deploy.cli\n")
+    (tree / "strongroom" / "console").symlink_to("../console")
+
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo", "--contract", "floors"]
+    environ = os.environ | {"PYTHONPATH": str(tree / ".editable"), "COLUMNS": "500"}
+    done = subprocess.run(command, cwd=tree, env=environ, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "console" in done.stdout
+
+
 def test_whoever_may_touch_keys_may_import_the_keyring(tree: Path) -> None:
     """The modules that the contract lets in keep it, so it is the place that breaks it and not the line."""
     add(tree, INSIDE)

@@ -16,6 +16,7 @@ from strongroom.deploy.cli.backup import file as backup_file
 from strongroom.deploy.cli.backup.file import key_options, place_options
 from strongroom.deploy.cli.common import common, common_options
 from strongroom.deploy.cli.words import Verb
+from strongroom.deploy.owner import owner_of_store
 from strongroom.deploy.places import PREFIX
 from strongroom.deploy.steps import as_data, sentence
 from strongroom.models.names import MACHINES
@@ -72,7 +73,7 @@ def restore(
             put_root(settings.service.root_key, given)
             if not leave_newer:
                 _refuse_to_leave(settings, checked, config)
-            with _recorded(settings, checked), _owner_of(settings.service.store):
+            with _recorded(settings, checked), owner_of_store(settings.service.store):
                 asyncio.run(_restore(settings, source, exported, checked))
     following = _next_steps(settings, exported, store, config)
     if show.as_json():
@@ -130,7 +131,7 @@ def _refuse_to_leave(settings: "Settings", checked: "Checked", config: Path | No
         return
     before = backup_file.settings(as_said(known), config)
     try:
-        with Path(os.devnull).open("wb") as nowhere, _owner_of(before.service.store):
+        with Path(os.devnull).open("wb") as nowhere, owner_of_store(before.service.store):
             alike = asyncio.run(_holds_the_same(before, checked, nowhere))
     except StrongroomError as error:
         click.echo(f"{as_said(known)} was not compared, and what was written there since is left: {error}", err=True)
@@ -207,7 +208,7 @@ def _recorded(settings: "Settings", checked: "Checked") -> Iterator[None]:
     if record is not None and known is None:
         record.keep(settings.service.store)
     try:
-        with _owner_of(settings.service.store):
+        with owner_of_store(settings.service.store):
             asyncio.run(_refuse_filled(settings, checked))
     except StrongroomError:
         if record is not None and known is None:
@@ -242,31 +243,6 @@ def _is_state(settings: "Settings") -> bool:
     """Whether it is what a container keeps its state in: it is there, and the keys are handed in elsewhere."""
     handed_in = (settings.client, settings.service.root_key)
     return settings.home.is_dir() and not any(file.is_relative_to(settings.home) for file in handed_in)
-
-
-@contextmanager
-def _owner_of(url: str) -> Iterator[None]:
-    """Be the one whom the directory of an SQLite file belongs to, under systemd the service's user, if this is root.
-
-    So the file is that user's; and whatever lies there, a link among it, is opened with no more rights than he has.
-    """
-    from strongroom.storage_service.backends.url import file_of, split
-
-    parts = split(url)
-    directory = file_of(parts.path).parent
-    if parts.scheme != "sqlite" or os.geteuid() != 0 or not directory.exists() or not directory.stat().st_uid:
-        yield
-        return
-    owner, groups = directory.stat(), os.getgroups()
-    os.setgroups([owner.st_gid])
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
 
 
 def _next_steps(settings: "Settings", exported: "Exported", store: str | None, config: Path | None) -> "list[Step]":

@@ -94,6 +94,15 @@ class WholeReach:
         return None
 
 
+class WholeReachAlone(WholeReach):
+    """Allows every credential that reaches everything, and refuses the others."""
+
+    def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
+        """Return whether the credential has no limit of its own."""
+        del action, name
+        return principal.is_whole
+
+
 @dataclass(frozen=True, slots=True)
 class SimplePathAuthz:
     """Allows the listed paths to whoever is authenticated; has no opinion on the rest."""

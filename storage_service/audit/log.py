@@ -26,7 +26,7 @@ from typing import Final
 import msgspec
 
 from strongroom.storage_service.errors import AuditUnavailable
-from strongroom.storage_service.files import give_to_owner_of, sync_directory
+from strongroom.storage_service.files import sync_directory
 from strongroom.storage_service.printable import printable
 from strongroom.storage_service.reach import changed_by_others
 
@@ -279,6 +279,5 @@ class AuditLog:
         self._end = found.st_size
         self._torn = found.st_size > 0 and os.pread(descriptor, 1, found.st_size - 1) != b"\n"
         if not found.st_size:
-            give_to_owner_of(self._path.parent, descriptor)  # root's commands write it for the service
             sync_directory(self._path.parent)  # a new file's name must outlive a crash, too
         return descriptor

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
 from strongroom.storage_service.access.base import Action
-from strongroom.storage_service.access.paths import WholeReach
+from strongroom.storage_service.access.paths import WholeReachAlone
 from strongroom.storage_service.errors import Denied, Invalid
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.wire import Refusal
@@ -20,7 +20,7 @@ class AuditService:
     def __init__(self, door: Door, proxy: str = "") -> None:
         """Take the door, and the principal of the proxy, which alone may tell whom it turned away."""
         self._door = door
-        self._whole = door.beside(WholeReach())
+        self._whole = door.only(WholeReachAlone())
         self._proxy = proxy
 
     def check_is_proxy(self, caller: Caller) -> None:
@@ -45,6 +45,8 @@ class AuditService:
     async def take_act(self, caller: Caller, by: str, action: Action, name: str, *, denied: bool = False) -> None:
         """Record what a command is about to do beside the service, or was refused; it is for who reaches everything.
 
+        Who hands it over decides: the command acts with the keys of its machine, whatever paths the service allows.
+
         Args:
             caller: who hands it over: the line is his, and says for whom.
             by: the machine whose command it is, ``machine:<name>``.
@@ -63,6 +65,8 @@ class AuditService:
             names.check(name)
         except InvalidName as error:
             raise Invalid(str(error), (("name", "is not a name"),)) from None
+        if not name.startswith(names.MACHINES):
+            raise Invalid("commands act on machines alone", (("name", f"is not below {names.MACHINES}"),))
         caller.on_behalf_of = by
         await self._whole.expect(caller, action, [name])
         if denied:

@@ -104,6 +104,10 @@ class Door:
         """Return the same door for acts on which *decider* has to agree, too."""
         return Door((decider, *self._deciders), self._audit, self._refusals)
 
+    def only(self, decider: Decider) -> "Door":
+        """Return the same door for acts on which *decider* alone decides."""
+        return Door((decider,), self._audit, self._refusals)
+
     async def close(self) -> None:
         """Write down who was counted and not told yet."""
         await self._refusals.close()

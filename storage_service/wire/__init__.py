@@ -300,6 +300,9 @@ class Records(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     records: list[dict[str, object]]
     etags: list[str | None] | None = None
 
+    def __repr__(self) -> str:
+        return f"<Records {self.model}>"
+
 
 class Listing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of list: a list model's name (``Hosts``), a page at a time; *after* is the last key of the page before.
@@ -329,6 +332,9 @@ class RecordsAnswer(msgspec.Struct, kw_only=True):
     records: list[dict[str, object] | None]
     etags: list[str | None]
     more: bool = False
+
+    def __repr__(self) -> str:
+        return f"<RecordsAnswer of {len(self.records)}>"
 
 
 class KeysAnswer(msgspec.Struct, kw_only=True):
@@ -375,6 +381,9 @@ class ApiKeyInfo(msgspec.Struct, kw_only=True):
     actions: list[str]
     created: str  # RFC 3339, UTC
     key: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<ApiKeyInfo {self.id}>"
 
 
 class WhoAmI(msgspec.Struct, kw_only=True):

@@ -27,7 +27,10 @@ def opens() -> Iterator[Opens]:
     with ExitStack() as stack:
 
         def open_page(
-            page: str, words: Mapping[str, str] | None = None, elsewhere: Mapping[str, str] | None = None, **options: int
+            page: str,
+            words: Mapping[str, str] | None = None,
+            elsewhere: Mapping[str, str] | None = None,
+            **options: int,
         ) -> Reader:
             home = Path(tempfile.mkdtemp(prefix="sr"))  # short, for a socket's path
             stack.callback(shutil.rmtree, home)

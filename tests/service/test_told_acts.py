@@ -3,22 +3,25 @@
 import asyncio
 import json
 import os
+import shutil
 import socket
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from strongroom.deploy.cli.machine.here import Recorder
+from strongroom.deploy.settings import load
 from strongroom.models.secret import Secret
 from strongroom.storage_service.access.authenticators import OwnUser, authenticate
 from strongroom.storage_service.access.base import Action, Principal
-from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.bootstrap import SharedRoot, build
 from strongroom.storage_service.client.hand_over import hand_over
-from strongroom.storage_service.config import ServiceSettings
+from strongroom.storage_service.config import AuthorizerSettings, ServiceSettings
 from strongroom.storage_service.errors import AuditUnavailable, Denied, NotAuthenticated
 from strongroom.storage_service.http.app import StorageApp
 from strongroom.storage_service.services.door import Caller
@@ -63,9 +66,9 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(home: Path) -> AsyncIterator[Rig]:
+async def running(home: Path, **more: Any) -> AsyncIterator[Rig]:
     shared = SharedRoot()
-    app = StorageApp(settings(home), shared)
+    app = StorageApp(replace(settings(home), **more), shared)
     await app.open()
     async with inside(app) as server:
         yield Rig(server, home / "audit.log")
@@ -108,18 +111,61 @@ async def test_root_is_heard_too() -> None:
         await authenticate((who,), Head(forwarded="for=192.0.2.1"), Peer(1, 0, 0))
 
 
-async def test_roots_offline_log_is_the_services(tmp_path: Path) -> None:
-    """A log that root's command begins beside the service's is whose the directory is, so that it can be rotated."""
-    place = tmp_path / "log"
+@pytest.fixture
+def the_services() -> Iterator[Path]:
+    """A directory of the service's: another user's, where root runs this; everybody may pass through to it."""
+    base = Path(tempfile.mkdtemp(prefix="sr"))
+    base.chmod(0o711)
+    place = base / "log"
     place.mkdir(mode=0o700)
     if os.geteuid() == 0:
         os.chown(place, 65534, 65534)
-    log = AuditLog(place / "audit-offline.log")
-    log.open()
-    await log.close()
+    yield place
+    shutil.rmtree(base)
 
-    made = (place / "audit-offline.log").stat()
-    assert (made.st_uid, made.st_gid, made.st_mode & 0o777) == (place.stat().st_uid, place.stat().st_gid, 0o600)
+
+async def record_offline(log: Path) -> None:
+    """Record an act as a command does, beside *log*, with no service running."""
+    environ = {"STRONGROOM_AUDIT_LOG": str(log), "STRONGROOM_SOCKET": str(log.parent / "nobody.sock")}
+    recorder = Recorder(load(environ=environ, home=log.parent, without_key=True))
+    try:
+        await recorder.record("machine:alpha", Action.PUT, NAME, "allowed")
+    finally:
+        await recorder.close()
+
+
+async def test_roots_offline_log_is_the_services(the_services: Path) -> None:
+    """A log that root's command begins beside the service's is whose the directory is, so that it can be rotated."""
+    await record_offline(the_services / "audit.log")
+
+    made, place = (the_services / "audit-offline.log").stat(), the_services.stat()
+    assert (made.st_uid, made.st_gid, made.st_mode & 0o777) == (place.st_uid, place.st_gid, 0o600)
+    assert (os.geteuid(), os.getegid()) == (os.getuid(), os.getgid())
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_link_in_the_services_directory_gives_away_nothing(the_services: Path, *, there: bool) -> None:
+    """Where the service's user put a link to what only root may write, root's command makes and gives nothing."""
+    roots = Path(tempfile.mkdtemp(prefix="sr"))
+    target = roots / "preload"
+    if there:
+        target.touch(0o600)
+    if os.geteuid() == 0:
+        (the_services / "audit-offline.log").symlink_to(target)
+        with pytest.raises(AuditUnavailable):
+            await record_offline(the_services / "audit.log")
+    else:  # without root, a directory that nobody may write stands for what is not the user's
+        roots.chmod(0o500)
+        (the_services / "audit-offline.log").symlink_to(roots / "preload" / "x")
+        with pytest.raises(AuditUnavailable):
+            await record_offline(the_services / "audit.log")
+
+    assert (target.exists(), there and (target.stat().st_size, target.stat().st_uid)) == (
+        there,
+        there and (0, os.geteuid()),
+    )
+    roots.chmod(0o700)
+    shutil.rmtree(roots)
 
 
 async def test_another_users_process_is_not_heard(tmp_path: Path) -> None:
@@ -147,6 +193,8 @@ async def test_another_users_process_is_not_heard(tmp_path: Path) -> None:
         {"by": "apikey:own"},
         {"name": "../x"},
         {"name": ""},
+        {"name": "secrets/db/password"},
+        {"name": "system/keyring/machines"},
         {"action": "revoke"},
         {"decision": "failed"},
         {"more": "x"},
@@ -159,6 +207,14 @@ async def test_what_is_no_act_of_a_machine(tmp_path: Path, body: dict[str, str])
         assert [(line["principal"], line["name"], line["decision"], line.get("for")) for line in rig.lines()] == [
             (OWN, ACTS_PATH, "refused", None)
         ]
+
+
+async def test_what_the_service_allows_by_paths_is_nothing_to_a_command(tmp_path: Path) -> None:
+    """A service whose callers have a container each records what its own user's command does elsewhere."""
+    spaces = AuthorizerSettings(handler="UserNameSpace", options={"path": "/"})
+    async with running(tmp_path, authorizers=(spaces,)) as rig:
+        assert await rig.told() == 204
+        assert [line["decision"] for line in rig.lines()] == ["allowed"]
 
 
 @pytest.mark.parametrize("denied", [False, True])

@@ -7,19 +7,20 @@ the command writes a log of its own beside that, whose name and lines say so.
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from strongroom.deploy.cli.key import entry
+from strongroom.deploy.owner import owner_of, owner_of_store
 from strongroom.deploy.settings import Settings, refuse_another_store
 from strongroom.models.steps import Step
 from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.audit.log import AuditLog, AuditRecord
 from strongroom.storage_service.backends import open_backend
+from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.client.hand_over import hand_over
-from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import ConfigurationError, KeyFileMissing
 from strongroom.storage_service.hardening import harden
 from strongroom.storage_service.keyring.ceremonies import offline
@@ -77,11 +78,12 @@ async def _here(settings: Settings) -> "AsyncIterator[tuple[Enrolment, Backend]]
     refuse_another_store(settings)
     path, key = await asyncio.to_thread(_read_key, settings)
     async with AsyncExitStack() as stack:
-        recorder = Recorder(settings.service)
+        recorder = Recorder(settings)
         stack.push_async_callback(recorder.close)
         store = open_backend(settings.service.store)
         stack.push_async_callback(store.close)
-        await store.open()
+        with owner_of_store(settings.service.store):
+            await store.open()
         yield await offline.enrolment(store, settings.service, path, key, recorder.record), store
 
 
@@ -98,10 +100,10 @@ def _read_key(settings: Settings) -> tuple[Path, MachineKey]:
 class Recorder:
     """Records what one command is about to do."""
 
-    def __init__(self, service: ServiceSettings) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Take how the service of this home is set up; it may run or not."""
-        self._socket = service.socket
-        self._offline = offline_log(service.audit_log)
+        self._sockets = dict.fromkeys((settings.service.socket, *_said_to_clients(settings.client)))
+        self._offline = offline_log(settings.service.audit_log)
         self._request = secrets.token_hex(8)
         self._log: AuditLog | None = None
 
@@ -118,11 +120,13 @@ class Recorder:
             name=name,
             decision="denied" if decision == "denied" else "allowed",
         )
-        if await hand_over(self._socket, act, self._request):
-            return
+        for socket in self._sockets:
+            if await hand_over(socket, act, self._request):
+                return
         if self._log is None:
             log = AuditLog(self._offline)
-            log.open()
+            with owner_of(self._offline.parent):
+                log.open()
             self._log = log
         peer = {"pid": os.getpid(), "uid": os.geteuid(), "gid": os.getegid()}
         await self._log.append(AuditRecord(self._request, principal, action, name, decision, OFFLINE, peer=peer))
@@ -131,6 +135,14 @@ class Recorder:
         """Let go of the log."""
         if self._log is not None:
             await self._log.close()
+
+
+def _said_to_clients(client: Path) -> Iterator[Path]:
+    """Yield the socket that *client*, the home's ``client.json``, names: a start may have been told another one."""
+    with suppress(ConfigurationError):
+        said = ClientFile.read(client)
+        if said.socket is not None:
+            yield said.socket
 
 
 def offline_log(audit_log: Path) -> Path:

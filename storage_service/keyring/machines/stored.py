@@ -115,8 +115,8 @@ class StoredDocuments:
 class Disk(Protocol):
     """What writing a file needs of the operating system: `os` itself, or in a test one that fails on command."""
 
-    def open(self, path: Path, flags: int, mode: int, /) -> int:
-        """Open a file."""
+    def open(self, path: str, flags: int, mode: int, /, *, dir_fd: int) -> int:
+        """Open a file in a directory."""
 
     def fchmod(self, descriptor: int, mode: int, /) -> None:
         """Set a file's mode."""
@@ -130,11 +130,11 @@ class Disk(Protocol):
     def close(self, descriptor: int, /) -> None:
         """Close a file."""
 
-    def replace(self, old: Path, new: Path, /) -> None:
-        """Rename a file, over what has that name."""
+    def replace(self, old: str, new: str, /, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        """Rename a file in a directory, over what has that name."""
 
-    def unlink(self, path: Path, /) -> None:
-        """Remove a file's name."""
+    def unlink(self, path: str, /, *, dir_fd: int) -> None:
+        """Remove a file's name from a directory."""
 
 
 class FileDocuments:
@@ -155,7 +155,7 @@ class FileDocuments:
 
     def __init__(self, path: Path, disk: Disk = os, patience: float = PATIENCE) -> None:
         self._path = path
-        self._temporary = path.with_name(f".{path.name}.new")
+        self._temporary = f".{path.name}.new"
         self._disk = disk
         self._patience = patience
 
@@ -245,24 +245,26 @@ class FileDocuments:
         try:
             try:
                 with suppress(FileNotFoundError):
-                    self._disk.unlink(self._temporary)  # of a writer that was killed: a living one holds the lock
-                self._fill(text)
+                    self._disk.unlink(
+                        self._temporary, dir_fd=directory
+                    )  # of a writer that was killed: a living one holds the lock
+                self._fill(text, directory)
                 fate = Fate.UNKNOWN
-                self._disk.replace(self._temporary, self._path)
+                self._disk.replace(self._temporary, self._path.name, src_dir_fd=directory, dst_dir_fd=directory)
             except BaseException:
                 with suppress(OSError):
-                    self._disk.unlink(self._temporary)
+                    self._disk.unlink(self._temporary, dir_fd=directory)
                 raise
             self._disk.fsync(directory)
         except OSError as error:
             raise self._unwritten(error, fate) from None
 
-    def _fill(self, text: bytes) -> None:
-        """Make the temporary file, with all of *text* on the disk."""
+    def _fill(self, text: bytes, directory: int) -> None:
+        """Make the temporary file in *directory*, with all of *text* on the disk."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = self._disk.open(self._temporary, flags, _MODE)
+        descriptor = self._disk.open(self._temporary, flags, _MODE, dir_fd=directory)
         try:
-            give_to_owner_of(self._path.parent, descriptor)
+            give_to_owner_of(directory, descriptor)
             self._disk.fchmod(descriptor, _MODE)  # whatever the umask took away
             rest = memoryview(text)
             while rest:
