@@ -1,6 +1,7 @@
 """What the documentation points to is there: files, headings, commands and their options, make's targets."""
 
 import base64
+import configparser
 import re
 import shlex
 import subprocess
@@ -11,11 +12,13 @@ from pathlib import Path
 import click
 import msgspec
 import pytest
+import yaml
 
 from strongroom.deploy import settings
 from strongroom.deploy.cli import strongroom
 from strongroom.http_proxy.authn.basic import BasicAuthenticator
 from strongroom.storage_service.routing import plan
+from tests.pages.page import LANGUAGES, blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -130,3 +133,21 @@ async def test_the_hash_of_a_password_is_made_as_the_page_says(tmp_path: Path) -
     known = await BasicAuthenticator(file).authenticate({b"authorization": b"Basic " + encoded})
     assert known is not None
     assert (known.name, known.reveal_credentials) == ("user:alice", True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_blocks_are_what_they_say(page: Path) -> None:
+    """Every block says what it is: what it says is read as that, and what is `text` nobody has to type."""
+    for line, language, content in blocks(page.read_text()):
+        where = f"{page.name}:{line}"
+        assert language in LANGUAGES, f"{where}: a block of {language!r}"
+        if language == "json":
+            msgspec.json.decode(content)
+        elif language == "yaml":
+            yaml.safe_load(content)
+        elif language == "ini":
+            configparser.ConfigParser(strict=False, interpolation=None).read_string(content)
+        elif language == "sh":
+            subprocess.run(["sh", "-n"], input=content, text=True, check=True)
+        elif language == "text":
+            assert not re.search(r"^[A-Z]?[$#] ", content, re.MULTILINE), where

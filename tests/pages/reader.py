@@ -52,7 +52,14 @@ class Reader:
     """Somebody who follows a page, from its first command to its last."""
 
     def __init__(
-        self, page: str, home: Path, words: Mapping[str, str], elsewhere: Mapping[str, str], *, columns: int = 100
+        self,
+        page: str,
+        home: Path,
+        words: Mapping[str, str],
+        elsewhere: Mapping[str, str],
+        instead: Mapping[str, "Callable[[Reader], object]"],
+        *,
+        columns: int = 100,
     ) -> None:
         """Open *page*.
 
@@ -61,6 +68,7 @@ class Reader:
             home: of the user who reads it; it is empty.
             words: what stands on the page, and what stands for it here: addresses, and names that readers choose.
             elsewhere: how commands begin that cannot run here, and where they are tried, or why they are not.
+            instead: what is done in the place of commands that begin so.
             columns: how wide the terminals are.
         """
         text = (ROOT / page).read_text()
@@ -71,8 +79,9 @@ class Reader:
         self._port = free_port()
         self._words = {**words, "127.0.0.1:8000": f"127.0.0.1:{self._port}"}
         self._elsewhere = elsewhere
+        self._instead = instead
         self._columns = columns
-        self._unused = set(elsewhere)
+        self._unused = {*elsewhere, *instead}
         self._left = sorted([*commands(text), *programs(text)], key=lambda each: each.line)
         self._shells: dict[str, Shell] = {}
         self._exported: list[str] = []
@@ -122,9 +131,11 @@ class Reader:
                 shell.__exit__()
 
     def _do(self, command: Command) -> None:
-        for begins in self._elsewhere:
+        for begins in [*self._elsewhere, *self._instead]:
             if command.text.startswith(begins):
                 self._unused.discard(begins)
+                if begins in self._instead:
+                    self._instead[begins](self)
                 return
         text = self._here(command.text)
         if _SERVES.search(text):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.etcd_server import Etcd, running
+from tests.etcd_server import Etcd, free_port, running
+from tests.pages.page import ROOT, commands
 from tests.pages.reader import Reader
 from tests.product.test_migration_story import old_estate
 
@@ -30,11 +31,12 @@ def opens() -> Iterator[Opens]:
             page: str,
             words: Mapping[str, str] | None = None,
             elsewhere: Mapping[str, str] | None = None,
+            instead: Mapping[str, Callable[[Reader], object]] | None = None,
             **options: int,
         ) -> Reader:
             home = Path(tempfile.mkdtemp(prefix="sr"))  # short, for a socket's path
             stack.callback(shutil.rmtree, home)
-            return stack.enter_context(Reader(page, home, words or {}, elsewhere or {}, **options))
+            return stack.enter_context(Reader(page, home, words or {}, elsewhere or {}, instead or {}, **options))
 
         yield open_page
 
@@ -136,3 +138,142 @@ def start_without_keys(reader: Reader) -> None:
     reader.does("rm -rf ~/strongroom && mkdir -m 700 ~/strongroom")
     reader.does("echo 'autogen_root_key = false' > ~/strongroom/strongroom.toml")
     reader.serves("strongroom up --home ~/strongroom")
+
+
+OF_A_MACHINE = "it is the whole machine's, and needs root and systemd"
+OF_CONTAINERS = "it needs podman"
+
+
+def test_operating(opens: Opens) -> None:
+    """What an operator does once the service is installed goes as told; a service in a home stands for systemd's."""
+    serve = "strongroom up --home ~/strongroom"
+    reader = opens(
+        "docs/operating.md",
+        {"/etc/strongroom": "~/strongroom", "/opt/strongroom/bin/": ".venv/bin/"},
+        {
+            "deploy/systemd/install.sh": OF_A_MACHINE,
+            "setpriv": OF_A_MACHINE,
+            "install ": OF_A_MACHINE,
+            "systemctl edit": OF_A_MACHINE,
+            "systemctl stop strongroom-proxy &&": OF_A_MACHINE,
+            "systemctl restart strongroom-proxy": OF_A_MACHINE,
+            "ln -sfn": OF_A_MACHINE,
+            "systemctl disable": OF_A_MACHINE,
+            "systemctl daemon-reload": OF_A_MACHINE,
+            "rm -r /etc": OF_A_MACHINE,
+            "podman": OF_CONTAINERS,
+            "cd deploy/container": OF_CONTAINERS,
+        },
+        {
+            "systemctl stop strongroom-proxy strongroom-storage": Reader.ends_service,
+            "systemctl start strongroom-storage": lambda reader: reader.serves(serve),
+            "systemctl restart strongroom-storage": lambda reader: reader.serves(serve),
+        },
+        columns=400,
+    )
+    Keys(reader)
+    reader.answers["Secret: "] = lambda _: "correct horse"
+    reader.does("export PATH=$PWD/.venv/bin:$PATH")
+    reader.serves(serve)
+
+    reader.follow()
+
+    assert "unlocked" in reader.does("strongroom --home ~/strongroom status")
+    assert "correct horse" in reader.does("strongroom --home ~/strongroom secret get db/password")
+
+
+def test_backup(opens: Opens, etcd: Etcd) -> None:
+    """A backup is taken, checked, restored elsewhere and into etcd, and the drill leaves nothing behind."""
+    reader = opens(
+        "docs/backup.md",
+        {
+            "/backups/": "./",
+            "FILE": "first.backup",
+            "DIR": "~/elsewhere",
+            "127.0.0.1:8999": f"127.0.0.1:{free_port()}",
+            "etcd://etcd1:2379/strongroom": etcd.url("page-backup-restored"),
+            "etcd://127.0.0.1:2379/strongroom": etcd.url("page-backup-grown"),
+        },
+        {"strongroom backup - | gpg": "it needs gpg, and somebody's key"},
+        {"kill %1; wait %1      ": Reader.ends_service},
+    )
+    reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom")
+    reader.serves("strongroom up --home ~/strongroom")
+    reader.does("echo hunter2 | strongroom secret put --parents db/password")
+    reader.does("cp ~/strongroom/secrets.key .")
+
+    reader.follow(until="strongroom restore FILE")
+    reader.does("mkdir -m 700 ~/elsewhere; cp secrets.key ~/elsewhere")
+    reader.follow(until="strongroom restore monday.backup --home DIR --key-file")
+    reader.does("rm -r ~/elsewhere")
+    reader.follow(until="strongroom restore monday.backup --home DIR --store")
+    reader.does("rm -r ~/elsewhere; mkdir -m 700 ~/elsewhere; cp secrets.key ~/elsewhere")
+    reader.follow(until="strongroom key usage --scan")
+    before = reader.home / "state"
+    assert "unlocked" in before.read_text()
+    reader.follow()
+
+    assert not (reader.home / "drill").exists()
+    assert "hunter2" in reader.does("strongroom secret get db/password")
+
+
+def test_http_api(opens: Opens) -> None:
+    """The page's requests keep a key's octets, and give them back."""
+    reader = opens("docs/http-api.md")
+    reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom")
+    reader.serves("strongroom up --home ~/strongroom")
+    reader.screen = reader.does("strongroom apikey create web --path /secrets/tls")
+    keep_headers(reader, "web")
+    reader.does("ssh-keygen -q -t ed25519 -N '' -f web.key")
+
+    reader.follow()
+
+    assert reader.screen.strip() == (reader.home / "web.key").read_text().strip()
+
+
+def test_configuration(opens: Opens, etcd: Etcd) -> None:
+    """The page's commands do what it says; those that need another user of the machine are in a test of settings."""
+    reader = opens(
+        "docs/configuration.md",
+        {"/opt/strongroom/bin/": ".venv/bin/", "DIR": "~/proposal"},
+        {
+            "install ": OF_A_MACHINE,
+            "sudo": OF_A_MACHINE,
+            "strongroom up --home DIR --storage-conf": "a test of the proposal's files starts the service with them",
+        },
+    )
+    reader.answers["Password: "] = lambda _: "correct horse"
+    reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom")
+
+    reader.follow()
+
+
+def test_client_library(opens: Opens) -> None:
+    """The page's commands install; its programs are run by a test of the client."""
+    pip = "tests of the wheel install each, with and without its extras"
+    runs = "tests of the client run the page's programs as one"
+    opens("docs/client-library.md", {}, {"pip install": pip, "python": runs}).follow()
+
+
+def test_commands(opens: Opens) -> None:
+    """Every example of the page of commands does what its comment says."""
+    reader = opens("docs/commands.md")
+    reader.answers["Secret: "] = lambda _: "correct horse"
+    reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom EDITOR='sed -i s/horse/mare/'")
+    reader.serves("strongroom up --home ~/strongroom")
+    reader.does("head -c 32 /dev/urandom > key.der")
+
+    reader.follow()
+
+    assert (reader.home / "key.der").stat().st_size == 32
+    assert "mare" in reader.does("strongroom secret get db/password")
+
+
+FOLLOWED = {"README", "quick-start", "keys", "operating", "backup", "http-api", "configuration", "client-library"}
+
+
+def test_every_page_with_commands_is_followed() -> None:
+    """A page that tells somebody to type something is followed here."""
+    told = {page.stem for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")] if list(commands(page.read_text()))}
+
+    assert told == FOLLOWED
