@@ -8,6 +8,7 @@ from strongroom.migration.digest import Digest
 from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.base import Findable, Source
+from strongroom.migration.sources.reading import fit_record
 from strongroom.storage_service.backends.read_through import OldPlace
 from strongroom.storage_service.config import ReadThroughSettings
 from strongroom.storage_service.errors import ConfigurationError, Unavailable
@@ -68,7 +69,8 @@ class SourcePlace:
             Unavailable: it does not answer, or does not accept us.
         """
         async with _answering():
-            found = await self._source.find(names)
+            there = await self._source.find(names)
+        found = {name: None if record is None else fit_record(record) for name, record in there.items()}
         return {name: None if record is None else record.value.reveal() for name, record in found.items()}
 
 

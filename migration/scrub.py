@@ -26,6 +26,7 @@ from strongroom.migration.records import Item
 from strongroom.migration.report import Report
 from strongroom.migration.search_patterns import SHORTEST, Search
 from strongroom.migration.sources.base import Original, Scrubbable, Source
+from strongroom.migration.sources.reading import items_of
 from strongroom.migration.target import Target
 from strongroom.models import names
 from strongroom.models.secret import Secret
@@ -165,7 +166,7 @@ class Scrub:
 
     async def _read_source(self) -> None:
         """Learn what has secrets there, before any of it is touched."""
-        async for item in self._source.items():
+        async for item in items_of(self._source):
             self.report.count("items")
             if item.fault:
                 self._leave(item.id, _Doubt("bad", f"it did not move, and keeps what it has: {item.fault}"))

@@ -11,6 +11,7 @@ from strongroom.migration.errors import NoSuchRun
 from strongroom.migration.journal import LIST_RUNS, ROLLED_BACK, Copy, Holder, Journal, Run, Stage
 from strongroom.migration.records import Item
 from strongroom.migration.sources.base import Source
+from strongroom.migration.sources.reading import items_of
 from strongroom.migration.target import Target
 from strongroom.models import names
 from strongroom.models.names import TOMBSTONES
@@ -121,7 +122,7 @@ async def _waiting(
     page: list[Item] = []
     with DiskMap() as copies:
         await known_copies(journal, copies)
-        async for item in source.items():
+        async for item in items_of(source):
             found.items += 1
             found.bad += bool(item.fault)
             page.append(item)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from strongroom.migration.records import Record
+from strongroom.migration.sources import ssh_keys
 from strongroom.migration.sources.files import Unfit
 from strongroom.models import MODELS, Host, HostCreds, InvalidName, Model, SecretModel, ValidationError, names
 from strongroom.models.secret import Secret
@@ -13,6 +14,7 @@ from strongroom.storage_service.wire import MAX_SECRET, fits
 CREDENTIALS: Final = ("ssh_priv_key", "remote_user")
 """The fields of `HostCreds` that were part of a `Host` before CPD-101."""
 
+_PEM: Final = "-----BEGIN "
 _MODELS_OF_SECRETS: Final = {model.prefix(): model for model in MODELS.values() if issubclass(model, SecretModel)}
 
 
@@ -22,7 +24,7 @@ def key_text(value: str) -> str:
     Raises:
         Unfit: it is neither.
     """
-    if value.lstrip().startswith("-----BEGIN "):
+    if _PEM in value:
         return base64.b64encode(value.encode()).decode()
     text = "".join(value.split())
     try:
@@ -41,7 +43,7 @@ def key_of_file(content: bytes) -> str:
     """
     if not content.strip():
         raise Unfit("its key file is empty")
-    if content.lstrip().startswith((b"ssh-", b"ecdsa-", b"sk-")):
+    if ssh_keys.is_public(content):
         raise Unfit("its key file holds a public key")
     return base64.b64encode(content).decode()
 

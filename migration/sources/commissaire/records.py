@@ -247,7 +247,7 @@ def _host(kind: _Kind, key: str, values: dict[str, Any], reading: Reading) -> li
 
 def _one_line(text: str, reading: Reading) -> str:
     """Return a private key as its model has it: base64 of the key's file, on one line."""
-    if text.lstrip().startswith(_PEM):
+    if _PEM in text:
         reading.notes.append(f"{_KEY} is PEM, and becomes base64 of it")
         try:
             return base64.b64encode(text.encode()).decode()
