@@ -23,7 +23,7 @@ _PEM: Final = re.compile(
 )
 _AS_SSH_READS_IT: Final = re.compile(
     rb"(?<![^\n])-----BEGIN (?:RSA |EC |DSA |ENCRYPTED )?PRIVATE KEY-----[ \t]*\r?\n"
-    rb"(?:[A-Za-z-]+:[^\n]*\n)*(?:[ \t]*\r?\n)?(?:[A-Za-z0-9+/=]+[ \t]*\r?\n)+-----END "
+    rb"(?:[A-Za-z-]+:[^\n]*\n)*(?:[ \t]*\r?\n)?(?:[A-Za-z0-9+/=]+[ \t]*\r?\n)+-----END [A-Z ]+-----[ \t]*\r?(?:\n|\Z)"
 )
 _OWN_AS_SSH_READS_IT: Final = re.compile(
     rb"-----BEGIN OPENSSH PRIVATE KEY-----\n[A-Za-z0-9+/=\n]+-----END OPENSSH PRIVATE KEY-----"
@@ -93,7 +93,7 @@ def examine(content: bytes) -> Examined:
             raise Unfit("is empty")
         if is_public(content):
             raise Unfit("is a public key or a certificate")
-        raise Unfit(_DAMAGED if _PRIVATE in content else "is not a private key in a form that OpenSSH reads")
+        raise Unfit(_DAMAGED if _PRIVATE in content else "holds no private key that OpenSSH reads")
     kind = found[1].decode().strip()
     headers, key = _parts_of(found[2])
     notes = tuple(_notes_on(kind, headers, key))
@@ -173,6 +173,8 @@ def _notes_on(kind: str, headers: list[bytes], key: bytes) -> Iterator[str]:
         yield from _notes_on_own(key)
         return
     if any(b"ENCRYPTED" in header for header in headers):
+        if not key:
+            raise Unfit(_DAMAGED)
         yield _IS_ENCRYPTED
         if kind == "DSA":
             yield _IS_DSA

@@ -192,8 +192,10 @@ class KeyDirectory:
             file, _ = read
             mark = self._digest.of(file.content)
             notes = tuple(_notes(file))
-            text = base64.b64encode(file.content).decode()
-            return Item(key, mark, (making.credentials(self._address(name), text, self._user),), notes=notes)
+            address, text = self._address(name), base64.b64encode(file.content).decode()
+            if "@" in address:
+                raise Unfit("its name has a user in it: rename it to its host's address, and say -o user=…")
+            return Item(key, mark, (making.credentials(address, text, self._user),), notes=notes)
         except _Left as left:
             return Item(key, mark, notes=(f"it stays behind: it is {left}",))
         except Unfit as error:
