@@ -258,13 +258,13 @@ class Scrub:
             if finding.unreachable:
                 self.report.tell("unreachable", place.name, f"{finding.unreachable}; {place.advice}")
             if finding.patterns:
-                self.report.tell("found", place.name, f"{finding.patterns:,} secrets are still in it; {place.advice}")
+                self.report.tell("found", place.name, f"{_secrets(finding.patterns)} still in it; {place.advice}")
             if finding.clean:
                 self.report.facts[place.name] = "searched, and clean"
         self.report.count("searched", search.patterns)
         if search.short:
             self.report.tell(
-                "note", "", f"{search.short:,} secrets are shorter than {SHORTEST} bytes, and were not searched for"
+                "note", "", f"{_secrets(search.short)} shorter than {SHORTEST} bytes: no search is made for so little"
             )
 
     async def _patterns(self) -> AsyncIterator[bytes]:
@@ -296,6 +296,10 @@ class Scrub:
 
     async def _note(self, *, complete: bool, counts: dict[str, int]) -> None:
         await self._journal.reached(STAGE, Stage(at=now(), complete=complete, counts=counts))
+
+
+def _secrets(count: int) -> str:
+    return "1 secret is" if count == 1 else f"{count:,} secrets are"
 
 
 def _doubt(item: str, wanted: Wanted, copies: dict[str, Copy], lies: dict[str, str]) -> _Doubt | None:

@@ -8,7 +8,7 @@ import msgspec
 from strongroom.migration.apply import known_copies
 from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.errors import NoSuchRun
-from strongroom.migration.journal import LIST_RUNS, ROLLED_BACK, Copy, Holder, Journal, Run, Stage
+from strongroom.migration.journal import LIST_RUNS, MOVING, ROLLED_BACK, Copy, Holder, Journal, Run, Stage
 from strongroom.migration.records import Item
 from strongroom.migration.sources.base import Source
 from strongroom.migration.sources.reading import items_of
@@ -73,7 +73,7 @@ async def status(
     for each in [name] if name is not None else await Journal.runs(target):
         journal = await Journal.find(target, each)
         if journal is not None:
-            runs.append(_as_told(journal.run))
+            runs.append(await _as_told(journal))
     if name is not None and not runs:
         raise NoSuchRun(f"there is no run {name}").advising(LIST_RUNS)
     through = (await target.client.status()).read_through
@@ -93,7 +93,11 @@ def loses(run: Run) -> str:
     if scrubbed is not None and not scrubbed.complete:
         return "the scrub is not finished: what was removed from the source so far can then not be put back"
     if ROLLED_BACK in stages:
+        if stages[ROLLED_BACK].complete:
+            return ""
         return "the rollback left something that was changed since: it can then not be undone any more"
+    if MOVING in stages:
+        return "a part of it has moved: the copies can then not be taken out any more"
     if scrubbed is None and "applied" not in stages:
         return ""
     verified = stages.get("verified")
@@ -104,15 +108,36 @@ def loses(run: Run) -> str:
     return ""
 
 
-def _as_told(run: Run) -> RunStatus:
+async def _as_told(journal: Journal) -> RunStatus:
+    run = journal.run
+    stages = {name: stage for name, stage in run.stages.items() if name != MOVING}
+    if not run.stages.keys() & {"applied", ROLLED_BACK} and (moved := await _moved(journal)):
+        stages = {"applied": _half(run, moved), **stages}
     return RunStatus(
         run=run.name,
         source=run.kind,
         place=run.place,
         estate=run.identity,
         created=run.created,
-        stages=run.stages,
+        stages=stages,
     )
+
+
+async def _moved(journal: Journal) -> int:
+    """Return how many items the journal knows to have moved, or to have been there."""
+    with DiskMap() as copies, DiskMap() as items:
+        await known_copies(journal, copies)
+        items.update((msgspec.json.decode(text, type=Copy).item, "") for text in copies.values())
+        return len(items)
+
+
+def _half(run: Run, moved: int) -> Stage:
+    """Return how an apply ended that did not: interrupted, killed, or still under way."""
+    begun = run.stages.get(MOVING)
+    counts = {"moved": moved}
+    if begun is not None and "items" in begun.counts:
+        counts["left"] = max(0, begun.counts["items"] - moved)
+    return Stage(at=run.created if begun is None else begun.at, complete=False, counts=counts)
 
 
 async def _waiting(

@@ -9,6 +9,7 @@ from strongroom.deploy.cli.migrate import reports
 from strongroom.deploy.cli.migrate.source import SourceSpec, open_sides, opened_target
 
 if TYPE_CHECKING:
+    from strongroom.migration.journal import Stage
     from strongroom.migration.status import Status, Waiting
 
 
@@ -42,7 +43,7 @@ def _show(said: "Status") -> None:
         return
     for each in said.runs:
         show.line(each.run, style="bold")
-        stages = [stage if how.complete else f"{stage} in part" for stage, how in each.stages.items()]
+        stages = [_of_stage(stage, how) for stage, how in each.stages.items()]
         show.words(f"{each.estate}", indent=4)
         show.words(f"{', '.join(stages) or 'planned'}; begun {each.created.partition('T')[0]}", indent=4)
     if said.holder is not None:
@@ -58,12 +59,23 @@ def _show(said: "Status") -> None:
         reports.next_steps(said.estate.next)
 
 
+def _of_stage(name: str, stage: "Stage") -> str:
+    if stage.complete:
+        return name
+    moved, left = stage.counts.get("moved"), stage.counts.get("left")
+    if moved is None:
+        return f"{name} in part"
+    return f"{name} in part ({moved:,} items moved{'' if left is None else f', {left:,} left'})"
+
+
 def _of_estate(estate: "Waiting") -> str:
     if not estate.items:
         return "nothing was found at the source"
     bad = f"; {estate.bad:,} cannot move" if estate.bad else ""
     if estate.superseded:
         bad = f"; {estate.superseded:,} hold old secrets of records that the service has changed or removed{bad}"
+    items = "1 item" if estate.items == 1 else f"{estate.items:,} items"
     if not estate.waiting:
-        return f"of {estate.items:,} items at the source none waits to be moved{bad}"
-    return f"{estate.waiting:,} of {estate.items:,} items at the source are not in the service yet{bad}"
+        return f"of {items} at the source none waits to be moved{bad}"
+    verb = "is" if estate.waiting == 1 else "are"
+    return f"{estate.waiting:,} of {items} at the source {verb} not in the service yet{bad}"
