@@ -45,7 +45,7 @@ class SourcePlace:
 
     @property
     def identity(self) -> str:
-        """Which estate it is."""
+        """Which source it is."""
         return self._source.identity
 
     async def open(self) -> None:
@@ -53,7 +53,7 @@ class SourcePlace:
 
         Raises:
             Unavailable: it does not answer, or does not accept us.
-            ConfigurationError: it is no estate of its kind.
+            ConfigurationError: it is no source of its kind.
         """
         async with _answering():
             await self._source.open(Digest())

@@ -113,7 +113,7 @@ class Apply:
         self._room = 0  # changes that one commit takes, when it was last asked
         self._comparison = Comparison(target, journal.digest, self._copies, policy)
         run = journal.run
-        self.report = Report(verb="apply", run=run.name, source=run.kind, estate=run.identity, started=now())
+        self.report = Report(verb="apply", run=run.name, kind=run.kind, source=run.identity, started=now())
 
     async def run(self) -> Report:
         """Move everything that can move, and return what came of it.

@@ -1,4 +1,4 @@
-"""An estate in batches, each record met once; and each batch in the parts that commits take."""
+"""A source in batches, each record met once; and each batch in the parts that commits take."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field

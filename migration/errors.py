@@ -24,7 +24,7 @@ class RunHeld(MigrationError):
 
 
 class NoSuchRun(MigrationError):
-    """There is no run of that name, or none of that estate."""
+    """There is no run of that name, or none of that source."""
 
 
 class NotVerified(MigrationError):

@@ -131,7 +131,7 @@ def now() -> str:
 
 
 def run_name(kind: str, identity: str) -> str:
-    """Return the name of the run of an estate: the same for the same estate."""
+    """Return the name of the run of a source: the same for the same source."""
     # No secret is in an identity; the key is fixed so that every process arrives at the same name.
     tail = Digest(b"strongroom migration run").of(identity).lower().replace("_", "").replace("-", "")
     return f"{kind}-{tail[:10]}"

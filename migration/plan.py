@@ -62,7 +62,7 @@ async def plan(
         SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
     """
     run = journal.run
-    report = Report(verb="plan", run=run.name, source=run.kind, estate=run.identity, started=now())
+    report = Report(verb="plan", run=run.name, kind=run.kind, source=run.identity, started=now())
     began = time.monotonic()
     characters = 0
     with DiskMap() as copies:

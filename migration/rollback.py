@@ -97,7 +97,7 @@ class Rollback:
         self._items = DiskMap()  # that were scrubbed: how they are now
         self._former: tuple[int, Mapping[str, str]] = (0, {})  # the row that was read last, and what it holds
         run = journal.run
-        self.report = Report(verb="rollback", run=run.name, source=run.kind, estate=run.identity, started=now())
+        self.report = Report(verb="rollback", run=run.name, kind=run.kind, source=run.identity, started=now())
 
     async def run(self) -> Report:
         """Undo what can be undone, and return what came of it.

@@ -112,7 +112,7 @@ class Scrub:
         self._journalled = DiskMap()  # of every item that was to be scrubbed, the mark of its last original
         self._left_behind = 0  # of those, the ones that still have secrets
         run = journal.run
-        self.report = Report(verb="scrub", run=run.name, source=run.kind, estate=run.identity, started=now())
+        self.report = Report(verb="scrub", run=run.name, kind=run.kind, source=run.identity, started=now())
 
     async def run(self, *, search_only: bool = False) -> Report:
         """Remove what can be removed, search for what remains, and return what came of it.

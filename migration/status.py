@@ -17,7 +17,7 @@ from strongroom.models import names
 from strongroom.models.names import TOMBSTONES
 from strongroom.models.steps import Step
 
-SCHEMA: Final = "strongroom.migrate.status/1"
+SCHEMA: Final = "strongroom.migrate.status/2"
 _PAGE: Final = 200  # items looked up in one go
 
 
@@ -25,15 +25,15 @@ class RunStatus(msgspec.Struct, kw_only=True):
     """A run, without its keys."""
 
     run: str
-    source: str  # the kind
+    kind: str  # of the source
     place: str
-    estate: str  # its identity
+    source: str  # its identity
     created: str  # RFC 3339, UTC
     stages: dict[str, Stage]
 
 
 class Waiting(msgspec.Struct, kw_only=True):
-    """What of an estate the service does not have yet, and whether it must read that where it lies."""
+    """What of a source the service does not have yet, and whether it must read that where it lies."""
 
     run: str
     items: int  # at the source
@@ -50,7 +50,7 @@ class Status(msgspec.Struct, kw_only=True):
     runs: list[RunStatus]
     holder: Holder | None  # who has one under way
     reading_through: list[str]  # from where the service reads what has not moved, as it says itself
-    estate: Waiting | None = None  # of the run that was asked for
+    source: Waiting | None = None  # of the run that was asked for
     schema: str = SCHEMA
 
 
@@ -82,7 +82,7 @@ async def status(
         looked = await Journal.find(target, name)
         if looked is None:
             raise NoSuchRun(f"there is no run {name} any more")
-        found.estate = await _waiting(target, source, looked, advance, through=source.identity in through)
+        found.source = await _waiting(target, source, looked, advance, through=source.identity in through)
     return found
 
 
@@ -115,9 +115,9 @@ async def _as_told(journal: Journal) -> RunStatus:
         stages = {"applied": _half(run, moved), **stages}
     return RunStatus(
         run=run.name,
-        source=run.kind,
+        kind=run.kind,
         place=run.place,
-        estate=run.identity,
+        source=run.identity,
         created=run.created,
         stages=stages,
     )

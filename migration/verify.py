@@ -25,7 +25,7 @@ from strongroom.storage_service.backends.base import pages
 
 MAX_EXTRA: Final = 100  # names that the source does not have, told by name; the rest are counted
 
-_NAME: Final = "n"  # before a name of the estate, among what is remembered of it
+_NAME: Final = "n"  # before a name of the source, among what is remembered of it
 _CONTAINER: Final = "c"  # before a container that its names lie in
 
 
@@ -56,7 +56,7 @@ async def verify(
         SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
     """
     run = journal.run
-    report = Report(verb="verify", run=run.name, source=run.kind, estate=run.identity, started=now())
+    report = Report(verb="verify", run=run.name, kind=run.kind, source=run.identity, started=now())
     with DiskMap() as met, DiskMap() as copies:
         await known_copies(journal, copies)
         async for batch in batches(source, journal.digest, report):

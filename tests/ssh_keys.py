@@ -4,8 +4,11 @@ import base64
 import hashlib
 import os
 import textwrap
+from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 
 def private_key(label: str | None = None) -> str:
@@ -29,3 +32,13 @@ def in_base64(label: str | None = None) -> str:
 
 def _string(content: bytes) -> bytes:
     return len(content).to_bytes(4) + content
+
+
+def with_a_word(word: str) -> str:
+    """Return a key in PEM with *word* before it, as ssh reads it and as it moves: where it went can be looked for."""
+    return f"{word}: of nobody\n{_PKCS8}"
+
+
+_PKCS8: Final = (
+    ec.derive_private_key(2**200 + 1, ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+).decode()

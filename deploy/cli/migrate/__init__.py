@@ -1,4 +1,4 @@
-"""``strongroom migrate``: an existing estate moves in, with proof."""
+"""``strongroom migrate``: what lies elsewhere moves in, with proof."""
 
 import signal
 import sys
@@ -35,7 +35,7 @@ _POLICIES = ("stop", "keep", "replace", "newer")
 
 
 class Verbs(Noun):
-    """The verbs in the order of the work; an estate without a verb is planned, which changes nothing."""
+    """The verbs in the order of the work; a source without a verb is planned, which changes nothing."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs."""
@@ -55,7 +55,7 @@ class Verbs(Noun):
 # A \b before a paragraph keeps its lines as they are.
 @click.group(
     cls=Verbs,
-    help="""Move an existing estate in: plan, apply, verify; then scrub the source, or roll back.
+    help="""Move in what lies elsewhere: plan, apply, verify; then scrub the source, or roll back.
 
     \b
     strongroom migrate commissaire etcd://127.0.0.1:2379

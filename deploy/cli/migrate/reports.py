@@ -81,7 +81,7 @@ def report(report: Report, more: Mapping[str, Any]) -> None:
     if show.as_json():
         show.answer(msgspec.to_builtins(report) | dict(more))
         return
-    show.words(f"{report.verb} of {report.estate}", style="bold")
+    show.words(f"{report.verb} of {report.source}", style="bold")
     told = list(_told(report))
     width = max((len(f"{count:,}") for count, _, _ in told), default=0)
     for count, text, style in told:

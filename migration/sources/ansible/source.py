@@ -73,7 +73,7 @@ def make(place: str, options: Options) -> "Ansible":
 
 
 class Ansible:
-    """The estate. The inventory is held in memory, what files say of single hosts and key files are not."""
+    """The source. The inventory is held in memory, what files say of single hosts and key files are not."""
 
     def __init__(
         self, place: Path, playbooks: Path | None, user: str, container: str, secrets: Sequence[str] = ()
