@@ -212,7 +212,7 @@ def _measure_keyring(home: Path, size: Size, measured: Measured) -> None:
 
 
 def _measure_migration(home: Path, size: Size, measured: Measured) -> None:
-    """Measure moving estates in beside the stores alone; the command's memory with many hosts, too."""
+    """Measure moving sources in beside the stores alone; the command's memory with many hosts, too."""
     with contextlib.ExitStack() as stack:
         etcd, old = _started(stack, Etcd(home / "moving-etcd")), _started(stack, Etcd(home / "moving-source"))
         pairs = [

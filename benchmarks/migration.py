@@ -1,4 +1,4 @@
-"""What moving an estate in costs: the whole of ``strongroom migrate apply``, beside the store alone.
+"""What moving a source in costs: the whole of ``strongroom migrate apply``, beside the store alone.
 
 Each host at the source is two records, one of them secret. What the rate is held against is the store alone: the same
 records as they lie in it in the end, one full batch after the other, each on disk before the next.
@@ -63,7 +63,7 @@ def moving(target: Strongroom, source: Sequence[str], url: str, hosts: int) -> M
 
 
 def as_lines(path: Path, hosts: int, first: int = 0) -> list[str]:
-    """Write an estate of JSON lines, and return what names it on the command line."""
+    """Write a source of JSON lines, and return what names it on the command line."""
     with path.open("w") as file:
         for number in range(first, first + hosts):
             file.write(json.dumps({"model": "Host", **_old_host(number)}) + "\n")
@@ -72,7 +72,7 @@ def as_lines(path: Path, hosts: int, first: int = 0) -> list[str]:
 
 
 def as_commissaire(address: str, prefix: str, hosts: int, first: int = 0) -> list[str]:
-    """Put an estate of Commissaire's into the etcd at *address*, and return what names it on the command line."""
+    """Put a source of Commissaire's into the etcd at *address*, and return what names it on the command line."""
     with grpc.insecure_channel(address) as channel:
         transaction = TXN.on(channel)
         for start in range(first, first + hosts, MAX_BATCH):

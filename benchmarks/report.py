@@ -160,7 +160,7 @@ re-encryption at the default pace; 50th / 99th percentile, in milliseconds:""",
 
 
 def migration(measured: Measured) -> str:
-    """Return what was measured of moving estates in."""
+    """Return what was measured of moving sources in."""
     middle = statistics.median
     rows = [
         [
@@ -180,7 +180,7 @@ def migration(measured: Measured) -> str:
         )
     return "\n\n".join(
         [
-            "## Moving an estate in",
+            "## Moving a source in",
             f"""\
 The whole command `strongroom migrate apply`, from its start to its end: each record is read, saved, read back, compared
 and journalled. A host is {PER_HOST} records, one of them secret. The store alone is given the same records as they lie

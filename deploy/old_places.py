@@ -8,6 +8,7 @@ from strongroom.migration.digest import Digest
 from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.base import Findable, Source
+from strongroom.migration.sources.reading import fit_record
 from strongroom.storage_service.backends.read_through import OldPlace
 from strongroom.storage_service.config import ReadThroughSettings
 from strongroom.storage_service.errors import ConfigurationError, Unavailable
@@ -44,7 +45,7 @@ class SourcePlace:
 
     @property
     def identity(self) -> str:
-        """Which estate it is."""
+        """Which source it is."""
         return self._source.identity
 
     async def open(self) -> None:
@@ -52,7 +53,7 @@ class SourcePlace:
 
         Raises:
             Unavailable: it does not answer, or does not accept us.
-            ConfigurationError: it is no estate of its kind.
+            ConfigurationError: it is no source of its kind.
         """
         async with _answering():
             await self._source.open(Digest())
@@ -68,7 +69,8 @@ class SourcePlace:
             Unavailable: it does not answer, or does not accept us.
         """
         async with _answering():
-            found = await self._source.find(names)
+            there = await self._source.find(names)
+        found = {name: None if record is None else fit_record(record) for name, record in there.items()}
         return {name: None if record is None else record.value.reveal() for name, record in found.items()}
 
 

@@ -1,1 +1,1 @@
-"""How an existing estate gets in: read at its source, saved through the service, compared, and journalled."""
+"""How what lies elsewhere gets in: read at its source, saved through the service, compared, and journalled."""

@@ -18,7 +18,18 @@ from strongroom.migration.batches import Batch, batches, parts
 from strongroom.migration.compare import Act, Comparison, Decision, Policy
 from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.errors import Mismatch, RunHeld
-from strongroom.migration.journal import MAX_ROW, ROLLED_BACK, UNDONE, Applied, Copy, Former, Journal, Stage, now
+from strongroom.migration.journal import (
+    MAX_ROW,
+    MOVING,
+    ROLLED_BACK,
+    UNDONE,
+    Applied,
+    Copy,
+    Former,
+    Journal,
+    Stage,
+    now,
+)
 from strongroom.migration.records import Moving
 from strongroom.migration.report import Report
 from strongroom.migration.sources.base import Source
@@ -102,7 +113,7 @@ class Apply:
         self._room = 0  # changes that one commit takes, when it was last asked
         self._comparison = Comparison(target, journal.digest, self._copies, policy)
         run = journal.run
-        self.report = Report(verb="apply", run=run.name, source=run.kind, estate=run.identity, started=now())
+        self.report = Report(verb="apply", run=run.name, kind=run.kind, source=run.identity, started=now())
 
     async def run(self) -> Report:
         """Move everything that can move, and return what came of it.
@@ -112,8 +123,11 @@ class Apply:
             Mismatch: what was read back is not what was saved.
             SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us; run it again later.
         """
+        total = await self._source.count()
         await self._journal.begin()
         await self._journal.left("applied", "verified", ROLLED_BACK)
+        begun = Stage(at=self.report.started, complete=False, counts={} if total is None else {"items": total})
+        await self._journal.reached(MOVING, begun)
         try:
             await known_copies(self._journal, self._copies)
             await self._move_all()
@@ -145,6 +159,7 @@ class Apply:
         stopped = any(counts.get(kind) for kind in ("conflict", "changed", "refused", "unplanned"))
         report.complete = not stopped and (self._skip_bad or self._all_good()) and counts.get("items", 0) > 0
         report.next = [_advice(report, skip_bad=self._skip_bad)]
+        self._journal.run.stages.pop(MOVING, None)
         await self._journal.reached("applied", Stage(at=report.finished, complete=report.complete, counts=dict(counts)))
         return report
 

@@ -1,4 +1,4 @@
-"""An estate in batches, each record met once; and each batch in the parts that commits take."""
+"""A source in batches, each record met once; and each batch in the parts that commits take."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.records import Item, Moving, Record
 from strongroom.migration.report import Report
 from strongroom.migration.sources.base import Source
+from strongroom.migration.sources.reading import items_of
 from strongroom.migration.target import READ_SIZE
 from strongroom.models import names
 from strongroom.models.steps import Step
@@ -100,7 +101,7 @@ async def batches(source: Source, digest: Digest, report: Report) -> AsyncIterat
     """
     batch, pack = Batch(), _Pack(_BATCH)
     with DiskMap() as met:
-        async for items in _pages(source.items()):
+        async for items in _pages(items_of(source)):
             for records in _first_met(items, digest, met, report):
                 for each in records:
                     if not pack.takes(each.record):

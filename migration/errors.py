@@ -15,12 +15,16 @@ class SourceRefused(MigrationError):
     """The source does not accept us: a wrong token, key or password."""
 
 
+class Interrupted(MigrationError):
+    """Somebody ended a verb; what it did so far stands, and it can be run again."""
+
+
 class RunHeld(MigrationError):
     """Another process has a migration of this service under way, or has taken this one over."""
 
 
 class NoSuchRun(MigrationError):
-    """There is no run of that name, or none of that estate."""
+    """There is no run of that name, or none of that source."""
 
 
 class NotVerified(MigrationError):

@@ -44,7 +44,8 @@ MAX_ROW: Final = 384 * 1024  # characters of values in one row: with what a comm
 _PAGE: Final = 50  # rows in one question
 _ENDED: Final = ("Z", "X")  # states of processes that nobody has waited for yet (proc(5))
 UNDONE: Final = "undone"  # of a `Copy`: a rollback has taken it out, so nothing is known of that name any more
-ROLLED_BACK: Final = "rolled back"  # the stage of a run of which nothing is left but its journal
+MOVING: Final = "moving"  # the stage of a run whose apply has begun and not ended; its counts say what there is
+ROLLED_BACK: Final = "rolled back"  # the stage of a run of which nothing is left but its head, once it is complete
 
 
 class Stage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -130,7 +131,7 @@ def now() -> str:
 
 
 def run_name(kind: str, identity: str) -> str:
-    """Return the name of the run of an estate: the same for the same estate."""
+    """Return the name of the run of a source: the same for the same source."""
     # No secret is in an identity; the key is fixed so that every process arrives at the same name.
     tail = Digest(b"strongroom migration run").of(identity).lower().replace("_", "").replace("-", "")
     return f"{kind}-{tail[:10]}"
@@ -215,7 +216,8 @@ class Journal:
         """
         undone = self._run.stages.get(ROLLED_BACK)
         if undone is not None and undone.complete:
-            await self.forget()  # the rollback died before it did
+            await self.clear()  # the rollback may have died before it did
+            await self.left(ROLLED_BACK)
         if self._etag == wire.NEW:
             await self._store_head()
 
@@ -249,15 +251,23 @@ class Journal:
         Raises:
             RunHeld: another process has taken this run over.
         """
+        await self.clear()
+        await self._remove([f"{MIGRATION}{self._run.name}/run"])
+        self._etag = wire.NEW
+        self._run.stages = {}
+
+    async def clear(self) -> None:
+        """Remove every row of this run but the head.
+
+        Raises:
+            RunHeld: another process has taken this run over.
+        """
         for kind in ("applied", "former", "scrubbed"):
             names = [self.row_name(kind, number) for number in await self.numbers(kind)]
             while names:
                 size = max(1, await self._target.room() - 1)  # beside the lock
                 await self._remove(names[:size])
                 del names[:size]
-        await self._remove([f"{MIGRATION}{self._run.name}/run"])
-        self._etag = wire.NEW
-        self._run.stages = {}
 
     async def _remove(self, names: Sequence[str]) -> None:
         try:

@@ -15,7 +15,7 @@ import msgspec
 
 from strongroom.migration.apply import NOTHING_FOUND, known_copies, to_decide
 from strongroom.migration.batches import batches
-from strongroom.migration.compare import Act, Comparison, Policy
+from strongroom.migration.compare import Act, Comparison, Decision, Policy
 from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.errors import MigrationError
 from strongroom.migration.journal import Journal, now
@@ -45,6 +45,7 @@ async def plan(
     policy: Policy = Policy.STOP,
     advance: Callable[[int], object] = bool,
     out: Callable[[str, str], object] | None = None,
+    tell: Callable[[Decision], object] = bool,
 ) -> Report:
     """Compare both sides, and return what ``apply`` would do.
 
@@ -55,12 +56,13 @@ async def plan(
         policy: for conflicts.
         advance: called with how many items more are done.
         out: called with the id and the mark of every item.
+        tell: called with what is decided about every record that can move.
 
     Raises:
         SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
     """
     run = journal.run
-    report = Report(verb="plan", run=run.name, source=run.kind, estate=run.identity, started=now())
+    report = Report(verb="plan", run=run.name, kind=run.kind, source=run.identity, started=now())
     began = time.monotonic()
     characters = 0
     with DiskMap() as copies:
@@ -74,6 +76,7 @@ async def plan(
                     report.count(_WOULD[each.act])
                 if each.act in (Act.CREATE, Act.REPLACE):
                     characters += len(each.record.value)
+                tell(each)
                 if out is not None:
                     out(each.item.id, each.item.mark)
             advance(batch.items)

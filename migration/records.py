@@ -51,7 +51,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One record of the estate as it was read.
+    """One record of the source as it was read.
 
     *id* says where it lies: printable, the same at every reading, and no secret. *mark* changes whenever the item
     does, and tells nothing of it: a revision, or a keyed hash. One with a *fault* cannot move, and has no records.

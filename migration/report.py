@@ -6,7 +6,7 @@ import msgspec
 
 from strongroom.models.steps import Step
 
-SCHEMA: Final = "strongroom.migrate/1"
+SCHEMA: Final = "strongroom.migrate/2"
 
 
 class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -24,8 +24,8 @@ class Report(msgspec.Struct, kw_only=True):
 
     verb: str
     run: str
-    source: str  # the kind
-    estate: str  # its identity
+    kind: str  # of the source
+    source: str  # its identity
     started: str  # RFC 3339, UTC
     finished: str = ""
     complete: bool = False

@@ -5,7 +5,8 @@ the service only if its item was never scrubbed, or is back. What the run create
 put back, each only if it is still what the run wrote, by the revision that was compared. Each batch goes in one commit
 with a row of the journal that says so. Whatever somebody changed since, on either side, is told and left.
 
-Killed anywhere, it is run again. When nothing is left to undo, the journal goes, too: it holds all those originals.
+Killed anywhere, it is run again. When nothing is left to undo, the journal goes, too, for it holds all those originals;
+of it stays the head, which says that the run was rolled back.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.errors import MigrationError
 from strongroom.migration.journal import (
     MAX_ROW,
+    MOVING,
     ROLLED_BACK,
     UNDONE,
     Applied,
@@ -95,7 +97,7 @@ class Rollback:
         self._items = DiskMap()  # that were scrubbed: how they are now
         self._former: tuple[int, Mapping[str, str]] = (0, {})  # the row that was read last, and what it holds
         run = journal.run
-        self.report = Report(verb="rollback", run=run.name, source=run.kind, estate=run.identity, started=now())
+        self.report = Report(verb="rollback", run=run.name, kind=run.kind, source=run.identity, started=now())
 
     async def run(self) -> Report:
         """Undo what can be undone, and return what came of it.
@@ -118,7 +120,7 @@ class Rollback:
         rows = await self._journal.numbers("scrubbed")
         if rows and not isinstance(self._source, Scrubbable):
             raise MigrationError("items were removed from the source: say which it is, so that they can be put back")
-        await self._journal.left("applied", "verified", "scrubbed")
+        await self._journal.left(MOVING, "applied", "verified", "scrubbed")
         if rows:
             await self._restore_all(rows)
         await known_copies(self._journal, self._copies)
@@ -143,7 +145,7 @@ class Rollback:
         ended = Stage(at=report.finished, complete=report.complete, counts=dict(counts))
         await self._journal.reached(ROLLED_BACK, ended)
         if report.complete:
-            await self._journal.forget()
+            await self._journal.clear()  # but for the head, which says that this was done
         return report
 
     # The source
@@ -321,7 +323,10 @@ def _changes(undo: _Undo) -> int:
 
 def _advice(report: Report) -> list[Step]:
     if report.complete:
-        return [Step("it is undone, and the journal is gone with all that it kept; to begin anew", "migrate plan")]
+        return [
+            Step("it is undone, and the journal has forgotten all that it kept; to begin anew", "migrate plan"),
+            Step("or, so that nothing is told of this run any more", "migrate forget"),
+        ]
     if report.counts.get("waiting"):
         why = "some items were changed at the source since, and their copies stay"
         return [

@@ -26,6 +26,7 @@ from strongroom.migration.records import Item
 from strongroom.migration.report import Report
 from strongroom.migration.search_patterns import SHORTEST, Search
 from strongroom.migration.sources.base import Original, Scrubbable, Source
+from strongroom.migration.sources.reading import items_of
 from strongroom.migration.target import Target
 from strongroom.models import names
 from strongroom.models.secret import Secret
@@ -111,7 +112,7 @@ class Scrub:
         self._journalled = DiskMap()  # of every item that was to be scrubbed, the mark of its last original
         self._left_behind = 0  # of those, the ones that still have secrets
         run = journal.run
-        self.report = Report(verb="scrub", run=run.name, source=run.kind, estate=run.identity, started=now())
+        self.report = Report(verb="scrub", run=run.name, kind=run.kind, source=run.identity, started=now())
 
     async def run(self, *, search_only: bool = False) -> Report:
         """Remove what can be removed, search for what remains, and return what came of it.
@@ -165,7 +166,7 @@ class Scrub:
 
     async def _read_source(self) -> None:
         """Learn what has secrets there, before any of it is touched."""
-        async for item in self._source.items():
+        async for item in items_of(self._source):
             self.report.count("items")
             if item.fault:
                 self._leave(item.id, _Doubt("bad", f"it did not move, and keeps what it has: {item.fault}"))
@@ -257,13 +258,13 @@ class Scrub:
             if finding.unreachable:
                 self.report.tell("unreachable", place.name, f"{finding.unreachable}; {place.advice}")
             if finding.patterns:
-                self.report.tell("found", place.name, f"{finding.patterns:,} secrets are still in it; {place.advice}")
+                self.report.tell("found", place.name, f"{_secrets(finding.patterns)} still in it; {place.advice}")
             if finding.clean:
                 self.report.facts[place.name] = "searched, and clean"
         self.report.count("searched", search.patterns)
         if search.short:
             self.report.tell(
-                "note", "", f"{search.short:,} secrets are shorter than {SHORTEST} bytes, and were not searched for"
+                "note", "", f"{_secrets(search.short)} shorter than {SHORTEST} bytes: no search is made for so little"
             )
 
     async def _patterns(self) -> AsyncIterator[bytes]:
@@ -295,6 +296,10 @@ class Scrub:
 
     async def _note(self, *, complete: bool, counts: dict[str, int]) -> None:
         await self._journal.reached(STAGE, Stage(at=now(), complete=complete, counts=counts))
+
+
+def _secrets(count: int) -> str:
+    return "1 secret is" if count == 1 else f"{count:,} secrets are"
 
 
 def _doubt(item: str, wanted: Wanted, copies: dict[str, Copy], lies: dict[str, str]) -> _Doubt | None:

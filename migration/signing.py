@@ -23,6 +23,17 @@ ALGORITHM: Final = "EdDSA"
 TYPE: Final = "strongroom-report+jws"
 
 
+_FIRST_SCHEMA: Final = "strongroom.migrate/1"  # which called a source's kind its source, and a source an estate
+
+
+def _renamed(report: Any) -> Any:
+    """Return a report with the names of today, whatever version of this program signed it."""
+    if not isinstance(report, dict) or report.get("schema") != _FIRST_SCHEMA:
+        return report
+    names = {"source": "kind", "estate": "source"}
+    return {names.get(name, name): value for name, value in report.items()}
+
+
 def signed(report: Report, run: Run) -> dict[str, Any]:
     """Return *report* as a document that can be checked."""
     key = jwk.JWK.from_json(run.signing_key)
@@ -65,6 +76,6 @@ def check(document: object, public_key: dict[str, Any]) -> Report:
     if msgspec.json.decode(payload) != document.get("payload"):
         raise Forged("what the document shows is not what was signed")
     try:
-        return msgspec.json.decode(payload, type=Report)
+        return msgspec.convert(_renamed(msgspec.json.decode(payload)), Report)
     except UNREADABLE:
         raise Forged("another version of this program signed the report, and this one cannot read it") from None

@@ -8,15 +8,16 @@ import msgspec
 from strongroom.migration.apply import known_copies
 from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.errors import NoSuchRun
-from strongroom.migration.journal import LIST_RUNS, ROLLED_BACK, Copy, Holder, Journal, Run, Stage
+from strongroom.migration.journal import LIST_RUNS, MOVING, ROLLED_BACK, Copy, Holder, Journal, Run, Stage
 from strongroom.migration.records import Item
 from strongroom.migration.sources.base import Source
+from strongroom.migration.sources.reading import items_of
 from strongroom.migration.target import Target
 from strongroom.models import names
 from strongroom.models.names import TOMBSTONES
 from strongroom.models.steps import Step
 
-SCHEMA: Final = "strongroom.migrate.status/1"
+SCHEMA: Final = "strongroom.migrate.status/2"
 _PAGE: Final = 200  # items looked up in one go
 
 
@@ -24,15 +25,15 @@ class RunStatus(msgspec.Struct, kw_only=True):
     """A run, without its keys."""
 
     run: str
-    source: str  # the kind
+    kind: str  # of the source
     place: str
-    estate: str  # its identity
+    source: str  # its identity
     created: str  # RFC 3339, UTC
     stages: dict[str, Stage]
 
 
 class Waiting(msgspec.Struct, kw_only=True):
-    """What of an estate the service does not have yet, and whether it must read that where it lies."""
+    """What of a source the service does not have yet, and whether it must read that where it lies."""
 
     run: str
     items: int  # at the source
@@ -49,7 +50,7 @@ class Status(msgspec.Struct, kw_only=True):
     runs: list[RunStatus]
     holder: Holder | None  # who has one under way
     reading_through: list[str]  # from where the service reads what has not moved, as it says itself
-    estate: Waiting | None = None  # of the run that was asked for
+    source: Waiting | None = None  # of the run that was asked for
     schema: str = SCHEMA
 
 
@@ -72,7 +73,7 @@ async def status(
     for each in [name] if name is not None else await Journal.runs(target):
         journal = await Journal.find(target, each)
         if journal is not None:
-            runs.append(_as_told(journal.run))
+            runs.append(await _as_told(journal))
     if name is not None and not runs:
         raise NoSuchRun(f"there is no run {name}").advising(LIST_RUNS)
     through = (await target.client.status()).read_through
@@ -81,7 +82,7 @@ async def status(
         looked = await Journal.find(target, name)
         if looked is None:
             raise NoSuchRun(f"there is no run {name} any more")
-        found.estate = await _waiting(target, source, looked, advance, through=source.identity in through)
+        found.source = await _waiting(target, source, looked, advance, through=source.identity in through)
     return found
 
 
@@ -92,7 +93,11 @@ def loses(run: Run) -> str:
     if scrubbed is not None and not scrubbed.complete:
         return "the scrub is not finished: what was removed from the source so far can then not be put back"
     if ROLLED_BACK in stages:
+        if stages[ROLLED_BACK].complete:
+            return ""
         return "the rollback left something that was changed since: it can then not be undone any more"
+    if MOVING in stages:
+        return "a part of it has moved: the copies can then not be taken out any more"
     if scrubbed is None and "applied" not in stages:
         return ""
     verified = stages.get("verified")
@@ -103,15 +108,36 @@ def loses(run: Run) -> str:
     return ""
 
 
-def _as_told(run: Run) -> RunStatus:
+async def _as_told(journal: Journal) -> RunStatus:
+    run = journal.run
+    stages = {name: stage for name, stage in run.stages.items() if name != MOVING}
+    if not run.stages.keys() & {"applied", ROLLED_BACK} and (moved := await _moved(journal)):
+        stages = {"applied": _half(run, moved), **stages}
     return RunStatus(
         run=run.name,
-        source=run.kind,
+        kind=run.kind,
         place=run.place,
-        estate=run.identity,
+        source=run.identity,
         created=run.created,
-        stages=run.stages,
+        stages=stages,
     )
+
+
+async def _moved(journal: Journal) -> int:
+    """Return how many items the journal knows to have moved, or to have been there."""
+    with DiskMap() as copies, DiskMap() as items:
+        await known_copies(journal, copies)
+        items.update((msgspec.json.decode(text, type=Copy).item, "") for text in copies.values())
+        return len(items)
+
+
+def _half(run: Run, moved: int) -> Stage:
+    """Return how an apply ended that did not: interrupted, killed, or still under way."""
+    begun = run.stages.get(MOVING)
+    counts = {"moved": moved}
+    if begun is not None and "items" in begun.counts:
+        counts["left"] = max(0, begun.counts["items"] - moved)
+    return Stage(at=run.created if begun is None else begun.at, complete=False, counts=counts)
 
 
 async def _waiting(
@@ -121,7 +147,7 @@ async def _waiting(
     page: list[Item] = []
     with DiskMap() as copies:
         await known_copies(journal, copies)
-        async for item in source.items():
+        async for item in items_of(source):
             found.items += 1
             found.bad += bool(item.fault)
             page.append(item)

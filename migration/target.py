@@ -1,4 +1,4 @@
-"""The service that an estate moves into: records read, written and removed, whether they are sealed there or plain."""
+"""The service that a source moves into: records read, written and removed, whether they are sealed there or plain."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence

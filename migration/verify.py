@@ -15,17 +15,17 @@ from strongroom.migration.batches import Batch, batches
 from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.journal import Copy, Journal, Run, Stage, now
 from strongroom.migration.records import is_sealed
-from strongroom.migration.report import Report
+from strongroom.migration.report import Problem, Report
 from strongroom.migration.sources.base import Source
 from strongroom.migration.target import READ_SIZE, Target
-from strongroom.models import LIST_MODELS, ListModel, names
+from strongroom.models import LIST_MODELS, MODELS, ListModel, names
 from strongroom.models.names import TOMBSTONES
 from strongroom.models.steps import Option, Step
 from strongroom.storage_service.backends.base import pages
 
 MAX_EXTRA: Final = 100  # names that the source does not have, told by name; the rest are counted
 
-_NAME: Final = "n"  # before a name of the estate, among what is remembered of it
+_NAME: Final = "n"  # before a name of the source, among what is remembered of it
 _CONTAINER: Final = "c"  # before a container that its names lie in
 
 
@@ -56,7 +56,7 @@ async def verify(
         SourceUnavailable, Unavailable, Denied, Locked: one side does not answer, or not us.
     """
     run = journal.run
-    report = Report(verb="verify", run=run.name, source=run.kind, estate=run.identity, started=now())
+    report = Report(verb="verify", run=run.name, kind=run.kind, source=run.identity, started=now())
     with DiskMap() as met, DiskMap() as copies:
         await known_copies(journal, copies)
         async for batch in batches(source, journal.digest, report):
@@ -66,7 +66,8 @@ async def verify(
         # What was scrubbed is in the service alone, as it should be: it is counted.
         await _look_for_more(target, met, report, bound=0 if "scrubbed" in run.stages else MAX_EXTRA)
     _tell_scrubbed(run, report)
-    skipped = {kind for kind, skip in (("bad", skip_bad), ("duplicate", skip_bad), ("differs", skip_differing)) if skip}
+    left = {kind for kind in ("bad", "duplicate") if skip_bad or _was_left_behind(run, report, kind)}
+    skipped = left | ({"differs"} if skip_differing else set())
     bad = {kind for kind in ("bad", "duplicate", "missing", "differs", "changed") if report.counts.get(kind)} - skipped
     report.finished = now()
     report.complete = report.counts.get("same", 0) > 0 and not bad
@@ -75,6 +76,12 @@ async def verify(
         ended = Stage(at=report.finished, complete=report.complete, counts=dict(report.counts), sum=report.sum)
         await journal.reached("verified", ended)
     return report
+
+
+def _was_left_behind(run: Run, report: Report, kind: str) -> bool:
+    """Whether the apply of this run was told to leave behind what cannot move, and no more is of that kind now."""
+    applied = run.stages.get("applied")
+    return applied is not None and applied.complete and report.counts.get(kind, 0) <= applied.counts.get(kind, 0)
 
 
 async def _compare(
@@ -131,7 +138,11 @@ def _remember(met: DiskMap, batch: Batch) -> None:
 
 
 async def _look_for_more(target: Target, met: DiskMap, report: Report, *, bound: int) -> None:
-    """Tell what the service has beside the estate, in the containers and kinds of its records and below them."""
+    """Tell what the service has beside the source, in the containers and kinds of its records and below them.
+
+    What lies where records of a model lie is counted alone: many sources fill those.
+    """
+    shared: dict[str, int] = {}
     last = None
     for key in met.keys(_CONTAINER):
         if not key.startswith(_CONTAINER):
@@ -145,10 +156,27 @@ async def _look_for_more(target: Target, met: DiskMap, report: Report, *, bound:
             for name in page:
                 if _NAME + name in known:
                     continue
-                if report.counts.get("extra", 0) < bound:
+                if model := _model_container(name):
+                    shared[model] = shared.get(model, 0) + 1
+                    report.count("extra")
+                elif report.counts.get("extra", 0) < bound:
                     report.tell("extra", "", "the service has it, and the source does not", name)
                 else:
                     report.count("extra")
+
+    for model, count in shared.items() if bound else ():
+        have = "1 record lies" if count == 1 else f"{count:,} records lie"
+        report.problems.append(
+            Problem(kind="extra", item="", name=model, why=f"{have} there that the source does not have")
+        )
+
+
+_MODEL_CONTAINERS: Final = frozenset(model.prefix() for model in MODELS.values())
+
+
+def _model_container(name: str) -> str:
+    container = names.container_of(name)
+    return container if container in _MODEL_CONTAINERS else ""
 
 
 async def _listed(target: Target, prefix: str) -> AsyncIterator[Sequence[str]]:

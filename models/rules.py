@@ -15,10 +15,12 @@ _DAYS: Final = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of snake_case, kebab-case and camelCase alike
 _SECRET_WORD: Final = re.compile(
-    r".*(?:accesskey|apikey|passphrase|passwd|password|privatekey|secret|token)s?|credentials?|keys?|pwd"
+    r".*(?:accesskey|apikey|credential|passphrase|passwd|passwort|password|privatekey|secret|token)s?|creds?|keys?"
+    r"|(?!.*(?:by|com|over|sur|tres|under)pass$).*(?:pass|psk|pw|pwd)"
 )
 _POINTERS: Final = frozenset({"file", "id", "name", "path", "url"})  # a name that ends so says where, not what
 _PASSWORD_IN_URL: Final = re.compile(r"://[^/?#\s]*:[^/?#\s]+@")
+_PASSWORD_IN_COMMAND: Final = re.compile(r"\bsshpass\s+(?:-\w+\s+)*-p\s*\S")
 _PEM: Final = ("-----BEGIN ", "LS0tLS1CRUdJTi")  # and the same in base64, as kubeconfig files carry it
 
 
@@ -52,23 +54,29 @@ def holds_no_secret(options: dict[str, object]) -> str | None:
     """Refuse options that hold what a plain record must not: a token, a password, a key, a certificate's text.
 
     A member is judged by the words of its name, at any depth, unless it says only where the thing is
-    (``certificate_key_path``); a text also by what it holds: PEM, or a URL with a password in it.
+    (``certificate_key_path``); a text also by what it holds: PEM, or a URL or a command with a password in it.
     """
     for name, value in _members(options):
-        words = [word.lower() for word in _WORDS.findall(name)]
-        if (
-            value
-            and words
-            and words[-1] not in _POINTERS
-            and "public" not in words
-            and any(_SECRET_WORD.fullmatch(word) for word in words)
-        ):
+        if value and means_secret(name):
             return "holds a token, password or key, which belongs in the secret record of the same name"
         if isinstance(value, str) and any(mark in value for mark in _PEM):
             return "holds key material, which belongs in the secret record of the same name"
         if isinstance(value, str) and _PASSWORD_IN_URL.search(value):
             return "holds a URL with a password, which belongs in the secret record of the same name"
+        if isinstance(value, str) and _PASSWORD_IN_COMMAND.search(value):
+            return "holds a command with a password, which belongs in the secret record of the same name"
     return None
+
+
+def means_secret(name: str) -> bool:
+    """Whether what goes by *name* is a secret, as far as a name tells: ``db_pass``, ``wifiPSK``, ``api-token``."""
+    words = [word.lower() for word in _WORDS.findall(name)]
+    return (
+        bool(words)
+        and words[-1] not in _POINTERS
+        and "public" not in words
+        and any(_SECRET_WORD.fullmatch(word) for word in words)
+    )
 
 
 def _members(value: object, name: str = "") -> Iterator[tuple[str, object]]:

@@ -27,6 +27,7 @@ Verb: TypeAlias = Literal[
     "machine init",
     "machine list",
     "migrate apply",
+    "migrate check",
     "migrate forget",
     "migrate plan",
     "migrate rollback",

@@ -152,7 +152,7 @@ async def build(
             records=RecordService(door, routing, large_answers),
             access=AccessService(door, apikeys),
             keys=keys,
-            # Of the store alone: who moves an estate must see what has moved.
+            # Of the store alone: who moves a source must see what has moved.
             bulk=BulkService(door, encrypted, apikeys, large_answers),
             audit=AuditService(door, proxy.principal),
             health=HealthService(door, keys, (store, *routing.backends), scheme, old),

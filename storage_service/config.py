@@ -38,7 +38,7 @@ class AuthorizerSettings:
 class ReadThroughSettings:
     """One old place where secrets lie that have not moved yet; what the words mean is the affair of ``migration``."""
 
-    source: str  # what kind of estate
+    source: str  # what kind of source
     place: str
     options: Mapping[str, Sequence[str]] = field(default_factory=dict)  # none is a secret: they name files
 

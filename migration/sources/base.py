@@ -24,7 +24,7 @@ Options: TypeAlias = Mapping[str, Sequence[str]]
 
 
 class Source(Protocol):
-    """An estate to be moved in, read where it lies. Reading changes nothing there.
+    """What is to be moved in, read where it lies. Reading changes nothing there.
 
     Every method but the properties raises `SourceUnavailable` when the source does not answer or cannot be read, and
     `SourceRefused` when it does not accept us; whatever is wrong with one item is that item's *fault* instead, so that
@@ -33,10 +33,10 @@ class Source(Protocol):
 
     @property
     def identity(self) -> str:
-        """Which estate this is: the same words for the same estate, and no credential in them."""
+        """Which source this is: the same words for the same one, and no credential in them."""
 
     async def open(self, digest: Digest) -> None:
-        """Connect, and check that this is an estate of this kind; *digest* makes the marks of what has no revision.
+        """Connect, and check that this is a source of this kind; *digest* makes the marks of what has no revision.
 
         Raises:
             ConfigurationError: it is invalid, or an option contradicts it; the text says what to do.

@@ -1,4 +1,4 @@
-"""Files of an estate: read within bounds, replaced as a whole or not at all, and removed only as they were read.
+"""Files of a source: read within bounds, replaced as a whole or not at all, and removed only as they were read.
 
 A file system has no compare-and-set. So what is about to be replaced or removed is looked at again right before that;
 a change in the few microseconds between is not noticed.

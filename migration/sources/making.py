@@ -1,18 +1,21 @@
 """How sources make records: one rule for each kind of value, wherever it lay before."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from strongroom.migration.records import Record
+from strongroom.migration.sources import files, ssh_keys
 from strongroom.migration.sources.files import Unfit
 from strongroom.models import MODELS, Host, HostCreds, InvalidName, Model, SecretModel, ValidationError, names
+from strongroom.models.rules import means_secret
 from strongroom.models.secret import Secret
 from strongroom.storage_service.wire import MAX_SECRET, fits
 
 CREDENTIALS: Final = ("ssh_priv_key", "remote_user")
 """The fields of `HostCreds` that were part of a `Host` before CPD-101."""
 
+_PEM: Final = "-----BEGIN "
 _MODELS_OF_SECRETS: Final = {model.prefix(): model for model in MODELS.values() if issubclass(model, SecretModel)}
 
 
@@ -22,7 +25,7 @@ def key_text(value: str) -> str:
     Raises:
         Unfit: it is neither.
     """
-    if value.lstrip().startswith("-----BEGIN "):
+    if _PEM in value:
         return base64.b64encode(value.encode()).decode()
     text = "".join(value.split())
     try:
@@ -41,18 +44,21 @@ def key_of_file(content: bytes) -> str:
     """
     if not content.strip():
         raise Unfit("its key file is empty")
-    if content.lstrip().startswith((b"ssh-", b"ecdsa-", b"sk-")):
+    if ssh_keys.is_public(content):
         raise Unfit("its key file holds a public key")
     return base64.b64encode(content).decode()
 
 
-def credentials(address: str, key: str, user: str = "") -> Record:
-    """Return a host's credentials; *key* is as `key_text` gives it, and an empty *user* means root.
+def credentials(said: str, key: str, user: str = "") -> Record:
+    """Return the credentials of the host whose address is *said*.
+
+    *key* is as `key_text` gives it, and an empty *user* means root.
 
     Raises:
         Unfit: they are not valid.
     """
-    return of(HostCreds, {"address": address, "ssh_priv_key": key} | ({"remote_user": user} if user else {}))
+    host_address, user = address(said, user)
+    return of(HostCreds, {"address": host_address, "ssh_priv_key": key} | ({"remote_user": user} if user else {}))
 
 
 def host(fields: Mapping[str, object]) -> tuple[Record, ...]:
@@ -64,13 +70,38 @@ def host(fields: Mapping[str, object]) -> tuple[Record, ...]:
         Unfit: a field is not valid.
     """
     plain = {name: value for name, value in fields.items() if name not in CREDENTIALS}
-    record = of(Host, plain)
     key, user = (fields.get(name) or "" for name in CREDENTIALS)
     if not isinstance(key, str) or not isinstance(user, str):
         raise Unfit("its ssh_priv_key and remote_user must be text")
+    if isinstance(plain.get("address"), str):
+        plain["address"], user = address(str(plain["address"]), user)
+    record = of(Host, plain)
     if not key and not user:
         return (record,)
     return record, credentials(str(plain.get("address", "")), key_text(key), user)
+
+
+def address(said: str, user: str) -> tuple[str, str]:
+    """Return the address and the user of a host that may be written as ssh takes it: ``pi@10.0.0.7``.
+
+    Raises:
+        Unfit: two users are said, or no host.
+    """
+    before, at, after = said.rpartition("@")
+    if not at:
+        return said, user
+    if not before or not after or (user and user != before):
+        raise Unfit("its address must be a host's, or user@host with the user that is said beside it")
+    return after, before
+
+
+def left_behind(what: str, names: Iterable[str]) -> list[str]:
+    """Return what is to be told of fields that stay behind: first of those that are secrets by their names."""
+    shown = sorted(names)
+    secret = [files.printable(name) for name in shown if means_secret(name)]
+    others = [files.printable(name) for name in shown if not means_secret(name)]
+    told = [f"{what} that look like secrets stay behind: {', '.join(secret)}"] if secret else []
+    return [*told, f"{what} that stay behind: {', '.join(others)}"] if others else told
 
 
 def of(model: type[Model], fields: Mapping[str, Any]) -> Record:

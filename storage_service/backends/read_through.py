@@ -1,4 +1,4 @@
-"""While an estate is half moved: what the store does not have is looked up where it still lies.
+"""While a source is half moved: what the store does not have is looked up where it still lies.
 
 The old place is another system, of which nothing is known here but how to ask it (`OldPlace`): it may be down, or hold
 what is no text, and neither is ever told as "there is none". What is found there has the revision of what does not
@@ -50,7 +50,7 @@ class OldPlace(Protocol):
 
     @property
     def identity(self) -> str:
-        """Which one: the same words for the same estate, and no credential in them."""
+        """Which one: the same words for the same source, and no credential in them."""
 
     async def open(self) -> None:
         """Connect; called on the event loop that will ask, again after each time it was refused.

@@ -1,6 +1,6 @@
 """The door for what is encrypted, as it is stored: several values and journals in one commit.
 
-It is for who moves or mends whole estates, and so nothing here knows a model. What is written under
+It is for who moves or mends whole stores, and so nothing here knows a model. What is written under
 ``system/access/apikeys/`` makes keys, which could reach further than the one it was written with: so all of this is for
 credentials that reach everything. Like every act, each is decided and recorded first, name by name.
 """

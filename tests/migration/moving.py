@@ -119,6 +119,11 @@ async def contents(client: AsyncStorageClient) -> dict[str, str]:
     return found
 
 
+async def kept(client: AsyncStorageClient) -> list[str]:
+    """Return the names of the rows that a journal has besides its head, which says how the run is."""
+    return [name for name in await journalled(client) if not name.endswith("/run")]
+
+
 async def journalled(client: AsyncStorageClient) -> list[str]:
     """Return the names of all rows of journals of migrations."""
     return await Target(client).names(MIGRATION)

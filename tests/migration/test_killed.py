@@ -21,7 +21,7 @@ from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
-from tests.migration.moving import Mover, another, contents, journalled, lay_down, lying, moving, rows_of, sealed_in
+from tests.migration.moving import Mover, another, contents, kept, lay_down, lying, moving, rows_of, sealed_in
 from tests.migration.sources.memory import MemoryEstate
 
 Opener: TypeAlias = Callable[[], Backend]
@@ -153,7 +153,7 @@ class Telling:
             await do("rollback", mover)
             assert await contents(mover.client) == self._begun.held_before
             assert lying(made) == self._begun.lay_before
-            assert await journalled(mover.client) == []
+            assert await kept(mover.client) == []
 
     async def _laid_down(self) -> tuple[Opener, MemoryEstate]:
         opener = self._new()

@@ -24,7 +24,7 @@ def run() -> Run:
 @pytest.fixture
 def report(run: Run) -> Report:
     """A report of it."""
-    made = Report(verb="verify", run=run.name, source="memory", estate=run.identity, started="2026-01-01T00:00:00Z")
+    made = Report(verb="verify", run=run.name, kind="memory", source=run.identity, started="2026-01-01T00:00:00Z")
     made.tell("differs", "hosts/h1", "the service holds another value", "secrets/hosts/h1")
     made.complete, made.sum = False, "c3Vt"
     return made

@@ -51,6 +51,15 @@ STORIES: Final = {
         {"hosts": "w1 ansible_ssh_host=h2 ansible_host=h1 ansible_ssh_user=b ansible_user=a\n"},
         {"host w1": ["hosts/h2", "secrets/hosts/h2", '"remote_user":"b"']},
     ),
+    "a user in the host's name": Story(
+        {"hosts": "pi@192.0.2.10 ansible_ssh_private_key_file=a.pem\n", "a.pem": KEY},
+        {"host pi@192.0.2.10": ["hosts/192.0.2.10", "secrets/hosts/192.0.2.10", '"remote_user":"pi"']},
+    ),
+    "a user in the address, and another": Story(
+        {"hosts": "w1 ansible_host=pi@h1 ansible_user=core ansible_ssh_private_key_file=a.pem\n", "a.pem": KEY},
+        {"host w1": ["hosts/h1", "secrets/hosts/h1", '"remote_user":"core"']},
+    ),
+    "nobody in an address": Story({"hosts": "w1 ansible_host=@h1\n"}, {"host w1": "user@host"}),
     "a user of those that name none": Story(
         {"hosts": "w1 ansible_ssh_private_key_file=a.pem\n", "a.pem": KEY},
         {"host w1": ["hosts/w1", "secrets/hosts/w1", '"remote_user":"core"']},
@@ -230,7 +239,8 @@ async def test_notes(tmp_path: Path) -> None:
     place = written(
         tmp_path,
         {
-            "inventory": "w1 ansible_port=22 db_password=hunter2 ansible_ssh_private_key_file=a.pem\n"
+            "inventory": "w1 ansible_port=22 db_pass=hunter2 root_pw=x wpa_psk=x compass=n"
+            " ansible_ssh_private_key_file=a.pem\n"
             "w2 ansible_connection=local ansible_user=me\n[w:vars]\n[w]\n",
             "a.pem": KEY,
         },
@@ -240,8 +250,8 @@ async def test_notes(tmp_path: Path) -> None:
     found = await read(place)
 
     assert list(found["host w1"].notes) == [
-        "variables that look like secrets stay behind: db_password; move them with -o secret=NAME",
-        "variables that stay behind: ansible_port",
+        "variables that look like secrets stay behind: db_pass, root_pw, wpa_psk; move them with -o secret=NAME",
+        "variables that stay behind: ansible_port, compass",
         "others than its owner can read its key file: they may know the key, so replace it",
         "it names no user: root is taken; say another with -o remote_user=…",
     ]

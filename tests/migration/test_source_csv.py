@@ -22,7 +22,7 @@ from strongroom.migration.sources.tables import csv_file
 from strongroom.migration.sources.tables.rows import MAX_ROW, RowSource
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.wire import MAX_SECRET
-from tests.migration.sources.rows import private_key
+from tests.ssh_keys import private_key
 
 KEY: Final = "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n"
 ENCODED: Final = base64.b64encode(KEY.encode()).decode()
@@ -77,6 +77,33 @@ STORIES: Final = {
         "Hostname,User\nh1,core\n",
         {2: ["hosts/h1", "secrets/hosts/h1", '"core"']},
         {"column": ["address=Hostname", "remote_user=User"]},
+    ),
+    "a column called name that is the key": Story(
+        "folder,type,name,login_password\nservers,login,web1,s\n",
+        {2: ["secrets/servers/web1", "s"]},
+        {"column": ["container=folder", "key=name", "value=login_password"]},
+    ),
+    "a column called name beside those that were said": Story(
+        "folder,title,name,password\nservers,web2,secrets/other/place,pw\n",
+        {2: ["secrets/servers/web2", "pw"]},
+        {"column": ["container=folder", "key=title", "value=password"]},
+    ),
+    "a column called value that is the key": Story(
+        "container,value,secret\nbox,k,s\n", {2: ["secrets/box/k", "s"]}, {"column": ["key=value", "value=secret"]}
+    ),
+    "columns of secrets in a table of hosts": Story(
+        "address,name,value,User\nh1,secrets/a/b,x,core\n",
+        {2: ["hosts/h1", "secrets/hosts/h1", '"core"']},
+        {"column": ["address=address", "remote_user=User"]},
+    ),
+    "a key file beside the key that was said": Story(
+        f"address,ssh_priv_key_file,Key\nh1,keys/gone.pem,{ENCODED}\n",
+        {2: ["hosts/h1", "secrets/hosts/h1", ENCODED]},
+        {"column": ["ssh_priv_key=Key"]},
+    ),
+    "a user in the address": Story("address\npi@h1\n", {2: ["hosts/h1", "secrets/hosts/h1", '"pi"']}),
+    "two users": Story(
+        "address,remote_user\npi@h1,root\npi@h2,pi\n", {2: "user@host", 3: ["hosts/h2", "secrets/hosts/h2", '"pi"']}
     ),
     "semicolons": Story("address;os\nh1;fedora\n", {2: ["hosts/h1", '"fedora"']}, {"delimiter": [";"]}),
     "tabs": Story("name\tvalue\nsecrets/a/b\tx,y\n", {2: ["secrets/a/b", "x,y"]}, {"delimiter": ["tab"]}),
@@ -462,7 +489,7 @@ class Counting(csv_file.Csv):
 
 async def test_one_scan_does_for_all_questions(tmp_path: Path) -> None:
     """The file is gone through once for all items, marks and scrubs; and once more when somebody else changed it."""
-    rows = "".join(f'secrets/box/s{number},"{private_key(str(number))}"\n' for number in range(3000))
+    rows = "".join(f'secrets/box/s{number},"{private_key()}"\n' for number in range(3000))
     path = table(tmp_path, f"name,value\n{rows}")
     form = Counting({})
     source = RowSource(path, form)

@@ -145,7 +145,7 @@ async def test_what_an_older_form_has_is_left_or_mended(pinned: CustodiaEstate) 
     creds = HostCreds.from_json(base64.b64decode(item.records[0].value.reveal()))
     assert base64.b64decode(creds.ssh_priv_key.reveal()).decode() == PEM
     assert creds.remote_user == "core"
-    assert item.notes == ("the field 'hidden_thing' stays behind",)
+    assert item.notes == ("fields that stay behind: hidden_thing",)
 
 
 async def test_keys_of_custodias_own_stay_behind(pinned: CustodiaEstate) -> None:

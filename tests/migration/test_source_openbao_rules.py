@@ -129,7 +129,7 @@ def test_credentials_of_a_host(key: str, names: tuple[str, str]) -> None:
     assert record.name == "secrets/hosts/10.0.0.7" == creds.record_name
     assert (creds.ssh_priv_key.reveal(), creds.remote_user) == (IN_BASE64, "core")
     assert found.fields == {of_key, of_user}
-    assert found.notes == ("of its fields stay behind: comment",)
+    assert found.notes == ("fields that stay behind: comment",)
 
 
 def test_credentials_of_a_container_manager() -> None:
@@ -140,7 +140,7 @@ def test_credentials_of_a_container_manager() -> None:
     creds = ContainerManagerCreds.from_json(base64.b64decode(record.value.reveal()))
     assert (creds.name, creds.token.reveal(), creds.username) == ("cluster", "t", "u")
     assert creds.certificate.reveal() == PEM
-    assert moved("container_managers/other", fields).notes == ("of its fields stay behind: name",)
+    assert moved("container_managers/other", fields).notes == ("fields that stay behind: name",)
 
 
 @pytest.mark.parametrize("path", ["a/b", "a/b/c", "db", "ssh/h", "apps/x/y"])

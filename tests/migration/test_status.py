@@ -33,7 +33,7 @@ async def test_nothing_yet(mover: Mover) -> None:
     """Where nothing moved there is no run, and nobody at one."""
     found = await status(Target(mover.client))
 
-    assert (found.runs, found.holder, found.reading_through, found.estate) == ([], None, [], None)
+    assert (found.runs, found.holder, found.reading_through, found.source) == ([], None, [], None)
 
 
 async def test_every_run(mover: Mover) -> None:
@@ -45,7 +45,7 @@ async def test_every_run(mover: Mover) -> None:
     await elsewhere.apply()
     found = await status(Target(mover.client))
 
-    assert {run.estate: set(run.stages) for run in found.runs} == {
+    assert {run.source: set(run.stages) for run in found.runs} == {
         mover.source.identity: {"applied", "verified"},
         elsewhere.source.identity: {"applied"},
     }
@@ -78,9 +78,9 @@ async def test_what_has_not_moved(mover: Mover) -> None:
     mover.estate.put_many([6, 7])
     mover.estate.put_records("two", [Record("secrets/c/1", Secret("a")), Record("secrets/c/2", Secret("b"))])
     mover.estate.break_one()
-    half = (await mover.status()).estate
+    half = (await mover.status()).source
     await mover.apply(skip_bad=True)
-    done = (await mover.status()).estate
+    done = (await mover.status()).source
 
     assert half is not None
     assert (half.items, half.waiting, half.bad, half.read_through) == (10, 3, 1, True)
@@ -95,7 +95,7 @@ async def test_what_the_service_has_otherwise(mover: Mover) -> None:
     await mover.client.set_secret(mover.estate.place, "s000001", "another", etag="*")
     gone = mover.estate.put(7)
     await mover.client.commit_bulk([Write(TOMBSTONES + gone, Secret("x"), wire.NEW)])
-    found = (await mover.status()).estate
+    found = (await mover.status()).source
 
     assert found is not None
     assert (found.waiting, found.superseded) == (0, 1)
@@ -106,10 +106,10 @@ async def test_what_the_source_still_holds(mover: Mover) -> None:
     await mover.apply()
     await mover.client.set_secret(mover.estate.place, "s000001", "another", etag="*")
     await mover.client.delete_secret(mover.estate.place, "s000002")
-    before = (await mover.status()).estate
+    before = (await mover.status()).source
     await mover.verify(skip_differing=True)
     await mover.scrub(superseded=True)
-    after = (await mover.status()).estate
+    after = (await mover.status()).source
 
     assert before is not None
     assert after is not None

@@ -8,12 +8,13 @@ from strongroom.migration.compare import Policy
 from strongroom.migration.digest import Digest
 from strongroom.migration.records import Record
 from strongroom.migration.verify import MAX_EXTRA
-from strongroom.models import Host
+from strongroom.models import Host, HostCreds
 from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
+from strongroom.storage_service import wire
 from strongroom.storage_service.backends.faulty import FaultyBackend
-from strongroom.storage_service.client.bulk_operations import Remove
+from strongroom.storage_service.client.bulk_operations import Remove, Write
 from tests.migration.moving import Mover, contents, journalled, moving
 from tests.migration.sources.memory import MemoryEstate
 
@@ -108,17 +109,49 @@ async def test_what_the_estate_does_not_have(mover: Mover) -> None:
     report = await mover.verify()
 
     assert report.complete
-    assert {each.name for each in report.problems} == {f"secrets/{place}/own", f"secrets/{place}/deep/own", "hosts/own"}
+    assert {each.name for each in report.problems} == {f"secrets/{place}/own", f"secrets/{place}/deep/own", "hosts/"}
+    (shared,) = [each for each in report.problems if each.name == "hosts/"]
+    assert shared.why == "1 record lies there that the source does not have"
     assert report.counts["extra"] == 3
 
 
 async def test_many_are_counted(mover: Mover) -> None:
     """Of very many names that the source does not have, some are told and all counted."""
-    await mover.client.save_many([Host(address=f"own{number}") for number in range(MAX_EXTRA + 40)])
+    names = [f"secrets/{mover.estate.place}/own{number}" for number in range(MAX_EXTRA + 40)]
+    for start in range(0, len(names), 20):
+        await mover.client.commit_bulk([Write(name, Secret("own"), wire.NEW) for name in names[start : start + 20]])
     report = await mover.verify()
 
     assert len(report.problems) == MAX_EXTRA
     assert report.counts["extra"] == MAX_EXTRA + 40
+
+
+async def test_what_many_sources_share(mover: Mover) -> None:
+    """Where the records of a model lie, what other sources brought is one line for each model, and no name."""
+    await mover.client.save_many([Host(address=f"own{number}") for number in range(30)])
+    await mover.client.save_many([HostCreds(address=f"own{number}") for number in range(3)])
+    report = await mover.verify()
+
+    assert report.complete
+    assert {(each.kind, each.item, each.name, each.why) for each in report.problems} == {
+        ("extra", "", "hosts/", "30 records lie there that the source does not have"),
+        ("extra", "", "secrets/hosts/", "3 records lie there that the source does not have"),
+    }
+    assert report.counts["extra"] == 33
+
+
+async def test_what_was_left_behind_may_stay_so(mover: Mover) -> None:
+    """What an apply was told to leave behind need not be said again; one more that cannot move is no success."""
+    mover.estate.break_one()
+    assert not (await mover.verify()).complete
+    assert (await mover.apply(skip_bad=True)).complete
+    told = await mover.verify()
+    mover.estate.break_one()
+
+    assert told.complete
+    assert told.counts["bad"] == 1
+    assert not (await mover.verify()).complete
+    assert (await mover.verify(skip_bad=True)).complete
 
 
 async def test_nothing_is_never_a_success(store: FaultyBackend) -> None:

@@ -26,6 +26,7 @@ MOMENT = "must be a date and time like 2016-11-05T16:04:59.000001"
 BASE64 = "must be base64 on one line"
 TOKEN = "holds a token, password or key, which belongs in the secret record of the same name"
 MATERIAL = "holds key material, which belongs in the secret record of the same name"
+IN_COMMAND = "holds a command with a password, which belongs in the secret record of the same name"
 IN_URL = "holds a URL with a password, which belongs in the secret record of the same name"
 NO_NUMBER = "holds a number that JSON cannot carry"
 
@@ -117,6 +118,14 @@ BAD: list[tuple[type[Model], dict[str, Any], list[tuple[str, str]]]] = [
             ({"auth": {"password": "x"}}, TOKEN),
             ({"users": [{"name": "a", "passwd": "x"}]}, TOKEN),
             ({"tokens": ["x"]}, TOKEN),
+            *(
+                ({name: "x"}, TOKEN)
+                for name in (
+                    *("pass", "pw", "psk", "pwd", "db_pass", "bind_pw", "enable_pass", "wifiPSK", "rootpw", "dbPass"),
+                    *("passphrase", "apitoken", "aws_credential", "creds", "smtp-pass", "pass2"),
+                )
+            ),
+            ({"ssh_args": "-o ProxyCommand='sshpass -p hunter2 ssh -W %h:%p b'"}, IN_COMMAND),
             ({"certificate": "-----BEGIN CERTIFICATE-----"}, MATERIAL),
             ({"ca": ["-----BEGIN EC PRIVATE KEY-----"]}, MATERIAL),
             ({"client": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t"}, MATERIAL),
@@ -151,6 +160,8 @@ def test_a_rule_is_kept_and_named(model: type[Model], form: dict[str, Any], faul
         (ContainerManagerConfig, {"name": "m", "options": {"certificate_key_path": "/etc/tls.key"}}),
         (ContainerManagerConfig, {"name": "m", "options": {"token-file": "/etc/token", "key_id": "7", "token": ""}}),
         (ContainerManagerConfig, {"name": "m", "options": {"public_key": "x", "monkey": 1, "keyboard": "de", "": 1}}),
+        (ContainerManagerConfig, {"name": "m", "options": {"bypass": 1, "compass": "n", "passive": 1, "pwm": 1}}),
+        (ContainerManagerConfig, {"name": "m", "options": {"pass_file": "/etc/pass", "ask": "sshpass -f /etc/pass"}}),
         (ContainerManagerConfig, {"name": "m", "options": {"ca": {"path": "/etc/ca.pem"}}}),
     ],
 )

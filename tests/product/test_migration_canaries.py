@@ -23,13 +23,14 @@ from tests.etcd_server import running
 from tests.migration.sources import convection, csv_file, custodia, json_lines, key_directory, openbao
 from tests.migration.sources.commissaire import EstateV3, container_manager, host
 from tests.migration.sources.rows import RowEstate
+from tests.ssh_keys import with_a_word
 
 HOST_KEY = "canaryHOSTKEYv4lue"
 TOKEN = "canaryCMTOKENv4lue"
 SECRET = "canarySECRETv4lue1"
 BROKEN = "canaryBROKENv4lue2"
 CREDENTIAL = "canaryCREDENTIALv4lue"
-PEM = f"-----BEGIN OPENSSH PRIVATE KEY-----\n{HOST_KEY}{'k' * 300}\n-----END OPENSSH PRIVATE KEY-----\n"
+PEM = with_a_word(HOST_KEY)
 MANY = 3000
 
 

@@ -1,6 +1,5 @@
 """A platform goes on working while its estate moves: half of it is in the service, half is read where it still lies."""
 
-import base64
 from pathlib import Path
 
 from strongroom.models import HostCreds
@@ -9,11 +8,12 @@ from tests.deploy.running import Done, clean_environment, strongroom, up
 from tests.etcd_server import running
 from tests.migration.sources.commissaire import EstateV3, host
 from tests.product.test_reading_through import configured
+from tests.ssh_keys import in_base64
 
 
 def key_of(address: str) -> str:
     """Return the key of a host, as Commissaire kept it."""
-    return base64.b64encode(f"the key of {address}".encode()).decode()
+    return in_base64(f"the key of {address}")
 
 
 def test_a_platform_works_all_the_while(tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_a_platform_works_all_the_while(tmp_path: Path) -> None:
             platform.delete(HostCreds, "h5")
 
             half = migrate("status", run)
-            assert half.json["estate"]["waiting"] == 1  # h4 is here since it was edited, and h5 is to be nowhere
-            assert half.json["estate"]["read_through"]
+            assert half.json["source"]["waiting"] == 1  # h4 is here since it was edited, and h5 is to be nowhere
+            assert half.json["source"]["read_through"]
             shown = migrate("status", run, terminal=True).out
             assert "1 of 6 items at the source are not in the service yet" in shown
             assert "no longer needed" not in shown
@@ -69,6 +69,6 @@ def test_a_platform_works_all_the_while(tmp_path: Path) -> None:
             assert platform.status().reads_through == reads
 
             done = migrate("status", run)
-            assert (done.json["estate"]["waiting"], done.json["estate"]["read_through"]) == (0, False)
+            assert (done.json["source"]["waiting"], done.json["source"]["read_through"]) == (0, False)
             shown = " ".join(migrate("status", run, terminal=True).out.split())
             assert "read_through is no longer needed: take it out of the configuration" in shown

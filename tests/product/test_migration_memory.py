@@ -1,6 +1,5 @@
 """Memory of the whole command, on estates of many hosts: it does not grow with them."""
 
-import base64
 import json
 import sys
 from collections.abc import Iterator
@@ -11,11 +10,12 @@ import pytest
 
 from tests.campaign import as_many_as
 from tests.deploy.running import Up, clean_environment, spawn, up
+from tests.ssh_keys import in_base64
 
 LIMIT: Final = 150  # MiB
 GROWTH: Final = 16  # MiB, for many times as many: what is remembered of each lies on disk, but for a fixed part of it
 HOSTS: Final = as_many_as(30_000)
-KEY: Final = base64.b64encode(b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + b"k" * 390).decode()
+KEY: Final = in_base64("any host")
 
 
 @pytest.fixture(scope="module")

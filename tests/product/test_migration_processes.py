@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +74,7 @@ class Moving:
             self.place,
             *arguments,
             environ=self.environ,
-            prefix=("env", "--default-signal=INT"),
+            prefix=("env", "--default-signal=INT,TERM,HUP"),
         )
         self.started.append(process)
         return process
@@ -173,27 +173,77 @@ def test_killed_at_any_moment(moving: Moving) -> None:
     assert moving.migrate("rollback", "--yes").code == 0
     assert moving.moved() == 0
     assert moving.ask("select count(*) from entry where name like ?", f"secrets/{moving.box}/%") == 0
-    assert moving.ask("select count(*) from entry where name like ?", f"system/journal/migration/{run}/%") == 0
+    assert moving.ask("select count(*) from entry where name like ?", f"system/journal/migration/{run}/%/%") == 0
 
 
 def test_ctrl_c(moving: Moving) -> None:
     """Interrupted it says so in one line and ends with 130; nobody is at it any more, and it can be run again."""
     done = ended(moving.in_the_middle(), signal.SIGINT)
 
-    assert (done.code, done.out, done.err.strip()) == (130, "", "strongroom: interrupted")
+    assert (done.code, done.out, done.err.count("\n")) == (130, "", 1)
+    goes_on(moving, done.err)
     assert moving.ask("select count(*) from entry where name = 'system/journal/migration/lock'") == 0
     assert counts(moving.migrate("apply"))["items"] == MANY
     assert moving.migrate("rollback", "--yes").code == 0
 
 
-def test_ctrl_c_at_a_question(moving: Moving) -> None:
-    """Who is asked whether that is meant, and presses Ctrl-C, has answered; nothing was done."""
-    moving.write(3)
-    counts(moving.migrate("apply"))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_another_end(moving: Moving, number: signal.Signals) -> None:
+    """What a service manager sends, or a terminal that closes, ends it as orderly; `status` tells it as half moved."""
+    done = ended(moving.in_the_middle(), number)
+
+    assert (done.code, done.out, done.err.count("\n")) == (128 + number, "", 1)
+    goes_on(moving, done.err)
+    assert moving.ask("select count(*) from entry where name = 'system/journal/migration/lock'") == 0
+    half_moved(moving)
+    assert moving.migrate("rollback", "--yes").code == 0
+    run = told_run(moving)
+    assert list(run["stages"]) == ["rolled back"]
+    assert run["stages"]["rolled back"]["complete"]
+
+
+def test_killed_and_half_moved(moving: Moving) -> None:
+    """One that was killed could say nothing, and is told as half moved all the same; once it is run again, as whole."""
+    ended(moving.in_the_middle(), signal.SIGKILL)
+
+    half_moved(moving)
+    assert moving.migrate("apply").code == 0
+    run = told_run(moving)
+    assert run["stages"]["applied"]["complete"]
+    assert moving.migrate("rollback", "--yes").code == 0
+
+
+def goes_on(moving: Moving, said: str) -> None:
+    """An interruption says how far it came, that it may be run again, and the command that goes on."""
+    assert re.search(rf"interrupted while moving, after [0-9,]+ of {MANY:,} items; it is safe to run it again", said)
+    assert said.rstrip().endswith(f"strongroom migrate apply jsonl {moving.place}")
+
+
+def half_moved(moving: Moving) -> None:
+    """`status` tells what has moved and what is left, in words and in JSON."""
+    run = told_run(moving)
+    stage = run["stages"]["applied"]
+    assert (stage["complete"], stage["counts"]["moved"]) == (False, moving.moved())
+    assert stage["counts"]["moved"] + stage["counts"]["left"] == MANY
+    shown = " ".join(strongroom("migrate", "status", environ=moving.environ, terminal=True).out.split())
+    assert f"applied in part ({moving.moved():,} items moved, {stage['counts']['left']:,} left)" in shown
+
+
+def told_run(moving: Moving) -> dict[str, Any]:
+    """Return what `status` tells of the run."""
+    runs = strongroom("migrate", "status", environ=moving.environ).json["runs"]
+    (run,) = [run for run in runs if run["place"] == str(moving.place)]
+    return dict(run)
+
+
+def at_the_question(
+    moving: Moving, verb: str, answer: Callable[[int, "subprocess.Popen[bytes]"], object]
+) -> tuple[int, str]:
+    """Run a verb at a terminal until it asks, *answer*, and return how it ended and what it said."""
     leader, follower = os.openpty()
-    command = [sys.executable, "-m", "strongroom.deploy.cli", "migrate", "rollback", "jsonl", str(moving.place)]
+    command = [sys.executable, "-m", "strongroom.deploy.cli", "migrate", verb, "jsonl", str(moving.place)]
     with subprocess.Popen(
-        ["env", "--default-signal=INT", *command],
+        ["env", "--default-signal=INT,TERM", *command],
         env=moving.environ,
         cwd=ROOT,
         stdin=follower,
@@ -207,16 +257,40 @@ def test_ctrl_c_at_a_question(moving: Moving) -> None:
         while b"[y/N]" not in said:
             said += os.read(leader, 1024)
         eventually(lambda: waits(process.pid))
-        process.send_signal(signal.SIGINT)
+        answer(leader, process)
         with suppress(OSError):  # the other end is closed
             while piece := os.read(leader, 1024):
                 said += piece
     overdue.cancel()
     os.close(leader)
+    return process.returncode, said.decode().rstrip()
 
-    assert process.returncode == 130
-    assert said.rstrip().endswith(b"strongroom: interrupted")
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_at_a_question(moving: Moving, number: signal.Signals) -> None:
+    """Who is asked whether that is meant, and presses Ctrl-C, has answered; nothing was done, and that is said."""
+    moving.write(3)
+    counts(moving.migrate("apply"))
+    code, said = at_the_question(moving, "rollback", lambda _, process: process.send_signal(number))
+
+    assert code == 128 + number
+    assert "strongroom: interrupted: nothing was put back, and nothing taken out" in said
+    assert moving.ask("select count(*) from entry where name = 'system/journal/migration/lock'") == 0
     assert moving.moved() == 3
+    assert moving.migrate("rollback", "--yes").code == 0
+
+
+def test_no_at_a_question(moving: Moving) -> None:
+    """Who says no to a scrub is told that nothing was removed, and nothing was."""
+    moving.write(3)
+    counts(moving.migrate("apply"))
+    counts(moving.migrate("verify"))
+    before = moving.place.read_bytes()
+    code, said = at_the_question(moving, "scrub", lambda leader, _: os.write(leader, b"n\n"))
+
+    assert code == 130
+    assert said.endswith("strongroom: nothing was removed")
+    assert moving.place.read_bytes() == before
     assert moving.migrate("rollback", "--yes").code == 0
 
 

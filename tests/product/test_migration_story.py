@@ -16,6 +16,7 @@ import pytest
 from strongroom.storage_service.client import StorageClient
 from tests.deploy.running import Done, Up, clean_environment, strongroom, up
 from tests.etcd_server import Etcd, running
+from tests.ssh_keys import with_a_word
 
 HOSTS: Final = 60
 TOKEN: Final = "canary-token-of-the-container-manager"
@@ -23,8 +24,7 @@ TOKEN: Final = "canary-token-of-the-container-manager"
 
 def key_of(number: int) -> str:
     """Return the SSH key of a host, as Commissaire kept it."""
-    text = f"-----BEGIN OPENSSH PRIVATE KEY-----\ncanary-{number}-" + "ö" * 40 + "\n-----END OPENSSH PRIVATE KEY-----\n"
-    return base64.b64encode(text.encode()).decode()
+    return base64.b64encode(with_a_word(f"canary-{number}-ö").encode()).decode()
 
 
 def old_estate(etcd: Etcd, network: str = "10.0.0") -> dict[str, bytes]:

@@ -18,8 +18,9 @@ from tests.deploy.running import Up, strongroom, up
 from tests.etcd_server import running
 from tests.migration.sources.commissaire import EstateV3, host
 from tests.product.test_canaries import traces
+from tests.ssh_keys import with_a_word
 
-KEY = base64.b64encode(b"canarySSHKEYv4lue" + b"k" * 600).decode()
+KEY = base64.b64encode(with_a_word("canarySSHKEYv4lue").encode()).decode()
 
 
 def configured(home: Path, place: str, source: str = "commissaire") -> Path:

@@ -1,16 +1,17 @@
-"""``strongroom migrate``: an existing estate moves in, with proof."""
+"""``strongroom migrate``: what lies elsewhere moves in, with proof."""
 
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from strongroom.deploy.cli import show
+from strongroom.deploy.cli import exits, show
 from strongroom.deploy.cli.common import common_options
+from strongroom.deploy.cli.migrate import lists
 from strongroom.deploy.cli.migrate.source import (
     Sides,
     SourceSpec,
@@ -34,7 +35,7 @@ _POLICIES = ("stop", "keep", "replace", "newer")
 
 
 class Verbs(Noun):
-    """The verbs in the order of the work; an estate without a verb is planned, which changes nothing."""
+    """The verbs in the order of the work; a source without a verb is planned, which changes nothing."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs."""
@@ -54,7 +55,7 @@ class Verbs(Noun):
 # A \b before a paragraph keeps its lines as they are.
 @click.group(
     cls=Verbs,
-    help="""Move an existing estate in: plan, apply, verify; then scrub the source, or roll back.
+    help="""Move in what lies elsewhere: plan, apply, verify; then scrub the source, or roll back.
 
     \b
     strongroom migrate commissaire etcd://127.0.0.1:2379
@@ -93,17 +94,23 @@ def _take_over(command: C) -> C:
 @source_options
 @_on_conflict
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Keep the plan, for: apply --plan FILE.")
+@click.option("--list", "listed", is_flag=True, help="Show where each record would go, too.")
 @common_options
-def plan(*, words: tuple[str, ...], options: tuple[str, ...], on_conflict: str, out: Path | None) -> int:
+def plan(*, words: tuple[str, ...], options: tuple[str, ...], on_conflict: str, out: Path | None, listed: bool) -> int:
     """Show what would move; change nothing.
 
     Both sides are read and compared: what would be created, what is there already, what differs, and what cannot move
-    and why. With --out the marks of all items are kept in FILE, and a run is begun to keep their key.
+    and why. With --list each record is shown by its name at the source, its name here, and its kind, never its value.
+    With --out the marks of all items are kept in FILE, and a run is begun to keep their key.
     """
-    return run(_plan(spec_of(words, options), on_conflict, out))
+    with lists.Listing() if listed else nullcontext() as listing:
+        report = run(_plan(spec_of(words, options), on_conflict, out, listing))
+        if listing is not None:
+            listing.show()
+    return finish(report)
 
 
-async def _plan(spec: SourceSpec, on_conflict: str, out: Path | None) -> int:
+async def _plan(spec: SourceSpec, on_conflict: str, out: Path | None, listing: "lists.Listing | None") -> "Report":
     from strongroom.migration.compare import Policy
     from strongroom.migration.plan import PlanFile
     from strongroom.migration.plan import plan as make
@@ -124,6 +131,7 @@ async def _plan(spec: SourceSpec, on_conflict: str, out: Path | None) -> int:
                 policy=Policy(on_conflict),
                 advance=advance,
                 out=file.add if file is not None else None,
+                tell=listing.add if listing is not None else bool,
             )
             made.next = [_as_planned(step, on_conflict, out) for step in made.next]
             return made
@@ -136,7 +144,7 @@ async def _plan(spec: SourceSpec, on_conflict: str, out: Path | None) -> int:
             if file is not None:
                 file.abandon()
             raise
-    return finish(report)
+    return report
 
 
 def _as_planned(step: "Step", on_conflict: str, out: Path | None) -> "Step":
@@ -258,7 +266,12 @@ def check(*, file: Path) -> int:
 
     The report is that of `verify --report`; it must have been signed by its run, and be as it was signed.
     """
-    return finish(run(_check(file.read_bytes())))
+    report = run(_check(file.read_bytes()))
+    report.next = []  # what was to be done then
+    if not show.as_json():
+        show.words(f"the signature holds: {report.run} signed this report, and nothing of it was changed since")
+        show.line("")
+    return finish(report, more={"signature": "holds"})
 
 
 async def _check(text: bytes) -> "Report":
@@ -311,7 +324,7 @@ async def _scrub(spec: SourceSpec, *, yes: bool, search_only: bool, superseded: 
     async with open_sides(spec) as sides, sides.journal.held("scrub", take_over=take_over):
         if not search_only:
             check_verified(sides.journal)
-            _sure(yes, f"remove the secrets that have moved from {sides.journal.run.identity}")
+            _sure(yes, f"remove the secrets that have moved from {sides.journal.run.identity}", "nothing was removed")
         report = await watched(
             "scrubbing",
             sides,
@@ -340,7 +353,8 @@ async def _rollback(spec: SourceSpec, *, yes: bool, take_over: bool) -> int:
 
     async def act(sides: Sides) -> "Report":
         async with sides.journal.held("rollback", take_over=take_over):
-            _sure(yes, f"put {sides.journal.run.identity} back as it was, and take the copies out of the service")
+            what = f"put {sides.journal.run.identity} back as it was, and take the copies out of the service"
+            _sure(yes, what, "nothing was put back, and nothing taken out")
             return await watched(
                 "rolling back",
                 sides,
@@ -376,7 +390,8 @@ async def _forget(run_name: str, *, yes: bool, take_over: bool) -> None:
         sides.journal.held("forget", take_over=take_over),
     ):
         lost = loses(sides.journal.run)
-        _sure(yes, f"forget how to undo {run_name}" + (f" ({lost})" if lost else ""))
+        what = f"forget how to undo {run_name}" + (f" ({lost})" if lost else "")
+        _sure(yes, what, "nothing was forgotten")
         await sides.journal.forget()
     show.done({"run": run_name, "forgotten": True}, f"the journal of {run_name} is gone")
 
@@ -459,19 +474,26 @@ def _kept(file: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
         draft.unlink(missing_ok=True)
 
 
-def _sure(yes: bool, what: str) -> None:
-    """Ask whether that is meant, where somebody can be asked.
+def _sure(yes: bool, what: str, otherwise: str) -> None:
+    """Ask whether that is meant, where somebody can be asked; *otherwise* says what it means that it is not.
 
     Raises:
         UsageError: nobody can, and --yes was not said.
-        Abort: it is not.
+        Exit: it is not; that was told.
     """
     if yes:
         return
     if not sys.stdin.isatty():
         raise click.UsageError(f"this would {what}: say --yes")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the loop's own would wait for the answer
+    # The loop's own handlers would wait for the answer.
+    before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        click.confirm(f"{what}?", abort=True, err=True)
+        if click.confirm(f"{what}?", err=True):
+            return
+    except click.Abort:
+        otherwise = f"interrupted: {otherwise}"
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    click.echo(f"strongroom: {otherwise}", err=True)
+    raise click.exceptions.Exit(exits.INTERRUPTED)

@@ -14,40 +14,46 @@ from strongroom.models.steps import Step
 SHOWN: Final = 40  # problems of one kind at a terminal; the JSON has all
 
 # In the order in which they are told: first what there is, then what is well, then what is not.
-_COUNTS: Final = {
-    "items": "items at the source",
-    "records": "records that they become",
-    "create": "would be created",
-    "update": "would be updated",
-    "created": "created",
-    "replaced": "replaced",
-    "present": "are there and equal",
-    "same": "equal on both sides",
-    "keep": "would be kept as the service has them",
-    "kept": "kept as the service has them",
-    "scrubbed": "without their secrets at the source",
-    "scrubbed now": "of those by this run",
-    "restored": "put back at the source",
-    "undone": "copies taken out, or what they replaced put back",
-    "not ours": "were there before, and stay",
-    "searched": "pieces of secrets searched for",
-    "containers kept": "containers that hold something else, and stay",
-    "extra": "in the service alone",
-    "note": "notes",
-    "unreachable": "places that cannot be searched",
-    "duplicate": "have the name of another",
-    "bad": "cannot move",
-    "too-large": "are too large for the journal",
-    "unmoved": "have not moved",
-    "refused": "refused by the service",
-    "unplanned": "not as they were planned",
-    "conflict": "differ, and somebody must decide",
-    "missing": "missing in the service",
-    "differs": "differ",
-    "superseded": "were changed or removed in the service, and are removed here, too",
-    "changed": "changed meanwhile",
-    "waiting": "stay until their items are back",
-    "found": "places where secrets remain",
+_COUNTS: Final[Mapping[str, tuple[str, str]]] = {  # of many, and of one
+    "items": ("items at the source", "item at the source"),
+    "records": ("records that they become", "record that it becomes"),
+    "create": ("would be created", "would be created"),
+    "update": ("would be updated", "would be updated"),
+    "created": ("created", "created"),
+    "replaced": ("replaced", "replaced"),
+    "present": ("are there and equal", "is there and equal"),
+    "same": ("equal on both sides", "equal on both sides"),
+    "keep": ("would be kept as the service has them", "would be kept as the service has it"),
+    "kept": ("kept as the service has them", "kept as the service has it"),
+    "scrubbed": ("without their secrets at the source", "without its secrets at the source"),
+    "scrubbed now": ("of those by this run", "of those by this run"),
+    "restored": ("put back at the source", "put back at the source"),
+    "undone": ("copies taken out, or what they replaced put back", "copy taken out, or what it replaced put back"),
+    "not ours": ("were there before, and stay", "was there before, and stays"),
+    "searched": ("pieces of secrets searched for", "piece of a secret searched for"),
+    "containers kept": (
+        "containers that hold something else, and stay",
+        "container that holds something else, and stays",
+    ),
+    "extra": ("in the service alone", "in the service alone"),
+    "note": ("notes", "note"),
+    "unreachable": ("places that cannot be searched", "place that cannot be searched"),
+    "duplicate": ("have the name of another", "has the name of another"),
+    "bad": ("cannot move", "cannot move"),
+    "too-large": ("are too large for the journal", "is too large for the journal"),
+    "unmoved": ("have not moved", "has not moved"),
+    "refused": ("refused by the service", "refused by the service"),
+    "unplanned": ("not as they were planned", "not as it was planned"),
+    "conflict": ("differ, and somebody must decide", "differs, and somebody must decide"),
+    "missing": ("missing in the service", "missing in the service"),
+    "differs": ("differ", "differs"),
+    "superseded": (
+        "were changed or removed in the service, and are removed here, too",
+        "was changed or removed in the service, and is removed here, too",
+    ),
+    "changed": ("changed meanwhile", "changed meanwhile"),
+    "waiting": ("stay until their items are back", "stays until its item is back"),
+    "found": ("places where secrets remain", "place where secrets remain"),
 }
 _GRAVE: Final = frozenset(
     {
@@ -75,7 +81,7 @@ def report(report: Report, more: Mapping[str, Any]) -> None:
     if show.as_json():
         show.answer(msgspec.to_builtins(report) | dict(more))
         return
-    show.words(f"{report.verb} of {report.estate}", style="bold")
+    show.words(f"{report.verb} of {report.source}", style="bold")
     told = list(_told(report))
     width = max((len(f"{count:,}") for count, _, _ in told), default=0)
     for count, text, style in told:
@@ -107,7 +113,13 @@ def _told(report: Report) -> Iterator[tuple[int, str, str]]:
     counts = ({"items": 0} if report.verb in _READING else {}) | report.counts
     for kind in sorted(counts, key=_order):
         if counts[kind] or kind == "items":
-            yield counts[kind], _COUNTS.get(kind, kind), _style(kind)
+            yield counts[kind], counted(kind, counts[kind]), _style(kind)
+
+
+def counted(kind: str, count: int) -> str:
+    """Return what *count* of a kind are called."""
+    many, one = _COUNTS.get(kind, (kind, kind))
+    return one if count == 1 else many
 
 
 def _order(kind: str) -> int:
@@ -134,7 +146,7 @@ def _problems(problems: list[Problem]) -> None:
         shown.setdefault(problem.why, []).append(problem)
     show.line("")
     for why, some in shown.items():
-        show.words(f"{_HEADINGS.get(kind) or _COUNTS.get(kind, kind)}: {why}", style=_style(kind))
+        show.words(f"{_HEADINGS.get(kind) or counted(kind, len(some))}: {why}", style=_style(kind))
         for problem in some:
             whole = f"    {problem.item}  {problem.name}".rstrip()
             if not problem.item or not problem.name or show.fits(whole):

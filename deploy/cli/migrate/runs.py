@@ -1,4 +1,4 @@
-"""``strongroom migrate status``: the runs, who works on one, and which part of an estate has not moved yet."""
+"""``strongroom migrate status``: the runs, who works on one, and which part of a source has not moved yet."""
 
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from strongroom.deploy.cli.migrate import reports
 from strongroom.deploy.cli.migrate.source import SourceSpec, open_sides, opened_target
 
 if TYPE_CHECKING:
+    from strongroom.migration.journal import Stage
     from strongroom.migration.status import Status, Waiting
 
 
@@ -21,15 +22,15 @@ async def every() -> None:
 
 
 async def one(spec: SourceSpec) -> None:
-    """Show one run, and what of its estate is not in the service."""
+    """Show one run, and what of its source is not in the service."""
     from strongroom.migration.status import status
 
     async with open_sides(spec) as sides:
         total = await sides.from_.count()
         with show.progress("comparing", total) as advance:
             said = await status(sides.target, sides.source, sides.journal.run.name, advance=advance)
-        if said.estate is not None:
-            said.estate.next = sides.completed(said.estate.next)
+        if said.source is not None:
+            said.source.next = sides.completed(said.source.next)
     _show(said)
 
 
@@ -42,8 +43,8 @@ def _show(said: "Status") -> None:
         return
     for each in said.runs:
         show.line(each.run, style="bold")
-        stages = [stage if how.complete else f"{stage} in part" for stage, how in each.stages.items()]
-        show.words(f"{each.estate}", indent=4)
+        stages = [_of_stage(stage, how) for stage, how in each.stages.items()]
+        show.words(f"{each.source}", indent=4)
         show.words(f"{', '.join(stages) or 'planned'}; begun {each.created.partition('T')[0]}", indent=4)
     if said.holder is not None:
         holder = said.holder
@@ -53,17 +54,28 @@ def _show(said: "Status") -> None:
         )
     if said.reading_through:
         show.words(f"what has not moved is read from: {', '.join(said.reading_through)}")
-    if said.estate is not None:
-        show.words(_of_estate(said.estate), style="yellow" if said.estate.waiting or said.estate.bad else "green")
-        reports.next_steps(said.estate.next)
+    if said.source is not None:
+        show.words(_of_source(said.source), style="yellow" if said.source.waiting or said.source.bad else "green")
+        reports.next_steps(said.source.next)
 
 
-def _of_estate(estate: "Waiting") -> str:
-    if not estate.items:
+def _of_stage(name: str, stage: "Stage") -> str:
+    if stage.complete:
+        return name
+    moved, left = stage.counts.get("moved"), stage.counts.get("left")
+    if moved is None:
+        return f"{name} in part"
+    return f"{name} in part ({moved:,} items moved{'' if left is None else f', {left:,} left'})"
+
+
+def _of_source(waiting: "Waiting") -> str:
+    if not waiting.items:
         return "nothing was found at the source"
-    bad = f"; {estate.bad:,} cannot move" if estate.bad else ""
-    if estate.superseded:
-        bad = f"; {estate.superseded:,} hold old secrets of records that the service has changed or removed{bad}"
-    if not estate.waiting:
-        return f"of {estate.items:,} items at the source none waits to be moved{bad}"
-    return f"{estate.waiting:,} of {estate.items:,} items at the source are not in the service yet{bad}"
+    bad = f"; {waiting.bad:,} cannot move" if waiting.bad else ""
+    if waiting.superseded:
+        bad = f"; {waiting.superseded:,} hold old secrets of records that the service has changed or removed{bad}"
+    items = "1 item" if waiting.items == 1 else f"{waiting.items:,} items"
+    if not waiting.waiting:
+        return f"of {items} at the source none waits to be moved{bad}"
+    verb = "is" if waiting.waiting == 1 else "are"
+    return f"{waiting.waiting:,} of {items} at the source {verb} not in the service yet{bad}"

@@ -2,16 +2,17 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import click
 
 from strongroom.deploy import steps
-from strongroom.deploy.cli import show
+from strongroom.deploy.cli import exits, show
 from strongroom.deploy.cli.common import RETRIES, common, places
 from strongroom.storage_service.traces import trace_of
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from strongroom.migration.report import Report
     from strongroom.migration.sources.base import Source
     from strongroom.migration.target import Target
-    from strongroom.models.steps import Option, Step
+    from strongroom.models.steps import Option, Step, Verb
 
 C = TypeVar("C", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -116,18 +117,82 @@ def _absolute(place: str) -> str:
 
 
 def run(act: Coroutine[Any, Any, T]) -> T:
-    """Carry *act* out, on the loop that the service runs on, too."""
+    """Carry *act* out, on the loop that the service runs on, too.
+
+    Raises:
+        Exit: a signal ended it; how far it came was told.
+    """
     try:
         import uvloop
     except ModuleNotFoundError:
         act.close()  # so that nothing is said of it: what to install is all that there is to say
         raise
+    from strongroom.migration.errors import Interrupted
+
+    ended: list[int] = []
 
     async def quietly() -> T:
         asyncio.get_running_loop().set_exception_handler(_heard)
-        return await act
+        with _ended_by_signals(ended):
+            return await act
 
-    return uvloop.run(quietly())
+    try:
+        return uvloop.run(quietly())
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        told = Interrupted("interrupted")
+    except Interrupted as error:
+        told = error
+    told.next = told.next or (_again(),)
+    with suppress(OSError):  # a terminal that was closed
+        exits.report(told, said=common())
+    raise click.exceptions.Exit(128 + ended[0] if ended else exits.INTERRUPTED)
+
+
+@contextmanager
+def _ended_by_signals(ended: list[int]) -> Iterator[None]:
+    """Let what a service manager or a closed terminal sends end the task as Ctrl-C does: orderly; note which it was."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def end(number: int) -> None:
+        ended.append(number)
+        if task is not None:
+            task.cancel()
+
+    # What is ignored stays so: that is how nohup keeps a command alive.
+    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    for number in heeded:
+        loop.add_signal_handler(number, end, number)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            loop.remove_signal_handler(number)
+
+
+def _again() -> "Step":
+    """Return the command that was given, as a step: what goes on where it was interrupted."""
+    from strongroom.models.steps import Step
+
+    ctx = click.get_current_context()
+    given: dict[str, Any] = {}
+    for parameter in ctx.command.params:
+        name, value = str(parameter.name), ctx.params.get(str(parameter.name))
+        if not parameter.expose_value or name == "take_over" or value in (None, False, ()):
+            continue
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        if name == "words":
+            given |= dict(zip(("run",) if len(value) == 1 else ("source", "place"), map(_absolute, value), strict=True))
+        elif name in ("run_name", "file"):
+            given[name.removesuffix("_name")] = str(value.absolute() if isinstance(value, Path) else value)
+        else:
+            flag = parameter.opts[-1].lstrip("-").replace("-", "_")
+            said: Any = value.absolute() if isinstance(value, Path) else value
+            given["option" if name == "options" else flag] = (
+                said if isinstance(said, bool) else list(said) if isinstance(said, tuple) else str(said)
+            )
+    verb = cast("Verb", f"migrate {ctx.info_name}")
+    return Step("it is safe to run it again, and so it goes on", verb, given)
 
 
 def _heard(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -210,11 +275,28 @@ async def watched(
     what: str, sides: Sides, act: "Callable[[Callable[[int], object]], Awaitable[Report]]", *, counted: bool = True
 ) -> "Report":
     """Carry *act* out with a progress bar, over the source's items if they are *counted*; complete what it advises."""
+    from strongroom.migration.errors import Interrupted
+
     total = await sides.source.count() if counted and sides.source is not None else None
-    with show.progress(what, total) as advance:
-        report = await act(advance)
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        advance(more)
+
+    try:
+        with show.progress(what, total) as advance:
+            report = await act(count)
+    except asyncio.CancelledError:
+        raise Interrupted(f"interrupted while {what}, after {_so_far(done, total, counted=counted)}") from None
     report.next = sides.completed(report.next)
     return report
+
+
+def _so_far(done: int, total: int | None, *, counted: bool) -> str:
+    things = "items" if counted else "records and items"
+    return f"{done:,} {things}" if total is None else f"{done:,} of {total:,} {things}"
 
 
 def finish(report: "Report", *, more: dict[str, Any] | None = None) -> int:

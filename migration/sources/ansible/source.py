@@ -73,7 +73,7 @@ def make(place: str, options: Options) -> "Ansible":
 
 
 class Ansible:
-    """The estate. The inventory is held in memory, what files say of single hosts and key files are not."""
+    """The source. The inventory is held in memory, what files say of single hosts and key files are not."""
 
     def __init__(
         self, place: Path, playbooks: Path | None, user: str, container: str, secrets: Sequence[str] = ()
@@ -207,8 +207,10 @@ class Ansible:
             yield Item(f"{_FILE}{files.printable(shown)}", self._digest.of(content), fault=ENCRYPTED)
 
     def _host(self, present: Files, host: str, variables: Variables) -> tuple[tuple[Record, ...], tuple[str, ...]]:
-        address = _text(variables, _ADDRESS) or host
-        user, key, key_file = (_text(variables, names) for names in (_USER, _KEY, _KEY_FILE))
+        said_user, key, key_file = (_text(variables, names) for names in (_USER, _KEY, _KEY_FILE))
+        # Given to ssh as it stands, and there a user that is said by an option comes before the one in the address.
+        address, user = making.address(_text(variables, _ADDRESS) or host, "")
+        user = said_user or user
         notes = list(self._left(variables))
         fields = {"address": address, "remote_user": user}
         if key:

@@ -36,6 +36,7 @@ from strongroom.models import (
     strict_json,
 )
 from strongroom.models.errors import ValidationError
+from strongroom.models.rules import means_secret
 from strongroom.storage_service.wire import MAX_SECRET
 
 SHORT: Final = 16  # bytes; a shorter secret may stand anywhere by chance
@@ -202,7 +203,13 @@ def _plain(kind: _Kind, key: str, values: dict[str, Any], reading: Reading) -> l
         if type(mended) is not type(value):
             reading.notes.append(f"{name} is {_SHOWN[type(value)]}, and becomes {_SHOWN[type(mended)]}")
     if unknown := [name for name in values if name not in hints]:
-        reading.notes.append(f"stays behind, for no record has such a field: {_told(unknown)}")
+        secret = [name for name in unknown if means_secret(name)]
+        if secret:
+            reading.notes.append(
+                f"looks like a secret and stays behind, for no record has such a field: {_told(secret)}"
+            )
+        if others := [name for name in unknown if name not in secret]:
+            reading.notes.append(f"stays behind, for no record has such a field: {_told(others)}")
     if not known.get(model.primary_key):
         reading.notes.append(f"{model.primary_key} is missing, and is taken from the key")
         known[model.primary_key] = key
@@ -247,7 +254,7 @@ def _host(kind: _Kind, key: str, values: dict[str, Any], reading: Reading) -> li
 
 def _one_line(text: str, reading: Reading) -> str:
     """Return a private key as its model has it: base64 of the key's file, on one line."""
-    if text.lstrip().startswith(_PEM):
+    if _PEM in text:
         reading.notes.append(f"{_KEY} is PEM, and becomes base64 of it")
         try:
             return base64.b64encode(text.encode()).decode()

@@ -66,7 +66,7 @@ def _mended(name: str, text: str) -> tuple[str, tuple[str, ...]]:
         known["ssh_priv_key"] = making.key_text(key)
     if known == members:
         return text, ()
-    notes = tuple(f"the field {field!a} stays behind" for field in sorted(members.keys() - known.keys()))
+    notes = tuple(making.left_behind("fields", members.keys() - known.keys()))
     return making.of(HostCreds, known).value.reveal(), notes
 
 

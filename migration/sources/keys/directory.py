@@ -4,8 +4,8 @@
     web-1.pem         the key of web-1, if .pem is an ending to strip
     web-2 -> 10.0.0.7 a link inside the directory: web-2 has the key of 10.0.0.7
 
-Keys move as they are, byte for byte; one with a passphrase keeps it. Directories, public keys and ssh's own files are
-told and stay behind; anything else that is no private key is a fault.
+Keys move as they are, byte for byte, but for a spelling that ssh refuses; one with a passphrase keeps it. Directories,
+public keys and ssh's own files are told and stay behind; anything else that is no private key is a fault.
 
 Scrubbing removes a file that is as it was read, and writes zeros over what it held where no other name leads there;
 whether that reaches the blocks is the file system's affair. There is no compare-and-set: a file is read again right
@@ -27,10 +27,9 @@ import msgspec
 
 from strongroom.migration.digest import Digest
 from strongroom.migration.records import Item, Record
-from strongroom.migration.sources import files, making
+from strongroom.migration.sources import files, making, ssh_keys
 from strongroom.migration.sources.base import Option, Options, Original, Place
 from strongroom.migration.sources.files import File, Unfit
-from strongroom.migration.sources.keys import private_key
 from strongroom.models import HostCreds
 from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import ConfigurationError
@@ -193,8 +192,10 @@ class KeyDirectory:
             file, _ = read
             mark = self._digest.of(file.content)
             notes = tuple(_notes(file))
-            text = base64.b64encode(file.content).decode()
-            return Item(key, mark, (making.credentials(self._address(name), text, self._user),), notes=notes)
+            address, text = self._address(name), base64.b64encode(file.content).decode()
+            if "@" in address:
+                raise Unfit("its name has a user in it: rename it to its host's address, and say -o user=…")
+            return Item(key, mark, (making.credentials(address, text, self._user),), notes=notes)
         except _Left as left:
             return Item(key, mark, notes=(f"it stays behind: it is {left}",))
         except Unfit as error:
@@ -324,10 +325,12 @@ def _notes(file: File) -> Iterator[str]:
     Raises:
         Unfit, _Left: it is not a private key.
     """
-    if private_key.is_public(file.content):
+    if ssh_keys.is_public(file.content):
         raise _Left("a public key, or a certificate")
-    if private_key.has_passphrase(file.content):
-        yield "it has a passphrase, which stays behind: whoever uses the key must know it"
+    try:
+        ssh_keys.examine(file.content)
+    except Unfit as error:
+        raise Unfit(f"it {error}") from None
     if file.shared:
         yield "others than its owner may read the file: have a new key made if they could"
     if file.names > 1:

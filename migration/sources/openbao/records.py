@@ -167,9 +167,7 @@ def _credentials(model: type[SecretModel], segment: str, fields: Fields) -> Move
         record = making.of(model, values | {model.primary_key: segment})
     except Unfit as error:
         return Moved(fault=str(error))
-    behind = [shown(name) for name in fields if name not in moved]
-    notes = (f"of its fields stay behind: {', '.join(behind)}",) if behind else ()
-    return Moved((record,), frozenset(moved), notes)
+    return Moved((record,), frozenset(moved), tuple(making.left_behind("fields", fields.keys() - moved)))
 
 
 def _is_text(value: bytes) -> bool:

@@ -6,9 +6,10 @@
     container,key,value                             a secret a row; instead of container and key there may be a name,
     mail/relay,password,"correct horse"             in full: secrets/mail/relay/password
 
-``-o column=address=Hostname`` says that the table calls its addresses ``Hostname``. What a row does not say, or leaves
-empty, is the model's default; a row without a key and a user makes no credentials. A cell may span lines if it is
-quoted. A row that breaks the rules is a fault, and ends with its line, so that a forgotten quote hides no other row.
+``-o column=address=Hostname`` says that the table calls its addresses ``Hostname``; what is said so comes before what
+columns are called. What a row does not say, or leaves empty, is the model's default; a row without a key and a user
+makes no credentials. A cell may span lines if it is quoted. A row that breaks the rules is a fault, and ends with its
+line, so that a forgotten quote hides no other row.
 
 Scrubbing empties the cells of the key, its file and the user, or the value; see ``rows`` for the rest.
 """
@@ -43,6 +44,14 @@ _OF_HOSTS: Final = (*_HOST, _KEY, _KEY_FILE, _USER)
 _OF_SECRETS: Final = ("name", "container", "key", "value")
 _SCRUBBED: Final = (_KEY, _KEY_FILE, _USER, "value")  # what becomes a part of an encrypted record
 _PATTERNS: Final = (_KEY, "value")
+
+_RIVALS: Final[Mapping[str, frozenset[str]]] = {  # what says the same as a field, in another way
+    "name": frozenset({"container", "key"}),
+    "container": frozenset({"name"}),
+    "key": frozenset({"name"}),
+    _KEY: frozenset({_KEY_FILE}),
+    _KEY_FILE: frozenset({_KEY}),
+}
 
 _TABS: Final = ("tab", "\\t")
 # Those in which a byte of ASCII is that character wherever it stands, so that rows end where they seem to.
@@ -177,7 +186,10 @@ class _Table:
         except UnicodeDecodeError:
             raise ConfigurationError(f"the table is not encoded in {form.encoding}: say -o encoding=…") from None
         self._width = len(headings)
-        of_hosts, of_secrets = self._columns(headings, _OF_HOSTS), self._columns(headings, _OF_SECRETS)
+        said = form.columns.keys()
+        for_hosts, for_secrets = not said.isdisjoint(_OF_HOSTS), not said.isdisjoint(_OF_SECRETS)
+        of_hosts = self._columns(headings, _OF_HOSTS if for_hosts or not for_secrets else ())
+        of_secrets = self._columns(headings, _OF_SECRETS if for_secrets or not for_hosts else ())
         self._is_of_hosts = "address" in of_hosts
         is_of_secrets = "value" in of_secrets and ("name" in of_secrets or {"container", "key"} <= of_secrets.keys())
         if self._is_of_hosts == is_of_secrets:
@@ -190,12 +202,20 @@ class _Table:
         self._at = of_hosts if self._is_of_hosts else of_secrets
         left = [heading for at, heading in enumerate(headings) if heading and at not in self._at.values()]
         self.names_key_files = _KEY_FILE in self._at
-        self.notes = (f"columns that stay behind: {', '.join(map(files.printable, left))}",) if left else ()
+        self.notes = tuple(making.left_behind("columns", left))
 
     def _columns(self, headings: Sequence[str], fields: Sequence[str]) -> dict[str, int]:
+        """Return where the column of each field is: first what was said, then what goes by a field's own name.
+
+        A column that was said to be one field is no other, and none that was not said says what another was said to.
+        """
+        said = self._form.columns
+        taken = frozenset(said.values())
         found: dict[str, int] = {}
         for field in fields:
-            heading = self._form.columns.get(field, field)
+            if field not in said and (field in taken or said.keys() & _RIVALS.get(field, frozenset())):
+                continue
+            heading = said.get(field, field)
             if headings.count(heading) > 1:
                 raise ConfigurationError(f"two columns of the table have the name of {field}")
             if heading in headings:

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, ClassVar, Final, NamedTuple
 import msgspec
 
 from strongroom.migration.records import Record
-from strongroom.migration.sources import files, making
+from strongroom.migration.sources import making
 from strongroom.migration.sources.base import Option, Options
 from strongroom.migration.sources.files import Unfit
 from strongroom.migration.sources.tables.rows import Layout, Row, RowSource, TakenOut, lines
@@ -105,6 +105,10 @@ def _records(model: type[Model], fields: Mapping[str, Any]) -> tuple[Record, ...
         return making.host(fields)
     if model is HostCreds and isinstance(fields.get(_KEY), str):
         fields = {**fields, _KEY: making.key_text(fields[_KEY])}
+    user = fields.get("remote_user", "")
+    if model is HostCreds and isinstance(fields.get("address"), str) and isinstance(user, str):
+        host, user = making.address(fields["address"], user)
+        fields = {**fields, "address": host, **({"remote_user": user} if user else {})}
     return (making.of(model, fields),)
 
 
@@ -182,4 +186,4 @@ def _secret_fields(model: type[Model]) -> tuple[str, ...]:
 
 
 def _notes(left: Collection[str]) -> tuple[str, ...]:
-    return tuple(f"the field {files.printable(name)} stays behind" for name in sorted(left))
+    return tuple(making.left_behind("fields", left))

@@ -1,4 +1,4 @@
-"""A file of rows as an estate, whatever its rows look like: where each begins, what it becomes, how it is scrubbed.
+"""A file of rows as a source, whatever its rows look like: where each begins, what it becomes, how it is scrubbed.
 
 An item is a row, and its id the file and the number of the row, as spreadsheets and editors count. Of the whole file
 only where each row begins is remembered, 8 bytes a row, and found anew when the file is another.
@@ -54,7 +54,7 @@ class TakenOut(NamedTuple):
 class Row:
     """What a row says. *make* takes the content of the *key_file* it names, or nothing, and may raise `Unfit`.
 
-    *take_out* is asked only for a row that is to be scrubbed: reading an estate does without.
+    *take_out* is asked only for a row that is to be scrubbed: reading a source does without.
     """
 
     make: Callable[[bytes], tuple[Record, ...]]
@@ -216,7 +216,7 @@ class _Content(msgspec.Struct, kw_only=True):
 
 
 class RowSource:
-    """The estate: one file of rows. Calls may overlap; each has the file to itself for a slice of its work."""
+    """The source: one file of rows. Calls may overlap; each has the file to itself for a slice of its work."""
 
     scrub_batch: ClassVar[int] = 1000
 

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from tests.migration.sources.base import Estate
-from tests.migration.sources.rows import private_key
+from tests.ssh_keys import private_key
 
 PASSWORD = "ansible_become_pass"
 
@@ -51,7 +51,7 @@ class _Inventory:
 
     def change(self, id: str) -> None:  # noqa: A002  # as estates call it
         host, _, password = id.removeprefix("host ").partition(", ")
-        text = private_key(f"changed{next(self._serial)}")
+        text = private_key()
         if password:
             self._say(host, text)
         else:
@@ -66,7 +66,7 @@ class _Inventory:
                 yield str(path).encode() + path.read_bytes()
 
     def _with_key(self, number: int) -> str:
-        host, key = f"h{number:06}", private_key(f"{number}x{next(self._serial)}")
+        host, key = f"h{number:06}", private_key()
         path = self.directory / "keys" / f"{host}.pem"
         path.write_text(key)
         path.chmod(0o600)

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 from tests.etcd_server import Etcd, running
 from tests.migration.sources.base import Estate
+from tests.ssh_keys import in_base64, private_key
 
 WRITERS: Final = 8  # threads, where there is much to put in
 MALFORMED: Final = b'{"address": "broken", "ssh_priv_key": "it is cut sho'
@@ -49,7 +50,7 @@ class CommissaireEstate:
     def put(self, number: int) -> str:
         """Make or change item *number*: a container manager, a host with a key in PEM, hosts with theirs in base64."""
         serial = next(self._serial)
-        text = f"-----BEGIN KEY-----\nkey {serial} of {number}, of {self.store.endpoints}\n-----END KEY-----\n"
+        text = private_key(f"key {serial} of {number}, of {self.store.endpoints}")
         if number % 5 == 4:
             token = base64.b64encode(text.encode()).decode().rstrip("=")
             self._secrets[number] = token
@@ -81,7 +82,7 @@ class CommissaireEstate:
     def change(self, key: str) -> None:
         """Change a host's key, or a container manager's token."""
         value = json.loads(self.read(key))
-        text = base64.b64encode(f"changed for the time {next(self._serial)}".encode()).decode()
+        text = in_base64(f"changed for the time {next(self._serial)}")
         if "options" in value:
             value["options"]["token"] = text
         else:

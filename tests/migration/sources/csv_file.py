@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.migration.sources.base import Estate
-from tests.migration.sources.rows import RowEstate, private_key
+from tests.migration.sources.rows import RowEstate
+from tests.ssh_keys import private_key
 
 
 class _Table(RowEstate[list[str]]):
@@ -40,12 +41,12 @@ class _Hosts(_Table):
     columns = ("address", "os", "cpus", "remote_user", "ssh_priv_key")
 
     def make(self, number: int, secret: str | None) -> tuple[list[str], str]:
-        key = private_key(f"{number}x{self.serial()}") if secret is None else _base64(secret)
+        key = private_key() if secret is None else _base64(secret)
         row = [f"h{number:06}.example.com", "fedora", "4", "admin", key]
         return row, _base64(key) if secret is None else key
 
     def changed(self, row: list[str]) -> list[str]:
-        return [*row[:4], private_key(f"changed{self.serial()}")]
+        return [*row[:4], private_key()]
 
 
 class _Secrets(_Table):
@@ -68,14 +69,14 @@ class _KeyFiles(_Table):
         self.keys.mkdir()
 
     def make(self, number: int, secret: str | None) -> tuple[list[str], str]:
-        key = secret or private_key(f"{number}x{self.serial()}")
+        key = secret or private_key()
         file = self.keys / f"h{number:06}.pem"
         file.write_text(key)
         file.chmod(0o600)
         return [f"h{number:06}.example.com", "", f"keys/{file.name}"], _base64(key)
 
     def changed(self, row: list[str]) -> list[str]:
-        (self.path.parent / row[2]).write_text(private_key(f"changed{self.serial()}"))
+        (self.path.parent / row[2]).write_text(private_key())
         return row
 
     def raw(self) -> Iterator[bytes]:

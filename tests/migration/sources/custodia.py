@@ -23,6 +23,7 @@ import httpx
 
 from strongroom.migration.sources.custodia.records import id_of
 from strongroom.models import HostCreds, Secret
+from tests.ssh_keys import private_key
 
 CUSTODIA: Final = Path(__file__).parents[3] / ".venv-custodia/bin/custodia"  # made by `make test`
 READY_WITHIN: Final = 30.0  # seconds, also on a busy machine
@@ -220,7 +221,7 @@ class CustodiaEstate:
 
     def put(self, number: int) -> str:
         """Make or change the item *number*: one in three the credentials of a host, in octets as CPD-101 has them."""
-        return self.put_secret(number, _text(number))
+        return self.put_secret(number, _text(number) if number % 3 else private_key())
 
     def put_secret(self, number: int, text: str) -> str:
         """Make or change the item *number* with that secret, which a host has in base64."""
@@ -230,7 +231,7 @@ class CustodiaEstate:
 
     def put_many(self, numbers: Sequence[int]) -> list[str]:
         """Make or change many."""
-        made = [self._made(number, _text(number)) for number in numbers]
+        made = [self._made(number, _text(number) if number % 3 else private_key()) for number in numbers]
         self.server.fill(dict(made))
         return [self._id(path) for path, _ in made]
 
@@ -245,7 +246,7 @@ class CustodiaEstate:
     def change(self, key: str, /) -> None:
         """Store something else there."""
         path = key.removeprefix(self._id(""))
-        self.server.store(path, _content(path, f"changed: {secrets.token_hex(16)}"))
+        self.server.store(path, _content(path, private_key()))
 
     def remove(self, key: str) -> None:
         """Remove the item of that id."""

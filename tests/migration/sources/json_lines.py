@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.migration.sources.base import Estate
-from tests.migration.sources.rows import RowEstate, private_key
+from tests.migration.sources.rows import RowEstate
+from tests.ssh_keys import private_key
 
 
 class _Lines(RowEstate[str]):
@@ -26,7 +27,7 @@ class _Lines(RowEstate[str]):
         return "".join(f"{row}\n" for row in rows).encode()
 
     def make(self, number: int, secret: str | None) -> tuple[str, str]:
-        said = secret if secret is not None else private_key(f"{number}x{self.serial()}")
+        said = secret if secret is not None else private_key()
         encoded = base64.b64encode(said.encode()).decode()
         host = {"address": f"h{number:06}", "ssh_priv_key": encoded, "remote_user": "admin"}
         match number % 4:
@@ -44,7 +45,7 @@ class _Lines(RowEstate[str]):
 
     def changed(self, row: str) -> str:
         said = json.loads(row)
-        fresh = private_key(f"changed{self.serial()}")
+        fresh = private_key()
         encoded = base64.b64encode(fresh.encode()).decode()
         values = {"ssh_priv_key": encoded, "value": fresh, "value_base64": encoded}
         return json.dumps({name: values.get(name, value) for name, value in said.items()})

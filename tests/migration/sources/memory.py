@@ -28,6 +28,7 @@ from strongroom.models import Host, HostCreds
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.faulty import Fault, Killed
 from tests.migration.sources.base import Estate
+from tests.ssh_keys import in_base64, private_key
 
 PAGE: Final = 100  # items in one operation of reading
 MALFORMED: Final = b"{malformed"
@@ -69,7 +70,8 @@ class MemoryEstate:
 
     def put(self, number: int) -> str:
         """Make or change the host *number*."""
-        return self.put_secret(number, f"the secret of {number}, {next(self._serial)}, of {self.place}")
+        text = f"the secret of {number}, {next(self._serial)}, of {self.place}"
+        return self.put_secret(number, text if number % 3 else private_key(text))
 
     def put_secret(self, number: int, text: str) -> str:
         """Make or change the secret *number*; of those that are multiples of three a host, with base64 of *text*."""
@@ -367,7 +369,9 @@ def _base64(text: str) -> str:
 def _other(name: str, serial: int) -> str:
     """Return another valid value for a secret record."""
     if name.startswith(HostCreds.prefix()):
-        creds = HostCreds(address=name.removeprefix(HostCreds.prefix()), ssh_priv_key=Secret(_base64(f"new {serial}")))
+        creds = HostCreds(
+            address=name.removeprefix(HostCreds.prefix()), ssh_priv_key=Secret(in_base64(f"new {serial}"))
+        )
         return Record.of(creds).value.reveal()
     return f"changed to {serial}"
 

@@ -23,6 +23,7 @@ import httpx
 
 from strongroom.migration.sources.openbao.http import shown
 from tests.etcd_server import free_port
+from tests.ssh_keys import private_key
 
 BAO: Final = Path(__file__).resolve().parents[3] / ".venv-openbao/bin/bao"
 READY_WITHIN: Final = 60.0  # seconds, on a busy machine
@@ -184,7 +185,7 @@ class BaoEstate:
         """Make or change an item: one in three is a host, one has two fields, and one a value alone."""
         text = f"the secret of {number}, {next(self._serial)}, of {self.name} at {self.place}"
         if number % 3 == 0:
-            pem = _pem(text)
+            pem = private_key(text)
             self._secrets[number] = base64.b64encode(pem.encode()).decode()
             return self.write(f"ssh/h{number:06}", {"private_key": pem, "username": "core"})
         self._secrets[number] = text
@@ -220,7 +221,7 @@ class BaoEstate:
         path = unquote(id).removeprefix(f"{self.name}/")
         serial = next(self._serial)
         changed = {
-            name: _pem(f"another {serial}") if text.startswith("-----") else f"{text} {serial}"
+            name: private_key(f"another {serial}") if text.startswith("-----") else f"{text} {serial}"
             for name, text in self.read(path).items()
         }
         self.write(path, changed)
@@ -290,11 +291,6 @@ class BaoEstate:
 
     def _url(self, path: str, of_version_2: str = "") -> str:
         return f"{self.name}/{of_version_2 if self.version == 2 else ''}{quote(path, safe='/')}"
-
-
-def _pem(text: str) -> str:
-    body = base64.encodebytes(text.encode()).decode()
-    return f"-----BEGIN OPENSSH PRIVATE KEY-----\n{body}-----END OPENSSH PRIVATE KEY-----\n"
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What estates that are one file of rows share: rows are put in, changed and counted, and the file replaced whole."""
 
-import secrets
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -8,12 +7,6 @@ from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 R = TypeVar("R")
-
-
-def private_key(label: str) -> str:
-    """Return a text that looks like a private key, and is found nowhere else."""
-    body = "\n".join(secrets.token_urlsafe(48).replace("-", "+").replace("_", "/") for _ in range(4))
-    return f"-----BEGIN OPENSSH PRIVATE KEY-----\n{label}{body}\n-----END OPENSSH PRIVATE KEY-----\n"
 
 
 class RowEstate(Generic[R]):

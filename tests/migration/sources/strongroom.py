@@ -19,6 +19,7 @@ from strongroom.storage_service.client.bulk_operations import Write
 from strongroom.storage_service.wire import NEW
 from tests.deploy.running import PATIENCE, spawn
 from tests.migration.sources.base import Estate
+from tests.ssh_keys import private_key
 
 CONTAINER: Final = "secrets/estate/"
 """Where the estate's secrets lie."""
@@ -71,7 +72,10 @@ class StrongroomEstate:
     def put_many(self, numbers: Sequence[int]) -> list[str]:
         """Make or change many."""
         return self._write(
-            {number: f"the secret of {number}, {next(self._serial)}, of {self.home}" for number in numbers}
+            {
+                number: self._text(f"the secret of {number}, {next(self._serial)}, of {self.home}", number)
+                for number in numbers
+            }
         )
 
     def put_secret(self, number: int, text: str) -> str:
@@ -87,7 +91,7 @@ class StrongroomEstate:
     def change(self, key: str, /) -> None:
         """Change a secret."""
         address = key.removeprefix(HostCreds.prefix())
-        text = f"changed to {next(self._serial)}"
+        text = private_key()
         value = Secret(text) if address == key else self._credentials(address, text)[1].value
         with self.client as client:
             client.commit_bulk([Write(key, value, "*")])
@@ -106,6 +110,9 @@ class StrongroomEstate:
     def store(self) -> str:
         """The URL of its store."""
         return f"sqlite:{self.home}/data/strongroom.db"
+
+    def _text(self, text: str, number: int) -> str:
+        return text if number % 3 else private_key(text)
 
     def _credentials(self, address: str, text: str) -> tuple[str, Write]:
         key = base64.b64encode(text.encode()).decode()
