@@ -6,9 +6,9 @@ from typing import Final, NoReturn
 
 import click
 
-from strongroom.deploy.cli.common import Common, common_options
+from strongroom.deploy.cli.common import Common, check_form, common_options
 from strongroom.deploy.cli.exits import report
-from strongroom.deploy.cli.words import Noun
+from strongroom.deploy.cli.words import Noun, ReaderGone
 
 # noun -> (module, what it is for); the module's attribute of the noun's name is the click command.
 _COMMANDS: Final = {
@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "backup": "Copy a running store into one file, or look whether such a file is whole.",
     "restore": "Fill an empty store from such a file.",
     "migrate": "Move an existing estate in, with proof.",
+    "help": "Tell what a command is for, and what it takes.",
 }
 
 
@@ -67,8 +68,10 @@ def strongroom() -> None:
     Where the service is, is said by --home, --socket or the variables STRONGROOM_HOME, _SOCKET, _URL, _API_ID and
     _API_KEY; without any of them it is looked for in ~/.strongroom.
 
-    Exit codes: 0 done, 1 usage, 2 the service said no or failed, 3 locked, 4 not found, 5 conflict, 6 denied.
+    Exit codes: 0 done, 1 usage, 2 the service said no or failed, 3 locked, 4 not found, 5 conflict, 6 denied, 130
+    interrupted, 141 who read the output has gone.
     """
+    check_form()
 
 
 def main() -> NoReturn:
@@ -77,12 +80,15 @@ def main() -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command and return its exit code; whatever goes wrong is one line on standard error."""
+    """Run the command and return its exit code; whatever goes wrong is told on standard error."""
     said = Common()
     try:
         result = strongroom.main(arguments, prog_name="strongroom", standalone_mode=False, obj=said)
+        sys.stdout.flush()  # not later, where a reader who has gone could only be complained about
+    except BrokenPipeError:
+        return report(ReaderGone(), said=said)
     except Exception as error:  # noqa: BLE001  # the one place where errors become exit codes
         return report(error, said=said)
     except KeyboardInterrupt:
-        return report(click.Abort())
+        return report(click.Abort(), said=said)
     return result if isinstance(result, int) else 0

@@ -69,9 +69,9 @@ def check(*, role: str | None, file: Path | None, sets: dict[str, str], **option
     if show.as_json():
         show.answer({"valid": True, "notes": notes, "tls": pair and _certificate(pair)})
     else:
-        show.line("the settings are valid")
+        show.words("the settings are valid")
         if pair:
-            show.line(f"the proxy's certificate is for {', '.join(pair.names)}, until {pair.not_after:%Y-%m-%d}")
+            show.words(f"the proxy's certificate is for {', '.join(pair.names)}, until {pair.not_after:%Y-%m-%d}")
         _notes(notes)
 
 
@@ -95,4 +95,4 @@ def _load(file: Path | None, sets: dict[str, str], options: dict[str, Any], role
 
 def _notes(notes: tuple[str, ...]) -> None:
     for note in notes:
-        show.line(f"note: {note}")
+        show.words(f"note: {note}")

@@ -45,6 +45,6 @@ def status() -> None:
         }
     )
     if said.state == "behind":
-        show.line(_BEHIND)
+        show.words(_BEHIND)
     elif said.state in _NEXT:
-        show.line(show.advice(*_NEXT[said.state]))
+        show.words(show.advice(*_NEXT[said.state]))

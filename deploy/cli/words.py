@@ -4,7 +4,8 @@ Sooner or later somebody types a secret where none belongs. It is in the shell's
 screen, in a pipeline's log or in a timer's mail as well. Only what we know ourselves is named: options, verbs, choices.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
@@ -15,8 +16,28 @@ _TOO_MANY: Final = (
 )
 
 
+class ReaderGone(Exception):
+    """Who read standard output has gone, as ``head`` does when it has enough. Not of OSError: click ends on those."""
+
+
+@contextmanager
+def _reader_watched() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
 class Verb(click.Command):
     """A command."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Make it. Where ``-o`` is an option of its own, that of all commands goes by its long name alone."""
+        super().__init__(*args, **kwargs)
+        own = {flag for each in self.params if each.name != "form" for flag in each.opts}
+        for each in self.params:
+            if each.name == "form":
+                each.opts = [flag for flag in each.opts if flag not in own]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words that follow it.
@@ -26,7 +47,8 @@ class Verb(click.Command):
         """
         strict, ctx.allow_extra_args = not ctx.allow_extra_args, True
         try:
-            left = super().parse_args(ctx, args)
+            with _reader_watched():
+                left = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             raise click.UsageError(_unknown("option", error.possibilities), ctx) from None
         except click.MissingParameter:
@@ -40,6 +62,15 @@ class Verb(click.Command):
         if left and strict and not ctx.resilient_parsing:
             ctx.fail(_TOO_MANY)
         return left
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Carry it out.
+
+        Raises:
+            ReaderGone: who read what it prints has gone.
+        """
+        with _reader_watched():
+            return super().invoke(ctx)
 
 
 class Noun(Verb, click.Group):

@@ -168,6 +168,11 @@ def problem_of(error: errors.ServiceError) -> Problem:
     return PROBLEMS[error.code]
 
 
+def type_named(name: str) -> str:
+    """Return the type of problem that *name* is short for."""
+    return _TYPE_PREFIX + name
+
+
 def type_of(status: int) -> str:
     """Return the type of a problem of which there is nothing to tell but its *status*."""
     return _TYPE_PREFIX + _TYPES.get(status, "internal" if status >= 500 else "invalid")
