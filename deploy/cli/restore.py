@@ -97,10 +97,13 @@ def _again(file: str, key_file: Path | None, store: str | None, config: Path | N
     from strongroom.models.steps import Step
 
     paths = {"key_file": key_file, "config": config}
-    said: dict[str, Option] = {"file": file, **{name: str(path) for name, path in paths.items() if path is not None}}
+    repeated: dict[str, Option] = {
+        "file": file,
+        **{name: str(path) for name, path in paths.items() if path is not None},
+    }
     if store is not None:
-        said["store"] = store
-    return Step("to go on", "restore", said | flags)
+        repeated["store"] = store
+    return Step("to go on", "restore", repeated | flags)
 
 
 def _given(settings: "Settings", exported: "Exported", key_file: Path | None, typed: str | None) -> "Given":
@@ -207,9 +210,8 @@ async def _restore(
         with show.progress("restoring", 2 * checked.end.rows) as advance:
             stretch.done = 0
             stretch.text = (
-                "{done} records of "
-                f"{checked.end.rows:,} are written or compared; no service starts on a store that"
-                " is half restored, and the same backup finishes it"
+                f"of {checked.end.rows:,} records, each written and then compared, {{done}} are; no service starts on a"
+                " store that is half restored, and the same backup finishes it"
             )
             await fill(source, store, checked, stretch.counting(advance))
         await save_machines(store, apart, exported)

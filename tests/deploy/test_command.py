@@ -615,7 +615,11 @@ class TestPrinting:
 
         table, piped = run("host", "ls", terminal=True).out, run("host", "ls").out
         assert "address" in table
-        assert table.split("10.2.0.9")[0].split() == piped.split("10.2.0.9")[0].split()
+        assert (
+            table.split()[:7]
+            == piped.split()[:7]
+            == ["address", "status", "os", "cpus", "memory", "space", "last_check"]
+        )
         assert json.loads(run("--json", "host", "ls", terminal=True).out) == run("host", "ls", "--json").json
         assert run("host", "ls", "--json", terminal=True).out == run("host", "ls", "-o", "json").out
 

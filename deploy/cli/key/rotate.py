@@ -260,8 +260,10 @@ def _watched(service: "StorageClient", name: str | None, pace: float, *, resume:
     from strongroom.models.steps import Step
 
     pending = [each.records or 0 for each in service.keyring().pending if name in (None, each.keyset)]
-    options: dict[str, Option] = ({} if name is None else {"keyset": name}) | ({"resume": True} if resume else {})
-    following = Step("to go on", "key reencrypt", options)
+    going_on: dict[str, Option] = {"resume": resume}
+    if name is not None:
+        going_on["keyset"] = name
+    following = Step("to go on", "key reencrypt", going_on)
     with (
         interruptible(_FAR, following) as stretch,
         show.progress(name or "all keysets", sum(pending)) as advance,
