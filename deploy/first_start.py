@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from strongroom.deploy.cli import exits
+from strongroom.deploy import extras
 from strongroom.deploy.home import API_ID, MARK, PROXY_ID, make_client, refuse_lost
 from strongroom.deploy.places import CLIENT, PROXY_CLIENT
 from strongroom.storage_service.client import StorageClient
@@ -109,11 +109,18 @@ def main(arguments: list[str] | None = None) -> int:
     keyring.add_argument("--keys", type=Path, metavar="DIRECTORY", help="where secrets.key lies, if elsewhere")
     said = parser.parse_args(arguments)
     try:
+        from strongroom.deploy.cli import exits
+
         if said.step == "keys":
             make_keys(said.directory, said.client, said.socket, proxy=said.proxy)
         else:
             state = make_keyring(said.directory)
             sys.stdout.write(f"The service is {state}.\n{_keep(said.directory, said.keys or said.directory)}\n")
+    except ModuleNotFoundError as error:
+        if (lacking := extras.missing(error)) is None:
+            raise
+        sys.stderr.write(f"strongroom: {lacking}\n")
+        return 2  # `exits.FAILED`, which may be what cannot be imported
     except StrongroomError as error:
         return exits.report(error)
     return exits.DONE

@@ -1,5 +1,5 @@
 """``python -m strongroom.deploy.cli``: the command, for a tree that is not installed."""
 
-from strongroom.deploy.cli import main
+from strongroom.deploy.command import main
 
 main()

@@ -10,7 +10,7 @@ import click
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import common, common_options
 from strongroom.deploy.cli.settings_options import flags_of, settings_options
-from strongroom.deploy.cli.words import Noun
+from strongroom.deploy.cli.words import Noun, needing_server
 from strongroom.deploy.places import PREFIX
 
 _FILE = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The TOML file to read.")
@@ -41,6 +41,7 @@ def show_(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
         _notes(settings.notes)
 
 
+@needing_server
 @config.command()
 @click.option("--for", "role", type=click.Choice(["storage", "proxy"]), help="Check for one process [both].")
 @_FILE

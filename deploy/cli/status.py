@@ -36,7 +36,7 @@ def status() -> None:
         {
             "version": said.version,
             "state": said.state,
-            "store": said.store,
+            "store": f"{said.store}: {said.store_fault}" if said.store_fault else said.store,
             **keys,
             "secrets at": said.endpoints.get("secrets"),
             "you are": me.principal,

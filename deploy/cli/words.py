@@ -29,7 +29,9 @@ def _reader_watched() -> Iterator[None]:
 
 
 class Verb(click.Command):
-    """A command."""
+    """A command. One that *needs_server* ends where that extra is missing, whatever else is wrong with it."""
+
+    needs_server = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Make it. Where ``-o`` is an option of its own, that of all commands goes by its long name alone."""
@@ -44,7 +46,10 @@ class Verb(click.Command):
 
         Raises:
             UsageError: they are not what it takes.
+            ConfigurationError: what it needs is not installed.
         """
+        if self.needs_server and not ctx.resilient_parsing and not {*args} & {*ctx.help_option_names}:
+            _refuse_without_server()
         strict, ctx.allow_extra_args = not ctx.allow_extra_args, True
         try:
             with _reader_watched():
@@ -71,6 +76,21 @@ class Verb(click.Command):
         """
         with _reader_watched():
             return super().invoke(ctx)
+
+
+def needing_server(command: Verb) -> Verb:
+    """Return *command*, which needs the extra of the server although its noun does not."""
+    command.needs_server = True
+    return command
+
+
+def _refuse_without_server() -> None:
+    from strongroom.deploy import extras
+
+    if said := extras.lacking("server"):
+        from strongroom.storage_service.errors import ConfigurationError
+
+        raise ConfigurationError(said)
 
 
 class Noun(Verb, click.Group):

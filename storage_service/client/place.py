@@ -173,7 +173,7 @@ class Place(NamedTuple):
         if isinstance(error, PermissionError) and self.socket:
             return UpstreamError(_barred(Path(self.socket)), unread=True, barred=True)
         trouble = self._trouble(error)
-        return UpstreamError(f"the service at {self} {trouble}", unread=True, absent=trouble == _ABSENT)
+        return UpstreamError(f"the service at {self} {trouble}", unread=True, absent=trouble.startswith(_ABSENT))
 
     def _trouble(self, error: OSError) -> str:
         if isinstance(error, ssl.SSLEOFError | ConnectionResetError | ConnectionAbortedError | HandshakeUnanswered):
@@ -182,7 +182,9 @@ class Place(NamedTuple):
             return f"failed the TLS handshake: {(error.reason or 'unknown').lower().replace('_', ' ')}"
         if isinstance(error, TimeoutError | BlockingIOError):
             return "has no room for another connection" if self.socket else "cannot be reached in time"
-        return _ABSENT
+        return (
+            f"{_ABSENT}: there is no such socket" if self.socket and isinstance(error, FileNotFoundError) else _ABSENT
+        )
 
 
 def _nobody_vouches(known: str) -> str:
