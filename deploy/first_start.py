@@ -108,19 +108,15 @@ def main(arguments: list[str] | None = None) -> int:
     keyring.add_argument("directory", type=Path, help="where client.json lies")
     keyring.add_argument("--keys", type=Path, metavar="DIRECTORY", help="where secrets.key lies, if elsewhere")
     said = parser.parse_args(arguments)
-    try:
+    with extras.needed():
         from strongroom.deploy.cli import exits
-
+    try:
         if said.step == "keys":
-            make_keys(said.directory, said.client, said.socket, proxy=said.proxy)
+            with extras.needed():
+                make_keys(said.directory, said.client, said.socket, proxy=said.proxy)
         else:
             state = make_keyring(said.directory)
             sys.stdout.write(f"The service is {state}.\n{_keep(said.directory, said.keys or said.directory)}\n")
-    except ModuleNotFoundError as error:
-        if (lacking := extras.missing(error)) is None:
-            raise
-        sys.stderr.write(f"strongroom: {lacking}\n")
-        return 2  # `exits.FAILED`, which may be what cannot be imported
     except StrongroomError as error:
         return exits.report(error)
     return exits.DONE
