@@ -6,9 +6,11 @@ screen, in a pipeline's log or in a timer's mail as well. Only what we know ours
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
+
+C = TypeVar("C", bound=click.Command)
 
 _TOO_MANY: Final = (
     "unexpected extra argument, not repeated here since it may be a secret: those are typed at a prompt, or come from "
@@ -78,8 +80,9 @@ class Verb(click.Command):
             return super().invoke(ctx)
 
 
-def needing_server(command: Verb) -> Verb:
+def needing_server(command: C) -> C:
     """Return *command*, which needs the extra of the server although its noun does not."""
+    assert isinstance(command, Verb)  # noqa: S101  # no other is made here
     command.needs_server = True
     return command
 

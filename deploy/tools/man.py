@@ -101,7 +101,7 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def _prose(text: str) -> Iterator[str]:
-    """Yield the paragraphs of a help text; one that begins with \\b keeps its lines."""
+    """Yield the paragraphs of a help text; one that click is to leave as it is keeps its lines."""
     for paragraph in re.split(r"\n\s*\n", text.strip()):
         lines = [line.strip() for line in paragraph.strip().splitlines()]
         if lines and lines[0] == "\b":

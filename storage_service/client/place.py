@@ -182,9 +182,8 @@ class Place(NamedTuple):
             return f"failed the TLS handshake: {(error.reason or 'unknown').lower().replace('_', ' ')}"
         if isinstance(error, TimeoutError | BlockingIOError):
             return "has no room for another connection" if self.socket else "cannot be reached in time"
-        return (
-            f"{_ABSENT}: there is no such socket" if self.socket and isinstance(error, FileNotFoundError) else _ABSENT
-        )
+        missing = self.socket and isinstance(error, FileNotFoundError)
+        return f"{_ABSENT}: there is no such socket" if missing else _ABSENT
 
 
 def _nobody_vouches(known: str) -> str:
