@@ -116,8 +116,7 @@ def report(error: BaseException, write: Callable[[str], object] | None = None, *
         click.echo(error.format_message(), err=True)
         return USAGE
     if isinstance(error, ReaderGone):
-        # So that the interpreter does not try once more, and complain, when it ends:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_output()
         return CLOSED_PIPE
     told = _told(error)
     if said.answers_as is Form.JSON:
@@ -126,6 +125,11 @@ def report(error: BaseException, write: Callable[[str], object] | None = None, *
     line = steps.line(told.text, told.next, said.lead)
     write(f"strongroom: {line}" + (f"; {told.advice}" if told.advice else ""))
     return told.code
+
+
+def forget_output() -> None:
+    """Let what standard output could not take go nowhere, so that the interpreter does not complain when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Told(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Final, NoReturn
 import click
 
 from strongroom.deploy.cli.common import Common, check_form, common_options
-from strongroom.deploy.cli.exits import report
+from strongroom.deploy.cli.exits import forget_output, report
 from strongroom.deploy.cli.words import Noun, ReaderGone, Verb
 
 # noun -> (module, what it is for); the module's attribute of the noun's name is the click command.
@@ -93,7 +93,17 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         return report(ReaderGone(), said=said)
     except Exception as error:  # noqa: BLE001  # the one place where errors become exit codes
-        return report(error, said=said)
+        code = report(error, said=said)
+        _let_go_of_output()
+        return code
     except KeyboardInterrupt:
         return report(click.Abort(), said=said)
     return result if isinstance(result, int) else 0
+
+
+def _let_go_of_output() -> None:
+    """Write what is left for standard output; what cannot be written is not tried again when the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        forget_output()
