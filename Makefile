@@ -19,7 +19,7 @@ SIDE_BY_SIDE := --numprocesses 3 --dist loadgroup
 # What needs no server, and hardly a process beside the tests.
 QUICK := tests/models tests/service tests/backup tests/keyring tests/laws/test_backend_law.py --ignore tests/keyring/test_page.py
 
-.PHONY: help setup run check format test quick soak bench docs lock clean
+.PHONY: help setup run check format test quick soak bench man docs lock clean
 
 help: ## say what there is (this list)
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,9 @@ soak: $(VENV) ## run the campaigns, TIMES (20) times as far as `make test` goes:
 
 bench: $(VENV) $(CUSTODIA) $(OPENBAO) bench-tools ## measure against OpenBao and Custodia; ROUNDS=1 QUICK=1 for a fast look
 	.venv/bin/python -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
+
+man: $(VENV) ## write the manual page, build/strongroom.1, from the commands
+	.venv/bin/python -m strongroom.deploy.tools.man build/strongroom.1
 
 docs: $(VENV) ## check that every link in the documentation leads somewhere and every command in it exists
 	.venv/bin/pytest -q tests/test_docs.py

@@ -3,7 +3,9 @@
 Only Python's own library is imported here, so that it can be asked wherever something is missing.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Final
 
@@ -40,6 +42,22 @@ def missing(error: BaseException) -> str | None:
 def lacking(extra: str) -> str | None:
     """Return what brings a library of *extra* that is not installed, as one line; None if all are there."""
     return next((_told(name, extra) for name in sorted(LIBRARIES[extra]) if find_spec(name) is None), None)
+
+
+@contextmanager
+def needed(more: str = "") -> Iterator[None]:
+    """Let a program end with 2 and a line where the block lacks a library of an extra; *more* ends the line.
+
+    Raises:
+        SystemExit: it does.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (said := missing(error)) is None:
+            raise
+        sys.stderr.write(f"strongroom: {said}{more}\n")
+        raise SystemExit(2) from None  # `exits.FAILED`, which may be what cannot be imported
 
 
 def _told(name: str, extra: str) -> str:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from strongroom.deploy.cli import exits
+from strongroom.deploy import extras
 from strongroom.deploy.home import API_ID, MARK, PROXY_ID, make_client, refuse_lost
 from strongroom.deploy.places import CLIENT, PROXY_CLIENT
 from strongroom.storage_service.client import StorageClient
@@ -108,9 +108,12 @@ def main(arguments: list[str] | None = None) -> int:
     keyring.add_argument("directory", type=Path, help="where client.json lies")
     keyring.add_argument("--keys", type=Path, metavar="DIRECTORY", help="where secrets.key lies, if elsewhere")
     said = parser.parse_args(arguments)
+    with extras.needed():
+        from strongroom.deploy.cli import exits
     try:
         if said.step == "keys":
-            make_keys(said.directory, said.client, said.socket, proxy=said.proxy)
+            with extras.needed():
+                make_keys(said.directory, said.client, said.socket, proxy=said.proxy)
         else:
             state = make_keyring(said.directory)
             sys.stdout.write(f"The service is {state}.\n{_keep(said.directory, said.keys or said.directory)}\n")

@@ -218,6 +218,21 @@ class Unavailable(ServiceError):
         self.retry_after = retry_after
 
 
+class StoreFails(Unavailable):
+    """The store does not do its work, while the service does: *plain* is what whoever asks may know of that."""
+
+    def __init__(
+        self,
+        reason: str,
+        fate: Fate = Fate.NOT_APPLIED,
+        retry_after: float | None = None,
+        *,
+        plain: str = "the store does not answer",
+    ) -> None:
+        super().__init__(reason, fate, retry_after)
+        self.plain = plain
+
+
 class Busy(Unavailable):
     """Others are served, and there is no place to wait any more; the text says whose, and the same works again soon."""
 

@@ -1,88 +1,21 @@
-"""The ``strongroom`` command: one module for each noun, imported only when that noun is used."""
+"""The ``strongroom`` command: ``root`` and one module for each noun.
 
-import importlib
-import sys
-from typing import Final, NoReturn
+Nothing is imported here until it is asked for: where the library alone is installed there is no command line, and who
+runs this package is told what brings it.
+"""
 
-import click
+from typing import TYPE_CHECKING, Any
 
-from strongroom.deploy.cli.common import Common, common_options
-from strongroom.deploy.cli.exits import report
-from strongroom.deploy.cli.words import Noun
-
-# noun -> (module, what it is for); the module's attribute of the noun's name is the click command.
-_COMMANDS: Final = {
-    "up": "Run the storage service and the HTTP proxy in the foreground.",
-    "serve": "Run one of the two processes, for systemd.",
-    "config": "Show or check the settings.",
-    "status": "Show how the service is, and whom it takes you for.",
-    "secret": "Read and write secrets.",
-    "host": "Read and write hosts and their credentials.",
-    "apikey": "Make, list and revoke API keys.",
-    "key": "Make, unlock, lock, rotate and retire the keys behind the secrets.",
-    "machine": "Let machines open the keyring by keys of their own.",
-    "backup": "Copy a running store into one file, or look whether such a file is whole.",
-    "restore": "Fill an empty store from such a file.",
-    "migrate": "Move an existing estate in, with proof.",
-}
+if TYPE_CHECKING:
+    from strongroom.deploy.cli.root import main as main
+    from strongroom.deploy.cli.root import run as run
+    from strongroom.deploy.cli.root import strongroom as strongroom
 
 
-class Nouns(Noun):
-    """The root of the command; help is shown from the table above, without importing a noun."""
+def __getattr__(name: str) -> Any:
+    """Return what ``root`` has."""
+    if name not in {"main", "run", "strongroom"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from strongroom.deploy.cli import root
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the nouns in the order of the table."""
-        del ctx
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a noun's module and return its command."""
-        del ctx
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = getattr(importlib.import_module(f"strongroom.deploy.cli.{cmd_name}"), cmd_name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table."""
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
-
-
-def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        from strongroom.storage_service.wire import VERSION
-
-        click.echo(f"strongroom {VERSION}")
-        ctx.exit()
-
-
-@click.group(cls=Nouns, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
-@common_options
-def strongroom() -> None:
-    """Keep the records of a platform, and its secrets apart and encrypted.
-
-    Where the service is, is said by --home, --socket or the variables STRONGROOM_HOME, _SOCKET, _URL, _API_ID and
-    _API_KEY; without any of them it is looked for in ~/.strongroom.
-
-    Exit codes: 0 done, 1 usage, 2 the service said no or failed, 3 locked, 4 not found, 5 conflict, 6 denied.
-    """
-
-
-def main() -> NoReturn:
-    """Run the command and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
-
-
-def run(arguments: list[str]) -> int:
-    """Run the command and return its exit code; whatever goes wrong is one line on standard error."""
-    said = Common()
-    try:
-        result = strongroom.main(arguments, prog_name="strongroom", standalone_mode=False, obj=said)
-    except Exception as error:  # noqa: BLE001  # the one place where errors become exit codes
-        return report(error, said=said)
-    except KeyboardInterrupt:
-        return report(click.Abort())
-    return result if isinstance(result, int) else 0
+    return getattr(root, name)

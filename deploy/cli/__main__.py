@@ -1,5 +1,8 @@
 """``python -m strongroom.deploy.cli``: the command, for a tree that is not installed."""
 
-from strongroom.deploy.cli import main
+from strongroom.deploy import extras
 
-main()
+with extras.needed("; where a service is to run: 'strongroom[server]'"):
+    from strongroom.deploy.cli import root
+
+root.main()

@@ -24,7 +24,7 @@ def create(*, id_: str, paths: tuple[str, ...], actions: tuple[str, ...]) -> Non
     """Make an API key and print it, this once."""
     with client() as service:
         made = service.create_apikey(id_, paths=paths or ("/secrets",), actions=actions or _ACTIONS)
-    click.echo("This is the only time that the key is shown; the service keeps no copy. Put it away now.", err=True)
+    show.note("This is the only time that the key is shown; the service keeps no copy. Put it away now.")
     if show.as_json():
         show.answer({"id": made.api_id, "key": made.api_key.reveal(), "paths": made.paths, "actions": made.actions})
     else:
@@ -54,4 +54,4 @@ def revoke(*, id_: str) -> None:
     if show.as_json():
         show.answer({"id": id_, "revoked": True})
     else:
-        show.line(f"revoked {id_}")
+        show.words(f"revoked {id_}")

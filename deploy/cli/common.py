@@ -3,11 +3,13 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from strongroom.deploy import variables
 from strongroom.deploy.places import CLIENT, DEFAULT_HOME, PREFIX
 from strongroom.deploy.steps import Lead
 
@@ -17,8 +19,18 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=Callable[..., Any])
 
 RETRIES: Final = 3  # within half a second: who types a command is told at once that nobody listens
+FORM: Final = ("-o", "--form")  # of these, -o names something else, too, where a source has options
+OUTPUT: Final = f"{PREFIX}OUTPUT"  # the variable
 _PLACES: Final = ("HOME", "CLIENT", "SOCKET", "URL")
 _CREDENTIALS: Final = ("API_ID", "API_KEY")
+
+
+class Form(StrEnum):
+    """How an answer is printed."""
+
+    TABLE = "table"  # for people, at a terminal and through a pipe
+    JSON = "json"  # one document on one line
+    RAW = "raw"  # a record a line, its fields divided by tabs, without headings
 
 
 @dataclass(slots=True)
@@ -27,9 +39,20 @@ class Common:
 
     home: Path | None = None
     socket: Path | None = None
+    ca: Path | None = None
     config: Path | None = None
-    as_json: bool = False
+    form: Form | None = None
     no_color: bool = False
+
+    @property
+    def as_json(self) -> bool:
+        """Whether the command line asks for JSON: what the value of a secret is written as, too."""
+        return self.form is Form.JSON
+
+    @property
+    def answers_as(self) -> Form:
+        """How answers and errors are printed: as the command line says, else a variable, else for people."""
+        return self.form or _form_said(os.environ.get(OUTPUT, "")) or Form.TABLE
 
     @property
     def lead(self) -> Lead:
@@ -41,22 +64,62 @@ def common_options(command: C) -> C:
     """Give *command* the options; what they say lands in the context's `Common`."""
     # Who may not read one is told so by whoever opens it, with the name of the group or the directory in the way.
     path = click.Path(path_type=Path, readable=False)
-    for name, settings in reversed(
+    for names, settings in reversed(
         (
-            ("--home", {"type": path, "metavar": "DIR", "help": "The home of the service."}),
-            ("--socket", {"type": path, "metavar": "PATH", "help": "The service's unix socket."}),
-            ("--json", {"is_flag": True, "help": "Print JSON, also to a terminal."}),
-            ("--no-color", {"is_flag": True, "help": "Print without colour (as NO_COLOR does)."}),
+            (("--home",), {"type": path, "metavar": "DIR", "help": "The home of the service."}),
+            (("--socket",), {"type": path, "metavar": "PATH", "help": "The service's unix socket."}),
+            (("--ca",), {"type": path, "metavar": "FILE", "help": "Who must have signed an https URL's certificate."}),
+            (
+                FORM,
+                {
+                    "type": click.Choice([str(form) for form in Form]),
+                    "metavar": "FORM",
+                    "help": "Print a table, json or raw [table].",
+                },
+            ),
+            (("--json",), {"is_flag": True, "help": "Print JSON, as -o json does."}),
+            (("--no-color",), {"is_flag": True, "help": "Print without colour (as NO_COLOR does)."}),
         )
     ):
-        command = click.option(name, expose_value=False, callback=_keep, **settings)(command)  # type: ignore[arg-type]
+        option = click.option(*names, expose_value=False, callback=_keep, **settings)  # type: ignore[arg-type]
+        command = option(command)
     return command
 
 
 def _keep(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
-    if value:
-        attribute = {"json": "as_json"}.get(str(parameter.name), str(parameter.name))
-        setattr(common(ctx), attribute, value)
+    said = common(ctx)
+    match parameter.name:
+        case _ if not value:
+            pass
+        case "json":
+            said.form = Form.JSON
+        case "form":
+            said.form = Form(value)
+        case name:
+            setattr(said, str(name), value)
+
+
+def forms_apart(ctx: click.Context, _: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what was said with ``-o`` where it names something else, too, without the forms of an answer."""
+    for each in given:
+        if each in set(Form):
+            common(ctx).form = Form(each)
+    return tuple(each for each in given if each not in set(Form))
+
+
+def _form_said(text: str) -> Form | None:
+    return Form(text) if text in set(Form) else None
+
+
+def check_form() -> None:
+    """Refuse a variable that says no form, before anything is done that is then told in none.
+
+    Raises:
+        UsageError: it says none.
+    """
+    text = os.environ.get(OUTPUT, "")
+    if text and _form_said(text) is None:
+        raise click.UsageError(f"{OUTPUT} is one of {', '.join(Form)}")
 
 
 def common(ctx: click.Context | None = None) -> Common:
@@ -101,12 +164,13 @@ def places() -> dict[str, str]:
     """Return the environment as flags change it, so that it leads to the service: else to the one in the default home.
 
     Raises:
-        ConfigurationError: nothing leads to a service.
+        ConfigurationError: nothing leads to a service, or a variable means nothing.
     """
     from strongroom.storage_service.errors import ConfigurationError
 
     said = common()
     environ = dict(os.environ)
+    variables.check(environ)
 
     def set_aside(*names: str) -> None:
         for name in names:
@@ -114,7 +178,7 @@ def places() -> dict[str, str]:
             environ.pop(f"{PREFIX}{name}_FILE", None)
 
     if said.home is not None:
-        set_aside(*_PLACES, *_CREDENTIALS)  # a flag comes before variables
+        set_aside(*_PLACES, *_CREDENTIALS, "CA")  # a flag comes before variables
         environ[f"{PREFIX}HOME"] = str(said.home)
     if said.socket is not None:
         set_aside("SOCKET", "URL")  # not CLIENT, which also says who asks
@@ -124,4 +188,6 @@ def places() -> dict[str, str]:
         if not (home / CLIENT).exists():
             raise ConfigurationError("say where the service is: --home DIR; or start one: strongroom up --home DIR")
         environ[f"{PREFIX}HOME"] = str(home)
+    if said.ca is not None:
+        environ[f"{PREFIX}CA"] = str(said.ca)
     return environ

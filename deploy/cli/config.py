@@ -10,7 +10,7 @@ import click
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import common, common_options
 from strongroom.deploy.cli.settings_options import flags_of, settings_options
-from strongroom.deploy.cli.words import Noun
+from strongroom.deploy.cli.words import Noun, needing_server
 from strongroom.deploy.places import PREFIX
 
 _FILE = click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The TOML file to read.")
@@ -41,6 +41,7 @@ def show_(*, file: Path | None, sets: dict[str, str], **options: Any) -> None:
         _notes(settings.notes)
 
 
+@needing_server
 @config.command()
 @click.option("--for", "role", type=click.Choice(["storage", "proxy"]), help="Check for one process [both].")
 @_FILE
@@ -69,9 +70,9 @@ def check(*, role: str | None, file: Path | None, sets: dict[str, str], **option
     if show.as_json():
         show.answer({"valid": True, "notes": notes, "tls": pair and _certificate(pair)})
     else:
-        show.line("the settings are valid")
+        show.words("the settings are valid")
         if pair:
-            show.line(f"the proxy's certificate is for {', '.join(pair.names)}, until {pair.not_after:%Y-%m-%d}")
+            show.words(f"the proxy's certificate is for {', '.join(pair.names)}, until {pair.not_after:%Y-%m-%d}")
         _notes(notes)
 
 
@@ -95,4 +96,4 @@ def _load(file: Path | None, sets: dict[str, str], options: dict[str, Any], role
 
 def _notes(notes: tuple[str, ...]) -> None:
     for note in notes:
-        show.line(f"note: {note}")
+        show.words(f"note: {note}")

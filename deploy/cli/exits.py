@@ -1,5 +1,6 @@
-"""How the shell sees each error: one table of exit codes, and one line of text that says what to do."""
+"""How the shell sees each error: one table of exit codes, and a text, or a document, that says what to do."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import click
 
 from strongroom.deploy import extras, steps
-from strongroom.deploy.cli.common import Common
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.common import Common, Form
+from strongroom.deploy.cli.words import ReaderGone
 
 if TYPE_CHECKING:
     from strongroom.models.steps import Step
@@ -21,6 +24,17 @@ NOT_FOUND: Final = 4
 CONFLICT: Final = 5  # it exists, is not empty, or has changed since
 DENIED: Final = 6  # the credentials, or the key that was to unlock it
 INTERRUPTED: Final = 130  # as shells count an end by SIGINT
+CLOSED_PIPE: Final = 141  # and one by SIGPIPE
+
+# What JSON says of an error that is no answer of the service, by exit code: the end of its type, and its title.
+_KINDS: Final = {
+    USAGE: ("usage", "The command line is wrong"),
+    FAILED: ("failed", "It could not be done"),
+    NOT_FOUND: ("not-found", "It does not exist"),
+    CONFLICT: ("conflict", "Something is in the way"),
+    DENIED: ("denied", "It is not allowed"),
+    INTERRUPTED: ("interrupted", "It was interrupted"),
+}
 
 
 class Exit(NamedTuple):
@@ -84,43 +98,81 @@ def exit_of(error: BaseException) -> Exit | None:
 
 
 def report(error: BaseException, write: Callable[[str], object] | None = None, *, said: Common | None = None) -> int:
-    """Write one line about *error* and what can be done about it, and return the exit code.
+    """Tell of *error* and what can be done about it, and return the exit code.
 
     Args:
         error: what happened.
-        write: what writes the line; None: it goes to standard error.
-        said: which service was meant; None: nobody said.
+        write: what writes the line; None: it goes to standard error, where a terminal gets it broken between words.
+        said: which service was meant, and how answers are printed; None: nobody said.
 
     Raises:
         BaseException: *error* itself, where nobody foresaw it and STRONGROOM_DEBUG asks for the traceback.
     """
-    write = write or (lambda line: click.echo(line, err=True))
+    write = write or show.note
+    said = said or Common()
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        write(error.format_message())
+        click.echo(error.format_message(), err=True)
         return USAGE
+    if isinstance(error, ReaderGone):
+        forget_output()
+        return CLOSED_PIPE
+    told = _told(error)
+    if said.answers_as is Form.JSON:
+        write(json.dumps(_as_data(error, told), ensure_ascii=False))
+        return told.code
+    line = steps.line(told.text, told.next, said.lead)
+    write(f"strongroom: {line}" + (f"; {told.advice}" if told.advice else ""))
+    return told.code
+
+
+def forget_output() -> None:
+    """Let what standard output could not take go nowhere, so that the interpreter does not complain when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Told(NamedTuple):
+    """What there is to say of an error."""
+
+    code: int
+    text: str
+    next: "tuple[Step, ...]" = ()
+    advice: str = ""
+
+
+def _told(error: BaseException) -> _Told:
     if isinstance(error, click.Abort):
-        write("strongroom: interrupted")
-        return INTERRUPTED
-    if isinstance(error, BrokenPipeError):
-        # Who read the output has gone; so that the interpreter does not complain when it flushes at the end:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        return _Told(INTERRUPTED, str(error) or "interrupted", getattr(error, "next", ()))
     if extra := extras.missing(error):
-        write(f"strongroom: {extra}")
-        return FAILED
+        return _Told(FAILED, extra)
     found = exit_of(error)
-    if found is None:
-        if os.environ.get("STRONGROOM_DEBUG"):
-            raise error
-        # The text of an unforeseen error may hold anything; its kind does not.
-        write(f"strongroom: unexpected {type(error).__name__}; STRONGROOM_DEBUG=1 shows where")
-        return FAILED
-    following = getattr(error, "next", ()) or found.next
-    line = steps.line(_text(error), following, (said or Common()).lead)
-    write(f"strongroom: {line}" + (f"; {found.advice}" if found.advice else ""))
-    return found.code
+    if found is not None:
+        return _Told(found.code, _text(error), getattr(error, "next", ()) or found.next, found.advice)
+    if isinstance(error, OSError) and type(error).__module__ == "builtins" and error.strerror:
+        return _Told(FAILED, ": ".join(str(each) for each in (error.filename, error.strerror) if each))
+    if os.environ.get("STRONGROOM_DEBUG"):
+        raise error
+    # The text of an unforeseen error may hold anything; its kind does not.
+    return _Told(FAILED, f"unexpected {type(error).__name__}; STRONGROOM_DEBUG=1 shows where")
+
+
+def _as_data(error: BaseException, told: _Told) -> dict[str, object]:
+    """Return *error* for programs, as the service tells problems (RFC 9457)."""
+    from strongroom.storage_service import errors, wire
+
+    kind, title = _KINDS.get(told.code, _KINDS[FAILED])
+    if isinstance(error, errors.ServiceError):
+        kind, title = error.code, wire.problem_of(error).title
+    return {
+        "type": wire.type_named(kind),
+        "title": title,
+        "detail": "; ".join(filter(None, (told.text, told.advice))),
+        "record": getattr(error, "record", None),
+        "request_id": getattr(error, "request_id", None),
+        "next": steps.as_data(told.next),
+        "exit_code": told.code,
+    }
 
 
 def _text(error: BaseException) -> str:

@@ -54,7 +54,7 @@ def put(*, address: str, ssh_key_file: str | None, remote_user: str | None, os_:
     if show.as_json():
         show.answer(data)
     else:
-        show.line(f"stored {address}" + (" and its credentials" if data["credentials"] else ""))
+        show.words(f"stored {address}" + (" and its credentials" if data["credentials"] else ""))
 
 
 def _ssh_key(file: str) -> str:
@@ -159,7 +159,7 @@ def rm(*, address: str) -> None:
     if show.as_json():
         show.answer({"address": address, "deleted": record, "credentials_deleted": credentials})
     else:
-        show.line(f"removed {address}" + (" and its credentials" if credentials else ""))
+        show.words(f"removed {address}" + (" and its credentials" if credentials else ""))
 
 
 @host.command()

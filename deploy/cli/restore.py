@@ -15,6 +15,7 @@ from strongroom.deploy.cli import show
 from strongroom.deploy.cli.backup import file as backup_file
 from strongroom.deploy.cli.backup.file import key_options, place_options
 from strongroom.deploy.cli.common import common, common_options
+from strongroom.deploy.cli.interruption import Stretch, interruptible
 from strongroom.deploy.cli.words import Verb
 from strongroom.deploy.owner import owner_of_store
 from strongroom.deploy.places import PREFIX
@@ -57,7 +58,11 @@ def restore(
     from strongroom.storage_service.keyring.ceremonies.files import put_root
 
     settings = backup_file.settings(store, config)
-    with backup_file.opened(file) as source:
+    again = _again(file, key_file, store, config, leave_unreadable=leave_unreadable, leave_newer=leave_newer)
+    with (
+        interruptible("{done} records were read, and nothing was written", again) as stretch,
+        backup_file.opened(file) as source,
+    ):
         with backup_file.named(file):
             total = rows_said(source)
             reader = Reader(source)
@@ -66,7 +71,7 @@ def restore(
         with backup_file.named(file):
             root = open_root(exported, given)
             with show.progress("opening", total) as advance:
-                checked = check(reader, advance, root)
+                checked = check(reader, stretch.counting(advance), root)
             if not leave_unreadable:
                 refuse_unreadable(checked)
         with _furnished(settings):
@@ -74,17 +79,32 @@ def restore(
             if not leave_newer:
                 _refuse_to_leave(settings, checked, config)
             with _recorded(settings, checked), owner_of_store(settings.service.store):
-                asyncio.run(_restore(settings, source, exported, checked))
+                asyncio.run(_restore(settings, source, exported, checked, stretch))
+                stretch.text = "all {done} records are restored; the home is not finished"
     following = _next_steps(settings, exported, store, config)
     if show.as_json():
         said = {"backup": checked.head.label, "rows": checked.end.rows, "opened": checked.opened}
         show.answer(said | {"unreadable": checked.unreadable, "next": as_data(following)})
         return
-    show.line(f"restored {checked.end.rows} records of {checked.head.taken}; all {checked.opened} secrets open")
+    show.words(f"restored {checked.end.rows} records of {checked.head.taken}; all {checked.opened} secrets open")
     for each in checked.unreadable:
-        show.line(f"does not open: {each}")
+        show.words(f"does not open: {each}")
     for step in following:
-        show.line(f"next: {sentence(step, common().lead)}")
+        show.words(f"next: {sentence(step, common().lead)}")
+
+
+def _again(file: str, key_file: Path | None, store: str | None, config: Path | None, **flags: bool) -> "Step":
+    """Return the step that goes on with the same restore."""
+    from strongroom.models.steps import Step
+
+    paths = {"key_file": key_file, "config": config}
+    repeated: dict[str, Option] = {
+        "file": file,
+        **{name: str(path) for name, path in paths.items() if path is not None},
+    }
+    if store is not None:
+        repeated["store"] = store
+    return Step("to go on", "restore", repeated | flags)
 
 
 def _given(settings: "Settings", exported: "Exported", key_file: Path | None, typed: str | None) -> "Given":
@@ -134,7 +154,7 @@ def _refuse_to_leave(settings: "Settings", checked: "Checked", config: Path | No
         with Path(os.devnull).open("wb") as nowhere, owner_of_store(before.service.store):
             alike = asyncio.run(_holds_the_same(before, checked, nowhere))
     except StrongroomError as error:
-        click.echo(f"{as_said(known)} was not compared, and what was written there since is left: {error}", err=True)
+        show.note(f"{as_said(known)} was not compared, and what was written there since is left: {error}")
         return
     if not alike:
         raise Exists(
@@ -175,7 +195,9 @@ async def _refuse_filled(settings: "Settings", checked: "Checked") -> None:
         await store.close()
 
 
-async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported", checked: "Checked") -> None:
+async def _restore(
+    settings: "Settings", source: IO[bytes], exported: "Exported", checked: "Checked", stretch: Stretch
+) -> None:
     from strongroom.storage_service.backends import open_backend
     from strongroom.storage_service.backup.restoring import restore as fill
     from strongroom.storage_service.keyring.ceremonies.offline import forget_seen, save_machines
@@ -187,7 +209,12 @@ async def _restore(settings: "Settings", source: IO[bytes], exported: "Exported"
         if apart is not None:
             await save_machines(store, apart, exported)  # first: where that cannot be, the store is as it was
         with show.progress("restoring", 2 * checked.end.rows) as advance:
-            await fill(source, store, checked, advance)
+            stretch.done = 0
+            stretch.text = (
+                f"of {checked.end.rows:,} records, each written and then compared, {{done}} are; no service starts on a"
+                " store that is half restored, and the same backup finishes it"
+            )
+            await fill(source, store, checked, stretch.counting(advance))
         await save_machines(store, apart, exported)
         await forget_seen(settings.service)
     finally:

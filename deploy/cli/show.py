@@ -1,25 +1,37 @@
-"""How answers are printed: tables for people at a terminal, JSON for everything else."""
+"""How answers are printed: for people, unless JSON or plain fields were asked for.
 
+A pipe gets what a terminal gets, as a document: nothing is cut, wrapped, coloured or drawn over.
+"""
+
+import io
 import json
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
-from strongroom.deploy.cli.common import common
+from strongroom.deploy.cli.common import Form, common
 from strongroom.deploy.steps import sentence
 
 if TYPE_CHECKING:
     from strongroom.models.steps import Option, Verb
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_COMMAND = re.compile(r"(?<=: )(?:strongroom|systemctl)(?: (?:'[^']*'|[^\s;'])+)+")  # as `steps` writes it into a text
+_WIDE: Final = 100_000  # columns: wider than any table
+_INDENT: Final = 4  # of a command below a text that leads to it
 
 
 def as_json() -> bool:
-    """Whether this answer is for a program: --json was said, or nobody is at the other end."""
-    return common().as_json or not sys.stdout.isatty()
+    """Whether this answer is one JSON document."""
+    return common().answers_as is Form.JSON
+
+
+def as_raw() -> bool:
+    """Whether this answer is plain fields, which a program takes apart at tabs."""
+    return common().answers_as is Form.RAW
 
 
 def answer(data: Any) -> None:
@@ -33,11 +45,14 @@ def done(data: Any, text: str) -> None:
     if as_json():
         answer(data)
     else:
-        line(text)
+        words(text)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], style: str = "") -> None:
     """Print rows under headings; *style* colours the rows."""
+    if as_raw():
+        _raw(rows)
+        return
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -46,11 +61,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], style: str =
         grid.add_column(column, overflow="fold")  # a value is never cut short
     for row in rows:
         grid.add_row(*map(_cell, row), style=style)
-    _console().print(grid)
+    _print(grid)
 
 
 def fields(values: Mapping[str, object]) -> None:
     """Print one record, a field a line."""
+    if as_raw():
+        _raw(values.items())
+        return
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2))
@@ -58,27 +76,70 @@ def fields(values: Mapping[str, object]) -> None:
     grid.add_column(overflow="fold")
     for name, value in values.items():
         grid.add_row(name, _cell(value))
-    _console().print(grid)
+    _print(grid)
 
 
 def line(text: str, style: str = "") -> None:
     """Print one line for people."""
-    _console().print(_cell(text), soft_wrap=True, style=style)
+    if sys.stdout.isatty():
+        _console().print(_cell(text), soft_wrap=True, style=style)
+    else:
+        sys.stdout.write(f"{_clean(text)}\n")
 
 
 def words(text: str, style: str = "", indent: int = 0) -> None:
     """Print a text for people, broken between words where the terminal ends, each line indented by *indent*."""
+    for each in _lines(text, sys.stdout, indent):
+        line(each, style)
+
+
+def note(text: str) -> None:
+    """Tell people something on standard error, broken between words where their terminal ends.
+
+    There a command in it stands on a line of its own, whole, so that it can be copied.
+    """
+    for each in _lines(text, sys.stderr):
+        sys.stderr.write(f"{each}\n")
+    sys.stderr.flush()
+
+
+def _lines(text: str, stream: IO[str], indent: int = 0) -> list[str]:
+    """Return *text* as it stands on *stream*: as one line, or broken for a terminal."""
     space = " " * indent
-    wrapped = textwrap.fill(
+    if not stream.isatty():
+        return [space + text]
+    width = max(_width(stream), indent + 20)
+    if len(space + text) <= width:
+        return [space + text]
+    lines: list[str] = []
+    begun = 0
+    for found in _COMMAND.finditer(text):
+        lines += _folded(text[begun : found.start()].rstrip(), width, space)
+        lines.append(" " * (indent + _INDENT) + found.group())
+        begun = found.end()
+    return lines + _folded(text[begun:].removeprefix(";").strip(), width, space)
+
+
+def _folded(text: str, width: int, space: str) -> list[str]:
+    return textwrap.wrap(
         text,
-        max(_console().width, indent + 20),
+        width,
         initial_indent=space,
         subsequent_indent=space,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    for each in wrapped.splitlines():
-        line(each, style)
+
+
+def grouped(label: str, groups: str) -> None:
+    """Print a key, a fingerprint or a share behind its *label*, broken between its groups where the terminal ends."""
+    hanging = " " * len(label)
+    width = _width(sys.stdout) if sys.stdout.isatty() and not as_raw() else _WIDE
+    wrapped = textwrap.wrap(
+        label + groups, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False
+    )
+    for each in wrapped:
+        line(each)
 
 
 def advice(reason: str, verb: "Verb", **options: "Option") -> str:
@@ -89,17 +150,18 @@ def advice(reason: str, verb: "Verb", **options: "Option") -> str:
 
 
 def fits(text: str) -> bool:
-    """Whether *text* is no wider than the terminal."""
-    return bool(_console().measure(_cell(text)).maximum <= _console().width)
+    """Whether *text* is no wider than the terminal; a pipe has no width."""
+    return not sys.stdout.isatty() or bool(_console().measure(_cell(text)).maximum <= _console().width)
 
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show how far long work is, at a terminal; the block says how much more is done. *total* may be unknown: None.
 
-    What is shown goes to standard error: standard output is for what comes of it.
+    What is shown goes to standard error: standard output is for what comes of it. Where that goes to another program,
+    which may own the screen, nothing is shown.
     """
-    if common().as_json or not sys.stderr.isatty():
+    if common().answers_as is not Form.TABLE or not sys.stderr.isatty() or not sys.stdout.isatty():
         yield lambda _: None
         return
     from rich.console import Console
@@ -116,6 +178,31 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda more: bar.advance(task, more)
 
 
+def _print(grid: Any) -> None:
+    """Print to the terminal, or into a pipe as wide as it is and without a space at the end of a line."""
+    if sys.stdout.isatty():
+        _console().print(grid)
+        return
+    from rich.console import Console
+
+    drawn = io.StringIO()
+    Console(file=drawn, width=_WIDE, highlight=False, color_system=None, force_terminal=False).print(grid)
+    lines = [each.rstrip(" ") for each in drawn.getvalue().splitlines()]
+    sys.stdout.write("\n".join(lines).strip("\n") + "\n")
+
+
+def _raw(rows: Iterable[Sequence[object]]) -> None:
+    for row in rows:
+        sys.stdout.write("\t".join(_clean(_plain(each)) for each in row) + "\n")
+
+
+def _width(stream: IO[str]) -> int:
+    """Return the columns of the terminal behind *stream*."""
+    from rich.console import Console
+
+    return Console(file=stream).width
+
+
 def _console() -> Any:
     from rich.console import Console
 
@@ -127,7 +214,11 @@ def _cell(value: object) -> Any:
     """Return *value* as text that a terminal takes for text, whatever is in it."""
     from rich.text import Text
 
-    return Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", _plain(value)))
+    return Text(_clean(_plain(value)))
+
+
+def _clean(text: str) -> str:
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _plain(value: object) -> str:

@@ -36,7 +36,7 @@ def status() -> None:
         {
             "version": said.version,
             "state": said.state,
-            "store": said.store,
+            "store": f"{said.store}: {said.store_fault}" if said.store_fault else said.store,
             **keys,
             "secrets at": said.endpoints.get("secrets"),
             "you are": me.principal,
@@ -45,6 +45,6 @@ def status() -> None:
         }
     )
     if said.state == "behind":
-        show.line(_BEHIND)
+        show.words(_BEHIND)
     elif said.state in _NEXT:
-        show.line(show.advice(*_NEXT[said.state]))
+        show.words(show.advice(*_NEXT[said.state]))

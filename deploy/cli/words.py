@@ -4,10 +4,13 @@ Sooner or later somebody types a secret where none belongs. It is in the shell's
 screen, in a pipeline's log or in a timer's mail as well. Only what we know ourselves is named: options, verbs, choices.
 """
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
 
 import click
+
+C = TypeVar("C", bound=click.Command)
 
 _TOO_MANY: Final = (
     "unexpected extra argument, not repeated here since it may be a secret: those are typed at a prompt, or come from "
@@ -15,18 +18,44 @@ _TOO_MANY: Final = (
 )
 
 
+class ReaderGone(Exception):
+    """Who read standard output has gone, as ``head`` does when it has enough. Not of OSError: click ends on those."""
+
+
+@contextmanager
+def _reader_watched() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
 class Verb(click.Command):
-    """A command."""
+    """A command. One that *needs_server* ends where that extra is missing, whatever else is wrong with it."""
+
+    needs_server = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Make it. Where ``-o`` is an option of its own, that of all commands goes by its long name alone."""
+        super().__init__(*args, **kwargs)
+        own = {flag for each in self.params if each.name != "form" for flag in each.opts}
+        for each in self.params:
+            if each.name == "form":
+                each.opts = [flag for flag in each.opts if flag not in own]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words that follow it.
 
         Raises:
             UsageError: they are not what it takes.
+            ConfigurationError: what it needs is not installed.
         """
+        if self.needs_server and not ctx.resilient_parsing and not {*args} & {*ctx.help_option_names}:
+            _refuse_without_server()
         strict, ctx.allow_extra_args = not ctx.allow_extra_args, True
         try:
-            left = super().parse_args(ctx, args)
+            with _reader_watched():
+                left = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             raise click.UsageError(_unknown("option", error.possibilities), ctx) from None
         except click.MissingParameter:
@@ -40,6 +69,31 @@ class Verb(click.Command):
         if left and strict and not ctx.resilient_parsing:
             ctx.fail(_TOO_MANY)
         return left
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Carry it out.
+
+        Raises:
+            ReaderGone: who read what it prints has gone.
+        """
+        with _reader_watched():
+            return super().invoke(ctx)
+
+
+def needing_server(command: C) -> C:
+    """Return *command*, which needs the extra of the server although its noun does not."""
+    assert isinstance(command, Verb)  # noqa: S101  # no other is made here
+    command.needs_server = True
+    return command
+
+
+def _refuse_without_server() -> None:
+    from strongroom.deploy import extras
+
+    if said := extras.lacking("server"):
+        from strongroom.storage_service.errors import ConfigurationError
+
+        raise ConfigurationError(said)
 
 
 class Noun(Verb, click.Group):

@@ -22,13 +22,17 @@ _ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 def held_back() -> Iterator[None]:
     """Hold back what asks for the end, and the ends of children, for who waits for them in its own time.
 
+    What was ignored from the beginning, as ``nohup`` has it for SIGHUP, and a shell for SIGINT and SIGQUIT of what it
+    starts in the background, stays ignored: not held back, it is nothing to be waited for either.
     What came and was not waited for has asked for an end that is here: it is dropped when this is left.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    ignored = {number for number in ASK_FOR_THE_END if signal.getsignal(number) is signal.SIG_IGN}
+    heeded = HELD_BACK - ignored
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
     try:
         yield
     finally:
-        if not before >= HELD_BACK:  # the outermost
+        if not before >= heeded:  # the outermost
             while signal.sigtimedwait(HELD_BACK, 0) is not None:
                 pass
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -110,6 +110,7 @@ def _up(
         tls = holder(settings.proxy)  # before anything listens
         with _Sockets(settings) as sockets:
             client = ClientFile(sockets.url, settings.service.socket, settings.service.api_id, settings.service.api_key)
+            client = replace(client, ca=ClientFile.read(home.client).ca if home.client.exists() else None)
             write_client(client, home.client)
             with _Family(settings.grace) as family:
                 if (asked := asked_for_the_end()) is not None:

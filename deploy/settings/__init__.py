@@ -18,6 +18,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 import msgspec.inspect
 
+from strongroom.deploy import variables
 from strongroom.deploy.home import API_ID, PROXY_ID
 from strongroom.deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, PROXY_CLIENT, SOCKET, STORE
 from strongroom.deploy.settings import custodia_conf, storage_conf
@@ -107,7 +108,6 @@ class Keys(msgspec.Struct, kw_only=True):
 
 
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Keys)}
-_OTHER_VARIABLES: Final = frozenset({"config", "url", "etcd_password", *Placeholders.DEFAULTS})  # read elsewhere
 _FILE: Final = "_file"  # STRONGROOM_<NAME>_FILE names a file that holds the value, as containers hand secrets over
 
 # What the proxy's model routes reach for users whom the proxy knows, and the service does not.
@@ -195,7 +195,9 @@ def load(
     layers.append(Layer(said_by, {"home": str(home)}))
     if file is not None:
         layers.append(file)
-    layers += _proposal(home, _merge(layers), Placeholders(sets or {}, environ), environ)
+    placeholders = Placeholders(sets or {}, environ)
+    layers += _proposal(home, _merge(layers), placeholders, environ)
+    variables.check(environ, placeholders.used)
     return _Resolver(home, layers).settings(without_key=without_key, role=role)
 
 
@@ -220,21 +222,19 @@ def _flag(name: str, value: object) -> Layer:
 
 
 def _environment(environ: Mapping[str, str]) -> list[Layer]:
-    """Return a layer for each variable; one that means nothing is noted, for it may be another program's."""
+    """Return a layer for each variable that says a setting."""
     layers = []
     for name in sorted(environ):
         key, value = name.removeprefix(PREFIX).lower(), environ[name]
         if not name.startswith(PREFIX) or not value or key == "home":
             continue
         plain = key.removesuffix(_FILE)
-        if plain != key and plain in {*_FIELDS, *_OTHER_VARIABLES}:
+        if plain != key and plain.upper() in variables.IN_A_FILE:
             if environ.get(name[: -len(_FILE)]):
                 raise ConfigurationError(f"{name} and {name[: -len(_FILE)]} say the same thing; keep one of them")
             key, value = plain, read_text(Path(value)).strip()
         if key in _FIELDS:
             layers.append(_checked(Layer(name, {key: _from_text(key, value)})))
-        elif key not in _OTHER_VARIABLES:
-            layers.append(Layer(name, {}, (f"{name}: there is no such setting",)))
     return layers
 
 

@@ -78,6 +78,11 @@ class Placeholders:
             if _CONTROL.search(value):
                 raise ConfigurationError(f"--set {name}: the value holds a control character")
 
+    @property
+    def used(self) -> frozenset[str]:
+        """The names that files asked for, in lower case."""
+        return frozenset(self._used)
+
     def lookup(self, name: str) -> str | None:
         """Return the value for *name*, in whatever case it is written; None where nobody gave one."""
         low = name.lower()

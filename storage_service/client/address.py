@@ -7,7 +7,7 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
@@ -16,10 +16,11 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import file as client_file
 from strongroom.storage_service.client.file import ClientFile
-from strongroom.storage_service.client.place import Place
+from strongroom.storage_service.client.place import Place, trusting
 from strongroom.storage_service.errors import ConfigurationError, NotImplementedHere
 
 ENVIRONMENT: Final = "STRONGROOM_"  # what every variable's name begins with
+CA: Final = f"{ENVIRONMENT}CA"
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
@@ -32,31 +33,44 @@ _FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", re.ASCII) 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The service's end of the connection: a socket, or a URL."""
+    """The service's end of the connection: a socket, or a URL; *ca* is whom an https URL's certificate is to be of."""
 
     socket: Path | None = None
     url: str = ""
+    ca: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be called.
 
         Raises:
-            ConfigurationError: both or neither are given, or the URL is no ``http(s)://host[:port]``.
+            ConfigurationError: both or neither are given, or the URL is no ``http(s)://host[:port]``; or it is one
+                without TLS, where a *ca* says that TLS is meant.
         """
         if (self.socket is None) is not bool(self.url):
             raise ConfigurationError("a client needs either the socket or the url of the service")
         if self.url and not _is_url(self.url):
             raise ConfigurationError("the url is http://host:port or https://host:port, without credentials or query")
+        if self.ca is not None and self.url.startswith("http:"):
+            raise ConfigurationError(f"{self.ca} is to vouch for who listens, which takes TLS: say https:// in the url")
 
     def __str__(self) -> str:
         return self.url or str(self.socket)
 
-    def place(self, context: ssl.SSLContext | None) -> Place:
-        """Return where to connect to; with *context*, where the url asks for TLS."""
+    def place(self, given: ssl.SSLContext | None) -> Place:
+        """Return where to connect to; with the program's own context, if one is *given*, where the url asks for TLS.
+
+        Raises:
+            ConfigurationError: the authorities that were named cannot be used; nobody is trusted in their place.
+        """
         if self.socket is not None:
             return Place(os.fspath(self.socket))
         parts = urlsplit(self.url)
-        return Place("", parts.hostname or "", parts.port or _PORTS[parts.scheme], context)
+        context, vouched = given, "the client's ssl_context"
+        if parts.scheme == "http":
+            context = None
+        elif context is None:
+            context, vouched = trusting(self.ca)
+        return Place("", parts.hostname or "", parts.port or _PORTS[parts.scheme], context, vouched)
 
     @property
     def host_field(self) -> str:
@@ -144,14 +158,15 @@ def read_home(home: StrPath) -> tuple[Address, Caller]:
 
 def _read_file(path: Path) -> tuple[Address, Caller]:
     said = ClientFile.read(path)
-    address = Address(url=said.url) if said.socket is None else Address(socket=said.socket)
+    address = Address(url=said.url, ca=said.ca) if said.socket is None else Address(socket=said.socket, ca=said.ca)
     return address, Caller(api_id=said.api_id, api_key=said.api_key)
 
 
 def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
     """Return what the environment says.
 
-    ``STRONGROOM_SOCKET`` or ``STRONGROOM_URL``, ``STRONGROOM_API_ID`` and ``STRONGROOM_API_KEY`` say it directly. What
+    ``STRONGROOM_SOCKET`` or ``STRONGROOM_URL``, ``STRONGROOM_API_ID`` and ``STRONGROOM_API_KEY`` say it directly, and
+    ``STRONGROOM_CA`` names a file with the authorities that an https URL's certificate is to be signed by. What
     they leave out is read from ``STRONGROOM_CLIENT``, a ``client.json`` that lies anywhere (a relative path lies in the
     home), or that of the home that ``STRONGROOM_HOME`` names; where nothing is left out, neither is looked at. Each may
     end in ``_FILE`` and name a file instead.
@@ -161,8 +176,11 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
     """
     said = {name: _variable(environ, name) for name in ("SOCKET", "URL", "API_ID", "API_KEY")}
     address = caller = None
-    if said["SOCKET"] or said["URL"]:
-        address = Address(socket=Path(said["SOCKET"])) if said["SOCKET"] else Address(url=said["URL"])
+    ca = Path(environ[CA]) if environ.get(CA) else None
+    if said["SOCKET"]:
+        address = Address(socket=Path(said["SOCKET"]))
+    elif said["URL"]:
+        address = Address(url=said["URL"], ca=ca)
     if said["API_ID"] and said["API_KEY"]:
         caller = Caller(api_id=said["API_ID"], api_key=Secret(said["API_KEY"]))
     elif said["API_ID"] or said["API_KEY"]:
@@ -173,8 +191,14 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
     home, file = _variable(environ, "HOME"), _variable(environ, "CLIENT")
     if home or file:
         known = _read_named(Path(home, file or client_file.NAME))
-        return address or known[0], caller or known[1]
+        return _vouched(address, known[0], ca), caller or known[1]
     raise ConfigurationError(_missing(address, caller))
+
+
+def _vouched(said: Address | None, known: Address, ca: Path | None) -> Address:
+    """Return the address that was *said*, or else the one that is *known*, with whom to trust: *ca*, if it was said."""
+    there = said or known
+    return replace(there, ca=ca or known.ca) if there.url.startswith("https:") or ca is not None else there
 
 
 def _read_named(path: Path) -> tuple[Address, Caller]:

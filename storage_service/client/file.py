@@ -5,6 +5,8 @@
 The file holds a key, so one that others than its owner may read is refused. Files that systemd hands over as
 credentials are taken as they are: the unit's user alone can read them, whatever their mode says (systemd.exec(5)). So
 is a file of root's with mode 0440, as Kubernetes hands a secret over to a container's group. Links are followed.
+
+``ca`` may be in it, too: a file with the authorities that an https url's certificate is to be signed by.
 """
 
 import contextlib
@@ -29,16 +31,17 @@ _HANDED_OVER: Final = 0o440  # of root's: one group may read it, that of whom it
 
 @dataclass(frozen=True, slots=True)
 class ClientFile:
-    """What ``client.json`` holds; *url* or *socket* may be missing."""
+    """What ``client.json`` holds; *url* or *socket* may be missing, and *ca* mostly is."""
 
     url: str
     socket: Path | None
     api_id: str
     api_key: Secret
+    ca: Path | None = None
 
     @classmethod
     def read(cls, path: Path) -> "ClientFile":
-        """Return what *path* holds; a relative socket counts from the file's directory.
+        """Return what *path* holds; a relative socket or ca counts from the file's directory.
 
         Raises:
             ConfigurationError: it is missing, open to others, or no such file. The text holds no value.
@@ -70,21 +73,29 @@ class ClientFile:
                 f"{path}: a JSON object with api_id, api_key, and socket or url is expected;"
                 " delete the file for a new one"
             )
-        return cls(said.url, path.parent / said.socket if said.socket else None, said.api_id, Secret(said.api_key))
+        socket, ca = (path.parent / each if each else None for each in (said.socket, said.ca))
+        return cls(said.url, socket, said.api_id, Secret(said.api_key), ca)
 
     def text(self) -> bytes:
         """Return the file's content: the key stands in it, in the clear."""
-        fields = _Fields(url=self.url, socket=str(self.socket or ""), api_id=self.api_id, api_key=self.api_key.reveal())
+        fields = _Fields(
+            url=self.url,
+            socket=str(self.socket or ""),
+            api_id=self.api_id,
+            api_key=self.api_key.reveal(),
+            ca=str(self.ca or ""),
+        )
         return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
 
 
-class _Fields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class _Fields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The file's JSON. Its repr would show the key, so it lives no longer than one function."""
 
     url: str = ""
     socket: str = ""
     api_id: str
     api_key: str
+    ca: str = ""
 
 
 def is_credential(path: Path) -> bool:

@@ -19,7 +19,8 @@ KEPT_OPEN: Final = 30.0  # seconds an idle connection is used again within; the 
 FULL_QUEUE_PAUSE: Final = 0.01  # seconds before a unix socket whose queue is full is tried again
 
 _ABSENT: Final = "does not listen"
-_TRUST: Final = "SSL_CERT_FILE"  # OpenSSL's own variable, which Python's default context heeds
+_FILE: Final = "SSL_CERT_FILE"  # OpenSSL's own variables, which Python's default context heeds
+_DIRECTORY: Final = "SSL_CERT_DIR"
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 _PLAIN: Final = (
     "see that its proxy has a certificate (tls_certificate and tls_key), or say http:// where plain HTTP is meant"
@@ -103,26 +104,46 @@ def closed_early(*, silent: bool) -> str:
     return f"the service closed the connection before its answer was whole{hint}"
 
 
-def default_context() -> ssl.SSLContext:
-    """Return what trusts whom the system trusts, or whom ``SSL_CERT_FILE`` names.
+def trusting(ca: Path | None) -> tuple[ssl.SSLContext, str]:
+    """Return what trusts the authorities in *ca*, and nobody besides; and what that is called.
+
+    None: those whom ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name, each in the place of the system's own.
 
     Raises:
-        ConfigurationError: that names no file with certificates that this user can read; OpenSSL passes over it in
+        ConfigurationError: what is named has no certificates that this user can read. OpenSSL passes over it in
             silence, and then trusts nobody.
     """
-    path = os.environ.get(_TRUST, "")
-    if not path:
-        return ssl.create_default_context()
+    if ca is not None:
+        return _of_authorities(ca, None, str(ca)), str(ca)
+    file, directory = (os.environ.get(name, "") for name in (_FILE, _DIRECTORY))
+    if directory:
+        _refuse_unreadable_directory(Path(directory))
+    if not file:
+        told = f"{directory}, which {_DIRECTORY} names," if directory else ""
+        return ssl.create_default_context(), told
+    context = _of_authorities(Path(file), directory or None, f"{_FILE} names {file}, which")
+    return context, f"{file}, which {_FILE} names,"
+
+
+def _of_authorities(file: Path, directory: str | None, named: str) -> ssl.SSLContext:
     why = "a file of certificates in PEM is expected"
     try:
-        return ssl.create_default_context(cafile=path)
+        return ssl.create_default_context(cafile=file, capath=directory)
     except ssl.SSLError:
         pass
     except PermissionError:
-        why = why_denied(Path(path))
+        why = why_denied(file)
     except OSError as error:
         why = str(error.strerror)
-    raise ConfigurationError(f"{_TRUST} names {path}, which cannot be used: {why}")
+    raise ConfigurationError(f"{named} cannot be used: {why}")
+
+
+def _refuse_unreadable_directory(directory: Path) -> None:
+    try:
+        os.scandir(directory).close()
+    except OSError as error:
+        why = why_denied(directory) if isinstance(error, PermissionError) else error.strerror
+        raise ConfigurationError(f"{_DIRECTORY} names {directory}, which cannot be used: {why}") from None
 
 
 class Place(NamedTuple):
@@ -132,7 +153,7 @@ class Place(NamedTuple):
     host: str = ""
     port: int = 0
     context: ssl.SSLContext | None = None
-    given: bool = False  # the context is the program's own; else it trusts whom the system, or a variable, names
+    vouched: str = ""  # what the context knows its authorities from; "": from the system
 
     def __str__(self) -> str:
         if self.socket:
@@ -143,7 +164,7 @@ class Place(NamedTuple):
     def unreachable(self, error: OSError) -> UpstreamError:
         """Return why no connection came about; nothing was sent."""
         if isinstance(error, ssl.SSLCertVerificationError):
-            why = _WHY_UNTRUSTED.get(error.verify_code) or _nobody_vouches(given=self.given)
+            why = _WHY_UNTRUSTED.get(error.verify_code) or _nobody_vouches(self.vouched)
             return UpstreamError(f"the service at {self} is not asked: {why}", unread=True, untrusted=True)
         if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
             return UpstreamError(f"the service at {self} does not speak TLS: {_PLAIN}", unread=True, untrusted=True)
@@ -152,7 +173,7 @@ class Place(NamedTuple):
         if isinstance(error, PermissionError) and self.socket:
             return UpstreamError(_barred(Path(self.socket)), unread=True, barred=True)
         trouble = self._trouble(error)
-        return UpstreamError(f"the service at {self} {trouble}", unread=True, absent=trouble == _ABSENT)
+        return UpstreamError(f"the service at {self} {trouble}", unread=True, absent=trouble.startswith(_ABSENT))
 
     def _trouble(self, error: OSError) -> str:
         if isinstance(error, ssl.SSLEOFError | ConnectionResetError | ConnectionAbortedError | HandshakeUnanswered):
@@ -161,17 +182,16 @@ class Place(NamedTuple):
             return f"failed the TLS handshake: {(error.reason or 'unknown').lower().replace('_', ' ')}"
         if isinstance(error, TimeoutError | BlockingIOError):
             return "has no room for another connection" if self.socket else "cannot be reached in time"
-        return _ABSENT
+        missing = self.socket and isinstance(error, FileNotFoundError)
+        return f"{_ABSENT}: there is no such socket" if missing else _ABSENT
 
 
-def _nobody_vouches(*, given: bool) -> str:
+def _nobody_vouches(known: str) -> str:
     """Return that no authority that is trusted signed a certificate, and how to name another."""
     why = "its certificate is not trusted"
-    if given:
-        return f"{why}: the client's ssl_context knows no authority that signed it"
-    if path := os.environ.get(_TRUST, ""):
-        return f"{why}: no authority in {path}, which {_TRUST} names, signed it; add the one that did"
-    return f"{why}: name a file with the authority that signed it in the variable {_TRUST}"
+    if known:
+        return f"{why}: no authority in {known} signed it; name a file with the one that did"
+    return f"{why}: name a file with the authority that signed it in STRONGROOM_CA, or for all programs in {_FILE}"
 
 
 def _barred(path: Path) -> str:

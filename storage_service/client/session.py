@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, Self, TypedDict, TypeVar, Unpack, get_ar
 from strongroom.models.secret import Secret
 from strongroom.storage_service.client.address import Address, Caller, StrPath, read_environment, read_home
 from strongroom.storage_service.client.dialogue import Call, Effect, Patience
-from strongroom.storage_service.client.place import Place, UpstreamError, default_context
+from strongroom.storage_service.client.place import Place, UpstreamError
 from strongroom.storage_service.errors import Barred, ConfigurationError, Fate, NotListening, Unavailable, Untrusted
 from strongroom.storage_service.wire import http1
 from strongroom.storage_service.wire.http1 import Field
@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     retries: int | None
     on_behalf_of: str | None
     connections: int
+    ca: StrPath | None
     ssl_context: ssl.SSLContext | None
 
 
@@ -58,6 +59,7 @@ class Session(Generic[Transport, Sleep]):
         retries: int | None = None,
         on_behalf_of: str | None = None,
         connections: int = 16,
+        ca: StrPath | None = None,
         ssl_context: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
@@ -76,23 +78,25 @@ class Session(Generic[Transport, Sleep]):
                 ``strongroom.storage_service.client.dialogue``.
             on_behalf_of: whom the call is made for; goes into the audit log and gives no rights.
             connections: kept open, at most.
-            ssl_context: what to trust, for an https url; None: the system's certificate authorities.
+            ca: a file with the authorities to trust in PEM, for an https url; None: those that ``SSL_CERT_FILE`` and
+                ``SSL_CERT_DIR`` name, or else the system's.
+            ssl_context: what to trust, in the place of *ca*.
             clock: monotonic seconds.
             jitter: 0 to 1, which part of the longest allowed pause to take.
             sleep: how to pause.
 
         Raises:
-            ConfigurationError: the address or a credential cannot be one.
+            ConfigurationError: the address or a credential cannot be one, or what *ca* names cannot be used.
         """
-        self._address = Address(None if socket is None else Path(socket), url)
+        if ca is not None and ssl_context is not None:
+            raise ConfigurationError("say ca or ssl_context: each says whom to trust")
+        self._address = Address(None if socket is None else Path(socket), url, None if ca is None else Path(ca))
         key = api_key if isinstance(api_key, Secret) else Secret(api_key)
         self._caller = Caller(api_id=api_id, api_key=key, on_behalf_of=on_behalf_of)
         self._patience = Patience(total=timeout, retries=retries, clock=clock, jitter=jitter)
         self._fields = self._standing_fields()
         self._owns_transport = True
-        context = ssl_context or default_context() if url.startswith("https:") else None
-        place = self._address.place(context)._replace(given=ssl_context is not None)
-        self._transport = self._new_transport(place, connections, connect_timeout)
+        self._transport = self._new_transport(self._address.place(ssl_context), connections, connect_timeout)
         if sleep is not None:
             self._sleep = sleep
 
@@ -116,6 +120,8 @@ class Session(Generic[Transport, Sleep]):
 
     @classmethod
     def _of(cls, address: Address, caller: Caller, options: Options) -> Self:
+        if options.get("ca") is None and options.get("ssl_context") is None:
+            options["ca"] = address.ca
         return cls(socket=address.socket, url=address.url, api_id=caller.api_id, api_key=caller.api_key, **options)
 
     def acting_for(

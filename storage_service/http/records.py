@@ -138,6 +138,7 @@ class StatusPage:
             version=wire.VERSION,
             state=told.state,
             store=told.store,
+            store_fault=told.fault,
             endpoints=endpoints,
             keys=list(told.keys),
             active_key=told.active_key,

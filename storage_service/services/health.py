@@ -18,6 +18,7 @@ class Status:
 
     state: State
     store: str  # the scheme of the store of secrets
+    fault: str = ""  # what keeps it from its work
     keys: tuple[str, ...] = ()  # ids of the keys that are held
     active_key: str = ""
     read_through: tuple[str, ...] = ()  # the old places where what has not moved is read, by identity
@@ -65,13 +66,14 @@ class HealthService:
             AuditUnavailable: it cannot be recorded.
         """
         await self._door.note(caller, Action.GET, names.STATUS)
-        state = await self._keys.whole_state()
+        state, fault = await self._keys.whole_state()
         if not self._door.reaches(caller, Action.GET, names.STATUS):
-            return Status(state, self._scheme)
+            return Status(state, self._scheme, fault)
         held = self._keys.held
         return Status(
             state,
             self._scheme,
+            fault,
             keys=held.kids,
             active_key=held.active,
             read_through=tuple(self._old.identities),

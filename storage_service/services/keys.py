@@ -29,6 +29,7 @@ from strongroom.storage_service.errors import (
     NotFound,
     Overtaken,
     StartupError,
+    StoreFails,
     StrongroomError,
     Unavailable,
     Unusable,
@@ -156,16 +157,20 @@ class KeyService:
         await self._holder.look()
         return self.state
 
-    async def whole_state(self) -> State:
+    async def whole_state(self) -> tuple[State, str]:
         """Return the state; ``rotating`` while the service is unlocked and something of the keyring is under way.
 
-        Where the store does not tell what is, this is what can be told without it.
+        Where the store does not tell what is, this is what can be told without it, and what is wrong with the store.
         """
-        with suppress(StrongroomError):
+        try:
             document, _ = await keys_overview.read(self._store, self._holder)
             if self.state == "unlocked" and await keys_overview.is_under_way(self._store, document):
-                return "rotating"
-        return self.state
+                return "rotating", ""
+        except StoreFails as error:
+            return self.state, error.plain
+        except StrongroomError:
+            pass
+        return self.state, ""
 
     async def status(self, caller: Caller) -> Overview:
         """Return all that can be told of the keyring now."""

@@ -168,6 +168,11 @@ def problem_of(error: errors.ServiceError) -> Problem:
     return PROBLEMS[error.code]
 
 
+def type_named(name: str) -> str:
+    """Return the type of problem that *name* is short for."""
+    return _TYPE_PREFIX + name
+
+
 def type_of(status: int) -> str:
     """Return the type of a problem of which there is nothing to tell but its *status*."""
     return _TYPE_PREFIX + _TYPES.get(status, "internal" if status >= 500 else "invalid")
@@ -176,10 +181,10 @@ def type_of(status: int) -> str:
 def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     """Return the RFC 9457 body for *error*: nothing in it comes from the request.
 
-    Its row says whether its text is told. ``Invalid`` adds its faults, ``InUse`` and ``Halted`` their holders,
-    ``TooManyAttempts`` the seconds to wait. What can be done about it is data, *next*: no text has a command in it. The
-    fate of a write is said by all that is answered with 500 or 503, and by
-    what else does not mean that nothing was applied.
+    Its row says whether its text is told; of a store that fails, what kind of failure it is. ``Invalid`` adds its
+    faults, ``InUse`` and ``Halted`` their holders, ``TooManyAttempts`` the seconds to wait. What can be done about it
+    is data, *next*: no text has a command in it. The fate of a write is said by all that is answered with 500 or 503,
+    and by what else does not mean that nothing was applied.
     """
     problem = problem_of(error)
     body: dict[str, object] = {
@@ -190,6 +195,8 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     }
     if problem.detail and str(error):
         body["detail"] = str(error)
+    elif isinstance(error, errors.StoreFails):
+        body["detail"] = f"{error.plain}; the log of the service says more"
     if isinstance(error, errors.Invalid):
         if error.faults:
             body["errors"] = [{"field": field, "reason": reason} for field, reason in error.faults]
@@ -281,7 +288,8 @@ def _error_of(row: Problem, problem: dict[str, object]) -> errors.ServiceError:
         wait = problem.get("wait")
         return errors.TooManyAttempts(said, float(wait) if isinstance(wait, int) else 1.0)
     if row.error is errors.Unavailable:
-        return errors.Unavailable(said, errors.Fate.UNKNOWN)
+        of_the_store = detail if isinstance(detail, str) and detail else said
+        return errors.Unavailable(of_the_store, errors.Fate.UNKNOWN)
     return row.error(said)
 
 
@@ -400,6 +408,7 @@ class Status(msgspec.Struct, kw_only=True):
     version: str
     state: str  # "uninitialized" | "locked" | "unlocked" | "rotating" | "fatal": docs/http-api.md
     store: str  # scheme of the secrets store, e.g. "sqlite"
+    store_fault: str = ""  # what keeps that store from its work, where something does
     endpoints: dict[str, str]  # e.g. {"secrets": "/secrets/"} on the socket
     # and these to who may read the service's own records; to others they are as if there were none
     keys: list[str] = []  # key ids in the ring

@@ -60,7 +60,7 @@ def restore(file: Path, home: Path, *more: object, stdin: bytes = b"") -> Done:
 
 def labels(home: Path) -> list[str]:
     """Return the backups that the key index knows."""
-    return [each["label"] for each in strongroom("--home", home, "key", "backup", "list").json["backups"]]
+    return [each["label"] for each in strongroom("--home", home, "key", "backup", "list", "--json").json["backups"]]
 
 
 @contextmanager
@@ -96,13 +96,15 @@ def numbers_in(file: Path) -> list[int]:
 def test_there_and_back(there: Up, short: Path) -> None:
     """All that a service keeps is there again in a new home: secrets, hosts, API keys; the key file is in its place."""
     file, new = short / "b", short / "new"
-    made = strongroom("--home", there.home, "apikey", "create", "ci", "--path", "/secrets/db", "--action", "get").json
+    made = strongroom(
+        "--home", there.home, "apikey", "create", "ci", "--path", "/secrets/db", "--action", "get", "--json"
+    ).json
 
-    done = backup(there.home, file)
+    done = backup(there.home, file, "--json")
     assert (done.code, done.err) == (0, "")
     assert (file.stat().st_mode & 0o777, done.json["left_out"]) == (0o600, [])
 
-    back = restore(file, new, "--key-file", there.home / "secrets.key")
+    back = restore(file, new, "--key-file", there.home / "secrets.key", "--json")
     assert (back.code, back.json["unreadable"]) == (0, [])
     assert back.json["next"] == [{"reason": "start its service", "verb": "up", "options": {"home": str(new)}}]
     assert (new / "secrets.key").read_bytes() == (there.home / "secrets.key").read_bytes()
@@ -111,7 +113,7 @@ def test_there_and_back(there: Up, short: Path) -> None:
         assert strongroom("--home", new, "host", "creds", "10.0.0.7").out == f"{CANARY}-ssh"
         environ = clean_environment(STRONGROOM_URL=running.url, STRONGROOM_API_ID="ci", STRONGROOM_API_KEY=made["key"])
         assert strongroom("secret", "get", "db/0", environ=environ).out == f"{CANARY}-0"
-        usage = strongroom("--home", new, "key", "usage", "--scan").json
+        usage = strongroom("--home", new, "key", "usage", "--scan", "--json").json
         assert (usage["missing"], usage["stale"], usage["unreadable"]) == (0, 0, [])
 
 
@@ -241,9 +243,11 @@ def test_keys_that_rotate_meanwhile_are_kept_too(there: Up, short: Path) -> None
         thread.join()
 
     assert [each.code for each in done] == [0, 0]
-    known = strongroom("--home", there.home, "key", "backup", "list").json["backups"]
+    known = strongroom("--home", there.home, "key", "backup", "list", "--json").json["backups"]
     for turn in range(2):
-        said = strongroom("backup", "verify", short / f"b{turn}", "--key-file", there.home / "secrets.key").json
+        said = strongroom(
+            "backup", "verify", short / f"b{turn}", "--key-file", there.home / "secrets.key", "--json"
+        ).json
         assert (said["opened"], said["unreadable"]) == (3, [])
     assert [each["label"] for each in known] == ["b0", "b1"]
 
@@ -319,13 +323,13 @@ def test_verify_says_what_is_in_it(there: Up, short: Path) -> None:
     file = short / "b"
     backup(there.home, file, "--label", "monday")
 
-    said = strongroom("backup", "verify", file).json
+    said = strongroom("backup", "verify", file, "--json").json
     assert (said["backup"], said["store"], said["opened"]) == ("monday", "sqlite", None)
     assert (said["records"]["secrets"], said["records"]["hosts"]) == (5, 1)
     assert [each["kind"] for each in said["recipients"]] == ["file"]
 
     key = there.home / "secrets.key"
-    opened = strongroom("backup", "verify", "-", "--key-file", key, stdin=file.read_bytes()).json
+    opened = strongroom("backup", "verify", "-", "--key-file", key, "--json", stdin=file.read_bytes()).json
     assert opened["opened"] == 3
     screen = strongroom("backup", "verify", file, "--key-file", key, terminal=True)
     assert "it is whole, and all 3 secrets in it open" in screen.out
@@ -398,7 +402,7 @@ def test_unlock_keys_and_shares_open_a_backup(home: Path, short: Path) -> None:
     with up(home):
         empty = backup(home, short / "e")
         assert (empty.code, (short / "e").exists()) == (3, False)
-        keys = strongroom("--home", home, "key", "init", "--mode", "shares", "--shares", "2/3").json["keys"]
+        keys = strongroom("--home", home, "key", "init", "--mode", "shares", "--shares", "2/3", "--json").json["keys"]
         typed = "\n".join(keys[:2]).encode()
         assert not (home / "store.json").exists()  # nothing is in the store that could be missed
         strongroom("--home", home, "key", "unlock", stdin=typed)
@@ -413,7 +417,7 @@ def test_unlock_keys_and_shares_open_a_backup(home: Path, short: Path) -> None:
     few = restore(file, new, stdin=keys[0].encode())
     assert (few.code, new.exists()) == (1 if "usage" in few.err else few.code, False)
     assert few.code != 0
-    done = restore(short / "l", new, stdin=typed)
+    done = restore(short / "l", new, "--json", stdin=typed)
     unlock = {"reason": "unlock it", "verb": "key unlock", "options": {"home": str(new)}}
     assert (done.code, done.json["next"][1]) == (0, unlock)
     (new / "store.json").unlink()
@@ -437,7 +441,7 @@ def test_a_stopped_service_is_copied(there: Up, short: Path) -> None:
     done = backup(there.home, file, "--offline", "--label", "stopped")
     assert done.code == 0, done
 
-    assert strongroom("backup", "verify", file, "--key-file", there.home / "secrets.key").json["opened"] == 3
+    assert strongroom("backup", "verify", file, "--key-file", there.home / "secrets.key", "--json").json["opened"] == 3
     with up(there.home):
         assert labels(there.home) == ["stopped"]
     none = backup(short / "none", short / "n", "--offline")
@@ -495,7 +499,7 @@ def test_between_sqlite_and_etcd(there: Up, short: Path, etcd: Etcd) -> None:
     key = there.home / "secrets.key"
     one, two, url = short / "one", short / "two", etcd.url("restored")
     backup(there.home, short / "a")
-    done = restore(short / "a", one, "--store", url, "--key-file", key)
+    done = restore(short / "a", one, "--store", url, "--key-file", key, "--json")
     assert [(step["reason"], step["verb"], step["options"]) for step in done.json["next"]] == [
         (f'say store = "{url}" in {one}/strongroom.toml, in place of any other store there', None, {}),
         ("start its service", "up", {"home": str(one)}),
@@ -579,7 +583,7 @@ class TestAnotherStore:
         """A start that does not say the new store is refused and told what to say; what is copied is the new one."""
         home, url = there.home, etcd.url("moved")
         there.end()
-        assert backup(home, short / "a", "--offline").json["store"] == f"sqlite:{home}/data/strongroom.db"
+        assert backup(home, short / "a", "--offline", "--json").json["store"] == f"sqlite:{home}/data/strongroom.db"
         assert restore(short / "a", home, "--store", url).code == 0
         kept = (home / "store.json").read_bytes()
 
@@ -593,8 +597,8 @@ class TestAnotherStore:
         assert (checked.code, f"records are in {url}" in checked.err) == (2, True)
         with up(home, "--store", url):
             put(home, "db/2", "in the new one")
-            assert backup(home, short / "b").json["store"] == url
-        offline = backup(home, short / "c", "--offline")
+            assert backup(home, short / "b", "--json").json["store"] == url
+        offline = backup(home, short / "c", "--offline", "--json")
         assert offline.json["store"] == url
         for file in (short / "b", short / "c"):
             assert '"name":"secrets/db/2"' in file.read_text()
@@ -707,7 +711,7 @@ def test_a_containers_state_is_not_made_into_a_home(there: Up, short: Path, etcd
     )
     url = etcd.url("from-a-container")
 
-    done = strongroom("restore", file, *(("--store", url) if moved else ()), environ=environ)
+    done = strongroom("restore", file, *(("--store", url) if moved else ()), "--json", environ=environ)
 
     assert done.code == 0, done
     assert {each.name for each in state.iterdir()} == ({"store.json"} if moved else {"store.json", "strongroom.db"})
@@ -739,10 +743,10 @@ def test_rows_of_machines_that_moved_into_a_file(there: Up, short: Path) -> None
     assert (len(machines_in(short / "a")), machines_in(file)) == (1, [])
     with up(home):
         assert backup(home, short / "c").code == 0
-    assert strongroom("backup", "verify", file, "--key-file", home / "secrets.key").json["opened"] == 3
+    assert strongroom("backup", "verify", file, "--key-file", home / "secrets.key", "--json").json["opened"] == 3
     assert restore(file, new, "--key-file", home / "secrets.key").code == 0
     assert strongroom("--home", new, "machine", "config", "init").code == 0
-    assert len(strongroom("--home", new, "machine", "list").json["machines"]) == 1
+    assert len(strongroom("--home", new, "machine", "list", "--json").json["machines"]) == 1
 
 
 def test_what_root_restores_is_the_services(there: Up, short: Path) -> None:
@@ -760,7 +764,7 @@ def test_what_root_restores_is_the_services(there: Up, short: Path) -> None:
         short.chmod(0o711)
         os.chown(data, NOBODY, NOBODY)
         (place / "strongroom.toml").write_text(text.format(place))
-        done = restore(file, place, *key)
+        done = restore(file, place, *key, "--json")
         assert (done.code, f"{place}/m/m.json cannot be written" in done.err) == (2, True), done
     (place / "strongroom.toml").write_text(text.format(data))
 

@@ -37,11 +37,11 @@ def test_a_host_of_another_handler_is_reached_by_its_address(run: Run, short: Pa
     assert run("host", "put", "10.3.0.1", "--source", "alt", "--ssh-key-file", short / "key").code == 0
     run("host", "put", "10.3.0.1", "--cpus", "4")
 
-    host = run("host", "get", "10.3.0.1").json
+    host = run("host", "get", "10.3.0.1", "--json").json
     assert (host["source"], host["cpus"]) == ("alt", 4)
-    assert [each for each in run("host", "ls").json["hosts"] if each["address"] == "10.3.0.1"] == [host]
+    assert [each for each in run("host", "ls", "--json").json["hosts"] if each["address"] == "10.3.0.1"] == [host]
     removed = {"address": "10.3.0.1", "deleted": True, "credentials_deleted": True}
-    assert run("host", "rm", "10.3.0.1").json == removed
+    assert run("host", "rm", "10.3.0.1", "--json").json == removed
     for verb in ("get", "creds", "rm"):
         assert run("host", verb, "10.3.0.1").code == 4
 
@@ -52,8 +52,8 @@ def test_a_host_stays_where_it_is(run: Run) -> None:
     moved = run("host", "put", "10.3.0.2", "--source", "alt", "--cpus", "8")
 
     assert (moved.code, "10.3.0.2" in moved.err) == (5, True)
-    assert run("host", "get", "10.3.0.2").json["cpus"] == 2
-    assert len([each for each in run("host", "ls").json["hosts"] if each["address"] == "10.3.0.2"]) == 1
+    assert run("host", "get", "10.3.0.2", "--json").json["cpus"] == 2
+    assert len([each for each in run("host", "ls", "--json").json["hosts"] if each["address"] == "10.3.0.2"]) == 1
 
 
 def test_a_handler_that_is_none_is_told(run: Run) -> None:

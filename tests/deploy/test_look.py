@@ -102,7 +102,7 @@ def test_whatever_says_settings_is_the_operators(made: Path, name: str) -> None:
 
 def test_a_home_that_is_not_there_is_no_fault(home: Path) -> None:
     """Before the first start there is nothing to look at."""
-    assert strongroom("--home", home, "config", "check").json["valid"] is True
+    assert strongroom("--home", home, "config", "check", "--json").json["valid"] is True
 
 
 def test_settings_of_units_are_checked_as_serve_starts(short: Path) -> None:
@@ -114,7 +114,7 @@ def test_settings_of_units_are_checked_as_serve_starts(short: Path) -> None:
     toml(place, text)
     check = ("config", "check", "--config", place / "strongroom.toml")
 
-    done = strongroom(*check)
+    done = strongroom(*check, "--json")
     assert (done.code, done.json["notes"]) == (
         0,
         [f"{short}/run does not exist; the unit of the socket makes it, or you do"],
@@ -151,6 +151,6 @@ def test_who_cannot_read_the_users_file_is_told(made: Path) -> None:
     """A users file that is not there lets nobody in; that is noted, and ends nothing."""
     toml(made, USERS.format(made))
 
-    (note,) = strongroom("--home", made, "config", "check").json["notes"]
+    (note,) = strongroom("--home", made, "config", "check", "--json").json["notes"]
 
     assert note == f"nobody can sign in with a password: there is no {made}/users"

@@ -27,7 +27,7 @@ from tests.etcd_server import free_port
 from tests.forking import in_child
 
 PR_GET_DUMPABLE = 3
-TAMPERED = "[✘] capability flag failed authentication — tampered or wrong DEK\n"
+TAMPERED = "strongroom: capability flag failed authentication — tampered or wrong DEK\n"
 
 
 @pytest.fixture(params=["in the store", "in a file"])
@@ -148,7 +148,7 @@ class TestConfig:
     @pytest.mark.parametrize(("kind", "kty"), [("EC", "EC"), ("RSA", "RSA")])
     def test_a_key_pair_is_made(self, home: Path, kind: str, kty: str) -> None:
         """A private key, 0600, its public half to be carried, and settings; the fingerprint is that of both."""
-        done = strongroom("--home", home, "machine", "config", "init", "--type", kind, "--name", "db-1")
+        done = strongroom("--home", home, "machine", "config", "init", "--type", kind, "--name", "db-1", "--json")
 
         assert (done.code, done.err) == (0, "")
         key, public = home / "machine.key", home / "machine.pub"
@@ -163,7 +163,9 @@ class TestConfig:
         assert (members["kty"], "d" in members) == (kty, False)
         assert machine_key.fingerprint_of(members) == done.json["fingerprint"]
         assert [mode(path) for path in (home, key, home / "strongroom.toml")] == [0o700, 0o600, 0o600]
-        assert strongroom("--home", home, "config", "show").json["sources"]["machine_key"] == "strongroom.toml"
+        assert (
+            strongroom("--home", home, "config", "show", "--json").json["sources"]["machine_key"] == "strongroom.toml"
+        )
 
     def test_the_name_is_kept(self, short: Path) -> None:
         """What `config init` was told, `machine init` calls it, unless it is told another name."""
@@ -171,8 +173,8 @@ class TestConfig:
         for home in (named, renamed):
             strongroom("--home", home, "machine", "config", "init", "--name", "db-1")
 
-        assert strongroom("--home", named, "machine", "init").json["name"] == "db-1"
-        assert strongroom("--home", renamed, "machine", "init", "--name", "db-2").json["name"] == "db-2"
+        assert strongroom("--home", named, "machine", "init", "--json").json["name"] == "db-1"
+        assert strongroom("--home", renamed, "machine", "init", "--name", "db-2", "--json").json["name"] == "db-2"
 
     def test_people_are_told_how_to_go_on(self, home: Path) -> None:
         """At a terminal the next step is told, for the first machine and for any other."""
@@ -190,7 +192,7 @@ class TestConfig:
         again = strongroom("--home", home, "machine", "config", "init", "--type", "RSA")
 
         assert (first.code, again.code, again.out) == (0, 5, "")
-        assert again.err.startswith(f"[✘] there is a machine's key at {home}/machine.key already")
+        assert again.err.startswith(f"strongroom: there is a machine's key at {home}/machine.key already")
         assert {path: path.read_bytes() for path in home.iterdir() if path.is_file()} == kept
 
     def test_settings_that_are_there_stay(self, home: Path, short: Path) -> None:
@@ -198,11 +200,13 @@ class TestConfig:
         home.mkdir(mode=0o700)
         (home / "strongroom.toml").write_text("# mine\n")
 
-        done = strongroom("--home", home, "machine", "config", "init", "--documents", short / 'ma"chines.json')
+        done = strongroom(
+            "--home", home, "machine", "config", "init", "--documents", short / 'ma"chines.json', "--json"
+        )
 
         assert (home / "strongroom.toml").read_text() == "# mine\n"
         (home / "strongroom.toml").write_text("\n".join(done.json["add"]))
-        shown = strongroom("--home", home, "config", "show").json["settings"]
+        shown = strongroom("--home", home, "config", "show", "--json").json["settings"]
         assert shown["machine_documents"] == f'{short}/ma"chines.json'
 
     def test_documents_are_where_the_user_stands(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +216,7 @@ class TestConfig:
 
         strongroom("--home", home, "machine", "config", "init", "--documents", "machines.json")
 
-        shown = strongroom("--home", home, "config", "show").json["settings"]
+        shown = strongroom("--home", home, "config", "show", "--json").json["settings"]
         assert shown["machine_documents"] == str(home.parent / "here/machines.json")
 
     @pytest.mark.parametrize("case", ["a file in the way", "open to others", "no file can be written", "no key"])
@@ -233,7 +237,7 @@ class TestConfig:
         done = strongroom("--home", home, "machine", "config", "init")
 
         assert (done.code, done.out) == (2, "")
-        assert done.err.startswith("[✘] ")
+        assert done.err.startswith("strongroom: ")
         assert done.err.count("\n") == 1
         assert str(home) in done.err
 
@@ -243,7 +247,7 @@ class TestConfig:
         done = strongroom("--home", home, "machine", "config", "init", f"--name={name or ' '}")
 
         assert done.code == 1
-        assert done.err.startswith("[✘] --name: a machine's name is 1 to 64 of")
+        assert done.err.startswith("strongroom: --name: a machine's name is 1 to 64 of")
         assert not home.exists()
 
 
@@ -252,11 +256,11 @@ class TestTranscripts:
 
     def test_the_first_machine(self, a: Machine, b: Machine) -> None:
         """After `init`, `list` shows the machine with authority; a second `init` is refused, on any machine."""
-        done = a("init", "--name", "alpha")
+        done = a("init", "--name", "alpha", "--json")
         assert (done.code, done.err) == (0, "")
         assert done.json == {"fingerprint": a.fingerprint, "name": "alpha", "authorizer": True}
 
-        [row] = a("list").json["machines"]
+        [row] = a("list", "--json").json["machines"]
         assert (row["fingerprint"], row["name"], row["authorizer"]) == (a.fingerprint, "alpha", "Yes")
         [line] = [line for line in a("list", terminal=True).out.splitlines() if a.fingerprint[:16] in line]
         assert line.split()[:3] == [a.fingerprint[:16], "alpha", "Yes"]
@@ -264,20 +268,20 @@ class TestTranscripts:
         for machine in (a, b):
             again = machine("init")
             listed = f"to see existing keys: strongroom --home {machine.home} machine list"
-            assert again == Done(5, "", f"[✘] already initialized; {listed}\n")
+            assert again == Done(5, "", f"strongroom: already initialized; {listed}\n")
 
     def test_a_server_authorizes_nobody(self, a: Machine, b: Machine) -> None:
         """A machine that is authorized without --authorizer opens the keyring, and its `authorize` is refused."""
         a("init", "--name", "alpha")
         assert b("verify").code == 6
 
-        assert a("authorize", b.public, "--name", "beta").json["authorizer"] is False
+        assert a("authorize", b.public, "--name", "beta", "--json").json["authorizer"] is False
 
-        said = b("verify").json
+        said = b("verify", "--json").json
         assert (said["fingerprint"], said["name"], said["authorizer"]) == (b.fingerprint, "beta", False)
-        assert said["root"] == a("verify").json["root"]
+        assert said["root"] == a("verify", "--json").json["root"]
         refused = b("authorize", a.public, "--name", "gamma")
-        assert refused == Done(6, "", "[✘] this machine is not an authorizer\n")
+        assert refused == Done(6, "", "strongroom: this machine is not an authorizer\n")
         assert [(line["principal"], line["action"], line["decision"]) for line in b.audit][-1] == (
             "machine:beta",
             "put",
@@ -292,7 +296,7 @@ class TestTranscripts:
 
         assert a("authorize", b.public, "--name", "gamma") == Done(2, "", TAMPERED)
         assert a("verify") == Done(2, "", TAMPERED)
-        rows = {row["name"]: row["authorizer"] for row in a("list").json["machines"]}
+        rows = {row["name"]: row["authorizer"] for row in a("list", "--json").json["machines"]}
         assert rows == {"alpha": "?", "beta": "Yes"}
 
     def test_revoking(self, a: Machine, b: Machine) -> None:
@@ -303,19 +307,21 @@ class TestTranscripts:
         document = rewrite(a.home.parent, b.fingerprint, dict)
         self.plant(a.home.parent, document | {"_id": twin, "name": "twin"})
 
-        assert a("revoke", "") == Done(2, "", "[✘] fingerprint prefix must not be empty\n")
+        assert a("revoke", "") == Done(2, "", "strongroom: fingerprint prefix must not be empty\n")
         assert a("revoke", b.fingerprint[:20]).err == (
-            f"[✘] fingerprint prefix '{b.fingerprint[:20]}' is ambiguous; matches: {twin[:16]}, {twin[:16]}\n"
+            f"strongroom: fingerprint prefix '{b.fingerprint[:20]}' is ambiguous; matches: {twin[:16]}, {twin[:16]}\n"
         )
         assert a("revoke", "nobody").code == 4
-        done = a("revoke", b.fingerprint[:24])
+        done = a("revoke", b.fingerprint[:24], "--json")
 
         assert (done.code, done.json) == (0, {"fingerprint": b.fingerprint, "name": "beta", "revoked": True})
         assert done.err.startswith("This is bookkeeping, not rotation:")
         assert done.err.endswith(f"Next: strongroom --home {a.home} key rotate root\n")
         refused = b("verify")
         assert (refused.code, refused.out) == (6, "")
-        assert refused.err.startswith("[✘] this machine is not authorized: carry its public key to an authorizer")
+        assert refused.err.startswith(
+            "strongroom: this machine is not authorized: carry its public key to an authorizer"
+        )
         assert a("verify").code == 0
 
     @staticmethod
@@ -337,9 +343,9 @@ class TestTranscripts:
 
         refused = a("revoke", "alpha")
         assert (refused.code, refused.out) == (5, "")
-        assert refused.err.startswith("[✘] that machine's key is the last way into the keyring:")
-        assert a("revoke", "alpha", "--force").json["revoked"] is True
-        assert a("list").json["machines"] == []
+        assert refused.err.startswith("strongroom: that machine's key is the last way into the keyring:")
+        assert a("revoke", "alpha", "--force", "--json").json["revoked"] is True
+        assert a("list", "--json").json["machines"] == []
 
     def test_unexpected_authorizers(self, a: Machine, b: Machine, short: Path) -> None:
         """A flag that was copied, and an authorizer that nobody expects, are named, and the exit code is 2."""
@@ -354,18 +360,18 @@ class TestTranscripts:
         expected.write_text(a.fingerprint)
         flags = rewrite(short, a.fingerprint, dict)["meta"]["authorizer"]
         rewrite(short, b.fingerprint, lambda document: with_flags(document, flags))
-        done = a("list", "--expected", expected)
+        done = a("list", "--expected", expected, "--json")
 
         assert done.code == 2
         assert done.err.splitlines() == [
-            f"[✘] unexpected authorizer: beta ({b.fingerprint[:16]}), whose flag is unreadable",
-            f"[✘] unexpected authorizer: gamma ({c.fingerprint[:16]})",
+            f"strongroom: unexpected authorizer: beta ({b.fingerprint[:16]}), whose flag is unreadable",
+            f"strongroom: unexpected authorizer: gamma ({c.fingerprint[:16]})",
         ]
         assert done.json["unexpected"] == [b.fingerprint, c.fingerprint]
 
     @staticmethod
     def documents_of(machine: Machine) -> tuple[object, ...]:
-        file = strongroom("--home", machine.home, "config", "show").json["settings"]["machine_documents"]
+        file = strongroom("--home", machine.home, "config", "show", "--json").json["settings"]["machine_documents"]
         return () if file is None else ("--documents", file)
 
     def test_acts_are_recorded(self, a: Machine, b: Machine) -> None:
@@ -407,7 +413,7 @@ class TestTranscripts:
     def test_what_a_service_cannot_record_is_not_done(self, a: Machine, b: Machine) -> None:
         """A service that runs and cannot write its log keeps the command from acting, and from a log of its own."""
         a("init", "--name", "alpha")
-        before = a("list").json["machines"]
+        before = a("list", "--json").json["machines"]
         (a.home / "log/audit-offline.log").unlink()
         with up(a.home):
             (a.home / "log/audit.log").unlink(missing_ok=True)
@@ -416,9 +422,9 @@ class TestTranscripts:
             (a.home / "log/audit.log").rmdir()
 
         assert (refused.code, refused.out) == (2, "")
-        assert refused.err == "[✘] The audit log cannot be written, so nothing was done\n"
+        assert refused.err == "strongroom: the audit log cannot be written, so nothing was done\n"
         assert not (a.home / "log/audit-offline.log").exists()
-        assert a("list").json["machines"] == before
+        assert a("list", "--json").json["machines"] == before
 
     def test_what_cannot_be_recorded_is_not_done(self, a: Machine) -> None:
         """Without an audit log there is no first machine either."""
@@ -427,9 +433,9 @@ class TestTranscripts:
         done = a("init")
 
         assert (done.code, done.out) == (2, "")
-        assert done.err.startswith("[✘] the audit log cannot be opened")
+        assert done.err.startswith("strongroom: the audit log cannot be opened")
         (a.home / "log/audit-offline.log").rmdir()
-        assert a("list").json["machines"] == []
+        assert a("list", "--json").json["machines"] == []
 
 
 class TestOtherWaysIn:
@@ -454,7 +460,7 @@ class TestOtherWaysIn:
         self.made(a, Recipients("file"))
 
         assert a("init").code == 0
-        assert a("verify").json["authorizer"] is True
+        assert a("verify", "--json").json["authorizer"] is True
 
     @pytest.mark.parametrize("by", ["standard input", "a file", "shares"])
     def test_by_people(self, a: Machine, by: str) -> None:
@@ -469,7 +475,7 @@ class TestOtherWaysIn:
         done = a("init", "--unlock-file", file) if by == "a file" else a("init", stdin=typed.encode())
 
         assert (done.code, done.err) == (0, "")
-        assert a("verify").json["authorizer"] is True
+        assert a("verify", "--json").json["authorizer"] is True
 
     def test_what_does_not_open(self, a: Machine, short: Path) -> None:
         """A wrong key, a mistyped one, none at all, and a key file that is gone: one line each, and no machine."""
@@ -478,15 +484,15 @@ class TestOtherWaysIn:
         (foreign,) = self.made(other, Recipients("unlock", 1))
 
         for stdin, code, text in (
-            (foreign, 6, "[✘] no key that was given opens the keyring\n"),
-            (keys[0][:-1], 2, "[✘] key 1 has"),
-            ("", 2, "[✘] nothing was given\n"),
+            (foreign, 6, "strongroom: no key that was given opens the keyring\n"),
+            (keys[0][:-1], 2, "strongroom: key 1 has"),
+            ("", 2, "strongroom: nothing was given\n"),
         ):
             done = a("init", stdin=stdin.encode())
             assert (done.code, done.out) == (code, "")
             assert done.err.startswith(text)
             assert keys[0][-8:] not in done.err
-        assert a("list").json["machines"] == []
+        assert a("list", "--json").json["machines"] == []
 
     def test_without_the_key_file(self, a: Machine) -> None:
         """Where only a root key file opens, and it is gone, it is asked for by its name."""
@@ -503,7 +509,9 @@ class TestOtherWaysIn:
         a("revoke", "alpha", "--force")
 
         done = a("init")
-        assert done == Done(6, "", "[✘] the keyring is opened by machines alone, and this machine is not one of them\n")
+        assert done == Done(
+            6, "", "strongroom: the keyring is opened by machines alone, and this machine is not one of them\n"
+        )
 
 
 def truncated(document: dict[str, Any]) -> Any:
@@ -535,11 +543,11 @@ def test_malformed_documents_are_lines(a: Machine, b: Machine, case: str) -> Non
         assert "Traceback" not in done.err
         assert "unexpected" not in done.err
         assert done.err.count("\n") <= 1
-        assert done.err.startswith("[✘] ") or not done.err
+        assert done.err.startswith("strongroom: ") or not done.err
         assert "\x1b[2J" not in done.out
-    [row] = [row for row in a("list").json["machines"] if row["name"] == "alpha"]
+    [row] = [row for row in a("list", "--json").json["machines"] if row["name"] == "alpha"]
     assert row["authorizer"] == "Yes"
-    assert len(a("list").json["machines"]) == 2
+    assert len(a("list", "--json").json["machines"]) == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[1,]", '[{"_id":1}]x'])
@@ -587,7 +595,7 @@ def test_a_keyring_that_does_not_open(a: Machine, change: Callable[[Path], None]
     done = a("verify")
     assert (done.code, done.out) == (code, "")
     assert text in done.err
-    assert [row["authorizer"] for row in a("list").json["machines"]] == ["?"]
+    assert [row["authorizer"] for row in a("list", "--json").json["machines"]] == ["?"]
 
 
 def test_the_store_is_away(short: Path) -> None:
@@ -599,7 +607,7 @@ def test_the_store_is_away(short: Path) -> None:
     for arguments in (("list",), ("init",), ("verify",), ("revoke", "x")):
         done = a(*arguments)
         assert (done.code, done.out) == (2, "")
-        assert done.err.startswith("[✘] the store does not answer: ")
+        assert done.err.startswith("strongroom: the store does not answer: ")
         assert "initialized" not in done.err
 
 
@@ -626,7 +634,7 @@ def test_a_home_that_is_not_there_is_not_made(home: Path) -> None:
     done = strongroom("--home", home, "machine", "list")
 
     typed = f"strongroom --home {home} machine config init"
-    assert done == Done(2, "", f"[✘] there is no home at {home}; make it: {typed}\n")
+    assert done == Done(2, "", f"strongroom: there is no home at {home}; make it: {typed}\n")
     assert not home.exists()
 
 
@@ -642,7 +650,7 @@ def test_what_is_no_public_key(a: Machine, b: Machine) -> None:
     ):
         done = a("authorize", path, "--name", "beta")
         assert (done.code, done.out, done.err.count("\n")) == (code, "", 1)
-        assert done.err.startswith("[✘] ")
+        assert done.err.startswith("strongroom: ")
         assert text in done.err
         assert private["d"] not in done.err
 
@@ -660,7 +668,7 @@ def test_writers_at_one_moment(a: Machine, documents: tuple[object, ...], short:
     done = {f"m{number}" for number, (_, code) in enumerate(ended) if code == 0}
     assert done
     assert {code for _, code in ended} <= {0, 5}
-    rows = a("list").json["machines"]
+    rows = a("list", "--json").json["machines"]
     assert {row["name"] for row in rows} == {"alpha", *done}
     assert {row["why"] for row in rows} == {""}
     assert [path.name for path in short.iterdir() if path.name.startswith(".")] == []
@@ -691,7 +699,7 @@ def test_a_terminal_is_asked(short: Path, typed: str, code: int) -> None:
 
     assert done.returncode == code
     assert f"Revoke beta ({b.fingerprint[:16]})?" in done.stderr
-    assert len(a("list").json["machines"]) == (1 if code == 0 else 2)
+    assert len(a("list", "--json").json["machines"]) == (1 if code == 0 else 2)
 
 
 def test_the_process_is_closed_to_others(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:

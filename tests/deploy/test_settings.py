@@ -265,13 +265,15 @@ def test_a_home_that_says_nothing_of_tls_keeps_1_2(home: Path, short: Path) -> N
     assert settings.load(environ=KEY, config=shipped, home=home).proxy.tls_minimum == "1.3"
 
 
-def test_a_variable_that_means_nothing_is_noted(home: Path) -> None:
-    """It may belong to another program, so it is no error; a typing mistake is still told."""
-    loaded = load(
-        home, "", KEY | {"STRONGROOM_STROE": "sqlite", "STRONGROOM_ETCD_PASSWORD": "x", "STRONGROOM_URL": "y"}
-    )
+def test_a_variable_that_means_nothing_is_refused(home: Path) -> None:
+    """A typing mistake is told with what was meant; what means something elsewhere is let alone."""
+    with pytest.raises(
+        ConfigurationError, match=r"^STRONGROOM_STROE: there is no such variable; did you mean STRONGROOM_STORE\?$"
+    ):
+        load(home, "", KEY | {"STRONGROOM_STROE": "sqlite"})
 
-    assert loaded.notes == ("STRONGROOM_STROE: there is no such setting",)
+    loaded = load(home, "", KEY | {"STRONGROOM_ETCD_PASSWORD": "x", "STRONGROOM_URL": "y", "STRONGROOM_STORE": ""})
+    assert loaded.notes == ()
 
 
 class TestApiKey:

@@ -245,7 +245,7 @@ def test_a_command_of_the_server_says_what_to_install(
     done = there.ended(there.strongroom, "--home", home, *words, cwd=tmp_path)
 
     assert re.fullmatch(
-        r"(strongroom:|\[✘\]) this needs \w+, which is not installed: pip install 'strongroom\[server\]'\n", done.stderr
+        r"strongroom: this needs \w+, which is not installed: pip install 'strongroom\[server\]'\n", done.stderr
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["client.json", "home", "some.file"]

@@ -59,7 +59,7 @@ def test_the_drill(user: Path) -> None:
         assert (done.returncode, "hunter2" in done.stdout) == (0, True), done
         assert '"missing": 0, "stale": 0, "unreadable": []' in done.stdout
         assert sorted(each.name for each in user.iterdir()) == before
-        assert strongroom("--home", home, "key", "backup", "list").json == {"backups": []}
+        assert strongroom("--home", home, "key", "backup", "list", "--json").json == {"backups": []}
 
 
 def test_to_another_store(user: Path, etcd: Etcd) -> None:

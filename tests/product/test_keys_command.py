@@ -53,10 +53,10 @@ def run(running: Up) -> Run:
 @pytest.fixture
 def keys(run: Run) -> list[str]:
     """Two unlock keys; the service is unlocked with one of them."""
-    made = run("init", "--keys", "2")
+    made = run("init", "--keys", "2", "--json")
     assert made.code == 0
     keys: list[str] = made.json["keys"]
-    assert run("unlock", stdin=keys[0]).json == {"state": "unlocked"}
+    assert run("unlock", "--json", stdin=keys[0]).json == {"state": "unlocked"}
     return keys
 
 
@@ -99,7 +99,7 @@ class TestAtATerminal:
 
     def test_shares_are_asked_for_until_they_are_enough(self, running: Up, run: Run) -> None:
         """One line after the other and without echo; a slip is told at once, and asked for again."""
-        one, two, _ = run("init", "--shares", "2/3").json["keys"]
+        one, two, _ = run("init", "--shares", "2/3", "--json").json["keys"]
         with Terminal(running.home, "unlock") as screen:
             screen.sees("Unlock key or share: ")
             screen.types(one)
@@ -142,7 +142,10 @@ class TestAtATerminal:
             assert screen.ends() == 130
 
         pending = client.keyring().pending[0]
-        assert run("rotate", "root", "--abandon", pending.root).json == {"root": pending.root, "abandoned": True}
+        assert run("rotate", "root", "--abandon", pending.root, "--json").json == {
+            "root": pending.root,
+            "abandoned": True,
+        }
         client.lock()
         assert run("unlock", stdin=keys[1]).code == 0
 
@@ -178,7 +181,7 @@ class TestTheRootKey:
 
     def test_two_calls_rotate_it(self, run: Run, client: StorageClient, keys: list[str], tmp_path: Path) -> None:
         """The first prints keys that open nothing yet, the second takes them; then the old ones open nothing."""
-        made = run("rotate", "root", "--shares", "2/3")
+        made = run("rotate", "root", "--shares", "2/3", "--json")
         (step,) = made.json["next"]
         assert (step["verb"], step["options"]) == ("key rotate root", {"confirm": made.json["root"]})
         assert f"key rotate root --confirm {made.json['root']}\n" in made.err
@@ -187,7 +190,7 @@ class TestTheRootKey:
         wrong = run("rotate", "root", "--confirm", made.json["root"], stdin=keys[0])
         assert (wrong.code, client.keyring().root == made.json["root"]) == (2, False)
         (tmp_path / "shares").write_text("\n".join(made.json["keys"][:2]))
-        done = run("rotate", "root", "--confirm", made.json["root"], "--confirm-file", tmp_path / "shares")
+        done = run("rotate", "root", "--confirm", made.json["root"], "--confirm-file", tmp_path / "shares", "--json")
         assert done.json == {"root": made.json["root"], "confirmed": True}
 
         client.lock()
@@ -198,14 +201,14 @@ class TestTheRootKey:
 
     def test_a_key_file_needs_nobody(self, running: Up, run: Run, client: StorageClient) -> None:
         """To be opened by a file from now on takes one call; the next start is unlocked."""
-        done = run("rotate", "root", "--mode", "file").json
+        done = run("rotate", "root", "--mode", "file", "--json").json
 
         assert done["confirmed"] is True
         assert stat.S_IMODE((running.home / "secrets.key").stat().st_mode) == 0o600
         assert [each.kind for each in client.keyring().recipients] == ["file"]
         assert run("lock").code == 0
-        assert run("unlock").json == {"state": "unlocked"}
-        assert run("rotate", "root", "--keep-file").json["confirmed"] is True
+        assert run("unlock", "--json").json == {"state": "unlocked"}
+        assert run("rotate", "root", "--keep-file", "--json").json["confirmed"] is True
         assert sorted(path.name for path in running.home.glob("secrets.key*")) == ["secrets.key"]
 
 
@@ -214,10 +217,10 @@ class TestKeysets:
 
     def test_as_one(self, run: Run, client: StorageClient) -> None:
         """Rotated and re-encrypted in one command, the old generation is retired, and every secret is there."""
-        done = run("rotate", "keyset", "default", "--reencrypt", "--pace", "1").json
+        done = run("rotate", "keyset", "default", "--reencrypt", "--pace", "1", "--json").json
         assert (done["moved"], done["settled"], done["reverted"]) == (5, True, False)
-        assert run("usage").json["generations"] == {"access.1": 0, "default.1": 0, "default.2": 5}
-        assert run("retire", "default.1").json == {"generation": "default.1", "retired": True}
+        assert run("usage", "--json").json["generations"] == {"access.1": 0, "default.1": 0, "default.2": 5}
+        assert run("retire", "default.1", "--json").json == {"generation": "default.1", "retired": True}
         assert [client.get_secret("db", name).reveal() for name in "abcde"] == [f"value of {name}" for name in "abcde"]
 
         active = run("retire", "default.2")
@@ -227,23 +230,23 @@ class TestKeysets:
 
     def test_step_by_step(self, run: Run, client: StorageClient) -> None:
         """Rotated, written, re-encrypted later; what is left is told, and reverting goes back."""
-        assert run("rotate", "keyset", "default").json == {"keyset": "default", "active": "default.2"}
+        assert run("rotate", "keyset", "default", "--json").json == {"keyset": "default", "active": "default.2"}
         client.set_secret("db", "f", "value of f")
         held = run("retire", "default.1")
         assert held.code == 5
         assert "secrets/db/a" in held.err
-        assert run("rotate", "keyset", "default", "--revert").json["reverting"] is True
-        assert run("reencrypt", "default").json["moved"] == 1
-        assert run("usage").json["generations"]["default.1"] == 6
+        assert run("rotate", "keyset", "default", "--revert", "--json").json["reverting"] is True
+        assert run("reencrypt", "default", "--json").json["moved"] == 1
+        assert run("usage", "--json").json["generations"]["default.1"] == 6
 
     def test_what_cannot_be_finished_is_reverted(self, running: Up, run: Run, client: StorageClient) -> None:
         """A damaged record lets the whole of it go back to where it was, and says which one."""
         damage(running.home, "db/c")
 
-        done = run("rotate", "keyset", "default", "--reencrypt", "--pace", "1")
+        done = run("rotate", "keyset", "default", "--reencrypt", "--pace", "1", "--json")
         assert (done.code, done.json["reverted"], done.json["settled"]) == (2, True, True)
         assert "secrets/db/c" in done.err
-        assert run("usage").json["generations"] == {"access.1": 0, "default.1": 5, "default.2": 0}
+        assert run("usage", "--json").json["generations"] == {"access.1": 0, "default.1": 5, "default.2": 0}
         client.set_secret("db", "f", "value of f")
 
     def test_a_halt_and_its_end(self, running: Up, run: Run, client: StorageClient) -> None:
@@ -264,19 +267,23 @@ class TestKeysets:
         left = run("reencrypt", "--resume")
         assert left.code == 2
         assert "secrets/db/c" in left.err
-        done = run("reencrypt", "default", "--resume", "--leave-unreadable")
+        done = run("reencrypt", "default", "--resume", "--leave-unreadable", "--json")
         assert (done.code, done.json["unreadable"]) == (0, ["secrets/db/c"])
         assert strongroom("--home", running.home, "secret", "put", "db/x", stdin=b"x").code == 0
 
     def test_a_keyset_of_its_own(self, run: Run, client: StorageClient) -> None:
         """A container is assigned to a keyset, its records follow, and the keyset stays as long as it is needed."""
-        assert run("keyset", "create", "hosts", "--keys", "3").json == {"keyset": "hosts", "keys": 3}
+        assert run("keyset", "create", "hosts", "--keys", "3", "--json").json == {"keyset": "hosts", "keys": 3}
         assert run("keyset", "create", "hosts").code == 5
-        assert run("keyset", "assign", "db", "hosts").json == {"container": "db", "keyset": "hosts"}
-        assert run("reencrypt").json["moved"] == 5
-        shown = run("keyset", "show", "hosts").json
+        assert run("keyset", "assign", "db", "hosts", "--json").json == {"container": "db", "keyset": "hosts"}
+        assert run("reencrypt", "--json").json["moved"] == 5
+        shown = run("keyset", "show", "hosts", "--json").json
         assert (shown["places"], shown["generations"][0]["records"]) == (["secrets/db/"], 5)
-        assert [each["name"] for each in run("keyset", "list").json["keysets"]] == ["access", "default", "hosts"]
+        assert [each["name"] for each in run("keyset", "list", "--json").json["keysets"]] == [
+            "access",
+            "default",
+            "hosts",
+        ]
         in_use = run("keyset", "remove", "hosts")
         assert (in_use.code, "secrets/db/" in in_use.err) == (5, True)
         assert run("keyset", "remove", "default").code == 5
@@ -284,11 +291,11 @@ class TestKeysets:
 
     def test_a_backup_keeps_what_it_needs(self, run: Run, client: StorageClient) -> None:
         """No generation is retired that a registered backup needs, until that is forgotten."""
-        assert run("backup", "register", "monday").json == {"backup": "monday", "registered": True}
+        assert run("backup", "register", "monday", "--json").json == {"backup": "monday", "registered": True}
         run("rotate", "keyset", "default", "--reencrypt")
         held = run("retire", "default.1")
         assert (held.code, "monday" in held.err) == (5, True)
-        assert run("backup", "list").json["backups"][0]["generations"] == ["access.1", "default.1"]
+        assert run("backup", "list", "--json").json["backups"][0]["generations"] == ["access.1", "default.1"]
         assert run("backup", "forget", "monday").code == 0
         assert run("retire", "default.1").code == 0
         assert run("backup", "forget", "monday").code == 4
@@ -297,10 +304,10 @@ class TestKeysets:
         """It counts what opens under which key, names what opens under none, and finds the index right."""
         damage(running.home, "db/c")
 
-        scan = run("usage", "--scan").json
+        scan = run("usage", "--scan", "--json").json
         assert (scan["by_kid"], scan["missing"], scan["stale"]) == ({"default.1": 4}, 0, 0)
         assert scan["unreadable"] == ["secrets/db/c"]
-        assert run("usage", "--scan", "--repair").json["repaired"] is True
+        assert run("usage", "--scan", "--repair", "--json").json["repaired"] is True
 
 
 class TestExport:
@@ -317,7 +324,7 @@ class TestExport:
 
         wrong = strongroom("--home", other, "key", "import", file, stdin=b"SR1-1")
         assert wrong.code == 2
-        done = strongroom("--home", other, "key", "import", file, stdin=keys[1].encode())
+        done = strongroom("--home", other, "key", "import", file, "--json", stdin=keys[1].encode())
         assert (done.code, done.err) == (0, "")
         assert done.json["root"] == client.keyring().root
 
@@ -400,6 +407,6 @@ def test_an_interrupted_sweep_goes_on(running: Up, run: Run, client: StorageClie
     assert (process.returncode, err.strip()) == (130, "strongroom: interrupted")
     counted = client.key_usage().generations
     assert 0 < counted["default.2"] < 405
-    done = run("reencrypt", "--pace", "1").json
+    done = run("reencrypt", "--pace", "1", "--json").json
     assert (done["moved"], done["settled"]) == (counted["default.1"], True)
     assert client.get_secret("db", "a").reveal() == "value of a"

@@ -64,7 +64,7 @@ class TestKeysThatNobodySaw:
 
         assert code == 2
         assert client.keyring().state == "uninitialized"
-        made = strongroom("--home", home, "key", "init", *how)
+        made = strongroom("--home", home, "key", "init", *how, "--json")
         assert made.code == 0
         assert client.keyring().root == made.json["root"]
 
@@ -98,7 +98,7 @@ class TestKeysThatNobodySaw:
 
     def test_what_was_shown_is_kept(self, client: StorageClient, home: Path) -> None:
         """Keys that were written to a program are in force, and a second init keeps them and names the way out."""
-        made = strongroom("--home", home, "key", "init", "--keys", "1")
+        made = strongroom("--home", home, "key", "init", "--keys", "1", "--json")
         again = strongroom("--home", home, "key", "init", "--keys", "1")
 
         assert again.code == 5

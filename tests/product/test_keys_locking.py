@@ -114,7 +114,7 @@ def test_from_the_first_key_to_the_next_start(home: Path) -> None:
             client.create_container("db")
         assert client.save(Host.new(address="10.0.0.7")).model.address == "10.0.0.7"
 
-        made = command(home, "init", "--mode", "unlock", "--keys", "3").json
+        made = command(home, "init", "--mode", "unlock", "--keys", "3", "--json").json
         assert (made["mode"], len(made["keys"]), made["state"]) == ("unlock", 3, "locked")
         again = command(home, "init")
         assert again.code == 5
@@ -122,7 +122,7 @@ def test_from_the_first_key_to_the_next_start(home: Path) -> None:
         with pytest.raises(Locked):
             client.create_container("db")
 
-        assert command(home, "unlock", stdin=made["keys"][2]).json == {"state": "unlocked"}
+        assert command(home, "unlock", "--json", stdin=made["keys"][2]).json == {"state": "unlocked"}
         client.create_container("db")
         client.set_secret("db", "password", "hunter2")
         assert list((home / "data").parent.glob("secrets.key*")) == []
@@ -143,7 +143,7 @@ def test_from_the_first_key_to_the_next_start(home: Path) -> None:
 def test_wrong_keys_and_slips(home: Path) -> None:
     """A wrong key is counted and slows the next, a mistyped share is named, and neither unlocks anything."""
     with up(home, environ=WAITING) as running, StorageClient.from_home(home) as client:
-        made = command(home, "init", "--shares", "2/3").json
+        made = command(home, "init", "--shares", "2/3", "--json").json
         [(wrong, _)] = make_keys(1)
         strangers, _ = make_shares(2, 3)
 
@@ -244,7 +244,7 @@ def test_no_key_comes_out(home: Path) -> None:
     """At DEBUG, through init, unlock and rotation, no log, audit line, error, file or process list has any of a key."""
     seen: dict[str, bytes] = {}
     with up(home, "--debug", environ=WAITING) as running, StorageClient.from_home(home) as client:
-        made = command(home, "init", "--keys", "2").json["keys"]
+        made = command(home, "init", "--keys", "2", "--json").json["keys"]
         client.unlock(made[0])
         client.create_container("db")
         client.set_secret("db", "password", "hunter2")

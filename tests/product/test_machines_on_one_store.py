@@ -71,7 +71,7 @@ class Machine:
             client.set_secret("db", key, value)
 
     def listed(self) -> dict[str, Any]:
-        return {row["name"]: row["authorizer"] for row in self("machine", "list").json["machines"]}
+        return {row["name"]: row["authorizer"] for row in self("machine", "list", "--json").json["machines"]}
 
 
 def test_two_machines(directory: Path, lines: str) -> None:
@@ -90,14 +90,14 @@ def test_two_machines(directory: Path, lines: str) -> None:
         assert (b.state, b.read("one")) == ("unlocked", "1")
         assert b("machine", "authorize", a.home / "machine.pub", "--name", "gamma").code == 6
 
-        before = b("machine", "verify").json["root"]
-        rotated = a("key", "rotate", "root")
+        before = b("machine", "verify", "--json").json["root"]
+        rotated = a("key", "rotate", "root", "--json")
         assert (rotated.code, rotated.json["root"] == before) == (0, False)
         a.write("two", "2")
         assert b.read("two") == "2"
         b.write("three", "3")
         assert [a.read(key) for key in ("one", "two", "three")] == ["1", "2", "3"]
-        assert b("machine", "verify").json["root"] == rotated.json["root"]
+        assert b("machine", "verify", "--json").json["root"] == rotated.json["root"]
         assert a.listed() == {"alpha": "Yes", "beta": "No"}
 
         assert a("machine", "revoke", "beta").code == 0
@@ -107,7 +107,7 @@ def test_two_machines(directory: Path, lines: str) -> None:
         with pytest.raises(Locked):
             b.read("one")
         assert a.read("three") == "3"
-        assert a("machine", "list").json["machines"][0]["name"] == "alpha"
+        assert a("machine", "list", "--json").json["machines"][0]["name"] == "alpha"
 
     with ExitStack() as stack:
         a.start(stack)
@@ -128,7 +128,7 @@ def test_a_service_that_waits_is_opened_by_init(directory: Path) -> None:
             client.create_container("db")
         a.write("one", "1")
         assert a.read("one") == "1"
-        [kind] = {each["kind"] for each in a("key", "status").json["recipients"]}
+        [kind] = {each["kind"] for each in a("key", "status", "--json").json["recipients"]}
         assert kind == "machine"
 
 

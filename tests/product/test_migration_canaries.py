@@ -255,7 +255,7 @@ def test_no_verb_tells_a_canary(service: Up, tmp_path: Path, temporary: Path, ki
             assert done.code in codes, (verb, more, done)
             if verb == "verify" and more:
                 assert ran(emitted, environ, "migrate", "check", report).code == 0
-        run = ran(emitted, environ, "migrate", "status").json["runs"][-1]["run"]
+        run = ran(emitted, environ, "migrate", "status", "--json").json["runs"][-1]["run"]
         for terminal in (True, False):
             ran(emitted, environ, "migrate", "status", terminal=terminal)
         emitted.files(service.home / "data")  # the journal is in it

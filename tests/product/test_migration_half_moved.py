@@ -40,7 +40,7 @@ def test_a_platform_works_all_the_while(tmp_path: Path) -> None:
                 assert [each and each.model.ssh_priv_key.reveal() for each in found] == list(map(key_of, addresses))
 
             reaches("h1", "h2", "h3")
-            applied = migrate("apply", estate.kind, estate.place).json
+            applied = migrate("apply", estate.kind, estate.place, "--json").json
             run = applied["run"]
             assert applied["counts"]["created"] == 6
             add("h4", "h5", "h6")  # by who does not know yet that the estate moves
@@ -49,7 +49,7 @@ def test_a_platform_works_all_the_while(tmp_path: Path) -> None:
                 creds.remote_user = "core"
             platform.delete(HostCreds, "h5")
 
-            half = migrate("status", run)
+            half = migrate("status", run, "--json")
             assert half.json["source"]["waiting"] == 1  # h4 is here since it was edited, and h5 is to be nowhere
             assert half.json["source"]["read_through"]
             shown = migrate("status", run, terminal=True).out
@@ -57,10 +57,10 @@ def test_a_platform_works_all_the_while(tmp_path: Path) -> None:
             assert "no longer needed" not in shown
             assert f"strongroom migrate apply {run}" in shown
 
-            stopped = migrate("apply", run)
+            stopped = migrate("apply", run, "--json")
             assert stopped.code == 5
             assert sorted(each["item"][-2:] for each in stopped.json["problems"]) == ["h4", "h5"]
-            kept = migrate("apply", run, "--on-conflict", "keep").json
+            kept = migrate("apply", run, "--on-conflict", "keep", "--json").json
             assert kept["complete"]
             reads = platform.status().reads_through
             reaches("h1", "h2", "h3", "h4", "h6")
@@ -68,7 +68,7 @@ def test_a_platform_works_all_the_while(tmp_path: Path) -> None:
             assert platform.get_many(HostCreds, ["h5"]) == [None]
             assert platform.status().reads_through == reads
 
-            done = migrate("status", run)
+            done = migrate("status", run, "--json")
             assert (done.json["source"]["waiting"], done.json["source"]["read_through"]) == (0, False)
             shown = " ".join(migrate("status", run, terminal=True).out.split())
             assert "read_through is no longer needed: take it out of the configuration" in shown

@@ -165,7 +165,7 @@ def test_killed_at_any_moment(moving: Moving) -> None:
     assert counts(moving.migrate("verify"))["same"] == MANY
     assert moving.moved() == MANY
 
-    run = moving.migrate("plan").json["run"]
+    run = moving.migrate("plan", "--json").json["run"]
     process = moving.start("rollback", "--yes")
     eventually(lambda: moving.moved() < MANY or process.poll() is not None)
     assert ended(process, signal.SIGKILL).code == -signal.SIGKILL
@@ -308,13 +308,13 @@ def test_two_at_once(moving: Moving) -> None:
     assert "a migration is under way: apply of jsonl-" in second.err
     assert f"by process {first.pid} on " in second.err
     assert moving.migrate("plan").code == 0
-    status = strongroom("migrate", "status", environ=moving.environ)
+    status = strongroom("migrate", "status", "--json", environ=moving.environ)
     assert status.json["holder"]["pid"] == first.pid
     shown = strongroom("migrate", "status", environ=moving.environ, terminal=True).out
     assert f"is under way: process {first.pid}" in " ".join(shown.split())
 
     ended(first, signal.SIGKILL)
-    assert strongroom("migrate", "status", environ=moving.environ).json["holder"] is None
+    assert strongroom("migrate", "status", "--json", environ=moving.environ).json["holder"] is None
     assert counts(moving.migrate("apply"))["items"] == MANY
     assert moving.migrate("rollback", "--yes").code == 0
 
@@ -406,7 +406,7 @@ def test_many_malformed_rows(moving: Moving) -> None:
     stopped = moving.migrate("apply")
     assert stopped.code == 2
     assert moving.moved() == 0
-    skipped = moving.migrate("apply", "--skip-bad")
+    skipped = moving.migrate("apply", "--skip-bad", "--json")
     assert counts(skipped) == {"items": 720, "bad": 700, "created": 20}
     assert len([each for each in skipped.json["problems"] if each["kind"] == "bad"]) == 700
     shown = moving.migrate("plan", terminal=True).out
@@ -466,7 +466,7 @@ def test_an_empty_estate(moving: Moving) -> None:
     """Nothing at the source is no success of any verb, and says so."""
     moving.write(0)
     for verb in ("plan", "apply", "verify"):
-        done = moving.migrate(verb)
+        done = moving.migrate(verb, "--json")
         assert (done.code, done.json["complete"], done.json["counts"].get("items", 0)) == (4, False, 0)
         (step,) = done.json["next"]
         assert ("see that " in step["reason"], step["verb"], step["options"]) == (True, None, {})
@@ -525,7 +525,7 @@ def test_what_comes_next_works_as_typed(moving: Moving, tmp_path: Path, monkeypa
 
     assert verbs[:3] == ["jsonl", "apply", "verify"], verbs
     assert moving.moved() == 3
-    runs = strongroom("migrate", "status", environ=moving.environ).json["runs"]
+    runs = strongroom("migrate", "status", "--json", environ=moving.environ).json["runs"]
     (run,) = [each["run"] for each in runs if each["place"] == str(moving.place)]
     assert strongroom("migrate", "rollback", run, "--yes", environ=moving.environ).code == 0
     assert moving.moved() == 0

@@ -128,28 +128,28 @@ def test_an_estate_moves_in_with_proof_and_can_go_back(story: Story) -> None:
     before = story.old()
     assert story.in_the_clear() == HOSTS + 1
 
-    planned = story.migrate("plan")
+    planned = story.migrate("plan", "--json")
     assert planned.code == 0
     assert planned.json["counts"]["items"] == HOSTS + 3
     assert story.new() == {}
 
     assert story.migrate("scrub", "--yes").code == 4  # nothing of this estate was ever moved
 
-    applied = story.migrate("apply")
+    applied = story.migrate("apply", "--json")
     assert applied.code == 0
     assert applied.json["counts"]["created"] == 2 * HOSTS + 4
     assert story.migrate("scrub", "--yes").code == 2  # not before it is proved
-    again = story.migrate("apply")
+    again = story.migrate("apply", "--json")
     assert again.code == 0
     assert "created" not in again.json["counts"]
 
-    verified = story.migrate("verify")
+    verified = story.migrate("verify", "--json")
     assert verified.code == 0
     assert verified.json["counts"]["same"] == 2 * HOSTS + 4
     with StorageClient.from_home(story.service.home) as client:
         assert client.get_secret("hosts", "10.0.0.7").reveal()
 
-    scrubbed = story.migrate("scrub", "--yes")
+    scrubbed = story.migrate("scrub", "--yes", "--json")
     counts = scrubbed.json["counts"]
     assert counts["scrubbed"] == HOSTS + 1
     assert story.in_the_clear() == 0
@@ -191,8 +191,8 @@ def test_two_sides_that_differ_stop_it_until_somebody_decides(story: Story) -> N
     assert stopped.code == 5
     assert told(stopped, "conflict") == [("/commissaire/hosts/10.0.0.3", "secrets/hosts/10.0.0.3")]
 
-    assert story.migrate("apply", "--on-conflict", "keep").json["counts"]["kept"] == 1
-    replaced = story.migrate("apply", "--on-conflict", "replace")
+    assert story.migrate("apply", "--on-conflict", "keep", "--json").json["counts"]["kept"] == 1
+    replaced = story.migrate("apply", "--on-conflict", "replace", "--json")
     assert replaced.json["counts"]["replaced"] == 1
     assert story.migrate("rollback", "--yes").code == 0
     with StorageClient.from_home(story.service.home) as client:

@@ -63,7 +63,7 @@ def test_a_node_whose_root_key_file_is_behind_says_so(directory: Path) -> None:
         assert caught.value.fate is Fate.NOT_APPLIED
         assert client.get_secret("db", "one").reveal() == "1"
         assert client.status().state == "behind"
-        told = strongroom("--home", b, "key", "status")
+        told = strongroom("--home", b, "key", "status", "--json")
         assert (told.code, told.json["state"]) == (0, "behind")
         assert strongroom("--home", b, "key", "rotate", "keyset", "default").code == 3
 

@@ -21,6 +21,7 @@ from strongroom.deploy.cli.backup import file as backup_file
 from strongroom.deploy.cli.backup.copying import Asked, copy, moment_of
 from strongroom.deploy.cli.backup.file import place_options
 from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.interruption import Stretch, interruptible
 from strongroom.deploy.cli.key import entry
 from strongroom.deploy.cli.words import Noun
 
@@ -78,27 +79,31 @@ def take(
         raise click.UsageError("a backup is not for a terminal: name a file, or pipe it on")
     if (key_file or typed) and not offline:
         raise click.UsageError("a service that runs needs no key for it; --key-file and --file go with --offline")
+    from strongroom.models.steps import Step
     from strongroom.storage_service.backends.url import as_said, without_password
 
     settings = backup_file.settings_with_records(store, config)
     copied = as_said(without_password(settings.service.store))
     label = label or f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
-    with _output(file) as out:
+    partly = "what came is no backup" if file == "-" else "no file is left"
+    far = f"{{done}} records were copied; {partly}, and in the store all is as it was"
+    again = Step("to begin again", "backup take", {"file": file, "offline": offline})
+    with interruptible(far, again) as stretch, _output(file) as out:
         if offline:
-            end = asyncio.run(_copy_offline(settings.service, label, out, key_file, typed))
+            end = asyncio.run(_copy_offline(settings.service, label, out, (key_file, typed), stretch))
         else:
             with client(60.0) as service:
-                end = asyncio.run(copy(settings.service, Asked(service), label, out))
+                end = asyncio.run(copy(settings.service, Asked(service), label, out, stretch))
     others = backup_file.other_stores(settings)
     if file == "-":
         return
     if show.as_json():
         show.answer({"backup": label, "file": file, "store": copied, "rows": end.rows, "left_out": others})
         return
-    show.line(f"copied {end.rows} records of {copied} into {file}; the key index knows it as {label}")
+    show.words(f"copied {end.rows} records of {copied} into {file}; the key index knows it as {label}")
     for each in others:
-        show.line(f"not in it are the records kept in {each}")
-    show.line(show.advice("to see that it is whole", "backup verify", file=file))
+        show.words(f"not in it are the records kept in {each}")
+    show.words(show.advice("to see that it is whole", "backup verify", file=file))
 
 
 @backup.command()
@@ -128,8 +133,12 @@ def verify(*, file: str, opening: bool, key_file: Path | None, typed: str | None
             given = backup_file.given(exported, key_file, typed)
             with backup_file.named(file):
                 root = open_root(exported, given)
-        with backup_file.named(file), show.progress("reading", total) as advance:
-            found = check(reader, advance, root)
+        with (
+            interruptible("{done} records were read, and nothing was wrong with them") as stretch,
+            backup_file.named(file),
+            show.progress("reading", total) as advance,
+        ):
+            found = check(reader, stretch.counting(advance), root)
     said = {
         "backup": found.head.label,
         "taken": found.head.taken,
@@ -146,9 +155,9 @@ def verify(*, file: str, opening: bool, key_file: Path | None, typed: str | None
         columns = ("opened by", "id", "created", "needed", "of", "name")
         show.table(columns, ([r.kind, r.id, r.created, r.needed, r.of, r.name] for r in exported.recipients))
         for name in found.unreadable:
-            show.line(f"does not open: {name}")
+            show.words(f"does not open: {name}")
         if not found.strangers:
-            show.line("it is whole" + ("" if root is None else f", and all {found.opened} secrets in it open"))
+            show.words("it is whole" + ("" if root is None else f", and all {found.opened} secrets in it open"))
     if found.strangers:
         click.get_current_context().exit(2)
 
@@ -176,17 +185,22 @@ def _output(file: str) -> Iterator[IO[bytes]]:
 
 
 async def _copy_offline(
-    settings: "ServiceSettings", label: str, out: IO[bytes], key_file: Path | None, typed: str | None
+    settings: "ServiceSettings",
+    label: str,
+    out: IO[bytes],
+    key: tuple[Path | None, str | None],
+    stretch: Stretch,
 ) -> "End":
     from strongroom.storage_service.backends import open_backend
     from strongroom.storage_service.keyring.ceremonies.offline import open_for_backup
 
+    key_file, typed = key
     async with moment_of(settings.store):
         pass  # first: to open one to write would make it where there is none
     store = open_backend(settings.store)
     await store.open()
     try:
         index = await open_for_backup(store, settings, key_file, lambda: entry.read_text(typed), by_typing=bool(typed))
-        return await copy(settings, index, label, out)
+        return await copy(settings, index, label, out, stretch)
     finally:
         await store.close()

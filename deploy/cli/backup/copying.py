@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 import click
 
 from strongroom.deploy.cli import show
+from strongroom.deploy.cli.interruption import Stretch
 from strongroom.models.names import MACHINES
 
 if TYPE_CHECKING:
@@ -77,10 +78,12 @@ def moment_of(url: str) -> "AbstractAsyncContextManager[Snapshot]":
     return store.snapshot()
 
 
-async def copy(settings: "ServiceSettings", index: Index, label: str, out: IO[bytes]) -> "End":
+async def copy(
+    settings: "ServiceSettings", index: Index, label: str, out: IO[bytes], stretch: Stretch | None = None
+) -> "End":
     """Copy the store of *settings* to *out* as the backup *label*, and finish that where it is a new file.
 
-    If that does not come about, the index forgets the label again.
+    *stretch* is told of each record. If that does not come about, the index forgets the label again.
 
     Raises:
         Exists: the index knows a backup of that label.
@@ -93,7 +96,7 @@ async def copy(settings: "ServiceSettings", index: Index, label: str, out: IO[by
 
     await _insist(index.register, label)
     try:
-        end = await _copy(settings, index, label, out)
+        end = await _copy(settings, index, label, out, stretch or Stretch(""))
         out.flush()
         if isinstance(out, NewFile):
             out.finish()
@@ -115,7 +118,7 @@ async def _insist(change: Callable[[str], Awaitable[None]], label: str) -> None:
     return await change(label)
 
 
-async def _copy(settings: "ServiceSettings", index: Index, label: str, out: IO[bytes]) -> "End":
+async def _copy(settings: "ServiceSettings", index: Index, label: str, out: IO[bytes], stretch: Stretch) -> "End":
     """Copy a moment at which keyring and recipients are those of the export, and all its generations are kept.
 
     Where the documents of machines lie in a file, rows of theirs are from before that: nothing reads them, and what
@@ -145,7 +148,9 @@ async def _copy(settings: "ServiceSettings", index: Index, label: str, out: IO[b
                     version=VERSION, label=label, taken=taken, store=scheme, revision=moment.revision, keyring=keyring
                 )
                 with show.progress("copying", moment.count) as advance:
-                    return await taking.copy(moment, head, out, advance, leave_out=MACHINES if apart else "")
+                    return await taking.copy(
+                        moment, head, out, stretch.counting(advance), leave_out=MACHINES if apart else ""
+                    )
         await asyncio.sleep(PAUSE)
     raise Overtaken(
         "the store does not hold the keyring of the service: say with --store where the service keeps its records; or "

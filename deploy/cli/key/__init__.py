@@ -43,7 +43,7 @@ def status() -> None:
 def _tell(said: "KeyringStatus") -> None:
     show.fields({"state": said.state, "root key": said.root})
     if said.wrong_keys:
-        show.line(f"{said.wrong_keys} wrong keys since the last right one; wait {said.wait:.0f} seconds")
+        show.words(f"{said.wrong_keys} wrong keys since the last right one; wait {said.wait:.0f} seconds")
     if said.recipients:
         columns = ("opened by", "id", "created", "needed", "of", "name")
         rows = ([r.kind, r.id, r.created, r.needed, r.total, r.name] for r in said.recipients)
@@ -62,19 +62,19 @@ def _tell(said: "KeyringStatus") -> None:
     if said.backups:
         show.table(("backup", "taken", "needs"), ([b.label, b.taken, b.generations] for b in said.backups))
     if said.halted is not None:
-        show.line(f"no secret is written since {said.halted.since}: {said.halted.reason}")
+        show.words(f"no secret is written since {said.halted.since}: {said.halted.reason}")
     for each in said.pending:
         records = "" if each.records is None else f", {each.records} records"
         for step in each.next:
             typed = steps.command(step, common().lead)
-            show.line(f"to {each.what} {each.keyset or each.root or ''}{records}: {typed}")
+            show.words(f"to {each.what} {each.keyset or each.root or ''}{records}: {typed}")
     match said.state:
         case "uninitialized":
-            show.line(show.advice("to make the first keys", "key init"))
+            show.words(show.advice("to make the first keys", "key init"))
         case "locked":
-            show.line(show.advice("to unlock it", "key unlock"))
+            show.words(show.advice("to unlock it", "key unlock"))
         case "behind":
-            show.line(
+            show.words(
                 "another machine rotated the root key: put the new key file in its place here; the log says which"
             )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import click
 
+from strongroom.deploy.cli import show
 from strongroom.deploy.cli.secret import source as secret_input
 from strongroom.models.secret import Secret
 
@@ -66,10 +67,10 @@ def _ask(prompt: Callable[[int], str], count: int) -> Secret:
         try:
             typed.check("\n".join(lines))
         except typed.TooFew as error:
-            click.echo(str(error), err=True)
+            show.note(str(error))
         except typed.Mistyped as error:
             lines.pop()
-            click.echo(f"{error}; once more", err=True)
+            show.note(f"{error}; once more")
         else:
             if len(lines) >= count:
                 return Secret("\n".join(lines))

@@ -12,7 +12,7 @@ from strongroom.deploy.cli.common import client, common, common_options
 from strongroom.deploy.cli.key import entry as key_input
 from strongroom.deploy.cli.secret import write_out
 from strongroom.deploy.cli.settings_options import flags_of, settings_options
-from strongroom.deploy.cli.words import Verb
+from strongroom.deploy.cli.words import Verb, needing_server
 
 if TYPE_CHECKING:
     from strongroom.storage_service.config import ServiceSettings
@@ -37,6 +37,7 @@ def export(*, output: Path | None) -> None:
     write_out(content, output)
 
 
+@needing_server
 @click.command("import", cls=Verb)
 @click.argument("exported", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--key-file", type=click.Path(path_type=Path), metavar="FILE", help="The root key file that opens it.")

@@ -82,9 +82,9 @@ def _choose(found: "KeyringStatus", *, again: bool) -> options.Wanted:
         raise click.UsageError(
             "say who is to open it: --mode file, --mode unlock, --mode shares, or strongroom machine init"
         )
-    click.echo("Who is to open the keys of this store, whenever the service starts?", err=True)
+    show.note("Who is to open the keys of this store, whenever the service starts?")
     for name, means in _MEANS.items():
-        click.echo(f"  {name:<8} {means}", err=True)
+        show.note(f"  {name:<8} {means}")
     chosen: Any = click.prompt("Which", type=click.Choice(list(_MEANS)), default=proposed, err=True)
     return options.Wanted(chosen)
 
@@ -100,7 +100,7 @@ def _make(service: "StorageClient", said: options.Wanted, keyset_keys: int, *, a
     if not made.keys:
         _show(service, made)
         if not show.as_json():
-            show.line(f"the service is {service.keyring().state}, and its key file opens it: keep a copy of that")
+            show.words(f"the service is {service.keyring().state}, and its key file opens it: keep a copy of that")
         return
     try:
         _show(service, made)
@@ -110,7 +110,7 @@ def _make(service: "StorageClient", said: options.Wanted, keyset_keys: int, *, a
         _take_back(service, made)
         raise
     if not show.as_json():
-        show.line(f"the service is {service.keyring().state}")
+        show.words(f"the service is {service.keyring().state}")
 
 
 def _show(service: "StorageClient", made: "NewKeys") -> None:
@@ -134,13 +134,13 @@ def _type_back(made: "NewKeys") -> Any:
     """Ask for the keys that were shown, until they are what is typed: all unlock keys, or shares that open together."""
     from strongroom.storage_service.keyring.ceremonies.typed import kids
 
-    click.echo("They are in force once you have typed them back, from where they are kept now.", err=True)
+    show.note("They are in force once you have typed them back, from where they are kept now.")
     shown = kids("\n".join(key.reveal() for key in made.keys))
     while True:
         typed = entry.ask_for(made.needed or len(made.keys), "Share" if made.needed else "New key")
         if kids(typed.reveal()) == shown:
             return typed
-        click.echo("These are not the keys that were shown; once more", err=True)
+        show.note("These are not the keys that were shown; once more")
 
 
 def _take_back(service: "StorageClient", made: "NewKeys") -> None:
@@ -153,9 +153,9 @@ def _take_back(service: "StorageClient", made: "NewKeys") -> None:
         text = (
             f"The keys that were made could not be taken back ({error}). Nobody may know them all: make new ones with"
         )
-        click.echo(show.advice(text, "key init", again=True), err=True)
+        show.note(show.advice(text, "key init", again=True))
     else:
-        click.echo("Nothing has changed: those keys are not in force, and the store has none.", err=True)
+        show.note("Nothing has changed: those keys are not in force, and the store has none.")
 
 
 def _initialized() -> Exception:
@@ -168,7 +168,7 @@ def _initialized() -> Exception:
 
 def _is_a_person_there() -> bool:
     """Whether keys are shown on a screen before which somebody sits."""
-    return entry.is_asked() and not show.as_json()
+    return entry.is_asked() and sys.stdout.isatty() and not show.as_json()
 
 
 @contextmanager
@@ -178,7 +178,8 @@ def _signals_raised() -> Iterator[None]:
     def end(*_: object) -> None:
         raise click.Abort
 
-    before = {number: signal.signal(number, end) for number in _ENDINGS}
+    heeded = [number for number in _ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup's stays
+    before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
     finally:

@@ -3,8 +3,6 @@
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
 from strongroom.deploy.cli import show
 
 if TYPE_CHECKING:
@@ -19,12 +17,12 @@ def new_keys(made: "NewKeys", **more: object) -> None:
     """
     keys = [key.reveal() for key in made.keys]
     if keys:
-        click.echo(_warning(made), err=True)
+        show.note(_warning(made))
     if show.as_json():
         show.answer({"root": made.root, "mode": made.mode, "keys": keys, "needed": made.needed, **more})
         return
     for number, key in enumerate(keys, 1):
-        show.line(f"{number:>2}  {key}")
+        show.grouped(f"{number:>2}  ", key)
     sys.stdout.flush()  # what is left in a buffer has not been shown
 
 

@@ -9,16 +9,19 @@ import click
 from strongroom.deploy import steps
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import client, common, common_options
+from strongroom.deploy.cli.interruption import interruptible
 from strongroom.deploy.cli.key import entry, options, printed
 from strongroom.deploy.cli.key.usage import LONG
 from strongroom.deploy.cli.words import Noun, Verb
 from strongroom.models.secret import Secret
 
 if TYPE_CHECKING:
+    from strongroom.models.steps import Option
     from strongroom.storage_service.client import StorageClient
     from strongroom.storage_service.wire.keys import Mode
 
 STEP = 60.0  # seconds that one step may take, when the store is slow
+_FAR = "{done} records are re-encrypted; nothing is lost, and each opens, as do those that are left"
 PACE = 0.25  # of the time is spent on re-encryption, unless told otherwise
 
 
@@ -97,18 +100,18 @@ def _prepare(service: "StorageClient", said: options.Wanted | None, *, keep_file
         return
     printed.new_keys(made, next=steps.as_data([step]))
     if not entry.is_asked():
-        click.echo(f"Nothing has changed yet. To go on, give those keys to: {later}", err=True)
+        show.note(f"Nothing has changed yet. To go on, give those keys to: {later}")
         return
-    click.echo("Nothing has changed yet. Type them back, from where they are kept now.", err=True)
+    show.note("Nothing has changed yet. Type them back, from where they are kept now.")
     try:
         while True:
             try:
                 service.confirm_root(made.root, _ask_back(wanted))
                 break
             except Invalid as error:
-                click.echo(f"{error}; once more", err=True)
+                show.note(f"{error}; once more")
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"Nothing has changed. To go on: {later}; or else: --abandon {made.root}", err=True)
+        show.note(f"Nothing has changed. To go on: {later}; or else: --abandon {made.root}")
         raise
     if not show.as_json():
         _tell_confirmed(made.root)
@@ -239,20 +242,33 @@ def _rotate_wholly(service: "StorageClient", name: str, pace: float) -> int | No
     if not why:
         show.done(swept.told(name) | {"reverted": False}, f"re-encrypted {swept.moved} records of {name}")
         return None
-    click.echo(f"{name} could not be re-encrypted ({why}), and is reverted", err=True)
+    show.note(f"{name} could not be re-encrypted ({why}), and is reverted")
     service.revert_keyset(name)
     back = _watched(service, name, pace)
     if not back.settled:
-        click.echo(show.advice("not all is reverted yet; go on with", "key reencrypt", keyset=name), err=True)
+        show.note(show.advice("not all is reverted yet; go on with", "key reencrypt", keyset=name))
     show.done(back.told(name) | {"reverted": True}, f"{name} is as it was; {back.moved} records were brought back")
     return FAILED
 
 
 def _watched(service: "StorageClient", name: str | None, pace: float, *, resume: bool = False) -> Swept:
-    """Re-encrypt under a bar of progress."""
+    """Re-encrypt under a bar of progress.
+
+    Raises:
+        Interrupted: somebody interrupted it.
+    """
+    from strongroom.models.steps import Step
+
     pending = [each.records or 0 for each in service.keyring().pending if name in (None, each.keyset)]
-    with show.progress(name or "all keysets", sum(pending)) as advance:
-        return sweep(service, name, pace, advance, resume=resume)
+    going_on: dict[str, Option] = {"resume": resume}
+    if name is not None:
+        going_on["keyset"] = name
+    following = Step("to go on", "key reencrypt", going_on)
+    with (
+        interruptible(_FAR, following) as stretch,
+        show.progress(name or "all keysets", sum(pending)) as advance,
+    ):
+        return sweep(service, name, pace, stretch.counting(advance), resume=resume)
 
 
 @click.command(cls=Verb)
@@ -278,7 +294,7 @@ def reencrypt(*, keyset: str | None, pace: float, resume: bool, leave_unreadable
         if resume and keyset is not None:
             service.resume_keyset(keyset, leave_unreadable=leave_unreadable)
     for name in sorted(swept.unreadable):
-        click.echo(f"does not open, and stays as it is: {name}", err=True)
+        show.note(f"does not open, and stays as it is: {name}")
     if swept.settled or leave_unreadable:
         show.done(swept.told(keyset), f"re-encrypted {swept.moved} records")
         return None
@@ -305,6 +321,9 @@ def retire(*, generation: str) -> None:
 
     What was encrypted under it, in a copy of the store that was not registered, can never be read again.
     """
-    with client(LONG) as service:
+    from strongroom.models.steps import Step
+
+    far = "the service may finish it all the same, and destroys nothing that something is under; key usage tells"
+    with interruptible(far, Step("to see", "key usage")), client(LONG) as service:
         service.retire_generation(generation)
     show.done({"generation": generation, "retired": True}, f"retired {generation}")

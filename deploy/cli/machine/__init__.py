@@ -31,45 +31,6 @@ _MAX_FILE: Final = 1024 * 1024  # bytes of a file that an argument names
 C = TypeVar("C", bound=Callable[..., Any])
 
 
-class Crossed(Noun):
-    """A group whose errors are one line each, behind a cross."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was named, and exit with its code."""
-        try:
-            return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort):
-            raise
-        except Exception as error:  # noqa: BLE001  # what nobody foresaw is the table's affair, too
-            ctx.exit(_report(error))
-
-
-def _report(error: Exception) -> int:
-    from strongroom.models.steps import Step
-    from strongroom.storage_service.errors import Fate, StrongroomError, Unavailable
-
-    following: tuple[Step, ...] = ()
-    match error:
-        case Unavailable():
-            again = Step("whether it was done is not known", "machine list")
-            text = f"the store does not answer: {error}"
-            following = (again,) if error.fate is Fate.UNKNOWN else ()
-        case StrongroomError():
-            text, following = str(error), error.next
-        case OSError():
-            parts = filter(None, (error.filename, error.strerror or type(error).__name__))
-            text = ": ".join(map(str, parts))
-        case _:
-            return exits.report(error, lambda line: _cross(line.removeprefix("strongroom: ")), said=common())
-    _cross(steps.line(text, following, common().lead))
-    found = exits.exit_of(error)
-    return exits.FAILED if found is None else found.code
-
-
-def _cross(text: str) -> None:
-    click.echo(f"[✘] {text}", err=True)
-
-
 def _here(command: C) -> C:
     """Give *command* the options that say settings, which arrive as `file`, `sets` and `options`."""
     path = click.Path(path_type=Path)
@@ -89,7 +50,7 @@ def _settings(file: Path | None, sets: dict[str, str], options: dict[str, Any]) 
     return load(environ=os.environ, home=common().home, config=file, flags=flags, sets=sets, without_key=True)
 
 
-@click.group(cls=Crossed)
+@click.group(cls=Noun)
 def machine() -> None:
     """Let machines open the keyring by keys of their own, and end that.
 
@@ -98,7 +59,7 @@ def machine() -> None:
     """
 
 
-@machine.group(cls=Crossed, invoke_without_command=True)
+@machine.group(cls=Noun, invoke_without_command=True)
 @click.pass_context
 def config(ctx: click.Context) -> None:
     """Make what a machine needs before anything else."""
@@ -137,8 +98,8 @@ def config_init(*, name: str | None, kind: str, documents: Path | None) -> None:
     show.fields({"fingerprint": made.fingerprint, "key": made.key, "public key": made.public, "settings": made.config})
     for line in made.add:
         show.line(f"add to {made.config}:  {line}")
-    show.line(show.advice("the first machine", "machine init"))
-    show.line(f"any other, on an authorizer: strongroom machine authorize {made.public.name} --name {called}")
+    show.words(show.advice("the first machine", "machine init"))
+    show.words(f"any other, on an authorizer: strongroom machine authorize {made.public.name} --name {called}")
 
 
 @machine.command()
@@ -203,9 +164,8 @@ def list_(*, expected: str | None, file: Path | None, sets: dict[str, str], **op
     found = [] if awaited is None else unexpected(listing.rows, awaited)
     _show(listing, None if awaited is None else found)
     for row in found:
-        _cross(
-            f"unexpected authorizer: {_named(row)}" + ("" if row.authority == "Yes" else ", whose flag is unreadable")
-        )
+        unreadable = "" if row.authority == "Yes" else ", whose flag is unreadable"
+        show.note(f"strongroom: unexpected authorizer: {_named(row)}{unreadable}")
     if found:
         click.get_current_context().exit(exits.FAILED)
 
@@ -229,7 +189,7 @@ def revoke(*, wanted: str, yes: bool, force: bool, file: Path | None, sets: dict
         "This is bookkeeping, not rotation: the machine cannot open the keyring anew, but a service that runs there "
         "goes on until it is locked or ended, and the root key may have been kept. Next"
     )
-    click.echo(show.advice(warning, "key rotate root"), err=True)
+    show.note(show.advice(warning, "key rotate root"))
     _done({"fingerprint": row.fingerprint, "name": row.name, "revoked": True}, f"revoked {_named(row)}")
 
 
@@ -301,9 +261,9 @@ def _show(listing: "Listing", found: "list[Row] | None") -> None:
     show.table(_COLUMNS, ([row.fingerprint[:SHORT], row.name, row.authority, row.created] for row in listing.rows))
     for row in listing.rows:
         if row.why and not listing.why:
-            show.line(f"{_named(row)}: {row.why}")
+            show.words(f"{_named(row)}: {row.why}")
     if listing.why:
-        show.line(steps.line(f"no flag can be read here: {listing.why}", listing.next, common().lead))
+        show.words(steps.line(f"no flag can be read here: {listing.why}", listing.next, common().lead))
 
 
 def _named(row: "Row") -> str:
@@ -316,4 +276,4 @@ def _done(data: dict[str, object], text: str) -> None:
     if show.as_json():
         show.answer(data)
     else:
-        show.line(text)
+        show.words(text)

@@ -21,7 +21,7 @@ from strongroom.storage_service.audit.log import AuditLog, AuditRecord
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.client.hand_over import hand_over
-from strongroom.storage_service.errors import ConfigurationError, KeyFileMissing
+from strongroom.storage_service.errors import ConfigurationError, Fate, KeyFileMissing, Unavailable
 from strongroom.storage_service.hardening import harden
 from strongroom.storage_service.keyring.ceremonies import offline
 from strongroom.storage_service.keyring.ceremonies.enrolment import Enrolment, Opener
@@ -53,7 +53,13 @@ def run(settings: Settings, act: Callable[[Enrolment, "Backend"], Awaitable[T]])
         async with _here(settings) as (enrolment, store):
             return await act(enrolment, store)
 
-    return asyncio.run(opened())
+    try:
+        return asyncio.run(opened())
+    except Unavailable as error:
+        again = (
+            (Step("whether it was done is not known", "machine list"),) if error.fate is Fate.UNKNOWN else error.next
+        )
+        raise Unavailable(f"the store does not answer: {error}", error.fate).advising(*again) from None
 
 
 def otherwise(settings: Settings, store: "Backend", unlock_file: str | None) -> Opener:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from strongroom.deploy.cli import exits, show
-from strongroom.deploy.cli.common import common_options
+from strongroom.deploy.cli.common import common_options, forms_apart
 from strongroom.deploy.cli.migrate import lists
 from strongroom.deploy.cli.migrate.source import (
     Sides,
@@ -398,7 +398,9 @@ async def _forget(run_name: str, *, yes: bool, take_over: bool) -> None:
 
 @migrate.command()
 @click.argument("words", nargs=-1, metavar="[SOURCE PLACE | RUN]")
-@click.option("-o", "options", multiple=True, metavar="NAME=VALUE", help="An option of the source.")
+@click.option(
+    "-o", "options", multiple=True, metavar="NAME=VALUE", callback=forms_apart, help="An option of the source."
+)
 @common_options
 def status(*, words: tuple[str, ...], options: tuple[str, ...]) -> None:
     """Show the runs, or how much of one has not moved yet.

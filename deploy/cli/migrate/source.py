@@ -13,7 +13,7 @@ import click
 
 from strongroom.deploy import steps
 from strongroom.deploy.cli import exits, show
-from strongroom.deploy.cli.common import RETRIES, common, places
+from strongroom.deploy.cli.common import RETRIES, common, forms_apart, places
 from strongroom.storage_service.traces import trace_of
 
 if TYPE_CHECKING:
@@ -77,7 +77,12 @@ class Sides:
 def source_options(command: C) -> C:
     """Give *command* what names a source."""
     command = click.option(
-        "-o", "options", multiple=True, metavar="NAME=VALUE", help="An option of the source: strongroom migrate sources"
+        "-o",
+        "options",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=forms_apart,
+        help="An option of the source: strongroom migrate sources",
     )(command)
     return click.argument("words", nargs=-1, metavar="SOURCE PLACE | RUN")(command)
 

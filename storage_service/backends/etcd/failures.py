@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 
-from strongroom.storage_service.errors import ConfigurationError, Fate, StrongroomError, TooLarge, Unavailable
+from strongroom.storage_service.errors import ConfigurationError, Fate, StoreFails, StrongroomError, TooLarge
 
 
 class Kind(Enum):
@@ -25,6 +25,14 @@ class Kind(Enum):
     TOO_LARGE = auto()  # not applied, nor will it ever be
     UNTRUSTED = auto()  # never sent: this member, or the certificate we show it, is not accepted
     REFUSED = auto()  # not applied; asking again changes nothing until an operator acts
+
+
+_PLAIN: Final = {  # what callers are told; the log has more
+    Kind.FULL: "the store is full",
+    Kind.LOGIN: "the store does not let the service in",
+    Kind.UNTRUSTED: "the store is not trusted, or does not trust the service",
+    Kind.REFUSED: "the store refuses the service",
+}
 
 
 class CallFailed(Exception):
@@ -42,7 +50,8 @@ class CallFailed(Exception):
         """Return what a caller of the backend is told."""
         if self.kind is Kind.TOO_LARGE:
             return TooLarge(self.reason)
-        return Unavailable(self.reason, self.fate, self.retry_after)
+        plain = _PLAIN.get(self.kind, "the store does not answer")
+        return StoreFails(self.reason, self.fate, self.retry_after, plain=plain)
 
     def startup_answer(self) -> StrongroomError:
         """Return what whoever opens the backend is told: what only an operator can mend is a configuration error."""

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from strongroom.storage_service.errors import ConfigurationError, Fate, Unavailable
+from strongroom.storage_service.errors import ConfigurationError, Fate, StoreFails, Unavailable
 from strongroom.storage_service.reach import refuse_changed_by_others
 
 APPLICATION_ID: Final = 0x53_74_72_67  # "Strg", in the file's header
@@ -77,7 +77,8 @@ def place_of(path: Path) -> tuple[int, int] | None:
 def unavailable(error: sqlite3.Error, fate: Fate = Fate.NOT_APPLIED) -> Unavailable:
     """Return what to answer for *error*: its kind in our words and SQLite's name for it, nothing of the statement."""
     reason = _REASONS.get(primary_code(error), "the store's file cannot be used")
-    return Unavailable(f"{reason} ({getattr(error, 'sqlite_errorname', type(error).__name__)})", fate)
+    plain = reason if primary_code(error) in _PASSING else "the store's file cannot be used"
+    return StoreFails(f"{reason} ({getattr(error, 'sqlite_errorname', type(error).__name__)})", fate, plain=plain)
 
 
 def make(path: Path) -> None:
