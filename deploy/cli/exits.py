@@ -101,7 +101,8 @@ def report(error: BaseException, write: Callable[[str], object] | None = None, *
         write(error.format_message())
         return USAGE
     if isinstance(error, click.Abort):
-        write("strongroom: interrupted")
+        following = getattr(error, "next", ())
+        write("strongroom: " + steps.line(str(error) or "interrupted", following, (said or Common()).lead))
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
         # Who read the output has gone; so that the interpreter does not complain when it flushes at the end:

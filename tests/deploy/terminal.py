@@ -1,4 +1,4 @@
-"""``strongroom key`` at a terminal of its own, with somebody before it."""
+"""``strongroom key``, or another noun, at a terminal of its own, with somebody before it."""
 
 import fcntl
 import os
@@ -19,10 +19,10 @@ PROGRAM = (sys.executable, "-m", "strongroom.deploy.cli")
 class Terminal:
     """The command at a terminal of its own, and what stands on the screen."""
 
-    def __init__(self, home: Path, *arguments: str, program: Sequence[str | Path] = PROGRAM) -> None:
+    def __init__(self, home: Path, *arguments: str, noun: str = "key", program: Sequence[str | Path] = PROGRAM) -> None:
         self._master, slave = os.openpty()
         self._process = subprocess.Popen(
-            [*program, "--home", str(home), "key", *arguments],
+            [*program, "--home", str(home), noun, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,

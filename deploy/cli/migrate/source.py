@@ -13,6 +13,7 @@ import click
 from strongroom.deploy import steps
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import RETRIES, common, places
+from strongroom.deploy.cli.completion import source_or_run
 from strongroom.storage_service.traces import trace_of
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def source_options(command: C) -> C:
     command = click.option(
         "-o", "options", multiple=True, metavar="NAME=VALUE", help="An option of the source: strongroom migrate sources"
     )(command)
-    return click.argument("words", nargs=-1, metavar="SOURCE PLACE | RUN")(command)
+    return click.argument("words", nargs=-1, metavar="SOURCE PLACE | RUN", shell_complete=source_or_run)(command)
 
 
 def spec_of(words: tuple[str, ...], options: tuple[str, ...]) -> SourceSpec:
