@@ -149,15 +149,14 @@ def _api_ids(service: "StorageClient", typed: str) -> Iterator[str]:
 def _runs(service: "StorageClient", typed: str) -> Iterator[str]:
     from strongroom.models.names import MIGRATION
 
-    after: str | None = MIGRATION + _just_before(typed)
-    while after is not None:
-        page = service.list_bulk(MIGRATION, after, limit=1)
-        after = None
-        for name in page.names:
-            run, slash, _ = name.removeprefix(MIGRATION).partition("/")
-            after = f"{MIGRATION}{run}{slash and slash + _LAST}"
-            if slash:
-                yield run
+    del typed
+    after: str | None = None
+    while names := service.list_bulk(MIGRATION, after, limit=1).names:
+        after = names[0]
+        run, slash, _ = after.removeprefix(MIGRATION).partition("/")
+        if slash:  # a row of a run, whose other rows are passed over
+            after = f"{MIGRATION}{run}/zz"
+            yield run
 
 
 SECRET: Final = _of(_secrets)

@@ -127,21 +127,23 @@ def carry(service: "StorageClient", source: _Name, target: _Name, *, replace: bo
 
     copied: _Copy | None = None
     for _ in range(_ATTEMPTS):
-        with naming.of_secret(*source):
-            stored = service.get_secret(*source)
+        try:
+            with naming.of_secret(*source):
+                stored = service.get_secret(*source)
+        except NotFound as error:
+            if copied is not None:
+                error.args = (f"somebody else removed {source} meanwhile",)
+                if copied.made:  # what was removed is not to live on under another name
+                    with suppress(NotFound, Changed):
+                        service.delete_secret(*target, etag=copied.etag)
+            raise
         own = copied if copied is not None and (copied.made or replace) else None
         copied = _lay(service, stored, target, replace=replace, own=own)
         if not remove:
             return
         try:
             service.delete_secret(*source, etag=stored.etag)
-        except NotFound as error:
-            if copied.made:  # what was removed is not to live on under another name
-                with suppress(NotFound, Changed):
-                    service.delete_secret(*target, etag=copied.etag)
-            error.args = (f"somebody else removed {source} meanwhile",)
-            raise
-        except Changed:
+        except Changed:  # or removed: which of the two is found out now
             continue
         return
     raise Changed(f"somebody else keeps changing {source}: it is where it was, and an earlier value is at {target}")
