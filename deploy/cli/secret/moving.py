@@ -121,9 +121,11 @@ def carry(service: "StorageClient", source: _Name, target: _Name, *, replace: bo
         NotFound: it does not exist, or somebody else removed it meanwhile.
         Exists: there is another value at *target*, and *replace* was not said.
         Changed: somebody else keeps changing one of the two; both are there.
+        Contradicted: it is to be removed, and lies in an old place that is read through.
         NoContainer: that of *target* does not exist.
     """
-    from strongroom.storage_service.errors import Changed, NotFound
+    from strongroom.storage_service.errors import Changed, Contradicted, NotFound
+    from strongroom.storage_service.wire.etags import NEW
 
     copied: _Copy | None = None
     for _ in range(_ATTEMPTS):
@@ -137,6 +139,10 @@ def carry(service: "StorageClient", source: _Name, target: _Name, *, replace: bo
                     with suppress(NotFound, Changed):
                         service.delete_secret(*target, etag=copied.etag)
             raise
+        if remove and stored.etag == NEW:
+            raise Contradicted(
+                f"{source} still lies where it has not moved from: copy it, or finish the migration first"
+            )
         own = copied if copied is not None and (copied.made or replace) else None
         copied = _lay(service, stored, target, replace=replace, own=own)
         if not remove:
