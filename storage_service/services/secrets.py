@@ -318,7 +318,7 @@ class SecretService:
         Raises:
             Denied, Unavailable, AuditUnavailable
         """
-        tops = self._door.tops(caller, Action.LIST, ROOT)
+        tops = await self._door.tops(caller, Action.LIST, ROOT)
         if not tops:
             await self._door.deny(caller, Action.LIST, ROOT, "it may list no container")
             raise Denied("outside what these credentials reach")

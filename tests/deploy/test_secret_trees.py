@@ -13,7 +13,8 @@ from strongroom.deploy.cli.secret.moving import _Name as Name
 from strongroom.storage_service.client import StorageClient, operations
 from strongroom.storage_service.client.dialogue import Operation
 from strongroom.storage_service.client.operations import NamesPage
-from strongroom.storage_service.errors import Changed, Exists, NotFound, Unavailable
+from strongroom.storage_service.errors import Changed, Contradicted, Exists, NotFound, Unavailable
+from strongroom.storage_service.wire import etags
 from tests.deploy.running import Done, Up, clean_environment, eventually, strongroom
 from tests.deploy.terminal import Terminal
 
@@ -326,12 +327,26 @@ class TestCarrying:
         assert client.get_secret(box, "db-x").reveal() == "x"
         assert client.get_secret(f"{box}/empty", "y").reveal() == "theirs"
 
-    def test_what_was_removed_meanwhile_lives_on_nowhere(
+    def test_what_was_removed_meanwhile_is_told(
         self, mine: StorageClient, client: StorageClient, box: str, patched: Patched
     ) -> None:
-        """Somebody removes the secret while it moves: the copy goes, too."""
+        """Somebody removes the secret while it moves, or moves it, too: the copy, perhaps the last one, stays."""
         patched.after("set_secret", 1, lambda other: other.delete_secret(box, "db-x"))
-        with pytest.raises(NotFound, match=f"somebody else removed {box}/db-x meanwhile"):
+        with pytest.raises(
+            NotFound, match=f"somebody else removed {box}/db-x meanwhile; its copy stays: {box}/empty/y"
+        ):
+            self.carried(mine, box)
+        assert held(client, f"{box}/empty") == {"y": "x"}
+
+    def test_what_has_not_moved_into_the_store_is_not_moved_in_it(
+        self, mine: StorageClient, client: StorageClient, box: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A secret that is read through has no revision by which it could be removed: it is left alone."""
+        original = StorageClient.get_secret
+        monkeypatch.setattr(
+            StorageClient, "get_secret", lambda *arguments: original(*arguments)._replace(etag=etags.NEW)
+        )
+        with pytest.raises(Contradicted, match=f"{box}/db-x still lies where it has not moved from"):
             self.carried(mine, box)
         assert held(client, f"{box}/empty") == {}
 

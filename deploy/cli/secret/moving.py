@@ -133,11 +133,8 @@ def carry(service: "StorageClient", source: _Name, target: _Name, *, replace: bo
             with naming.of_secret(*source):
                 stored = service.get_secret(*source)
         except NotFound as error:
-            if copied is not None:
-                error.args = (f"somebody else removed {source} meanwhile",)
-                if copied.made:  # what was removed is not to live on under another name
-                    with suppress(NotFound, Changed):
-                        service.delete_secret(*target, etag=copied.etag)
+            if copied is not None:  # which stays: somebody else may have moved it, too, and rely on it
+                error.args = (f"somebody else removed {source} meanwhile; its copy stays: {target}",)
             raise
         if remove and stored.etag == NEW:
             raise Contradicted(
