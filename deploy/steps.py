@@ -17,7 +17,10 @@ TO_FILL: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "key import": (("file",), "FILE"),
     "machine authorize": ((), "PUBFILE --name NAME"),
     "restore": (("file",), "FILE"),
+    "secret cp": (("source",), "FROM TO"),
     "secret mkdir": (("container",), "CONTAINER"),
+    "secret mv": (("source",), "FROM TO"),
+    "secret rm": (("container",), "CONTAINER/KEY"),
 }
 """What people have to fill in themselves, unless the step has the option for it."""
 ELSEWHERE: Final = frozenset({"machine authorize"})  # what another machine is to do, whose home nobody here knows

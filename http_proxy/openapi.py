@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from strongroom.models.names import MAX_NAME
 from strongroom.storage_service import wire
 from strongroom.storage_service.wire.message import SIMPLE
 
@@ -104,10 +105,15 @@ _SECRET_ITEM: Final = _at(
     delete=_operation("Remove a secret", {204: _answer("Removed.")}, **_OWN_KEY),
 )
 
+_PAGE: Final = [_ref("parameters", "limit"), _ref("parameters", "after")]
+
 _CONTAINER: Final = _at(
     "container",
     get=_operation(
-        "List a container and those within", {200: _answer("Names; containers end in a slash.", _TEXTS)}, **_OWN_KEY
+        "List a container and those within",
+        {200: _answer("Names; containers end in a slash.", _TEXTS)},
+        parameters=_PAGE,
+        **_OWN_KEY,
     ),
     post=_operation(
         "Create a container", {200: _answer("It was there already."), 201: _answer("Created.")}, **_OWN_KEY
@@ -117,7 +123,10 @@ _CONTAINER: Final = _at(
 
 _TOP: Final = _at(
     get=_operation(
-        "List the containers that lie in no other", {200: _answer("Names; each ends in a slash.", _TEXTS)}, **_OWN_KEY
+        "List the outermost containers that the caller may list",
+        {200: _answer("Names; each ends in a slash.", _TEXTS)},
+        parameters=_PAGE,
+        **_OWN_KEY,
     ),
     post=_operation(
         "Read up to 1,000 secrets at once (with ?batch=get)",
@@ -352,6 +361,20 @@ DOCUMENT: Final[_Json] = {
             "name": _segment("name", "The record's name."),
             "container": _segment("container", "A container of secrets; containers within are joined by slashes."),
             "key": _segment("key", "A secret's key."),
+            "limit": {
+                "name": "limit",
+                "in": "query",
+                "required": False,
+                "description": "Names in this page, at most; without it, all are listed.",
+                "schema": {"type": "integer", "minimum": 1, "maximum": wire.MAX_NAMES_PAGE},
+            },
+            "after": {
+                "name": "after",
+                "in": "query",
+                "required": False,
+                "description": "With limit: what the names of this page sort behind.",
+                "schema": {"type": "string", "maxLength": MAX_NAME},
+            },
             "ifMatch": {"name": "If-Match", "in": "header", "required": False, "schema": _TEXT},
         },
         "securitySchemes": {

@@ -36,7 +36,10 @@ Verb: TypeAlias = Literal[
     "migrate status",
     "migrate verify",
     "restore",
+    "secret cp",
     "secret mkdir",
+    "secret mv",
+    "secret rm",
     "up",
 ]
 """All that can be advised: what is acted on, and how."""

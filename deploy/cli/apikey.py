@@ -4,6 +4,7 @@ import click
 
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.completion import API_ID
 from strongroom.deploy.cli.words import Noun
 
 _COLUMNS = ("id", "paths", "actions", "created")
@@ -45,7 +46,7 @@ def list_() -> None:
 
 
 @apikey.command()
-@click.argument("id_", metavar="ID")
+@click.argument("id_", metavar="ID", shell_complete=API_ID)
 @common_options
 def revoke(*, id_: str) -> None:
     """End an API key, at once and everywhere."""

@@ -9,6 +9,7 @@ import click
 
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import client, common, common_options
+from strongroom.deploy.cli.completion import HOST
 from strongroom.deploy.cli.secret import source as secret_input
 from strongroom.deploy.cli.secret import write_out
 from strongroom.deploy.cli.words import Noun
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="Model")
 
-_ADDRESS = click.argument("address")
+_ADDRESS = click.argument("address", shell_complete=HOST)
 _COLUMNS = ("address", "status", "os", "cpus", "memory", "space", "last_check")
 
 

@@ -22,6 +22,7 @@ _PHRASES: Final = {
     "for event loops": "for threads",
     "Tasks may share one; each event loop has connections of its own.": "Threads may share one.",
     "            for record in records:\n                yield record\n": "            yield from records\n",
+    "            for name in names:\n                yield name\n": "            yield from names\n",
     "Coroutine[Any, Any, T]": "T",
     "Awaitable[None]": "None",
     "await ": "",

@@ -1,5 +1,6 @@
 """Who asks, for what, and the answer: the words every authorizer shares."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -56,6 +57,12 @@ class Decider(Protocol):
 
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         """Whether `decide` says False of every name that begins with *below* and goes on; "" stands for all names."""
+
+    def tops(self, principal: Principal) -> Iterable[str]:
+        """Return the containers, with their slashes, at which what it allows *principal* may begin.
+
+        One that it allows, though not what it lies in, is among them; one that lies in another need not be.
+        """
 
     def own_container(self, principal: Principal) -> str | None:
         """Return the container that it gives *principal* for its own, if it does (Custodia's default namespace)."""

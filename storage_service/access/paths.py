@@ -55,6 +55,11 @@ def meets(entries: Iterable[str], below: str) -> bool:
     return False
 
 
+def containers(entries: Iterable[str]) -> list[str]:
+    """Return the containers that *entries* name: an entry for exactly a secret names none, nor does that for all."""
+    return [entry.strip("/") + "/" for entry in entries if entry != "/" and not entry.endswith(".")]
+
+
 class Reach:
     """The limits that a credential carries itself: outside them nothing is allowed, whatever else is said."""
 
@@ -69,6 +74,10 @@ class Reach:
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         """Whether the credential may not do the action, or has no path there."""
         return action not in principal.actions or not meets(principal.paths, "/" + below)
+
+    def tops(self, principal: Principal) -> Iterable[str]:
+        """Return the containers that the credential's paths name."""
+        return containers(principal.paths)
 
     def own_container(self, principal: Principal) -> str | None:
         """Return None: it gives nobody one."""
@@ -87,6 +96,11 @@ class WholeReach:
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         """Whether it refuses the credential, for it asks for nothing else."""
         return self.decide(principal, action, below) is False
+
+    def tops(self, principal: Principal) -> Iterable[str]:
+        """Return none: where what it allows begins, others say."""
+        del principal
+        return ()
 
     def own_container(self, principal: Principal) -> str | None:
         """Return None: it gives nobody one."""
@@ -124,6 +138,11 @@ class SimplePathAuthz:
         del principal, action, below
         return False
 
+    def tops(self, principal: Principal) -> Iterable[str]:
+        """Return the containers that the listed paths name."""
+        del principal
+        return containers(self.paths)
+
     def own_container(self, principal: Principal) -> str | None:
         """Return None: it gives nobody one."""
         del principal
@@ -159,7 +178,11 @@ class UserNameSpace:
         own = f"{root}{principal.namespace}/"
         return path.startswith(root) and not (path.startswith(own) or own.startswith(path))
 
-    def own_container(self, principal: Principal) -> str | None:
+    def tops(self, principal: Principal) -> Iterable[str]:
+        """Return the principal's own container."""
+        return (self.own_container(principal),)
+
+    def own_container(self, principal: Principal) -> str:
         """Return the container below *path* that is named after it."""
         return f"{self.path.strip('/')}/{principal.namespace}/".lstrip("/")
 

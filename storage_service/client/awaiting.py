@@ -60,6 +60,7 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
     create_container = _method(operations.create_container)
     list_container = _method(operations.list_container)
     list_containers = _method(operations.list_containers)
+    list_names = _method(operations.list_names)
     delete_container = _method(operations.delete_container)
 
     status = _method(operations.status)
@@ -112,6 +113,22 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
                 yield record
             if after is None:
                 return
+
+    async def walk(self, container: str = "") -> AsyncIterator[str]:
+        """Yield the names in *container* and in all containers within, in order, asking for a page at a time.
+
+        Args:
+            container: which one; "": all that the caller may list, by their whole names.
+
+        Raises:
+            NotFound: there is no such container.
+            Denied: the caller may not list it, or no container at all.
+        """
+        walk = operations.Walk(container)
+        while not walk.done:
+            names = await self._carry_out(operations.walk_on(walk))
+            for name in names:
+                yield name
 
     @asynccontextmanager
     async def edit(self, model: type[M], key: str, *, source: str = "") -> AsyncIterator[M]:

@@ -63,6 +63,7 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
     create_container = _method(operations.create_container)
     list_container = _method(operations.list_container)
     list_containers = _method(operations.list_containers)
+    list_names = _method(operations.list_names)
     delete_container = _method(operations.delete_container)
 
     status = _method(operations.status)
@@ -114,6 +115,21 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
             yield from records
             if after is None:
                 return
+
+    def walk(self, container: str = "") -> Iterator[str]:
+        """Yield the names in *container* and in all containers within, in order, asking for a page at a time.
+
+        Args:
+            container: which one; "": all that the caller may list, by their whole names.
+
+        Raises:
+            NotFound: there is no such container.
+            Denied: the caller may not list it, or no container at all.
+        """
+        walk = operations.Walk(container)
+        while not walk.done:
+            names = self._carry_out(operations.walk_on(walk))
+            yield from names
 
     @contextmanager
     def edit(self, model: type[M], key: str, *, source: str = "") -> Iterator[M]:

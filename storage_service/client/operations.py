@@ -8,6 +8,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Generic, NamedTuple, TypeVar, cast
+from urllib.parse import quote
 
 import msgspec
 
@@ -78,6 +79,25 @@ class Page(NamedTuple, Generic[M]):
 
     records: list[Record[M]]
     after: str | None
+
+
+class NamesPage(NamedTuple):
+    """A part of a listing of secrets and containers; *after* is where the next one begins, None at the end."""
+
+    names: list[str]
+    after: str | None
+
+
+class Walk:
+    """How far a walk through a container is, or through all that the caller reaches: see `walk_on`."""
+
+    def __init__(self, container: str = "") -> None:
+        """Begin it; *container* may end in its slash."""
+        self.container = container.removesuffix("/")
+        self.done = False
+        self.after: str | None = ""  # the last name of the listing that it goes along
+        self.tops: list[str] = []  # containers at the root that it has not gone through
+        self.inner: str | None = None  # the last name that it told of the first of these; None: it has not begun
 
 
 class KeyPage(NamedTuple):
@@ -375,12 +395,60 @@ def list_container(container: str) -> Operation[list[str]]:
 def list_containers() -> Operation[list[str]]:
     """Return the containers that lie in no other, in order, each with its slash.
 
-    Where the service gives everybody a container of its own (``UserNameSpace``): what is in the caller's.
+    Who may not list all secrets is told the outermost containers that it may list. Where the service gives everybody a
+    container of its own (``UserNameSpace``): what is in the caller's.
 
     Raises:
-        Denied: the caller may not list all secrets.
+        Denied: the caller may list no container.
     """
     return decode((yield Call("GET", f"{wire.SECRETS_PATH}/", Effect.READ)), list[str])
+
+
+def list_names(container: str = "", after: str = "", *, limit: int = wire.MAX_NAMES_PAGE) -> Operation[NamesPage]:
+    """Return the names that come after *after* in *container* and in all containers within, *limit* of them at most.
+
+    Args:
+        container: which one; "": the root, whose names are the outermost containers that the caller may list.
+        after: what they sort behind, in the order of their bytes; it need not be a name.
+        limit: 1 to 1,000.
+
+    Raises:
+        NotFound: there is no such container.
+        Denied: the caller may not list it; of the root: it may list no container.
+    """
+    path = _container_path(container) if container else f"{wire.SECRETS_PATH}/"
+    call = Call("GET", f"{path}?limit={limit}&after={quote(after, safe='/')}", Effect.READ)
+    found = decode((yield call), list[str])
+    return NamesPage(found, found[-1] if len(found) >= limit else None)
+
+
+def walk_on(walk: Walk) -> Operation[list[str]]:
+    """Return the next names of *walk*, some or none, and note there how far it is.
+
+    Raises:
+        NotFound: there is no such container.
+        Denied: the caller may not list it, or no container at all.
+    """
+    if walk.container or not walk.tops:
+        if walk.after is None:
+            walk.done = True
+            return []
+        found, walk.after = yield from list_names(walk.container, walk.after)
+        walk.done = walk.after is None and bool(walk.container or not found)
+        if walk.container:
+            return found
+        walk.tops = found
+        return []
+    top = walk.tops[0]
+    begun = walk.inner is not None
+    try:
+        found, walk.inner = yield from list_names(top, walk.inner or "")
+    except NotFound:  # it was removed meanwhile
+        walk.tops, walk.inner = walk.tops[1:], None
+        return []
+    if walk.inner is None:
+        walk.tops = walk.tops[1:]
+    return [*([] if begun else [top]), *(top + name for name in found)]
 
 
 def delete_container(container: str) -> Operation[None]:

@@ -6,6 +6,7 @@ response object a request cost a fifth of it. The contract and what we add to it
 
 import base64
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
@@ -28,12 +29,13 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.http.answering import decoded
 from strongroom.storage_service.services.door import Caller
-from strongroom.storage_service.services.secrets import Containers, Listing, SecretService, Values
+from strongroom.storage_service.services.secrets import Containers, Listing, Reached, SecretService, Values
 from strongroom.storage_service.turns import Turn
 from strongroom.storage_service.wire import (
     JSON,
     MAX_BATCH_NAMES,
     MAX_NAMES_BODY,
+    MAX_NAMES_PAGE,
     MAX_SECRET,
     MAX_SECRET_BODY,
     NEW,
@@ -48,6 +50,7 @@ from strongroom.storage_service.wire.http1 import Exchange, Field
 
 _JSON_TYPE: Final = (b"content-type", b"application/json; charset=utf-8")
 _OCTETS_TYPE: Final = (b"content-type", OCTET_STREAM.encode())
+_LIMIT: Final = re.compile("[1-9][0-9]{0,3}", re.ASCII)
 _encode = msgspec.json.Encoder().encode
 _decode_base64 = msgspec.json.Decoder(bytes).decode  # as strict as binascii's strict mode, in a third of its time
 
@@ -107,10 +110,12 @@ class SecretsEndpoint:
         await method(_Request(path[len(SECRETS_PATH) + 1 :], exchange, caller, head))
 
     async def _get(self, request: _Request) -> None:
-        _check_query(request.exchange.request.query)
+        asked = _query_of(request.exchange.request.query)
         if request.trail == "" or request.trail.endswith("/"):
-            await self._list(request)
+            await self._list(request, asked)
             return
+        if asked:
+            raise Invalid("a secret has no pages")
         binary = _wants_octets(request.head.accept)
         entry = await self._secrets.get(request.caller, _secret_name(request.trail))
         etag = etag_of(entry.revision)
@@ -124,7 +129,10 @@ class SecretsEndpoint:
             body = message.TEMPLATE % _encode(entry.value.decode())
             request.answer(200, body, _JSON_TYPE, (b"etag", etag.encode()))
 
-    async def _list(self, request: _Request) -> None:
+    async def _list(self, request: _Request, asked: "_Page | None") -> None:
+        if asked is not None:
+            await self._list_page(request, asked)
+            return
         name = _container_name(request.trail) if request.trail else self._secrets.own_container(request.caller)
         # Custodia refuses to list the root where there is no default container; a container is found by it here.
         listing = await (
@@ -134,6 +142,15 @@ class SecretsEndpoint:
             await request.stream(_array(listing), _JSON_TYPE)
         else:
             request.answer(200, b"".join([part async for part in _array(listing)]), _JSON_TYPE)
+
+    async def _list_page(self, request: _Request, asked: "_Page") -> None:
+        """Answer a part of a listing. That of the root is of containers, whoever has one of its own."""
+        if request.trail:
+            name = _container_name(request.trail)
+            found = await self._secrets.page(request.caller, name, asked.after, asked.limit)
+        else:
+            found = await self._secrets.containers_page(request.caller, asked.after, asked.limit)
+        request.answer(200, _encode(found), _JSON_TYPE)
 
     async def _put(self, request: _Request) -> None:
         if request.trail == "" or request.trail.endswith("/"):
@@ -212,7 +229,7 @@ async def _batch(values: Values) -> AsyncIterator[bytes]:
     yield b"{}" if before == b"{" else b"}"
 
 
-async def _array(listing: Listing | Containers) -> AsyncIterator[bytes]:
+async def _array(listing: Listing | Containers | Reached) -> AsyncIterator[bytes]:
     """Yield the JSON array of a listing, a page at a time."""
     before = b"["
     async for page in listing:
@@ -220,6 +237,13 @@ async def _array(listing: Listing | Containers) -> AsyncIterator[bytes]:
             yield before + _encode(page)[1:-1]
             before = b","
     yield b"[]" if before == b"[" else b"]"
+
+
+class _Page(NamedTuple):
+    """Which part of a listing is asked for."""
+
+    after: str
+    limit: int
 
 
 class _BatchGet(msgspec.Struct, forbid_unknown_fields=True):
@@ -266,15 +290,39 @@ def _wanted(name: str) -> str:
     return full
 
 
-def _check_query(query: bytes) -> None:
-    """Refuse a GET whose query asks for another message type than simple (Custodia: 406)."""
-    if query:
-        try:
-            fields: dict[str, Any] = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=16)
-        except ValueError:
-            raise NotAcceptable(message.ONLY_SIMPLE) from None
-        if fields.get("type") != [message.SIMPLE] or len(fields.get("value", [""])) != 1:
-            raise NotAcceptable(message.ONLY_SIMPLE)
+def _query_of(query: bytes) -> _Page | None:
+    """Return which page the query of a GET asks for, if it asks for one.
+
+    Raises:
+        NotAcceptable: it asks for another message type than simple (Custodia: 406).
+        Invalid: there is no such page.
+    """
+    if not query:
+        return None
+    try:
+        fields: dict[str, Any] = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=16)
+    except ValueError:
+        raise NotAcceptable(message.ONLY_SIMPLE) from None
+    pages = fields.keys() & {"limit", "after"}
+    if fields.get("type", [message.SIMPLE] if pages else []) != [message.SIMPLE]:
+        raise NotAcceptable(message.ONLY_SIMPLE)
+    if len(fields.get("value", [""])) != 1:
+        raise NotAcceptable(message.ONLY_SIMPLE)
+    return _page_of(fields) if pages else None
+
+
+def _page_of(fields: dict[str, Any]) -> _Page:
+    """Return the page that the *fields* of a query ask for.
+
+    Raises:
+        Invalid: there is no such page.
+    """
+    limit, after = fields.get("limit", [""]), fields.get("after", [""])
+    if len(limit) != 1 or _LIMIT.fullmatch(limit[0]) is None or int(limit[0]) > MAX_NAMES_PAGE:
+        raise Invalid(f"a page of names has a limit of 1 to {MAX_NAMES_PAGE}")
+    if len(after) != 1 or len(after[0]) > names.MAX_NAME or not (after[0].isascii() and after[0].isprintable()):
+        raise Invalid("a page of names begins after one name")
+    return _Page(after[0], int(limit[0]))
 
 
 async def _check_message(body: bytes) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeVar
 
+from strongroom.models import names
 from strongroom.storage_service.access.base import Action, Decider, Principal
 from strongroom.storage_service.access.paths import decide
 from strongroom.storage_service.audit.log import AuditLog, AuditRecord
@@ -139,6 +140,24 @@ class Door:
             if (own := decider.own_container(principal)) is not None:
                 return own
         return None
+
+    async def tops(self, caller: Caller, action: Action, below: str) -> list[str]:
+        """Return where what *caller* may do *action* to begins: *below* itself, or containers in it, sorted.
+
+        None of them lies in another. Where the container *below* stands for the caller's own, that one is meant.
+        """
+        own = self.own_container(caller.principal)
+        if (own is None or names.container_of(own) != below) and self.reaches(caller, action, below):
+            return [below]
+        named = {top for decider in self._deciders for top in decider.tops(caller.principal)}
+        found: list[str] = []
+        for number, top in enumerate(sorted(named), 1):
+            if number % MANY == 0:  # of a key with thousands of paths: others get their turn
+                await asyncio.sleep(0)
+            inside = top.startswith(below) and top != below
+            if inside and not (found and top.startswith(found[-1])) and self.reaches(caller, action, top):
+                found.append(top)
+        return found
 
     def reaches(self, caller: Caller, action: Action, name: str) -> bool:
         """Whether `permit` would let *caller* do it."""

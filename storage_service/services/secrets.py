@@ -23,13 +23,14 @@ from strongroom.storage_service.backends.base import (
     Vacant,
 )
 from strongroom.storage_service.backends.closed import Closed, Discreet
-from strongroom.storage_service.errors import Changed, Exists, NoContainer, NotEmpty, NotFound, TooLarge
+from strongroom.storage_service.errors import Changed, Denied, Exists, NoContainer, NotEmpty, NotFound, TooLarge
 from strongroom.storage_service.services.door import Caller, Door, check_distinct
 from strongroom.storage_service.services.large_answers import LargeAnswers
 from strongroom.storage_service.turns import Turn, Turns
 from strongroom.storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED
 
 ROOT: Final = names.SECRETS  # the top of the secrets tree: neither a secret nor a container
+_SOME: Final = 32  # containers that are looked for at once
 _AFTER_SLASH: Final = "0"  # the character that comes next: what lies in a container sorts before its name with this
 
 
@@ -117,6 +118,26 @@ class Containers:
                 return
             await asyncio.sleep(0)
             page = await self._backend.list(ROOT, f"{ROOT}{next(reversed(tops))}{_AFTER_SLASH}")
+
+
+class Reached:
+    """Those of some containers that exist, by their names below the root, like a `Listing`."""
+
+    def __init__(self, backend: Backend, wanted: Sequence[str]) -> None:
+        """Take the names of the containers, in order."""
+        self._backend = backend
+        self._wanted = wanted
+
+    @property
+    def large(self) -> bool:
+        """Whether there may be more than one page."""
+        return len(self._wanted) > _SOME
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[str]]:
+        for start in range(0, len(self._wanted), _SOME):
+            some = self._wanted[start : start + _SOME]
+            found = await asyncio.gather(*[self._backend.list(name, limit=1) for name in some])
+            yield [name.removeprefix(ROOT) for name, page in zip(some, found, strict=True) if page.names[:1] == (name,)]
 
 
 class SecretService:
@@ -268,17 +289,59 @@ class SecretService:
 
         return await self._door.read(caller, Action.LIST, [name], read)
 
-    async def containers(self, caller: Caller) -> Containers:
-        """Return the containers that lie in no other, in order, each with its slash.
+    async def page(self, caller: Caller, name: str, after: str, limit: int) -> list[str]:
+        """Return the next *limit* names of `listing`, fewer at the end: those that sort behind *after*.
+
+        Raises:
+            Denied, NotFound, Unavailable, AuditUnavailable
+        """
+
+        async def read() -> list[str]:
+            found: list[str] = []
+            behind, more = name + after, True
+            while more and len(found) < limit:
+                page = await self._secrets.list(name, behind, limit - len(found))
+                found += page.names
+                behind, more = page.names[-1] if page.names else behind, page.more
+            if not found:
+                Listing(self._secrets, name, await self._secrets.list(name, limit=1))  # says so where there is none
+            return [each.removeprefix(name) for each in found]
+
+        return await self._door.read(caller, Action.LIST, [name], read)
+
+    async def containers(self, caller: Caller, after: str = "") -> Containers | Reached:
+        """Return the containers at the top of what the caller may list, in order, each with its slash.
+
+        For who may list all, that is those that lie in no other; else the outermost that it may list. *after* is the
+        name of one, which they sort behind.
 
         Raises:
             Denied, Unavailable, AuditUnavailable
         """
+        tops = await self._door.tops(caller, Action.LIST, ROOT)
+        if not tops:
+            await self._door.deny(caller, Action.LIST, ROOT, "it may list no container")
+            raise Denied("outside what these credentials reach")
+        wanted = [top for top in tops if top > ROOT + after]
 
-        async def read() -> Containers:
-            return Containers(self._secrets, await self._secrets.list(ROOT))
+        async def read() -> Containers | Reached:
+            if tops != [ROOT]:
+                return Reached(self._secrets, wanted)
+            top, slash, _ = after.partition("/")
+            return Containers(
+                self._secrets, await self._secrets.list(ROOT, f"{ROOT}{top}{_AFTER_SLASH if slash else ''}")
+            )
 
-        return await self._door.read(caller, Action.LIST, [ROOT], read)
+        return await self._door.read(caller, Action.LIST, wanted or tops, read)
+
+    async def containers_page(self, caller: Caller, after: str, limit: int) -> list[str]:
+        """Return the next *limit* names of `containers`, fewer at the end; raises what `containers` does."""
+        found: list[str] = []
+        async for some in await self.containers(caller, after):
+            found += some
+            if len(found) >= limit:
+                break
+        return found[:limit]
 
     async def delete_container(self, caller: Caller, name: str) -> None:
         """Remove an empty container.

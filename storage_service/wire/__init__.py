@@ -25,6 +25,7 @@ MAX_BODY: Final = 10 * 1024 * 1024  # bytes of one request, whatever it asks for
 MAX_SECRET: Final = 512 * 1024  # bytes of one secret's value, as sent
 MAX_STORED: Final = 1024 * 1024  # bytes of one stored value: a 512 KiB secret as base64 in a message in a JWE
 MAX_BATCH_NAMES: Final = 1000  # names in one batch get
+MAX_NAMES_PAGE: Final = 1000  # names in one page of a listing
 MAX_BATCH_STORED: Final = 8 * 1024 * 1024  # bytes that what one batch reads has in the store, in all; more is 413
 LARGE_ANSWER: Final = 512 * 1024  # bytes in the store from which on a worker gives one such answer at a time
 MAX_RECORDS: Final = 1000  # records in one save, get or delete

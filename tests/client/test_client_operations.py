@@ -266,6 +266,18 @@ CALLS: dict[str, tuple[Operation[Any], object, str, str, Effect, object, dict[st
         ["db/", "hosts/"],
         *("GET", "/secrets/", Effect.READ, None, {}, ["db/", "hosts/"]),
     ),
+    "list_names": (
+        operations.list_names("db/", "a+b", limit=2),
+        ["p", "primary/"],
+        *("GET", "/secrets/db/?limit=2&after=a%2Bb", Effect.READ, None, {}),
+        operations.NamesPage(["p", "primary/"], "primary/"),
+    ),
+    "list_names of the root, the last": (
+        operations.list_names(),
+        ["db/"],
+        *("GET", "/secrets/?limit=1000&after=", Effect.READ, None, {}),
+        operations.NamesPage(["db/"], None),
+    ),
     "delete_container": (
         operations.delete_container("db"),
         b"",

@@ -3,6 +3,7 @@
 import base64
 import json
 import secrets
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_bytes_go_in_and_come_back(face: Face, container: str) -> None:
 
 @pytest.mark.parametrize("path", ["", "/"])
 def test_containers_are_found_from_the_root(face: Face, container: str, strongroom: StorageClient, path: str) -> None:
-    """GET of the root lists the containers that lie in no other; with a reach below the root it is refused."""
+    """GET of the root lists the containers that lie in no other, or the outermost that a key may list; else 403."""
     face.put(f"/{container}/key", "s3cret")
     face.ask("POST", f"/{container}/inner/")
     answer = face.ask("GET", path)
@@ -52,13 +53,69 @@ def test_containers_are_found_from_the_root(face: Face, container: str, strongro
     found = [name for name in answer.json() if name.startswith(container)]
     assert found == [f"{container}/"]
     assert found[0] in strongroom.list_containers()
-    for reach, status in ((f"/secrets/{container}", 403), ("/secrets.", 403), ("/secrets/", 200), ("/secrets", 200)):
+    for reach, told in (
+        ("/secrets", found),
+        ("/secrets/", found),
+        (f"/secrets/{container}", found),
+        (f"/secrets/{container}/inner", [f"{container}/inner/"]),
+        (f"/secrets/{container}/none", []),
+        (f"/secrets/{container}/key.", None),
+        ("/secrets.", None),
+        ("/hosts", None),
+    ):
         key = strongroom.create_apikey(f"root-{secrets.token_hex(4)}", paths=[reach], actions=["list"])
         own = {wire.ID_HEADER: key.api_id, wire.KEY_HEADER: key.api_key.reveal()}
-        assert face.ask("GET", path, headers=own).status_code == status
+        answer = face.ask("GET", path, headers=own)
+        assert answer.status_code == (403 if told is None else 200)
+        assert told is None or [name for name in answer.json() if name.startswith(container)] == told
     key = strongroom.create_apikey(f"root-{secrets.token_hex(4)}", paths=["/secrets"], actions=["get", "put", "delete"])
     own = {wire.ID_HEADER: key.api_id, wire.KEY_HEADER: key.api_key.reveal()}
     assert face.ask("GET", path, headers=own).status_code == 403
+
+
+def test_a_listing_comes_in_pages(face: Face, container: str) -> None:
+    """With a limit a listing ends there; what comes after its last name is the next page, and a short one the last."""
+    for name in ("a", "b+c", "d"):
+        face.put(f"/{container}/{name}", "s3cret")
+    face.ask("POST", f"/{container}/b/")
+
+    def page(query: str) -> Any:
+        return face.ask("GET", f"/{container}/?{query}").json()
+
+    assert page("limit=2") == ["a", "b+c"]
+    assert page("limit=2&after=b%2Bc") == ["b/", "d"]
+    assert page("limit=2&after=d") == []
+    assert page("limit=1000&after=b~&type=simple") == ["d"]
+    tops = face.ask("GET", f"/?limit=1&after={container[:-1]}").json()
+    assert len(tops) == 1
+    assert face.ask("GET", f"/?limit=1000&after={container}").json()[0] == f"{container}/"
+    assert f"{container}/" not in face.ask("GET", f"/?limit=1000&after={container}/").json()
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        *((f"limit={limit}", 400) for limit in ("", "0", "1001", "-1", "x", "1&limit=2", "%D9%A1")),
+        *(
+            ("after=a", 400),
+            ("limit=1&after=a&after=b", 400),
+            ("limit=1&after=%00", 400),
+            ("limit=1&after=%C3%BC", 400),
+        ),
+        *((f"limit=1&after={'a' * 513}", 400), ("limit=1&type=kem", 406), ("page=1", 406)),
+    ],
+)
+def test_a_page_that_there_cannot_be_is_refused(face: Face, container: str, query: str, status: int) -> None:
+    """Of limits and beginnings each is said once, and in its bounds; nothing else is taken for them."""
+    face.put(f"/{container}/a", "s3cret")
+    assert face.ask("GET", f"/{container}/?{query}").status_code == status
+    assert face.ask("GET", f"/{container}/a?limit=1").status_code == 400
+
+
+def test_no_page_of_a_container_that_there_is_not(face: Face, container: str) -> None:
+    """Whatever it is to begin after, a container that does not exist has no pages."""
+    for after in ("", "x"):
+        assert face.ask("GET", f"/{container}-none/?limit=9&after={after}").status_code == 404
 
 
 @pytest.mark.parametrize("value", ["ü 漢字 🔑", " ", "\x00\x01", '"}{', "a" * wire.MAX_SECRET])

@@ -140,6 +140,9 @@ class Opinion:
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         return self.opinion is False
 
+    def tops(self, principal: Principal) -> tuple[str, ...]:
+        return ()
+
     def own_container(self, principal: Principal) -> str | None:
         return None
 
@@ -223,3 +226,17 @@ def test_nothing_that_is_allowed_is_ruled_out(principal: Principal, action: Acti
 def test_whose_container_is_whose(decider: Decider, principal: Principal, expected: str | None) -> None:
     """A name space gives each principal the container that is named after it; who has no name space gives none."""
     assert decider.own_container(principal) == expected
+
+
+@pytest.mark.parametrize(
+    ("decider", "principal", "expected"),
+    [
+        (Reach(), Principal("apikey:ci", ("/", "/secrets/db", "/secrets/web/", "/secrets/db/key.")), ["db/", "web/"]),
+        (SimplePathAuthz(("/secrets/a/b", "/")), ANYONE, ["a/b/"]),
+        (UserNameSpace("/secrets"), Principal("apikey:ci"), ["ci/"]),
+        (WholeReach(), Principal("apikey:ci"), []),
+    ],
+)
+def test_where_what_is_allowed_begins(decider: Decider, principal: Principal, expected: list[str]) -> None:
+    """Each decider names the containers at which it begins to allow; what names one secret, or all, names none."""
+    assert list(decider.tops(principal)) == [f"secrets/{each}" for each in expected]

@@ -126,6 +126,12 @@ VERBS: dict[str, tuple[Verb, Action, list[str]]] = {
     ),
     "secrets.listing": (lambda parts, who: parts.secrets.listing(who, "secrets/db/"), Action.LIST, ["secrets/db/"]),
     "secrets.containers": (lambda parts, who: parts.secrets.containers(who), Action.LIST, ["secrets/"]),
+    "secrets.page": (lambda parts, who: parts.secrets.page(who, "secrets/db/", "a", 9), Action.LIST, ["secrets/db/"]),
+    "secrets.containers_page": (
+        lambda parts, who: parts.secrets.containers_page(who, "", 9),
+        Action.LIST,
+        ["secrets/"],
+    ),
     "secrets.delete_container": (
         lambda parts, who: parts.secrets.delete_container(who, "secrets/empty/"),
         Action.DELETE,
@@ -230,7 +236,11 @@ async def test_the_one_action_it_needs(rig: Rig, verb: str) -> None:
     assert rig.lines() == [(str(action), name, "allowed") for name in named]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+# What tells everybody of what is within reach, and only of that.
+WITHIN_REACH: Final = {"secrets.containers", "secrets.containers_page"}
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - WITHIN_REACH))
 async def test_the_right_action_elsewhere(rig: Rig, verb: str) -> None:
     """Whoever may do everything, but in another place, is refused, and the store stays as it is."""
     do, action, named = VERBS[verb]
@@ -241,6 +251,43 @@ async def test_the_right_action_elsewhere(rig: Rig, verb: str) -> None:
 
     assert await rig.rows() == before
     assert rig.lines() == [(str(action), name, "denied") for name in named]
+
+
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        (("/",), ["db/", "empty/", "hosts/"]),
+        (("/secrets/db", "/secrets/none", "/secrets/hosts/h1"), ["db/"]),
+        (("/secrets/db", "/secrets/db/inner", "/secrets/empty/", "/hosts"), ["db/", "empty/"]),
+        (("/secrets/dbmore", "/elsewhere", "/secrets/elsewhere"), []),
+    ],
+)
+async def test_the_containers_within_reach(rig: Rig, paths: tuple[str, ...], told: list[str]) -> None:
+    """Whoever asks for containers is told the outermost that it may list, and the log has each that it may."""
+    caller = who(Action.LIST, paths=paths)
+
+    assert [name async for page in await rig.parts.secrets.containers(caller) for name in page] == told
+    noted = {name for _, name, decision in rig.lines() if decision == "allowed"}
+    assert noted >= ({f"secrets/{name}" for name in told} if paths != ("/",) else {"secrets/"})
+    found: list[str] = []
+    while page := await rig.parts.secrets.containers_page(caller, found[-1] if found else "", 1):
+        found += page
+    assert found == told
+
+
+@pytest.mark.parametrize(
+    ("paths", "actions"), [(("/hosts",), ALL_ACTIONS), (("/secrets/db/a.",), ALL_ACTIONS), (("/",), {Action.GET})]
+)
+async def test_no_container_within_reach(rig: Rig, paths: tuple[str, ...], actions: frozenset[Action]) -> None:
+    """Whoever may list no container is refused before the store is asked, which is written down."""
+    caller = who(*actions, paths=paths)
+    asked = len(rig.store.operations)
+
+    with pytest.raises(Denied):
+        await rig.parts.secrets.containers(caller)
+
+    assert len(rig.store.operations) == asked
+    assert rig.lines() == [("list", "secrets/", "denied")]
 
 
 @pytest.mark.parametrize("missing", sorted(ALL_ACTIONS))

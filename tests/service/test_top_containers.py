@@ -1,11 +1,17 @@
 """The containers at the top, found without going through what lies in them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from strongroom.models.secret import Secret
+from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.backends.base import MAX_PAGE, Page, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.bootstrap import SharedRoot, build
+from strongroom.storage_service.config import AuthorizerSettings, ServiceSettings
+from strongroom.storage_service.services.door import Caller
 from strongroom.storage_service.services.secrets import ROOT, Containers
 
 
@@ -57,3 +63,26 @@ async def test_a_large_container_is_passed_over() -> None:
 
     assert await listed(store, ["a/", "b/", *within, "b0/", *many]) == ["a/", "b/", "b0/", *many]
     assert store.given == 3
+
+
+async def test_who_has_a_container_of_its_own_is_told_that_one(tmp_path: Path) -> None:
+    """Where the root stands for the caller's own container, a page of the root has that, and no other's."""
+    settings = ServiceSettings(
+        socket=tmp_path / "socket",
+        audit_log=tmp_path / "audit.log",
+        root_key=tmp_path / "secrets.key",
+        store="memory:",
+        api_id="own",
+        api_key=Secret("own-key"),
+        authorizers=(AuthorizerSettings(handler="UserNameSpace", options={"path": "/secrets"}),),
+    )
+    shared = SharedRoot()
+    parts = await build(settings, shared)
+    ci, other = (Caller(Principal(f"apikey:{name}"), "request-1") for name in ("ci", "other"))
+    for caller, name in ((ci, "ci"), (other, "other")):
+        assert await parts.secrets.containers_page(caller, "", 9) == []
+        await parts.secrets.put(caller, f"secrets/{name}/k", b"x", 0)
+
+    assert await parts.secrets.containers_page(ci, "", 9) == ["ci/"]
+    await parts.close()
+    shared.close()

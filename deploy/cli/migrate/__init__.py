@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from strongroom.deploy.cli import exits, show
+from strongroom.deploy.cli import completion, exits, show
 from strongroom.deploy.cli.common import common_options, forms_apart
 from strongroom.deploy.cli.migrate import lists
 from strongroom.deploy.cli.migrate.source import (
@@ -373,7 +373,7 @@ async def _rollback(spec: SourceSpec, *, yes: bool, take_over: bool) -> int:
 
 
 @migrate.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", shell_complete=completion.RUN)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_take_over
 @common_options
@@ -397,7 +397,7 @@ async def _forget(run_name: str, *, yes: bool, take_over: bool) -> None:
 
 
 @migrate.command()
-@click.argument("words", nargs=-1, metavar="[SOURCE PLACE | RUN]")
+@click.argument("words", nargs=-1, metavar="[SOURCE PLACE | RUN]", shell_complete=completion.source_or_run)
 @click.option(
     "-o", "options", multiple=True, metavar="NAME=VALUE", callback=forms_apart, help="An option of the source."
 )

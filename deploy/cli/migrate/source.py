@@ -14,6 +14,7 @@ import click
 from strongroom.deploy import steps
 from strongroom.deploy.cli import exits, show
 from strongroom.deploy.cli.common import RETRIES, common, forms_apart, places
+from strongroom.deploy.cli.completion import source_or_run
 from strongroom.storage_service.traces import trace_of
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def source_options(command: C) -> C:
         callback=forms_apart,
         help="An option of the source: strongroom migrate sources",
     )(command)
-    return click.argument("words", nargs=-1, metavar="SOURCE PLACE | RUN")(command)
+    return click.argument("words", nargs=-1, metavar="SOURCE PLACE | RUN", shell_complete=source_or_run)(command)
 
 
 def spec_of(words: tuple[str, ...], options: tuple[str, ...]) -> SourceSpec:

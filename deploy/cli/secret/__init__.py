@@ -8,14 +8,19 @@ import click
 
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import client, common, common_options
+from strongroom.deploy.cli.completion import CONTAINER, SECRET
+from strongroom.deploy.cli.secret import naming
 from strongroom.deploy.cli.secret import source as secret_input
+from strongroom.deploy.cli.secret.listing import ls
+from strongroom.deploy.cli.secret.moving import cp, mv
+from strongroom.deploy.cli.secret.removing import rm
 from strongroom.deploy.cli.words import Noun
 
 if TYPE_CHECKING:
     from strongroom.storage_service.client import StorageClient
 
-_NAME = click.argument("name", metavar="CONTAINER/KEY")
-_CONTAINER = click.argument("container")
+_NAME = click.argument("name", metavar="CONTAINER/KEY", shell_complete=SECRET)
+_CONTAINER = click.argument("container", shell_complete=CONTAINER)
 _BINARY = click.option("--binary", is_flag=True, help="Bytes, not text.")
 _ETAG = click.option("--if-match", "etag", metavar="ETAG", help="Only if it is still at this revision.")
 
@@ -29,8 +34,17 @@ def secret() -> None:
 @_NAME
 @click.option("--file", "file", metavar="FILE", help="Read the secret from a file; - is standard input.")
 @click.option("--edit", "editor", is_flag=True, help="Write it in $EDITOR, beginning with what is stored.")
+@click.option(
+    "--generate",
+    "length",
+    metavar="N",
+    type=click.IntRange(12, 1024),
+    help="Make it of N random letters and digits, and do not show it.",
+)
+@click.option("--show", "shown", is_flag=True, help="With --generate: write it to standard output.")
 @_BINARY
-@click.option("--chomp", is_flag=True, help="Leave out one line break at the end.")
+@click.option("--exact", is_flag=True, help="Keep the line break at the end of a single line.")
+@click.option("--chomp", is_flag=True, hidden=True)
 @click.option("--replace", is_flag=True, help="Replace what is there; without this, that is a conflict.")
 @click.option("--parents", "-p", is_flag=True, help="Make the containers on the way.")
 @_ETAG
@@ -40,7 +54,10 @@ def put(
     name: str,
     file: str | None,
     editor: bool,
+    length: int | None,
+    shown: bool,
     binary: bool,
+    exact: bool,
     chomp: bool,
     replace: bool,
     parents: bool,
@@ -48,31 +65,52 @@ def put(
 ) -> None:
     """Store a secret, read from standard input unless told otherwise.
 
-    At a terminal it is asked for without echo. What comes from a pipe or a file is kept to the byte, line break
-    included, unless --chomp is said.
+    At a terminal it is asked for without echo. Of a single line, from a pipe, a file or the editor, the line break at
+    the end is left out, and that is said; --exact keeps it. Several lines, such as a key's, are kept to the byte, and
+    so is what --binary reads.
     """
-    container, key = _split(name)
+    container, key = naming.split(name)
     if editor and (file or binary or replace):
         raise click.UsageError("--edit goes without --file, --binary and --replace")
+    if length is not None and (file or editor or binary or exact):
+        raise click.UsageError("--generate goes without --file, --edit, --binary and --exact")
+    if shown and length is None:
+        raise click.UsageError("--show goes with --generate")
     if replace and etag is not None:
         raise click.UsageError("--replace and --if-match exclude each other")
+    if chomp:
+        click.echo("strongroom: --chomp can be left out: of a single line that is the rule now", err=True)
     with client() as service:
         if editor:
             stored, etag = _stored(service, container, key, etag)
             edited = secret_input.edit(stored)
-            if edited is None:
-                _done({"name": name, "etag": etag}, f"{name} is as it was")
+            content = stored if edited is None else _read(edited, exact=exact or stored.endswith(b"\n"))
+            if content == stored:
+                show.done({"name": name, "etag": etag}, f"{name} is as it was")
                 return
-            content = edited
+        elif length is not None:
+            content = secret_input.generated(length).encode()
         else:
-            content = secret_input.read(file, "Secret")
-        if chomp:
-            content = content.removesuffix(b"\n").removesuffix(b"\r")
+            content = _read(secret_input.read(file, "Secret"), exact=exact or binary)
         value = content if binary else _text(content)
         if parents:
-            _make_parents(service, container)
-        tag = _set(service, container, key, value, etag, replace=replace)
-    _done({"name": name, "etag": tag}, f"stored {name}")
+            naming.make_parents(service, container)
+        with naming.of_secret(container, key):
+            tag = _set(service, container, key, value, etag, replace=replace)
+    if not shown:
+        show.done({"name": name, "etag": tag}, f"stored {name}")
+    elif show.as_json():
+        show.answer({"name": name, "etag": tag, "value": value})
+    else:
+        write_out(content, None)
+
+
+def _read(content: bytes, *, exact: bool) -> bytes:
+    """Return what is to be stored of *content*, and say so where it is less."""
+    kept = content if exact else secret_input.one_line(content)
+    if kept != content:
+        click.echo("strongroom: dropped the line break at its end; --exact keeps it", err=True)
+    return kept
 
 
 def _stored(service: "StorageClient", container: str, key: str, etag: str | None) -> tuple[bytes, str | None]:
@@ -97,7 +135,7 @@ def _set(
     except Exists:
         if replace:
             return service.set_secret(container, key, value, etag="*")
-        raise Exists(f"{container}/{key} exists already; say --replace to replace it") from None
+        raise
 
 
 @secret.command()
@@ -107,8 +145,8 @@ def _set(
 @common_options
 def get(*, name: str, binary: bool, output: Path | None) -> None:
     """Write a secret to standard output, as it is; a line break follows only at a terminal."""
-    container, key = _split(name)
-    with client() as service:
+    container, key = naming.split(name)
+    with client() as service, naming.of_secret(container, key):
         stored = service.get_secret(container, key)
     if common().as_json:
         show.answer({"name": name, "value": stored.reveal(), "etag": stored.etag})
@@ -137,46 +175,18 @@ def write_out(content: bytes, output: Path | None) -> None:
 
 
 @secret.command()
-@click.argument("container", default="/")
-@common_options
-def ls(*, container: str) -> None:
-    """List what a container holds, or without one, all containers; those end in a slash."""
-    at_root = container == "/"
-    if not at_root:
-        _check(container.removesuffix("/") + "/")
-    with client() as service:
-        inside = service.list_containers() if at_root else service.list_container(container)
-    if show.as_json():
-        show.answer({"container": container.removesuffix("/"), "names": inside})
-    else:
-        for each in inside:
-            show.line(each)
-
-
-@secret.command()
-@_NAME
-@_ETAG
-@common_options
-def rm(*, name: str, etag: str | None) -> None:
-    """Remove a secret."""
-    container, key = _split(name)
-    with client() as service:
-        service.delete_secret(container, key, etag=etag)
-    _done({"name": name, "deleted": True}, f"removed {name}")
-
-
-@secret.command()
 @_CONTAINER
 @click.option("--parents", "-p", is_flag=True, help="Make the containers on the way.")
 @common_options
 def mkdir(*, container: str, parents: bool) -> None:
     """Make a container; one that exists is as good."""
-    _check(container.removesuffix("/") + "/")
+    bare = naming.container_named(container)
     with client() as service:
         if parents:
-            _make_parents(service, container.removesuffix("/").rpartition("/")[0])
-        created = service.create_container(container)
-    _done({"container": container, "created": created}, f"{'made' if created else 'there is already'} {container}")
+            naming.make_parents(service, bare.rpartition("/")[0])
+        with naming.of_container(bare.rpartition("/")[0]):
+            created = service.create_container(bare)
+    show.done({"container": container, "created": created}, f"{'made' if created else 'there is already'} {container}")
 
 
 @secret.command()
@@ -184,35 +194,10 @@ def mkdir(*, container: str, parents: bool) -> None:
 @common_options
 def rmdir(*, container: str) -> None:
     """Remove an empty container."""
-    _check(container.removesuffix("/") + "/")
-    with client() as service:
-        service.delete_container(container)
-    _done({"container": container, "deleted": True}, f"removed {container}")
-
-
-def _make_parents(service: "StorageClient", container: str) -> None:
-    parts = container.split("/") if container else []
-    for depth in range(1, len(parts) + 1):
-        service.create_container("/".join(parts[:depth]))
-
-
-def _split(name: str) -> tuple[str, str]:
-    container, _, key = name.rpartition("/")
-    if not container or not key:
-        raise click.UsageError("a secret's name is CONTAINER/KEY")
-    _check(name)
-    return container, key
-
-
-def _check(name: str) -> None:
-    """Refuse, before anything is done, a *name* that the service would refuse: in one spelling there is one secret.
-
-    Raises:
-        InvalidName: it is such.
-    """
-    from strongroom.models import names
-
-    names.check(names.SECRETS + name)
+    bare = naming.container_named(container)
+    with client() as service, naming.of_listed(bare):
+        service.delete_container(bare)
+    show.done({"container": container, "deleted": True}, f"removed {container}")
 
 
 def _text(content: bytes) -> str:
@@ -222,8 +207,5 @@ def _text(content: bytes) -> str:
         raise click.UsageError("this is not UTF-8 text; say --binary to store it as it is") from None
 
 
-def _done(data: dict[str, object], text: str) -> None:
-    if show.as_json():
-        show.answer(data)
-    else:
-        show.line(text)
+for _verb in (ls, rm, mv, cp):
+    secret.add_command(_verb)

@@ -2,21 +2,26 @@
 
 import getpass
 import os
+import secrets
 import shlex
+import string
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 import click
 
 from strongroom.storage_service.wire import MAX_SECRET
 
+_ALPHABET: Final = string.ascii_letters + string.digits
+
 
 def read(file: str | None, what: str) -> bytes:
     """Return the secret from *file*, or from standard input for None and "-".
 
-    A terminal is asked without echo; anything else is read to its end, and kept to the byte.
+    A terminal is asked without echo; anything else is read to its end.
 
     Raises:
         UsageError: the file cannot be read, or it is more than a secret may be.
@@ -34,6 +39,21 @@ def read(file: str | None, what: str) -> bytes:
     if len(content) > MAX_SECRET:
         raise click.UsageError(f"{what}: over {MAX_SECRET // 1024} KiB")
     return content
+
+
+def one_line(content: bytes) -> bytes:
+    """Return *content* without the line break at its end if it is a single line; else as it is.
+
+    That break is ``echo``'s or the editor's, and no password has it. A key of several lines ends in one that it needs:
+    without it an Ed25519 key is not a key to ``ssh``.
+    """
+    line = content.removesuffix(b"\n").removesuffix(b"\r") if content.endswith(b"\n") else content
+    return content if b"\n" in line or b"\r" in line else line
+
+
+def generated(length: int) -> str:
+    """Return so many random letters and digits, of nearly six bits each."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
 
 def edit(content: bytes) -> bytes | None:

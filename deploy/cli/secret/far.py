@@ -1,0 +1,77 @@
+"""Work on a whole tree of secrets: it asks first, shows how far it is, and where it stops says how to go on."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from strongroom.deploy.cli import show
+from strongroom.deploy.cli.secret.listing import some_secrets
+
+if TYPE_CHECKING:
+    from strongroom.models.steps import Step
+
+
+class Interrupted(click.Abort):
+    """Somebody pressed Ctrl-C; *next* goes on."""
+
+    def __init__(self, text: str, *following: "Step") -> None:
+        super().__init__(text)
+        self.next = following
+
+
+@dataclass(slots=True)
+class Far:
+    """How many secrets of a tree are done."""
+
+    word: str  # moved, copied, removed
+    total: int
+    safe: str = ""  # what is certain wherever the work stops
+    done: int = 0
+
+    def __str__(self) -> str:
+        told = f"{self.done:,} of {some_secrets(self.total)} {self.word}"
+        return f"{told}; {self.safe}" if self.safe else told
+
+
+@contextmanager
+def shown(far: Far, doing: str, step: "Step") -> Iterator[Callable[[], None]]:
+    """Show how far the work is; the block says so whenever one more secret is done.
+
+    Raises:
+        Interrupted: it was, and the text says how far it is.
+        StrongroomError: what stopped it, which says the same; *step* goes on.
+    """
+    from strongroom.storage_service.errors import StrongroomError
+
+    try:
+        with show.progress(doing, far.total) as advance:
+
+            def one_more() -> None:
+                far.done += 1
+                advance(1)
+
+            yield one_more
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted: {far}", step) from None
+    except StrongroomError as error:
+        error.args = (f"{error}; {far}",)
+        error.next = (*error.next, step)
+        raise
+
+
+def sure(yes: bool, what: str) -> None:
+    """Ask whether *what* is meant, where somebody can be asked.
+
+    Raises:
+        UsageError: nobody can, and --yes was not said.
+        Abort: it is not.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"this would {what}: say --yes")
+    click.confirm(f"{what}?", abort=True, err=True)

@@ -1,0 +1,103 @@
+"""Names as they are typed: of secrets, and of containers; and errors that say which one is meant."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from strongroom.storage_service.client import StorageClient
+
+
+def split(name: str) -> tuple[str, str]:
+    """Return the container and the key of the secret *name*.
+
+    Raises:
+        UsageError: it is a container's.
+        InvalidName: the service would refuse it.
+    """
+    container, _, key = name.rpartition("/")
+    if not container or not key:
+        raise click.UsageError("a secret's name is CONTAINER/KEY")
+    check(name)
+    return container, key
+
+
+def check(name: str) -> None:
+    """Refuse, before anything is done, a *name* that the service would refuse: in one spelling there is one secret.
+
+    Raises:
+        InvalidName: it is such.
+    """
+    from strongroom.models import names
+
+    names.check(names.SECRETS + name)
+
+
+def container_named(name: str) -> str:
+    """Return the container *name* without its slash.
+
+    Raises:
+        InvalidName: the service would refuse it.
+    """
+    bare = name.removesuffix("/")
+    check(f"{bare}/")
+    return bare
+
+
+@contextmanager
+def of_secret(container: str, key: str) -> Iterator[None]:
+    """Let errors inside name the secret, or its container where that is missing."""
+    from strongroom.storage_service.errors import Changed, Exists, NotFound
+
+    name = f"{container}/{key}"
+    with of_container(container):
+        try:
+            yield
+        except NotFound as error:
+            error.args = (f"there is no such secret: {name}",)
+            raise
+        except Exists as error:
+            error.args = (f"{name} exists already; say --replace to replace it",)
+            raise
+        except Changed as error:
+            error.args = (f"{error}: {name}",)
+            raise
+
+
+@contextmanager
+def of_container(container: str) -> Iterator[None]:
+    """Let errors inside that a container is missing, or is not empty, name *container*."""
+    from strongroom.models.steps import Step
+    from strongroom.storage_service.errors import NoContainer, NotEmpty
+
+    try:
+        yield
+    except NoContainer as error:
+        error.args = (f"there is no container {container}",)
+        error.next = (Step("make it first", "secret mkdir", {"container": container}),)
+        raise
+    except NotEmpty as error:
+        error.args = (f"the container {container} is not empty",)
+        raise
+
+
+@contextmanager
+def of_listed(container: str) -> Iterator[None]:
+    """Let errors inside, that a container is not found, name it."""
+    from strongroom.storage_service.errors import NotFound
+
+    with of_container(container):
+        try:
+            yield
+        except NotFound as error:
+            error.args = (f"there is no container {container}",)
+            raise
+
+
+def make_parents(service: "StorageClient", container: str) -> None:
+    """Make *container*, and before it those that it lies in, as far as they are missing; "" is the root."""
+    parts = container.split("/") if container else []
+    for depth in range(1, len(parts) + 1):
+        service.create_container("/".join(parts[:depth]))
