@@ -188,8 +188,8 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
         "status": problem.status,
         "request_id": request_id,
     }
-    if problem.detail and str(error):
-        body["detail"] = str(error)
+    if problem.detail and error.text:
+        body["detail"] = error.text
     if isinstance(error, errors.Invalid):
         if error.faults:
             body["errors"] = [{"field": field, "reason": reason} for field, reason in error.faults]
