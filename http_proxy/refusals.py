@@ -50,7 +50,7 @@ def why(error: ServiceError) -> Why:
     """Return what *error* is answered with, if the proxy decided it."""
     if error.told:
         return TOLD
-    return Why(wire.problem_of(error).status, str(error), isinstance(error, Denied | NotAuthenticated))
+    return Why(wire.problem_of(error).status, error.text, isinstance(error, Denied | NotAuthenticated))
 
 
 class RefusalReporter:

@@ -252,7 +252,7 @@ class Apply:
             return decisions[: len(decisions) // 2], decisions[len(decisions) // 2 :]
         (one,) = decisions
         faults = error.faults if isinstance(error, Invalid) else ()
-        why = "; ".join(f"{field} {reason}" for field, reason in faults) or str(error)
+        why = "; ".join(f"{field} {reason}" for field, reason in faults) or error.text
         self.report.tell("refused", one.item.id, f"the service refuses it: {why}", one.record.name)
         work.refused.add(one.record.name)
         return ()

@@ -1,10 +1,28 @@
 """What can be wrong with a record; nothing here knows of HTTP or stores."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+from strongroom.models.steps import Step
 
 
-class ModelError(Exception):
+class StrongroomError(Exception):
+    """Base of all errors of ours; never raised itself. *next* is what can be done about it."""
+
+    next: tuple[Step, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What is wrong, and nothing of where: what those are told who know that, or are not to know it."""
+        return super().__str__()
+
+    def advising(self, *steps: Step) -> Self:
+        """Return the error with *steps* as what can be done about it."""
+        self.next = steps
+        return self
+
+
+class ModelError(StrongroomError):
     """Base of all errors of this package; never raised itself."""
 
 

@@ -6,20 +6,11 @@ beside the message, as steps: no text here spells a command.
 """
 
 from enum import StrEnum
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from strongroom.models.steps import Step
+from strongroom.models import errors as model_errors
 
-
-class StrongroomError(Exception):
-    """Base of all errors of this package; never raised itself. *next* is what can be done about it."""
-
-    next: tuple[Step, ...] = ()
-
-    def advising(self, *steps: Step) -> Self:
-        """Return the error with *steps* as what can be done about it."""
-        self.next = steps
-        return self
+StrongroomError = model_errors.StrongroomError
 
 
 class Fate(StrEnum):
@@ -34,12 +25,21 @@ class ServiceError(StrongroomError):
     """Base of all answers that are not the thing asked for. Texts never contain what the caller sent.
 
     *fate* is what became of the write that is answered so: a refusal comes before it, unless somebody knows better.
+    A client's errors know of which record they are, by its *name* (of several, by what their names begin with), and the
+    *request_id* by which the service's log and audit log know the request; both stand in their text.
     """
 
     code: ClassVar[str] = "internal"
     told = False  # it is an answer of the service, which has recorded it
     applied = 0  # how many of several writes are done all the same, of the first of them
     fate: Fate = Fate.NOT_APPLIED
+    name = ""
+    request_id = ""
+
+    def __str__(self) -> str:
+        if not self.request_id:
+            return self.text
+        return f"{self.text} ({self.name and f'{self.name}, '}request {self.request_id})"
 
 
 class Invalid(ServiceError):

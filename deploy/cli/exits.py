@@ -176,12 +176,14 @@ def _as_data(error: BaseException, told: _Told) -> dict[str, object]:
 
 
 def _text(error: BaseException) -> str:
+    from strongroom.models.errors import StrongroomError
+
     if isinstance(error, click.ClickException):
         text = error.format_message()
         if isinstance(error, click.UsageError) and error.ctx is not None:
             text = f"{text.rstrip('.')} ({error.ctx.command_path} --help)"
     else:
-        text = str(error)
+        text = error.text if isinstance(error, StrongroomError) else str(error)
         faults = getattr(error, "faults", ())
         if faults and not any(field in text for field, _ in faults):
             text += ": " + "; ".join(f"{field} {reason}" for field, reason in faults)

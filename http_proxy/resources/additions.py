@@ -32,24 +32,30 @@ class Addition:
         self._joined: Record[Cluster] | None = None  # as this addition wrote it
         self._opened: Record[HostCreds] | None = None
 
-    async def make(self, host: Host) -> Host:
-        """Add *host*, which is not there.
+    @property
+    def opened(self) -> Record[HostCreds]:
+        """The credentials, once the addition is finished."""
+        if self._opened is None:
+            raise RuntimeError("the addition is not finished")
+        return self._opened
+
+    async def make(self, host: Host) -> Record[Host]:
+        """Add *host*, which is not there, and return it as it is now.
 
         Raises:
             Exists: it is by now.
             Rejected: as `finish`. Of two who add it with different sources, one finds the other's credentials.
         """
         self._made = await self._client.save(host, etag=wire.NEW)
-        await self.finish(self._made)
-        return self._made.model
+        return await self.finish(self._made)
 
     async def open(self) -> bool:
         """Store the credentials where there are none; return whether that was so."""
         self._opened = await save_where_none(self._client, self._creds)
         return self._opened is not None
 
-    async def finish(self, host: Record[Host]) -> Record[HostCreds]:
-        """Add what *host*, which is there, is without; return its credentials.
+    async def finish(self, host: Record[Host]) -> Record[Host]:
+        """Add what *host*, which is there, is without; return it as it is now.
 
         Raises:
             Rejected: somebody else stored its credentials, or removed the host or its cluster, at the same time.
@@ -86,11 +92,11 @@ class Addition:
             except NotFound:
                 raise Rejected(409, NO_CLUSTER) from None
 
-    async def _lock(self, host: Record[Host], opened: Record[HostCreds]) -> Record[HostCreds]:
+    async def _lock(self, host: Record[Host], opened: Record[HostCreds]) -> Record[Host]:
         """Store *host* over its revision: who removes it, or takes it back, at the same time sees it changed."""
         for _ in range(ATTEMPTS):
-            if await lock(self._client, host) is not None:
-                return opened
+            if (locked := await lock(self._client, host)) is not None:
+                return locked
             places = await self._storage.hosts.records(self._client, self._address)
             there = next((record for record in places if record.model.source == host.model.source), None)
             # Changed by the platform, say, or removed and made anew: are the credentials still these?

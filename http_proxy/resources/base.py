@@ -1,9 +1,10 @@
 """What the resources share: who asks the service for them, bodies in and out, and changes that lose nothing."""
 
 import asyncio
-from collections.abc import Callable
+import functools
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final, TypeGuard, TypeVar
 
 import msgspec
 
@@ -13,22 +14,27 @@ from strongroom.http_proxy.resources.places import HostPlaces
 from strongroom.models import Model, strict_json
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient, Record
+from strongroom.storage_service.client.operations import ANY_REVISION
 from strongroom.storage_service.config import ProxySettings
 from strongroom.storage_service.errors import (
     Busy,
     Changed,
     Denied,
+    Exists,
     Invalid,
     Malformed,
     NotAuthenticated,
     NotFound,
     TooLarge,
 )
+from strongroom.storage_service.wire.etags import expected_revision
 
 M = TypeVar("M", bound=Model)
 
 RETRIES: Final = 3  # within half a second: who asks has a client, and patience, of their own
 ATTEMPTS: Final = 16  # at one change, while other workers change the same record
+NONE_TO_CHANGE: Final = "there is no such record to change; without If-Match it is made"
+_CHANGED: Final = "the record is not at the revision in If-Match"
 
 
 class Storage:
@@ -71,7 +77,14 @@ class Storage:
         return (await self.changed(client, model, key, edit))[0].model
 
     async def changed(
-        self, client: AsyncStorageClient, model: type[M], key: str, edit: Callable[[M], bool]
+        self,
+        client: AsyncStorageClient,
+        model: type[M],
+        key: str,
+        edit: Callable[[M], bool],
+        *,
+        etag: str = ANY_REVISION,
+        read: Callable[[], Awaitable[Record[M]]] | None = None,
     ) -> tuple[Record[M], bool]:
         """Return the record of *key* after *edit* changed it, and whether it did.
 
@@ -82,15 +95,20 @@ class Storage:
             model: what the record is.
             key: its primary key.
             edit: changes the record it is given and says whether it did; called again when others were faster.
+            etag: the revision that is to be changed, where it is not whatever there is.
+            read: how to read the record, where it is not by its key alone.
 
         Raises:
             NotFound: there is no such record.
+            Changed: it is not at the revision *etag*.
             Busy: others changed it every time.
         """
+        read = read or functools.partial(client.get, model, key)
         # One change at a time in this process: what is left to race with are the other workers.
         async with self._changing:
             for _ in range(ATTEMPTS):
-                record = await client.get(model, key)
+                record = await read()
+                check_at(etag, record.etag)
                 if not edit(record.model):
                     return record, False
                 try:
@@ -122,6 +140,77 @@ class Resource:
         """
         await self.storage.for_caller(req).check_may("put", model, key)
         return await read_object(req)
+
+
+def expected_of(req: Request) -> str | None:
+    """Return the tag that *req* says the record to be at: `NEW` for If-None-Match: *, None where it says nothing.
+
+    Raises:
+        Invalid: it is no tag of ours, or the two fields contradict each other.
+    """
+    if_match, if_none_match = req.get_header("If-Match"), req.get_header("If-None-Match")
+    expected_revision(if_match, if_none_match)
+    return wire.NEW if if_none_match is not None else if_match
+
+
+def is_update(told: str | None) -> TypeGuard[str]:
+    """Return whether who says *told* wants to change what is there, and to make nothing."""
+    return told not in (None, wire.NEW)
+
+
+def check_new(told: str | None) -> None:
+    """Return unless what is there is *told* to be new.
+
+    Raises:
+        Exists: it is.
+    """
+    if told == wire.NEW:
+        raise Exists("it is there already")
+
+
+def check_at(told: str | None, etag: str | None) -> None:
+    """Return unless what is there, at *etag*, is *told* to be at another revision.
+
+    Raises:
+        Changed: it is.
+    """
+    if told not in (None, ANY_REVISION, etag):
+        raise Changed(_CHANGED)
+
+
+def overlay(body: dict[str, object], wanted: M) -> Callable[[M], bool]:
+    """Return the change that puts what *body* names of *wanted* into a record, and leaves all else as it is."""
+
+    def edit(record: M) -> bool:
+        differs = differing(body, wanted, record)
+        for field in differs:
+            setattr(record, field, getattr(wanted, field))
+        return bool(differs)
+
+    return edit
+
+
+def differing(body: dict[str, object], wanted: Model, record: Model) -> list[str]:
+    """Return those fields that *body* names of which *record* says something else than *wanted*."""
+    return [field for field in body if getattr(record, field) != getattr(wanted, field)]
+
+
+async def as_told(change: Awaitable[tuple[Record[M], bool]]) -> Record[M]:
+    """Return the record after a *change* that If-Match asked for.
+
+    Raises:
+        Changed: it is not at that revision, or there is none.
+    """
+    try:
+        return (await change)[0]
+    except NotFound:
+        raise Changed(NONE_TO_CHANGE) from None
+
+
+def show(resp: Response, record: Record[M], status: int = 200) -> None:
+    """Answer with the safe form of *record* and the tag of its revision."""
+    resp.set_header("ETag", record.etag)
+    respond(resp, record.model.to_dict_safe(), status)
 
 
 def identity_of(req: Request) -> Identity:
@@ -210,11 +299,16 @@ def respond(resp: Response, body: object, status: int = 200) -> None:
 
 
 async def find(client: AsyncStorageClient, model: type[M], key: str) -> M | None:
+    """Return the model of *key*, or None."""
+    found = await find_record(client, model, key)
+    return None if found is None else found.model
+
+
+async def find_record(client: AsyncStorageClient, model: type[M], key: str) -> Record[M] | None:
     """Return the record of *key*, or None."""
-    try:
-        return (await client.get(model, key)).model
-    except NotFound:
-        return None
+    with suppress(NotFound):
+        return await client.get(model, key)
+    return None
 
 
 async def tag_of(client: AsyncStorageClient, model: type[Model], key: str) -> str | None:
@@ -237,13 +331,13 @@ async def check_there(client: AsyncStorageClient, model: type[Model], key: str) 
     await tag_of(client, model, key)
 
 
-async def save_new(client: AsyncStorageClient, model: M) -> M:
+async def save_new(client: AsyncStorageClient, model: M) -> Record[M]:
     """Store a record that does not exist yet.
 
     Raises:
         Exists: it does by now.
     """
-    return (await client.save(model, etag=wire.NEW)).model
+    return await client.save(model, etag=wire.NEW)
 
 
 async def remove_if_there(client: AsyncStorageClient, model: type[Model], key: str) -> None:

@@ -1,6 +1,7 @@
 """``/clusters`` and ``/cluster/{name}``: sets of hosts, their members, and the operations over all of them."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -8,12 +9,18 @@ from strongroom.http_proxy.errors import Rejected, Request, Response
 from strongroom.http_proxy.resources.base import (
     Resource,
     Storage,
-    check_there,
+    as_told,
+    check_at,
+    expected_of,
     find,
+    is_update,
+    overlay,
     remove_if_there,
     respond,
     save_new,
     settle,
+    show,
+    tag_of,
     texts,
 )
 from strongroom.http_proxy.resources.twins import check_may_each
@@ -52,49 +59,51 @@ class ClusterItem(Resource):
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """Show its record, with how many of its hosts are available and what that makes of its status."""
         client = self.storage.for_caller(req)
-        cluster = (await client.get(Cluster, name)).model
+        cluster, etag = await client.get(Cluster, name)
         hosts = await self.storage.hosts.get_many(client, cluster.hostset)
         total = len(cluster.hostset)
         available = sum(host is not None and host.status is HostState.ACTIVE for host in hosts)
         cluster.status = _state(total, available)
         counts = {"total": total, "available": available, "unavailable": total - available}
+        resp.set_header("ETag", etag)  # of the record: what is counted has none
         respond(resp, {**cluster.to_dict_safe(), "hosts": counts})
 
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
         """Make the cluster, or change what the body says of it and nothing else: its hosts stay unless given.
 
-        A network that does not exist becomes the default one.
+        A network that does not exist becomes the default one. With If-Match, only at that revision.
         """
+        told = expected_of(req)
         body = await self.read_for(req, Cluster, name)
         settle(body, "name", name)
         wanted = Cluster.from_dict(body)
         client = self.storage.for_caller(req)
         if "network" in body and await find(client, Network, wanted.network) is None:
             wanted.network = DEFAULT_NETWORK
-
-        def overlay(cluster: Cluster) -> bool:
-            for field in body:
-                setattr(cluster, field, getattr(wanted, field))
-            return True
-
-        try:
-            cluster, status = await self.storage.change(client, Cluster, name, overlay), 200
-        except NotFound:
-            cluster, status = await save_new(client, wanted), 201
-            resp.location = f"{wire.API_PATH}/cluster/{name}"
-        respond(resp, cluster.to_dict_safe(), status)
+        edit = overlay(body, wanted)
+        if is_update(told):
+            show(resp, await as_told(self.storage.changed(client, Cluster, name, edit, etag=told)))
+            return
+        if told is None:
+            with suppress(NotFound):
+                cluster, _ = await self.storage.changed(client, Cluster, name, edit)
+                show(resp, cluster)
+                return
+        show(resp, await save_new(client, wanted), 201)
+        resp.location = f"{wire.API_PATH}/cluster/{name}"
 
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:
         """Remove the cluster and the records of operations over it; its hosts stay.
 
-        Who may not do all of it does nothing of it.
+        Who may not do all of it does nothing of it. With If-Match, only at that revision.
         """
+        told = expected_of(req)
         client = self.storage.for_caller(req)
         await check_may_each(client, "delete", (Cluster, name), *((operation, name) for operation in _OPERATIONS))
-        await check_there(client, Cluster, name)
+        check_at(told, await tag_of(client, Cluster, name))
         for operation in _OPERATIONS:
             await remove_if_there(client, operation, name)
-        await client.delete(Cluster, name)
+        await client.delete(Cluster, name, etag=told)
         respond(resp, [])
 
 

@@ -1,12 +1,29 @@
 """``/containermanagers`` and ``/containermanager/{name}``: how to reach them, and apart from that what opens them."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from strongroom.http_proxy.errors import Rejected, Request, Response
-from strongroom.http_proxy.resources.base import Resource, find, may_reveal, remove_if_there, respond, settle, tag_of
+from strongroom.http_proxy.resources.base import (
+    NONE_TO_CHANGE,
+    Resource,
+    as_told,
+    check_at,
+    check_new,
+    expected_of,
+    find,
+    is_update,
+    may_reveal,
+    overlay,
+    remove_if_there,
+    respond,
+    settle,
+    show,
+    tag_of,
+)
 from strongroom.http_proxy.resources.twins import ATTEMPTS, check_may_each, lock, save_where_none, take_back
 from strongroom.models import ContainerManagerConfig, ContainerManagerConfigs, ContainerManagerCreds
 from strongroom.storage_service import wire
@@ -16,7 +33,8 @@ from strongroom.storage_service.errors import Busy, Changed, Invalid, NotFound
 _CREDENTIALS: Final = frozenset(field.name for field in msgspec.structs.fields(ContainerManagerCreds)) - {
     ContainerManagerCreds.primary_key
 }
-_OTHER: Final = "There is another container manager of that name"
+_OTHER: Final = "There is another container manager of that name; send If-Match to change it"
+_OTHER_CREDS: Final = "The container manager is known with other credentials; remove it, and make it anew"
 _KNOWN: Final = "There is a container manager of that name; send it without credentials to see whether it is the same"
 _MEANWHILE: Final = "Somebody else made or removed a container manager of that name at the same time"
 
@@ -35,10 +53,10 @@ class ContainerManagerItem(Resource):
 
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """Show how to reach it; what opens it lies elsewhere and is not shown."""
-        respond(resp, (await self.storage.for_caller(req).get(ContainerManagerConfig, name)).model.to_dict_safe())
+        show(resp, await self.storage.for_caller(req).get(ContainerManagerConfig, name))
 
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
-        """Make it; one that is there already must be the same.
+        """Make it; one that is there already must be the same, or is changed where If-Match names it.
 
         Options that open it (``token``, ``password`` and the other fields of its credentials) are taken out and kept
         as a secret. Of many who make one of a name at a time, he wins whose plain record is stored, and he alone stores
@@ -46,36 +64,56 @@ class ContainerManagerItem(Resource):
 
         Who may not see credentials is not told whether those of a known one are these: nobody looks.
         """
+        told = expected_of(req)
         body = await self.read_for(req, ContainerManagerConfig, name)
         settle(body, "name", name)
         options = body.get("options", {})
         if not isinstance(options, dict):
             raise Invalid("the body is not valid", (("options", "must be an object"),))
-        body["options"] = {option: value for option, value in options.items() if option not in _CREDENTIALS}
+        if "options" in body:
+            body["options"] = {option: value for option, value in options.items() if option not in _CREDENTIALS}
         taken = {option: value for option, value in options.items() if option in _CREDENTIALS}
         config = ContainerManagerConfig.from_dict(body)
         creds = ContainerManagerCreds.from_dict({"name": name, **taken}) if taken else None
         client = self.storage.for_caller(req)
+        if is_update(told):
+            (existing,) = await client.get_many(ContainerManagerConfig, [name])
+            if existing is None:
+                raise Changed(NONE_TO_CHANGE)
+            check_at(told, existing.etag)
+            if creds is not None:
+                await _check_same(req, client, creds, taken)
+            change = self.storage.changed(client, ContainerManagerConfig, name, overlay(body, config), etag=told)
+            show(resp, await as_told(change))
+            return
         if creds is not None:
             await client.check_may("put", ContainerManagerCreds, name)
         (existing,) = await client.get_many(ContainerManagerConfig, [name])
         if existing is None:
-            await _make(client, config, creds)
-        elif not await _is_half_made(req, client, existing, config, creds):
-            respond(resp, existing.model.to_dict_safe())
-            return
+            made = await _make(client, config, creds)
+        else:
+            check_new(told)
+            completed = await _complete(req, client, existing, config, creds)
+            if completed is None:
+                show(resp, existing)
+                return
+            made = completed
         resp.location = f"{wire.API_PATH}/containermanager/{name}"
-        respond(resp, config.to_dict_safe(), status=201)
+        show(resp, made, 201)
 
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:
         """Remove it, what opens it first: a deletion that fails is told, and can be asked for again.
 
         Who may not do all of it does nothing of it. One that is made anew meanwhile is removed, too (see ``twins``).
+        With If-Match, only one that is at that revision when it is looked at first.
         """
+        told = expected_of(req)
         client = self.storage.for_caller(req)
         await check_may_each(client, "delete", (ContainerManagerConfig, name), (ContainerManagerCreds, name))
         for _ in range(ATTEMPTS):
             etag = await tag_of(client, ContainerManagerConfig, name)
+            check_at(told, etag)
+            told = None
             await remove_if_there(client, ContainerManagerCreds, name)
             with suppress(Changed):
                 await client.delete(ContainerManagerConfig, name, etag=etag)
@@ -87,8 +125,8 @@ class ContainerManagerItem(Resource):
 
 async def _make(
     client: AsyncStorageClient, config: ContainerManagerConfig, creds: ContainerManagerCreds | None
-) -> None:
-    """Make a container manager that is not there.
+) -> Record[ContainerManagerConfig]:
+    """Make a container manager that is not there, and return it.
 
     What an earlier one of the name left must not open this one, and goes first. It is no credentials of one that was
     made meanwhile: those are stored after their config, and there is still none after their revision was read.
@@ -107,49 +145,68 @@ async def _make(
         except (Changed, NotFound):
             raise Rejected(409, _MEANWHILE) from None
     made = await client.save(config, etag=wire.NEW)
-    if creds is None or await _open(client, made, creds):
-        return
+    if creds is None:
+        return made
+    if (opened := await _open(client, made, creds)) is not None:
+        return opened
     await take_back(client, made)
     raise Rejected(409, _MEANWHILE)
 
 
 async def _open(
     client: AsyncStorageClient, config: Record[ContainerManagerConfig], creds: ContainerManagerCreds
-) -> bool:
-    """Store *creds* of *config* where there are none; return whether they and it were stored, else nothing is."""
+) -> Record[ContainerManagerConfig] | None:
+    """Store *creds* of *config* where there are none; return it if they and it were stored, else nothing is."""
     opened = await save_where_none(client, creds)
     if opened is None:
-        return False
-    if await lock(client, config) is None:
+        return None
+    locked = await lock(client, config)
+    if locked is None:
         await take_back(client, opened)
-        return False
-    return True
+    return locked
 
 
-async def _is_half_made(
+async def _check_same(
+    req: Request, client: AsyncStorageClient, creds: ContainerManagerCreds, said: Iterable[str]
+) -> None:
+    """Return if those fields that an update has *said* of the credentials, which it does not change, are so.
+
+    Raises:
+        Rejected: they are not, or the caller may not know whether they are.
+    """
+    if not may_reveal(req):
+        raise Rejected(409, _KNOWN)
+    stored = await find(client, ContainerManagerCreds, creds.name)
+    if stored is None or any(getattr(stored, field) != getattr(creds, field) for field in said):
+        raise Rejected(409, _OTHER_CREDS)
+
+
+async def _complete(
     req: Request,
     client: AsyncStorageClient,
     existing: Record[ContainerManagerConfig],
     config: ContainerManagerConfig,
     creds: ContainerManagerCreds | None,
-) -> bool:
-    """Return whether *existing*, which is *config*, had no credentials yet, and has *creds* now.
+) -> Record[ContainerManagerConfig] | None:
+    """Return *existing*, which is *config*, if it had no credentials yet and has *creds* now; None if it is complete.
 
     Raises:
         Rejected: it is another, or the caller says credentials and may not know whether they are the same.
     """
     is_same = existing.model == config
     if not may_reveal(req):
-        if creds is not None and not (is_same and await _open(client, existing, creds)):
+        completed = await _open(client, existing, creds) if is_same and creds is not None else None
+        if creds is not None and completed is None:
             raise Rejected(409, _KNOWN)
         if not is_same:
             raise Rejected(409, _OTHER)
-        return creds is not None
+        return completed
     stored = await find(client, ContainerManagerCreds, config.name)
     if not is_same or (stored is not None and stored != (creds or ContainerManagerCreds(name=config.name))):
         raise Rejected(409, _OTHER)
     if stored is not None or creds is None:
-        return False
-    if not await _open(client, existing, creds):
+        return None
+    completed = await _open(client, existing, creds)
+    if completed is None:
         raise Rejected(409, _MEANWHILE)
-    return True
+    return completed

@@ -1,21 +1,32 @@
 """``/hosts`` and ``/host/{address}``: machines, and apart from them what opens them."""
 
+import functools
+from collections.abc import Container
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import falcon
 
 from strongroom.http_proxy.errors import Rejected, Request, Response
 from strongroom.http_proxy.resources.additions import NO_CLUSTER, Addition
 from strongroom.http_proxy.resources.base import (
+    NONE_TO_CHANGE,
     Resource,
     Storage,
+    as_told,
+    check_at,
     check_may_reveal,
+    check_new,
+    differing,
+    expected_of,
     find,
+    is_update,
     may_reveal,
+    overlay,
     remove_if_there,
     respond,
     settle,
+    show,
 )
 from strongroom.http_proxy.resources.clusters import leaving
 from strongroom.http_proxy.resources.twins import ATTEMPTS, check_may_each, take_back
@@ -26,7 +37,10 @@ from strongroom.storage_service.client.operations import ANY_REVISION
 from strongroom.storage_service.errors import Busy, Changed, Invalid, NotFound
 
 _CREDENTIALS: Final = ("ssh_priv_key", "remote_user")  # members of a PUT that belong to HostCreds
-_OTHER_KEY: Final = "The host is known with another key"
+_OTHER_KEY: Final = "The host is known with another key; PUT its creds to change that"
+_OTHER_USER: Final = "The host is known with another remote_user; PUT its creds to change that"
+_OTHER_FIELDS: Final = "The host is known, and says something else of the fields sent; send If-Match to change it"
+_NO_KEY_YET: Final = "The host is known and has no credentials yet; send them without If-Match"
 _OTHER_SOURCE: Final = "The host is known with another source"
 _KNOWN: Final = "The host is known; send it without credentials to see it"
 _NOT_THERE: Final = "The host is known and not in that cluster"
@@ -45,8 +59,8 @@ class NewHost(Resource):
     """A host whose address stands in the body."""
 
     async def on_put(self, req: Request, resp: Response) -> None:
-        """Add it, as `HostItem` does."""
-        await _add(self.storage, req, resp, await self.read_for(req, Host, None))
+        """Add it, or change it, as `HostItem` does."""
+        await _put(self.storage, req, resp, await self.read_for(req, Host, None))
 
 
 class HostItem(Resource):
@@ -54,20 +68,22 @@ class HostItem(Resource):
 
     async def on_get(self, req: Request, resp: Response, address: str) -> None:
         """Show its record, without credentials."""
-        respond(resp, (await self.storage.hosts.get(self.storage.for_caller(req), address)).to_dict_safe())
+        show(resp, await self.storage.hosts.get_record(self.storage.for_caller(req), address))
 
     async def on_put(self, req: Request, resp: Response, address: str) -> None:
-        """Add it: ``ssh_priv_key``, ``remote_user`` and, if it is to join one, ``cluster``."""
+        """Add it: ``ssh_priv_key``, ``remote_user`` and, if it is to join one, ``cluster``; If-Match changes it."""
         body = await self.read_for(req, Host, address)
         settle(body, "address", address)
-        await _add(self.storage, req, resp, body)
+        await _put(self.storage, req, resp, body)
 
     async def on_delete(self, req: Request, resp: Response, address: str) -> None:
         """Remove the host, its credentials first: a deletion that fails is told, and can be asked for again.
 
         Who may not do all of it does nothing of it. Of what is no host nothing is removed, credentials of that
         address neither. If the host is changed or made anew meanwhile, it is removed as it is then (see ``twins``).
+        With If-Match, only one that is at that revision when it is looked at first.
         """
+        told = expected_of(req)
         client, hosts = self.storage.for_caller(req), self.storage.hosts
         await check_may_each(client, "delete", (Host, address), (HostCreds, address))
         removed = False
@@ -75,6 +91,8 @@ class HostItem(Resource):
             found = await hosts.revisions(client, address)
             if not found:
                 break
+            check_at(told, found[0].etag)
+            told = None
             clusters = [record.model.name async for record in client.list(Clusters) if address in record.model.hostset]
             for action in ("get", "put"):
                 await check_may_each(client, action, *((Cluster, name) for name in clusters))
@@ -139,7 +157,9 @@ class HostCredentials(Resource):
         host = await self.storage.hosts.find_record(client, creds.address)
         if host is None:
             raise NotFound("there is no such host")
-        return await Addition(self.storage, client, creds).finish(host)
+        addition = Addition(self.storage, client, creds)
+        await addition.finish(host)
+        return addition.opened
 
 
 class HostStatusItem(Resource):
@@ -152,62 +172,150 @@ class HostStatusItem(Resource):
         respond(resp, status.to_dict_safe())
 
 
-async def _add(storage: Storage, req: Request, resp: Response, body: dict[str, object]) -> None:
+class _Wanted(NamedTuple):
+    """What the body of a PUT says of a host."""
+
+    own: dict[str, object]  # members of the host's own record that can be changed, and
+    host: Host  # that record, had it nothing else
+    given: dict[str, object]  # members of its credentials, and
+    creds: HostCreds  # those, had they nothing else
+    cluster: str  # to be in; "" for none
+
+    @classmethod
+    def of(cls, body: dict[str, object]) -> "_Wanted":
+        """Read *body*.
+
+        Raises:
+            Invalid, ValidationError: it is not valid.
+        """
+        cluster = body.pop("cluster", "")
+        if not isinstance(cluster, str):
+            raise Invalid("the body is not valid", (("cluster", "must be a string"),))
+        given: dict[str, object] = {name: body.pop(name) for name in _CREDENTIALS if name in body}
+        host = Host.from_dict(body)
+        return cls(
+            {field: value for field, value in body.items() if field != "source"},
+            host,
+            given,
+            HostCreds.from_dict({"address": host.address, **given}),
+            cluster,
+        )
+
+
+async def _put(storage: Storage, req: Request, resp: Response, body: dict[str, object]) -> None:
+    told = expected_of(req)
+    if is_update(told):
+        await _update(storage, req, resp, _Wanted.of(body), told)
+    else:
+        await _add(storage, req, resp, _Wanted.of(body), told)
+
+
+async def _update(storage: Storage, req: Request, resp: Response, wanted: _Wanted, told: str) -> None:
+    """Put what the body names of the host's own record into the record that If-Match means.
+
+    Its credentials, source and place in clusters are not changed here: what is said of them must be so.
+    """
+    client, host = storage.for_caller(req), wanted.host
+    existing = await storage.hosts.find_record(client, host.address)
+    if existing is None:
+        raise Changed(NONE_TO_CHANGE)
+    check_at(told, existing.etag)
+    _check_source(host, existing.model)
+    await _find_cluster(client, wanted, is_member=True)
+    if wanted.given:
+        if not may_reveal(req):
+            raise Rejected(409, _KNOWN)
+        stored = await find(client, HostCreds, host.address)
+        if stored is None:
+            raise Rejected(409, _NO_KEY_YET)
+        _check_same(stored, wanted, wanted.given)
+    read = functools.partial(storage.hosts.get_record, client, host.address)
+    edit = overlay(wanted.own, host)
+    show(resp, await as_told(storage.changed(client, Host, host.address, edit, etag=told, read=read)))
+
+
+async def _add(storage: Storage, req: Request, resp: Response, wanted: _Wanted, told: str | None) -> None:
     """Add a host and what opens it (see `Addition`).
 
     The credentials are written last and only where there are none: so of many who add one host at a time one wins, and
     a PUT that failed half-way can be sent again. A host that is there with its credentials is only shown, provided
-    that key and cluster are the same. Who may not see credentials is not told whether a key is the same, for nobody
+    that all that is said of it is so. Who may not see credentials is not told whether a key is the same, for nobody
     looks: those of a known host are not said again.
     """
-    cluster = body.pop("cluster", "")
-    if not isinstance(cluster, str):
-        raise Invalid("the body is not valid", (("cluster", "must be a string"),))
-    given: dict[str, object] = {name: body.pop(name) for name in _CREDENTIALS if name in body}
-    host = Host.from_dict(body)
-    creds = HostCreds.from_dict({"address": host.address, **given})
+    host, creds, cluster = wanted.host, wanted.creds, wanted.cluster
     client = storage.for_caller(req)
-    wanted: list[tuple[type[Model], str]] = [(Host, host.address), (HostCreds, host.address)]
-    await check_may_each(client, "put", *wanted, *([(Cluster, cluster)] if cluster else []))
+    each: list[tuple[type[Model], str]] = [(Host, host.address), (HostCreds, host.address)]
+    await check_may_each(client, "put", *each, *([(Cluster, cluster)] if cluster else []))
 
     existing = await storage.hosts.find_record(client, host.address)
-    if existing is not None and host.source.strip() not in ("", existing.model.source.strip()):
-        raise Rejected(409, _OTHER_SOURCE)
-    joined = await find(client, Cluster, cluster) if cluster else None
-    if cluster and joined is None:
-        raise Rejected(409, NO_CLUSTER)
+    if existing is not None:
+        check_new(told)
+        _check_source(host, existing.model)
+    joined = await _find_cluster(client, wanted)
+    if existing is not None and differing(wanted.own, host, existing.model):
+        raise Rejected(409, _OTHER_FIELDS)
     addition = Addition(storage, client, creds, cluster)
     if existing is None:
         added = await addition.make(host)
-    elif not await _is_known(req, client, addition, creds, said=bool(given)):
-        await addition.finish(existing)
-        added = existing.model
+    elif not await _is_known(req, client, addition, wanted):
+        added = await addition.finish(existing)
     elif joined is not None and host.address not in joined.hostset:
         raise Rejected(409, _NOT_THERE)
     else:
-        respond(resp, existing.model.to_dict_safe())
+        show(resp, existing)
         return
     resp.location = f"{wire.API_PATH}/host/{host.address}"
-    respond(resp, added.to_dict_safe(), status=201)
+    show(resp, added, 201)
 
 
-async def _is_known(
-    req: Request, client: AsyncStorageClient, addition: Addition, creds: HostCreds, *, said: bool
-) -> bool:
+async def _is_known(req: Request, client: AsyncStorageClient, addition: Addition, wanted: _Wanted) -> bool:
     """Return whether a host that is there has credentials; if not, a PUT failed half-way.
 
     Who may not see credentials stores his, if there are none: so nobody has to look.
 
     Raises:
-        Rejected: they are others than *creds*, or the caller *said* some and may not know whether they are.
+        Rejected: they are others than those said, or the caller said some and may not know whether they are.
     """
     if not may_reveal(req):
         if await addition.open():
             return False
-        if said:
+        if wanted.given:
             raise Rejected(409, _KNOWN)
         return True
-    stored = await find(client, HostCreds, creds.address)
-    if stored is not None and stored.ssh_priv_key != creds.ssh_priv_key:
-        raise Rejected(409, _OTHER_KEY)
+    stored = await find(client, HostCreds, wanted.host.address)
+    if stored is not None:
+        _check_same(stored, wanted, {"ssh_priv_key", *wanted.given})
     return stored is not None
+
+
+async def _find_cluster(client: AsyncStorageClient, wanted: _Wanted, *, is_member: bool = False) -> Cluster | None:
+    """Return the cluster that a host is to be in, None where none is said.
+
+    Raises:
+        Rejected: there is none of that name, or the host, which *is_member*, is not in it.
+    """
+    if not wanted.cluster:
+        return None
+    cluster = await find(client, Cluster, wanted.cluster)
+    if cluster is None:
+        raise Rejected(409, NO_CLUSTER)
+    if is_member and wanted.host.address not in cluster.hostset:
+        raise Rejected(409, _NOT_THERE)
+    return cluster
+
+
+def _check_source(host: Host, existing: Host) -> None:
+    if host.source.strip() not in ("", existing.source.strip()):
+        raise Rejected(409, _OTHER_SOURCE)
+
+
+def _check_same(stored: HostCreds, wanted: _Wanted, fields: Container[str]) -> None:
+    """Return if those *fields* of a host's credentials are as the caller wants them.
+
+    Raises:
+        Rejected: one is not.
+    """
+    if "ssh_priv_key" in fields and stored.ssh_priv_key != wanted.creds.ssh_priv_key:
+        raise Rejected(409, _OTHER_KEY)
+    if "remote_user" in fields and stored.remote_user != wanted.creds.remote_user:
+        raise Rejected(409, _OTHER_USER)

@@ -1,7 +1,18 @@
 """``/networks`` and ``/network/{name}``: what clusters are joined to."""
 
 from strongroom.http_proxy.errors import Rejected, Request, Response
-from strongroom.http_proxy.resources.base import Resource, find, respond, save_new, settle
+from strongroom.http_proxy.resources.base import (
+    Resource,
+    as_told,
+    expected_of,
+    find_record,
+    is_update,
+    overlay,
+    respond,
+    save_new,
+    settle,
+    show,
+)
 from strongroom.models import Network, Networks
 from strongroom.storage_service import wire
 
@@ -19,24 +30,29 @@ class NetworkItem(Resource):
 
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """Show its record."""
-        respond(resp, (await self.storage.for_caller(req).get(Network, name)).model.to_dict_safe())
+        show(resp, await self.storage.for_caller(req).get(Network, name))
 
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
-        """Make it; one that is there already must be the same."""
+        """Make it; one that is there already must be the same, or is changed where If-Match names it."""
+        told = expected_of(req)
         body = await self.read_for(req, Network, name)
         settle(body, "name", name)
         network = Network.from_dict(body)
         client = self.storage.for_caller(req)
-        existing = await find(client, Network, name)
+        if is_update(told):
+            change = self.storage.changed(client, Network, name, overlay(body, network), etag=told)
+            show(resp, await as_told(change))
+            return
+        existing = None if told == wire.NEW else await find_record(client, Network, name)
         if existing is None:
             resp.location = f"{wire.API_PATH}/network/{name}"
-            respond(resp, (await save_new(client, network)).to_dict_safe(), status=201)
+            show(resp, await save_new(client, network), 201)
             return
-        if existing != network:
-            raise Rejected(409, "There is another network of that name")
-        respond(resp, existing.to_dict_safe())
+        if existing.model != network:
+            raise Rejected(409, "There is another network of that name; send If-Match to change it")
+        show(resp, existing)
 
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:
-        """Remove it."""
-        await self.storage.for_caller(req).delete(Network, name)
+        """Remove it; with If-Match, only at that revision."""
+        await self.storage.for_caller(req).delete(Network, name, etag=expected_of(req))
         respond(resp, [])

@@ -36,10 +36,18 @@ class HostPlaces:
         Raises:
             NotFound: there is none.
         """
-        (host,) = await self.get_many(client, [address])
-        if host is None:
+        return (await self.get_record(client, address)).model
+
+    async def get_record(self, client: AsyncStorageClient, address: str) -> Record[Host]:
+        """Return the host *address* with its revision.
+
+        Raises:
+            NotFound: there is none.
+        """
+        record = await self.find_record(client, address)
+        if record is None:
             raise NotFound("there is no such host")
-        return host
+        return record
 
     async def find(self, client: AsyncStorageClient, address: str) -> Host | None:
         """Return the host *address*, or None."""

@@ -181,4 +181,4 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
                 request, send.seconds, repeatable=call.effect is Effect.READ, request_id=request_id
             )
         except UpstreamError as error:
-            return self._lost(call, error)
+            return self._lost(call, error, request_id)

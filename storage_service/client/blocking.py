@@ -182,4 +182,4 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
                 request, send.seconds, repeatable=call.effect is Effect.READ, request_id=request_id
             )
         except UpstreamError as error:
-            return self._lost(call, error)
+            return self._lost(call, error, request_id)

@@ -1,10 +1,12 @@
 """What is encrypted, as it is stored: several values and journals in one commit, for moving and repairing records."""
 
 from collections.abc import Iterable, Sequence
+from os.path import commonpath
 from typing import NamedTuple
 
 import msgspec
 
+from strongroom.models import names
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
 from strongroom.storage_service.client.dialogue import Call, Effect, Operation
@@ -56,7 +58,7 @@ def read_bulk(wanted: Sequence[str]) -> Operation[list[BulkValue | None]]:
     """
 
     def ask(some: Sequence[str]) -> Operation[list[BulkValue | None]]:
-        answer = yield _call("read", wire.BulkNames(names=list(some)), Effect.READ)
+        answer = yield _call("read", wire.BulkNames(names=list(some)), Effect.READ, _name(some))
         entries = decode(answer, wire.BulkEntries).entries
         if len(entries) != len(some):
             raise Internal("the service's answer does not fit the request")
@@ -73,7 +75,7 @@ def list_bulk(prefix: str, after: str | None = None, limit: int = 1000) -> Opera
         Denied: the credentials do not reach everything.
     """
     body = wire.BulkListing(prefix=prefix, after=after, limit=limit)
-    return decode((yield _call("list", body, Effect.READ)), wire.BulkPage)
+    return decode((yield _call("list", body, Effect.READ, prefix)), wire.BulkPage)
 
 
 def commit_bulk(changes: Iterable[Write | Remove | Require]) -> Operation[str]:
@@ -88,13 +90,24 @@ def commit_bulk(changes: Iterable[Write | Remove | Require]) -> Operation[str]:
     said = list(changes)
     guarded = all(change.etag not in (None, ANY_REVISION) for change in said)
     body = wire.BulkCommit(changes=[_change(each) for each in said])
-    answer = yield _call("commit", body, Effect.GUARDED if guarded else Effect.WRITE)
+    effect = Effect.GUARDED if guarded else Effect.WRITE
+    answer = yield _call("commit", body, effect, _name([change.name for change in said]))
     return decode(answer, wire.BulkCommitted).etag
 
 
-def _call(verb: str, body: msgspec.Struct, effect: Effect) -> Call:
+def _call(verb: str, body: msgspec.Struct, effect: Effect, name: str) -> Call:
     path = f"{wire.BULK_PATH}/{verb}"
-    return Call("POST", path, effect, msgspec.json.encode(body), {"Content-Type": wire.JSON})
+    return Call("POST", path, effect, msgspec.json.encode(body), {"Content-Type": wire.JSON}, name)
+
+
+def _name(wanted: Sequence[str]) -> str:
+    """Return the one name that is *wanted*, or the folder that all lie in.
+
+    Raises:
+        InvalidName: one is not a name.
+    """
+    checked = [names.check(name) for name in wanted]
+    return checked[0] if len(checked) == 1 else commonpath(checked) if checked else ""
 
 
 def _change(said: Write | Remove | Require) -> wire.BulkChange:

@@ -31,6 +31,7 @@ from strongroom.storage_service.errors import Fate, ServiceError, TooLarge, Unav
 from strongroom.storage_service.wire.http1 import Field
 
 T = TypeVar("T")
+E = TypeVar("E", bound=ServiceError)
 
 FIRST_PAUSE: Final = 0.05  # seconds, at most, before the first repetition; doubled for each further one
 LONGEST_PAUSE: Final = 1.0  # seconds; what the service asks for with Retry-After comes on top
@@ -54,6 +55,8 @@ class Call:
     effect: Effect
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""  # of the record that it is about; of several, what their names begin with
+    says: Mapping[type[ServiceError], str] = field(default_factory=dict)  # what errors are in words of the library
 
     def __repr__(self) -> str:
         return f"<Call {self.method} {self.path}: a {self.effect}, {len(self.body)} bytes>"
@@ -66,6 +69,11 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+    @property
+    def request_id(self) -> str:
+        """The id that it goes by, "" if by none."""
+        return self.headers.get(wire.REQUEST_ID_HEADER.lower(), "")
 
     @classmethod
     def of(cls, status: int, fields: Iterable[Field], body: bytes) -> "Answer":
@@ -113,6 +121,7 @@ def converse(operation: Operation[T], patience: Patience) -> Talk[T]:
         ServiceError: what the service answered, or `Unavailable` where no attempt got an answer.
     """
     answer: Answer | TooLarge | None = None
+    call: Call | None = None
     while True:
         try:
             if isinstance(answer, TooLarge):
@@ -122,6 +131,10 @@ def converse(operation: Operation[T], patience: Patience) -> Talk[T]:
         except StopIteration as done:
             result: T = done.value
             return result
+        except ServiceError as error:
+            if call is not None and isinstance(answer, Answer):
+                _tell(error, call, answer.request_id)
+            raise
         try:
             answer = yield from _attempts(call, patience)
         except TooLarge as error:
@@ -170,13 +183,26 @@ def _pause(attempt: int, jitter: float) -> float:
 
 
 def _error(call: Call, outcome: Outcome | None) -> ServiceError:
-    error = wire.error_of(outcome.status, outcome.body) if isinstance(outcome, Answer) else outcome
-    if error is None:
+    if isinstance(outcome, Answer):
+        error = wire.error_of(outcome.status, outcome.body)
+        error.request_id = outcome.request_id
+    elif outcome is None:
         raise RuntimeError("a Send is answered with its outcome")
+    else:
+        error = outcome
     if call.effect is Effect.READ and isinstance(error, Unavailable) and error.fate is not Fate.NOT_APPLIED:
-        plain = Unavailable(str(error))  # what changes nothing was not applied, whatever the answer says
-        plain.told = error.told
-        return plain
+        plain = Unavailable(error.text)  # what changes nothing was not applied, whatever the answer says
+        plain.told, plain.request_id = error.told, error.request_id
+        error = plain
+    return _tell(error, call, error.request_id)
+
+
+def _tell(error: E, call: Call, request_id: str) -> E:
+    """Return *error* with what it is of: record and request, in the words of the library."""
+    if said := call.says.get(type(error)):
+        error.args = (said,)
+    error.name = error.name or call.name
+    error.request_id = request_id
     return error
 
 

@@ -2,12 +2,13 @@
 
 The two faces make methods of these functions (``StorageClient.get`` carries out ``operations.get``), so what stands
 here is what both offer. Every operation can raise any `ServiceError`; those named below have a meaning of their own.
+A name or a key that breaks the grammar of names is `InvalidName`, before anything is sent.
 """
 
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import Final, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -19,7 +20,7 @@ from strongroom.models.secret import Secret
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import wire
 from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation
-from strongroom.storage_service.errors import Internal, NotFound, TooLarge
+from strongroom.storage_service.errors import Changed, Exists, Internal, NotFound, ServiceError, TooLarge
 from strongroom.storage_service.wire import message
 
 M = TypeVar("M", bound=Model)
@@ -27,6 +28,12 @@ A = TypeVar("A")
 
 ANY_REVISION = "*"
 """In the place of an etag: whatever the record's revision is, it must exist."""
+
+# What the service says of a secret in words of HTTP, in words of Python.
+_SAYS: Final[Mapping[type[ServiceError], str]] = {
+    Exists: 'the secret exists already; pass the etag that you read, or etag="*", to replace it',
+    Changed: "the secret is not at the revision that etag names; read it again and decide",
+}
 
 
 class Record(NamedTuple, Generic[M]):
@@ -130,7 +137,7 @@ def get_many(model: type[M], keys: Iterable[str], *, source: str = "") -> Operat
 
     def ask(some: Sequence[str]) -> Operation[list[Record[M] | None]]:
         body = _body(model, _references(model, some, source))
-        return _records(model, (yield _storage("get", body, Effect.READ)), len(some))
+        return _records(model, (yield _storage("get", body, Effect.READ, _name(model, some))), len(some))
 
     wanted = _several(keys)
     found = yield from each_of(wanted, wire.MAX_RECORDS, ask)
@@ -177,8 +184,10 @@ def save_many(models: Iterable[M], *, etags: Sequence[str | None] | None = None)
     stored: list[Record[M] | None] = []
     for start, end in _parts(len(given)):
         tags = None if etags is None else etags[start:end]
-        body = _body(model, [each.to_dict() for each in given[start:end]], tags)
-        stored += _records(model, (yield _storage("save", body, _guard(tags))), end - start)
+        some = given[start:end]
+        name = _name(model, [each.key for each in some])
+        body = _body(model, [each.to_dict() for each in some], tags)
+        stored += _records(model, (yield _storage("save", body, _guard(tags), name)), end - start)
     return [_there(record) for record in stored]
 
 
@@ -190,7 +199,7 @@ def get_texts(model: type[Model], keys: Iterable[str]) -> Operation[list[StoredT
 
     def ask(some: Sequence[str]) -> Operation[list[StoredText | None]]:
         body = _body(model, _references(model, some, ""))
-        said = decode((yield _storage("get", body, Effect.READ)), _Texts)
+        said = decode((yield _storage("get", body, Effect.READ, _name(model, some))), _Texts)
         if not len(said.records) == len(said.etags) == len(some):
             raise _unreadable()
         return [
@@ -221,7 +230,8 @@ def save_texts(
     stored: list[str] = []
     for start, end in _parts(len(given)):
         tags = None if etags is None else etags[start:end]
-        said = decode((yield _storage("save", _body(model, given[start:end], tags), _guard(tags))), _Tags)
+        body = _body(model, given[start:end], tags)
+        said = decode((yield _storage("save", body, _guard(tags), model.prefix())), _Tags)
         if len(said.etags) != end - start:
             raise _unreadable()
         stored += said.etags
@@ -249,7 +259,8 @@ def delete_many(
         ValueError: there are not as many etags as keys.
         Changed: a record is not at its revision.
     """
-    wanted = _references(model, keys, source)
+    each = _several(keys)
+    wanted = _references(model, each, source)
     if not wanted:
         return []
     if etags is not None and len(etags) != len(wanted):
@@ -257,7 +268,8 @@ def delete_many(
     deleted: list[bool] = []
     for start, end in _parts(len(wanted)):
         tags = None if etags is None else etags[start:end]
-        answer = yield _storage("delete", _body(model, wanted[start:end], tags), _guard(tags))
+        name = _name(model, each[start:end])
+        answer = yield _storage("delete", _body(model, wanted[start:end], tags), _guard(tags), name)
         said = decode(answer, wire.DeletedAnswer).deleted
         if len(said) != end - start:
             raise _unreadable()
@@ -274,13 +286,13 @@ def check_may(action: str, model: type[Model], key: str | None = None) -> Operat
         Denied: the caller may not, which is recorded as if it had tried.
     """
     body = msgspec.json.encode({"action": action, "model": model.__name__, "key": key})
-    yield _storage("may", body, Effect.READ)
+    yield _storage("may", body, Effect.READ, model.prefix() if key is None else model.name_of(key))
 
 
 def page(list_model: type[ListModel[M]], after: str | None, *, source: str = "") -> Operation[Page[M]]:
     """Return the records of a list model that come after the key *after*, as many as the service gives at a time."""
     body = msgspec.json.encode(wire.Listing(model=list_model.__name__, source=source, after=after))
-    answer = yield _storage("list", body, Effect.READ)
+    answer = yield _storage("list", body, Effect.READ, list_model.prefix())
     said = decode(answer, wire.RecordsAnswer)
     records = [_there(record) for record in _records_of(cast("type[M]", list_model.item), said)]
     return Page(records, records[-1].model.key if said.more and records else None)
@@ -294,7 +306,7 @@ def list_keys(list_model: type[ListModel[M]], after: str | None = None, *, sourc
         source: the name of the storage handler whose hosts they are, where that is not the model's own.
     """
     body = msgspec.json.encode(wire.Listing(model=list_model.__name__, source=source, keys=True, after=after))
-    said = decode((yield _storage("list", body, Effect.READ)), wire.KeysAnswer)
+    said = decode((yield _storage("list", body, Effect.READ, list_model.prefix())), wire.KeysAnswer)
     return KeyPage(said.keys, said.keys[-1] if said.more and said.keys else None)
 
 
@@ -321,7 +333,7 @@ def get_secret(container: str, key: str) -> Operation[StoredSecret]:
     Raises:
         NotFound: there is no such secret.
     """
-    answer = yield Call("GET", _secret_path(container, key), Effect.READ, headers={"Accept": wire.JSON})
+    answer = yield _of_secret("GET", container, key, Effect.READ, headers={"Accept": wire.JSON})
     return StoredSecret(Secret(decode(answer, message.Message).value), _etag(answer))
 
 
@@ -334,7 +346,11 @@ def get_secrets(wanted: Iterable[str]) -> Operation[dict[str, Secret | None]]:
 
     def ask(some: Sequence[str]) -> Operation[list[Secret | None]]:
         body = msgspec.json.encode({"names": some})
-        answer = yield Call("POST", f"{wire.SECRETS_PATH}/?batch=get", Effect.READ, body, {"Content-Type": wire.JSON})
+        name = (
+            checked[0] if len(checked := [names.check(names.SECRETS + each) for each in some]) == 1 else names.SECRETS
+        )
+        path, kind = f"{wire.SECRETS_PATH}/?batch=get", {"Content-Type": wire.JSON}
+        answer = yield Call("POST", path, Effect.READ, body, kind, name)
         messages = decode(answer, dict[str, message.Message | None])
         return [None if (found := messages.get(name)) is None else Secret(found.value) for name in some]
 
@@ -360,7 +376,7 @@ def set_secret(container: str, key: str, value: str | Secret | bytes, *, etag: s
         text = value.reveal() if isinstance(value, Secret) else value
         kind, body = wire.JSON, message.encode(text)
     headers = {"Content-Type": kind, **_if_match(etag)}
-    return _etag((yield Call("PUT", _secret_path(container, key), _guard([etag]), body, headers)))
+    return _etag((yield _of_secret("PUT", container, key, _guard([etag]), body=body, headers=headers)))
 
 
 def delete_secret(container: str, key: str, *, etag: str | None = None) -> Operation[None]:
@@ -370,7 +386,7 @@ def delete_secret(container: str, key: str, *, etag: str | None = None) -> Opera
         NotFound: there is none.
         Changed: it is not at the revision *etag*.
     """
-    yield Call("DELETE", _secret_path(container, key), _guard([etag]), headers=_if_match(etag))
+    yield _of_secret("DELETE", container, key, _guard([etag]), headers=_if_match(etag))
 
 
 def create_container(container: str) -> Operation[bool]:
@@ -379,7 +395,7 @@ def create_container(container: str) -> Operation[bool]:
     Raises:
         NoContainer: the container that it would lie in does not exist.
     """
-    answer = yield Call("POST", _container_path(container), Effect.WRITE)
+    answer = yield _of_container("POST", container, Effect.WRITE)
     return answer.status == 201
 
 
@@ -389,7 +405,7 @@ def list_container(container: str) -> Operation[list[str]]:
     Raises:
         NotFound: there is no such container.
     """
-    return decode((yield Call("GET", _container_path(container), Effect.READ)), list[str])
+    return decode((yield _of_container("GET", container, Effect.READ)), list[str])
 
 
 def list_containers() -> Operation[list[str]]:
@@ -401,7 +417,7 @@ def list_containers() -> Operation[list[str]]:
     Raises:
         Denied: the caller may list no container.
     """
-    return decode((yield Call("GET", f"{wire.SECRETS_PATH}/", Effect.READ)), list[str])
+    return decode((yield Call("GET", f"{wire.SECRETS_PATH}/", Effect.READ, name=names.SECRETS)), list[str])
 
 
 def list_names(container: str = "", after: str = "", *, limit: int = wire.MAX_NAMES_PAGE) -> Operation[NamesPage]:
@@ -416,8 +432,9 @@ def list_names(container: str = "", after: str = "", *, limit: int = wire.MAX_NA
         NotFound: there is no such container.
         Denied: the caller may not list it; of the root: it may list no container.
     """
-    path = _container_path(container) if container else f"{wire.SECRETS_PATH}/"
-    call = Call("GET", f"{path}?limit={limit}&after={quote(after, safe='/')}", Effect.READ)
+    path = _of_container("GET", container, Effect.READ).path if container else f"{wire.SECRETS_PATH}/"
+    name = names.SECRETS + container
+    call = Call("GET", f"{path}?limit={limit}&after={quote(after, safe='/')}", Effect.READ, name=name)
     found = decode((yield call), list[str])
     return NamesPage(found, found[-1] if len(found) >= limit else None)
 
@@ -458,7 +475,7 @@ def delete_container(container: str) -> Operation[None]:
         NotFound: there is no such container.
         NotEmpty: it holds something.
     """
-    yield Call("DELETE", _container_path(container), Effect.WRITE)
+    yield _of_container("DELETE", container, Effect.WRITE)
 
 
 # Operations of the service
@@ -496,7 +513,7 @@ def create_apikey(
         Exists: there is a key of that id.
         Denied: it would reach further than the caller's own.
     """
-    body = msgspec.json.encode(wire.NewApiKey(id=api_id, paths=_several(paths), actions=_several(actions)))
+    body = msgspec.json.encode(wire.NewApiKey(id=segment(api_id), paths=_several(paths), actions=_several(actions)))
     answer = yield Call("POST", wire.APIKEYS_PATH, Effect.WRITE, body, {"Content-Type": wire.JSON})
     made = decode(answer, wire.ApiKeyInfo)
     if not made.key:
@@ -531,8 +548,18 @@ def check_key(model: Model, key: str) -> None:
 # Building requests
 
 
-def _storage(verb: str, body: bytes, effect: Effect) -> Call:
-    return Call("POST", f"{wire.STORAGE_PATH}/{verb}", effect, body, {"Content-Type": wire.JSON})
+def _storage(verb: str, body: bytes, effect: Effect, name: str) -> Call:
+    return Call("POST", f"{wire.STORAGE_PATH}/{verb}", effect, body, {"Content-Type": wire.JSON}, name)
+
+
+def _name(model: type[Model], keys: Sequence[str]) -> str:
+    """Return the name of the record with the one key, or what the names of several begin with.
+
+    Raises:
+        InvalidName: a key is no legal segment of a name.
+    """
+    each = [model.name_of(key) for key in keys]
+    return each[0] if len(each) == 1 else model.prefix()
 
 
 def _body(model: type[Model], records: Sequence[object], etags: Sequence[str | None] | None = None) -> bytes:
@@ -611,13 +638,23 @@ def _if_match(etag: str | None) -> Mapping[str, str]:
     return {"If-Match": etag}
 
 
-def _container_path(container: str) -> str:
+def _of_container(method: str, container: str, effect: Effect) -> Call:
     # The path of a secret is its name: wire.SECRETS_PATH is names.SECRETS with the slashes moved.
-    return "/" + names.check(f"{names.SECRETS}{container.removesuffix('/')}/")
+    name = names.check(f"{names.SECRETS}{container.removesuffix('/')}/")
+    return Call(method, f"/{name}", effect, name=name)
 
 
-def _secret_path(container: str, key: str) -> str:
-    return "/" + names.check(f"{names.SECRETS}{container.removesuffix('/')}/{segment(key)}")
+def _of_secret(
+    method: str,
+    container: str,
+    key: str,
+    effect: Effect,
+    *,
+    headers: Mapping[str, str],
+    body: bytes = b"",
+) -> Call:
+    name = names.check(f"{names.SECRETS}{container.removesuffix('/')}/{segment(key)}")
+    return Call(method, f"/{name}", effect, body, headers, name, _SAYS)
 
 
 def segment(key: str) -> str:

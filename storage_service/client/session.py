@@ -184,17 +184,23 @@ class Session(Generic[Transport, Sleep]):
         target = self._address.path_of(call.path).encode("ascii")
         return http1.write_request(call.method.encode("ascii"), target, fields, call.body), request_id
 
-    def _lost(self, call: Call, error: UpstreamError) -> Unavailable:
+    def _lost(self, call: Call, error: UpstreamError, request_id: bytes) -> Unavailable:
         """Return what an attempt that brought no whole answer is to the caller."""
-        if error.untrusted:
-            return Untrusted(str(error))
-        if error.barred:
-            return Barred(str(error))
-        if error.absent:
-            return NotListening(str(error))
-        if call.effect is Effect.READ or error.unread:
-            return Unavailable(str(error), Fate.NOT_APPLIED)
-        return Unavailable(str(error), Fate.APPLIED if 200 <= error.status < 300 else Fate.UNKNOWN)
+        lost = _what(call, error)
+        lost.request_id = request_id.decode("ascii")
+        return lost
+
+
+def _what(call: Call, error: UpstreamError) -> Unavailable:
+    if error.untrusted:
+        return Untrusted(str(error))
+    if error.barred:
+        return Barred(str(error))
+    if error.absent:
+        return NotListening(str(error))
+    if call.effect is Effect.READ or error.unread:
+        return Unavailable(str(error), Fate.NOT_APPLIED)
+    return Unavailable(str(error), Fate.APPLIED if 200 <= error.status < 300 else Fate.UNKNOWN)
 
 
 def _field(name: str, value: str) -> Field:

@@ -194,8 +194,8 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
         "status": problem.status,
         "request_id": request_id,
     }
-    if problem.detail and str(error):
-        body["detail"] = str(error)
+    if problem.detail and error.text:
+        body["detail"] = error.text
     elif isinstance(error, errors.StoreFails):
         body["detail"] = f"{error.plain}; the log of the service says more"
     if isinstance(error, errors.Invalid):

@@ -132,9 +132,16 @@ def test_the_error_holds_no_request(service: ScriptedService, connect: Connect) 
     assert caught.value.__context__ is None
 
 
+EXISTS = 'the secret exists already; pass the etag that you read, or etag="*", to replace it'
+CHANGED = "the secret is not at the revision that etag names; read it again and decide"
+
+
 @pytest.mark.parametrize("code", wire.PROBLEMS)
 def test_every_error_of_the_wire_comes_back_as_itself(service: ScriptedService, connect: Connect, code: str) -> None:
-    """What the service raises is what the caller gets: the class, what it says of the request, faults and fate."""
+    """What the service raises is what the caller gets: class, text, faults and fate, and of which record and request.
+
+    Where the service speaks of HTTP, the text speaks of the library's arguments.
+    """
     kind = wire.PROBLEMS[code].error
     raised = kind("reason")
     if isinstance(raised, errors.Invalid):
@@ -148,7 +155,10 @@ def test_every_error_of_the_wire_comes_back_as_itself(service: ScriptedService, 
     with pytest.raises(kind) as caught:
         write(connect(socket=service.path, retries=0))
     assert type(caught.value) is kind
-    assert str(caught.value) == ("reason" if wire.PROBLEMS[code].detail else wire.PROBLEMS[code].title)
+    said = "reason" if wire.PROBLEMS[code].detail else wire.PROBLEMS[code].title
+    assert caught.value.text == {"exists": EXISTS, "changed": CHANGED}.get(code, said)
+    assert (caught.value.name, len(caught.value.request_id)) == ("secrets/db/password", 24)
+    assert str(caught.value) == (f"{caught.value.text} (secrets/db/password, request {caught.value.request_id})")
     assert getattr(caught.value, "faults", None) == getattr(raised, "faults", None)
     assert getattr(caught.value, "fate", None) == getattr(raised, "fate", None)
     assert caught.value.next == (raised.next if wire.PROBLEMS[code].detail else wire.PROBLEMS[code].next)

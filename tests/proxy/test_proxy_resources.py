@@ -478,7 +478,7 @@ async def test_what_contradicts_the_records_says_so(platform: Platform, api: Api
 
     status, problem = await api("PUT", f"network/{name}", {"options": {"a": "c"}})
     assert (status, problem["type"]) == (409, "urn:strongroom:problem:contradicted")
-    assert problem["detail"] == "There is another network of that name"
+    assert problem["detail"] == "There is another network of that name; send If-Match to change it"
 
     answer = await api.ask("PUT", f"cluster/{name}/hosts", {"old": [], "new": [failed]})
     problem = json.loads(answer.body)

@@ -89,6 +89,22 @@ async def test_a_host_of_a_named_handler_is_a_host(platform: Platform, api: Api,
 
 
 @pytest.mark.parametrize("source", ["alt", "same", "sqlite", ""])
+async def test_a_host_is_updated_where_it_is(platform: Platform, api: Api, source: str) -> None:
+    """PUT with its tag changes it with the handler that keeps it, and puts nothing with another."""
+    address = fresh("sourced")
+    made = await api.ask("PUT", f"host/{address}", {"ssh_priv_key": KEY, "source": source})
+    tag = f"if-match: {made.get('etag')}"
+
+    status, told = await api("PUT", f"host/{address}", {"cpus": 8}, tag)
+
+    assert (status, told["cpus"], told["source"]) == (200, 8, source)
+    assert (await platform.inside.get(Host, address, source=source)).model.cpus == 8
+    kept = [await platform.inside.get_many(Host, [address], source=place) for place in ("", "alt")]
+    assert [record is None for (record,) in kept] == [source == "alt", source != "alt"]
+    assert (await api("PUT", f"host/{address}", {"cpus": 9}, tag))[0] == 412
+
+
+@pytest.mark.parametrize("source", ["alt", "same", "sqlite", ""])
 async def test_deleting_a_host_of_a_named_handler_deletes_all_of_it(platform: Platform, api: Api, source: str) -> None:
     """The record goes, wherever it is, with its credentials and memberships; a second time there is none."""
     address, cluster = fresh("sourced"), fresh("cluster")

@@ -151,7 +151,8 @@ def _take_back(service: "StorageClient", made: "NewKeys") -> None:
         service.take_back_keyring(made.root)
     except StrongroomError as error:
         text = (
-            f"The keys that were made could not be taken back ({error}). Nobody may know them all: make new ones with"
+            f"The keys that were made could not be taken back ({error.text}). "
+            "Nobody may know them all: make new ones with"
         )
         show.note(show.advice(text, "key init", again=True))
     else:

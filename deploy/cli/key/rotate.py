@@ -109,7 +109,7 @@ def _prepare(service: "StorageClient", said: options.Wanted | None, *, keep_file
                 service.confirm_root(made.root, _ask_back(wanted))
                 break
             except Invalid as error:
-                show.note(f"{error}; once more")
+                show.note(f"{error.text}; once more")
     except (click.Abort, KeyboardInterrupt):
         show.note(f"Nothing has changed. To go on: {later}; or else: --abandon {made.root}")
         raise
@@ -238,7 +238,7 @@ def _rotate_wholly(service: "StorageClient", name: str, pace: float) -> int | No
         swept = _watched(service, name, pace)
         why = "" if swept.settled else f"records do not open, or others are in the way: {', '.join(swept.left)}"
     except ServiceError as error:
-        why = str(error)
+        why = error.text
     if not why:
         show.done(swept.told(name) | {"reverted": False}, f"re-encrypted {swept.moved} records of {name}")
         return None
