@@ -11,7 +11,15 @@ import pytest
 from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Backend, Change, Check, Delete, Put, Vacant
 from strongroom.storage_service.backends.memory import MemoryBackend
-from strongroom.storage_service.errors import InUse, Invalid, NotFound, Overtaken, ServiceError, WrongRootKey
+from strongroom.storage_service.errors import (
+    InUse,
+    Invalid,
+    NotFound,
+    Overtaken,
+    ServiceError,
+    Undecipherable,
+    WrongRootKey,
+)
 from strongroom.storage_service.jose import envelope
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
@@ -230,8 +238,8 @@ async def test_who_does_not_hold_the_root_key_destroys_nothing() -> None:
 
 # Orders.
 
-ORDERS: Final = as_many_as(4000)
-"""How many are played."""
+ORDERS: Final = as_many_as(500)
+"""How many are played: without either guard some twenty of as many lose a record."""
 
 RECORDS: Final = {"secrets/a": b"a", "secrets/b": b"b", "secrets/c": b"c"}
 
@@ -391,5 +399,5 @@ async def test_each_guard_is_needed(writing: Stores, sweeping: Stores) -> None:
         for seed in range(ORDERS):
             await live(seed, rotated, writing, sweeping)
 
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, Undecipherable)):
         await orders()
