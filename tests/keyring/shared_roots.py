@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -107,7 +108,7 @@ def main() -> None:
             each(shared)
         before = told(shared)
 
-        killed = killed_at(step, str(module.__file__), lambda shared=shared: act(shared))
+        killed = killed_at(step, str(module.__file__), partial(act, shared))
         outcome = told(shared)
 
         bits_left = sum(memory(shared).count(bits) for bits in (BITS, OTHER))

@@ -20,7 +20,7 @@ from strongroom.storage_service.errors import (
     Undecipherable,
     WrongRootKey,
 )
-from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose import base64url
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
@@ -160,7 +160,7 @@ async def do(store: Backend, rings: Rings, deed: str) -> None:
             await store.commit([Put("secrets/000", entry.value)])  # as from a backup
         case "damage":
             head = b'{"alg":"dir","enc":"A256CBC-HS512","kid":"default.1","custodia.key":"keys/000"}'
-            token = envelope.base64url.encode(head) + b".." + b".".join([b"A" * 22, b"A" * 22, b"A" * 43])
+            token = base64url.encode(head) + b".." + b".".join([b"A" * 22, b"A" * 22, b"A" * 43])
             await store.commit([Put("secrets/000", token)])
         case "add":
             await change(store, lambda said: said.with_keyset("spare", NOW))

@@ -7,6 +7,7 @@ import pickle
 import resource
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -200,7 +201,7 @@ class TestProcesses:
                 shared.unlock(bytes([octet]) * 64)
                 shared.lock()
 
-        writers = [fork(lambda octet=octet: replace(octet)) for octet in (1, 2)]
+        writers = [fork(partial(replace, octet)) for octet in (1, 2)]
         seen = set()
         while writers:
             _, state, octets = shared.read()
