@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import uvloop
 
@@ -146,7 +147,7 @@ def _rotated(client: StorageClient) -> Iterator[None]:
     client.retire_generation(before)
 
 
-def _rotate_root(target: Strongroom, mode: str) -> Secret | None:
+def _rotate_root(target: Strongroom, mode: Literal["file", "unlock"]) -> Secret | None:
     with _client(target) as client:
         made = client.prepare_root(mode, total=1)
         key = made.keys[0] if made.keys else None

@@ -17,7 +17,7 @@ import grpc
 import uvloop
 
 from benchmarks.targets import SECRET, Strongroom
-from strongroom.models import Host, HostCreds, Secret
+from strongroom.models import Host, HostCreds, HostState, OperatingSystem, Secret
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import MAX_BATCH, Put
 from strongroom.storage_service.backends.etcd.messages_pb2 import PutRequest, RequestOp, TxnRequest
@@ -113,7 +113,9 @@ def _stored(hosts: int) -> Iterator[Put]:
     creds = HostCreds(address=_address(0), ssh_priv_key=Secret(_KEY))
     name = creds.record_name
     token = encrypt(key, name, base64.b64encode(creds.to_json()))
-    plain = Host(address=_address(0), status="active", os="fedora", cpus=2, memory=11989228, space=487652).to_json()
+    plain = Host(
+        address=_address(0), status=HostState.ACTIVE, os=OperatingSystem.FEDORA, cpus=2, memory=11989228, space=487652
+    ).to_json()
     for number in range(hosts):
         yield Put(f"hosts/{_address(number)}", plain)
         yield Put(f"secrets/hosts/{_address(number)}", token)

@@ -29,9 +29,9 @@ from strongroom.storage_service.keyring.machines.document import MachineDocument
 from strongroom.storage_service.keyring.machines.stored import StoredDocuments
 from strongroom.storage_service.keyring.rootkey import RootKey
 from tests.backup.conftest import Stores
-from tests.backup.copies import CANARIES, ROOT, checked, copied, fill, head_of, held, rewritten, rows_of, snapshot_of
+from tests.backup.copies import CANARIES, checked, copied, fill, head_of, held, rewritten, rows_of, snapshot_of
 from tests.keyring.keeping import STRANGER
-from tests.keyring.story import opened
+from tests.keyring.story import ROOT, opened
 
 
 async def restored(file: io.BytesIO, store: Backend) -> None:
@@ -261,7 +261,7 @@ async def test_who_writes_meanwhile_is_noticed(row: Put) -> None:
     class Meddled(FaultyBackend):
         """A store into which somebody else writes just before it is looked at."""
 
-        def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
+        def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:  # type: ignore[override]  # a narrower name of it
             store._put(row.name, Entry(row.value, 99))
             return super().snapshot()
 

@@ -23,7 +23,7 @@ async def test_it_is_of_one_moment(stores: Stores, kind: str) -> None:
             revision = await store.commit([Put(name, value)])
 
         async with snapshot_of(store).snapshot() as snapshot:
-            rows = {}
+            rows: dict[str, bytes] = {}
             async for page in snapshot.pages():
                 rows |= dict(page)
                 await store.commit([Put("a/000", b"new"), Delete("a/199"), Put(f"b/{len(rows)}", b"")])

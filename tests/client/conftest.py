@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faces import FACES
-from scripted_service import ScriptedService
 
 from strongroom.deploy.pytest_plugin import (  # the fixtures, whether or not the product is installed here
     Server,
@@ -20,6 +18,8 @@ from strongroom.deploy.pytest_plugin import (  # the fixtures, whether or not th
     strongroom_server,
 )
 from strongroom.storage_service.client.address import read_home
+from tests.client.faces import FACES
+from tests.client.scripted_service import ScriptedService
 
 __all__ = ["strongroom", "strongroom_async", "strongroom_home", "strongroom_proxy_url", "strongroom_server"]
 

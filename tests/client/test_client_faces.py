@@ -9,7 +9,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from scripted_service import (
+
+from strongroom.deploy.tools.faces import SOURCE, WRITTEN, blocking
+from strongroom.models.hosts import Host, HostCreds, Hosts
+from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
+from strongroom.storage_service import errors, wire
+from strongroom.storage_service.client import AsyncStorageClient, StorageClient, operations
+from strongroom.storage_service.client.dialogue import Effect
+from strongroom.storage_service.errors import Fate, Unavailable
+from tests.client.scripted_service import (
     Act,
     CloseAfterReading,
     CloseUnread,
@@ -20,15 +29,6 @@ from scripted_service import (
     Silence,
     paths,
 )
-
-from strongroom.deploy.tools.faces import SOURCE, WRITTEN, blocking
-from strongroom.models.hosts import Host, HostCreds, Hosts
-from strongroom.models.secret import Secret
-from strongroom.models.steps import Step
-from strongroom.storage_service import errors, wire
-from strongroom.storage_service.client import AsyncStorageClient, StorageClient, operations
-from strongroom.storage_service.client.dialogue import Effect
-from strongroom.storage_service.errors import Fate, Unavailable
 
 Connect = Callable[..., Any]
 
@@ -170,7 +170,8 @@ def test_steps_of_another_version_are_left_out() -> None:
     for others in ([{"reason": "x", "verb": "key bury"}], [{"reason": 1}], ["unlock"], [None]):
         body = msgspec.json.encode({"type": "urn:strongroom:problem:locked", "next": [*others, known]})
         assert wire.error_of(503, body).next == (Step("unlock it", "key unlock"),)
-    for none in ("unlock", {}, 7, None):
+    nothing: tuple[object, ...] = ("unlock", {}, 7, None)
+    for none in nothing:
         assert wire.error_of(503, msgspec.json.encode({"next": none})).next == ()
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import trustme
-from scripted_service import Echo, ScriptedService
 
 from strongroom.deploy.pytest_plugin import Server
 from strongroom.storage_service.client import AsyncStorageClient, StorageClient
+from tests.client.scripted_service import Echo, ScriptedService
 from tests.forking import end_of, fork, in_child
 
 ASKED = 200

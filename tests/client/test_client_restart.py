@@ -6,9 +6,9 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 
 import pytest
-from faces import FACES
 
 from strongroom.storage_service.client.address import read_home
+from tests.client.faces import FACES
 from tests.deploy.running import Up, eventually, up
 
 SLOW = 60.0  # seconds a start may take where many tests run side by side

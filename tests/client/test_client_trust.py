@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import trustme
-from scripted_service import Reply, ScriptedService
 
 from strongroom.storage_service.errors import ConfigurationError, Fate, Unavailable, Untrusted
+from tests.client.scripted_service import Reply, ScriptedService
 from tests.deploy.running import clean_environment, strongroom
 
 Connect = Callable[..., Any]

@@ -5,7 +5,7 @@ import ipaddress
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -111,7 +111,7 @@ class Files:
         self.put(self.key, issued.key_pem)
         return issued
 
-    def renew(self, name: str = "127.0.0.1", **more: datetime.datetime) -> Issued:
+    def renew(self, name: str = "127.0.0.1", **more: Any) -> Issued:
         """Put a new pair in place."""
         return self.write(issue(name, self.authority, **more))
 

@@ -591,7 +591,8 @@ def test_no_kind_of_value_is_repeated(kind: Any, text: str) -> None:
     word = click.Argument(["word"], type=kind)
     typed = ["c4nary"] * word.nargs
 
-    for words in ((["--", *typed], [word]), (["--o", *typed], [option])):
+    tried: list[tuple[list[str], list[click.Parameter]]] = [(["--", *typed], [word]), (["--o", *typed], [option])]
+    for words in tried:
         with pytest.raises(click.BadParameter) as refused:
             Verb("v", params=words[1]).make_context("v", words[0])
         assert text in refused.value.format_message()

@@ -21,7 +21,7 @@ def examples(
     """Load the two examples."""
     flags = {"storage_conf": str(EXAMPLES / "storage.conf"), "custodia_conf": str(EXAMPLES / "custodia.conf")}
     key = {"STRONGROOM_API_KEY": "k"} if environ is None else environ
-    return settings.load(environ={"STRONGROOM_PROXY_KEY": "p"} | key, home=home, flags=flags, sets=sets)
+    return settings.load(environ={"STRONGROOM_PROXY_KEY": "p", **key}, home=home, flags=flags, sets=sets)
 
 
 def test_the_examples_resolve_as_they_stand(home: Path) -> None:

@@ -44,7 +44,10 @@ def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            yield node.lineno, "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+            yield (
+                node.lineno,
+                "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values),
+            )
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             yield node.lineno, node.value
 
@@ -105,7 +108,7 @@ def advised() -> Iterator[Advised]:
                     verb = node.args[1]
                     if isinstance(verb, ast.Constant):
                         keys = frozenset(key for given in node.args[2:] for key in keys_of(given, assigned))
-                        yield Advised(f"{path}:{node.lineno}", verb.value, keys)
+                        yield Advised(f"{path}:{node.lineno}", str(verb.value), keys)
 
 
 def keys_of(given: ast.expr, assigned: dict[str, ast.expr]) -> Iterator[str]:
@@ -130,7 +133,9 @@ def command_of(verb: str) -> click.Command:
 def test_each_verb_is_a_command(verb: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever can be advised can be typed: of what it needs people are told what they fill in themselves."""
     of_a_run = verb.startswith("migrate ") and verb != "migrate sources"
-    options = {"run": "a-run"} if verb == "migrate forget" else OF_A_RUN if of_a_run else {}
+    options: dict[str, str | bool | list[str]] = (
+        {"run": "a-run"} if verb == "migrate forget" else OF_A_RUN if of_a_run else {}
+    )
     (tmp_path / "FILE").touch()
     monkeypatch.chdir(tmp_path)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -27,7 +27,7 @@ def raise_core_limit() -> None:
 def running(short: Path) -> Iterator[Up]:
     """A service of a user of its own, with two workers, where cores could be written."""
     os.chown(short, another_user.user(), -1)
-    options = {"prefix": another_user.command(), "preexec_fn": raise_core_limit}
+    options: dict[str, Any] = {"prefix": another_user.command(), "preexec_fn": raise_core_limit}
     with up(short / "home", "--workers", "2", **options) as service:
         eventually(lambda: len(storage(service)) == 3)  # gunicorn starts its workers in turn
         yield service

@@ -72,7 +72,7 @@ def empty(folder: Path, source: Path) -> Installed:
 def make_wheel(source: Path, folder: Path) -> Path:
     """Make a wheel of the tree in *source*, and put it into *folder*."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    pip = [sys.executable, "-m", "pip", "wheel", *OFFLINE, "--wheel-dir", folder, source]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "wheel", *OFFLINE, "--wheel-dir", folder, source]
     subprocess.run(pip, cwd=folder, env=environ, capture_output=True, check=True)
     [wheel] = folder.glob("strongroom-*.whl")
     return wheel
@@ -83,7 +83,17 @@ def install(there: Installed, wheel: Path, extra: str = "", also: tuple[str, ...
 
     Those are links to what lies in the environment that runs this, which has what the locks say.
     """
-    pip = [sys.executable, "-m", "pip", "--python", there.python, "install", *OFFLINE, "--no-compile", wheel]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        there.python,
+        "install",
+        *OFFLINE,
+        "--no-compile",
+        wheel,
+    ]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     subprocess.run(pip, cwd=there.site, env=environ, capture_output=True, check=True)
     [metadata] = there.site.glob("strongroom-*.dist-info")

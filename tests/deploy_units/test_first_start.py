@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from strongroom.deploy.first_start import MARK, main, make_keyring, make_keys
+from strongroom.deploy.first_start import main, make_keyring, make_keys
+from strongroom.deploy.home import MARK
 from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.errors import ConfigurationError
 from tests.deploy.running import PATIENCE, ROOT, clean_environment, strongroom

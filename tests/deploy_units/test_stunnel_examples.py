@@ -75,7 +75,7 @@ def test_the_tunnel_to_etcd_checks_whom_it_speaks_to(tmp_path: Path, certified_f
         text = re.sub(r"^connect = .*$", f"connect = 127.0.0.1:{etcd}", text, flags=re.MULTILINE)
         text = text.replace("/etc/strongroom/etcd-ca.pem", str(tmp_path / "ca.pem"))
         (tmp_path / "stunnel.conf").write_text(text)
-        command = [program("stunnel"), tmp_path / "stunnel.conf"]
+        command: list[str | Path] = [program("stunnel"), tmp_path / "stunnel.conf"]
         with (
             running(command, tmp_path / "log", lambda: listens(port)),
             socket.create_connection(("127.0.0.1", port)) as end,
@@ -98,7 +98,7 @@ def test_tls_before_the_proxy(tmp_path: Path) -> None:
             "127.0.0.1:8000", f"127.0.0.1:{proxy}"
         )
         (tmp_path / "stunnel.conf").write_text(text.replace("/etc/strongroom/", f"{tmp_path}/"))
-        command = [program("stunnel"), tmp_path / "stunnel.conf"]
+        command: list[str | Path] = [program("stunnel"), tmp_path / "stunnel.conf"]
         with (
             running(command, tmp_path / "log", lambda: listens(port)),
             socket.create_connection(("127.0.0.1", port)) as end,

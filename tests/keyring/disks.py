@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Callable
 from enum import Enum, auto
-from pathlib import Path
 from typing import Any
 
 
@@ -30,8 +29,8 @@ class FaultyDisk:
         self._at = at
         self._fault = fault
 
-    def open(self, path: Path, flags: int, mode: int) -> int:
-        return self._do(os.open, path, flags, mode)
+    def open(self, path: str, flags: int, mode: int, *, dir_fd: int) -> int:
+        return self._do(os.open, path, flags, mode, dir_fd=dir_fd)
 
     def fchmod(self, descriptor: int, mode: int) -> None:
         self._do(os.fchmod, descriptor, mode)
@@ -45,20 +44,20 @@ class FaultyDisk:
     def close(self, descriptor: int) -> None:
         self._do(os.close, descriptor)
 
-    def replace(self, old: Path, new: Path) -> None:
-        self._do(os.replace, old, new)
+    def replace(self, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        self._do(os.replace, old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
-    def unlink(self, path: Path) -> None:
-        self._do(os.unlink, path)
+    def unlink(self, path: str, *, dir_fd: int) -> None:
+        self._do(os.unlink, path, dir_fd=dir_fd)
 
-    def _do(self, call: Callable[..., Any], *arguments: object) -> Any:
+    def _do(self, call: Callable[..., Any], *arguments: object, **places: int) -> Any:
         here = len(self.calls) == self._at
         self.calls.append(call.__name__)
         if here and self._fault is Fault.KILLED_BEFORE:
             os.kill(os.getpid(), signal.SIGKILL)
         if here and self._fault is Fault.BEFORE:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        answer = call(*arguments)
+        answer = call(*arguments, **places)
         if here and self._fault is Fault.KILLED_AFTER:
             os.kill(os.getpid(), signal.SIGKILL)
         if here and self._fault is Fault.AFTER:

@@ -53,7 +53,7 @@ from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.shared_root import SharedRoot, State
 from strongroom.storage_service.keyring.stored import Sealed
 from tests.keyring import story
-from tests.keyring.conftest import Stores
+from tests.keyring.story import Stores
 
 ROOT: Final = RootKey(story.BITS)
 NOW: Final = 1763800000

@@ -496,7 +496,7 @@ def test_listing_never_raises(said: object) -> None:
     for root in (None, ROOT, NEXT_ROOT):
         assert listed(text_of(said), root, A.fingerprint).why
         assert listed(text_of(said), root, "row 3").fingerprint == "row 3"
-        assert listed(text_of(said), root)
+        assert listed(text_of(said), root).fingerprint
 
 
 def test_listing_while_locked() -> None:

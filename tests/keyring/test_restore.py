@@ -29,9 +29,9 @@ from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.usage import index, sweep
 from tests.keyring import holders, story
-from tests.keyring.conftest import Stores
 from tests.keyring.holders import ROOT, held
 from tests.keyring.machine_keys import NEXT_ROOT
+from tests.keyring.story import Stores
 
 VALUES: Final[Mapping[str, bytes]] = {
     "secrets/old": b"under default.1",

@@ -11,8 +11,16 @@ import pytest
 from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Backend, Change, Check, Delete, Put, Vacant
 from strongroom.storage_service.backends.memory import MemoryBackend
-from strongroom.storage_service.errors import InUse, Invalid, NotFound, Overtaken, ServiceError, WrongRootKey
-from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.errors import (
+    InUse,
+    Invalid,
+    NotFound,
+    Overtaken,
+    ServiceError,
+    Undecipherable,
+    WrongRootKey,
+)
+from strongroom.storage_service.jose import base64url
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
@@ -152,7 +160,7 @@ async def do(store: Backend, rings: Rings, deed: str) -> None:
             await store.commit([Put("secrets/000", entry.value)])  # as from a backup
         case "damage":
             head = b'{"alg":"dir","enc":"A256CBC-HS512","kid":"default.1","custodia.key":"keys/000"}'
-            token = envelope.base64url.encode(head) + b".." + b".".join([b"A" * 22, b"A" * 22, b"A" * 43])
+            token = base64url.encode(head) + b".." + b".".join([b"A" * 22, b"A" * 22, b"A" * 43])
             await store.commit([Put("secrets/000", token)])
         case "add":
             await change(store, lambda said: said.with_keyset("spare", NOW))
@@ -230,8 +238,8 @@ async def test_who_does_not_hold_the_root_key_destroys_nothing() -> None:
 
 # Orders.
 
-ORDERS: Final = as_many_as(4000)
-"""How many are played."""
+ORDERS: Final = as_many_as(500)
+"""How many are played: without either guard some twenty of as many lose a record."""
 
 RECORDS: Final = {"secrets/a": b"a", "secrets/b": b"b", "secrets/c": b"c"}
 
@@ -391,5 +399,5 @@ async def test_each_guard_is_needed(writing: Stores, sweeping: Stores) -> None:
         for seed in range(ORDERS):
             await live(seed, rotated, writing, sweeping)
 
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, Undecipherable)):
         await orders()

@@ -1,13 +1,13 @@
 """The root key that all workers share: every process sees it alike, it is whole whoever dies, and gone once locked."""
 
 import copy
-import itertools
 import logging
 import os
 import pickle
 import resource
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,11 +15,25 @@ import pytest
 
 from strongroom.storage_service.keyring import shared_root as module
 from strongroom.storage_service.keyring.shared_root import SharedRoot, State
-from tests.forking import end_of, fork, in_child, killed_at
+from tests.forking import end_of, fork, in_child
+from tests.keyring.shared_roots import (
+    BITS,
+    KILLED,
+    NOW,
+    OTHER,
+    fail,
+    halt,
+    key_of,
+    killed_at_each,
+    lock,
+    memory,
+    told,
+    touch,
+    uninitialized,
+    unlock,
+    unlock_with_another,
+)
 
-BITS: Final = bytes(range(100, 164))
-OTHER: Final = bytes(range(164, 228))
-NOW: Final = 1000.0  # seconds; any clock will do
 NOBODY: Final = 65534
 
 
@@ -29,50 +43,6 @@ def shared() -> Iterator[SharedRoot]:
     made = SharedRoot()
     yield made
     made.close()
-
-
-def memory(shared: SharedRoot) -> bytes:
-    """Return all that is in the shared root."""
-    return bytes(shared._bytes)
-
-
-def key_of(shared: SharedRoot) -> bytes | None:
-    _, _, octets = shared.read()
-    return None if octets is None else bytes(octets)
-
-
-def told(shared: SharedRoot) -> tuple[object, ...]:
-    """Return all that the shared root tells."""
-    tick, state, octets = shared.read()
-    return tick, state, octets, shared.failures, shared.wait_left(NOW)
-
-
-def unlock(shared: SharedRoot) -> object:
-    return shared.unlock(BITS)
-
-
-def unlock_with_another(shared: SharedRoot) -> object:
-    return shared.unlock(OTHER)
-
-
-def lock(shared: SharedRoot) -> object:
-    return shared.lock()
-
-
-def halt(shared: SharedRoot) -> object:
-    return shared.halt()
-
-
-def touch(shared: SharedRoot) -> object:
-    return shared.touch()
-
-
-def fail(shared: SharedRoot) -> object:
-    return shared.failed(NOW)
-
-
-def uninitialized(shared: SharedRoot) -> object:
-    return shared.lock(State.UNINITIALIZED)
 
 
 STORIES: Final = {
@@ -231,7 +201,7 @@ class TestProcesses:
                 shared.unlock(bytes([octet]) * 64)
                 shared.lock()
 
-        writers = [fork(lambda octet=octet: replace(octet)) for octet in (1, 2)]
+        writers = [fork(partial(replace, octet)) for octet in (1, 2)]
         seen = set()
         while writers:
             _, state, octets = shared.read()
@@ -252,45 +222,20 @@ class TestProcesses:
         assert key_of(shared) == BITS
 
 
-KILLED: Final = {
-    "while unlocking": ([lock], unlock),
-    "while unlocking for the first time": ([], unlock),
-    "while another root key takes the place of one": ([unlock], unlock_with_another),
-    "while locking": ([unlock], lock),
-    "while halting": ([unlock], halt),
-    "while counting a wrong key": ([unlock], fail),
-}
-
-
 @pytest.mark.parametrize("story", KILLED)
 def test_who_is_killed_leaves_the_page_whole(story: str) -> None:
     """Killed before each single bytecode of a change: up to one of them nothing has happened, from there on all of it.
 
     The others can go on, and once one of them has read the shared root no key bits are left but the key's own.
     """
-    before_acts, act = KILLED[story]
-    outcomes = []
-    for step in itertools.count(1):
-        shared = SharedRoot()
-        for each in before_acts:
-            each(shared)
-        before = told(shared)
+    happened, whole = zip(*killed_at_each(story), strict=True)
 
-        killed = killed_at(step, module.__file__, lambda shared=shared: act(shared))
-        outcome = told(shared)
-
-        bits_left = sum(memory(shared).count(bits) for bits in (BITS, OTHER))
-        assert bits_left == (1 if key_of(shared) else 0)
-        outcomes.append("before" if outcome == before else outcome)
-        shared.touch()
-        shared.close()
-        if not killed:
-            break
-    after = outcomes[-1]
-    turned = outcomes.index(after)
-    assert after != "before"
-    assert 0 < turned < len(outcomes) - 1
-    assert outcomes == ["before"] * turned + [after] * (len(outcomes) - turned)
+    assert all(whole), "bits of a key are left, or too few"
+    after = happened[-1]
+    turned = happened.index(after)
+    assert after is not None
+    assert 0 < turned < len(happened) - 1
+    assert happened == (None,) * turned + (after,) * (len(happened) - turned)
 
 
 def test_what_does_not_hold_says_nothing(shared: SharedRoot) -> None:

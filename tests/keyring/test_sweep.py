@@ -461,7 +461,7 @@ async def test_a_lock_in_the_middle_of_a_step_ends_it() -> None:
         rings.lock()
         return entries
 
-    store.get_many = get_many  # type: ignore[method-assign]
+    store.get_many = get_many  # type: ignore[method-assign, assignment]
     with pytest.raises(Locked):
         await sweep.step(store, rings, None, None, 100)
     assert set((await generations(store)).values()) == {"default.1"}

@@ -266,7 +266,7 @@ async def test_a_scan_takes_no_write_for_damage() -> None:
         store, rings = await memory()
         await rotate(store)
         writer = EncryptedBackend(store, Rings(store))
-        batch = [Put("secrets/000", b"moved"), Delete("secrets/001"), Put("secrets/new", b"new")]
+        batch: list[Change] = [Put("secrets/000", b"moved"), Delete("secrets/001"), Put("secrets/new", b"new")]
         meddled = Overtaken(store, at, partial(writer.commit, batch))
 
         found = await index.scan(meddled, rings)

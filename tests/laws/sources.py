@@ -27,7 +27,7 @@ from strongroom.migration.sources.base import Findable, Original, Place, Scrubba
 from strongroom.models import names
 from strongroom.models.secret import REDACTED
 from strongroom.storage_service.wire import MAX_SECRET
-from tests.migration.sources.base import Estate, Filled, Spoken, Stoppable, source_of
+from tests.migration.sources.base import Estate, Filled, Located, Spoken, Stoppable, source_of
 
 Law: TypeAlias = Callable[[Estate], None]
 
@@ -166,7 +166,7 @@ class Reader:
 
 
 @contextmanager
-def reading(estate: Estate, digest: Digest | None = None) -> Iterator[Reader]:
+def reading(estate: Located, digest: Digest | None = None) -> Iterator[Reader]:
     """Give the source of an estate, opened, and close it."""
     reader = Reader(source_of(estate), digest)
     try:
@@ -400,7 +400,7 @@ def nothing_told_is_secret(estate: Estate) -> None:
     with reading(estate) as reader:
         told = [reader.source.identity, repr(reader.source), repr(reader.digest)]
         for item in reader.items():
-            told += [item.id, item.mark, item.fault, *item.notes, repr(item), str(item)]
+            told += [item.id, item.mark, item.fault, *map(str, item.notes), repr(item), str(item)]
             assert not item.records or REDACTED in repr(item)
         if isinstance(reader.source, Scrubbable):
             originals = reader.originals(list(put))
@@ -496,7 +496,7 @@ def an_item_that_changes_meanwhile_ends_nothing(estate: Estate) -> None:
 
 def memory_stays_flat(estate: Estate, many: int = MANY) -> None:
     """Of what was read, next to nothing is remembered: *many* items more take no more memory at the peak."""
-    _put(estate, many // 2)
+    _put(estate, many // 6)
     before = _peak(estate)
     _put(estate, many)
     after = _peak(estate)

@@ -62,10 +62,10 @@ ESTATES: Final[Mapping[str, Line]] = {
     "openbao-v2": Line(openbao.estate_v2, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS], many=900),
     "csv-hosts": Line(csv_file.estate, [*SCRUB_LAWS, *TEXT_LAWS]),
     "csv-secrets": Line(csv_file.estate_of_secrets, [*SCRUB_LAWS, *TEXT_LAWS]),
-    "csv-key-files": Line(csv_file.estate_of_key_files, [*SCRUB_LAWS, *TEXT_LAWS]),
+    "csv-key-files": Line(csv_file.estate_of_key_files, [*SCRUB_LAWS, *TEXT_LAWS], many=900),
     "jsonl": Line(json_lines.estate, [*SCRUB_LAWS, *TEXT_LAWS]),
-    "ansible": Line(ansible.estate, TEXT_LAWS),
-    "keys": Line(key_directory.estate, [*SCRUB_LAWS, *FIND_LAWS]),
+    "ansible": Line(ansible.estate, TEXT_LAWS, many=900),
+    "keys": Line(key_directory.estate, [*SCRUB_LAWS, *FIND_LAWS], many=900),
     "strongroom": Line(strongroom.estate, [*SCRUB_LAWS, *FIND_LAWS, *STOP_LAWS, *TEXT_LAWS]),
 }
 

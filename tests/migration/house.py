@@ -117,6 +117,7 @@ class OneExchange:
     peer = None
     client = ""
     scheme = "http"
+    address = ""
     whole = True
 
     def __init__(self, request: http1.Request, body: bytes) -> None:

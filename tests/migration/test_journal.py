@@ -381,7 +381,10 @@ async def test_it_is_sealed(journal: Journal, target: Target, store: MemoryBacke
     """Nothing of a journal lies in the store in the clear, and no repr shows any of it."""
     async with journal.held("apply"):
         await journal.begin()
-        contents_ = (Former(values={"n": "a secret value"}), Scrubbed(originals=[("i", "m", "a secret value")]))
+        contents_: tuple[Former | Scrubbed, ...] = (
+            Former(values={"n": "a secret value"}),
+            Scrubbed(originals=[("i", "m", "a secret value")]),
+        )
         for kind, content in zip(("former", "scrubbed"), contents_, strict=True):
             row = journal.row(kind, journal.next_number(), content)
             await target.commit([row, journal.guard], row.name)

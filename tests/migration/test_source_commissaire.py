@@ -107,7 +107,7 @@ async def test_a_whole_estate_is_read(estate: CommissaireEstate) -> None:
         "hosts/huge",
         "hosts/Gr%C3%BC%C3%9Fe%20%E6%9D%B1%E4%BA%AC",
     }
-    assert all("stays behind" in items[path].notes[0] for path in ("status", "config/storage.conf"))
+    assert all("stays behind" in str(items[path].notes[0]) for path in ("status", "config/storage.conf"))
 
 
 async def test_an_empty_estate_has_no_items(estate: CommissaireEstate) -> None:

@@ -56,7 +56,8 @@ async def held_in(places: Sequence[Place], *patterns: bytes) -> dict[str, int]:
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:
-    for chunk in ():
+    nothing: tuple[bytes, ...] = ()
+    for chunk in nothing:
         yield chunk
 
 

@@ -3,6 +3,7 @@
 import datetime
 import os
 import shutil
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,7 +42,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConvectionEstat
 def estate(shared: ConvectionEstate, tmp_path: Path) -> "Copied":
     """A copy of it, for this test alone."""
     shutil.copytree(shared.directory, tmp_path / "secrets")
-    return Copied(tmp_path / "secrets", shared.options | {"socket": [str(tmp_path / "socket")]}, shared.unlock_keys)
+    return Copied(
+        tmp_path / "secrets", dict(shared.options) | {"socket": [str(tmp_path / "socket")]}, shared.unlock_keys
+    )
 
 
 class Copied:
@@ -101,10 +104,11 @@ def test_what_a_server_keeps_moves_out_and_comes_back(tmp_path: Path) -> None:
         keys = server.initialize(unlock_keys=2)
         server.unlock(keys[0])
         server.ask("create_keyset", keyset_name="vault")
-        for store, secrets in {
+        stores: dict[str, dict[str, object]] = {
             "words": {"one": "first", "two": "second"},
             "apps/web": {"limits": {"a": [1, True]}},
-        }.items():
+        }
+        for store, secrets in stores.items():
             server.ask("create_store", store_name=store, keyset_name="vault", store_type="generic", store_args={})
             for name, value in secrets.items():
                 server.ask("create_secret", store_name=store, store_args={"secret_name": name, "secret_value": value})
@@ -122,7 +126,7 @@ def test_what_a_server_keeps_moves_out_and_comes_back(tmp_path: Path) -> None:
             "words:two": {"secrets/words/two": "second"},
         }
         assert items["authdb"].fault == ""
-        assert "make them anew" in items["authdb"].notes[0]
+        assert "make them anew" in str(items["authdb"].notes[0])
         assert items["apps/web:limits"].notes == ("its value is not text, and moves as JSON",)
 
         originals = reader.originals(["words:one", "apps/web:limits"])
@@ -400,7 +404,7 @@ def test_a_store_that_is_being_written_is_read_again(estate: Copied, monkeypatch
     """Convection empties a file before it fills it, and a reader that comes between waits for the rest."""
     content = estate.file.read_bytes()
     estate.file.write_bytes(b"")
-    monkeypatch.setattr(directory.time, "sleep", lambda _: estate.file.write_bytes(content))
+    monkeypatch.setattr(time, "sleep", lambda _: estate.file.write_bytes(content))
     with reading(estate) as reader:
         assert "words:a" in reader.by_id()
 

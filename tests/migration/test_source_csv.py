@@ -313,8 +313,8 @@ async def test_notes_of_key_files(tmp_path: Path, opened: Open) -> None:
 
     found = await items_of(await opened(path))
 
-    assert "others than its owner" in found[2].notes[0]
-    assert "hard link" in found[3].notes[0]
+    assert "others than its owner" in str(found[2].notes[0])
+    assert "hard link" in str(found[3].notes[0])
     assert "public key" in found[4].fault
 
 

@@ -283,7 +283,7 @@ def test_no_fault_repeats_a_value(malformed: tuple[dict[str, Item], list[str]]) 
 # What is no estate.
 
 
-def as_conf(server: Server, text: str) -> Mapping[str, object]:
+def as_conf(server: Server, text: str) -> dict[str, object]:
     path = server.home / f"{unused()}.conf"
     path.write_text(text)
     return {"place": str(path)}
@@ -375,7 +375,7 @@ async def test_what_is_no_estate_is_refused(pinned: CustodiaEstate, what: str) -
     """What cannot be read ends with what to do about it, and with nothing of what was looked at."""
     pinned.put(1)
     make, error, text = REFUSALS[what]
-    said = {"place": pinned.place, "key": str(pinned.server.key)} | make(pinned.server)
+    said = {"place": pinned.place, "key": str(pinned.server.key), **make(pinned.server)}
     place = str(said.pop("place"))
 
     async def read() -> None:

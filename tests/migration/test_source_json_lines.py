@@ -127,7 +127,7 @@ async def test_lines(story: Story, tmp_path: Path) -> None:
     assert item.fault == ""
     assert [record.name for record in item.records] == list(story.becomes[:-1])
     assert len(item.notes) == len(story.notes)
-    assert all(expected in note for expected, note in zip(story.notes, item.notes, strict=True))
+    assert all(expected in str(note) for expected, note in zip(story.notes, item.notes, strict=True))
     for record in item.records[-1:]:
         value = record.value.reveal()
         models = [model for model in MODELS.values() if issubclass(model, SecretModel)]

@@ -141,7 +141,7 @@ def test_what_is_no_secret_stays_behind(keys: KeyDirectory, name: str, content: 
     item = _item(keys)
 
     assert (item.fault, item.records) == ("", ())
-    assert "stays behind" in item.notes[0]
+    assert "stays behind" in str(item.notes[0])
 
 
 # Which files.
@@ -189,7 +189,7 @@ def test_directories_are_told(keys: KeyDirectory) -> None:
     item = _item(keys)
 
     assert (item.id, item.fault, item.records) == ("old", "", ())
-    assert "not looked into" in item.notes[0]
+    assert "not looked into" in str(item.notes[0])
 
 
 def test_a_link_inside_is_another_host_of_the_same_key(keys: KeyDirectory) -> None:
@@ -285,8 +285,8 @@ def test_an_exposed_key_is_told(keys: KeyDirectory) -> None:
 
     assert item.records
     assert len(item.notes) == 2
-    assert "new key" in item.notes[0]
-    assert "hard links" in item.notes[1]
+    assert "new key" in str(item.notes[0])
+    assert "hard links" in str(item.notes[1])
 
 
 @pytest.mark.parametrize("options", [{"user": [""]}, {"strip": [".pem", ""]}])

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from strongroom.deploy.pytest_plugin import Server
-from strongroom.models import Host, HostCreds, Network
+from strongroom.models import Host, HostCreds, Network, NetworkType, Secret
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.errors import Exists
@@ -31,7 +31,7 @@ def test_a_new_record_is_made_once(strongroom: StorageClient) -> None:
     strongroom.save(Network(name=name), etag=wire.NEW)
 
     with pytest.raises(Exists):
-        strongroom.save(Network(name=name, type="flannel_server"), etag=wire.NEW)
+        strongroom.save(Network(name=name, type=NetworkType.FLANNEL_SERVER), etag=wire.NEW)
     assert strongroom.get(Network, name).model.type == "flannel_etcd"
 
 
@@ -75,7 +75,7 @@ def test_a_host_and_its_credentials_live_and_go_together(proxy: httpx.Client, st
 def test_one_secret_by_every_way(proxy: httpx.Client, strongroom: StorageClient) -> None:
     """Credentials saved as a model read as a secret, by the same name, with one audit subject."""
     address = f"h-{secrets.token_hex(4)}"
-    strongroom.save(HostCreds(address=address, ssh_priv_key=base64.b64encode(b"k").decode()))
+    strongroom.save(HostCreds(address=address, ssh_priv_key=Secret(base64.b64encode(b"k").decode())))
 
     with proxy:
         message = proxy.get(f"/secrets/hosts/{address}").json()

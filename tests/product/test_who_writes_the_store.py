@@ -118,6 +118,7 @@ async def test_plain_records_and_containers_are_whoevers_who_writes_the_store(ri
 
     (served,) = await parts.records.fetch(OPERATOR, ContainerManagerConfig, [Reference("oc")])
     assert served is not None
+    assert isinstance(served.record, ContainerManagerConfig)
     assert served.record.options == {"server_url": "https://elsewhere.example"}
     (host,) = await parts.records.fetch(OPERATOR, Host, [Reference("192.0.2.66")])
     assert host is not None

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import argon2
@@ -227,7 +227,7 @@ async def test_what_is_remembered_is_bounded(users: Path, clock: Clock) -> None:
     assert 0 < len(basic._users.remembered) <= MAX_REMEMBERED
 
 
-GARBAGE = {
+GARBAGE: Mapping[str, str | bytes] = {
     "no JSON": "{",
     "a hash that is not UTF-8": b'{"alice": {"hash": "$argon2id$\xff"}}',
     "a name that is not UTF-8": b'{"al\xefce": {"hash": "$argon2id$x"}}',

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -33,7 +33,7 @@ class Asker:
 @pytest.fixture(params=["proxy", "client", "blocking client"])
 async def asker(request: pytest.FixtureRequest, proxy: Proxy, service: ScriptedService) -> AsyncIterator[Asker]:
     """Each who asks; the clients ask once, so that what is asked again is asked by the connection alone."""
-    said = {"socket": service.path, "api_id": "ci", "api_key": "k3y", "retries": 0}
+    said: dict[str, Any] = {"socket": service.path, "api_id": "ci", "api_key": "k3y", "retries": 0}
     async with AsyncExitStack() as stack:
         if request.param == "proxy":
             yield _through(proxy)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ async def test_a_slow_reader_gives_up_its_turn(product: dict[str, Served], targe
     served, container = product["socket"], secrets.token_hex(6)
     key = served.fields.decode().split("CUSTODIA_AUTH_KEY: ")[1].split("\r\n")[0]
     names = [f"{container}/{number}" for number in range(8)]
+    assert isinstance(served.place, Path)
     async with AsyncStorageClient(socket=served.place, api_id="own", api_key=key) as client:
         await client.create_container(container)
         for name in names:

@@ -18,8 +18,8 @@ from strongroom.migration.sources import open_source
 from strongroom.migration.sources.base import Source
 
 
-class Estate(Protocol):
-    """An estate as it lies where it lies; empty at first, as far as such a system can be."""
+class Located(Protocol):
+    """Where an estate lies: what its source is told."""
 
     @property
     def kind(self) -> str:
@@ -32,6 +32,10 @@ class Estate(Protocol):
     @property
     def options(self) -> Mapping[str, Sequence[str]]:
         """The options of its source."""
+
+
+class Estate(Located, Protocol):
+    """An estate as it lies where it lies; empty at first, as far as such a system can be."""
 
     def put(self, number: int) -> str:
         """Make the valid item *number*, or change it, with a new secret text found nowhere else; return its id."""
@@ -88,6 +92,6 @@ Maker: TypeAlias = Callable[[Path], AbstractContextManager[Estate]]
 """Gives an estate of its own in a new directory, and clears it away."""
 
 
-def source_of(estate: Estate) -> Source:
+def source_of(estate: Located) -> Source:
     """Return a new source of *estate*, unopened, as the command would make it."""
     return estate.source() if isinstance(estate, Sourced) else open_source(estate.kind, estate.place, estate.options)

@@ -67,10 +67,12 @@ from custodia.server.config import parse_config
 
 parser, config = parse_config(parse_args(sys.argv[1:]))
 _load_plugins(config, parser)
-for key, value in json.load(sys.stdin):
-    config["stores"]["served"].set(key, value, replace=True)
+for line in sys.stdin:
+    for key, value in json.loads(line):
+        config["stores"]["served"].set(key, value, replace=True)
+    print("kept", flush=True)
 """
-"""What has Custodia's own store keep many values, without a request for each."""
+"""What has Custodia's own store keep many values, without a request for each: a line of them at a time."""
 
 _CONF: Final = """
 [global]
@@ -116,6 +118,7 @@ class Server:
             timeout=READY_WITHIN,
         )
         self._process: subprocess.Popen[bytes] | None = None
+        self._filler: subprocess.Popen[str] | None = None
         self._made: set[tuple[str, ...]] = set()
         self.start()
         with self.sql("keys.db") as table:
@@ -152,6 +155,8 @@ class Server:
         """End it for good."""
         self.stop()
         self.client.close()
+        if self._filler is not None:
+            self._filler.communicate(timeout=READY_WITHIN)
 
     def ask(self, method: str, path: str, *allowed: int, **request: object) -> httpx.Response:
         """Return its answer to a request for a secret; the status is to be one of *allowed*."""
@@ -183,13 +188,28 @@ class Server:
             (f"keys/{path}", value if isinstance(value, str) else base64.b64encode(value).decode())
             for path, value in values.items()
         ]
-        subprocess.run(
-            [CUSTODIA.with_name("python"), "-W", "ignore", "-c", _FILL, self.conf],
-            input=json.dumps(rows),
-            text=True,
-            check=True,
-            timeout=READY_WITHIN * 10,
-        )
+        if self._filler is None:  # one for all: it takes longer to start than to keep a thousand
+            self._filler = subprocess.Popen(
+                [
+                    "setpriv",
+                    "--pdeathsig",
+                    "KILL",
+                    CUSTODIA.with_name("python"),
+                    "-W",
+                    "ignore",
+                    "-c",
+                    _FILL,
+                    self.conf,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._filler.stdin is not None
+        assert self._filler.stdout is not None
+        self._filler.stdin.write(json.dumps(rows) + "\n")
+        self._filler.stdin.flush()
+        assert self._filler.stdout.readline() == "kept\n"
 
     @contextmanager
     def sql(self, name: str = "custodia.db") -> Iterator[sqlite3.Connection]:
