@@ -171,7 +171,7 @@ def _size(characters: int) -> str:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 1:
+    if seconds < 1.5:
         return "about a second"
     if seconds < 90:
         return f"about {seconds:.0f} seconds"

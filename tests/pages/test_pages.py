@@ -261,15 +261,53 @@ def test_commands(opens: Opens) -> None:
     reader.answers["Secret: "] = lambda _: "correct horse"
     reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom EDITOR='sed -i s/horse/mare/'")
     reader.serves("strongroom up --home ~/strongroom")
-    reader.does("head -c 32 /dev/urandom > key.der")
+    reader.does("head -c 32 /dev/urandom > key.der; echo hunter2 > password.txt")
 
     reader.follow()
 
     assert (reader.home / "key.der").stat().st_size == 32
-    assert "mare" in reader.does("strongroom secret get db/password")
+    assert "team" not in reader.does("strongroom secret ls")
 
 
-FOLLOWED = {"README", "quick-start", "keys", "operating", "backup", "http-api", "configuration", "client-library"}
+def test_migration(opens: Opens, tmp_path: Path) -> None:
+    """An estate moves in, is proved and scrubbed as the page shows it, screen by screen."""
+    with running(tmp_path) as old:
+        old_estate(old)
+        reader = opens(
+            "docs/migration.md",
+            {
+                "/var/lib/etcd/default": str(tmp_path / "m0"),
+                "etcd://127.0.0.1:2379": old.url(),
+                "etcd member 127.0.0.1:2379": f"etcd member {old.endpoints}",
+                "commissaire-fcsik4pexp": "commissaire-…",
+            },
+            {
+                **dict.fromkeys(("etcdctl", "mv ", "chown", "rm -r", "systemctl"), OF_A_MACHINE),
+                "strongroom migrate scrub RUN --search-only": OF_A_MACHINE,
+            },
+            columns=200,
+        )
+        reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom")
+        reader.serves("strongroom up --home ~/strongroom")
+
+        reader.follow(until="strongroom migrate verify commissaire-")
+        (run,) = set(re.findall(r"commissaire-\w{10}", reader.screen))
+        reader.words |= {"commissaire-fcsik4pexp": run, "RUN": run}
+        reader.follow()
+
+
+FOLLOWED = {
+    "README",
+    "quick-start",
+    "keys",
+    "operating",
+    "backup",
+    "http-api",
+    "configuration",
+    "client-library",
+    "commands",
+    "migration",
+}
 
 
 def test_every_page_with_commands_is_followed() -> None:
