@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,9 @@ def client(service: Up) -> Iterator[StorageClient]:
 
 
 @pytest.fixture
-def box(client: StorageClient, request: pytest.FixtureRequest) -> str:
-    """A container of this test's own, in which there is a small tree."""
-    name = f"tree{abs(hash(request.node.nodeid))}"
+def box(client: StorageClient) -> str:
+    """A container of this test's own, in which there is a small tree; its name is short, for lines of a terminal."""
+    name = f"tree{secrets.token_hex(4)}"
     for container in ("", "/db", "/db/main", "/empty"):
         client.create_container(name + container)
     for key, value in (("db/main/user", "u"), ("db/main/password", "p"), ("db-x", "x"), ("db/raw", BYTES)):
