@@ -58,7 +58,7 @@ def ls(*, container: str, recursive: bool) -> None:
         everything = itertools.chain(first, found)
         if show.as_json():
             _document(bare, everything, counted=recursive)
-        elif recursive:
+        elif recursive and not show.as_raw():
             _tree(everything)
         else:
             for name in everything:
