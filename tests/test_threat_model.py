@@ -155,6 +155,10 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "service/test_reach.py::test_a_file_of_another_user_is_not_believed",
         "service/test_reach.py::test_a_file_that_is_mounted_by_itself_is_believed",
     ),
+    "is the service's user: lead a command of root's": (
+        "service/test_told_acts.py::test_a_link_in_the_services_directory_gives_away_nothing",
+        "service/test_told_acts.py::test_roots_offline_log_is_the_services",
+    ),
     "on the machine, the same user: read keys or secrets from memory": (
         "deploy/test_up_hardened.py::test_every_process_is_closed",
         "deploy/test_up_hardened.py::test_there_is_no_page_before_the_process_is_closed",
