@@ -1,8 +1,8 @@
 """The command as it is typed: each transcript is a file of commands, what they print, and the codes they end with.
 
 A line that begins with ``$`` is a command for bash; below it stands what it prints on both outputs, and its code in
-brackets where that is not 0. Of a pipe the code is that of the command. An ellipsis stands for whatever is there; a line
-break at the end of all is not looked at.
+brackets where that is not 0. Of a pipe the code is that of the command. An ellipsis stands for whatever is there; a
+line break at the end of all is not looked at.
 """
 
 import re
