@@ -116,10 +116,10 @@ def _lines(text: str, stream: IO[str], indent: int = 0) -> list[str]:
     lines: list[str] = []
     begun = 0
     for found in _COMMAND.finditer(text):
-        lines += _folded(text[begun : found.start()].rstrip(), width, space)
+        lines += _folded(text[begun : found.start()].strip(" ;"), width, space)
         lines.append(" " * (indent + _INDENT) + found.group())
         begun = found.end()
-    return lines + _folded(text[begun:].removeprefix(";").strip(), width, space)
+    return lines + _folded(text[begun:].lstrip(" ;"), width, space)
 
 
 def _folded(text: str, width: int, space: str) -> list[str]:
