@@ -43,6 +43,7 @@ class Common:
     config: Path | None = None
     form: Form | None = None
     no_color: bool = False
+    offline: bool = False  # the command does what it does itself: what is said of a running service helps nobody
 
     @property
     def as_json(self) -> bool:

@@ -118,7 +118,7 @@ def report(error: BaseException, write: Callable[[str], object] | None = None, *
     if isinstance(error, ReaderGone):
         forget_output()
         return CLOSED_PIPE
-    told = _told(error)
+    told = _told(error, offline=said.offline)
     if said.answers_as is Form.JSON:
         write(json.dumps(_as_data(error, told), ensure_ascii=False))
         return told.code
@@ -141,14 +141,17 @@ class _Told(NamedTuple):
     advice: str = ""
 
 
-def _told(error: BaseException) -> _Told:
+def _told(error: BaseException, *, offline: bool) -> _Told:
     if isinstance(error, click.Abort):
         return _Told(INTERRUPTED, str(error) or "interrupted", getattr(error, "next", ()))
     if extra := extras.missing(error):
         return _Told(FAILED, extra)
     found = exit_of(error)
     if found is not None:
-        return _Told(found.code, _text(error), getattr(error, "next", ()) or found.next, found.advice)
+        following = getattr(error, "next", ())
+        if offline:
+            return _Told(found.code, _text(error), following)
+        return _Told(found.code, _text(error), following or found.next, found.advice)
     if isinstance(error, OSError) and type(error).__module__ == "builtins" and error.strerror:
         return _Told(FAILED, ": ".join(str(each) for each in (error.filename, error.strerror) if each))
     if os.environ.get("STRONGROOM_DEBUG"):

@@ -5,6 +5,7 @@ A pipe gets what a terminal gets, as a document: nothing is cut, wrapped, colour
 
 import io
 import json
+import os
 import re
 import sys
 import textwrap
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _COMMAND = re.compile(r"(?<=: )(?:strongroom|systemctl)(?: (?:'[^']*'|[^\s;'])+)+")  # as `steps` writes it into a text
+_USUAL: Final = 80  # columns, where a terminal does not say
 _WIDE: Final = 100_000  # columns: wider than any table
 _INDENT: Final = 4  # of a command below a text that leads to it
 
@@ -114,10 +116,10 @@ def _lines(text: str, stream: IO[str], indent: int = 0) -> list[str]:
     lines: list[str] = []
     begun = 0
     for found in _COMMAND.finditer(text):
-        lines += _folded(text[begun : found.start()].removeprefix(";").strip(), width, space)
+        lines += _folded(text[begun : found.start()].strip(" ;"), width, space)
         lines.append(" " * (indent + _INDENT) + found.group())
         begun = found.end()
-    return lines + _folded(text[begun:].removeprefix(";").strip(), width, space)
+    return lines + _folded(text[begun:].lstrip(" ;"), width, space)
 
 
 def _folded(text: str, width: int, space: str) -> list[str]:
@@ -197,10 +199,14 @@ def _raw(rows: Iterable[Sequence[object]]) -> None:
 
 
 def _width(stream: IO[str]) -> int:
-    """Return the columns of the terminal behind *stream*."""
-    from rich.console import Console
-
-    return Console(file=stream).width
+    """Return the columns of the terminal behind *stream*; COLUMNS says them, too, as to other programs."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _USUAL
+    except (OSError, ValueError):  # it is no terminal of the system's
+        return _USUAL
 
 
 def _console() -> Any:

@@ -768,7 +768,7 @@ def test_what_root_restores_is_the_services(there: Up, short: Path) -> None:
         assert (done.code, f"{place}/m/m.json cannot be written" in done.err) == (2, True), done
     (place / "strongroom.toml").write_text(text.format(data))
 
-    done = restore(file, place, *key)
+    done = restore(file, place, *key, "--json")
 
     assert (done.code, done.json["next"][0]["reason"]) == (
         0,

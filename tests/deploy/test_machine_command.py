@@ -41,7 +41,7 @@ class Machine:
 
     def __init__(self, home: Path, *documents: object) -> None:
         self.home = home
-        self.made = strongroom("--home", home, "machine", "config", "init", *documents)
+        self.made = strongroom("--home", home, "machine", "config", "init", *documents, "--json")
         with (home / "strongroom.toml").open("a") as settings:
             settings.write(f'store = "sqlite:{home.parent}/store.db"\n')
 

@@ -1,4 +1,4 @@
-"""Signals: what was ignored when a command began stays ignored, and Ctrl-C in the middle of long work is told."""
+"""Signals: what was ignored when a command began stays ignored, and Ctrl-C in the middle of long work harms nothing."""
 
 import signal
 from pathlib import Path

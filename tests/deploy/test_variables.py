@@ -33,7 +33,7 @@ def test_the_settings_are_those_of_the_settings() -> None:
 def test_what_the_code_names_is_known() -> None:
     """Whatever a command, a unit, a container or a script of ours reads or sets is no slip of the pen."""
     named = named_in(*PRODUCT)
-    assert {"HOME", "ETCD_PASSWORD", "PASSWORD_FILE", "SOAK", "AUDIT_LOG", "API_KEY_FILE"} <= named
+    assert {"HOME", "ETCD_PASSWORD", "PASSWORD_FILE", "SOAK", "AUDIT_LOG"} <= named
     assert named - variables.KNOWN - {"STROE", "COMPLETE"} == set()
 
 

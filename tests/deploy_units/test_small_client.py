@@ -133,16 +133,27 @@ def test_the_base_reads_a_secret(installed: Callable[[str], Installed], stored: 
     assert said == ["hunter2", "hunter2", "httptools", "msgspec", "strongroom"]
 
 
-def test_the_base_says_what_the_command_needs(installed: Callable[[str], Installed], tmp_path: Path) -> None:
-    """With the library alone, the command ends with 2, names both extras, and does nothing."""
+@pytest.mark.parametrize(
+    ("program", "more"),
+    [
+        ("", "; where a service is to run: 'strongroom[server]'"),
+        ("strongroom.deploy.cli", "; where a service is to run: 'strongroom[server]'"),
+        ("strongroom.deploy.first_start", ""),
+    ],
+)
+def test_the_base_says_what_the_command_needs(
+    installed: Callable[[str], Installed], tmp_path: Path, program: str, more: str
+) -> None:
+    """With the library alone, the command ends with 2, names the extra, and does nothing, however it is started."""
     there = installed("")
+    start = (there.python, "-m", program) if program else (there.strongroom,)
+    words = ("keys", tmp_path / "home") if program.endswith("first_start") else ("up", "--home", tmp_path / "home")
 
-    done = there.ended(there.strongroom, "up", "--home", tmp_path / "home", cwd=tmp_path)
+    done = there.ended(*start, *words, cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "strongroom: this needs click, which is not installed: pip install 'strongroom[cli]'; "
-        "where a service is to run: 'strongroom[server]'\n"
+        f"strongroom: this needs click, which is not installed: pip install 'strongroom[cli]'{more}\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -228,6 +239,11 @@ def test_keys_are_made_and_typed_with_the_command_line_alone(
         ("machine", "config", "init"),
         ("machine", "list"),
         ("key", "import", "some.file"),
+        ("backup",),
+        ("restore", "--bogus"),
+        ("machine", "authorize"),
+        ("migrate", "plan"),
+        ("key", "import"),
     ],
     ids=" ".join,
 )

@@ -41,8 +41,9 @@ def make(place: Path) -> None:
 
 
 def run(home: Path, *words: object, stdin: str = "") -> Any:
-    """Run a command about *home*, which has to succeed; return what it printed as JSON, if it printed."""
-    done = strongroom("--home", home, *words, stdin=stdin.encode())
+    """Run a command about *home*, which has to succeed; return what it printed as JSON, or the secret itself."""
+    environ = clean_environment(STRONGROOM_OUTPUT="json")
+    done = strongroom("--home", home, *words, stdin=stdin.encode(), environ=environ)
     assert done.code == 0, done
     return json.loads(done.out) if done.out.startswith(("{", "[")) else done.out
 

@@ -45,6 +45,7 @@ def peak(service: Up, verb: str, place: Path) -> tuple[int, dict[str, int]]:
         verb,
         "jsonl",
         place,
+        "--json",
         environ=clean_environment(STRONGROOM_HOME=str(service.home)),
         prefix=[sys.executable, "-m", "strongroom.deploy.tools.peak", str(weight)],
     )

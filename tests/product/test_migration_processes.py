@@ -93,10 +93,10 @@ class Moving:
         """Return how many secrets of the estate are in the store."""
         return self.ask("select count(*) from entry where name like ?", f"secrets/{self.box}/s%")
 
-    def in_the_middle(self, verb: str = "apply", more: int = 1) -> "subprocess.Popen[str]":
+    def in_the_middle(self, *arguments: str, verb: str = "apply", more: int = 1) -> "subprocess.Popen[str]":
         """Start a verb, and return its process when the journal has *more* rows, stopped."""
         before = self.rows()
-        process = self.start(verb)
+        process = self.start(verb, *arguments)
         eventually(lambda: self.rows() >= before + more or process.poll() is not None)
         process.send_signal(signal.SIGSTOP)
         assert process.poll() is None
@@ -159,10 +159,10 @@ def test_killed_at_any_moment(moving: Moving) -> None:
     some = moving.moved()
     assert 0 < some < MANY
 
-    applied = counts(moving.migrate("apply"))
+    applied = counts(moving.migrate("apply", "--json"))
     assert applied["created"] + applied["present"] == applied["items"] == MANY
     assert applied["present"] >= some  # the service may have been at something when its client died
-    assert counts(moving.migrate("verify"))["same"] == MANY
+    assert counts(moving.migrate("verify", "--json"))["same"] == MANY
     assert moving.moved() == MANY
 
     run = moving.migrate("plan", "--json").json["run"]
@@ -183,7 +183,7 @@ def test_ctrl_c(moving: Moving) -> None:
     assert (done.code, done.out, done.err.count("\n")) == (130, "", 1)
     goes_on(moving, done.err)
     assert moving.ask("select count(*) from entry where name = 'system/journal/migration/lock'") == 0
-    assert counts(moving.migrate("apply"))["items"] == MANY
+    assert counts(moving.migrate("apply", "--json"))["items"] == MANY
     assert moving.migrate("rollback", "--yes").code == 0
 
 
@@ -231,7 +231,7 @@ def half_moved(moving: Moving) -> None:
 
 def told_run(moving: Moving) -> dict[str, Any]:
     """Return what `status` tells of the run."""
-    runs = strongroom("migrate", "status", environ=moving.environ).json["runs"]
+    runs = strongroom("migrate", "status", "--json", environ=moving.environ).json["runs"]
     (run,) = [run for run in runs if run["place"] == str(moving.place)]
     return dict(run)
 
@@ -315,7 +315,7 @@ def test_two_at_once(moving: Moving) -> None:
 
     ended(first, signal.SIGKILL)
     assert strongroom("migrate", "status", "--json", environ=moving.environ).json["holder"] is None
-    assert counts(moving.migrate("apply"))["items"] == MANY
+    assert counts(moving.migrate("apply", "--json"))["items"] == MANY
     assert moving.migrate("rollback", "--yes").code == 0
 
 
@@ -333,7 +333,7 @@ def test_locked_in_the_middle(moving: Moving) -> None:
     assert (done.code, done.out, done.err.count("\n")) == (3, "", 1)
     assert "locked" in done.err
     assert locked.code == 3
-    applied = counts(moving.migrate("apply"))
+    applied = counts(moving.migrate("apply", "--json"))
     assert applied["present"] > 0
     assert applied["created"] + applied["present"] == MANY
     assert moving.migrate("rollback", "--yes").code == 0
@@ -341,20 +341,20 @@ def test_locked_in_the_middle(moving: Moving) -> None:
 
 def test_a_worker_of_the_service_dies(moving: Moving) -> None:
     """The service's worker is killed under it: it waits for the next one, and all is moved."""
-    process = moving.in_the_middle()
+    process = moving.in_the_middle("--json")
     worker = descendants(moving.service.gunicorn("storage"))[0]
     os.kill(worker, signal.SIGKILL)
     eventually(lambda: not alive(worker))
 
     applied = counts(ended(process))
     assert applied["created"] + applied.get("present", 0) == MANY
-    assert counts(moving.migrate("verify"))["same"] == MANY
+    assert counts(moving.migrate("verify", "--json"))["same"] == MANY
     assert moving.migrate("rollback", "--yes").code == 0
 
 
 def test_the_whole_service_dies_and_comes_back(moving_alone: Moving) -> None:
     """The whole product is killed and started anew under it: it goes on; without a service it says what to do."""
-    process = moving_alone.in_the_middle()
+    process = moving_alone.in_the_middle("--json")
     family = moving_alone.service.family()
     os.kill(family[0], signal.SIGKILL)
     eventually(lambda: not any(map(alive, family)))
@@ -366,7 +366,7 @@ def test_the_whole_service_dies_and_comes_back(moving_alone: Moving) -> None:
     with up(moving_alone.service.home):
         applied = counts(ended(process))
         assert applied["created"] + applied.get("present", 0) == MANY
-        assert counts(moving_alone.migrate("verify"))["same"] == MANY
+        assert counts(moving_alone.migrate("verify", "--json"))["same"] == MANY
 
 
 def test_no_room_on_the_disk_of_the_service(moving_alone: Moving) -> None:
@@ -376,7 +376,7 @@ def test_no_room_on_the_disk_of_the_service(moving_alone: Moving) -> None:
     service = descendants(moving_alone.service.gunicorn("storage"))[0]
     before = resource.prlimit(service, resource.RLIMIT_FSIZE)
     resource.prlimit(service, resource.RLIMIT_FSIZE, (1024 * 1024, before[1]))
-    process = moving_alone.start("apply")
+    process = moving_alone.start("apply", "--json")
 
     with StorageClient.from_home(moving_alone.service.home, retries=0) as client:
         eventually(lambda: moving_alone.rows() > 0)
@@ -385,7 +385,7 @@ def test_no_room_on_the_disk_of_the_service(moving_alone: Moving) -> None:
 
     applied = counts(ended(process))
     assert applied["created"] + applied.get("present", 0) == count
-    assert counts(moving_alone.migrate("verify"))["same"] == count
+    assert counts(moving_alone.migrate("verify", "--json"))["same"] == count
     assert moving_alone.moved() == count
 
 

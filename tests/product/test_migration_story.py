@@ -187,7 +187,7 @@ def test_two_sides_that_differ_stop_it_until_somebody_decides(story: Story) -> N
     with StorageClient.from_home(story.service.home) as client:
         client.create_container("hosts")
         client.set_secret("hosts", "10.0.0.3", "mine")
-    stopped = story.migrate("apply")
+    stopped = story.migrate("apply", "--json")
     assert stopped.code == 5
     assert told(stopped, "conflict") == [("/commissaire/hosts/10.0.0.3", "secrets/hosts/10.0.0.3")]
 
@@ -209,7 +209,7 @@ def test_a_plan_that_was_kept_is_held_to(story: Story, tmp_path: Path) -> None:
         host = json.loads(bytes(admin.keys("/commissaire/hosts/10.0.0.5")["/commissaire/hosts/10.0.0.5"].value))
         admin.put("/commissaire/hosts/10.0.0.5", json.dumps(host | {"cpus": 64}).encode())
 
-    applied = story.migrate("apply", "--plan", file)
+    applied = story.migrate("apply", "--plan", file, "--json")
 
     assert applied.code == 2
     assert told(applied, "unplanned") == [("/commissaire/hosts/10.0.0.5", "")]

@@ -85,7 +85,7 @@ def take(
     settings = backup_file.settings_with_records(store, config)
     copied = as_said(without_password(settings.service.store))
     label = label or f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
-    partly = "what came is no backup" if file == "-" else "no file is left"
+    partly = "what came is not a backup" if file == "-" else "no file is left"
     far = f"{{done}} records were copied; {partly}, and in the store all is as it was"
     again = Step("to begin again", "backup take", {"file": file, "offline": offline})
     with interruptible(far, again) as stretch, _output(file) as out:

@@ -47,6 +47,7 @@ def _settings(file: Path | None, sets: dict[str, str], options: dict[str, Any]) 
     from strongroom.deploy.settings import load
 
     flags = flags_of(options)
+    common().offline = True
     return load(environ=os.environ, home=common().home, config=file, flags=flags, sets=sets, without_key=True)
 
 
