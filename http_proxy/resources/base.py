@@ -146,7 +146,8 @@ def expected_of(req: Request) -> str | None:
     """Return the tag that *req* says the record to be at: `NEW` for If-None-Match: *, None where it says nothing.
 
     Raises:
-        Invalid: it is no tag of ours, or the two fields contradict each other.
+        Invalid: it is no tag of ours.
+        Changed: the two fields contradict each other.
     """
     if_match, if_none_match = req.get_header("If-Match"), req.get_header("If-None-Match")
     expected_revision(if_match, if_none_match)
