@@ -37,7 +37,7 @@ _NAME: Final = r"^[A-Za-z0-9_@:+-][A-Za-z0-9._@:+-]*(/[A-Za-z0-9_@:+-][A-Za-z0-9
 _BASE64: Final = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{3}=|[A-Za-z0-9+/][AQgw]==)?$"
 
 _Segment: TypeAlias = Annotated[str, Meta(pattern=SEGMENT)]
-_Int: TypeAlias = Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT)]
+_Int: TypeAlias = Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT, extra_json_schema={"format": "int64"})]
 _Member: TypeAlias = tuple[str, Any] | tuple[str, Any, Any]
 _SECRET: Final[dict[str, object]] = {"writeOnly": True}
 

@@ -49,10 +49,11 @@ def expected_revision(if_match: str | None, if_none_match: str | None) -> int:
         Invalid: it is no tag of ours.
         Changed: the two contradict each other, so no record fulfils them (RFC 9110 sec. 13.2.2).
     """
+    if if_none_match not in (None, "*"):
+        raise Invalid("If-None-Match on a write must be *")
     if if_match is None:
-        if if_none_match not in (None, "*"):
-            raise Invalid("If-None-Match on a write must be *")
         return ABSENT
+    revision = revision_of(if_match)
     if if_none_match is not None:
         raise Changed("If-Match and If-None-Match contradict each other")
-    return revision_of(if_match)
+    return revision
