@@ -63,7 +63,7 @@ class HostPlaces:
     async def get_many(self, client: AsyncStorageClient, addresses: Iterable[str]) -> list[Host | None]:
         """Return the hosts of *addresses*, in the order asked, None in the place of each that does not exist.
 
-        What is no address, which a cluster that the socket stored may have among its hosts, is none that exists.
+        What is no address, which a cluster that the socket stored may have among its hosts, does not exist.
         """
         wanted = list(addresses)
         legal = [address for address in dict.fromkeys(wanted) if is_address(address)]
