@@ -12,6 +12,7 @@ OPENBAO := .venv-openbao/complete
 CONVECTION := .venv-convection/complete
 ANSIBLE := .venv-ansible/complete
 ETCD3 := .venv-etcd3/complete
+SCHEMATHESIS := .venv-schemathesis/complete
 
 # Tests mostly wait, so there is one process more than the two cores that are reckoned with (docs/adr/0029).
 PYTEST := .venv/bin/pytest
@@ -40,7 +41,7 @@ format: $(VENV) ## write the client's blocking face, format the code and mend wh
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-test: check $(CUSTODIA) $(OPENBAO) $(CONVECTION) $(ANSIBLE) $(ETCD3) test-tools ## check, and run every test against real parts: etcd, Custodia, OpenBao, Convection, Ansible, systemd
+test: check $(CUSTODIA) $(OPENBAO) $(CONVECTION) $(ANSIBLE) $(ETCD3) $(SCHEMATHESIS) test-tools ## check, and run every test against real parts: etcd, Custodia, OpenBao, Convection, Ansible, systemd
 	$(PYTEST) $(SIDE_BY_SIDE) $(ARGS)
 
 quick: check ## check, and run what needs no server
@@ -68,6 +69,7 @@ lock: .venv/bin/pip-compile ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --output-file requirements/convection.txt requirements/convection.in
 	$(COMPILE) --output-file requirements/ansible.txt requirements/ansible.in
 	$(COMPILE) --output-file requirements/etcd3.txt requirements/etcd3.in
+	$(COMPILE) --output-file requirements/schemathesis.txt requirements/schemathesis.in
 
 COMPILE = CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options $(LOCK)
@@ -77,7 +79,7 @@ COMPILE = CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/pip-compile --quiet --gen
 	$(MAKE) setup
 
 clean: ## remove all that was made here, and nothing else
-	rm -rf .venv .venv-custodia .venv-openbao .venv-convection .venv-ansible .venv-etcd3 .tools .run build *.egg-info
+	rm -rf .venv .venv-custodia .venv-openbao .venv-convection .venv-ansible .venv-etcd3 .venv-schemathesis .tools .run build *.egg-info
 	rm -rf .mypy_cache .ruff_cache .import_linter_cache .hypothesis .editable
 	find strongroom -type l -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -99,6 +101,9 @@ $(ANSIBLE): requirements/ansible.txt
 
 $(ETCD3): requirements/etcd3.txt requirements/build.txt
 	$(PYTHON) -m deploy.tools.make_venv $(@D) requirements/build.txt $<
+
+$(SCHEMATHESIS): requirements/schemathesis.txt
+	$(PYTHON) -m deploy.tools.make_venv $(@D) $<
 
 .PHONY: test-tools bench-tools
 test-tools:

@@ -4,7 +4,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final, TypeGuard, TypeVar
+from typing import Final, TypeGuard, TypeVar, get_type_hints
 
 import msgspec
 
@@ -139,14 +139,16 @@ class Resource:
             Invalid, TooLarge: as `read_object`.
         """
         await self.storage.for_caller(req).check_may("put", model, key)
-        return await read_object(req)
+        body = await read_object(req)
+        return {field: whole(value) if field in _whole_fields(model) else value for field, value in body.items()}
 
 
 def expected_of(req: Request) -> str | None:
     """Return the tag that *req* says the record to be at: `NEW` for If-None-Match: *, None where it says nothing.
 
     Raises:
-        Invalid: it is no tag of ours, or the two fields contradict each other.
+        Invalid: it is no tag of ours.
+        Changed: the two fields contradict each other.
     """
     if_match, if_none_match = req.get_header("If-Match"), req.get_header("If-None-Match")
     expected_revision(if_match, if_none_match)
@@ -211,6 +213,16 @@ def show(resp: Response, record: Record[M], status: int = 200) -> None:
     """Answer with the safe form of *record* and the tag of its revision."""
     resp.set_header("ETag", record.etag)
     respond(resp, record.model.to_dict_safe(), status)
+
+
+@functools.cache
+def _whole_fields(model: type[Model]) -> frozenset[str]:
+    return frozenset(name for name, hint in get_type_hints(model).items() if hint is int)
+
+
+def whole(value: object) -> object:
+    """Return a whole number that was written as 8.0 as 8: to JSON, and in the description, it is the same number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def identity_of(req: Request) -> Identity:

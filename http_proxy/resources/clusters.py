@@ -23,6 +23,7 @@ from strongroom.http_proxy.resources.base import (
     tag_of,
     texts,
 )
+from strongroom.http_proxy.resources.places import is_address
 from strongroom.http_proxy.resources.twins import check_may_each
 from strongroom.models import (
     DEFAULT_NETWORK,
@@ -39,7 +40,7 @@ from strongroom.models import (
 )
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient
-from strongroom.storage_service.errors import NotFound
+from strongroom.storage_service.errors import Invalid, NotFound
 
 _MAY_JOIN: Final = frozenset((HostState.ACTIVE, HostState.DISASSOCIATED))
 _OPERATIONS: Final = (ClusterDeploy, ClusterRestart, ClusterUpgrade)
@@ -77,6 +78,7 @@ class ClusterItem(Resource):
         body = await self.read_for(req, Cluster, name)
         settle(body, "name", name)
         wanted = Cluster.from_dict(body)
+        _check_addresses("hostset", wanted.hostset)
         client = self.storage.for_caller(req)
         if "network" in body and await find(client, Network, wanted.network) is None:
             wanted.network = DEFAULT_NETWORK
@@ -118,6 +120,7 @@ class ClusterMembers(Resource):
         """Put the hosts *new* in the place of *old*, provided that *old* is what they are."""
         body = await self.read_for(req, Cluster, name)
         old, new = texts(body, "old"), list(dict.fromkeys(texts(body, "new")))
+        _check_addresses("new", new)
         client = self.storage.for_caller(req)
 
         def replace(cluster: Cluster) -> bool:
@@ -218,6 +221,11 @@ def _state(total: int, available: int) -> ClusterState:
     if available == total:
         return ClusterState.OK
     return ClusterState.DEGRADED if available else ClusterState.FAILED
+
+
+def _check_addresses(field: str, addresses: list[str]) -> None:
+    if not all(map(is_address, addresses)):
+        raise Invalid("the body is not valid", ((field, "holds an item that is not the address of a host"),))
 
 
 def _check_same(cluster: Cluster, hosts: list[str]) -> None:

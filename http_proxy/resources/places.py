@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from strongroom.models import Host, Hosts
+from strongroom.models import Host, Hosts, InvalidName
 from strongroom.storage_service.client import AsyncStorageClient, Record
 from strongroom.storage_service.errors import Changed, Malformed, NotFound
 
@@ -21,6 +21,13 @@ class Revision(NamedTuple):
 
     source: str
     etag: str | None
+
+
+def is_address(text: str) -> bool:
+    """Return whether a host can have that address."""
+    with suppress(InvalidName):
+        return bool(Host.name_of(text))
+    return False
 
 
 class HostPlaces:
@@ -54,11 +61,15 @@ class HostPlaces:
         return (await self.get_many(client, [address]))[0]
 
     async def get_many(self, client: AsyncStorageClient, addresses: Iterable[str]) -> list[Host | None]:
-        """Return the hosts of *addresses*, in the order asked, None in the place of each that does not exist."""
+        """Return the hosts of *addresses*, in the order asked, None in the place of each that does not exist.
+
+        What is no address, which a cluster that the socket stored may have among its hosts, does not exist.
+        """
         wanted = list(addresses)
+        legal = [address for address in dict.fromkeys(wanted) if is_address(address)]
         found: dict[str, Host] = {}
         for source in await self._all(client):
-            left = [address for address in dict.fromkeys(wanted) if address not in found]
+            left = [address for address in legal if address not in found]
             if left:
                 records = await client.get_many(Host, left, source=source)
                 found |= {record.model.address: record.model for record in records if record is not None}

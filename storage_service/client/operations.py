@@ -20,7 +20,7 @@ from strongroom.models.secret import Secret
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import wire
 from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation
-from strongroom.storage_service.errors import Changed, Exists, Internal, NotFound, ServiceError, TooLarge
+from strongroom.storage_service.errors import Exists, Internal, NotFound, ServiceError, TooLarge
 from strongroom.storage_service.wire import message
 
 M = TypeVar("M", bound=Model)
@@ -32,7 +32,6 @@ ANY_REVISION = "*"
 # What the service says of a secret in words of HTTP, in words of Python.
 _SAYS: Final[Mapping[type[ServiceError], str]] = {
     Exists: 'the secret exists already; pass the etag that you read, or etag="*", to replace it',
-    Changed: "the secret is not at the revision that etag names; read it again and decide",
 }
 
 

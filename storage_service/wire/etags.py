@@ -7,7 +7,7 @@ number in quotes. Two more numbers say what else may be expected of a name.
 import re
 from typing import Final
 
-from strongroom.storage_service.errors import Invalid
+from strongroom.storage_service.errors import Changed, Invalid
 
 ABSENT: Final = 0
 """An expected revision: the name must not exist."""
@@ -46,12 +46,14 @@ def expected_revision(if_match: str | None, if_none_match: str | None) -> int:
     """Return the revision that a write by these two fields is to replace; without ``If-Match`` it makes a record.
 
     Raises:
-        Invalid: it is no tag of ours, or the two contradict each other.
+        Invalid: it is no tag of ours.
+        Changed: the two contradict each other, so no record fulfils them (RFC 9110 sec. 13.2.2).
     """
+    if if_none_match not in (None, "*"):
+        raise Invalid("If-None-Match on a write must be *")
     if if_match is None:
-        if if_none_match not in (None, "*"):
-            raise Invalid("If-None-Match on a write must be *")
         return ABSENT
+    revision = revision_of(if_match)
     if if_none_match is not None:
-        raise Invalid("If-Match and If-None-Match contradict each other")
-    return revision_of(if_match)
+        raise Changed("If-Match and If-None-Match contradict each other")
+    return revision

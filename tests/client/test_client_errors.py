@@ -142,3 +142,13 @@ def test_the_page_has_every_error_and_no_other() -> None:
     for name in told:
         assert getattr(module, name).__name__ == name
         assert name in strongroom.__all__
+
+
+def test_who_passes_an_error_on_tells_its_text_alone() -> None:
+    """The proxy's problem has neither the name nor the id of its own question: nothing in it comes from a request."""
+    error = NotFound("there is no such host")
+    error.name, error.request_id = "hosts/10.9.9.9", "inner-request"
+    said = wire.problem_body(error, "outer-request")
+
+    assert json.loads(said)["detail"] == "there is no such host"
+    assert b"10.9.9.9" not in said and b"inner" not in said

@@ -1,7 +1,9 @@
 """The description of what is served, held to what is served."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import falcon.inspect
 import pytest
@@ -11,6 +13,7 @@ from strongroom.http_proxy.app import _falcon_app
 from strongroom.http_proxy.openapi import DOCUMENT
 from strongroom.http_proxy.resources import ENDPOINTS
 from strongroom.http_proxy.resources.base import Storage
+from strongroom.http_proxy.schemas import SEGMENT
 from strongroom.models import MODELS, Cluster, ContainerManagerConfig, Host, HostCreds, Model, Network
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
@@ -56,6 +59,72 @@ def test_every_route_is_in_the_document_and_the_reverse() -> None:
 def test_every_endpoint_of_the_index_is_in_the_document() -> None:
     """What the index points to exists."""
     assert set(ENDPOINTS.values()) <= set(DOCUMENT["paths"])
+
+
+def operations() -> list[tuple[str, dict[str, Any]]]:
+    """Return every operation with its path."""
+    return [
+        (path, told)
+        for path, item in DOCUMENT["paths"].items()
+        for method, told in item.items()
+        if method != "parameters"
+    ]
+
+
+def test_generators_have_names_for_all() -> None:
+    """Every operation has an id of its own, in the form of a function's name, and one tag that is described."""
+    ids = [told["operationId"] for _, told in operations()]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[a-z]+([A-Z][a-z]+)*", each) for each in ids)
+    described = {tag["name"] for tag in DOCUMENT["tags"]}
+    assert {tag for _, told in operations() for tag in told["tags"]} == described
+    assert all(len(told["tags"]) == 1 for _, told in operations())
+
+
+def test_every_status_is_told() -> None:
+    """No operation leaves its errors to a default; each is a problem, and all that the wire knows of are among them."""
+    for path, told in operations():
+        problems = {status: answer for status, answer in told["responses"].items() if int(status) >= 400}
+        assert "default" not in told["responses"]
+        assert {"400", "405", "500", "503"} <= set(problems), path
+        assert {"401", "403"} <= set(problems) or told["security"] == [], path
+        assert "413" in problems or "requestBody" not in told, path
+        assert all(answer["$ref"].startswith("#/components/responses/") for answer in problems.values())
+    statuses = {row.status for row in wire.PROBLEMS.values()} - {429}  # of unlocking alone, which is on the socket
+    assert statuses <= {int(status) for _, told in operations() for status in told["responses"]}
+
+
+def test_a_body_is_required_where_one_is() -> None:
+    """A PUT without a body is what it says: of what can be made of nothing it is no error, of all else it is 400."""
+    needed = {told["operationId"] for _, told in operations() if told.get("requestBody", {}).get("required")}
+    assert needed == {"setSecret", "getSecrets", "addHost", "replaceClusterHosts", "startClusterDeploy"}
+
+
+def test_bodies_take_no_member_that_is_refused() -> None:
+    """What is said of a record has the fields of its model, secrets told to be written alone, and nothing else."""
+    schemas = DOCUMENT["components"]["schemas"]
+    for name, models in {
+        "HostChange": (Host, HostCreds),
+        "HostCredsChange": (HostCreds,),
+        "ClusterChange": (Cluster,),
+        "NetworkChange": (Network,),
+        "ContainerManagerChange": (ContainerManagerConfig,),
+    }.items():
+        fields = {field for model in models for field in model.__struct_fields__ if field != model.primary_key}
+        assert set(schemas[name]["properties"]) - {"cluster"} == fields
+        assert schemas[name]["additionalProperties"] is False
+    secret = {name for name, told in schemas["NewOptions"]["properties"].items() if told.get("writeOnly")}
+    assert secret == {"token", "password", "certificate", "certificate_key"}
+    assert schemas["HostChange"]["properties"]["ssh_priv_key"]["writeOnly"] is True
+
+
+def test_the_pattern_of_a_segment_is_the_grammar() -> None:
+    """It takes what a name may hold and refuses what none may; the grammar has three dots and more besides."""
+    for good in ("a", "10.0.0.7", "fe80::1", "web@1", "a+b", ".a", "..a", "a.", "-"):
+        assert re.search(SEGMENT, good)
+        assert Host.name_of(good)
+    for bad in ("", ".", "..", "a b", "a/b", "ü", "%41", "a\x00"):
+        assert not re.search(SEGMENT, bad)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,29 @@ async def test_the_path_wins_over_the_body(api: Api, path: str, body: dict[str, 
     assert len(problem["errors"]) == 1
 
 
+async def test_a_whole_number_is_one_however_it_is_written(platform: Platform, api: Api) -> None:
+    """8.0 is 8, as JSON and the description have it; 8.5, and what is over 64 bits, is not a whole number."""
+    address = fresh("host")
+    assert (await api("PUT", f"host/{address}", {"cpus": 8.0}))[0] == 201
+    assert repr((await platform.inside.get(Host, address)).model.cpus) == "8"
+    for wrong in (8.5, 1e300, True):
+        status, problem = await api("PUT", f"host/{fresh('host')}", {"cpus": wrong})
+        assert (status, [fault["field"] for fault in problem["errors"]]) == (400, ["cpus"])
+
+
+async def test_a_cluster_takes_no_host_that_cannot_be(platform: Platform, api: Api) -> None:
+    """What is not an address is 400; a cluster that has such a one, from the socket, is shown all the same."""
+    name = fresh("cluster")
+    status, problem = await api("PUT", f"cluster/{name}", {"hostset": ["10.0.0.1", "a b"]})
+    assert (status, [fault["field"] for fault in problem["errors"]]) == (400, ["hostset"])
+
+    await platform.inside.save(Cluster(name=name, hostset=["", "a b"]))
+    status, told = await api("GET", f"cluster/{name}")
+    assert (status, told["hosts"]) == (200, {"total": 2, "available": 0, "unavailable": 2})
+    assert (await api("PUT", f"cluster/{name}/hosts/", {"old": ["", "a b"], "new": [".."]}))[0] == 400
+    assert (await api("PUT", f"cluster/{name}/hosts/", {"old": ["", "a b"], "new": []}))[0] == 200
+
+
 BAD_HOSTS: dict[str, tuple[Any, list[str]]] = {
     "an unknown field": ({"colour": "red"}, ["(unknown)"]),
     "a wrong type": ({"cpus": "many"}, ["cpus"]),

@@ -76,7 +76,7 @@ async def test_what_the_body_names_is_changed_and_nothing_else(api: Api, story: 
 
 @pytest.mark.parametrize("story", RECORDS)
 async def test_an_older_tag_changes_and_removes_nothing(api: Api, story: str) -> None:
-    """412 for who did not see the last change, of a PUT and of a DELETE; a tag that is none of ours is 400."""
+    """412 for who did not see the last change, of a PUT and of a DELETE; a tag that is not ours is 400."""
     path, tag = await made(api, story)
     changes = RECORDS[story][2]
     newer = etag(await api.ask("PUT", path, changes, f"if-match: {tag}"))

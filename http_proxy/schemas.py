@@ -1,0 +1,235 @@
+"""The schemas of the description, made of the types: what a model says of its fields stands in its schema.
+
+A record is described three times over: as it is shown (all its fields, secrets apart), as what a request may say of it
+(nothing else, and not its name, which the path says), and, where a path says no name, as the same with it.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from strongroom.models import (
+    Cluster,
+    ClusterDeploy,
+    ClusterRestart,
+    ClusterUpgrade,
+    ContainerManagerConfig,
+    ContainerManagerCreds,
+    Host,
+    HostCreds,
+    HostStatus,
+    Model,
+    Network,
+)
+from strongroom.models.fields import MAX_INT
+from strongroom.models.rules import base64_text, not_empty
+from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
+from strongroom.storage_service import wire
+from strongroom.storage_service.errors import Fate
+
+SEGMENT: Final = r"^\.*[A-Za-z0-9_@:+-][A-Za-z0-9._@:+-]*$"
+"""One segment of a name, as ``strongroom.models.names`` has it but for those of three dots or more."""
+_NAME: Final = r"^[A-Za-z0-9_@:+-][A-Za-z0-9._@:+-]*(/[A-Za-z0-9_@:+-][A-Za-z0-9._@:+-]*)+$"
+_BASE64: Final = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{3}=|[A-Za-z0-9+/][AQgw]==)?$"
+
+_Segment: TypeAlias = Annotated[str, Meta(pattern=SEGMENT)]
+_Int: TypeAlias = Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT, extra_json_schema={"format": "int64"})]
+_Member: TypeAlias = tuple[str, Any] | tuple[str, Any, Any]
+_SECRET: Final[dict[str, object]] = {"writeOnly": True}
+
+
+class Counts(Struct, kw_only=True):
+    """How many hosts of a cluster there are, and how many of them are active."""
+
+    total: int
+    available: int
+    unavailable: int
+
+
+class Fault(Struct, kw_only=True):
+    """What is wrong with a field."""
+
+    field: str
+    reason: str
+
+
+class Problem(Struct, kw_only=True):
+    """RFC 9457. Nothing in it comes from the request. *next*: what can be done about it."""
+
+    type: Annotated[str, Meta(extra_json_schema={"format": "uri"})]
+    title: str
+    status: int
+    request_id: str | msgspec.UnsetType = msgspec.UNSET
+    detail: str | msgspec.UnsetType = msgspec.UNSET
+    errors: list[Fault] | msgspec.UnsetType = msgspec.UNSET
+    fate: Fate | msgspec.UnsetType = msgspec.UNSET
+    holders: list[str] | msgspec.UnsetType = msgspec.UNSET
+    wait: int | msgspec.UnsetType = msgspec.UNSET
+    next: list[Step] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Message(Struct, kw_only=True):
+    """A secret as Custodia's clients send and read it."""
+
+    type: Literal["simple"]
+    value: Annotated[str, Meta(min_length=1)]
+
+
+class Names(Struct, kw_only=True, forbid_unknown_fields=True):
+    """The names of secrets: container and key."""
+
+    names: Annotated[
+        list[Annotated[str, Meta(pattern=_NAME)]],
+        Meta(max_length=wire.MAX_BATCH_NAMES, extra_json_schema={"uniqueItems": True}),
+    ]
+
+
+class Replacement(Struct, kw_only=True):
+    """Which hosts a cluster has, and which it is to have."""
+
+    old: list[_Segment]
+    new: list[_Segment]
+
+
+class Endpoints(Struct, kw_only=True):
+    """Where things are, by name."""
+
+    endpoints: dict[str, str]
+
+
+class Ready(Struct, kw_only=True):
+    """That requests would be answered, and what should be seen to all the same."""
+
+    status: Literal["ready"]
+    warnings: list[str] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Alive(Struct, kw_only=True):
+    """That the proxy runs."""
+
+    status: Literal["alive"]
+
+
+def _type_of(model: type[Model], name: str) -> Any:
+    """Return the type of a field as JSON has it: a secret is text, and the rules are what schemas can say of them."""
+    hint = get_type_hints(model, include_extras=True)[name]
+    kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if name in (model.primary_key, "network"):
+        return _Segment
+    if kind is int:
+        return _Int
+    if base64_text in rules:
+        return Annotated[str, Meta(pattern=_BASE64, extra_json_schema={"contentEncoding": "base64"})]
+    if not_empty in rules:
+        return Annotated[str, Meta(min_length=1)]
+    if kind == dict[str, object]:
+        return dict[str, Any]
+    return str if kind is Secret else kind
+
+
+class NewClusterDeploy(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which version is to be deployed."""
+
+    version: _type_of(ClusterDeploy, "version")  # type: ignore[valid-type]  # what the model says
+
+
+class NewClusterRestart(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Nothing needs to be said of a restart."""
+
+
+class NewClusterUpgrade(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Nothing needs to be said of an upgrade."""
+
+
+def _shown(name: str, model: type[Model], *more: _Member) -> type[Struct]:
+    """Return what an answer has of *model*: every field, but for the hidden."""
+    fields = [(field, _type_of(model, field)) for field in model.__struct_fields__ if field not in model.hidden]
+    return msgspec.defstruct(name, [*fields, *more], kw_only=True, namespace={"__doc__": model.__doc__})
+
+
+def _said(name: str, *models: type[Model], key: bool = False, more: Iterable[_Member] = ()) -> type[Struct]:
+    """Return what a request may say of a record of *models*, with its *key* where the path does not say it.
+
+    No default is told: in an update, what is not said stays.
+    """
+    fields: dict[str, _Member] = {}
+    for model in models:
+        for field in model.__struct_fields__:
+            kind = list[_Segment] if field == "hostset" else _type_of(model, field)
+            if field != model.primary_key:
+                told = Annotated[kind, Meta(extra_json_schema=_SECRET)] if model._fields[field].secret else kind
+                fields[field] = (field, told | msgspec.UnsetType, msgspec.UNSET)
+            elif key:
+                fields[field] = (field, kind)
+    doc = {"__doc__": f"What a request says. {models[0].__doc__}"}
+    fields |= {member[0]: member for member in more}
+    members = list(fields.values())
+    return msgspec.defstruct(name, members, kw_only=True, forbid_unknown_fields=True, namespace=doc)
+
+
+_Options: Final = msgspec.defstruct(
+    "NewOptions",
+    [
+        (
+            field,
+            Annotated[str, Meta(extra_json_schema=_SECRET if law.secret else {})] | msgspec.UnsetType,
+            msgspec.UNSET,
+        )
+        for field, law in ContainerManagerCreds._fields.items()
+        if field != ContainerManagerCreds.primary_key
+    ],
+    kw_only=True,
+    namespace={"__doc__": "Options, and among them what opens the container manager: kept apart, and never shown."},
+)
+_CLUSTER: Final[_Member] = ("cluster", Annotated[str, Meta(pattern=f"^$|{SEGMENT}")] | msgspec.UnsetType, msgspec.UNSET)
+
+TYPES: Final[Mapping[str, type[Struct]]] = {
+    made.__name__: made
+    for made in (
+        Problem,
+        Alive,
+        Ready,
+        Endpoints,
+        Message,
+        Names,
+        Replacement,
+        _shown("Host", Host),
+        _said("HostChange", Host, HostCreds, more=[_CLUSTER]),
+        _said("NewHost", Host, HostCreds, key=True, more=[_CLUSTER]),
+        _shown("HostCreds", HostCreds),
+        _said("HostCredsChange", HostCreds),
+        _shown("HostStatus", HostStatus),
+        _shown("Cluster", Cluster),
+        _shown("ClusterSeen", Cluster, ("hosts", Counts)),
+        _said("ClusterChange", Cluster),
+        _shown("ClusterDeploy", ClusterDeploy),
+        NewClusterDeploy,
+        _shown("ClusterRestart", ClusterRestart),
+        NewClusterRestart,
+        _shown("ClusterUpgrade", ClusterUpgrade),
+        NewClusterUpgrade,
+        _shown("Network", Network),
+        _said("NetworkChange", Network),
+        _shown("ContainerManager", ContainerManagerConfig),
+        _said(
+            "ContainerManagerChange",
+            ContainerManagerConfig,
+            more=[("options", _Options | msgspec.UnsetType, msgspec.UNSET)],
+        ),
+    )
+}
+
+
+def _schemas() -> dict[str, dict[str, Any]]:
+    _, made = msgspec.json.schema_components(TYPES.values(), ref_template="#/components/schemas/{name}")
+    for schema in made.values():
+        if "description" in schema:
+            schema["description"] = inspect.cleandoc(schema["description"])
+    return dict(sorted(made.items()))
+
+
+SCHEMAS: Final = _schemas()

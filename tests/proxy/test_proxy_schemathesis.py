@@ -1,0 +1,71 @@
+"""The proxy, tried by its own description: schemathesis makes requests of it, right and wrong, and judges answers."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.deploy.running import up
+
+ROOT: Final = Path(__file__).parents[2]
+PROGRAM: Final = ROOT / ".venv-schemathesis/bin/schemathesis"  # made by `make test`
+SETTINGS: Final = Path(__file__).with_name("schemathesis.toml")
+CASES: Final = 2  # an operation and phase, beside those that its description makes necessary
+
+# What it finds and is meant so: the code of the finding, the method, and why.
+MEANT: Final = {
+    (
+        "ST101",
+        "QUERY",
+    ): "501: a method that nothing here has (RFC 9110 sec. 15.6.2); that it is no 5xx is a rule of thumb",
+    ("ST204", "QUERY"): "as above: 405 is for methods that are known here, and not offered at the path",
+}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What it found at a service of its own, which keeps all in memory; seed and number of cases are fixed."""
+    assert PROGRAM.exists(), "schemathesis is missing: make .venv-schemathesis/complete"
+    here = tmp_path_factory.mktemp("tried")
+    with up(here / "home", "--store", "memory") as running:
+        known = json.loads((here / "home" / "client.json").read_text())
+        environ = {"PATH": os.defpath, "HOME": str(here), "TRIED_ID": known["api_id"], "TRIED_KEY": known["api_key"]}
+        command = [PROGRAM, "--config-file", SETTINGS, "run", f"{running.url}/openapi.json"]
+        told = ["--max-examples", str(CASES), "--report", "json", "--report-json-path", here / "report.json"]
+        done = subprocess.run([*command, *told], cwd=here, env=environ, capture_output=True, text=True, check=False)
+        assert (here / "report.json").exists(), done.stdout + done.stderr
+        yield json.loads((here / "report.json").read_text()) | {"said": done.stdout}
+
+
+def test_it_finds_nothing_but_what_is_meant(report: dict[str, Any]) -> None:
+    """No failure of a server, no answer that is not described, no request judged otherwise than is told."""
+    found = {
+        (failure["code"], operation)
+        for failure in report["failures"]
+        for operation in failure["operations"]
+        if (failure["code"], operation.partition(" ")[0]) not in MEANT
+    }
+    assert found == set(), report["said"]
+    assert report["errors"] == []
+
+
+def test_every_operation_is_tried(report: dict[str, Any]) -> None:
+    """All of the description, each phase to its end, in some hundreds of cases."""
+    operations = report["operations"]
+    assert operations["total"] == operations["tested"] > 40
+    assert report["complete"]
+    assert report["test_cases"]["generated"] > 500
+
+
+def test_what_is_meant_is_still_found(report: dict[str, Any]) -> None:
+    """The list of what is meant has no line that nothing answers to."""
+    found = {
+        (failure["code"], operation.partition(" ")[0])
+        for failure in report["failures"]
+        for operation in failure["operations"]
+    }
+    assert set(MEANT) <= found
