@@ -464,7 +464,6 @@ async def test_a_slow_source(mover: Mover) -> None:
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.LOST])
 async def test_lost_answers(mover: Mover, store: FaultyBackend, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever answer of the store is lost, in this run or the next all secrets go, and nothing goes unjournalled."""
-    monkeypatch.setattr("strongroom.migration.target.FIRST_PAUSE", 0.0)
     monkeypatch.setattr("strongroom.storage_service.wire.RETRY_AFTER", 0)
     secrets = sealed_at(mover.estate)
     for number in range(30):

@@ -17,6 +17,7 @@ import pytest
 from strongroom.migration.digest import Digest
 from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item, Record
+from strongroom.migration.retries import Retries
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.strongroom.reading import UNREADABLE
 from strongroom.migration.sources.strongroom.source import StrongroomSource
@@ -346,11 +347,8 @@ def test_containers_are_put_back_with_what_lay_in_them(service: StrongroomEstate
 
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.LOST])
-async def test_whatever_operation_of_the_store_fails_it_is_settled(
-    fault: Fault, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_whatever_operation_of_the_store_fails_it_is_settled(fault: Fault) -> None:
     """A scrub, and then a restore, is done whichever operation of the store fails in it, and done once."""
-    monkeypatch.setattr("strongroom.migration.sources.strongroom.source.FIRST_PAUSE", 0.0)
     names = ["secrets/box/a", "secrets/box/b"]
     for number in itertools.count():
         store = FaultyBackend(MemoryBackend())
@@ -378,7 +376,7 @@ async def test_whatever_operation_of_the_store_fails_it_is_settled(
 
 def _in(client: AsyncStorageClient) -> StrongroomSource:
     """Return a source, opened, that speaks with *client*."""
-    source = StrongroomSource(Path("nowhere"), "nobody", Secret("nothing"))
+    source = StrongroomSource(Path("nowhere"), "nobody", Secret("nothing"), retries=Retries(first=0.0))
     source._opened = client
     return source
 
