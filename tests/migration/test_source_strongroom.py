@@ -48,6 +48,7 @@ from tests.deploy.running import Done, clean_environment, strongroom
 from tests.etcd_server import Etcd
 from tests.migration.house import house
 from tests.migration.sources.strongroom import StrongroomEstate, put_past
+from tests.ssh_keys import in_base64
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ OCTETS: Final = bytes(range(256)) * 2048  # as large as a secret may be
 
 EVERY_MODEL: Final[Sequence[Model]] = (
     Host(address="10.0.0.1", cpus=2),
-    HostCreds(address="10.0.0.1", ssh_priv_key=Secret("a2V5"), remote_user="core"),
+    HostCreds(address="10.0.0.1", ssh_priv_key=Secret(in_base64("10.0.0.1")), remote_user="core"),
     Cluster(name="honeynut", hostset=["10.0.0.1"], container_manager="shift"),
     ClusterDeploy(name="honeynut", version="7"),
     ClusterRestart(name="honeynut"),
