@@ -394,7 +394,7 @@ async def test_short_secrets_are_told(store: FaultyBackend) -> None:
 
         assert report.complete
         assert [(each.kind, each.why) for each in report.problems] == [
-            ("note", "1 secrets are shorter than 8 bytes, and were not searched for")
+            ("note", "1 secret is shorter than 8 bytes: no search is made for so little")
         ]
 
 
