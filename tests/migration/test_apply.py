@@ -311,11 +311,11 @@ async def test_what_was_deleted_in_the_service(mover: Mover) -> None:
 async def test_an_edit_during_the_run(mover: Mover) -> None:
     """What is changed or removed at the source while it moves is told; the next run brings it in."""
     source = mover.estate.source()
-    source.edits[2] = lambda: (mover.estate.change("hosts/h000000"), mover.estate.remove("hosts/h000003"))
+    source.edits[3] = lambda: (mover.estate.change("hosts/h000000"), mover.estate.remove("hosts/h000003"))
     report = await mover.apply(source)
     again = await mover.apply()
 
-    assert source.operations[2] == "marks"
+    assert source.operations[3] == "marks"
     assert not report.complete
     assert {(each.kind, each.item, each.why) for each in report.problems} == {
         ("changed", "hosts/h000000", "it was changed while it was moved"),
