@@ -16,6 +16,7 @@ TO_FILL: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "backup verify": (("file",), "FILE"),
     "key import": (("file",), "FILE"),
     "machine authorize": ((), "PUBFILE --name NAME"),
+    "migrate check": (("file",), "FILE"),
     "restore": (("file",), "FILE"),
     "secret cp": (("source",), "FROM TO"),
     "secret mkdir": (("container",), "CONTAINER"),

@@ -42,9 +42,6 @@ from strongroom.storage_service.client.bulk_operations import Write
 from strongroom.storage_service.errors import Changed, Exists, Invalid, NoContainer, TooLarge, Unavailable
 
 PARALLEL: Final = 4  # batches under way at once
-ATTEMPTS: Final = 8  # at one batch, while others write what it writes
-_PAUSE: Final = 0.2  # seconds after the service did not answer, doubled each time …
-_LONGEST_PAUSE: Final = 2.0  # … up to here
 
 _WRITES: Final = (Act.CREATE, Act.REPLACE)
 _DONE: Final = {Act.CREATE: "created", Act.REPLACE: "replaced", Act.PRESENT: "present", Act.KEEP: "kept"}
@@ -125,7 +122,8 @@ class Apply:
         """
         total = await self._source.count()
         await self._journal.begin()
-        await self._journal.left("applied", "verified", ROLLED_BACK)
+        for stage in ("applied", "verified", ROLLED_BACK):  # what they said no longer holds
+            self._journal.run.stages.pop(stage, None)
         begun = Stage(at=self.report.started, complete=False, counts={} if total is None else {"items": total})
         await self._journal.reached(MOVING, begun)
         try:
@@ -168,8 +166,7 @@ class Apply:
     async def _move(self, batch: Batch) -> None:
         records = self._as_planned(batch.records)
         work = _Work()
-        pause = _PAUSE
-        for left in reversed(range(ATTEMPTS)):
+        for left in reversed(range(self._target.retries.attempts)):
             try:
                 written = await self._write(await self._comparison.of(records), work)
                 break
@@ -181,8 +178,7 @@ class Apply:
             except Unavailable:
                 if not left:
                     raise
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await asyncio.sleep(self._target.retries.pause(left))
             await self._settle(work)
         await asyncio.gather(self._compare_back(written, work), self._look_again(records))
         self._advance(batch.items)

@@ -41,9 +41,6 @@ from strongroom.models.steps import Step
 from strongroom.storage_service.client.bulk_operations import Remove, Write
 from strongroom.storage_service.errors import Changed, NotEmpty, Unavailable
 
-ATTEMPTS: Final = 8  # at one batch, while others write what it writes
-_PAUSE: Final = 0.2  # seconds after the service did not answer, doubled each time …
-_LONGEST_PAUSE: Final = 2.0  # … up to here
 _PAGE: Final = 100  # names in one go
 _OWN: Final = 2  # changes of the journal in each commit: its row and its lock
 
@@ -177,9 +174,8 @@ class Rollback:
     async def _take_out(self, copies: Sequence[Copy]) -> None:
         """Undo what the journal says of some names, as often as somebody else is faster."""
         ours = [each for each in copies if each.act in ("created", "replaced") and not names.is_container(each.name)]
-        pause = _PAUSE
         page = _Page((), (), ())
-        for left in reversed(range(ATTEMPTS)):
+        for left in reversed(range(self._target.retries.attempts)):
             try:
                 page = await self._look_at(ours)
                 for some in _in_commits(page.undo, await self._target.room() - _OWN):
@@ -193,8 +189,7 @@ class Rollback:
             except Unavailable:
                 if not left:
                     raise
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await asyncio.sleep(self._target.retries.pause(left))
         for kind, copy, why in page.left:
             self.report.tell(kind, copy.item, why, copy.name)
         self.report.count("not ours", len(copies) - len(ours))
@@ -279,8 +274,7 @@ class Rollback:
                 await self._remove_container(key[4:])
 
     async def _remove_container(self, container: str) -> None:
-        pause = _PAUSE
-        for left in reversed(range(ATTEMPTS)):
+        for left in reversed(range(self._target.retries.attempts)):
             try:
                 await self._target.client.commit_bulk([Remove(container), self._journal.guard])
             except NotEmpty:
@@ -291,8 +285,7 @@ class Rollback:
             except Unavailable:
                 if not left:
                     raise
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await asyncio.sleep(self._target.retries.pause(left))
                 continue
             return
 

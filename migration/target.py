@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from strongroom.migration.records import Record, is_sealed, plain_model
+from strongroom.migration.retries import PATIENT, Retries
 from strongroom.models import Model, names
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
@@ -15,8 +16,6 @@ from strongroom.storage_service.errors import Changed, Fate, Unavailable
 
 Change = Write | Remove | Require
 
-ATTEMPTS: Final = 6  # at what the service could not answer
-FIRST_PAUSE: Final = 0.1  # seconds, doubled each time
 READ_SIZE: Final = 400  # records in one question: their values together stay far below what one answer may hold
 
 
@@ -33,7 +32,9 @@ class Target:
     Every method raises what the client raises: `Denied`, `Locked`, `Unavailable` and so on.
     """
 
-    def __init__(self, client: AsyncStorageClient) -> None:
+    def __init__(self, client: AsyncStorageClient, retries: Retries = PATIENT) -> None:
+        """Take a client, and how often what it could not do is tried again."""
+        self.retries = retries
         self._client = client
         self._containers: set[str] = {names.SECRETS}  # that are known to exist; the root always does
 
@@ -107,20 +108,18 @@ class Target:
         Raises:
             Changed: something was not at the revision expected of it; nothing was applied.
         """
-        pause = FIRST_PAUSE
         tag: str | None = None
-        for attempt in range(ATTEMPTS):
+        for left in reversed(range(self.retries.attempts)):
             try:
                 tag = await self._client.commit_bulk(changes)
             except Unavailable as error:
-                if error.fate is Fate.NOT_APPLIED or attempt == ATTEMPTS - 1:
+                if error.fate is Fate.NOT_APPLIED or not left:
                     raise  # the client has asked more than once already
                 if await self._exists(witness):
                     break
-                await asyncio.sleep(pause)
-                pause *= 2
+                await asyncio.sleep(self.retries.pause(left))
             except Changed:
-                if attempt and await self._exists(witness):
+                if left < self.retries.attempts - 1 and await self._exists(witness):
                     break
                 raise
             else:

@@ -171,8 +171,8 @@ def _as_data(error: BaseException, told: _Told) -> dict[str, object]:
         "type": wire.type_named(kind),
         "title": title,
         "detail": "; ".join(filter(None, (told.text, told.advice))),
-        "record": getattr(error, "record", None),
-        "request_id": getattr(error, "request_id", None),
+        "record": getattr(error, "name", "") or None,
+        "request_id": getattr(error, "request_id", "") or None,
         "next": steps.as_data(told.next),
         "exit_code": told.code,
     }

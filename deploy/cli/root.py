@@ -23,7 +23,7 @@ _COMMANDS: Final = {
     "machine": "Let machines open the keyring by keys of their own.",
     "backup": "Copy a running store into one file, or look whether such a file is whole.",
     "restore": "Fill an empty store from such a file.",
-    "migrate": "Move an existing estate in, with proof.",
+    "migrate": "Move in what lies elsewhere, with proof.",
     "help": "Tell what a command is for, and what it takes.",
 }
 

@@ -7,6 +7,9 @@ key moves as none from any source, and one and the same key is one and the same 
 import base64
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Final
+
+import msgspec
 
 from strongroom.migration.records import Item, Record
 from strongroom.migration.sources import ssh_keys
@@ -14,6 +17,18 @@ from strongroom.migration.sources.base import Source
 from strongroom.migration.sources.files import Unfit
 from strongroom.models import HostCreds, names
 from strongroom.models.secret import Secret
+from strongroom.models.strict_json import UNREADABLE
+
+_PREFIX: Final = HostCreds.prefix()
+
+
+class _Credentials(msgspec.Struct):
+    """As much of a host's credentials as is looked at. Its repr shows nothing."""
+
+    ssh_priv_key: str = ""
+
+    def __repr__(self) -> str:
+        return "<_Credentials>"
 
 
 async def items_of(source: Source) -> AsyncIterator[Item]:
@@ -49,7 +64,7 @@ def _fit(item: Item) -> Item:
 
 
 def _is_credentials(name: str) -> bool:
-    return name.startswith(HostCreds.prefix()) and not names.is_container(name)
+    return name.startswith(_PREFIX) and not names.is_container(name)
 
 
 def _examined(record: Record) -> tuple[Record, list[str]]:
@@ -60,8 +75,7 @@ def _examined(record: Record) -> tuple[Record, list[str]]:
     """
     if not _is_credentials(record.name):
         return record, []
-    credentials = _credentials(record)
-    content = base64.b64decode(credentials.ssh_priv_key.reveal())
+    content = _key_in(record)
     if not content:
         return record, []  # a remote user alone
     try:
@@ -70,14 +84,15 @@ def _examined(record: Record) -> tuple[Record, list[str]]:
         raise Unfit(f"its SSH key {error}") from None
     if examined.content != content:
         key = Secret(base64.b64encode(examined.content).decode())
-        fields = {"address": credentials.address, "remote_user": credentials.remote_user}
-        record = Record.of(HostCreds(ssh_priv_key=key, **fields))
+        before = HostCreds.from_json(base64.b64decode(record.value.reveal()))
+        record = Record.of(HostCreds(address=before.address, ssh_priv_key=key, remote_user=before.remote_user))
     return record, [f"its SSH key {note}" for note in examined.notes]
 
 
-def _credentials(record: Record) -> HostCreds:
+def _key_in(record: Record) -> bytes:
     try:
-        return HostCreds.from_json(base64.b64decode(record.value.reveal(), validate=True))
-    except ValueError:
+        said = msgspec.json.decode(base64.b64decode(record.value.reveal(), validate=True), type=_Credentials)
+        return base64.b64decode(said.ssh_priv_key, validate=True)
+    except (ValueError, *UNREADABLE):
         pass
     raise Unfit(f"it lies where the records of {HostCreds.__name__} lie, and is invalid")  # out here: that error quotes

@@ -18,8 +18,8 @@ from typing import Final, NamedTuple
 from strongroom.migration.sources.files import Unfit
 
 _PEM: Final = re.compile(
-    rb"-----BEGIN ((?:OPENSSH |RSA |EC |DSA |ENCRYPTED )?)PRIVATE KEY-----\s+(.*?)-----END \1PRIVATE KEY-----",
-    re.DOTALL,
+    rb"-----BEGIN ((?:OPENSSH |RSA |EC |DSA |ENCRYPTED )?)PRIVATE KEY-----"
+    rb"\s((?>[^-]*(?:-(?!----)[^-]*)*))-----END \1PRIVATE KEY-----"
 )
 _AS_SSH_READS_IT: Final = re.compile(
     rb"(?<![^\n])-----BEGIN (?:RSA |EC |DSA |ENCRYPTED )?PRIVATE KEY-----[ \t]*\r?\n"
@@ -103,7 +103,7 @@ def examine(content: bytes) -> Examined:
 
 def _parts_of(body: bytes) -> tuple[list[bytes], bytes]:
     """Return the headers of a PEM (RFC 1421 sec. 4.6: before the key, and only where it is old), and what it holds."""
-    lines = body.splitlines()
+    lines = body.splitlines() if b":" in body else [body]
     headers = [line.strip() for line in lines if b":" in line]
     try:
         return headers, base64.b64decode(

@@ -16,6 +16,7 @@ from strongroom.migration.journal import Journal, new_run
 from strongroom.migration.plan import plan
 from strongroom.migration.records import is_sealed
 from strongroom.migration.report import Report
+from strongroom.migration.retries import Retries
 from strongroom.migration.rollback import Rollback
 from strongroom.migration.scrub import Scrub
 from strongroom.migration.sources.base import Source
@@ -29,6 +30,7 @@ from strongroom.storage_service.client import AsyncStorageClient
 from tests.migration.house import house
 from tests.migration.sources.memory import MALFORMED, MemoryEstate, MemorySource, Row
 
+HASTY: Final = Retries(first=0.0)  # nobody pauses before trying again
 TOGETHER: Final = 60  # rows in one commit of a copy
 
 
@@ -41,6 +43,7 @@ class Mover:
 
     client: AsyncStorageClient
     estate: MemoryEstate
+    retries: Retries = HASTY
     source: MemorySource = field(init=False)  # the last one
 
     def __post_init__(self) -> None:
@@ -51,7 +54,7 @@ class Mover:
         journal = await self.journal()
         self.source = self.estate.source()
         await self.source.open(journal.digest)
-        return await plan(self.source, Target(self.client), journal, **said)
+        return await plan(self.source, Target(self.client, self.retries), journal, **said)
 
     async def apply(self, source: Source | None = None, **said: Any) -> Report:
         """Apply."""
@@ -78,12 +81,12 @@ class Mover:
         journal = await self.journal()
         self.source = self.estate.source()
         await self.source.open(journal.digest)
-        return await status(Target(self.client), self.source, journal.run.name)
+        return await status(Target(self.client, self.retries), self.source, journal.run.name)
 
     async def journal(self) -> Journal:
         """Return the journal of the estate's run, or of the one that is to begin."""
         run = new_run(self.estate.kind, self.estate.place, {}, self.source.identity)
-        target = Target(self.client)
+        target = Target(self.client, self.retries)
         return await Journal.find(target, run.name) or Journal(target, run)
 
     @asynccontextmanager
@@ -93,7 +96,7 @@ class Mover:
         journal = await self.journal()
         await source.open(journal.digest)
         async with journal.held(verb, take_over=True):
-            yield source, Target(self.client), journal
+            yield source, Target(self.client, self.retries), journal
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from strongroom.migration.compare import Act, Policy, decide
 from strongroom.migration.errors import Mismatch, SourceRefused, SourceUnavailable
 from strongroom.migration.journal import Applied, Copy
 from strongroom.migration.records import Record
+from strongroom.migration.retries import Retries
 from strongroom.migration.target import Held, Target
 from strongroom.models import Host, HostCreds
 from strongroom.models.secret import Secret
@@ -24,19 +25,13 @@ from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Unavailable
 from strongroom.storage_service.wire import MAX_SECRET
 from tests.migration.house import house
-from tests.migration.moving import Mover, contents, journalled, lying, moving, sealed_at
+from tests.migration.moving import HASTY, Mover, contents, journalled, lying, moving, sealed_at
 from tests.migration.sources.memory import MemoryEstate
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody pauses before trying again."""
-    for pause in (
-        "strongroom.migration.apply._PAUSE",
-        "strongroom.migration.rollback._PAUSE",
-        "strongroom.migration.target.FIRST_PAUSE",
-    ):
-        monkeypatch.setattr(pause, 0.0)
     monkeypatch.setattr("strongroom.storage_service.wire.RETRY_AFTER", 0)
 
 
@@ -316,11 +311,11 @@ async def test_what_was_deleted_in_the_service(mover: Mover) -> None:
 async def test_an_edit_during_the_run(mover: Mover) -> None:
     """What is changed or removed at the source while it moves is told; the next run brings it in."""
     source = mover.estate.source()
-    source.edits[2] = lambda: (mover.estate.change("hosts/h000000"), mover.estate.remove("hosts/h000003"))
+    source.edits[3] = lambda: (mover.estate.change("hosts/h000000"), mover.estate.remove("hosts/h000003"))
     report = await mover.apply(source)
     again = await mover.apply()
 
-    assert source.operations[2] == "marks"
+    assert source.operations[3] == "marks"
     assert not report.complete
     assert {(each.kind, each.item, each.why) for each in report.problems} == {
         ("changed", "hosts/h000000", "it was changed while it was moved"),
@@ -459,7 +454,7 @@ async def test_a_full_store(mover: Mover, store: FaultyBackend) -> None:
         async with journal.held("apply"):
             await journal.begin()
             store.full = True
-            await Apply(source, Target(mover.client), journal).run()
+            await Apply(source, Target(mover.client, HASTY), journal).run()
 
     assert await contents(mover.client) == {}
     store.full = False
@@ -467,13 +462,11 @@ async def test_a_full_store(mover: Mover, store: FaultyBackend) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_a_store_that_hangs(estate: MemoryEstate, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_hangs(estate: MemoryEstate) -> None:
     """A store that does not answer in time ends the run; when it answers, it goes on."""
-    monkeypatch.setattr("strongroom.migration.apply.ATTEMPTS", 1)
-    monkeypatch.setattr("strongroom.migration.target.ATTEMPTS", 1)
     store = FaultyBackend(MemoryBackend())
     async with house(store, timeout=0.1) as client:
-        mover = Mover(client, estate)
+        mover = Mover(client, estate, Retries(attempts=1))
         await mover.journal()
         store.faults |= dict.fromkeys(range(len(store.operations) + 6, len(store.operations) + 400), Fault.SLOW)
         with pytest.raises(Unavailable):

@@ -265,8 +265,6 @@ async def test_scrub_after_half_a_rollback(mover: Mover) -> None:
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.LOST])
 async def test_lost_answers(mover: Mover, store: FaultyBackend, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever answer of the store is lost, this run or the next leaves the service as it was."""
-    monkeypatch.setattr("strongroom.migration.target.FIRST_PAUSE", 0.0)
-    monkeypatch.setattr("strongroom.migration.rollback._PAUSE", 0.0)
     monkeypatch.setattr("strongroom.storage_service.wire.RETRY_AFTER", 0)
     before = await contents(mover.client)
     await come_to(mover, "apply")

@@ -394,7 +394,7 @@ async def test_short_secrets_are_told(store: FaultyBackend) -> None:
 
         assert report.complete
         assert [(each.kind, each.why) for each in report.problems] == [
-            ("note", "1 secrets are shorter than 8 bytes, and were not searched for")
+            ("note", "1 secret is shorter than 8 bytes: no search is made for so little")
         ]
 
 
@@ -464,7 +464,6 @@ async def test_a_slow_source(mover: Mover) -> None:
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.LOST])
 async def test_lost_answers(mover: Mover, store: FaultyBackend, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever answer of the store is lost, in this run or the next all secrets go, and nothing goes unjournalled."""
-    monkeypatch.setattr("strongroom.migration.target.FIRST_PAUSE", 0.0)
     monkeypatch.setattr("strongroom.storage_service.wire.RETRY_AFTER", 0)
     secrets = sealed_at(mover.estate)
     for number in range(30):

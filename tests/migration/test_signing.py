@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from jwcrypto import jwk, jws
 
@@ -36,6 +37,20 @@ def test_it_comes_back(run: Run, report: Report) -> None:
 
     assert check(document, public_key(run)) == report
     assert document["public_key"] == public_key(run)
+
+
+def test_one_of_an_earlier_version(run: Run, report: Report) -> None:
+    """A report that was signed when a source was called an estate checks, and has the names of today."""
+    before = msgspec.to_builtins(report) | {"schema": "strongroom.migrate/1", "estate": report.source}
+    before["source"] = before.pop("kind")
+    payload = json.dumps(before).encode()
+    key = jwk.JWK.from_json(run.signing_key)
+    signature = jws.JWS(payload)
+    header = {"alg": "EdDSA", "kid": key.thumbprint(), "typ": "strongroom-report+jws"}
+    signature.add_signature(key, protected=json.dumps(header))
+    document = {"payload": before, "jws": signature.serialize(compact=True), "public_key": public_key(run)}
+
+    assert check(document, public_key(run)) == msgspec.structs.replace(report, schema="strongroom.migrate/1")
 
 
 def test_any_program_of_jose_checks_it(run: Run, report: Report) -> None:

@@ -17,6 +17,7 @@ import trustme
 from strongroom.migration.digest import Digest
 from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item
+from strongroom.migration.retries import Retries
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.custodia import server as custodia_server
 from strongroom.migration.sources.custodia.server import Custodia
@@ -385,12 +386,11 @@ BAD: Final[Mapping[str, tuple[Callable[[str], bytes], str]]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-async def test_a_bad_answer_ends_the_reading(short: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bad_answer_ends_the_reading(short: Path, what: str) -> None:
     """An answer that tells nothing of a secret is no fault of it: reading ends, and repeats nothing of the answer."""
-    monkeypatch.setattr(custodia_server, "_PAUSE", 0)
     answer, text = BAD[what]
     with scripted(short, lambda line: said(200, ["a"]) if line == LIST else answer(line)) as path:
-        source = open_source("custodia", str(path), {"container": ["box"]})
+        source = custodia_server.make(str(path), {"container": ["box"]}, Retries(first=0.0))
         await source.open(Digest())
         with pytest.raises(SourceUnavailable) as caught:
             _ = [item async for item in source.items()]
@@ -400,9 +400,8 @@ async def test_a_bad_answer_ends_the_reading(short: Path, what: str, monkeypatch
     assert "s3cret" not in str(caught.value)
 
 
-async def test_a_lost_answer_to_a_write_is_settled(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lost_answer_to_a_write_is_settled(short: Path) -> None:
     """Where the answer to a deletion or a store is lost, Custodia is asked what became of it."""
-    monkeypatch.setattr(custodia_server, "_PAUSE", 0)
     kept = {"/secrets/box/a": "the value"}
 
     def answer(line: str) -> bytes:
@@ -418,8 +417,7 @@ async def test_a_lost_answer_to_a_write_is_settled(short: Path, monkeypatch: pyt
         return said(200, {"type": "simple", "value": kept[path]}) if path in kept else said(404, {})
 
     with scripted(short, answer) as path:
-        source = open_source("custodia", str(path), {"container": ["box"]})
-        assert isinstance(source, Custodia)
+        source = custodia_server.make(str(path), {"container": ["box"]}, Retries(first=0.0))
         await source.open(Digest())
         originals = list((await source.originals(["box/a"])).values())
         assert await source.scrub(originals) == [True]

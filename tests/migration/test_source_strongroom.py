@@ -17,6 +17,7 @@ import pytest
 from strongroom.migration.digest import Digest
 from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item, Record
+from strongroom.migration.retries import Retries
 from strongroom.migration.sources import open_source
 from strongroom.migration.sources.strongroom.reading import UNREADABLE
 from strongroom.migration.sources.strongroom.source import StrongroomSource
@@ -47,6 +48,7 @@ from tests.deploy.running import Done, clean_environment, strongroom
 from tests.etcd_server import Etcd
 from tests.migration.house import house
 from tests.migration.sources.strongroom import StrongroomEstate, put_past
+from tests.ssh_keys import in_base64
 
 T = TypeVar("T")
 
@@ -55,7 +57,7 @@ OCTETS: Final = bytes(range(256)) * 2048  # as large as a secret may be
 
 EVERY_MODEL: Final[Sequence[Model]] = (
     Host(address="10.0.0.1", cpus=2),
-    HostCreds(address="10.0.0.1", ssh_priv_key=Secret("a2V5"), remote_user="core"),
+    HostCreds(address="10.0.0.1", ssh_priv_key=Secret(in_base64("10.0.0.1")), remote_user="core"),
     Cluster(name="honeynut", hostset=["10.0.0.1"], container_manager="shift"),
     ClusterDeploy(name="honeynut", version="7"),
     ClusterRestart(name="honeynut"),
@@ -346,11 +348,8 @@ def test_containers_are_put_back_with_what_lay_in_them(service: StrongroomEstate
 
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.LOST])
-async def test_whatever_operation_of_the_store_fails_it_is_settled(
-    fault: Fault, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_whatever_operation_of_the_store_fails_it_is_settled(fault: Fault) -> None:
     """A scrub, and then a restore, is done whichever operation of the store fails in it, and done once."""
-    monkeypatch.setattr("strongroom.migration.sources.strongroom.source.FIRST_PAUSE", 0.0)
     names = ["secrets/box/a", "secrets/box/b"]
     for number in itertools.count():
         store = FaultyBackend(MemoryBackend())
@@ -378,7 +377,7 @@ async def test_whatever_operation_of_the_store_fails_it_is_settled(
 
 def _in(client: AsyncStorageClient) -> StrongroomSource:
     """Return a source, opened, that speaks with *client*."""
-    source = StrongroomSource(Path("nowhere"), "nobody", Secret("nothing"))
+    source = StrongroomSource(Path("nowhere"), "nobody", Secret("nothing"), retries=Retries(first=0.0))
     source._opened = client
     return source
 

@@ -53,7 +53,7 @@ def test_a_platform_works_all_the_while(tmp_path: Path) -> None:
             assert half.json["source"]["waiting"] == 1  # h4 is here since it was edited, and h5 is to be nowhere
             assert half.json["source"]["read_through"]
             shown = migrate("status", run, terminal=True).out
-            assert "1 of 6 items at the source are not in the service yet" in shown
+            assert "1 of 6 items at the source is not in the service yet" in shown
             assert "no longer needed" not in shown
             assert f"strongroom migrate apply {run}" in shown
 

@@ -33,6 +33,7 @@ from tests.deploy.running import (
     strongroom,
     up,
 )
+from tests.ssh_keys import in_base64
 
 MANY = 3000  # secrets: some 25 rows of the journal, so that something can happen in the middle
 
@@ -270,7 +271,7 @@ def at_the_question(
 def test_ctrl_c_at_a_question(moving: Moving, number: signal.Signals) -> None:
     """Who is asked whether that is meant, and presses Ctrl-C, has answered; nothing was done, and that is said."""
     moving.write(3)
-    counts(moving.migrate("apply"))
+    counts(moving.migrate("apply", "--json"))
     code, said = at_the_question(moving, "rollback", lambda _, process: process.send_signal(number))
 
     assert code == 128 + number
@@ -283,8 +284,8 @@ def test_ctrl_c_at_a_question(moving: Moving, number: signal.Signals) -> None:
 def test_no_at_a_question(moving: Moving) -> None:
     """Who says no to a scrub is told that nothing was removed, and nothing was."""
     moving.write(3)
-    counts(moving.migrate("apply"))
-    counts(moving.migrate("verify"))
+    counts(moving.migrate("apply", "--json"))
+    counts(moving.migrate("verify", "--json"))
     before = moving.place.read_bytes()
     code, said = at_the_question(moving, "scrub", lambda leader, _: os.write(leader, b"n\n"))
 
@@ -297,6 +298,44 @@ def test_no_at_a_question(moving: Moving) -> None:
 def waits(pid: int) -> bool:
     """Whether a process sleeps: it is at the question, and no more on its way there."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def test_a_plan_that_lists(moving: Moving) -> None:
+    """With --list each record is told by its two names and its kind, for programs a line of JSON each, and no value."""
+    key = json.dumps({"model": "Host", "address": f"{moving.box}-h", "ssh_priv_key": in_base64("of the host")})
+    moving.write(2, key)
+    done = moving.migrate("plan", "--list")
+    *lines, report = [json.loads(line) for line in done.out.splitlines()]
+
+    name = moving.place.name
+    assert lines == [
+        {"item": f"{name}:line 1", "name": f"secrets/{moving.box}/s000000", "kind": "secret", "would": "create"},
+        {"item": f"{name}:line 2", "name": f"secrets/{moving.box}/s000001", "kind": "secret", "would": "create"},
+        {"item": f"{name}:line 3", "name": f"hosts/{moving.box}-h", "kind": "Host", "would": "create"},
+        {"item": f"{name}:line 3", "name": f"secrets/hosts/{moving.box}-h", "kind": "HostCreds", "would": "create"},
+    ]
+    assert (report["kind"], report["counts"]["create"]) == ("jsonl", 4)
+    assert "value" not in lines[0]
+    pager = moving.environ | {"PAGER": "cat"}
+    shown = strongroom("migrate", "plan", "jsonl", moving.place, "--list", environ=pager, terminal=True).out
+    assert f"{name}:line 3  ->  secrets/hosts/{moving.box}-h  (HostCreds, create)" in shown
+    assert "4  would be created" in shown
+
+
+def test_a_signature_that_holds(moving: Moving, tmp_path: Path) -> None:
+    """A check says that the signature holds, and advises nothing that was to be done when it was made."""
+    moving.write(1)
+    counts(moving.migrate("apply", "--json"))
+    file = tmp_path / "proof.json"
+    assert moving.migrate("verify", "--report", file).code == 0
+    checked = strongroom("migrate", "check", file, environ=moving.environ)
+    shown = strongroom("migrate", "check", file, environ=moving.environ, terminal=True).out
+
+    assert (checked.code, checked.json["signature"], checked.json["next"]) == (0, "holds", [])
+    assert shown.startswith("the signature holds: jsonl-")
+    assert "1  item at the source" in shown
+    assert "next:" not in shown
+    assert moving.migrate("rollback", "--yes").code == 0
 
 
 def test_two_at_once(moving: Moving) -> None:

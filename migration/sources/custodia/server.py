@@ -23,6 +23,7 @@ import msgspec
 from strongroom.migration.digest import Digest
 from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.migration.records import Item, Record
+from strongroom.migration.retries import Retries
 from strongroom.migration.sources.at_once import at_once
 from strongroom.migration.sources.base import Option, Options, Original, Place
 from strongroom.migration.sources.custodia.records import EMPTY_CONTAINER, Outcome, id_of, key_of, secret
@@ -49,8 +50,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
 
 _TIMEOUT: Final = 30.0  # seconds for one request, connecting and the whole answer included
 _CONNECT: Final = 5.0  # seconds
-_TRIES: Final = 5  # of a request that only reads
-_PAUSE: Final = 0.1  # seconds before the second try, twice as many before the third, and so on
+_QUICK: Final = Retries(attempts=5, first=0.1)  # of what only reads; and what writes is settled as often
 # Custodia forks a process a request, and listens with a backlog of five.
 _AT_ONCE: Final = 4
 _SLICE: Final = 64  # secrets read before they are given out
@@ -61,7 +61,7 @@ _FIELD_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")  # 
 _JSON: Final = "application/json"
 
 
-def make(place: str, options: Options) -> "Custodia":
+def make(place: str, options: Options, retries: Retries = _QUICK) -> "Custodia":
     """Return the source of the Custodia at *place*: a socket's path, http(s)://HOST:PORT, or http+unix://PATH.
 
     Raises:
@@ -81,7 +81,7 @@ def make(place: str, options: Options) -> "Custodia":
     if bool(door.api_id) is not bool(door.api_key_file):
         raise ConfigurationError("custodia: api_id and api_key_file go together")
     _check_field(door.key_header, door.api_id or "-")
-    return Custodia(door, _containers(options["container"]))
+    return Custodia(door, _containers(options["container"]), retries)
 
 
 class Door(NamedTuple):
@@ -149,8 +149,9 @@ class Custodia:
 
     scrub_batch: ClassVar[int] = 32
 
-    def __init__(self, door: Door, containers: Sequence[str]) -> None:
-        """Take where Custodia is, and what to read: names with a slash at their end, none within another."""
+    def __init__(self, door: Door, containers: Sequence[str], retries: Retries = _QUICK) -> None:
+        """Take where Custodia is, what to read: names with a slash at their end, none within another; and retries."""
+        self._retries = retries
         self._door = door
         self._containers = containers
         self._digest = Digest()
@@ -317,7 +318,7 @@ class Custodia:
 
     async def _scrub(self, original: Original) -> bool:
         name = _name(original.id)
-        for _ in range(_TRIES):
+        for _ in range(self._retries.attempts):
             found = await self._read(name)
             if found is None:
                 return True
@@ -331,7 +332,7 @@ class Custodia:
     async def _restore(self, original: Original) -> bool:
         name = _name(original.id)
         body = message.encode(original.content.reveal())
-        for _ in range(_TRIES):
+        for _ in range(self._retries.attempts):
             found = await self._read(name)
             if found is not None:
                 return found.value is not None and found.value == original.content
@@ -359,9 +360,10 @@ class Custodia:
         Raises:
             SourceUnavailable: there is none.
         """
-        for attempt in range(_TRIES if method == "GET" else 1):
-            if attempt:
-                await asyncio.sleep(_PAUSE * 2 ** (attempt - 1))
+        attempts = self._retries.attempts
+        for left in reversed(range(attempts if method == "GET" else 1)):
+            if method == "GET" and left < attempts - 1:
+                await asyncio.sleep(self._retries.pause(left + 1))
             try:
                 async with asyncio.timeout(_TIMEOUT):
                     return await self._request(method, name, message)

@@ -24,6 +24,7 @@ from strongroom.migration.digest import Digest
 from strongroom.migration.errors import SourceUnavailable
 from strongroom.migration.journal import run_name
 from strongroom.migration.records import Item, Record
+from strongroom.migration.retries import PATIENT, Retries
 from strongroom.migration.sources.base import Option, Options, Original, Place
 from strongroom.migration.sources.strongroom.reading import SEALED, SHELVES, Found, Reading, Shelf, Where, ask
 from strongroom.models import Host, Hosts, names, steps
@@ -40,8 +41,6 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "client_file": Option("a client.json with the API key to use; needed where the place is a socket"),
 }
 
-ATTEMPTS: Final = 4  # at one batch, while others write there or the service does not answer
-FIRST_PAUSE: Final = 0.1  # seconds before the second, doubled each time
 
 _UNREADABLE: Final = "the service cannot open it, or it is not a valid record: its log says more"
 _AT_HANDLER: Final = " of the handler "  # in ids; no name has a blank
@@ -84,8 +83,11 @@ class StrongroomSource:
 
     scrub_batch: ClassVar[int] = 32
 
-    def __init__(self, socket: Path, api_id: str, api_key: Secret, home: Path | None = None) -> None:
-        """Take the socket, an API key that reaches everything, and the home that was named, if one was."""
+    def __init__(
+        self, socket: Path, api_id: str, api_key: Secret, home: Path | None = None, *, retries: Retries = PATIENT
+    ) -> None:
+        """Take the socket, an API key that reaches everything, the home that was named, if one was, and retries."""
+        self._retries = retries
         place: dict[str, steps.Option] = {"socket": str(socket)} if home is None else {"home": str(home)}
         self._where = Where(f"the Strongroom at {_printable(os.path.realpath(socket))}", place)
         self._identity = "strongroom:" + _printable(os.path.realpath(socket))
@@ -226,18 +228,18 @@ class StrongroomSource:
         self, originals: Sequence[Original], step: Callable[[Original, Found | None], Step]
     ) -> Sequence[bool]:
         """Do *step* for each of *originals*, whatever answers get lost: what is done already is seen to be."""
-        pause = FIRST_PAUSE
-        for _ in range(ATTEMPTS):
+        for left in reversed(range(self._retries.attempts)):
             found = {key: each async for key, each in self._look([original.id for original in originals])}
             steps = [step(original, found.get(original.id)) for original in originals]
             try:
                 await self._commit([change for each in steps if (change := each.change) is not None])
             except (Changed, NoContainer, Unavailable):
-                await asyncio.sleep(pause)
-                pause *= 2
+                await asyncio.sleep(self._retries.pause(left))
             else:
                 return [each.done for each in steps]
-        raise SourceUnavailable(f"{self._where} did not do it {ATTEMPTS} times: it does not answer, or is written to")
+        raise SourceUnavailable(
+            f"{self._where} did not do it {self._retries.attempts} times: it does not answer, or is written to"
+        )
 
     async def _commit(self, changes: Sequence[Change]) -> None:
         passing = (Changed, NoContainer, Unavailable)
