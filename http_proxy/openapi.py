@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from strongroom.storage_service import wire
+from strongroom.storage_service.metrics import CONTENT_TYPE
 from strongroom.storage_service.wire.message import SIMPLE
 
 _Json = dict[str, Any]
@@ -145,7 +146,14 @@ _PUT_HOST: Final = _operation(
     description=f"Of a known host, 409 where it is another; {_UNTOLD}",
 )
 
-_READY: Final = _object("status", status={"const": "ready"}, warnings=_TEXTS)
+_TRUTH: Final[_Json] = {"type": "boolean"}
+_READY: Final = _object(
+    *("status", "state", "checks"),
+    status={"enum": ["ready", "unready"]},
+    state={"enum": ["uninitialized", "locked", "unlocked", "behind", "fatal", None]},
+    checks=_object("service", service=_TRUTH, audit=_TRUTH, store=_TRUTH, keyring=_TRUTH),
+    warnings=_TEXTS,
+)
 
 _API: Final[dict[str, _Json]] = {
     "/": _at(
@@ -244,7 +252,18 @@ _API: Final[dict[str, _Json]] = {
 PATHS: Final[dict[str, _Json]] = {
     "/livez": _at(get=_operation("Whether the proxy runs", {200: _answer("It does.")}, **_OPEN)),
     "/readyz": _at(
-        get=_operation("Whether requests would be answered", {200: _answer("They would.", _READY)}, **_OPEN)
+        get=_operation(
+            "Whether requests would be answered",
+            {200: _answer("They would.", _READY), 503: _answer("Not now.", _READY)},
+            **_OPEN,
+        )
+    ),
+    "/metrics": _at(
+        get=_operation(
+            "What both processes measure of themselves, for Prometheus",
+            {200: {"description": "The metrics, as text.", **_content(_TEXT, CONTENT_TYPE)}},
+            security=[{"apiId": [], "apiKey": []}, {"metricsToken": []}],
+        )
     ),
     "/openapi.json": _at(get=_operation("This document", {200: _answer("It.", {"type": "object"})}, **_OPEN)),
     **{wire.API_PATH + path: item for path, item in _API.items()},
@@ -358,6 +377,7 @@ DOCUMENT: Final[_Json] = {
             "apiId": {"type": "apiKey", "in": "header", "name": wire.ID_HEADER},
             "apiKey": {"type": "apiKey", "in": "header", "name": wire.KEY_HEADER},
             "basic": {"type": "http", "scheme": "basic"},
+            "metricsToken": {"type": "http", "scheme": "bearer"},
         },
     },
 }
