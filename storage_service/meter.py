@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
+from strongroom.storage_service import wire
+
 PLACES: Final = 128  # more workers than that share some, which makes the counts coarser and nothing wrong
 METHODS: Final = ("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "other")
 OUTCOMES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")  # none: the client left, or the answer broke off
@@ -23,7 +25,8 @@ OTHER: Final = "other"
 _METHODS: Final = {name.encode(): place for place, name in enumerate(METHODS)}
 _HEAD: Final = METHODS.index("HEAD")
 _OTHER_METHOD: Final = METHODS.index(OTHER)
-_BEHIND_API: Final = b"/api/v0/"
+_BEHIND_API: Final = wire.API_PATH.encode() + b"/"
+_FIRST: Final = len(_BEHIND_API)
 _NANO: Final = 1e9
 _KINDS: Final = len(METHODS)
 _ENDS: Final = len(OUTCOMES)
@@ -83,7 +86,7 @@ def _of_proxy() -> Face:
     get = first.get
 
     def place_of(path: bytes) -> int:
-        begin = 8 if path.startswith(_BEHIND_API) else 1
+        begin = _FIRST if path.startswith(_BEHIND_API) else 1
         end = path.find(b"/", begin)
         place = get(path[begin:] if end < 0 else path[begin:end], 3)
         return place if (place == 2) is (begin == 1) else 3

@@ -31,6 +31,7 @@ from strongroom.deploy.serving.server import Role, Server, listener, make_direct
 from strongroom.deploy.serving.signals import ASK_FOR_THE_END, HELD_BACK, asked_for_the_end, held_back, let_through
 from strongroom.deploy.serving.tls import Holder, holder
 from strongroom.deploy.settings import Settings, load
+from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.errors import StartupError, StrongroomError
 from strongroom.storage_service.hardening import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, harden, prctl
@@ -208,7 +209,7 @@ def _says_ready(connection: socket.socket) -> bool:
         return True
     try:
         return all(msgspec.json.decode(body)["checks"].values())
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+    except (*UNREADABLE, KeyError, TypeError, AttributeError):
         return False
 
 

@@ -55,7 +55,7 @@ def key(running: Up, name: str, *paths: str) -> dict[str, str]:
     """Return the head fields of a new API key that reaches *paths*."""
     with StorageClient.from_home(running.home) as client:
         made = client.create_apikey(name, paths=paths)
-    return {wire.ID_HEADER: name, wire.KEY_HEADER: made.reveal()}
+    return {wire.ID_HEADER: name, wire.KEY_HEADER: made.key.reveal()}
 
 
 def test_who_may_read_the_metrics(home: Path) -> None:
@@ -66,7 +66,7 @@ def test_who_may_read_the_metrics(home: Path) -> None:
         for wrong in (
             {},
             {"Authorization": f"Bearer {TOKEN}x"},
-            {"Authorization": "Bearer "},
+            {"Authorization": "Bearer"},
             {"Authorization": TOKEN},
         ):
             assert httpx.get(url, headers=wrong).status_code == 401
