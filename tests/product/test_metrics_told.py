@@ -55,7 +55,7 @@ def key(running: Up, name: str, *paths: str) -> dict[str, str]:
     """Return the head fields of a new API key that reaches *paths*."""
     with StorageClient.from_home(running.home) as client:
         made = client.create_apikey(name, paths=paths)
-    return {wire.ID_HEADER: name, wire.KEY_HEADER: made.key.reveal()}
+    return {wire.ID_HEADER: name, wire.KEY_HEADER: made.api_key.reveal()}
 
 
 def test_who_may_read_the_metrics(home: Path) -> None:
