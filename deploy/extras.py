@@ -23,6 +23,7 @@ LIBRARIES: Final[Mapping[str, frozenset[str]]] = {
             "gunicorn",
             "httpx",
             "jwcrypto",
+            "prometheus_client",
             "sniffio",
             "uvloop",
             "yaml",

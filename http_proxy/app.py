@@ -17,16 +17,19 @@ from strongroom.http_proxy import authn, errors
 from strongroom.http_proxy.authn.base import Identity
 from strongroom.http_proxy.errors import FalconApp, Request, Response, answer_problem
 from strongroom.http_proxy.forward import Forwarder
+from strongroom.http_proxy.metrics import Metrics
 from strongroom.http_proxy.middleware import AuthenticationManager
 from strongroom.http_proxy.openapi import DOCUMENT
 from strongroom.http_proxy.refusals import RefusalReporter, RefusedRequest, why
 from strongroom.http_proxy.request import forwarded, proof_of, request_id_of
 from strongroom.http_proxy.resources import add_routes
 from strongroom.http_proxy.resources.base import Storage, respond
+from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import wire
 from strongroom.storage_service.client.pool import Place, Pool, UpstreamError
 from strongroom.storage_service.config import ProxySettings
-from strongroom.storage_service.errors import TooLarge, Unavailable
+from strongroom.storage_service.errors import TooLarge
+from strongroom.storage_service.meter import PROXY, Meter
 from strongroom.storage_service.wire.http1 import Exchange
 
 READY_TIMEOUT: Final = 2.0  # seconds for the service to say that it can work
@@ -38,8 +41,16 @@ _BELOW_SECRETS: Final = wire.PROXIED_SECRETS_PATH + "/"
 class ProxyApp:
     """The proxy as the connection's face. Nothing is opened before the first request needs it."""
 
-    def __init__(self, settings: ProxySettings, notes: Callable[[], Sequence[str]] = tuple) -> None:
+    def __init__(
+        self,
+        settings: ProxySettings,
+        notes: Callable[[], Sequence[str]] = tuple,
+        meter: Meter | None = None,
+        expiry: float | None = None,
+    ) -> None:
         """Take the settings, and what gives the warnings that readiness tells, which everybody can read.
+
+        *meter* is what the workers count in, *expiry* when the certificate expires that they show.
 
         Raises:
             ConfigurationError: an authenticator, or a self-authenticated path, that cannot be.
@@ -55,9 +66,18 @@ class ProxyApp:
             proof=proof,
             refused=self._refusals.note,
         )
-        self._rest = _falcon_app(self._pool, self._storage, notes)
+        meter = meter or Meter(PROXY)
+        metrics = Metrics(self._pool, proof, meter, expiry)
+        self._rest = _falcon_app(self._pool, self._storage, metrics, notes)
         authenticators = authn.make(settings.authenticators, self._pool, proof)
-        self._door = AuthenticationManager(self._behind, authenticators, settings.self_auths, self._refusals)
+        self._door = AuthenticationManager(
+            self._behind,
+            authenticators,
+            settings.self_auths,
+            self._refusals,
+            metrics_token=settings.metrics_token,
+            meter=meter,
+        )
 
     async def open(self) -> None:
         """Open nothing: the service need not be there yet."""
@@ -87,26 +107,34 @@ class ProxyApp:
         return exchange.asgi(self._rest, request_id=request_id, identity=identity, forwarded=sender, refused=refused)
 
 
-def create_app(settings: ProxySettings, notes: Callable[[], Sequence[str]] = tuple) -> ProxyApp:
+def create_app(
+    settings: ProxySettings,
+    notes: Callable[[], Sequence[str]] = tuple,
+    meter: Meter | None = None,
+    expiry: float | None = None,
+) -> ProxyApp:
     """Return the proxy. Nothing is opened, and no environment is read.
 
     Args:
         settings: all that it is told.
         notes: gives what readiness is to warn of at that moment; everybody can read it.
+        meter: what the workers count in; made before they are forked.
+        expiry: when the certificate expires that they show, in seconds since 1970; None: they show none.
 
     Raises:
         ConfigurationError: an authenticator, or a self-authenticated path, that cannot be.
     """
-    return ProxyApp(settings, notes)
+    return ProxyApp(settings, notes, meter, expiry)
 
 
-def _falcon_app(pool: Pool, storage: Storage, notes: Callable[[], Sequence[str]] = tuple) -> FalconApp:
+def _falcon_app(pool: Pool, storage: Storage, metrics: Metrics, notes: Callable[[], Sequence[str]]) -> FalconApp:
     app: FalconApp = falcon.asgi.App()
     app.add_middleware(_RequestId())
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
     app.add_route("/livez", Alive())
     app.add_route("/readyz", Ready(pool, notes))
+    app.add_route(wire.METRICS_PATH, metrics)
     app.add_route("/openapi.json", Description())
     add_routes(app, storage)
     return app
@@ -121,7 +149,10 @@ class Alive:
 
 
 class Ready:
-    """Whether requests would be answered: the service is asked the same. What should be seen to is told beside it."""
+    """Whether requests would be answered: the service is asked the same. What should be seen to is told beside it.
+
+    Everybody may read it, so it is words of ours and truth values, whatever the service says.
+    """
 
     def __init__(self, pool: Pool, notes: Callable[[], Sequence[str]]) -> None:
         self._pool = pool
@@ -129,14 +160,25 @@ class Ready:
 
     async def on_get(self, _: Request, resp: Response) -> None:
         """Say that they would, or 503."""
+        found = await self._ask()
+        ready = found.status == "ready"
+        told: dict[str, object] = {
+            "status": "ready" if ready else "unready",
+            "state": found.state,
+            "checks": {"service": found.state is not None} | dict(found.checks.items()),
+        }
+        if warnings := list(self._notes()):
+            told["warnings"] = warnings
+        respond(resp, told, 200 if ready else 503)
+        if not ready:
+            resp.set_header("Retry-After", str(wire.RETRY_AFTER))
+
+    async def _ask(self) -> wire.Readiness:
         try:
-            status, body = await self._pool.fetch(_ASK_READY, asyncio.get_running_loop().time() + READY_TIMEOUT)
-        except UpstreamError as exc:
-            raise Unavailable("the service does not answer") from exc
-        if status != 200:
-            raise wire.error_of(status, body)
-        warnings = list(self._notes())
-        respond(resp, {"status": "ready"} | ({"warnings": warnings} if warnings else {}))
+            _, body = await self._pool.fetch(_ASK_READY, asyncio.get_running_loop().time() + READY_TIMEOUT)
+            return msgspec.json.decode(body, type=wire.Readiness)
+        except (UpstreamError, *UNREADABLE):
+            return wire.Readiness(status="unready")
 
 
 class Description:

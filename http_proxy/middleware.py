@@ -4,6 +4,7 @@ A path is refused before anything else looks at it unless it is spelled in the g
 so the path that is matched here is the path that everyone behind sees.
 """
 
+import hmac
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, Protocol
 
@@ -11,8 +12,11 @@ from strongroom.http_proxy.authn.base import Authenticator, Identity, Refused
 from strongroom.http_proxy.errors import answer_problem
 from strongroom.http_proxy.refusals import RefusalReporter, RefusedRequest, why
 from strongroom.http_proxy.request import ASKED, forwarded, request_id_of, settle_id
+from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
 from strongroom.storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated, ServiceError
+from strongroom.storage_service.meter import Meter
+from strongroom.storage_service.meter import Unknown as Nobody
 from strongroom.storage_service.wire.http1 import Exchange, Field
 from strongroom.storage_service.wire.paths import check_query, read_path
 
@@ -20,6 +24,7 @@ OPEN: Final = frozenset(("/livez", "/readyz", "/openapi.json"))
 """Paths that anyone may read."""
 
 API_ROOT: Final = wire.API_PATH + "/"
+_NO_TOKEN: Final = Secret("")
 _ONCE: Final = frozenset((b"authorization", *wire.AUTH_ID_HEADERS, *wire.AUTH_KEY_HEADERS))
 
 Work = Coroutine[Any, Any, None]
@@ -45,8 +50,16 @@ class AuthenticationManager:
         authenticators: Sequence[Authenticator],
         self_auths: Sequence[str] = (wire.PROXIED_SECRETS_PATH,),
         refusals: RefusalReporter | None = None,
+        *,
+        metrics_token: Secret = _NO_TOKEN,
+        meter: Meter | None = None,
     ) -> None:
-        """Take what lies behind, who is asked in what order, what is passed by, and where refusals are counted."""
+        """Take what lies behind, who is asked in what order, what is passed by, and where refusals are counted.
+
+        Who shows *metrics_token* reads the metrics, and nothing else; without one, they are for who is known.
+        """
+        self._bearer = f"Bearer {metrics_token.reveal()}".encode() if metrics_token else b""
+        self._meter = meter
         self._behind = behind
         self._refusals = refusals
         self._authenticators = tuple(authenticators)
@@ -70,7 +83,14 @@ class AuthenticationManager:
         # What a path allows is told to everybody: who is not looked at learns nothing of whether credentials are right.
         if request.method == b"OPTIONS" or path.startswith(self._passed_below) or path in self._passed:
             return self._behind(exchange, path, None)
+        if path == wire.METRICS_PATH and self._shows_token(request.fields):
+            return self._behind(exchange, path, None)
         return self._authenticated(exchange, path)
+
+    def _shows_token(self, fields: Sequence[Field]) -> bool:
+        """Whether the one ``Authorization`` is the token of the metrics; no store is asked, so that it always opens."""
+        shown = [value for name, value in fields if name == b"authorization"]
+        return bool(self._bearer) and len(shown) == 1 and hmac.compare_digest(shown[0], self._bearer)
 
     async def _authenticated(self, exchange: Exchange, path: str) -> None:
         request_id = settle_id(exchange.request)
@@ -78,6 +98,8 @@ class AuthenticationManager:
             identity = await self._identify(exchange, path)
         except Unknown as unknown:
             exc = unknown.error
+            if self._meter is not None and isinstance(exc, NotAuthenticated | Denied):
+                self._meter.turn_away(Nobody.NOBODY if isinstance(exc, NotAuthenticated) else Nobody.WRONG)
             self._note(RefusedRequest(exchange, path, request_id, claimed=unknown.claimed), exc)
             challenges = [a.challenge for a in self._authenticators if a.challenge is not None]
             asked = challenges if isinstance(exc, NotAuthenticated) else ()

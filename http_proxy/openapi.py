@@ -11,6 +11,7 @@ from typing import Any, Final
 from strongroom.http_proxy.schemas import SCHEMAS, SEGMENT
 from strongroom.models.names import MAX_NAME
 from strongroom.storage_service import wire
+from strongroom.storage_service.metrics import CONTENT_TYPE
 
 _Json = dict[str, Any]
 
@@ -89,7 +90,7 @@ def _operation(
     secured = more.get("security") != []
     statuses = {*_PLAIN, *problems, *(_KNOWN if secured else ()), *(_BODY if body else ())}
     told = {str(status): answer for status, answer in answers.items()}
-    told |= {str(status): _ref("responses", _phrase(status)) for status in sorted(statuses)}
+    told |= {str(status): _ref("responses", _phrase(status)) for status in sorted(statuses - answers.keys())}
     request = {"requestBody": body} if body else {}
     return {"operationId": id, "summary": summary, "responses": told, **request, **more}
 
@@ -397,7 +398,7 @@ _API: Final[dict[str, _Json]] = {
     ),
 }
 _TAGS: Final = {
-    "health": "Whether the proxy and the service behind it work, and this document. For everybody.",
+    "health": "Whether the proxy and the service behind it work, what they measure, and this document.",
     "secrets": "Secrets in containers, by Custodia's contract.",
     "hosts": "Machines, and apart from them what opens them.",
     "clusters": "Sets of hosts, and operations over them.",
@@ -425,7 +426,18 @@ _PATHS: Final[dict[str, _Json]] = {
     ),
     "/readyz": _at(
         get=_operation(
-            "Whether requests would be answered", {200: _answer("They would.", _schema("Ready"))}, id="isReady", **_OPEN
+            "Whether requests would be answered",
+            {200: _answer("They would.", _schema("Ready")), 503: _answer("Not now.", _schema("Ready"))},
+            id="isReady",
+            **_OPEN,
+        )
+    ),
+    "/metrics": _at(
+        get=_operation(
+            "What both processes measure of themselves, for Prometheus",
+            {200: {"description": "The metrics, as text.", "content": {CONTENT_TYPE: {"schema": {"type": "string"}}}}},
+            id="getMetrics",
+            security=[{"apiId": [], "apiKey": []}, {"metricsToken": []}],
         )
     ),
     "/openapi.json": _at(
@@ -509,6 +521,7 @@ DOCUMENT: Final[_Json] = {
             "apiId": {"type": "apiKey", "in": "header", "name": wire.ID_HEADER},
             "apiKey": {"type": "apiKey", "in": "header", "name": wire.KEY_HEADER},
             "basic": {"type": "http", "scheme": "basic"},
+            "metricsToken": {"type": "http", "scheme": "bearer"},
         },
     },
 }

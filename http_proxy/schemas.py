@@ -101,10 +101,21 @@ class Endpoints(Struct, kw_only=True):
     endpoints: dict[str, str]
 
 
-class Ready(Struct, kw_only=True):
-    """That requests would be answered, and what should be seen to all the same."""
+class Checks(Struct, kw_only=True):
+    """What was looked at: true where it is as it should be, and absent where it was not looked at."""
 
-    status: Literal["ready"]
+    service: bool
+    audit: bool | msgspec.UnsetType = msgspec.UNSET
+    store: bool | msgspec.UnsetType = msgspec.UNSET
+    keyring: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class Ready(Struct, kw_only=True):
+    """Whether requests would be answered, and what should be seen to all the same."""
+
+    status: Literal["ready", "unready"]
+    state: Literal["uninitialized", "locked", "unlocked", "behind", "fatal"] | None
+    checks: Checks
     warnings: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -28,6 +28,7 @@ from strongroom.storage_service.keyring.machines.stored import documents_in
 from strongroom.storage_service.keyring.opening.unattended import KeyFile, MachineKeyFile, Way
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.shared_root import SharedRoot, State
+from strongroom.storage_service.meter import STORAGE, Meter
 from strongroom.storage_service.record_of_store import RecordOfStore, moving_to
 from strongroom.storage_service.routing import build as build_routing
 from strongroom.storage_service.services.access import AccessService
@@ -39,6 +40,7 @@ from strongroom.storage_service.services.keys import KeyService
 from strongroom.storage_service.services.large_answers import LargeAnswers
 from strongroom.storage_service.services.records import RecordService
 from strongroom.storage_service.services.secrets import SecretService
+from strongroom.storage_service.services.telemetry import TelemetryService
 from strongroom.storage_service.wire import head
 
 __all__ = ["Parts", "SharedRoot", "build"]
@@ -56,6 +58,8 @@ class Parts:
     bulk: BulkService
     audit: AuditService
     health: HealthService
+    telemetry: TelemetryService
+    meter: Meter
     authenticators: tuple[Authenticator, ...]
     own_user: tuple[Authenticator, ...]  # by which commands of this machine are known, as the kernel tells it
     proxy: Proxy
@@ -82,22 +86,25 @@ async def build(
     opener: Callable[[str], Backend] = open_backend,
     old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
     renew: Callable[[], None] | None = None,
+    *,
+    meter: Meter | None = None,
 ) -> Parts:
     """Open store, keys and audit log, and put the service together.
 
     Called on the event loop that serves, after any fork; *shared* was made before it, for all workers of the service.
     If it raises, nothing stays open. *opener* makes the store of a URL, *old_places* what asks an old place;
-    *renew* lets new workers take the place of all of the service.
+    *renew* lets new workers take the place of all of the service; *meter* is what they count in.
 
     Raises:
         ConfigurationError, KeyFileMissing, WrongRootKey: what the operator must mend.
         Unavailable, AuditUnavailable: the store or the audit log cannot be reached.
     """
+    meter = meter or Meter(STORAGE)
     record = RecordOfStore(settings.store_record) if settings.store_record else None
     if record is not None:
         record.refuse_another(settings.store)  # before anything is opened, or made
     async with contextlib.AsyncExitStack() as stack:
-        audit = AuditLog(settings.audit_log)
+        audit = AuditLog(settings.audit_log, on_failure=meter.audit_failed)
         audit.open()
         stack.push_async_callback(audit.close)
         store = opener(settings.store)
@@ -146,6 +153,8 @@ async def build(
         proxy = Proxy(settings.proxy)
         keys = KeyService(door, store, holder, file, documents, machine=machine, renew=renew)
         scheme = settings.store.partition(":")[0]
+        stores = (store, *routing.backends)
+        health = HealthService(door, keys, stores, scheme, old, ready_when_locked=settings.ready_when_locked)
         return Parts(
             door=door,
             secrets=SecretService(door, secrets, large_answers),
@@ -155,7 +164,9 @@ async def build(
             # Of the store alone: who moves a source must see what has moved.
             bulk=BulkService(door, encrypted, apikeys, large_answers),
             audit=AuditService(door, proxy.principal),
-            health=HealthService(door, keys, (store, *routing.backends), scheme, old),
+            health=health,
+            telemetry=TelemetryService(door, keys, health, stores, meter),
+            meter=meter,
             authenticators=tuple(make_authenticator(each, apikeys) for each in settings.authenticators),
             own_user=(OwnUser(os.geteuid()),),
             proxy=proxy,

@@ -78,6 +78,7 @@ class ServiceSettings:
     beside: str | None = (
         None  # URL of the store that is used where none is said, if that is another and holds something
     )
+    ready_when_locked: bool = True  # /readyz says 200 while there are no keys: plain records are served
     debug: bool = False
 
 
@@ -98,4 +99,5 @@ class ProxySettings:
     tls_client_ca: Path | None = None  # who signs the certificates of clients
     connections: int = 64  # kept open to the socket, at most
     timeout: float = 10.0  # seconds for one forwarded request, from its first byte to the answer's last
+    metrics_token: Secret = field(default_factory=lambda: Secret(""))  # who shows it may read /metrics; empty: nobody
     debug: bool = False

@@ -208,6 +208,16 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "service/test_strangers.py::test_one_address_is_a_line_and_a_count",
         "service/test_strangers.py::test_claims_are_bounded",
     ),
+    "on the network: read how much is done": (
+        "product/test_metrics_told.py::test_who_may_read_the_metrics",
+        "product/test_metrics_told.py::test_without_a_token_nobody_shows_one",
+        "product/test_metrics_told.py::test_every_metric_is_told_and_none_names_anything",
+        "proxy/test_proxy_door.py::test_health_is_open_and_readiness_is_the_services",
+    ),
+    "on the network: make the metrics grow": (
+        "service/test_meter.py::test_all_that_can_ever_be_told_is_less_than_a_thousand_series",
+        "service/test_meter.py::test_strangers_make_no_series",
+    ),
     "on the network: reach secrets past the authentication": (
         "proxy/test_proxy_door.py::test_an_ambiguous_path_is_400_before_anything_else",
         "proxy/test_proxy_door.py::test_a_path_that_looks_like_the_secrets_is_not",

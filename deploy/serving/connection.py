@@ -27,6 +27,7 @@ from strongroom.deploy.serving import asgi
 from strongroom.deploy.serving.limits import Ledger, Limits
 from strongroom.storage_service import wire
 from strongroom.storage_service.errors import Fate, TooLarge
+from strongroom.storage_service.meter import STORAGE, Meter, Refused
 from strongroom.storage_service.traces import trace_of
 from strongroom.storage_service.wire import http1
 from strongroom.storage_service.wire.http1 import CHUNKED, Field, Gone, Malformed, Peer, Request
@@ -54,8 +55,16 @@ class Face(Protocol):
 class Server:
     """What the connections of one worker share."""
 
-    def __init__(self, face: Face, ledger: Ledger, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        face: Face,
+        ledger: Ledger,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        meter: Meter | None = None,
+    ) -> None:
         self.face = face
+        self.meter = meter or Meter(STORAGE)
         self.limits = limits
         self.loop = loop
         self.ledger = ledger
@@ -218,12 +227,14 @@ class Connection(asyncio.Protocol):
     def expire(self) -> None:
         """End what has waited too long: with 408 where a request has begun and can still be answered."""
         if self.writable is None and not self._unheeded and (self._buffer or self._exchange is not None):
+            self.server.meter.refuse(Refused.LATE)
             self.refuse(Malformed("the request did not come in time", 408))
         else:
             self.abort()
 
     def evict(self) -> None:
         """Close, to make room."""
+        self.server.meter.refuse(Refused.CROWDED)
         self.server.ledger.work(self)  # at once, so that the next to go is another
         if self.handshake is not None and self.transport is None:
             self.handshake.cancel()
@@ -395,6 +406,10 @@ class Connection(asyncio.Protocol):
         if exchange is not None and exchange.streaming:
             self.abort()
             return
+        if exchange is not None:
+            exchange.status = error.status
+        elif error.status != 408:
+            self.server.meter.refuse(Refused.MALFORMED)
         body = _problem(error.status, str(error))
         head = http1.write_head(error.status, _PROBLEM, len(body), self.server.date, close=True)
         head_only = head_only or (exchange is not None and exchange.head_only)
@@ -436,6 +451,7 @@ class Exchange:
     """One request and its answer: the side of the face, as `http1.Exchange` says. When it is over it holds nothing."""
 
     __slots__ = (
+        "_began",
         "_begun",
         "_connection",
         "_left",
@@ -449,6 +465,7 @@ class Exchange:
         "peer",
         "request",
         "scheme",
+        "status",
         "streaming",
     )
 
@@ -461,6 +478,8 @@ class Exchange:
         self.scheme = connection.scheme
         self.held = 0  # bytes of the body that nobody took yet
         self.streaming = False  # the answer's head was sent
+        self.status = 0  # of a whole answer, or of one that has begun
+        self._began = connection.server.meter.begin()
         self._pieces: list[bytes] = []
         self._received = 0  # bytes of the body
         self._begun = connection.server.now
@@ -523,6 +542,7 @@ class Exchange:
             connection.transport.write(head + body)
         else:
             connection.transport.writelines((head, body))
+        self.status = status
         self._over(connection)
 
     def start(self, status: int, fields: Iterable[Field], length: int = CHUNKED) -> None:
@@ -531,6 +551,7 @@ class Exchange:
         if connection is None or connection.transport is None:
             return
         self.streaming = True
+        self.status = status
         self._left = length
         minor = self.request.minor
         close = connection.ends()
@@ -607,15 +628,23 @@ class Exchange:
 
     def cut_off(self) -> None:
         """Be over: there is nobody to answer."""
+        self._count(0 if self.streaming else self.status)
         self._connection = None
         self._pieces = []
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
 
     def _over(self, connection: Connection) -> None:
+        self._count(self.status)
         self._connection = None
         self._pieces = []
         connection.finished()
+
+    def _count(self, status: int) -> None:
+        connection = self._connection
+        if connection is not None:
+            request = self.request
+            connection.server.meter.end(request.path, request.method, self.head_only, status, self._began)
 
     def _reader(self) -> http1.RequestReader:
         if self._connection is None:

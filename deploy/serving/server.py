@@ -30,6 +30,7 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.hardening import harden
 from strongroom.storage_service.keyring.ceremonies.sharing import SharedRoot
+from strongroom.storage_service.meter import PROXY, STORAGE, Meter
 
 HEARTBEAT: Final = 30  # seconds without a sign of life after which gunicorn replaces a worker
 
@@ -42,7 +43,13 @@ class Role(StrEnum):
 
 
 def make_app(
-    role: Role, settings: Settings, crowd: Crowd, shared: SharedRoot | None = None, tls: Holder | None = None
+    role: Role,
+    settings: Settings,
+    crowd: Crowd,
+    meter: Meter,
+    *,
+    shared: SharedRoot | None = None,
+    tls: Holder | None = None,
 ) -> Served:
     """Return what a worker of *role* serves; it opens nothing before the worker's loop runs.
 
@@ -50,6 +57,7 @@ def make_app(
         role: which process.
         settings: what the operator said.
         crowd: what the workers tell each other; made before they were forked.
+        meter: what they count; likewise.
         shared: what the storage service's workers share; likewise.
         tls: what the proxy shows; loaded before its workers were forked.
     """
@@ -58,11 +66,18 @@ def make_app(
         from strongroom.deploy.old_places import old_place
         from strongroom.storage_service.http.app import create_app
 
-        return Served(create_app(settings.service, shared, old_place, _renewal()), Limits(), None, crowd)
+        storage = create_app(settings.service, shared, old_place, _renewal(), meter)
+        return Served(storage, Limits(), None, crowd, meter)
     from strongroom.http_proxy.app import create_app as create_proxy
 
-    application = create_proxy(settings.proxy, tls.notes if tls else tuple)
-    return Served(application, Limits(), tls.current.context if tls else None, crowd)
+    expiry = tls.current.not_after.timestamp() if tls else None
+    application = create_proxy(settings.proxy, tls.notes if tls else tuple, meter, expiry)
+    return Served(application, Limits(), tls.current.context if tls else None, crowd, meter)
+
+
+def make_meter(role: Role) -> Meter:
+    """Return what the workers of *role* count in; made before they are forked."""
+    return Meter(STORAGE if role is Role.STORAGE else PROXY)
 
 
 def _renewal() -> Callable[[], None]:
@@ -199,6 +214,7 @@ class Server(BaseApplication):
         self._settings = settings
         self._configured = configured
         self._crowd = Crowd()
+        self._meter = make_meter(role)
         self._shared = SharedRoot() if role is Role.STORAGE else None
         super().__init__(prog=f"strongroom serve {role}")
 
@@ -207,11 +223,16 @@ class Server(BaseApplication):
         for name, value in self._configured.items():
             self.cfg.set(name, value)
         self.cfg.set("on_reload", reloading(self._crowd, self.tls))
-        self.cfg.set("child_exit", lambda _, worker: self._crowd.leave(worker.age))
+        self.cfg.set("child_exit", self._gone)
 
     def load(self) -> Any:
         """Return what is served; called in each worker."""
-        return make_app(self._role, self._settings, self._crowd, self._shared, self.tls)
+        return make_app(self._role, self._settings, self._crowd, self._meter, shared=self._shared, tls=self.tls)
+
+    def _gone(self, _: Any, worker: Any) -> None:
+        """Forget what a worker had under way that ended, or was ended, before it could say so."""
+        self._crowd.leave(worker.age)
+        self._meter.leave(worker.age)
 
     def run(self) -> NoReturn:
         """Serve until told to end.

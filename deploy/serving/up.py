@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NoReturn
 
+import msgspec
+
 from strongroom.deploy.home import Home, write_client
 from strongroom.deploy.serving import log
 from strongroom.deploy.serving.look import look
@@ -29,6 +31,7 @@ from strongroom.deploy.serving.server import Role, Server, listener, make_direct
 from strongroom.deploy.serving.signals import ASK_FOR_THE_END, HELD_BACK, asked_for_the_end, held_back, let_through
 from strongroom.deploy.serving.tls import Holder, holder
 from strongroom.deploy.settings import Settings, load
+from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.errors import StartupError, StrongroomError
 from strongroom.storage_service.hardening import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, harden, prctl
@@ -36,6 +39,7 @@ from strongroom.storage_service.traces import trace_of
 
 READY_WITHIN: Final = 30.0  # seconds for both to become ready; gunicorn gives an application as long to start
 POLL: Final = 0.02  # seconds between two questions for readiness
+_READINESS: Final = 4096  # bytes of an answer about readiness, at most
 ORPHANS: Final = 2.0  # seconds for the workers of a killed child to follow it
 _SHARED: Final = (
     "strongroom.storage_service.http.app",
@@ -196,8 +200,18 @@ class _Sockets:
 
 
 def _says_ready(connection: socket.socket) -> bool:
+    """Return whether what listens has all that it needs: one that waits to be unlocked has, whatever balancers hear."""
     connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: strongroom\r\nConnection: close\r\n\r\n")
-    return connection.recv(64).split(b" ", 2)[1:2] == [b"200"]
+    answer = b""
+    while len(answer) < _READINESS and (piece := connection.recv(_READINESS)):
+        answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if head.split(b" ", 2)[1:2] == [b"200"]:
+        return True
+    try:
+        return all(msgspec.json.decode(body)["checks"].values())
+    except (*UNREADABLE, KeyError, TypeError, AttributeError):
+        return False
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import uvloop
@@ -28,6 +28,7 @@ from strongroom.deploy.serving.handshakes import Failures
 from strongroom.deploy.serving.limits import Ledger, Limits, raise_descriptors
 from strongroom.deploy.serving.signals import SERVING
 from strongroom.storage_service.errors import AuditUnavailable, StrongroomError, Unavailable
+from strongroom.storage_service.meter import STORAGE, Meter, Refused
 from strongroom.storage_service.strangers import network_of
 from strongroom.storage_service.traces import trace_of
 
@@ -63,6 +64,7 @@ class Served:
     limits: Limits
     tls: ssl.SSLContext | None  # made before the fork; None: plain HTTP
     crowd: Crowd
+    meter: Meter = field(default_factory=lambda: Meter(STORAGE))  # made before the fork, to be of all workers
 
     def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         """Be the application, for gunicorn loads nothing else than what can be called."""
@@ -99,8 +101,9 @@ class StrongroomWorker(Worker):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, told.set)
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
-        ledger = Ledger(served.limits, functools.partial(self._tell, served.crowd, told))
-        server = Server(served.application, ledger, served.limits, loop)
+        served.meter.sit(self.age)
+        ledger = Ledger(served.limits, functools.partial(self._tell, served, told))
+        server = Server(served.application, ledger, served.limits, loop, served.meter)
         ticker = asyncio.create_task(self._tick(server, told))
         try:
             if await _unless(told, served.application.open()):
@@ -112,6 +115,7 @@ class StrongroomWorker(Worker):
             return BOOT_ERROR if isinstance(error, Unavailable | AuditUnavailable) else FOR_GOOD
         finally:
             served.crowd.leave(self.age)
+            served.meter.leave(self.age)
             ticker.cancel()
         return 0
 
@@ -126,10 +130,11 @@ class StrongroomWorker(Worker):
             await asyncio.wait_for(told.wait(), FIRST_TELLS)
         return told.is_set()
 
-    def _tell(self, crowd: Crowd, told: asyncio.Event, count: int) -> None:
+    def _tell(self, served: Served, told: asyncio.Event, count: int) -> None:
         """Tell the other workers the count, as long as anybody comes to this one."""
+        served.meter.connected(count)
         if not told.is_set():
-            crowd.tell(self.age, count)
+            served.crowd.tell(self.age, count)
 
     async def _accept(self, server: Server, served: Served, told: asyncio.Event, reloads: int) -> None:
         """Let connections in until told to end, and then let what is under way finish.
@@ -233,6 +238,7 @@ class Door:
         client = "" if peer is not None else str(address[0])
         counted = network_of(client) if peer is None else f"uid {peer.uid}"
         if not server.ledger.enter(counted):
+            server.meter.refuse(Refused.CROWDED)
             accepted.close()
             return
         scheme = "http" if self._context is None else "https"
@@ -255,6 +261,7 @@ class Door:
         except (OSError, asyncio.CancelledError) as error:  # ssl.SSLError is one: a handshake that came to nothing
             if isinstance(error, OSError) and context is not None:
                 self._failures.note(error, connection.client)
+                server.meter.refuse(Refused.HANDSHAKE)
             if connection.transport is None:
                 server.leave(connection)
             accepted.close()

@@ -99,6 +99,9 @@ class Keys(msgspec.Struct, kw_only=True):
     connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0  # seconds
 
+    ready_when_locked: bool = True
+    metrics_token: _Text | None = None  # never in a flag or the TOML file; None: metrics are for API keys
+
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2  # of the storage service (docs/adr/0009)
     proxy_workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     umask: _Text = "0077"  # octal
@@ -269,6 +272,10 @@ def _toml(path: Path) -> Layer:
         raise ConfigurationError(f"{path.name}: not TOML {place[0] if place else ''}".rstrip()) from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or nesting without end
         raise ConfigurationError(f"{path.name}: this is more than can be read") from None
+    if "metrics_token" in data:
+        raise ConfigurationError(
+            f"{path.name}: 'metrics_token' has no place here; say {PREFIX}METRICS_TOKEN_FILE, a file of mode 0600"
+        )
     for key, kept in {"api_key": CLIENT, "proxy_key": PROXY_CLIENT}.items():
         if key in data:
             raise ConfigurationError(f"{path.name}: '{key}' has no place here; it is kept in {kept}, mode 0600")
@@ -415,6 +422,7 @@ class _Resolver:
             read_through=tuple(map(self._old_place, keys.read_through)),
             store_record=_below(self._home, keys.keyring_seen).with_name(STORE),
             beside=self._beside(store),
+            ready_when_locked=keys.ready_when_locked,
             debug=keys.debug,
         )
         proxy = ProxySettings(
@@ -434,6 +442,7 @@ class _Resolver:
             tls_client_ca=self._optional_path("tls_client_ca"),
             connections=keys.connections,
             timeout=keys.timeout,
+            metrics_token=self._metrics_token(),
             debug=keys.debug,
         )
         return Settings(
@@ -504,6 +513,12 @@ class _Resolver:
                 f' {MAX_SOCKET_PATH}: choose a shorter home, or say socket = "/run/…"',
             )
         return socket
+
+    def _metrics_token(self) -> Secret:
+        token = self._keys.metrics_token
+        if token is not None and re.fullmatch(r"[A-Za-z0-9._~+/-]{22,256}=*", token, re.ASCII) is None:
+            raise self._error("metrics_token", "is 22 to 256 letters and digits at random: openssl rand -hex 32")
+        return Secret(token or "")
 
     def _optional_path(self, key: str) -> Path | None:
         text = getattr(self._keys, key)
@@ -612,6 +627,7 @@ class _Resolver:
             "proxy_client": str(_below(self._home, self._keys.proxy_client)),
             "proxy_id": proxy.api_id,
             "proxy_key": REDACTED if proxy.api_key else None,
+            "metrics_token": REDACTED if proxy.metrics_token else None,
             "storage_handlers": [
                 {"name": h.name, "type": h.type, "models": list(h.models)} | dict(h.options)
                 for h in service.storage_handlers

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -52,6 +52,14 @@ class AuditRecord(msgspec.Struct, omit_defaults=True, rename={"for_": "for", "fr
     count: int = 1
 
 
+class Measure(NamedTuple):
+    """How an audit log is: room on its disk and its size in bytes, and when it was written last."""
+
+    free: int | None
+    size: int | None
+    written: float | None  # seconds since 1970
+
+
 class AuditLog:
     """An append-only file of JSON lines with group commit: acts that wait together share one write and one fsync.
 
@@ -64,8 +72,16 @@ class AuditLog:
     the line that stuck to it is written once more.
     """
 
-    def __init__(self, path: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the path, the clock, and what is told of each group of lines that could not be written."""
         self._path = path
+        self._on_failure = on_failure
         self._now = now
         self._encode = msgspec.json.Encoder().encode
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
@@ -150,6 +166,17 @@ class AuditLog:
             return True  # the write itself says what is wrong
         return disk.f_bavail * disk.f_frsize >= min(KEPT, disk.f_blocks * disk.f_frsize // 10)
 
+    def measure(self) -> Measure:
+        """Return how the file and its disk are now; what cannot be seen is None."""
+        free, size, written = None, None, None
+        with contextlib.suppress(OSError):
+            disk = os.statvfs(self._path.parent)
+            free = disk.f_bavail * disk.f_frsize
+        with contextlib.suppress(OSError):
+            named = self._path.stat()
+            size, written = named.st_size, named.st_mtime
+        return Measure(free, size, written)
+
     def _begin_soon(self) -> None:
         # A caller alone goes when the callbacks that are ready now have run; where the last group was of several, it
         # pays to wait for several again: a group costs a thread's wake-up and an fsync, whatever its size.
@@ -184,6 +211,8 @@ class AuditLog:
         if self._waiting:
             self._begin_soon()
         self._fault = "" if error is None else f"the audit log cannot be written: {error.strerror}"
+        if error is not None:
+            self._on_failure()
         for _, future in group:
             if future.done():
                 continue
@@ -194,6 +223,7 @@ class AuditLog:
                 future.exception()  # a caller that went away has nobody to tell
 
     def _expire(self, group: list[tuple[bytes, asyncio.Future[None]]]) -> None:
+        self._on_failure()
         # The disk hangs: refuse what waits on it. The thread stays with it, and whatever comes meanwhile expires too.
         for _, future in [*group, *self._waiting]:
             if not future.done():

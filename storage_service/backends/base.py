@@ -187,6 +187,18 @@ class Checkable(Protocol):
         """
 
 
+@runtime_checkable
+class Measurable(Protocol):
+    """The optional ability to tell how large the store is, or how many of those that keep it are there."""
+
+    async def measure(self) -> Mapping[tuple[str, str], float]:
+        """Return numbers by the short name of a metric in `strongroom.storage_service.metrics`, and by its label or "".
+
+        Raises:
+            Unavailable: it cannot be told now.
+        """
+
+
 class Snapshot(Protocol):
     """A store as it was at one moment, while others write on."""
 

@@ -5,6 +5,7 @@ request ──▶ who asks? ──▶ /secrets…   the raw endpoint of Custodia
 """
 
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Literal
 
@@ -20,6 +21,7 @@ from strongroom.storage_service.bootstrap import Parts, SharedRoot, build, no_ol
 from strongroom.storage_service.config import ReadThroughSettings, ServiceSettings
 from strongroom.storage_service.errors import (
     AuditUnavailable,
+    Busy,
     Denied,
     Internal,
     Invalid,
@@ -33,10 +35,11 @@ from strongroom.storage_service.errors import (
 from strongroom.storage_service.failure_log import FailureLog
 from strongroom.storage_service.http import records
 from strongroom.storage_service.http.secrets import SecretsEndpoint, allow_of
+from strongroom.storage_service.meter import STORAGE, Meter, Refused, Unknown
 from strongroom.storage_service.services.door import Caller
 from strongroom.storage_service.strangers import bounded
 from strongroom.storage_service.traces import trace_of
-from strongroom.storage_service.wire import SECRETS_PATH, head
+from strongroom.storage_service.wire import METRICS_PATH, SECRETS_PATH, head
 from strongroom.storage_service.wire.head import Head
 from strongroom.storage_service.wire.http1 import Exchange, Gone
 from strongroom.storage_service.wire.http1 import allowed as allowed_methods
@@ -62,8 +65,13 @@ class StorageApp:
         old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
         *,
         renew: Callable[[], None] | None = None,
+        meter: Meter | None = None,
     ) -> None:
-        """Take the settings, what the workers share, what makes stores and old places, and what renews the workers."""
+        """Take the settings, what the workers share, what makes stores and old places, and what renews the workers.
+
+        *meter* is what the workers count in.
+        """
+        self._meter = meter or Meter(STORAGE)
         self._settings = settings
         self._shared = shared
         self._opener = opener
@@ -78,9 +86,11 @@ class StorageApp:
         Raises:
             StrongroomError: as `bootstrap.build`: what is wrong does not get better by trying again.
         """
-        self._parts = await build(self._settings, self._shared, self._opener, self._old_places, self._renew)
+        self._parts = await build(
+            self._settings, self._shared, self._opener, self._old_places, self._renew, meter=self._meter
+        )
         self._secrets = SecretsEndpoint(self._parts.secrets)
-        self._rest = _falcon_app(self._parts)
+        self._rest = _falcon_app(self._parts, self._failures)
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -116,6 +126,9 @@ class StorageApp:
             if fault is None and path in OPEN_PATHS:
                 await exchange.asgi(self._rest)
                 return
+            if fault is None and path == METRICS_PATH and self._watches(fields, exchange):
+                await exchange.asgi(self._rest)
+                return
             if fault is None and request.method == b"OPTIONS":
                 await self._tell_methods(exchange, path, request_id)
                 return
@@ -129,11 +142,7 @@ class StorageApp:
             else:
                 await exchange.asgi(self._rest, caller=caller)
         except ServiceError as error:
-            if isinstance(error, Internal):
-                # Told in full already: a traceback would add nothing but places where a value could hide.
-                log.error("request %s: %s", request_id, error)  # noqa: TRY400
-            elif wire.problem_of(error).status in (500, 503):
-                self._failures.tell(error, request_id)
+            self._tell_of(error, request_id)
             await self._end(exchange, caller, path, error)
             exchange.answer(*wire.problem_answer(error, request_id))
         except Gone:
@@ -146,6 +155,16 @@ class StorageApp:
             unexpected = Internal("unexpected")
             await self._end(exchange, caller, path, unexpected, expected=False)
             exchange.answer(*wire.problem_answer(unexpected, request_id))
+
+    def _tell_of(self, error: ServiceError, request_id: str) -> None:
+        """Count and log what an operator may want to know of."""
+        if isinstance(error, Busy):
+            self._meter.refuse(Refused.BUSY)
+        if isinstance(error, Internal):
+            # Told in full already: a traceback would add nothing but places where a value could hide.
+            log.error("request %s: %s", request_id, error)
+        elif wire.problem_of(error).status in (500, 503):
+            self._failures.tell(error, request_id)
 
     async def _tell_methods(self, exchange: Exchange, path: str, request_id: str) -> None:
         """Answer what *path* allows, to everybody: no credentials are looked at, so that no answer tells of them.
@@ -175,12 +194,27 @@ class StorageApp:
             known_by = parts.own_user if path == wire.ACTS_PATH else parts.authenticators
             principal = await authenticators.authenticate(known_by, fields, exchange.peer)
         except ServiceError as error:
+            if isinstance(error, NotAuthenticated | Denied):
+                self._meter.turn_away(Unknown.NOBODY if isinstance(error, NotAuthenticated) else Unknown.WRONG)
             await self._turn_away(exchange, fields, path, fault or error, through_proxy=through_proxy)
             raise fault or error from None
         if fields.proxy is not None and not through_proxy:
             await self._turn_away(exchange, fields, path, Denied("claimed to be the proxy, with another key"))
         spoken_for = authenticators.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
         return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
+
+    def _watches(self, fields: Head, exchange: Exchange) -> bool:
+        """Whether the proxy asks in its own name, or the service's own user, or root, on this machine.
+
+        No key is looked up for that, so that the service tells of itself while it is locked or has no store.
+        """
+        parts, peer = self._parts, exchange.peer
+        assert parts is not None  # noqa: S101
+        if fields.auth_id is not None or fields.auth_key is not None:
+            return False
+        if fields.proxy is not None:
+            return parts.proxy.shown(fields.proxy)
+        return peer is not None and fields.forwarded is None and peer.uid in {0, os.geteuid()}
 
     async def _turn_away(
         self, exchange: Exchange, fields: Head, path: str, error: ServiceError, *, through_proxy: bool = False
@@ -240,20 +274,22 @@ def create_app(
     shared: SharedRoot | None = None,
     old_places: Callable[[ReadThroughSettings], OldPlace] = no_old_place,
     renew: Callable[[], None] | None = None,
+    meter: Meter | None = None,
 ) -> StorageApp:
     """Return the application; it touches nothing before it is opened.
 
     *shared* is what the workers of one service share; without one, this is the only worker. *old_places* makes what
-    asks an old place, where settings name one; *renew* lets new workers take the place of all.
+    asks an old place, where settings name one; *renew* lets new workers take the place of all; *meter* is what they
+    count in.
     """
-    return StorageApp(settings, shared or SharedRoot(), old_places=old_places, renew=renew)
+    return StorageApp(settings, shared or SharedRoot(), old_places=old_places, renew=renew, meter=meter)
 
 
-def _falcon_app(parts: Parts) -> falcon.asgi.App[Request, Response]:
+def _falcon_app(parts: Parts, failures: FailureLog) -> falcon.asgi.App[Request, Response]:
     app: falcon.asgi.App[Request, Response] = falcon.asgi.App()
     app.add_error_handler(Exception, _reraise)
     app.add_error_handler(falcon.HTTPError, _translate)
-    records.add_routes(app, parts)
+    records.add_routes(app, parts, failures)
     return app
 
 

@@ -16,6 +16,7 @@ from strongroom.storage_service.access.apikeys import ApiKeyRecord
 from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.bootstrap import Parts
 from strongroom.storage_service.errors import Invalid, TooLarge
+from strongroom.storage_service.failure_log import FailureLog
 from strongroom.storage_service.handlers import Stored
 from strongroom.storage_service.http import bulk
 from strongroom.storage_service.http import keys as key_resources
@@ -30,10 +31,12 @@ from strongroom.storage_service.http.answering import (
     not_a,
 )
 from strongroom.storage_service.http.large_bodies import LargeBodies, Sent
+from strongroom.storage_service.metrics import CONTENT_TYPE
 from strongroom.storage_service.services.access import AccessService
 from strongroom.storage_service.services.audit import AuditService
 from strongroom.storage_service.services.health import HealthService
 from strongroom.storage_service.services.records import RecordService, Reference
+from strongroom.storage_service.services.telemetry import TelemetryService
 from strongroom.storage_service.turns import Turns
 from strongroom.storage_service.wire.etags import revision_of
 from strongroom.storage_service.wire.keys import KEYRING_PATH
@@ -41,13 +44,14 @@ from strongroom.storage_service.wire.keys import KEYRING_PATH
 MOST: Final = 250_000  # of ``{ [ : ,`` in one body of records, within texts, too: about what 1,000 long ones have
 
 
-def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts) -> None:
+def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts, failures: FailureLog) -> None:
     """Give *app* every resource of this page."""
     records, access, health, bodies = parts.records, parts.access, parts.health, LargeBodies()
     for path, resource in (
         ("/", Ping(health)),
         ("/livez", Alive()),
-        ("/readyz", Ready(health)),
+        ("/readyz", Ready(health, failures)),
+        (wire.METRICS_PATH, MetricsPage(parts.telemetry)),
         ("/whoami", Self(access)),
         (wire.REFUSALS_PATH, Report(parts.audit)),
         (wire.ACTS_PATH, Act(parts.audit)),
@@ -89,15 +93,42 @@ class Alive:
 class Ready:
     """Whether the service can do its work: stores and audit log can be written, and the keyring is the one in force.
 
-    Locked, it serves plain records still, and is ready.
+    Locked, it serves plain records still, and is ready, unless the settings say that it is not.
     """
 
-    def __init__(self, health: HealthService) -> None:
+    def __init__(self, health: HealthService, failures: FailureLog) -> None:
         self._health = health
+        self._failures = failures
 
-    async def on_get(self, _: Request, resp: Response) -> None:
-        """Say that it does, and whether secrets are served; or 503."""
-        resp.media = {"status": "ready", "state": await self._health.check()}
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Say whether it can, in which state, and what was looked at: words and truth values, for anybody sees them."""
+        found = await self._health.check()
+        if found.error is not None:
+            self._failures.tell(found.error, req.get_header(wire.REQUEST_ID_HEADER) or "-")
+        resp.status = falcon.HTTP_200 if found.ready else falcon.HTTP_503
+        resp.set_header("Cache-Control", "no-store")
+        if not found.ready:
+            resp.set_header("Retry-After", str(wire.RETRY_AFTER))
+        resp.media = {
+            "status": "ready" if found.ready else "unready",
+            "state": found.state,
+            "checks": dict(found.checks),
+        }
+
+
+class MetricsPage:
+    """What the service measures of itself, for Prometheus."""
+
+    def __init__(self, telemetry: TelemetryService) -> None:
+        self._telemetry = telemetry
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Tell it to who watches this machine, as the application found out, and to who may read the status."""
+        if "caller" in req.scope["state"]:
+            await self._telemetry.permit(caller(req))
+        resp.content_type = CONTENT_TYPE
+        resp.set_header("Cache-Control", "no-store")
+        resp.data = await self._telemetry.tell()
 
 
 class Self:

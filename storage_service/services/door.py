@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple, TypeVar
 from strongroom.models import names
 from strongroom.storage_service.access.base import Action, Decider, Principal
 from strongroom.storage_service.access.paths import decide
-from strongroom.storage_service.audit.log import AuditLog, AuditRecord
+from strongroom.storage_service.audit.log import AuditLog, AuditRecord, Measure
 from strongroom.storage_service.errors import (
     AuditUnavailable,
     Denied,
@@ -100,6 +100,10 @@ class Door:
             AuditUnavailable: they cannot.
         """
         await self._audit.check()
+
+    def measure_audit(self) -> Measure:
+        """Return how the audit log is."""
+        return self._audit.measure()
 
     def beside(self, decider: Decider) -> "Door":
         """Return the same door for acts on which *decider* has to agree, too."""

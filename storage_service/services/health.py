@@ -1,15 +1,28 @@
 """Whether the service can do its work, and what it says of itself."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 
 from strongroom.models import names
 from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.backends.base import Backend, Checkable
 from strongroom.storage_service.backends.read_through import OldPlaces
+from strongroom.storage_service.errors import ServiceError
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys import KeyService
 from strongroom.storage_service.services.keys_overview import State
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether requests would be served, and what was found well or not; words and truth values, for anybody."""
+
+    ready: bool
+    state: State
+    checks: Mapping[str, bool]  # audit, store, keyring
+    error: ServiceError | None  # what was found first
+    seconds: float | None  # that the store took to answer; None: it did not
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +41,45 @@ class Status:
 class HealthService:
     """What is asked of the service as a whole."""
 
-    def __init__(self, door: Door, keys: KeyService, stores: Sequence[Backend], scheme: str, old: OldPlaces) -> None:
+    def __init__(
+        self,
+        door: Door,
+        keys: KeyService,
+        stores: Sequence[Backend],
+        scheme: str,
+        old: OldPlaces,
+        *,
+        ready_when_locked: bool = True,
+    ) -> None:
         """Take the parts; *stores* are all that there are, that of the secrets first, whose scheme is *scheme*."""
+        self._ready_when_locked = ready_when_locked
         self._door = door
         self._keys = keys
         self._stores = tuple(stores)
         self._scheme = scheme
         self._old = old
 
-    async def check(self) -> State:
-        """Return the state if stores and audit log can be written, and the keyring is the one in force.
+    async def check(self) -> Readiness:
+        """Return whether stores and audit log can be written, and the keyring is the one in force.
 
-        Raises:
-            AuditUnavailable: the audit log cannot be written.
-            Behind, Internal: the keyring is another, and cannot be opened.
-            Unavailable: a store does not answer, or cannot be written.
+        Without keys it is as the settings say. What comes after a store that does not answer is not known to be well.
         """
-        await self._door.check_audit()
+        began = time.monotonic()
+        store = await _fault(self._check_stores())
+        seconds = None if store else time.monotonic() - began
+        audit = await _fault(self._door.check_audit())
+        keyring = store or await _fault(self._keys.check())
+        error = audit or store or keyring
+        state = self._keys.state
+        waiting = state in ("locked", "uninitialized") and not self._ready_when_locked
+        checks = {"audit": audit is None, "store": store is None, "keyring": keyring is None}
+        return Readiness(error is None and not waiting, state, checks, error, seconds)
+
+    async def _check_stores(self) -> None:
         await self._stores[0].get(names.READY)
         for store in self._stores:
             if isinstance(store, Checkable):
                 await store.check()
-        return await self._keys.check()
 
     async def ping(self, caller: Caller) -> None:
         """Decide and record that *caller* is there, and nothing else.
@@ -79,3 +109,12 @@ class HealthService:
             read_through=tuple(self._old.identities),
             reads_through=self._old.count,
         )
+
+
+async def _fault(check: Awaitable[object]) -> ServiceError | None:
+    """Return what *check* found wrong."""
+    try:
+        await check
+    except ServiceError as error:
+        return error
+    return None

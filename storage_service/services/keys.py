@@ -51,6 +51,7 @@ from strongroom.storage_service.keyring.usage.index import Scan
 from strongroom.storage_service.services import keys_overview
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys_overview import Backup, Keyset, Overview, State
+from strongroom.storage_service.services.keys_overview import Vitals as Vitals  # noqa: PLC0414  # what `vitals` returns
 from strongroom.storage_service.wire.keys import DEFAULT_LIMIT, DEFAULT_TOTAL, MAX_LIMIT, MIN_PACE
 
 ATTEMPTS: Final = 3  # at a step of a reversal, before the keyring is halted
@@ -121,6 +122,7 @@ class KeyService:
         self._machines = machines
         self._machine = machine
         self._renew = renew
+        self._counting = keys_overview.Counting()
 
     async def expect(self, caller: Caller, action: Action, what: str) -> None:
         """Refuse *caller* what would be refused anyway, before anything is read: *what* is a name below the keyring's.
@@ -171,6 +173,19 @@ class KeyService:
         except StrongroomError:
             pass
         return self.state, ""
+
+    @property
+    def wrong_keys(self) -> int:
+        """How many wrong unlock keys were tried since the last right one."""
+        return self._holder.wrong_keys
+
+    async def vitals(self) -> Vitals:
+        """Return numbers of the whole keyring, which name nothing.
+
+        Raises:
+            StrongroomError: the keyring cannot be read now.
+        """
+        return await self._counting.vitals(self._store, self._holder, self._machines)
 
     async def status(self, caller: Caller) -> Overview:
         """Return all that can be told of the keyring now."""

@@ -1,5 +1,7 @@
 """What can be told of the keyring without showing a key: its state, who can open it, and what is under way with it."""
 
+import time
+from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
@@ -18,6 +20,7 @@ from strongroom.storage_service.keyring.shared_root import State as SharedState
 from strongroom.storage_service.keyring.usage import index, sweep
 
 MAX_NAMED: Final = 20  # records that one answer names
+COUNTED_EVERY: Final = 300.0  # seconds
 
 State: TypeAlias = Literal["uninitialized", "locked", "unlocked", "rotating", "behind", "fatal"]
 
@@ -120,6 +123,56 @@ class Overview:
     halted: Halt | None = None
     counted: bool | None = None  # whether the index is known to be complete
     proposed: Mode | None = None  # while there is no keyring: who is to open it, going by what the service was given
+
+
+@dataclass(slots=True, kw_only=True)
+class Vitals:
+    """The keyring in numbers and moments (RFC 3339), without a name."""
+
+    keysets: int
+    generations: int
+    active: list[str]  # when the generations in use were made
+    wraps: list[str]  # when what opens the root key was
+    backups: list[str]  # when the registered backups were taken
+    pending: bool
+    records: int  # encrypted under the active generation of their keyset
+    records_of_older: int
+
+
+class Counting:
+    """Counts records seldom, for that takes a look at each row of the index."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._again = 0.0
+        self._records: Mapping[str, int] = {}
+
+    async def vitals(self, store: Backend, holder: Holder, machines: MachineDocuments) -> Vitals:
+        """Return what can be told in numbers; how many records there are, as of `COUNTED_EVERY` ago at most.
+
+        Raises:
+            StrongroomError: the keyring cannot be read now.
+        """
+        document, root = await read(store, holder)
+        active = {f"{name}.{keyset.active}" for name, keyset in document.keysets.items()}
+        if self._clock() >= self._again:
+            self._again = self._clock() + COUNTED_EVERY
+            self._records = await index.count(store, document.generations)
+        return Vitals(
+            keysets=len(document.keysets),
+            generations=len(document.generations),
+            active=[
+                generation.created
+                for keyset in document.keysets.values()
+                for generation in keyset.generations
+                if generation.number == keyset.active
+            ],
+            wraps=[each.created for each in await recipients(store, machines, root)],
+            backups=[each.taken for each in document.backups.values()],
+            pending=await is_under_way(store, document),
+            records=sum(count for generation, count in self._records.items() if generation in active),
+            records_of_older=sum(count for generation, count in self._records.items() if generation not in active),
+        )
 
 
 def state_of(holder: Holder) -> State:

@@ -42,6 +42,7 @@ MAX_CEREMONY_BODY: Final = 16 * 1024  # whatever is said of keys: unlock keys an
 MAX_LISTING_BODY: Final = 4 * 1024  # which page of which listing
 
 SECRETS_PATH: Final = "/secrets"  # on the socket
+METRICS_PATH: Final = "/metrics"  # on both
 API_PATH: Final = "/api/v0"  # on the proxy
 PROXIED_SECRETS_PATH: Final = API_PATH + SECRETS_PATH  # on the proxy; forwarded to SECRETS_PATH
 
@@ -419,6 +420,14 @@ class Status(msgspec.Struct, kw_only=True):
 
 
 # What the proxy turned away itself: POST /refusals, which the service takes of the proxy alone.
+class Readiness(msgspec.Struct, kw_only=True):
+    """Whether requests would be served; *state* is None where nobody could be asked."""
+
+    status: Literal["ready", "unready"]
+    state: Literal["uninitialized", "locked", "unlocked", "rotating", "behind", "fatal"] | None = None
+    checks: dict[Literal["audit", "store", "keyring"], bool] = {}
+
+
 REFUSALS_PATH: Final = "/refusals"
 MAX_REFUSALS: Final = 128  # in one report
 MAX_REFUSALS_BODY: Final = 512 * 1024

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pytest
@@ -49,6 +49,12 @@ if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(cli.run(sys.argv[1:]))
 """
+
+READY: Final[dict[str, object]] = {
+    "status": "ready",
+    "state": "unlocked",
+    "checks": {"service": True, "audit": True, "store": True, "keyring": True},
+}
 
 
 @pytest.fixture
@@ -226,7 +232,7 @@ class TestServed:
             address = address_of(running)
             for _ in range(3):
                 assert ANSWERED not in in_the_clear(address)
-                assert get(address, "/readyz", files.trusting()) == (200, {"status": "ready"})
+                assert get(address, "/readyz", files.trusting()) == (200, READY)
 
     def test_who_does_not_come_in_is_told_once(self, files: Files, home: Path) -> None:
         """Of a hundred clients of plain HTTP the log says in a line or two what they do and from where, and no more."""
@@ -353,7 +359,7 @@ class TestRenewal:
                 got = b""
                 while descendants(gunicorn) in ([], [worker]):
                     got += in_the_clear(address)
-                eventually(lambda: get(address, "/readyz", files.trusting()) == (200, {"status": "ready"}))
+                eventually(lambda: get(address, "/readyz", files.trusting()) == (200, READY))
                 assert ANSWERED not in got + in_the_clear(address)
                 assert shown(address, files) == before
 
@@ -368,13 +374,13 @@ class TestRenewal:
 
             assert shown(address, files) == before
             warning = "the last renewal of the TLS certificate failed; the log says why"
-            assert get(address, "/readyz", files.trusting()) == (200, {"status": "ready", "warnings": [warning]})
+            assert get(address, "/readyz", files.trusting()) == (200, READY | {"warnings": [warning]})
             assert ANSWERED not in in_the_clear(address)
 
             files.put(files.key, renewed.key_pem)
             reload(running)
             assert shown(address, files) == renewed.fingerprint
-            assert get(address, "/readyz", files.trusting()) == (200, {"status": "ready"})
+            assert get(address, "/readyz", files.trusting()) == (200, READY)
             said = running.end().err
         (line,) = (each for each in said.splitlines() if " ERROR " in each)
         assert "the new certificate is not served" in line and "does not fit the certificate" in line

@@ -312,7 +312,8 @@ def test_an_audit_log_that_cannot_be_written_refuses_everything(tmp_path: Path) 
         (tmp_path / "away").rename(log)
         eventually(lambda: httpx.get(f"{running.url}/readyz").status_code == 200)
 
-        assert (ready.status_code, ready.json()["type"]) == (503, "urn:strongroom:problem:audit-unavailable")
+        checks = {"service": True, "audit": False, "store": True, "keyring": True}
+        assert (ready.status_code, ready.json()) == (503, {"status": "unready", "state": "unlocked", "checks": checks})
         assert {(a.status_code, a.json()["type"], a.json()["fate"]) for a in answers} == {
             (503, "urn:strongroom:problem:audit-unavailable", "not-applied")
         }

@@ -52,12 +52,13 @@ def test_a_node_whose_root_key_file_is_behind_says_so(directory: Path) -> None:
         client = stack.enter_context(StorageClient.from_home(b))
         client.create_container("db")
         client.set_secret("db", "one", "1")
-        assert ready(serving) == (200, {"status": "ready", "state": "unlocked"})
+        well = {"audit": True, "store": True, "keyring": True}
+        assert ready(serving) == (200, {"status": "ready", "state": "unlocked", "checks": well})
 
         assert strongroom("--home", a, "key", "rotate", "root").code == 0
 
-        status, problem = ready(serving)
-        assert (status, problem["type"]) == (503, "urn:strongroom:problem:keyring-behind")
+        behind = {"status": "unready", "state": "behind", "checks": well | {"keyring": False}}
+        assert ready(serving) == (503, behind)
         with pytest.raises(Behind) as caught:
             client.set_secret("db", "two", "2")
         assert caught.value.fate is Fate.NOT_APPLIED

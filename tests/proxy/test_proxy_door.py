@@ -344,21 +344,31 @@ async def test_a_service_that_is_away_lets_no_api_key_in(proxy: Proxy, service: 
 
 
 async def test_health_is_open_and_readiness_is_the_services(proxy: Proxy, service: ScriptedService) -> None:
-    """/livez never asks the service; /readyz says what it says."""
-    assert (await ask(proxy.port, request("GET", "/livez"))).status == 200
-    assert service.heard == []
-    assert (await ask(proxy.port, request("GET", "/readyz"))).status == 200
-    assert [heard.target for heard in service.heard] == ["/readyz"]
+    """/livez never asks the service; /readyz says what it says, and of what is no such answer nothing."""
+    checks = {"audit": True, "store": True, "keyring": True}
+    said = {"status": "ready", "state": "locked", "checks": checks}
 
     async def script(exchange: Exchange) -> None:
-        exchange.answer(503, b'{"type":"urn:strongroom:problem:locked"}')
+        exchange.answer(503 if said["status"] == "unready" else 200, json.dumps(said).encode())
 
     service.script = script
+    assert (await ask(proxy.port, request("GET", "/livez"))).status == 200
+    assert service.heard == []
     answer = await ask(proxy.port, request("GET", "/readyz"))
-    assert (answer.status, json.loads(answer.body)["type"]) == (503, "urn:strongroom:problem:locked")
+    assert (answer.status, json.loads(answer.body)) == (200, said | {"checks": {"service": True, **checks}})
+    assert [heard.target for heard in service.heard] == ["/readyz"]
+
+    said["status"] = "unready"
+    answer = await ask(proxy.port, request("GET", "/readyz"))
+    assert (answer.status, json.loads(answer.body)["status"]) == (503, "unready")
+    said["checks"] = {"audit": "sesame"}
+    nothing = {"status": "unready", "state": None, "checks": {"service": False}}
+    answer = await ask(proxy.port, request("GET", "/readyz"))
+    assert (answer.status, json.loads(answer.body)) == (503, nothing)
     await service.stop()
     assert (await ask(proxy.port, request("GET", "/livez"))).status == 200
-    assert (await ask(proxy.port, request("GET", "/readyz"))).status == 503
+    answer = await ask(proxy.port, request("GET", "/readyz"))
+    assert (answer.status, answer.get("retry-after"), json.loads(answer.body)) == (503, "1", nothing)
 
 
 ERRORS = [

@@ -10,6 +10,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from strongroom.http_proxy.app import _falcon_app
+from strongroom.http_proxy.metrics import Metrics
 from strongroom.http_proxy.openapi import DOCUMENT
 from strongroom.http_proxy.resources import ENDPOINTS
 from strongroom.http_proxy.resources.base import Storage
@@ -19,6 +20,7 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
 from strongroom.storage_service.client.pool import Place, Pool
 from strongroom.storage_service.config import ProxySettings
+from strongroom.storage_service.meter import PROXY, Meter
 from tests.proxy.conftest import Proxy
 from tests.raw_http import ScriptedService, ask, request
 
@@ -40,7 +42,8 @@ async def test_the_document_is_served_to_anyone(proxy: Proxy, service: ScriptedS
 def test_every_route_is_in_the_document_and_the_reverse() -> None:
     """Paths and methods are the same on both sides; the secrets are forwarded, and are no route of falcon's."""
     settings = ProxySettings(socket=Path("/nowhere"), api_id="a", api_key=Secret("b"))
-    app = _falcon_app(Pool(Place("/nowhere"), 1), Storage(settings))
+    pool = Pool(Place("/nowhere"), 1)
+    app = _falcon_app(pool, Storage(settings), Metrics(pool, b"", Meter(PROXY), None), tuple)
     served = {
         (route.path.rstrip("/"), method.method.lower())
         for route in falcon.inspect.inspect_routes(app)

@@ -35,7 +35,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
         known = json.loads((here / "home" / "client.json").read_text())
         environ = {"PATH": os.defpath, "HOME": str(here), "TRIED_ID": known["api_id"], "TRIED_KEY": known["api_key"]}
         command: list[str | Path] = [PROGRAM, "--config-file", SETTINGS, "run", f"{running.url}/openapi.json"]
-        told: list[str | Path] = ["--max-examples", str(CASES), "--report", "json", "--report-json-path", here / "report.json"]
+        told: list[str | Path] = [
+            "--max-examples",
+            str(CASES),
+            "--report",
+            "json",
+            "--report-json-path",
+            here / "report.json",
+        ]
         done = subprocess.run([*command, *told], cwd=here, env=environ, capture_output=True, text=True, check=False)
         assert (here / "report.json").exists(), done.stdout + done.stderr
         yield json.loads((here / "report.json").read_text()) | {"said": done.stdout}

@@ -5,12 +5,13 @@ import os
 from typing import Any
 
 from strongroom.deploy.serving.crowd import Crowd
-from strongroom.deploy.serving.server import Role, options, reloading
+from strongroom.deploy.serving.server import Role, make_meter, options, reloading
 from strongroom.deploy.serving.tls import Holder, holder
 from strongroom.deploy.settings import Settings, load
 from strongroom.storage_service.config import ProxySettings
 from strongroom.storage_service.hardening import harden
 from strongroom.storage_service.keyring.ceremonies.sharing import SharedRoot
+from strongroom.storage_service.meter import Meter
 
 # gunicorn runs a configuration module in the process that forks the workers, and may run it anew at each SIGHUP; this
 # package is imported once, so what the workers share outlives that.
@@ -27,7 +28,12 @@ def configure(role: Role) -> tuple[Settings, dict[str, Any]]:
     harden()  # before there is a shared root that could be opened
     settings = load(environ=os.environ, role=role)
     tls = shared_tls(settings.proxy) if role is Role.PROXY else None
-    return settings, options(role, settings, tls=tls) | {"on_reload": reloading(shared_crowd(), tls)}
+    meter = shared_meter(role)
+    hooks = {
+        "on_reload": reloading(shared_crowd(), tls),
+        "child_exit": lambda _, worker: meter.leave(worker.age),
+    }
+    return settings, options(role, settings, tls=tls) | hooks
 
 
 @functools.cache
@@ -40,6 +46,12 @@ def shared_root() -> SharedRoot:
 def shared_crowd() -> Crowd:
     """Return what the workers tell each other about their connections."""
     return Crowd()
+
+
+@functools.cache
+def shared_meter(role: Role) -> Meter:
+    """Return what the workers of *role* count in."""
+    return make_meter(role)
 
 
 _held: list[Holder | None] = []

@@ -5,7 +5,7 @@ Where the settings are is said by STRONGROOM_HOME or STRONGROOM_CONFIG, as to ``
 
 from typing import Any
 
-from strongroom.deploy.serving.gunicorn import configure, shared_crowd, shared_root
+from strongroom.deploy.serving.gunicorn import configure, shared_crowd, shared_meter, shared_root
 from strongroom.deploy.serving.server import Role, make_app
 
 _settings, _options = configure(Role.STORAGE)
@@ -16,4 +16,4 @@ wsgi_app = f"{__name__}:application()"
 
 def application() -> Any:
     """Return the application; gunicorn calls this in each worker."""
-    return make_app(Role.STORAGE, _settings, _crowd, _shared)
+    return make_app(Role.STORAGE, _settings, _crowd, shared_meter(Role.STORAGE), shared=_shared)

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, Self
 from urllib.parse import SplitResult
 
+from cryptography import x509
+
 from strongroom.storage_service.backends.base import (
     MAX_BATCH,
     MAX_PAGE,
@@ -19,16 +21,17 @@ from strongroom.storage_service.backends.base import (
     check_names,
     not_applied,
 )
-from strongroom.storage_service.backends.etcd.cluster import Cluster
+from strongroom.storage_service.backends.etcd.cluster import Cluster, Member
 from strongroom.storage_service.backends.etcd.failures import CallFailed, Kind
 from strongroom.storage_service.backends.etcd.keyspace import Batch, Keyspace, never, put, read
 from strongroom.storage_service.backends.etcd.messages_pb2 import (
     KeyValue,
     RangeRequest,
+    StatusRequest,
     TxnRequest,
     TxnResponse,
 )
-from strongroom.storage_service.backends.etcd.methods import RANGE, TXN, A, Method, Q
+from strongroom.storage_service.backends.etcd.methods import RANGE, STATUS, TXN, A, Method, Q
 from strongroom.storage_service.backends.etcd.receipts import Receipt, Receipts, Settled
 from strongroom.storage_service.backends.etcd.target import Target, parse
 from strongroom.storage_service.errors import Fate, TooLarge
@@ -36,6 +39,7 @@ from strongroom.storage_service.wire import MAX_STORED
 
 LIMITED_PART: Final = 16  # values in one question where their size is limited, however little room is left
 COPIED: Final = 64  # values in one question of a snapshot: each may be large
+PATIENCE: Final = 1.0  # seconds for a member to say whether it has a leader
 FAREWELL: Final = 1.0  # seconds for removing our receipts on closing
 
 
@@ -94,6 +98,26 @@ class EtcdBackend:
                 async with asyncio.timeout(FAREWELL):
                     await self._receipts.remove()
             await self._cluster.close()
+
+    async def measure(self) -> Mapping[tuple[str, str], float]:
+        """Return how many members say that they have a leader, how many do not, and when our certificate expires."""
+        answers = await asyncio.gather(*map(self._has_leader, self._cluster.members))
+        told = {
+            ("etcd_members", "healthy"): float(sum(answers)),
+            ("etcd_members", "unhealthy"): float(len(answers) - sum(answers)),
+        }
+        if self._target.cert is not None:
+            with suppress(OSError, ValueError):  # the next start says what is wrong with it
+                text = await asyncio.to_thread(self._target.cert.read_bytes)
+                expiry = x509.load_pem_x509_certificate(text).not_valid_after_utc
+                told["etcd_certificate_expiry_timestamp_seconds", ""] = expiry.timestamp()
+        return told
+
+    async def _has_leader(self, member: Member) -> bool:
+        try:
+            return bool((await self._cluster.ask(member, STATUS, StatusRequest(), PATIENCE)).leader)
+        except CallFailed:
+            return False
 
     async def get(self, name: str) -> Entry | None:
         """Return what is stored under *name*."""

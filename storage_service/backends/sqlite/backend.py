@@ -128,6 +128,15 @@ class SqliteBackend:
             await self._writer.check()
             self._well_until = now + CHECK_INTERVAL
 
+    async def measure(self) -> Mapping[tuple[str, str], float]:
+        """Return the bytes of the file and of its write-ahead log."""
+        log = self._path.with_name(self._path.name + "-wal")
+        return {
+            ("sqlite_bytes", which): path.stat().st_size
+            for which, path in (("database", self._path), ("log", log))
+            if path.exists()
+        }
+
     async def close(self) -> None:
         """Write what was begun, empty the log into the file, and let go of both connections."""
         writer, self._writer = self._writer, None

@@ -8,6 +8,7 @@ edits them can hide a record from a sweep, so a key is destroyed only after the 
 A store that was imported, or is of an earlier form, begins without rows: there `complete` writes them.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
@@ -55,10 +56,12 @@ def is_counted(name: str) -> bool:
 
 async def count(store: Backend, generations: Iterable[str]) -> dict[str, int]:
     """Return how many records are under each of *generations*, by the rows alone."""
-    return {
-        generation: sum([len(rows) async for rows in pages(store.list, rows_of(generation))])
-        for generation in generations
-    }
+    counts = dict.fromkeys(generations, 0)
+    for generation in counts:
+        async for rows in pages(store.list, rows_of(generation)):
+            counts[generation] += len(rows)
+            await asyncio.sleep(0)  # others get their turn after each page
+    return counts
 
 
 # What the records say
