@@ -3,6 +3,7 @@
 Several processes may run them side by side; each has a session, an etcd and servers of its own (ADR 0029).
 """
 
+import gc
 import resource
 import signal
 import threading
@@ -29,7 +30,12 @@ def pytest_configure() -> None:
 def pytest_collection() -> Generator[None, Any, Any]:
     """Collect without a program within reach, and see whether something outside is touched: test_suite asks."""
     with collection.watched():
-        return (yield)
+        gc.disable()  # what is collected stays
+        try:
+            return (yield)
+        finally:
+            gc.freeze()  # no later search for garbage goes through the tests, and no fork copies them for one
+            gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

@@ -11,6 +11,7 @@ from typing import Self, TypeAlias
 from strongroom.storage_service import wire
 
 DEADLINE = 15.0  # seconds for anything a test waits for
+_TURNS = 10  # of the event loop, more than asyncio takes from accepting a connection to serving it
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,8 @@ class ScriptedService:
         """Vanish: no listener, and every connection cut."""
         if self._server is not None:
             self._server.close()
+            for _ in range(_TURNS):  # who was accepted a moment ago is here by then, and nobody comes later
+                await asyncio.sleep(0)
             for writer in list(self._open):
                 writer.transport.abort()
             await asyncio.gather(*self._tasks)

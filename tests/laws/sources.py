@@ -496,7 +496,7 @@ def an_item_that_changes_meanwhile_ends_nothing(estate: Estate) -> None:
 
 def memory_stays_flat(estate: Estate, many: int = MANY) -> None:
     """Of what was read, next to nothing is remembered: *many* items more take no more memory at the peak."""
-    _put(estate, many // 6)
+    _put(estate, many // 2)
     before = _peak(estate)
     _put(estate, many)
     after = _peak(estate)

@@ -117,7 +117,7 @@ async def contents(client: AsyncStorageClient) -> dict[str, str]:
             assert entry is not None
             found[name] = entry.value.reveal()
     for listed in (Hosts, Networks):
-        async for record in client.list(listed):  # type: ignore[var-annotated,arg-type]
+        async for record in client.list(listed):
             found[record.model.record_name] = record.model.to_json().decode()
     return found
 

@@ -511,7 +511,7 @@ _SCALARS: Final = st.one_of(
     st.integers(),
     st.booleans(),
     st.floats(allow_nan=False),
-    st.datetimes(timezones=st.sampled_from([datetime.UTC, None])),  # type: ignore[arg-type]
+    st.datetimes(timezones=st.sampled_from([datetime.UTC, None])),
     st.dates(),
     st.times(),
 )

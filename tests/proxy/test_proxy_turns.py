@@ -19,6 +19,7 @@ SECRET = "/api/v0/secrets/hosts/10.0.0.7"
 BATCH = "/api/v0/secrets/?batch=get"
 NAMES = b'{"names":[]}'
 LONG = 20_000_000  # bytes of a batch's answer: more than all sockets on the way hold
+SLOW_ONE, GOOD_ONE = "-slow", "-good"  # what the ids of their requests end in
 ADDRESSES = [f"127.0.0.{number}" for number in range(2, 12)]
 
 
@@ -34,15 +35,14 @@ forward.rule_for = lambda connections: dataclasses.replace(rule_for(connections)
 
 @pytest.fixture(scope="module", params=["as shipped", "endless"])
 def either(request: pytest.FixtureRequest, short_dir: Path, users_file: Path) -> Iterator[Proxy]:
-    """A proxy whose own deadline for a request is so far away that nothing here meets it."""
+    """A proxy whose own deadlines for a request and its body are so far away that nothing here meets them."""
     home = short_dir / request.param.replace(" ", "_")
     home.mkdir()
     socket, endless = home / "s", request.param == "endless"
     text = PROXY.format(socket=str(socket), key="k", connections=CONNECTIONS, timeout=600.0, users=str(users_file))
-    limits = "body=600, write=600" if endless else ""
     with (
         tcp_listener() as listener,
-        gunicorn(home, (ENDLESS if endless else "") + text, listener=listener, limits=limits) as running,
+        gunicorn(home, (ENDLESS if endless else "") + text, listener=listener, limits="body=600, write=600") as running,
     ):
         yield Proxy(listener.getsockname()[1], socket, running.log)
 
@@ -52,7 +52,10 @@ endless = pytest.mark.parametrize("either", ["endless"], indirect=True)
 
 
 class Slow:
-    """A script for the service, and a count of what is slow in it at this moment."""
+    """A script for the service, and a count of what is slow in it at this moment.
+
+    Who only wants a turn is answered shortly: to take a long answer, too, takes a busy machine longer than patience.
+    """
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -61,7 +64,8 @@ class Slow:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Take the body, and answer: a batch by more than anybody takes unread."""
-        if not (exchange.head.get("x-request-id") or "").startswith(self.token):
+        request_id = exchange.head.get("x-request-id") or ""
+        if not request_id.startswith(self.token):
             exchange.hang_up()
             return
         if exchange.head.method == "GET":
@@ -70,7 +74,8 @@ class Slow:
         await self._count(1)
         try:
             await exchange.body()
-            exchange.answer(200, b"x" * LONG if exchange.head.method == "POST" else b"{}")
+            long = exchange.head.method == "POST" and request_id.endswith(SLOW_ONE)
+            exchange.answer(200, b"x" * LONG if long else b"{}")
             await exchange.writer.drain()
         finally:
             await self._count(-1)
@@ -100,7 +105,7 @@ class Crowd:
 
     def __init__(self, proxy: Proxy, token: str) -> None:
         self._proxy = proxy
-        self._id = f"HTTP/1.1\r\nx-request-id: {token}-test\r\n".encode()
+        self._token = token
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Crowd":
@@ -112,7 +117,7 @@ class Crowd:
     async def send(self, kind: str, address: str = "127.0.0.1") -> Client:
         """Begin a request of this *kind* from *address*, and do no more for it."""
         client = await self._stack.enter_async_context(await Client.to(self._proxy.port, address))
-        sent = self._request(kind)
+        sent = self._request(kind, SLOW_ONE)
         if kind == "batch in two":
             client.writer.write(sent[: -len(NAMES)])
             await client.writer.drain()
@@ -122,13 +127,14 @@ class Crowd:
         await client.writer.drain()
         return client
 
-    def _request(self, kind: str) -> bytes:
-        return REQUESTS[kind].replace(b"HTTP/1.1\r\n", self._id, 1)
+    def _request(self, kind: str, which: str) -> bytes:
+        line = f"HTTP/1.1\r\nx-request-id: {self._token}{which}\r\n".encode()
+        return REQUESTS[kind].replace(b"HTTP/1.1\r\n", line, 1)
 
     async def ask(self, kind: str, address: str = "127.0.0.1") -> Message:
         """Ask, and take the answer as fast as it comes."""
         client = await self._stack.enter_async_context(await Client.to(self._proxy.port, address))
-        client.writer.write(self._request(kind))
+        client.writer.write(self._request(kind, GOOD_ONE))
         async with asyncio.timeout(PATIENCE):
             return await read_message(client.reader)
 
@@ -182,6 +188,20 @@ async def test_one_address_holds_half_of_the_turns(either: Proxy, kind: str, goo
         await slow.reach(TURNS // 2)
         assert (await crowd.ask(good, ADDRESSES[1])).status == 200
         assert slow.most <= TURNS
+
+
+@endless
+@pytest.mark.parametrize("kind", SLOW)
+async def test_who_has_left_has_no_turn(either: Proxy, kind: str) -> None:
+    """Whatever they were slow with, the turns of clients that are gone, and that waited and are gone, are free."""
+    async with scripted(either) as slow:
+        async with Crowd(either, slow.token) as leaving:
+            for number in range(CONNECTIONS * 3):
+                await leaving.send(kind, ADDRESSES[number % len(ADDRESSES)])
+            await slow.reach(TURNS)
+        async with Crowd(either, slow.token) as crowd:
+            for address in ADDRESSES:
+                assert (await crowd.ask("batch" if "batch" in kind else "upload", address)).status == 200
 
 
 @shipped

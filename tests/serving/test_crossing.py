@@ -17,7 +17,8 @@ from tests.raw_http import Client, Message, read_message, request
 from tests.serving.conftest import Served, both
 
 CLIENTS = 24
-TURNS = as_many_as(60)  # of each client
+TURNS = as_many_as(20)  # of each client
+BLOWS = as_many_as(12)  # to workers meanwhile, however long the turns take
 CANARY = re.compile(rb"canary-(\d\d)-(\d)")
 
 
@@ -38,6 +39,7 @@ class Caller:
         self._lines = [line for line in served.fields.decode().split("\r\n")[:2] if line]
         self._draw = random.Random(number)
         self._count = 0
+        self.turns = 0  # that are over
         self.told: Counter[str] = Counter()
 
     def _path(self, which: int) -> str:
@@ -85,6 +87,7 @@ class Caller:
                     await self._draw.choice(ways)(client)
             except (OSError, EOFError, TimeoutError):
                 self.told["broken off"] += 1
+            self.turns += 1
 
     async def ask_well(self, client: Client) -> None:
         for _ in range(4):
@@ -139,9 +142,10 @@ async def test_no_answer_reaches_another_request(served: dict[str, Served]) -> N
     running = asyncio.gather(*(caller.run() for caller in callers))
     killed = stopped = 0
     while not running.done():
-        await asyncio.wait((running,), timeout=0.3)
+        await asyncio.wait((running,), timeout=0.02)
         workers = sorted(served["socket"].running.workers)
-        if not workers or running.done():
+        due = sum(caller.turns for caller in callers) * BLOWS // (CLIENTS * TURNS)
+        if killed + stopped >= due or len(workers) < 2 or running.done():
             continue
         if (killed + stopped) % 2:
             os.kill(workers[0], signal.SIGKILL)
