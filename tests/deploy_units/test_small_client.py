@@ -214,6 +214,7 @@ def test_keys_are_made_and_typed_with_the_command_line_alone(
             [key] = re.findall(r"SR1-[-0-9A-Z]+", screen.screen)
             screen.types(key[:-1])
             screen.sees("key 1 has ")
+            screen.sees("New key 1 of 1: ")  # what is typed before the prompt is thrown away
             screen.types(key)
             assert screen.ends() == 0, screen.screen
         with Terminal(home, "lock", program=program) as screen:
