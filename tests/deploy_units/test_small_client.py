@@ -40,6 +40,7 @@ SERVER_ALONE = {
     "httpx",
     "idna",
     "jwcrypto",
+    "prometheus-client",
     "protobuf",
     "pyyaml",
     "sniffio",

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +157,22 @@ def test_without_the_service_the_proxy_tells_its_own(home: Path) -> None:
     assert silent["strongroom_proxy_service_up",] == 0
     assert silent["strongroom_proxy_workers",] == 1
     assert not [name for name, *_ in silent if name.startswith("strongroom_storage_")]
+
+
+def test_what_is_no_request_is_counted_as_such(home: Path) -> None:
+    """Bytes that are no HTTP are turned away, and counted by why; what has credentials that are wrong by those."""
+    with up(home, environ=TOLD) as running:
+        address = httpx.URL(running.url)
+        for sent in (b"GARBAGE\r\n\r\n", b"\x16\x03\x01\x02\x00"):
+            with socket.create_connection((address.host, address.port), timeout=10) as connection:
+                connection.sendall(sent)
+                assert connection.recv(12) == b"HTTP/1.1 400"
+        wrong = {wire.ID_HEADER: "nobody", wire.KEY_HEADER: "guess"}
+        assert httpx.get(f"{running.url}/api/v0/hosts/", headers=wrong).status_code == 403
+        told = page(running)
+    assert told["strongroom_proxy_refused_total", "malformed"] == 2
+    assert told["strongroom_proxy_authentication_failures_total", "wrong"] == 1
+    assert told["strongroom_proxy_requests_total", "GET", "models", "4xx"] == 1
 
 
 def test_counts_outlive_a_worker_that_is_killed(home: Path) -> None:
