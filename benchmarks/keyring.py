@@ -23,7 +23,7 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import MAX_BATCH, Put
 from strongroom.storage_service.client import StorageClient
-from strongroom.storage_service.jose.envelope import encrypt
+from strongroom.storage_service.jose.jwe import encrypt
 from strongroom.storage_service.keyring.ring import DataKey
 
 CHANGES = 3  # of a record that is re-encrypted: itself, its new row in the index, its old one

@@ -24,7 +24,7 @@ from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import MAX_BATCH, Put
 from strongroom.storage_service.backends.etcd.messages_pb2 import PutRequest, RequestOp, TxnRequest
 from strongroom.storage_service.backends.etcd.methods import TXN
-from strongroom.storage_service.jose.envelope import encrypt
+from strongroom.storage_service.jose.jwe import encrypt
 from strongroom.storage_service.keyring.ring import DataKey
 
 PER_HOST = 2  # records

@@ -26,9 +26,9 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "backup/test_form.py::test_it_can_be_read_without_us",
     ),
     "writes the store: swap two secrets": (
-        "jose/test_envelope.py::test_tampering",
-        "jose/test_envelope.py::test_every_single_bit_counts",
-        "jose/test_envelope.py::test_every_cut_counts",
+        "jose/test_jwe.py::test_tampering",
+        "jose/test_jwe.py::test_every_single_bit_counts",
+        "jose/test_jwe.py::test_every_cut_counts",
         "product/test_faults.py::test_a_tampered_row_fails_closed",
     ),
     "writes the store: put back an older value": (

@@ -11,7 +11,7 @@ from strongroom.models.names import KEYRING_DOCUMENT, MACHINES, RESTORE, SYSTEM,
 from strongroom.storage_service.backends.base import Snapshot
 from strongroom.storage_service.backup.form import End, Head, Reader
 from strongroom.storage_service.errors import InUse, Invalid, StrongroomError, Undecipherable
-from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose import jwe
 from strongroom.storage_service.keyring.ceremonies import export
 from strongroom.storage_service.keyring.ceremonies.export import Exported
 from strongroom.storage_service.keyring.machines.document import MachineDocument
@@ -174,7 +174,7 @@ def _place(name: str) -> str:
 
 def _open(found: Checked, ring: Ring, name: str, value: bytes) -> None:
     try:
-        envelope.decrypt(ring.at(name), name, value)
+        jwe.decrypt(ring.at(name), name, value)
     except Undecipherable:
         found.strangers += 1
         if len(found.unreadable) < NAMED:

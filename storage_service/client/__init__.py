@@ -5,7 +5,7 @@
             host.status = "active"
         password = client.get_secret("db", "password").reveal()
 
-These have no I/O: ``operations``, ``key_operations`` and ``bulk_operations`` (what is asked), ``dialogue`` (what is
+These have no I/O: ``operations``, ``key_operations`` and ``bulk_operations`` (what is asked), ``retries`` (what is
 asked again), ``address`` (where, and who asks) and ``session`` (what an error means). Connections are kept by
 ``sockets`` for threads and by ``pool`` for an event loop, which the HTTP proxy uses, too; ``place`` is what the two
 share. The faces, ``blocking`` and ``awaiting``, put both together.

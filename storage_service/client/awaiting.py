@@ -8,10 +8,10 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from strongroom.models.base import ListModel, Model
 from strongroom.storage_service.client import bulk_operations, key_operations, operations
-from strongroom.storage_service.client.dialogue import Effect, Operation, Outcome, Pause, Send, converse
 from strongroom.storage_service.client.loops import LoopPools
 from strongroom.storage_service.client.operations import Record
 from strongroom.storage_service.client.place import UpstreamError
+from strongroom.storage_service.client.retries import Effect, Operation, Outcome, Pause, Send, converse
 from strongroom.storage_service.client.session import Session, present_as
 
 M = TypeVar("M", bound=Model)

@@ -9,8 +9,8 @@ import msgspec
 from strongroom.models import names
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
-from strongroom.storage_service.client.dialogue import Call, Effect, Operation
 from strongroom.storage_service.client.operations import ANY_REVISION, decode, each_of
+from strongroom.storage_service.client.retries import Call, Effect, Operation
 from strongroom.storage_service.errors import Internal
 
 

@@ -12,8 +12,8 @@ import msgspec
 from strongroom.models import names
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
-from strongroom.storage_service.client.dialogue import Call, Effect, Operation
 from strongroom.storage_service.client.operations import decode, segment
+from strongroom.storage_service.client.retries import Call, Effect, Operation
 from strongroom.storage_service.wire import keys as keyring_wire
 from strongroom.storage_service.wire.keys import (
     KEYRING_PATH,

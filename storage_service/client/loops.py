@@ -3,9 +3,9 @@
 import asyncio
 from contextlib import suppress
 
-from strongroom.storage_service.client.dialogue import Answer
 from strongroom.storage_service.client.place import Place
 from strongroom.storage_service.client.pool import Pool
+from strongroom.storage_service.client.retries import Answer
 
 
 class LoopPools:

@@ -19,7 +19,7 @@ from strongroom.models.errors import InvalidName, ModelError
 from strongroom.models.secret import Secret
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import wire
-from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation
+from strongroom.storage_service.client.retries import Answer, Call, Effect, Operation
 from strongroom.storage_service.errors import Exists, Internal, NotFound, ServiceError, TooLarge
 from strongroom.storage_service.wire import message
 
@@ -625,7 +625,7 @@ def _several(given: Iterable[str]) -> list[str]:
 
 
 def _guard(etags: Sequence[str | None] | None) -> Effect:
-    """Only a write that names the revision of every record it replaces is guarded (see ``dialogue``)."""
+    """Only a write that names the revision of every record it replaces is guarded (see ``retries``)."""
     return Effect.GUARDED if etags and all(tag not in (None, ANY_REVISION) for tag in etags) else Effect.WRITE
 
 

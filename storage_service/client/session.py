@@ -12,8 +12,8 @@ from typing import Any, Final, Generic, Self, TypedDict, TypeVar, Unpack, get_ar
 
 from strongroom.models.secret import Secret
 from strongroom.storage_service.client.address import Address, Caller, StrPath, read_environment, read_home
-from strongroom.storage_service.client.dialogue import Call, Effect, Patience
 from strongroom.storage_service.client.place import Place, UpstreamError
+from strongroom.storage_service.client.retries import Call, Effect, Patience
 from strongroom.storage_service.errors import Barred, ConfigurationError, Fate, NotListening, Unavailable, Untrusted
 from strongroom.storage_service.wire import http1
 from strongroom.storage_service.wire.http1 import Field
@@ -75,7 +75,7 @@ class Session(Generic[Transport, Sleep]):
             timeout: seconds for one call, its attempts and pauses together.
             connect_timeout: seconds to connect in, at most.
             retries: attempts after the first, at most; None: as many as the timeout allows. What is repeated at all:
-                ``strongroom.storage_service.client.dialogue``.
+                ``strongroom.storage_service.client.retries``.
             on_behalf_of: whom the call is made for; goes into the audit log and gives no rights.
             connections: kept open, at most.
             ca: a file with the authorities to trust in PEM, for an https url; None: those that ``SSL_CERT_FILE`` and

@@ -14,7 +14,6 @@ from contextlib import suppress
 from threading import TIMEOUT_MAX, Lock
 from typing import Final
 
-from strongroom.storage_service.client.dialogue import Answer
 from strongroom.storage_service.client.place import (
     FULL_QUEUE_PAUSE,
     KEPT_OPEN,
@@ -27,6 +26,7 @@ from strongroom.storage_service.client.place import (
     forget_in_children,
     refuse_tls,
 )
+from strongroom.storage_service.client.retries import Answer
 from strongroom.storage_service.wire import http1
 from strongroom.storage_service.wire.http1 import Malformed
 

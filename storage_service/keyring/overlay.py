@@ -21,7 +21,7 @@ from strongroom.storage_service.backends.base import (
 )
 from strongroom.storage_service.backends.closed import Closed
 from strongroom.storage_service.errors import Halted, Undecipherable
-from strongroom.storage_service.jose.envelope import UNKNOWN, decrypt, encrypt, verified
+from strongroom.storage_service.jose.jwe import UNKNOWN, decrypt, encrypt, verified
 from strongroom.storage_service.keyring import document
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring
 from strongroom.storage_service.keyring.usage import index
@@ -38,7 +38,7 @@ class EncryptedBackend:
 
     The backend below is untrusted: a value that it changed, swapped or took from elsewhere does not open. It can
     still delete, or bring back what once stood under the same name. Names are not hidden from it. Containers carry no
-    value; their marker is stored as it is. A value is at most `envelope.MAX_VALUE` bytes.
+    value; their marker is stored as it is. A value is at most `jwe.MAX_VALUE` bytes.
 
     Every batch also keeps the index, and holds only as long as the keyring is the one it was encrypted under: so no
     value is ever written under a key that was rotated away or retired meanwhile, by whichever process.

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn, Protocol
 
-from strongroom.storage_service.jose.envelope import Misplaced
+from strongroom.storage_service.jose.jwe import Misplaced
 from strongroom.storage_service.jose.key import Key
 
 DEFAULT_KEYSET: Final = "default"

@@ -22,7 +22,7 @@ from strongroom.models.names import ENCRYPTED, KEYRING_DOCUMENT, WRAPS
 from strongroom.models.steps import Step
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Conflict, Put
 from strongroom.storage_service.errors import KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable, WrongRootKey
-from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose import jwe
 from strongroom.storage_service.jose.content_encryption import KEY_SIZE
 from strongroom.storage_service.keyring.document import Document, Random
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
@@ -71,7 +71,7 @@ async def read(backend: Backend) -> Sealed | None:
                 "that from the backup that they come from"
             ).advising(Step("or bring an exported keyring back", "key import"))
         return None
-    root = envelope.kid_of(entry.value)
+    root = jwe.kid_of(entry.value)
     if root is None or not is_root_kid(root):
         raise KeyringDamaged(f"the store's {KEYRING_DOCUMENT} is not a keyring; restore it from a backup")
     return Sealed(entry.value, entry.revision, root)
@@ -89,7 +89,7 @@ def open_document(sealed: Sealed, root: RootKey) -> Document:
     if sealed.root != root.kid:
         raise WrongRootKey(f"the keyring is encrypted under {sealed.root}, but the given root key is {root.kid}")
     try:
-        document = Document.decode(envelope.decrypt({root.kid: root}, KEYRING_DOCUMENT, sealed.token))
+        document = Document.decode(jwe.decrypt({root.kid: root}, KEYRING_DOCUMENT, sealed.token))
     except Undecipherable as error:
         raise KeyringDamaged(
             f"the store's {KEYRING_DOCUMENT} does not open: {error.reason}; restore it from a backup"
@@ -144,7 +144,7 @@ async def replace(
         Unavailable: with its fate.
     """
     document = document.stored_at(int(time.time() * 1000))
-    token = envelope.encrypt(root, KEYRING_DOCUMENT, document.encode())
+    token = jwe.encrypt(root, KEYRING_DOCUMENT, document.encode())
     try:
         written = await backend.commit([Put(KEYRING_DOCUMENT, token, expected=revision), *also])
     except Conflict:

@@ -16,7 +16,7 @@ from strongroom.storage_service import errors, wire
 from strongroom.storage_service.client import AsyncStorageClient, StorageClient, bulk_operations
 from strongroom.storage_service.client.address import read_home
 from strongroom.storage_service.client.bulk_operations import BulkValue, Remove, Require, Write
-from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation
+from strongroom.storage_service.client.retries import Answer, Call, Effect, Operation
 
 CANARY = "cAnArY-5ea1"
 COMMITTED = wire.BulkCommitted(etag='"7"')

@@ -16,7 +16,7 @@ from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
 from strongroom.storage_service import errors, wire
 from strongroom.storage_service.client import AsyncStorageClient, StorageClient, operations
-from strongroom.storage_service.client.dialogue import Effect
+from strongroom.storage_service.client.retries import Effect
 from strongroom.storage_service.errors import Fate, Unavailable
 from tests.client.scripted_service import (
     Act,

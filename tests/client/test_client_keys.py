@@ -11,7 +11,7 @@ from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
 from strongroom.storage_service import errors, wire
 from strongroom.storage_service.client import AsyncStorageClient, NewKeys, StorageClient, key_operations
-from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation
+from strongroom.storage_service.client.retries import Answer, Call, Effect, Operation
 from strongroom.storage_service.wire import keys
 
 JSON = {"Content-Type": "application/json"}

@@ -13,8 +13,8 @@ from strongroom.models.hosts import Host, HostCreds, Hosts
 from strongroom.models.secret import Secret
 from strongroom.storage_service import errors, wire
 from strongroom.storage_service.client import bulk_operations, operations
-from strongroom.storage_service.client.dialogue import Answer, Call, Effect, Operation, Patience, Send, converse
 from strongroom.storage_service.client.operations import Record, StoredSecret, StoredText
+from strongroom.storage_service.client.retries import Answer, Call, Effect, Operation, Patience, Send, converse
 from strongroom.storage_service.errors import ServiceError, TooLarge
 
 HOST = Host.new(address="10.0.0.7")

@@ -12,8 +12,8 @@ import pytest
 from strongroom.deploy.cli.secret import moving
 from strongroom.deploy.cli.secret.moving import _Name as Name
 from strongroom.storage_service.client import StorageClient, operations
-from strongroom.storage_service.client.dialogue import Operation
 from strongroom.storage_service.client.operations import NamesPage
+from strongroom.storage_service.client.retries import Operation
 from strongroom.storage_service.errors import Changed, Contradicted, Exists, NotFound, Unavailable
 from strongroom.storage_service.wire import etags
 from tests.deploy.running import Done, Up, clean_environment, eventually, strongroom

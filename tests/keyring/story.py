@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, TypeAlias
 from strongroom.models.names import ENCRYPTED, USAGE, is_container
 from strongroom.storage_service.backends.base import Backend, Put, pages
 from strongroom.storage_service.errors import Locked
-from strongroom.storage_service.jose.envelope import kid_of
+from strongroom.storage_service.jose.jwe import kid_of
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.holder import Holder

@@ -12,7 +12,7 @@ from strongroom.storage_service.backends.base import Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Undecipherable
 from strongroom.storage_service.jose import jwk
-from strongroom.storage_service.jose.envelope import Reason, bound_name, encrypt
+from strongroom.storage_service.jose.jwe import Reason, bound_name, encrypt
 from strongroom.storage_service.keyring import rootkey
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Ring

@@ -23,7 +23,7 @@ from strongroom.storage_service.errors import (
     Undecipherable,
     WrongKey,
 )
-from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose import jwe
 from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import holder as module
 from strongroom.storage_service.keyring import stored
@@ -270,7 +270,7 @@ async def test_a_broken_keyring_is_not_a_wrong_key(store: MemoryBackend, service
     sound = await store.get_many([KEYRING_DOCUMENT, wraps.name_of(root.kid, key.kid)])
     for name, value in (
         (wraps.name_of(root.kid, key.kid), wraps.put(wraps.wrap(root, Key(key.kid, bytes(64)), NOW)).value),
-        (KEYRING_DOCUMENT, envelope.encrypt(Key(root.kid, bytes(64)), KEYRING_DOCUMENT, b"{}")),
+        (KEYRING_DOCUMENT, jwe.encrypt(Key(root.kid, bytes(64)), KEYRING_DOCUMENT, b"{}")),
     ):
         await store.commit([Put(name, value)])
         with pytest.raises(KeyringDamaged, match="its tag is wrong"):
@@ -447,7 +447,7 @@ async def test_a_key_rotated_elsewhere_is_used(store: MemoryBackend, services: S
 
         entry = await store.get("secrets/b")
         assert entry is not None
-        assert envelope.kid_of(entry.value) == "default.2"
+        assert jwe.kid_of(entry.value) == "default.2"
         assert await started[1].reads("secrets/b") == b"new"
         assert [repr(worker.ring) for worker in started] == ["<Ring access.1* default.1 default.2*>"] * 2
 
@@ -480,7 +480,7 @@ async def test_a_refresh_that_finds_nothing_gives_the_same_ring(store: MemoryBac
 async def test_a_key_that_nobody_has_is_looked_for_once_a_read(store: MemoryBackend, services: Services) -> None:
     """A planted value under an unknown key is Undecipherable, and the ring stays what it is."""
     async with unlocked(store, services, 1) as ([worker], _):
-        stranger = envelope.encrypt(Key("default.9", bytes(64)), "secrets/x", b"x")
+        stranger = jwe.encrypt(Key("default.9", bytes(64)), "secrets/x", b"x")
         await store.commit([Put("secrets/x", stranger)])
         ring = worker.ring
 
@@ -626,12 +626,12 @@ async def replaced_by_garbage(store: Backend) -> None:
 
 async def edited_under_us(store: Backend) -> None:
     await store.commit(
-        [Put(KEYRING_DOCUMENT, envelope.encrypt(Key(RootKey(ROOT_BITS).kid, bytes(64)), KEYRING_DOCUMENT, b"{}"))]
+        [Put(KEYRING_DOCUMENT, jwe.encrypt(Key(RootKey(ROOT_BITS).kid, bytes(64)), KEYRING_DOCUMENT, b"{}"))]
     )
 
 
 async def rewritten_by_the_future(store: Backend) -> None:
-    await store.commit([Put(KEYRING_DOCUMENT, envelope.encrypt(RootKey(ROOT_BITS), KEYRING_DOCUMENT, b'{"format":4}'))])
+    await store.commit([Put(KEYRING_DOCUMENT, jwe.encrypt(RootKey(ROOT_BITS), KEYRING_DOCUMENT, b'{"format":4}'))])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import InUse, Undecipherable
-from strongroom.storage_service.jose.envelope import Reason, encrypt
+from strongroom.storage_service.jose.jwe import Reason, encrypt
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring

@@ -15,7 +15,7 @@ from jwcrypto.jwk import JWK
 from strongroom.models.secret import REDACTED
 from strongroom.storage_service.errors import Exists, Invalid, KeyFileMissing, KeyFileUnusable, Undecipherable
 from strongroom.storage_service.jose import base64url, jwk
-from strongroom.storage_service.jose.envelope import Reason
+from strongroom.storage_service.jose.jwe import Reason
 from strongroom.storage_service.keyring.machines import key as machine_key
 from strongroom.storage_service.keyring.machines.key import Kind, MachineKey
 from tests.keyring.machine_keys import NEXT_ROOT, RFC_7517, ROOT, key_of

@@ -18,7 +18,7 @@ from strongroom.storage_service.errors import (
     StrongroomError,
     WrongKey,
 )
-from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose import jwe, jwk
 from strongroom.storage_service.keyring.machines import document as machines
 from strongroom.storage_service.keyring.machines import key as machine_key
 from strongroom.storage_service.keyring.machines.document import (
@@ -319,7 +319,7 @@ def test_flags_that_do_not_open() -> None:
 )
 def test_an_unclear_flag_is_a_no(plain: bytes) -> None:
     """A flag that opens, but says anything else than yes or no, says no."""
-    flag = envelope.encrypt(ROOT, MACHINE_FLAGS + A.fingerprint, plain).decode()
+    flag = jwe.encrypt(ROOT, MACHINE_FLAGS + A.fingerprint, plain).decode()
 
     assert read_flag(ROOT, A.fingerprint, flag) is False
 

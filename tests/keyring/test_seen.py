@@ -14,8 +14,8 @@ from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Entry, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Behind, KeyFileUnusable, KeyringOutdated, StrongroomError
-from strongroom.storage_service.jose import envelope, jwk
-from strongroom.storage_service.jose.envelope import kid_of
+from strongroom.storage_service.jose import jwe, jwk
+from strongroom.storage_service.jose.jwe import kid_of
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.ceremonies.export import export, open_root, read
 from strongroom.storage_service.keyring.ceremonies.restore import restore
@@ -195,7 +195,7 @@ async def test_another_of_the_same_edition_is_no_better(home: Home) -> None:
     async with worker.holder.root() as root:
         document, sealed = await stored.current(home.store, root)
         other = msgspec.structs.replace(document.rotated("default", ""), edition=document.edition)
-        await home.store.commit([Put(KEYRING_DOCUMENT, envelope.encrypt(root, KEYRING_DOCUMENT, other.encode()))])
+        await home.store.commit([Put(KEYRING_DOCUMENT, jwe.encrypt(root, KEYRING_DOCUMENT, other.encode()))])
 
         with pytest.raises(KeyringOutdated):
             await stored.current(home.store, root)

@@ -28,7 +28,7 @@ from strongroom.storage_service.errors import (
     Uninitialized,
     WrongRootKey,
 )
-from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose import jwe, jwk
 from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import rootkey, stored
 from strongroom.storage_service.keyring.document import Document
@@ -203,12 +203,12 @@ async def in_the_clear(store: Backend, path: Path) -> None:
 
 async def edited(store: Backend, path: Path) -> None:
     root = await given(store, as_recipient(key_file(path)))
-    await store.commit([Put(KEYRING_DOCUMENT, envelope.encrypt(Key(root.kid, bytes(64)), KEYRING_DOCUMENT, b"{}"))])
+    await store.commit([Put(KEYRING_DOCUMENT, jwe.encrypt(Key(root.kid, bytes(64)), KEYRING_DOCUMENT, b"{}"))])
 
 
 async def of_the_future(store: Backend, path: Path) -> None:
     root = await given(store, as_recipient(key_file(path)))
-    await store.commit([Put(KEYRING_DOCUMENT, envelope.encrypt(root, KEYRING_DOCUMENT, b'{"format":4,"seed":1}'))])
+    await store.commit([Put(KEYRING_DOCUMENT, jwe.encrypt(root, KEYRING_DOCUMENT, b'{"format":4,"seed":1}'))])
 
 
 async def wrap_of_another_root_key(store: Backend, path: Path) -> None:
@@ -322,7 +322,7 @@ async def test_what_a_way_opened_is_wiped(store: MemoryBackend, services: Servic
         way = Waiting(root)
         way.go_on.set()
         if not sound:
-            await store.commit([Put(KEYRING_DOCUMENT, envelope.encrypt(root, KEYRING_DOCUMENT, b"{}"))])
+            await store.commit([Put(KEYRING_DOCUMENT, jwe.encrypt(root, KEYRING_DOCUMENT, b"{}"))])
         with suppress(KeyringDamaged):
             await services.start(store, ways=[way])
         assert way.given is not None

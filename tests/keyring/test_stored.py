@@ -39,7 +39,7 @@ from strongroom.storage_service.errors import (
     Unavailable,
     WrongRootKey,
 )
-from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose import jwe
 from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
@@ -62,7 +62,7 @@ def first() -> Document:
 
 def sealed(text: bytes, root: Key = ROOT, name: str = KEYRING_DOCUMENT) -> bytes:
     """Return *text* as a holder of *root* could encrypt it."""
-    return envelope.encrypt(root, name, text)
+    return jwe.encrypt(root, name, text)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import MAX_BATCH, Backend, Change, Delete, Entry, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Fate, Halted, InUse, Locked, NotFound, Overtaken, Unavailable
-from strongroom.storage_service.jose.envelope import MAX_VALUE
+from strongroom.storage_service.jose.jwe import MAX_VALUE
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.overlay import EncryptedBackend

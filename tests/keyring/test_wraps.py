@@ -12,7 +12,7 @@ from strongroom.models.names import WRAPS
 from strongroom.storage_service.backends.base import MAX_PAGE, Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import ConfigurationError, KeyringDamaged, StartupError
-from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose import jwe, jwk
 from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring.opening import unlock_keys, wraps
 from strongroom.storage_service.keyring.opening.wraps import Wrap
@@ -55,7 +55,7 @@ def test_a_wrap_as_it_is_stored() -> None:
         "threshold": 3,
         "total": 5,
     }
-    assert envelope.kid_of(wrapped.encode()) == "shares.abcd"
+    assert jwe.kid_of(wrapped.encode()) == "shares.abcd"
     assert ROOT_BITS not in stored.value
 
 
@@ -123,7 +123,7 @@ def test_what_is_no_wrap(text: bytes, error: type[StartupError], why: str) -> No
 
 def holding(plaintext: bytes, key: Key = HOLDER, name: str = WRAP.name, root: str = ROOT.kid) -> Wrap:
     """Return the wrap that holds *plaintext*, as a holder of *key* could make it."""
-    token = envelope.encrypt(key, name, plaintext).decode()
+    token = jwe.encrypt(key, name, plaintext).decode()
     return Wrap(kind="unlock", id="abcd", root=root, created=NOW, wrapped=token)
 
 

@@ -22,8 +22,8 @@ from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.faulty import Killed
 from strongroom.storage_service.bootstrap import SharedRoot
 from strongroom.storage_service.client import AsyncStorageClient
-from strongroom.storage_service.client.dialogue import Answer
 from strongroom.storage_service.client.place import UpstreamError
+from strongroom.storage_service.client.retries import Answer
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import TooLarge
 from strongroom.storage_service.http.app import StorageApp

@@ -13,7 +13,7 @@ from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Exists, Internal, Invalid, Locked, NotFound, Undecipherable
-from strongroom.storage_service.jose.envelope import kid_of
+from strongroom.storage_service.jose.jwe import kid_of
 from strongroom.storage_service.keyring.document import ACCESS_KEYSET
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring

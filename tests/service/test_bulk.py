@@ -34,7 +34,7 @@ from strongroom.storage_service.errors import (
     Undecipherable,
 )
 from strongroom.storage_service.http.bulk import changes_of, entries_of
-from strongroom.storage_service.jose.envelope import MAX_VALUE
+from strongroom.storage_service.jose.jwe import MAX_VALUE
 from strongroom.storage_service.keyring.holder import Holder
 from strongroom.storage_service.keyring.opening.unattended import KeyFile
 from strongroom.storage_service.keyring.overlay import EncryptedBackend

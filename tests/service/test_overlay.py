@@ -25,7 +25,7 @@ from strongroom.storage_service.backends.base import (
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Fate, Halted, Locked, TooLarge, Unavailable, Undecipherable
-from strongroom.storage_service.jose.envelope import MAX_VALUE, Reason, encrypt, kid_of
+from strongroom.storage_service.jose.jwe import MAX_VALUE, Reason, encrypt, kid_of
 from strongroom.storage_service.keyring import document
 from strongroom.storage_service.keyring.overlay import ATTEMPTS, EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring

@@ -32,7 +32,7 @@ from strongroom.models.names import SECRETS
 from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
 from strongroom.storage_service.errors import ConfigurationError
-from strongroom.storage_service.jose.envelope import PINNED, bound_name
+from strongroom.storage_service.jose.jwe import PINNED, bound_name
 
 P = ParamSpec("P")
 T = TypeVar("T")

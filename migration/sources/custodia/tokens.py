@@ -14,11 +14,11 @@ from cryptography.exceptions import InvalidSignature
 
 from strongroom.migration.sources.private_file import read_private
 from strongroom.storage_service.errors import ConfigurationError
-from strongroom.storage_service.jose import base64url, envelope, jwk
+from strongroom.storage_service.jose import base64url, jwe, jwk
 from strongroom.storage_service.jose.content_encryption import HALF_KEY_SIZE, KEY_SIZE, ContentEncryption
 from strongroom.storage_service.wire import MAX_STORED
 
-_ENCS: Final = {KEY_SIZE: envelope.ENC, HALF_KEY_SIZE: "A128CBC-HS256"}
+_ENCS: Final = {KEY_SIZE: jwe.ENC, HALF_KEY_SIZE: "A128CBC-HS256"}
 _MAX_HEADER: Final = 4096  # bytes, in base64url: Custodia's names may be longer than ours
 
 
@@ -68,7 +68,7 @@ class MasterKey:
             Unopenable: it is invalid, another key's or changed, or pinned to another key of the store.
         """
         members, value = self._decrypt(token)
-        pin = members.get(envelope.PIN)
+        pin = members.get(jwe.PIN)
         if pin is not None and pin != key:
             raise Unopenable("its value is pinned to another key: somebody moved it")
         return Opened(value, pin is not None)
@@ -88,8 +88,8 @@ class MasterKey:
         if members["enc"] != self._enc:
             raise Unopenable("it is encrypted with an algorithm that the master key is not for")
         try:
-            return members, self._content.decrypt(*envelope.segments(token, self._tag_size, _MAX_HEADER))
-        except (envelope.Refused, InvalidSignature, ValueError):
+            return members, self._content.decrypt(*jwe.segments(token, self._tag_size, _MAX_HEADER))
+        except (jwe.Refused, InvalidSignature, ValueError):
             raise Unopenable("the master key does not open it") from None
 
     def __repr__(self) -> str:
@@ -115,8 +115,8 @@ def _header(token: bytes) -> dict[str, str]:
     if len(others) != 4 or others[0] or len(protected) > _MAX_HEADER:
         raise Unopenable("its value is not a JWE in compact form")
     try:
-        return envelope.members_of(base64url.decode(protected), tuple(_ENCS.values()))
-    except envelope.Refused:
+        return jwe.members_of(base64url.decode(protected), tuple(_ENCS.values()))
+    except jwe.Refused:
         raise Unopenable("its JWE is not one that Custodia writes") from None
     except ValueError:
         raise Unopenable("its value is not a JWE in compact form") from None

@@ -38,7 +38,7 @@ from strongroom.storage_service.errors import (
     WrongKey,
     WrongRootKey,
 )
-from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose import jwe
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.machines.document import MachineDocument, is_fingerprint
@@ -194,7 +194,7 @@ def prove(exported: Exported, root: RootKey) -> Document:
     if exported.root != root.kid:
         raise WrongRootKey(f"the export is under {exported.root}, but the given root key is {root.kid}")
     try:
-        digest = envelope.decrypt({root.kid: root}, EXPORT_SEAL, exported.seal)
+        digest = jwe.decrypt({root.kid: root}, EXPORT_SEAL, exported.seal)
     except Undecipherable:
         digest = b""
     if not hmac.compare_digest(digest, exported.digest):
@@ -246,7 +246,7 @@ def _encode(
         seal="",
     )
     said = msgspec.to_builtins(file)
-    said["seal"] = envelope.encrypt(root, EXPORT_SEAL, _digest(said)).decode()
+    said["seal"] = jwe.encrypt(root, EXPORT_SEAL, _digest(said)).decode()
     return msgspec.json.format(msgspec.json.encode(said), indent=2) + b"\n"
 
 
@@ -294,9 +294,9 @@ def _machine(said: Mapping[str, Any], root: str) -> MachineDocument:
 
 def _fault(exported: Exported) -> str:
     """Return what does not belong together in *exported*, "" if nothing."""
-    if not is_root_kid(exported.root) or envelope.kid_of(exported.keys) != exported.root:
+    if not is_root_kid(exported.root) or jwe.kid_of(exported.keys) != exported.root:
         return "its keys are under another root key than it says"
-    if envelope.kid_of(exported.seal) != exported.root:
+    if jwe.kid_of(exported.seal) != exported.root:
         return "its seal is under another root key than its keys"
     if any(each.root != exported.root for each in exported.wraps):
         return "a wrap in it is of another root key"

@@ -14,7 +14,7 @@ from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.errors import StartupError, Uninitialized, WrongKey
-from strongroom.storage_service.jose.envelope import kid_of
+from strongroom.storage_service.jose.jwe import kid_of
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.ceremonies import export
 from strongroom.storage_service.keyring.ceremonies.enrolment import Enrolment, Opener, Record

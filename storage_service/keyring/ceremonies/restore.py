@@ -33,7 +33,7 @@ from strongroom.storage_service.backends.base import (
     pages,
 )
 from strongroom.storage_service.errors import Exists, InUse, KeyringDamaged, KeyringOutdated, Overtaken, Undecipherable
-from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose import jwe
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.ceremonies import export
 from strongroom.storage_service.keyring.ceremonies.export import Exported
@@ -174,7 +174,7 @@ def _plan(theirs: Document, root: RootKey, present: Entry | None, own: RootKey |
     whole = _Plan(theirs.with_pending(None), root, theirs.generations, True)
     if present is None:
         return whole
-    kid = envelope.kid_of(present.value)
+    kid = jwe.kid_of(present.value)
     held = next((each for each in (root, own) if each is not None and each.kid == kid), None)
     try:
         if held is not None:
@@ -205,9 +205,9 @@ async def _look(backend: Backend, document: Document) -> _Survey:
     try:
         async for name, entry in _records(backend):
             survey.records += 1
-            kid = envelope.kid_of(entry.value)
+            kid = jwe.kid_of(entry.value)
             try:
-                envelope.decrypt(ring.everywhere, name, entry.value)  # wherever it may be: `_at_home` follows
+                jwe.decrypt(ring.everywhere, name, entry.value)  # wherever it may be: `_at_home` follows
             except Undecipherable:
                 survey.unreadable[name] = kid
             else:

@@ -32,7 +32,7 @@ from strongroom.storage_service.errors import (
     Undecipherable,
     WrongKey,
 )
-from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose import jwe
 from strongroom.storage_service.keyring.machines import key as machine_key
 from strongroom.storage_service.keyring.machines.key import MachineKey
 from strongroom.storage_service.keyring.rootkey import RootKey, is_root_kid
@@ -68,7 +68,7 @@ def is_name(text: object) -> bool:
 
 def seal_flag(root: RootKey, fingerprint: str, allowed: bool) -> str:
     """Return the flag of the machine with that fingerprint."""
-    return envelope.encrypt(root, MACHINE_FLAGS + fingerprint, msgspec.json.encode({"allowed": allowed})).decode()
+    return jwe.encrypt(root, MACHINE_FLAGS + fingerprint, msgspec.json.encode({"allowed": allowed})).decode()
 
 
 def read_flag(root: RootKey, fingerprint: str, text: str) -> bool:
@@ -78,7 +78,7 @@ def read_flag(root: RootKey, fingerprint: str, text: str) -> bool:
         FlagTampered: it does not open.
     """
     try:
-        said = envelope.decrypt({root.kid: root}, MACHINE_FLAGS + fingerprint, text.encode(errors="replace"))
+        said = jwe.decrypt({root.kid: root}, MACHINE_FLAGS + fingerprint, text.encode(errors="replace"))
     except Undecipherable:
         said = None
     if said is None:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from strongroom.models.names import ENDORSEMENTS
 from strongroom.storage_service.backends.base import Backend, Change, Delete, Put
 from strongroom.storage_service.errors import KeyFileUnusable, Undecipherable, WrongRootKey
-from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose import jwe, jwk
 from strongroom.storage_service.jose.content_encryption import KEY_SIZE
 from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
@@ -49,7 +49,7 @@ def derived(root: RootKey) -> Key:
 def endorse(before: RootKey, root: RootKey) -> Put:
     """Return the change that says: *root* takes the place of *before*."""
     name = ENDORSEMENTS + root.kid
-    return Put(name, envelope.encrypt(derived(before), name, root.kid.encode()))
+    return Put(name, jwe.encrypt(derived(before), name, root.kid.encode()))
 
 
 async def others_than(store: Backend, roots: Collection[str]) -> Sequence[Change]:
@@ -133,7 +133,7 @@ async def follows(store: Backend, known: Sequence[Key], root: RootKey) -> bool:
     if entry is None:
         return False
     try:
-        said = envelope.decrypt({key.kid: key for key in known}, name, entry.value)
+        said = jwe.decrypt({key.kid: key for key in known}, name, entry.value)
     except Undecipherable:
         return False
     return said == root.kid.encode()

@@ -28,7 +28,7 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service.errors import Exists, Invalid, KeyFileUnusable, Undecipherable
 from strongroom.storage_service.jose import base64url, jwk
 from strongroom.storage_service.jose.content_encryption import BLOCK, IV_SIZE, TAG_SIZE
-from strongroom.storage_service.jose.envelope import ENC, Reason
+from strongroom.storage_service.jose.jwe import ENC, Reason
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.private_file import PrivateFile
 

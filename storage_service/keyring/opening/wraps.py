@@ -19,7 +19,7 @@ from strongroom.models import strict_json
 from strongroom.models.names import WRAPS
 from strongroom.storage_service.backends.base import Backend, Delete, Put, pages
 from strongroom.storage_service.errors import ConfigurationError, KeyringDamaged, Undecipherable
-from strongroom.storage_service.jose import envelope, jwk
+from strongroom.storage_service.jose import jwe, jwk
 from strongroom.storage_service.jose.key import Key
 from strongroom.storage_service.keyring.rootkey import RootKey
 
@@ -60,7 +60,7 @@ def name_of(root: str, recipient: str) -> str:
 def wrap(root: RootKey, recipient: Key, now: str, *, threshold: int | None = None, total: int | None = None) -> Wrap:
     """Return the wrap of *root* for *recipient*, whose kid is ``<kind>.<id>``."""
     kind, _, id_ = recipient.kid.partition(".")
-    text = envelope.encrypt(recipient, name_of(root.kid, recipient.kid), jwk.encode(root.reveal(), kid=root.kid))
+    text = jwe.encrypt(recipient, name_of(root.kid, recipient.kid), jwk.encode(root.reveal(), kid=root.kid))
     return msgspec.convert(
         {
             "kind": kind,
@@ -82,9 +82,7 @@ def unwrap(wrap: Wrap, recipient: Key) -> RootKey:
         KeyringDamaged: it does not open under the key that it names, or holds something else.
     """
     try:
-        members = jwk.decode(
-            envelope.decrypt({recipient.kid: recipient}, wrap.name, wrap.wrapped.encode(errors="replace"))
-        )
+        members = jwk.decode(jwe.decrypt({recipient.kid: recipient}, wrap.name, wrap.wrapped.encode(errors="replace")))
         root = RootKey(jwk.octets_of(members))
     except Undecipherable as error:
         raise KeyringDamaged(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from strongroom.models.names import ENCRYPTED, USAGE, is_container
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Check, Delete, Entry, Put, pages
-from strongroom.storage_service.jose.envelope import kid_of
+from strongroom.storage_service.jose.jwe import kid_of
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring, generation_of, is_kid

@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 from strongroom.models.names import KEYRING_DOCUMENT
 from strongroom.storage_service.backends.base import Backend, Change, Check, Conflict, Put, Vacant, not_applied
 from strongroom.storage_service.errors import Undecipherable
-from strongroom.storage_service.jose import envelope
-from strongroom.storage_service.jose.envelope import UNKNOWN
+from strongroom.storage_service.jose import jwe
+from strongroom.storage_service.jose.jwe import UNKNOWN
 from strongroom.storage_service.keyring.ring import DataKey, Keys, Ring
 from strongroom.storage_service.wire import MAX_STORED
 
@@ -49,7 +49,7 @@ async def opened(keys: Keys, ring: Ring, name: str, token: bytes) -> tuple[DataK
         Stale: under no key of *ring*, but there is a newer one.
     """
     try:
-        return envelope.opened(ring.at(name), name, token)
+        return jwe.opened(ring.at(name), name, token)
     except Undecipherable as error:
         await see_newer(keys, ring, error)
         return None

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from strongroom.storage_service.backends.base import ABSENT, MAX_PAGE, Backend, Change, Delete, Put, Vacant, pages
 from strongroom.storage_service.errors import InUse, NotFound, Undecipherable
-from strongroom.storage_service.jose import envelope
+from strongroom.storage_service.jose import jwe
 from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.document import Document
 from strongroom.storage_service.keyring.ring import Keys, Ring
@@ -250,7 +250,7 @@ class _Sweep:
                     changes[name] = index.corrected(name, ABSENT, None, generations)
                     continue
                 try:
-                    under, value = envelope.opened(ring.at(name), name, entry.value)
+                    under, value = jwe.opened(ring.at(name), name, entry.value)
                 except Undecipherable as error:
                     await records.see_newer(self._keys, ring, error)
                     self.unreadable.add(name)
@@ -262,7 +262,7 @@ class _Sweep:
                 if turns.over:
                     await turns.take()
                 changes[name] = [
-                    Put(name, envelope.encrypt(target, name, value), entry.revision),
+                    Put(name, jwe.encrypt(target, name, value), entry.revision),
                     Put(index.row(target.generation, name), b""),
                     *(Delete(index.row(each, name)) for each in {under.generation, *generations} - {target.generation}),
                 ]

@@ -1,4 +1,4 @@
-"""The envelope: what is written, that jwcrypto agrees, and that nothing else opens, each thing for its own reason."""
+"""The JWE: what is written, that jwcrypto agrees, and that nothing else opens, each thing for its own reason."""
 
 import json
 from typing import Final
@@ -13,7 +13,7 @@ from strongroom.models.names import MAX_NAME
 from strongroom.storage_service import wire
 from strongroom.storage_service.errors import Locked, Undecipherable
 from strongroom.storage_service.jose import base64url
-from strongroom.storage_service.jose.envelope import (
+from strongroom.storage_service.jose.jwe import (
     MAX_VALUE,
     Reason,
     bound_name,
@@ -45,7 +45,7 @@ def jwk(key: DataKey) -> JWK:
 
 def test_the_golden_value() -> None:
     """Key, IV, name and value known, every byte of what is stored is known: the format does not drift."""
-    golden = json.loads((VECTORS_FOLDER / "envelope.json").read_bytes())
+    golden = json.loads((VECTORS_FOLDER / "jwe.json").read_bytes())
     key = DataKey(golden["kid"], bytes.fromhex(golden["key"]))
     iv = bytes.fromhex(golden["iv"])
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from strongroom.storage_service import errors, wire
-from strongroom.storage_service.client.dialogue import (
+from strongroom.storage_service.client.retries import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
     Answer,
