@@ -30,6 +30,7 @@ from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.errors import Fate
+from strongroom.storage_service.wire.message import SIMPLE
 
 SEGMENT: Final = r"^\.*[A-Za-z0-9_@:+-][A-Za-z0-9._@:+-]*$"
 """One segment of a name, as ``strongroom.models.names`` has it but for those of three dots or more."""
@@ -75,7 +76,7 @@ class Problem(Struct, kw_only=True):
 class Message(Struct, kw_only=True):
     """A secret as Custodia's clients send and read it."""
 
-    type: Literal["simple"]
+    type: Annotated[str, Meta(extra_json_schema={"const": SIMPLE})]
     value: Annotated[str, Meta(min_length=1)]
 
 
