@@ -114,7 +114,7 @@ def test_settings_are_settings(tmp_path: Path, block: str) -> None:
 async def test_the_hash_of_a_password_is_made_as_the_page_says(tmp_path: Path) -> None:
     """The page's command makes a hash with which its users file lets the user in, and reveal credentials."""
     page = (ROOT / "docs/configuration.md").read_text()
-    (line,) = re.findall(r"^/opt/strongroom/bin/python (-c .*PasswordHasher.*)$", page, re.MULTILINE)
+    (line,) = re.findall(r"^\$ /opt/strongroom/bin/python (-c .*PasswordHasher.*)$", page, re.MULTILINE)
     (form,) = re.findall(r'`(\{"alice": .*\})`, which the proxy\s+reads', page)
 
     done = subprocess.run(

@@ -1,5 +1,6 @@
 """The documentation does what it says: each command of a page is typed in the order it stands, in one fresh home."""
 
+import json
 import re
 import shutil
 import tempfile
@@ -214,6 +215,8 @@ def test_backup(opens: Opens, etcd: Etcd) -> None:
     reader.follow()
 
     assert not (reader.home / "drill").exists()
+    backups = json.loads(reader.does("strongroom key backup list --json"))["backups"]
+    assert not [backup for backup in backups if backup["label"] == "drill"]
     assert "hunter2" in reader.does("strongroom secret get db/password")
 
 
