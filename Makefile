@@ -94,6 +94,7 @@ clean: ## remove all that was made here, and nothing else
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV): requirements/dev.txt requirements/build.txt pyproject.toml
+	@echo "setting up .venv: a minute or two, 300 MB"
 	$(PYTHON) -m deploy.tools.make_venv $(@D) requirements/build.txt requirements/dev.txt --project . --editable
 
 $(CUSTODIA): requirements/custodia.txt

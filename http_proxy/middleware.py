@@ -99,7 +99,8 @@ class AuthenticationManager:
         except Unknown as unknown:
             exc = unknown.error
             if self._meter is not None and isinstance(exc, NotAuthenticated | Denied):
-                self._meter.turn_away(Nobody.NOBODY if isinstance(exc, NotAuthenticated) else Nobody.WRONG)
+                shown = any(name == b"authorization" for name, _ in exchange.request.fields)
+                self._meter.turn_away(Nobody.WRONG if shown or isinstance(exc, Denied) else Nobody.NOBODY)
             self._note(RefusedRequest(exchange, path, request_id, claimed=unknown.claimed), exc)
             challenges = [a.challenge for a in self._authenticators if a.challenge is not None]
             asked = challenges if isinstance(exc, NotAuthenticated) else ()

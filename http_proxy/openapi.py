@@ -293,10 +293,10 @@ _API: Final[dict[str, _Json]] = {
         put=_operation(
             "Replace what opens a host",
             {204: _answer("Replaced.", tagged=True)},
-            _body(_schema("HostCredsChange"), required=False),
+            _body(_schema("HostCredsChange"), required=True),
             id="putHostCreds",
             problems=[404, 409, 412],
-            **_GUARDED,
+            **_GUARDS,
         ),
     ),
     "/host/{address}/status": _at(
@@ -507,8 +507,8 @@ DOCUMENT: Final[_Json] = {
                 "name": "after",
                 "in": "query",
                 "required": False,
-                "description": "With limit: what the names of this page sort behind.",
-                "schema": {"type": "string", "maxLength": MAX_NAME},
+                "description": "What the names of this page sort behind; without limit, it has 1,000.",
+                "schema": {"type": "string", "maxLength": MAX_NAME, "pattern": "^[ -~]*$"},
             },
             "ifMatch": _header(
                 "If-Match",

@@ -88,7 +88,7 @@ def forgetful_disk(*directories: Path) -> Iterator[ForgetfulDisk]:
 
         def naming(call: Any) -> Any:
             def named(old: Any, new: Any, **options: Any) -> None:
-                disk.named(Path(old), Path(new))
+                disk.named(_within(options.get("src_dir_fd"), old), _within(options.get("dst_dir_fd"), new))
                 call(old, new, **options)
 
             return named
@@ -106,6 +106,11 @@ def forgetful_disk(*directories: Path) -> Iterator[ForgetfulDisk]:
         for name, call in (("replace", replace), ("link", link), ("rename", rename)):
             patch.setattr(os, name, naming(call))
         yield disk
+
+
+def _within(directory: int | None, name: Any) -> Path:
+    """Return the path of *name* within what is open as *directory*, where it is given within one."""
+    return Path(name) if directory is None else Path(f"/proc/self/fd/{directory}").readlink() / name
 
 
 def _files(directory: Path) -> dict[str, Inode]:

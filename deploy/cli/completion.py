@@ -4,6 +4,7 @@ Whoever presses Tab has asked for nothing that may fail: where the service is no
 second, is locked, or refuses, nothing is offered, and nothing is said. Only listings are asked for, never a secret.
 """
 
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ DEADLINE: Final = 1.0  # seconds, for all that is asked
 MOST: Final = 200  # names that are offered
 _LAST: Final = "~"  # sorts behind all that a name may hold
 
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._@:+/-]+", re.ASCII)  # what a name is made of: nothing else reaches a shell
+
 Complete = Callable[[click.Context, click.Parameter, str], list["CompletionItem[Any]"]]
 
 
@@ -39,7 +42,7 @@ def _asked(ctx: click.Context, ask: "Callable[[StorageClient, str], Iterable[str
     try:
         with ctx.scope(cleanup=False), _deadline(), client(timeout=DEADLINE) as service:
             for name in ask(service, typed):
-                if name.startswith(typed):
+                if name.startswith(typed) and _PLAIN.fullmatch(name) is not None:
                     found.append(name)
                 if len(found) >= MOST:
                     break

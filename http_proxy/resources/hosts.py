@@ -126,15 +126,19 @@ class HostCredentials(Resource):
     async def on_put(self, req: Request, resp: Response, address: str) -> None:
         """Replace it, for a key that was changed; with ``If-Match``, only if it is still the one that was read.
 
+        With ``If-None-Match: *``, only where there is none. A key that is missing destroys none.
+
         A host that has none yet gets it, as by a PUT of the host.
         """
         check_may_reveal(req)
         body = await self.read_for(req, HostCreds, address)
         settle(body, "address", address)
         creds = HostCreds.from_dict(body)
+        if not creds.ssh_priv_key:
+            raise Invalid("credentials without a key would destroy the key", (("ssh_priv_key", "is missing"),))
         client = self.storage.for_caller(req)
         await self.storage.hosts.check_there(client, address)
-        told = req.get_header("If-Match")
+        told = expected_of(req)
         try:
             saved = await client.save(creds, etag=ANY_REVISION if told is None else told)
         except Changed:

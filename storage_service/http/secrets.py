@@ -317,7 +317,7 @@ def _page_of(fields: dict[str, Any]) -> _Page:
     Raises:
         Invalid: there is no such page.
     """
-    limit, after = fields.get("limit", [""]), fields.get("after", [""])
+    limit, after = fields.get("limit", [str(MAX_NAMES_PAGE)]), fields.get("after", [""])
     if len(limit) != 1 or _LIMIT.fullmatch(limit[0]) is None or int(limit[0]) > MAX_NAMES_PAGE:
         raise Invalid(f"a page of names has a limit of 1 to {MAX_NAMES_PAGE}")
     if len(after) != 1 or len(after[0]) > names.MAX_NAME or not (after[0].isascii() and after[0].isprintable()):

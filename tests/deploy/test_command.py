@@ -644,7 +644,7 @@ class TestPrinting:
         [
             (
                 ("status",),
-                {"version", "state", "store", "keys", "active_key", "endpoints", "whoami"}
+                {"version", "state", "store", "store_fault", "keys", "active_key", "endpoints", "whoami"}
                 | {"read_through", "reads_through"},
             ),
             (("secret", "mkdir", "schema"), {"container", "created"}),

@@ -104,7 +104,12 @@ def test_the_manual_page_has_every_command_and_option() -> None:
         part = parts[path.removeprefix("strongroom ").replace("-", "\\-")].replace("\\-", "-")
         said = " ".join(part.split())
         assert " ".join((command.help or "").split("\n\n")[0].split()) in said, path
-        options = {option for each in command.params if isinstance(each, click.Option) for option in each.opts}
+        options = {
+            option
+            for each in command.params
+            if isinstance(each, click.Option) and not each.hidden
+            for option in each.opts
+        }
         assert [option for option in options - common if option not in part] == [], path
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from strongroom.deploy.cli.secret.moving import _Name as Name
 from strongroom.storage_service.client import StorageClient, operations
 from strongroom.storage_service.client.operations import NamesPage
 from strongroom.storage_service.client.retries import Operation
-from strongroom.storage_service.errors import Changed, Contradicted, Exists, NotFound, Unavailable
+from strongroom.storage_service.errors import Changed, Contradicted, Exists, NotFound, ServiceError, Unavailable
 from strongroom.storage_service.wire import etags
 from tests.deploy.running import Done, Up, clean_environment, eventually, strongroom
 from tests.deploy.terminal import Terminal
@@ -166,7 +167,8 @@ class TestRemoving:
         done = run("rm", "-r", "--yes", f"{box}/db")
 
         assert (done.code, done.out) == (5, "")
-        assert f"the container {box}/db/main is not empty; 2 of 3 secrets removed" in done.err
+        assert f"the container {box}/db/main is not empty (secrets/{box}/db/main/" in done.err
+        assert "; 2 of 3 secrets removed" in done.err
         assert f" secret rm {box}/db --recursive --yes; " in done.err
         assert run("rm", "-r", "--yes", f"{box}/db").code == 0
 
@@ -264,7 +266,11 @@ class TestOneSecret:
             (("mv", "-r", "BOX/db/main", "BOX/db"), 1, "strongroom: FROM and TO lie in each other"),
             (("cp", "-r", "BOX/db", "BOX/db/"), 1, "strongroom: FROM and TO lie in each other"),
             (("cp", "-r", "BOX/none", "BOX/x"), 4, "strongroom: there is no container BOX/none\n"),
-            (("mv", "-r", "BOX/db", "BOX/none/x"), 4, "strongroom: there is no container BOX/none; "),
+            (
+                ("mv", "-r", "BOX/db", "BOX/none/x"),
+                4,
+                "strongroom: there is no container BOX/none (secrets/BOX/none/x/",
+            ),
         ],
     )
     def test_what_cannot_be_is_refused(
@@ -464,3 +470,35 @@ class TestTrees:
         assert {**here, **there} == expected
         assert here
         assert len(here.keys() & there.keys()) <= 1
+
+
+class Crossed:
+    """A client before whose first call of a kind somebody else moves the secret the other way, if he can."""
+
+    def __init__(self, client: StorageClient, before: str, source: Name, target: Name) -> None:
+        self._client = client
+        self._before = before
+        self._way = source, target
+
+    def __getattr__(self, call: str) -> Any:
+        if call == self._before:
+            self._before = ""
+            with suppress(ServiceError):
+                moving.carry(self._client, *self._way, replace=False, remove=True)
+        return getattr(self._client, call)
+
+
+@pytest.mark.parametrize("before", ["get_secret", "set_secret", "delete_secret"])
+@pytest.mark.parametrize("both", [True, False])
+def test_two_who_move_it_both_ways_lose_nothing(client: StorageClient, box: str, before: str, *, both: bool) -> None:
+    """Whoever finds the other's copy takes it for no copy of its own: the value is at one name at least."""
+    one, other = Name(f"{box}/db", "one"), Name(f"{box}/db", "other")
+    client.set_secret(*one, "same")
+    if both:  # as an interruption leaves it
+        client.set_secret(*other, "same")
+
+    with suppress(ServiceError):
+        moving.carry(Crossed(client, before, other, one), one, other, replace=False, remove=True)  # type: ignore[arg-type]
+
+    found = client.get_secrets([str(one), str(other)])
+    assert "same" in [value and value.reveal() for value in found.values()]

@@ -331,7 +331,7 @@ class TestDeaths:
             done = running.ended()
 
             assert done.code == 2
-            assert f"strongroom: the {name} was ended by signal SIGKILL; its output is above" in done.err
+            assert f"the {name} was ended by signal SIGKILL; its output is above" in done.err
             assert left_behind(running, family) == []
 
     def test_a_worker_that_dies_is_replaced(self, home: Path) -> None:

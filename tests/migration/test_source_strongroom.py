@@ -440,7 +440,7 @@ def test_from_sqlite_to_etcd_and_back(etcd: Etcd) -> None:
         plan = first.home.with_name("plan")
         assert migrate("plan", first, second, "--out", plan).code == 0
         with writing(first, "busy"):
-            moved = migrate("apply", first, second, "--plan", plan)
+            moved = migrate("apply", first, second, "--plan", plan, "--json")
             migrate("apply", first, second)
         assert moved.code == 2
         told = {each["item"] for each in moved.json["problems"] if each["kind"] == "unplanned"}
@@ -448,7 +448,7 @@ def test_from_sqlite_to_etcd_and_back(etcd: Etcd) -> None:
         assert "secrets/box/words" not in told
 
         assert migrate("apply", first, second).code == 0
-        assert migrate("apply", first, second).json["counts"].get("created", 0) == 0
+        assert migrate("apply", first, second, "--json").json["counts"].get("created", 0) == 0
         assert migrate("verify", first, second).code == 0
         assert contents_of(second) == contents_of(first)
         socket = second.home / "run" / "storage.sock"

@@ -72,7 +72,7 @@ def test_readme(opens: Opens, tmp_path: Path) -> None:
         reader.does("ssh-keygen -q -t ed25519 -N '' -f id_ed25519")
 
         reader.follow(until="strongroom migrate plan")
-        keep_headers(reader, "ci")
+        keep_headers(reader, "reader")
         reader.follow()
 
 
@@ -225,13 +225,18 @@ def test_http_api(opens: Opens) -> None:
     reader = opens("docs/http-api.md")
     reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom")
     reader.serves("strongroom up --home ~/strongroom")
-    reader.screen = reader.does("strongroom apikey create web --path /secrets/tls")
+    reader.does("strongroom host put 10.0.0.7")
+    reader.screen = reader.does("strongroom apikey create web --path /")
     keep_headers(reader, "web")
     reader.does("ssh-keygen -q -t ed25519 -N '' -f web.key")
 
+    reader.follow(until="curl -i")
+    assert reader.screen.strip() == (reader.home / "web.key").read_text().strip()
+    reader.follow(until="curl -H @headers.txt -X PUT http://127.0.0.1:8000/api/v0/host")
+    (reader.words['"12"'],) = re.findall(r"etag\S*: (\S+)", reader.screen, re.IGNORECASE)
     reader.follow()
 
-    assert reader.screen.strip() == (reader.home / "web.key").read_text().strip()
+    assert '"cpus":8' in reader.screen
 
 
 def test_configuration(opens: Opens, etcd: Etcd) -> None:

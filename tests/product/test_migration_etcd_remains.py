@@ -22,7 +22,7 @@ _TITLE: Final = "### What etcd keeps, and the commands that end it"
 def blocks() -> list[list[str]]:
     """Return the blocks of commands of that section, without their prompts."""
     section = _PAGE.read_text().partition(_TITLE)[2].partition("\n### ")[0]
-    found = re.findall(r"```\n(.*?)```", section, re.DOTALL)
+    found = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
     return [[line[2:] for line in block.splitlines()] for block in found]
 
 
@@ -78,7 +78,7 @@ def scrubbed(directory: Path, members: int) -> Iterator[tuple[Etcd, Path, list[s
         source = ["commissaire", f"etcd://{etcd.endpoints}", *data]
         assert migrate(service.home, "apply", *source).code == 0
         assert migrate(service.home, "verify", *source).code == 0
-        remains = migrate(service.home, "scrub", *source, "--yes")
+        remains = migrate(service.home, "scrub", *source, "--yes", "--json")
         assert remains.code == 2
         assert all("/wal/" in place for place, _ in told(remains, "found"))
         yield etcd, service.home, source
@@ -86,14 +86,14 @@ def scrubbed(directory: Path, members: int) -> Iterator[tuple[Etcd, Path, list[s
 
 def migrate(home: Path, verb: str, *words: str) -> Done:
     """Run a verb."""
-    return strongroom("migrate", verb, *words, environ=clean_environment(STRONGROOM_HOME=str(home)))
+    return strongroom("migrate", verb, *words, "--json", environ=clean_environment(STRONGROOM_HOME=str(home)))
 
 
 def clean(home: Path, source: list[str], etcd: Etcd) -> None:
     """The search that the page ends with finds nothing, and all can still be taken back."""
     last = blocks()[-1]
     assert [shlex.split(line)[:5] for line in last] == [["strongroom", "migrate", "scrub", "RUN", "--search-only"]]
-    searched = migrate(home, "scrub", *source, "--search-only")
+    searched = migrate(home, "scrub", *source, "--search-only", "--json")
     assert searched.code == 0, searched.out
     assert told(searched, "found") == []
     assert searched.json["counts"]["searched"] > 0

@@ -304,7 +304,7 @@ def test_a_plan_that_lists(moving: Moving) -> None:
     """With --list each record is told by its two names and its kind, for programs a line of JSON each, and no value."""
     key = json.dumps({"model": "Host", "address": f"{moving.box}-h", "ssh_priv_key": in_base64("of the host")})
     moving.write(2, key)
-    done = moving.migrate("plan", "--list")
+    done = moving.migrate("plan", "--list", "--json")
     *lines, report = [json.loads(line) for line in done.out.splitlines()]
 
     name = moving.place.name
@@ -328,7 +328,7 @@ def test_a_signature_that_holds(moving: Moving, tmp_path: Path) -> None:
     counts(moving.migrate("apply", "--json"))
     file = tmp_path / "proof.json"
     assert moving.migrate("verify", "--report", file).code == 0
-    checked = strongroom("migrate", "check", file, environ=moving.environ)
+    checked = strongroom("migrate", "check", file, "--json", environ=moving.environ)
     shown = strongroom("migrate", "check", file, environ=moving.environ, terminal=True).out
 
     assert (checked.code, checked.json["signature"], checked.json["next"]) == (0, "holds", [])
@@ -452,8 +452,7 @@ def test_many_malformed_rows(moving: Moving) -> None:
     assert "700  cannot move" in shown
     assert "and 660 more; --json has all of them" in shown
     assert shown.count("\n") < 60
-    assert moving.migrate("verify").code == 2
-    assert moving.migrate("verify", "--skip-bad").code == 0
+    assert moving.migrate("verify").code == 0  # what the apply was told to leave behind is left behind
     assert moving.migrate("rollback", "--yes").code == 0
 
 

@@ -74,9 +74,7 @@ def test_the_command_blames_the_store_that_is_away(tmp_path: Path) -> None:
 
         away = strongroom("--home", service.home, "secret", "get", "box/a")
 
-        assert away == Done(
-            2, "", "strongroom: the service or its store cannot do this now; the log of the service says why\n"
-        )
+        assert away == Done(2, "", "strongroom: the store does not answer; the log of the service says more\n")
     gone = strongroom("--home", tmp_path / "home", "secret", "get", "box/a")
     assert (gone.code, "does not listen; see that it runs: strongroom " in gone.err) == (2, True)
 

@@ -103,7 +103,7 @@ def test_every_status_is_told() -> None:
 def test_a_body_is_required_where_one_is() -> None:
     """A PUT without a body is what it says: of what can be made of nothing it is no error, of all else it is 400."""
     needed = {told["operationId"] for _, told in operations() if told.get("requestBody", {}).get("required")}
-    assert needed == {"setSecret", "getSecrets", "addHost", "replaceClusterHosts", "startClusterDeploy"}
+    assert needed == {"setSecret", "getSecrets", "addHost", "putHostCreds", "replaceClusterHosts", "startClusterDeploy"}
 
 
 def test_bodies_take_no_member_that_is_refused() -> None:

@@ -204,7 +204,7 @@ def test_every_service_has_a_table(rig: Rig) -> None:
     """A service that is added must have its verbs in a table, too."""
     services = {name for name, part in vars_of(rig.parts) if type(part).__name__.endswith("Service")}
 
-    assert services == {"secrets", "records", "access", "audit", "health", "keys", "bulk"}
+    assert services == {"secrets", "records", "access", "audit", "health", "keys", "bulk", "telemetry"}
 
 
 def vars_of(parts: Parts) -> list[tuple[str, object]]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from strongroom.deploy.cli.machine.here import Recorder
+from strongroom.deploy.owner import owner_of
 from strongroom.deploy.settings import load
 from strongroom.models.secret import Secret
 from strongroom.storage_service.access.authenticators import OwnUser, authenticate
@@ -262,3 +263,14 @@ async def test_somebody_listens_and_says_nothing(tmp_path: Path) -> None:
     async with await asyncio.start_unix_server(leave, tmp_path / "s"):
         with pytest.raises(AuditUnavailable, match="nothing was done"):
             await hand_over(tmp_path / "s", ACT, "0123456789abcdef")
+
+
+def test_roots_directory_behind_a_users_link_is_the_users(the_services: Path) -> None:
+    """What lies in another user's directory is opened with that user's rights, though a link there leads to root's."""
+    roots = Path(tempfile.mkdtemp(prefix="sr"))
+    (the_services / "data").symlink_to(roots)
+
+    with owner_of(the_services / "data"):
+        assert os.geteuid() == the_services.stat().st_uid if os.getuid() == 0 else os.getuid()
+    assert os.geteuid() == os.getuid()
+    roots.rmdir()

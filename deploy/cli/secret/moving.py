@@ -141,7 +141,7 @@ def carry(service: "StorageClient", source: _Name, target: _Name, *, replace: bo
                 f"{source} still lies where it has not moved from: copy it, or finish the migration first"
             )
         own = copied if copied is not None and (copied.made or replace) else None
-        copied = _lay(service, stored, target, replace=replace, own=own)
+        copied = _lay(service, stored, target, replace=replace, own=own, anew=remove)
         if not remove:
             return
         try:
@@ -159,10 +159,14 @@ class _Copy(NamedTuple):
     made: bool
 
 
-def _lay(service: "StorageClient", stored: "StoredSecret", target: _Name, *, replace: bool, own: _Copy | None) -> _Copy:
+def _lay(
+    service: "StorageClient", stored: "StoredSecret", target: _Name, *, replace: bool, own: _Copy | None, anew: bool
+) -> _Copy:
     """Store what is *stored* at *target*, unless it is there, and compare what is there then.
 
-    *own* is a copy of an earlier value, which is replaced.
+    *own* is a copy of an earlier value, which is replaced. A copy that is there already is written *anew* before what
+    it is of is removed: of two who move a secret both ways at once, each would else take the other's for its copy, and
+    remove it.
     """
     from strongroom.storage_service.errors import Changed, Exists
     from strongroom.storage_service.wire import MAX_SECRET
@@ -175,9 +179,10 @@ def _lay(service: "StorageClient", stored: "StoredSecret", target: _Name, *, rep
             etag, made = service.set_secret(*target, value, etag=own and own.etag), own is None or own.made
         except Exists:
             there = service.get_secret(*target)
-            if there.value == stored.value:
+            same = there.value == stored.value
+            if same and not anew:
                 return _Copy(there.etag, made=False)
-            if not replace:
+            if not same and not replace:
                 raise
             etag, made = service.set_secret(*target, value, etag=there.etag), False
         copy = service.get_secret(*target)
