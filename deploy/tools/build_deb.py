@@ -120,7 +120,6 @@ class Making:
         _copy(systemd / "strongroom.sysusers", root / "usr/lib/sysusers.d/strongroom.conf")
         for place, source in CONFFILES.items():
             _copy(self.tree / source, root / place)
-        (root / "etc/strongroom/tls").mkdir()
         (root / "usr/bin").mkdir()
         (root / "usr/bin/strongroom").symlink_to(f"/{HOME}/bin/strongroom")
 
@@ -256,18 +255,24 @@ def main() -> None:
             raise SystemExit(f"a Debian package is made on Debian: there is no {program} here")
     if not Path(sys.executable).resolve().is_relative_to("/usr/bin"):
         raise SystemExit(f"it is made with Debian's own Python, and {sys.executable} is another: /usr/bin/python3 -m …")
-    environment = said.into / "deb-environment"
-    shutil.rmtree(TREE / "build/lib", ignore_errors=True)  # setuptools would take what a build before this one left
-    shutil.rmtree(environment, ignore_errors=True)
+    into = said.into.resolve()
+    environment = into / "deb-environment"
+    _remove_passing(environment)
     try:
         locks = [TREE / "requirements/build.txt", TREE / "requirements/run.txt"]
         make_venv.make(environment, locks, [str(TREE)])
-        made = Making(environment, said.version, age()).package(said.into)
+        made = Making(environment, said.version, age()).package(into)
     except subprocess.CalledProcessError as exc:
         raise SystemExit("the package was not made: the command above failed") from exc
     finally:
-        shutil.rmtree(environment, ignore_errors=True)
+        _remove_passing(environment)
     print(made)
+
+
+def _remove_passing(environment: Path) -> None:
+    """Remove what was made on the way; of what setuptools leaves, the next build would take what is gone from the tree."""
+    for folder in (environment, TREE / "build/lib", *(TREE / "build").glob("bdist.*")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
