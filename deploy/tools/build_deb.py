@@ -65,7 +65,7 @@ class Making:
         """Make the package in the folder *into*, and return it.
 
         Raises:
-            subprocess.CalledProcessError: Strongroom did not say its completions or its manual page, or dpkg-deb failed.
+            subprocess.CalledProcessError: Strongroom did not say its completions or its page, or dpkg-deb failed.
         """
         architecture = _said("dpkg", "--print-architecture").strip()
         root = into / "deb"
@@ -106,7 +106,8 @@ class Making:
         [entry] = [each for each in ours.entry_points if each.group == "console_scripts"]
         _write(
             home / "bin" / entry.name,
-            f"#!/{HOME}/bin/python\nimport sys\n\nfrom {entry.module} import {entry.attr}\n\nsys.exit({entry.attr}())\n",
+            f"#!/{HOME}/bin/python\nimport sys\n\n"
+            f"from {entry.module} import {entry.attr}\n\nsys.exit({entry.attr}())\n",
         )
         (home / "bin" / entry.name).chmod(0o755)
         _copy(self.tree / "deploy/systemd/steps.sh", home / "share/steps.sh")
@@ -137,16 +138,14 @@ class Making:
         for document in (self.tree / "docs").glob("*.md"):
             _copy(document, documents / document.name)
         _write_gzip(documents / "changelog.gz", (self.tree / "CHANGELOG.md").read_bytes())
-        licences = [
-            f" {each.name} {each.version}: {each.metadata.get('License-Expression') or 'see'} /{HOME}/…/{_info(each)}/"
-            for each in others
-        ]
+        site = f"/{HOME}/lib/python{self._python}/site-packages"
+        licences = [f" {each.name} {each.version}: {_licence(each)} {site}/{_info(each)}/" for each in others]
         self._fill(documents / "copyright", "copyright.in", OTHERS="\n".join(licences))
 
     def _put_control(self, root: Path, architecture: str, others: list[Distribution]) -> None:
         """Put what dpkg asks for into ``DEBIAN``: what it is, its scripts, its settings and its sums."""
         control = root / "DEBIAN"
-        files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+        files = sorted((path for path in root.rglob("*") if path.is_file() and not path.is_symlink()), key=str)
         major, minor = self._python.split(".")
         self._fill(
             control / "control",
@@ -189,7 +188,7 @@ def debian_version(version: str) -> str:
 
 
 def age(tree: Path = TREE) -> int:
-    """Return how old the files of a package are: what ``SOURCE_DATE_EPOCH`` says, else the last commit, else changes."""
+    """Return how old the files of a package are: as ``SOURCE_DATE_EPOCH`` says, else the last commit or CHANGELOG."""
     said = os.environ.get("SOURCE_DATE_EPOCH")
     if said:
         return int(said)
@@ -203,6 +202,11 @@ def _libc(others: list[Distribution]) -> str:
     tags = "\n".join(each.read_text("WHEEL") or "" for each in others)
     major, minor = max(((int(major), int(minor)) for major, minor in _GLIBC.findall(tags)), default=(2, 17))
     return f"{major}.{minor}"
+
+
+def _licence(each: Distribution) -> str:
+    said = "License-Expression" in each.metadata
+    return f"{each.metadata['License-Expression']}, see" if said else "see"
 
 
 def _info(each: Distribution) -> str:
@@ -270,7 +274,7 @@ def main() -> None:
 
 
 def _remove_passing(environment: Path) -> None:
-    """Remove what was made on the way; of what setuptools leaves, the next build would take what is gone from the tree."""
+    """Remove what was made on the way; setuptools would take from it what has gone from the tree."""
     for folder in (environment, TREE / "build/lib", *(TREE / "build").glob("bdist.*")):
         shutil.rmtree(folder, ignore_errors=True)
 
