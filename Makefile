@@ -2,6 +2,7 @@
 # writes nothing outside this folder, and needs no root.
 
 PYTHON ?= python3
+DEBIANS_PYTHON ?= /usr/bin/python3
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 # The tests start some hundred Pythons: what one has compiled serves the next, also where the machine's images say no.
 export PYTHONDONTWRITEBYTECODE :=
@@ -24,7 +25,7 @@ KILLS := kill or fault_at or flat_memory or lost_answers
 COVERED := $(QUICK) tests/jose $(addprefix tests/migration/test_,$(addsuffix .py,apply plan scrub rollback verify journal \
 	source_csv source_json_lines source_key_directory)) $(addprefix tests/deploy/test_,$(addsuffix .py,command settings steps))
 
-.PHONY: help setup run check format test quick coverage soak bench man docs lock clean
+.PHONY: help setup run check format test quick coverage soak bench man deb docs lock clean
 
 help: ## say what there is (this list)
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -64,6 +65,9 @@ bench: $(VENV) $(CUSTODIA) $(OPENBAO) bench-tools ## measure against OpenBao and
 
 man: $(VENV) ## write the manual page, build/strongroom.1, from the commands
 	.venv/bin/python -m strongroom.deploy.tools.man build/strongroom.1
+
+deb: ## make the Debian package, build/strongroom_….deb, for the Debian that this is; VERSION=… for another version
+	$(DEBIANS_PYTHON) -m deploy.tools.build_deb $(if $(VERSION),--version $(VERSION))
 
 docs: $(VENV) ## check that every link in the documentation leads somewhere and every command in it exists
 	.venv/bin/pytest -q tests/test_docs.py

@@ -6,8 +6,14 @@ set -eu
 umask 022
 cd "$(dirname "$0")/../.."
 [ "$(id -u)" -eq 0 ] || { echo "install.sh: only root can do this" >&2; exit 1; }
+[ ! -e /opt/strongroom/share/steps.sh ] || {
+    echo "install.sh: the Debian package is installed here, and would lose its files. Install a newer package, or first:" >&2
+    echo "    apt remove strongroom    # keys, settings and the store stay" >&2
+    exit 1
+}
+unset DPKG_ROOT
+. deploy/systemd/steps.sh
 
-etc=/etc/strongroom
 before=$(readlink /opt/strongroom || :)
 now=/opt/strongroom-$(date +%Y%m%d-%H%M%S)
 
@@ -15,10 +21,9 @@ echo "Installing into $now; this takes about a minute."
 python3 -m deploy.tools.make_venv "$now" requirements/build.txt requirements/run.txt --project .
 
 install -D -m 0644 deploy/systemd/strongroom.sysusers /etc/sysusers.d/strongroom.conf
-systemd-sysusers strongroom.conf
-install -d -m 0755 $etc $etc/tls
-[ -e $etc/strongroom.toml ] || install -m 0644 deploy/systemd/strongroom.toml $etc/
-"$now/bin/python" -P -m strongroom.deploy.first_start keys $etc
+users
+[ -e "$etc/strongroom.toml" ] || install -m 0644 deploy/systemd/strongroom.toml "$etc/"
+keys "$now"
 
 install -m 0644 deploy/systemd/*.service deploy/systemd/*.socket /etc/systemd/system/
 install -D -m 0644 deploy/systemd/strongroom.logrotate /etc/logrotate.d/strongroom
@@ -37,15 +42,14 @@ failed() {
     exit 1
 }
 
-units="strongroom-storage.socket strongroom-proxy.socket strongroom-storage.service strongroom-proxy.service"
 systemctl daemon-reload
 # shellcheck disable=SC2086 # four words
 systemctl enable $units
 systemctl restart strongroom-storage.service strongroom-proxy.service || {
-    journalctl --no-pager --output=cat --lines=20 --unit=strongroom-storage --unit=strongroom-proxy >&2
+    why
     failed "a service does not start; the lines above say why"
 }
-"$now/bin/python" -P -m strongroom.deploy.first_start keyring $etc || failed "the service runs, and has no keys"
+keyring "$now" || failed "the service runs, and has no keys"
 
 for old in /opt/strongroom-[0-9]*; do
     [ "$old" = "$now" ] || [ "$old" = "$before" ] || rm -rf "$old"

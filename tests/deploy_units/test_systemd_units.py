@@ -178,7 +178,9 @@ def test_the_installer_is_a_script_and_installs_what_is_there() -> None:
     assert named
     assert all(list(tree.glob(word)) for word in named)
     # What it runs is what it has installed: with -P, Python does not look into the tree that it stands in.
-    assert re.findall(r'bin/python"(?! -P -m strongroom\.).*', script.read_text()) == []
+    steps = (SYSTEMD / "steps.sh").read_text()
+    assert re.findall(r'bin/python"(?! -P -m strongroom\.).*', script.read_text() + steps) == []
+    assert subprocess.run(["sh", "-n", SYSTEMD / "steps.sh"], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("role", ["storage", "proxy"])
@@ -248,15 +250,17 @@ def test_what_may_mend_itself_is_tried_again(tmp_path: Path) -> None:
 def test_the_installer_lets_everything_start_at_boot() -> None:
     """Every unit is enabled, and the keyring is made once the services have started."""
     script = (SYSTEMD / "install.sh").read_text()
-    [units] = [line.partition("=")[2].strip('"') for line in script.splitlines() if line.startswith("units=")]
+    steps = (SYSTEMD / "steps.sh").read_text()
+    [units] = [line.partition("=")[2].strip('"') for line in steps.splitlines() if line.startswith("units=")]
 
     assert sorted(units.split()) == sorted(UNITS)
     assert all("multi-user.target" in settings(unit)["WantedBy"][0] for unit in SERVICES)
     acts = [
         "systemctl enable $units",
         "systemctl restart strongroom-storage.service",
-        "strongroom.deploy.first_start keyring",
+        'keyring "$now"',
     ]
+    assert "strongroom.deploy.first_start keyring" in steps
     assert sorted(map(script.index, acts)) == list(map(script.index, acts))
 
 
@@ -275,7 +279,7 @@ def test_an_older_installation_has_what_the_units_want_before_they_start(tmp_pat
     assert kept == {name: (tmp_path / name).read_bytes() for name in kept}
     script = (SYSTEMD / "install.sh").read_text()
     acts = [
-        "strongroom.deploy.first_start keys $etc",
+        'keys "$now"',
         "install -m 0644 deploy/systemd/*.service",
         "systemctl restart strongroom",
     ]

@@ -143,6 +143,7 @@ def start_without_keys(reader: Reader) -> None:
 
 OF_A_MACHINE = "it is the whole machine's, and needs root and systemd"
 OF_CONTAINERS = "it needs podman"
+OF_A_PACKAGE = "it takes minutes and a network; tests of the Debian package make one, and run what dpkg runs"
 
 
 def test_operating(opens: Opens) -> None:
@@ -162,6 +163,9 @@ def test_operating(opens: Opens) -> None:
             "systemctl disable": OF_A_MACHINE,
             "systemctl daemon-reload": OF_A_MACHINE,
             "rm -r /etc": OF_A_MACHINE,
+            "rm /etc/systemd": OF_A_MACHINE,
+            "make deb": OF_A_PACKAGE,
+            "apt install": OF_A_PACKAGE,
             "podman": OF_CONTAINERS,
             "cd deploy/container": OF_CONTAINERS,
         },
