@@ -163,9 +163,12 @@ def _shown(name: str, model: type[Model], *more: _Member) -> type[Struct]:
     return msgspec.defstruct(name, [*fields, *more], kw_only=True, namespace={"__doc__": model.__doc__})
 
 
-def _said(name: str, *models: type[Model], key: bool = False, more: Iterable[_Member] = ()) -> type[Struct]:
+def _said(
+    name: str, *models: type[Model], key: bool = False, more: Iterable[_Member] = (), needed: str = ""
+) -> type[Struct]:
     """Return what a request may say of a record of *models*, with its *key* where the path does not say it.
 
+    The field that is *needed* is there, and not empty.
     No default is told: in an update, what is not said stays.
     """
     fields: dict[str, _Member] = {}
@@ -175,6 +178,8 @@ def _said(name: str, *models: type[Model], key: bool = False, more: Iterable[_Me
             if field != model.primary_key:
                 told = Annotated[kind, Meta(extra_json_schema=_SECRET)] if model._fields[field].secret else kind
                 fields[field] = (field, told | msgspec.UnsetType, msgspec.UNSET)
+                if field == needed:
+                    fields[field] = (field, Annotated[told, Meta(min_length=1)])
             elif key:
                 fields[field] = (field, kind)
     doc = {"__doc__": f"What a request says. {models[0].__doc__}"}
@@ -213,7 +218,7 @@ TYPES: Final[Mapping[str, type[Struct]]] = {
         _said("HostChange", Host, HostCreds, more=[_CLUSTER]),
         _said("NewHost", Host, HostCreds, key=True, more=[_CLUSTER]),
         _shown("HostCreds", HostCreds),
-        _said("HostCredsChange", HostCreds),
+        _said("HostCredsChange", HostCreds, needed="ssh_priv_key"),
         _shown("HostStatus", HostStatus),
         _shown("Cluster", Cluster),
         _shown("ClusterSeen", Cluster, ("hosts", Counts)),

@@ -200,3 +200,20 @@ async def test_a_host_without_credentials_is_updated_like_any_other(platform: Pl
 
     assert (await platform.inside.get(Host, address)).model.status is HostState.ACTIVE
     assert await platform.inside.get_many(HostCreds, [address]) == [None]
+
+
+async def test_credentials_are_not_destroyed_by_saying_nothing(platform: Platform, api: Api) -> None:
+    """A PUT of credentials without a key is 400, and one that is to be the first is refused where there are some."""
+    address = fresh("up")
+    await api("PUT", f"host/{address}", {"ssh_priv_key": KEY, "remote_user": "core"})
+    path = f"host/{address}/creds"
+
+    for body in ({}, {"remote_user": "root"}, {"ssh_priv_key": ""}):
+        assert (await api("PUT", path, body))[0] == 400
+        assert (await api("PUT", path, body, "if-none-match: *"))[0] == 400
+    assert (await api("PUT", path, {"ssh_priv_key": OTHER}, "if-none-match: *"))[0] in {409, 412}
+
+    creds = (await platform.inside.get(HostCreds, address)).model
+    assert (creds.ssh_priv_key.reveal(), creds.remote_user) == (KEY, "core")
+    await platform.inside.delete(HostCreds, address)
+    assert (await api("PUT", path, {"ssh_priv_key": OTHER}, "if-none-match: *"))[0] == 204
