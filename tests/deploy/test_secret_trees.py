@@ -137,6 +137,7 @@ class TestRemoving:
         with Terminal(service.home, "rm", "-r", box, noun="secret") as terminal:
             terminal.sees(question)
             terminal.types("n")
+            terminal.sees("nothing was removed")
             assert terminal.ends() == 130
         assert held(client, box) == before
 

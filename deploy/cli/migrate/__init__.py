@@ -1,7 +1,5 @@
 """``strongroom migrate``: what lies elsewhere moves in, with proof."""
 
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -9,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from strongroom.deploy.cli import completion, exits, show
+from strongroom.deploy.cli import completion, show
+from strongroom.deploy.cli.asking import sure
 from strongroom.deploy.cli.common import common_options, forms_apart
 from strongroom.deploy.cli.migrate import lists
 from strongroom.deploy.cli.migrate.source import (
@@ -324,7 +323,7 @@ async def _scrub(spec: SourceSpec, *, yes: bool, search_only: bool, superseded: 
     async with open_sides(spec) as sides, sides.journal.held("scrub", take_over=take_over):
         if not search_only:
             check_verified(sides.journal)
-            _sure(yes, f"remove the secrets that have moved from {sides.journal.run.identity}", "nothing was removed")
+            sure(yes, f"remove the secrets that have moved from {sides.journal.run.identity}", "nothing was removed")
         report = await watched(
             "scrubbing",
             sides,
@@ -354,7 +353,7 @@ async def _rollback(spec: SourceSpec, *, yes: bool, take_over: bool) -> int:
     async def act(sides: Sides) -> "Report":
         async with sides.journal.held("rollback", take_over=take_over):
             what = f"put {sides.journal.run.identity} back as it was, and take the copies out of the service"
-            _sure(yes, what, "nothing was put back, and nothing taken out")
+            sure(yes, what, "nothing was put back, and nothing taken out")
             return await watched(
                 "rolling back",
                 sides,
@@ -391,7 +390,7 @@ async def _forget(run_name: str, *, yes: bool, take_over: bool) -> None:
     ):
         lost = loses(sides.journal.run)
         what = f"forget how to undo {run_name}" + (f" ({lost})" if lost else "")
-        _sure(yes, what, "nothing was forgotten")
+        sure(yes, what, "nothing was forgotten")
         await sides.journal.forget()
     show.done({"run": run_name, "forgotten": True}, f"the journal of {run_name} is gone")
 
@@ -474,28 +473,3 @@ def _kept(file: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
         yield keep
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _sure(yes: bool, what: str, otherwise: str) -> None:
-    """Ask whether that is meant, where somebody can be asked; *otherwise* says what it means that it is not.
-
-    Raises:
-        UsageError: nobody can, and --yes was not said.
-        Exit: it is not; that was told.
-    """
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"this would {what}: say --yes")
-    # The loop's own handlers would wait for the answer.
-    before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        if click.confirm(f"{what}?", err=True):
-            return
-    except click.Abort:
-        otherwise = f"interrupted: {otherwise}"
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    click.echo(f"strongroom: {otherwise}", err=True)
-    raise click.exceptions.Exit(exits.INTERRUPTED)

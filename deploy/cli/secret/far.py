@@ -1,26 +1,16 @@
 """Work on a whole tree of secrets: it asks first, shows how far it is, and where it stops says how to go on."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import click
-
 from strongroom.deploy.cli import show
+from strongroom.deploy.cli.interruption import Interrupted
 from strongroom.deploy.cli.secret.listing import some_secrets
 
 if TYPE_CHECKING:
     from strongroom.models.steps import Step
-
-
-class Interrupted(click.Abort):
-    """Somebody pressed Ctrl-C; *next* goes on."""
-
-    def __init__(self, text: str, *following: "Step") -> None:
-        super().__init__(text)
-        self.next = following
 
 
 @dataclass(slots=True)
@@ -61,17 +51,3 @@ def shown(far: Far, doing: str, step: "Step") -> Iterator[Callable[[], None]]:
         error.args = (f"{error}; {far}",)
         error.next = (*error.next, step)
         raise
-
-
-def sure(yes: bool, what: str) -> None:
-    """Ask whether *what* is meant, where somebody can be asked.
-
-    Raises:
-        UsageError: nobody can, and --yes was not said.
-        Abort: it is not.
-    """
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"this would {what}: say --yes")
-    click.confirm(f"{what}?", abort=True, err=True)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from strongroom.deploy.cli import show
+from strongroom.deploy.cli.asking import sure
 from strongroom.deploy.cli.common import client, common_options
 from strongroom.deploy.cli.completion import SECRET
 from strongroom.deploy.cli.secret import naming
-from strongroom.deploy.cli.secret.far import Far, shown, sure
+from strongroom.deploy.cli.secret.far import Far, shown
 from strongroom.deploy.cli.secret.listing import Count
 from strongroom.deploy.cli.words import Verb
 
@@ -45,7 +46,7 @@ def _tree(container: str, *, yes: bool) -> None:
     with client() as service:
         with naming.of_listed(container):
             count = counted(service, container)
-        sure(yes, f"remove {count} with {container}/")
+        sure(yes, f"remove {count} with {container}/", "nothing was removed")
         far = Far("removed", count.secrets)
         going_on = Step("to go on", "secret rm", {"container": container, "recursive": True, "yes": True})
         with shown(far, "removing", going_on) as one_more:
