@@ -4,7 +4,7 @@ from typing import Final, NoReturn
 
 from strongroom.deploy import extras
 
-SERVER: Final = "; where a service is to run: 'strongroom[server]'"
+SERVER: Final = "; where a service is to run: '.[server]'"
 
 
 def main() -> NoReturn:

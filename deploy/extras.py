@@ -1,4 +1,4 @@
-"""What an installation may have left out: libraries that come with an extra, as in ``pip install 'strongroom[cli]'``.
+"""What an installation may have left out: libraries that come with an extra, as in ``pip install '.[cli]'``.
 
 Only Python's own library is imported here, so that it can be asked wherever something is missing.
 """
@@ -62,4 +62,4 @@ def needed(more: str = "") -> Iterator[None]:
 
 
 def _told(name: str, extra: str) -> str:
-    return f"this needs {name}, which is not installed: pip install 'strongroom[{extra}]'"
+    return f"this needs {name}, which is not installed; in Strongroom's own tree: pip install '.[{extra}]'"

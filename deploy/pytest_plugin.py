@@ -15,7 +15,7 @@ strongroom              test     a `StorageClient` on the unix socket, with all 
 strongroom_async        test     an `AsyncStorageClient`, not yet entered: ``async with strongroom_async as client``
 ======================  =======  =============================================================================
 
-They start a service, and so need ``pip install 'strongroom[server]'``, and say so where the library alone is.
+They start a service, and so need ``pip install '.[server]'``, and say so where the library alone is.
 One service serves the whole session, because starting one takes a second or so; what a test leaves in it, the next
 one finds, so let each use a container or keys of its own. Importing this module imports pytest and nothing of ours.
 """

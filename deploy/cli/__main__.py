@@ -2,7 +2,7 @@
 
 from strongroom.deploy import extras
 
-with extras.needed("; where a service is to run: 'strongroom[server]'"):
+with extras.needed("; where a service is to run: '.[server]'"):
     from strongroom.deploy.cli import root
 
 root.main()

@@ -137,8 +137,8 @@ def test_the_base_reads_a_secret(installed: Callable[[str], Installed], stored: 
 @pytest.mark.parametrize(
     ("program", "more"),
     [
-        ("", "; where a service is to run: 'strongroom[server]'"),
-        ("strongroom.deploy.cli", "; where a service is to run: 'strongroom[server]'"),
+        ("", "; where a service is to run: '.[server]'"),
+        ("strongroom.deploy.cli", "; where a service is to run: '.[server]'"),
         ("strongroom.deploy.first_start", ""),
     ],
 )
@@ -154,7 +154,7 @@ def test_the_base_says_what_the_command_needs(
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"strongroom: this needs click, which is not installed: pip install 'strongroom[cli]'{more}\n"
+        f"strongroom: this needs click, which is not installed; in Strongroom's own tree: pip install '.[cli]'{more}\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -170,9 +170,7 @@ def test_pytest_starts_with_the_base_alone(
     done = there.ended(there.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
 
     assert "1 passed, 1 error" in done.stdout, done.stdout + done.stderr
-    assert re.search(
-        r"starts a service; this needs \w+, which is not .* pip install 'strongroom\[server\]'", done.stdout
-    )
+    assert re.search(r"starts a service; this needs \w+, which is not .* pip install '\.\[server\]'", done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +261,8 @@ def test_a_command_of_the_server_says_what_to_install(
     done = there.ended(there.strongroom, "--home", home, *words, cwd=tmp_path)
 
     assert re.fullmatch(
-        r"strongroom: this needs \w+, which is not installed: pip install 'strongroom\[server\]'\n", done.stderr
+        r"strongroom: this needs \w+, which is not installed; in Strongroom's own tree: pip install '\.\[server\]'\n",
+        done.stderr,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["client.json", "home", "some.file"]
