@@ -1,17 +1,21 @@
 """Whether the service can do its work, and what it says of itself."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from strongroom.models import names
 from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.backends.base import Backend, Checkable
 from strongroom.storage_service.backends.read_through import OldPlaces
-from strongroom.storage_service.errors import ServiceError
+from strongroom.storage_service.errors import ServiceError, StoreFails
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys import KeyService
 from strongroom.storage_service.services.keys_overview import State
+
+PATIENCE: Final = 1.5  # seconds for the stores: less than the proxy waits for the service
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class HealthService:
         Without keys it is as the settings say. What comes after a store that does not answer is not known to be well.
         """
         began = time.monotonic()
-        store = await _fault(self._check_stores())
+        store = await _fault(self._stores_answer())
         seconds = None if store else time.monotonic() - began
         audit = await _fault(self._door.check_audit())
         keyring = store or await _fault(self._keys.check())
@@ -74,6 +78,19 @@ class HealthService:
         waiting = state in ("locked", "uninitialized") and not self._ready_when_locked
         checks = {"audit": audit is None, "store": store is None, "keyring": keyring is None}
         return Readiness(error is None and not waiting, state, checks, error, seconds)
+
+    async def _stores_answer(self) -> None:
+        """Check the stores, within a time in which whoever asks still waits: he would else blame the service.
+
+        Raises:
+            StoreFails: one does not answer in time.
+            ServiceError: one cannot do its work.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._check_stores()
+        except TimeoutError:
+            raise StoreFails("the store did not answer in time") from None
 
     async def _check_stores(self) -> None:
         await self._stores[0].get(names.READY)

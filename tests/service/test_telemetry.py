@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,13 +11,14 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
+from strongroom.http_proxy.app import READY_TIMEOUT
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.base import Backend, Entry
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.bootstrap import SharedRoot
 from strongroom.storage_service.config import ProxyKey, ServiceSettings
 from strongroom.storage_service.http.app import StorageApp
-from strongroom.storage_service.services import telemetry
+from strongroom.storage_service.services import health, telemetry
 from tests.in_process import Inside, inside
 from tests.raw_http import request
 
@@ -80,6 +82,19 @@ async def test_a_store_that_hangs_is_told_as_unwell(tmp_path: Path, monkeypatch:
     assert ("store_probe_seconds",) in well and ("store_probe_seconds",) not in unwell
     assert ("keysets",) in well and ("keysets",) not in unwell
     assert unwell["state", "unlocked"] == 1
+
+
+async def test_readiness_blames_the_store_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks still waits when the answer comes: it is the store that does not answer, and not the service."""
+    assert health.PATIENCE < READY_TIMEOUT
+    monkeypatch.setattr(health, "PATIENCE", 0.1)
+    store = Slow()
+    async with running(tmp_path, store) as server:
+        store.hangs = True
+        answer = await server.ask(request("GET", "/readyz"))
+
+    said = json.loads(answer.body)
+    assert (answer.status, said["checks"]["store"], said["checks"]["audit"]) == (503, False, True)
 
 
 async def test_lines_that_do_not_reach_the_audit_log_are_counted(
