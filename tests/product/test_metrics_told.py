@@ -75,6 +75,13 @@ def test_who_may_read_the_metrics(home: Path) -> None:
         assert httpx.get(f"{running.url}/api/v0/hosts/", headers=BEARER).status_code == 401
         assert httpx.get(f"{running.url}/api/v0/secrets/", headers=BEARER).status_code == 401
 
+        failures = {
+            labels[1]: count
+            for labels, count in page(running).items()
+            if labels[0] == "strongroom_proxy_authentication_failures_total"
+        }
+        assert failures["none"] == 1 and failures["wrong"] >= 3  # a token that is guessed is no want of one
+
         watcher, other = key(running, "watcher", "/system/status"), key(running, "other", "/secrets/box")
         assert page(running, watcher)["strongroom_proxy_service_up",] == 1
         assert httpx.get(url, headers=other).status_code == 403
