@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
-    """Take SIGINT again, where a shell began this in the background: what ignores it starts what ignores it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Take signals again that a shell ignored, which began this in the background: what ignores them hands that on."""
+    if threading.current_thread() is threading.main_thread():
+        for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, usual)
 
 
 @pytest.hookimpl(wrapper=True)
