@@ -2,7 +2,8 @@
 
 A value is bound to its name, so it is read and written anew: stored at the new name, read back there and compared, and
 only then, of a move, removed at the old one, if it is still what was read. Wherever that stops, each secret is at the
-old name, or at both, or moved; the same command goes on, for what is at both names already is taken for copied.
+old name, or at both, or moved; the same command goes on, for what is at both names already is taken for copied, and of
+a move written anew.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import click
 
 from strongroom.deploy.cli import show, words
-from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.common import C, client, common_options
 from strongroom.deploy.cli.completion import SECRET
 from strongroom.deploy.cli.secret import naming
 from strongroom.deploy.cli.secret.far import Far, shown
@@ -62,13 +63,15 @@ class _Way(NamedTuple):
         return "moved" if self.moves else "copied"
 
 
+def _options(command: C) -> C:
+    """Give *command* what moving and copying are told alike."""
+    for given in (common_options, _PARENTS, _REPLACE, _RECURSIVE, _TO, _FROM):
+        command = given(command)
+    return command
+
+
 @click.command(cls=words.Verb)
-@_FROM
-@_TO
-@_RECURSIVE
-@_REPLACE
-@_PARENTS
-@common_options
+@_options
 def mv(*, source: str, target: str, recursive: bool, replace: bool, parents: bool) -> None:
     """Move a secret to another name, or with -r a container and all that it holds.
 
@@ -79,12 +82,7 @@ def mv(*, source: str, target: str, recursive: bool, replace: bool, parents: boo
 
 
 @click.command(cls=words.Verb)
-@_FROM
-@_TO
-@_RECURSIVE
-@_REPLACE
-@_PARENTS
-@common_options
+@_options
 def cp(*, source: str, target: str, recursive: bool, replace: bool, parents: bool) -> None:
     """Copy a secret to another name, or with -r a container and all that it holds.
 
