@@ -101,7 +101,9 @@ class Server:
             await self._empty.wait()
 
     def leave(self, connection: "Connection") -> None:
-        """Forget *connection*, which is closed."""
+        """Forget *connection*, which is closed, or about to be; it counts no longer."""
+        if connection not in self.connections:
+            return
         self.connections.discard(connection)
         self.ledger.work(connection)
         self.ledger.leave(connection.address)
@@ -148,7 +150,7 @@ class Connection(asyncio.Protocol):
         self.peer = peer_of(accepted)
         self.silent = True
         self.deadline = math.inf
-        self.handshake: asyncio.Task[None] | None = None  # what makes its transport
+        self.handshake: asyncio.Task[Any] | None = None  # what makes its transport
         self.transport: asyncio.Transport | None = None
         self.reader = http1.RequestReader()
         self.writable: asyncio.Future[None] | None = None  # while the client does not keep up
@@ -170,6 +172,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request."""
         self.transport = cast("asyncio.Transport", transport)
+        if self not in self.server.connections:  # it made room for another before it was there
+            self.abort()
+            return
         self._wait_for_request(self.server.limits.head)
         if self.server.ending:  # a handshake took its time
             self.drain()
@@ -235,7 +240,7 @@ class Connection(asyncio.Protocol):
     def evict(self) -> None:
         """Close, to make room."""
         self.server.meter.refuse(Refused.CROWDED)
-        self.server.ledger.work(self)  # at once, so that the next to go is another
+        self.server.leave(self)  # at once, so that the next to go is another, and only where there is need
         if self.handshake is not None and self.transport is None:
             self.handshake.cancel()
         self.abort()
@@ -393,7 +398,7 @@ class Connection(asyncio.Protocol):
 
     def _begin_kept(self) -> None:
         self._pending = False
-        if self._buffer and self._exchange is None and self.transport is not None:
+        if self._buffer and self._exchange is None and self.transport is not None and not self.transport.is_closing():
             data, self._buffer = self._buffer, b""
             self._begin(data, 0)
 

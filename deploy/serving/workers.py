@@ -245,28 +245,29 @@ class Door:
         connection = Connection(server, accepted, counted, client, scheme)
         if peer is None:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        task = server.loop.create_task(self._connect(accepted, connection))
-        connection.handshake = task
+        handshake = None if self._context is None else server.limits.head
+        connecting = server.loop.connect_accepted_socket(
+            lambda: connection, accepted, ssl=self._context, ssl_handshake_timeout=handshake
+        )
+        task = connection.handshake = server.loop.create_task(connecting)
         self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+        task.add_done_callback(functools.partial(self._connected, accepted, connection))
 
-    async def _connect(self, accepted: socket.socket, connection: Connection) -> None:
-        """Make a transport of *accepted*; where TLS is wanted and does not come about, there is none."""
-        server, context = self._server, self._context
-        handshake = None if context is None else server.limits.head
-        try:
-            await server.loop.connect_accepted_socket(
-                lambda: connection, accepted, ssl=context, ssl_handshake_timeout=handshake
-            )
-        except (OSError, asyncio.CancelledError) as error:  # ssl.SSLError is one: a handshake that came to nothing
-            if isinstance(error, OSError) and context is not None:
-                self._failures.note(error, connection.client)
-                server.meter.refuse(Refused.HANDSHAKE)
-            if connection.transport is None:
-                server.leave(connection)
-            accepted.close()
-        finally:
-            connection.handshake = None
+    def _connected(self, accepted: socket.socket, connection: Connection, task: asyncio.Task[Any]) -> None:
+        """Leave nothing of a connection that did not come about, be it that its task never began."""
+        self._connecting.discard(task)
+        connection.handshake = None
+        error = None if task.cancelled() else task.exception()
+        if error is None and not task.cancelled():
+            return
+        if connection.transport is None:
+            self._server.leave(connection)
+        accepted.close()
+        if not isinstance(error, OSError | None):
+            raise error
+        if error is not None and self._context is not None:  # ssl.SSLError is one: a handshake that came to nothing
+            self._failures.note(error, connection.client)
+            self._server.meter.refuse(Refused.HANDSHAKE)
 
 
 def _unhandled(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import resource
+import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -201,6 +203,23 @@ async def test_all_addresses_have_so_many_and_who_never_asked_goes_first(capped:
         gone = await asyncio.gather(*map(closed, [*asked, *silent, *new]))
         assert gone == [False] * 7 + [True] * 9 + [False] * 4 + [False] * 9
         assert capped.log.read_text().count("20 connections are open") == 1
+
+
+async def test_who_goes_in_the_moment_of_coming_is_closed_too(capped: Served) -> None:
+    """Of 60 that a worker accepts at once, 8 are served; the others see their end, and nothing stays of them."""
+    async with Crowd(capped) as crowd:
+        other = await crowd.connect("127.0.0.2")
+        assert not await closed(other)
+        (worker,) = capped.running.workers
+        descriptors = Path(f"/proc/{worker}/fd")
+        before = len(list(descriptors.iterdir()))
+        os.kill(worker, signal.SIGSTOP)  # so that they come while it looks elsewhere
+        crowded = [await crowd.connect("127.0.0.3") for _ in range(60)]
+        os.kill(worker, signal.SIGCONT)
+        ends = await asyncio.gather(*(each.rest() for each in crowded[:52]))
+        assert ends == [b""] * 52
+        assert not any(await asyncio.gather(*map(closed, [other, *crowded[52:]])))
+        assert len(list(descriptors.iterdir())) == before + 8
 
 
 async def test_who_is_worked_for_is_never_closed_for_another(capped: Served) -> None:
