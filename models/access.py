@@ -1,7 +1,7 @@
 """Who may do what: principals, groups and rules, as they are kept, and the grammar of what they are called.
 
-    system/access/users/<name>       a person             system/access/groups/<name>      principals, each with a role
-    system/access/services/<name>    a program            system/access/rules/<name>       who may do what to which names
+    system/access/users/<name>     a person      system/access/groups/<name>   principals, each with a role
+    system/access/services/<name>  a program     system/access/rules/<name>    who may do what to which names
 
 A principal is spelled with its kind, ``user:ann``, ``service:runner``; a group in a rule is ``group:ops``. Names of
 users, services and API keys are of one space, in which case makes no difference, and none is ever given to another.
@@ -175,7 +175,7 @@ def check_subject(subject: str) -> str:
 
 
 def check_pattern(pattern: str) -> str:
-    """Return *pattern* if names can be spelled so: segments as of names, whole ones ``*``, ``{principal}``, last ``**``.
+    """Return *pattern* if it is one: segments as of names, whole ones ``*``, ``{principal}``, last ``**``.
 
     Raises:
         InvalidName: they cannot.
