@@ -10,7 +10,6 @@ users, services and API keys are of one space, in which case makes no difference
 import ipaddress
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, Literal
 
@@ -18,6 +17,7 @@ import msgspec
 
 from strongroom.models.errors import InvalidName, ModelError
 from strongroom.models.names import MAX_NAME
+from strongroom.models.strict_json import UNREADABLE
 
 FORMAT: Final = 1
 EVERYBODY: Final = "*"  # as a subject: every principal that is known
@@ -32,6 +32,9 @@ MAX_NOTE: Final = 500  # characters
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
 _SEGMENT: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._@:+-]+", re.ASCII)
+_MOMENT: Final = re.compile(
+    r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z", re.ASCII
+)
 _KINDS: Final = frozenset(("user", "service", "apikey", "machine", "group"))
 
 
@@ -231,24 +234,15 @@ def check_network(network: str) -> str:
     return network
 
 
-def check_time(text: str, field: str) -> datetime:
-    """Return the moment that *text* says: as RFC 3339 has it, in UTC, with a Z.
+def check_time(text: str, field: str) -> str:
+    """Return *text* if it is a moment as records say it, so that texts of moments sort as these do.
 
     Raises:
-        InvalidAccess: it says none.
+        InvalidAccess: it is not.
     """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or not text.endswith("Z") or moment.utcoffset() is None:
-        raise InvalidAccess("a time is as in 2026-11-30T12:00:00Z", field)
-    return moment
-
-
-def told(moment: datetime) -> str:
-    """Return how *moment* is kept."""
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    if _MOMENT.fullmatch(text) is None:
+        raise InvalidAccess("a time is in UTC, to the second, as in 2026-11-30T12:00:00Z", field)
+    return text
 
 
 def decode(text: bytes, kind: type[Any]) -> Any:
@@ -259,8 +253,8 @@ def decode(text: bytes, kind: type[Any]) -> Any:
     """
     try:
         record = msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise InvalidAccess("it is no such record", "record") from None
+    except UNREADABLE:
+        raise InvalidAccess("the record is damaged", "record") from None
     if record.format_ != FORMAT:
         raise InvalidAccess("it is a record of a later format", "format")
     return record

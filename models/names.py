@@ -31,7 +31,15 @@ EXPORT_SEAL: Final = KEYRING + "export"  # what the seal of an export is bound t
 USAGE: Final = SYSTEM + "usage/"
 ACCESS: Final = SYSTEM + "access/"
 APIKEYS: Final = ACCESS + "apikeys/"
-SPENT_APIKEYS: Final = SYSTEM + "spent/apikeys/"
+USERS: Final = ACCESS + "users/"
+SERVICES: Final = ACCESS + "services/"
+GROUPS: Final = ACCESS + "groups/"
+RULES: Final = ACCESS + "rules/"
+EPOCH: Final = ACCESS + "epoch"  # its revision is that of all access
+LOGINS: Final = ACCESS + "logins/"
+REVOKED: Final = ACCESS + "revoked/"
+USED: Final = ACCESS + "used/"
+SPENT: Final = SYSTEM + "spent/"
 RESTORE: Final = SYSTEM + "restore"
 JOURNAL: Final = SYSTEM + "journal/"
 MIGRATION: Final = JOURNAL + "migration/"
@@ -118,9 +126,29 @@ MAP: Final = (
         Encryption.CLEAR,
     ),
     Prefix(f"{APIKEYS}<id>", "an API key's verifier and reach; JSON", "the service", Encryption.DATA),
+    Prefix(f"{USERS}<name>", "a person and the credentials of theirs; JSON", "the service", Encryption.DATA),
+    Prefix(f"{SERVICES}<name>", "a program and its credentials; JSON", "the service", Encryption.DATA),
+    Prefix(f"{GROUPS}<name>", "a group and its members; JSON", "the service", Encryption.DATA),
+    Prefix(f"{RULES}<edition>/<name>", "a rule; JSON", "the service", Encryption.DATA),
     Prefix(
-        f"{SPENT_APIKEYS}<id>/",
-        "that an API key of that id was revoked, and none is given that id again; empty",
+        EPOCH,
+        "which edition of the rules is in force, and what of access changed last; JSON",
+        "the service",
+        Encryption.DATA,
+    ),
+    Prefix(
+        f"{LOGINS}<moment>-<hash>",
+        "that a challenge was answered, until it would have expired; JSON",
+        "the service",
+        Encryption.DATA,
+    ),
+    Prefix(
+        f"{REVOKED}<jti>", "that a token is revoked, until it would have expired; JSON", "the service", Encryption.DATA
+    ),
+    Prefix(f"{USED}<kind>/<name>", "when credentials were last used; JSON", "the service", Encryption.DATA),
+    Prefix(
+        f"{SPENT}<kind>/<name>/",
+        "that a name was given once to one of that kind, and is given to nobody again; empty",
         "the service",
         Encryption.CLEAR,
     ),

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from strongroom.models import names
 from strongroom.storage_service.access.apikeys import ApiKeys
+from strongroom.storage_service.access.apikeys import decode as decode_apikey
 from strongroom.storage_service.access.authenticators import Authenticator, OwnUser, Proxy
+from strongroom.storage_service.access.directory import Directory
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.registry import make_authenticator, make_authorizer
 from strongroom.storage_service.audit.log import AuditLog
@@ -122,11 +124,12 @@ async def build(
         )
         stack.push_async_callback(holder.close)
         encrypted = EncryptedBackend(store, holder)
-        apikeys = ApiKeys(store, encrypted, (settings.api_id, settings.api_key), proxy=settings.proxy)
-        stack.push_async_callback(apikeys.close)
+        directory = Directory(store, encrypted, {names.APIKEYS: decode_apikey})
+        stack.push_async_callback(directory.close)
+        apikeys = ApiKeys(directory, (settings.api_id, settings.api_key), proxy=settings.proxy)
 
         def opened() -> None:
-            apikeys.learn()
+            directory.learn()
             if record is not None and not settings.store.startswith("memory:"):
                 record.try_to_keep(settings.store)
 
@@ -162,7 +165,7 @@ async def build(
             access=AccessService(door, apikeys),
             keys=keys,
             # Of the store alone: who moves a source must see what has moved.
-            bulk=BulkService(door, encrypted, apikeys, large_answers),
+            bulk=BulkService(door, encrypted, apikeys, directory, large_answers),
             audit=AuditService(door, proxy.principal),
             health=health,
             telemetry=TelemetryService(door, keys, health, stores, meter),

@@ -6,17 +6,14 @@
     system/spent/apikeys/<id>/   (empty) an id that was revoked, and is given to nobody else
 
 An id leaves things under its name: its own container, lines in the audit log, places where it is let in.
-So no id is given out twice.
+So no id is given out twice, nor one that a user or a service has or had; in which case makes no difference.
 
 A plain SHA-256 is enough because a key is random: there is nothing to guess (slow hashes are for people's passwords).
 The record is encrypted like a secret, not to hide it but to seal it: who may write the store cannot plant a key, widen
-one, or give one another's id. Every request asks the store for the record's revision, so that a revoked key ends with
-the revocation, on every worker and machine; a record of a known revision is not opened twice. So that the holders of
-keys are known while the service is locked, each worker opens records beforehand, when it gets the keys to do so.
+one, or give one another's id. The `Directory` knows whether records are still so: a revoked key ends with the
+revocation, on every worker and machine.
 """
 
-import asyncio
-import contextlib
 import hashlib
 import hmac
 import re
@@ -29,24 +26,14 @@ import msgspec
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
-from strongroom.models.names import APIKEYS, SPENT_APIKEYS
+from strongroom.models.names import APIKEYS
 from strongroom.models.secret import Secret
 from strongroom.models.strict_json import UNREADABLE
-from strongroom.storage_service.access.base import Action, Principal
-from strongroom.storage_service.backends.base import (
-    ABSENT,
-    PRESENT,
-    Backend,
-    Check,
-    Conflict,
-    Delete,
-    Entry,
-    Put,
-    Vacant,
-    pages,
-)
+from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Principal
+from strongroom.storage_service.access.directory import Directory, Snapshot, refuse_taken, spent
+from strongroom.storage_service.backends.base import Change, Delete, Put
 from strongroom.storage_service.config import ProxyKey
-from strongroom.storage_service.errors import Exists, Internal, Invalid, NotFound, ServiceError
+from strongroom.storage_service.errors import Exists, Invalid, NotFound
 
 _FORMAT: Final = 1
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
@@ -68,28 +55,26 @@ class ApiKeys:
 
     def __init__(
         self,
-        store: Backend,
-        sealed: Backend,
+        directory: Directory,
         own: tuple[str, Secret],
         *,
         proxy: ProxyKey | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         random_key: Callable[[], str] = lambda: secrets.token_urlsafe(32),
     ) -> None:
-        """Take the *store*, the encrypting backend round it (*sealed*), the service's *own* id and key, the *proxy*'s.
+        """Take the *directory* that holds them, the service's *own* id and key, and the *proxy*'s.
 
         These two are the ones that the configuration gives, and no record holds them. The own key reaches everything.
         """
-        self._store = store
-        self._sealed = sealed
+        self._directory = directory
         self._own = {own[0]: (_verifier(own[1].reveal()), Principal(f"apikey:{own[0]}"))}
         if proxy is not None:
             principal = Principal(f"apikey:{proxy.api_id}", proxy.paths)
             self._own[proxy.api_id] = (_verifier(proxy.api_key.reveal()), principal)
         self._now = now
         self._random_key = random_key
-        self._opened: dict[str, tuple[int, str, Principal]] = {}  # id -> revision, verifier, principal
-        self._learning: asyncio.Task[None] | None = None
+        self._known = Snapshot()
+        self._principals: dict[str, Principal] = {}  # of the snapshot that was known last
 
     async def authenticate(self, key_id: str, key: str) -> Principal | None:
         """Return the principal whose *key* this is, or None; an unknown id takes the same steps as a wrong key.
@@ -102,59 +87,50 @@ class ApiKeys:
         if key_id in self._own:
             own_verifier, own = self._own[key_id]
             return own if hmac.compare_digest(offered, own_verifier) else None
-        legal = _ID.fullmatch(key_id) is not None
-        known = await self._known(key_id if legal else _NOBODY_ID)
-        if known is None:
+        known = await self._directory.current()
+        record: ApiKeyRecord | None = known.record(APIKEYS + key_id)
+        if record is None:
             hmac.compare_digest(offered, _NOBODY)
             return None
-        _, verifier, principal = known
-        return principal if hmac.compare_digest(offered, verifier) else None
+        if not hmac.compare_digest(offered, record.verifier):
+            return None
+        if known is not self._known:
+            self._known, self._principals = known, {}
+        principal = self._principals.get(key_id)
+        if principal is None:
+            name = f"apikey:{key_id}"
+            groups = known.groups.get(name, frozenset())
+            principal = Principal(name, tuple(record.paths), frozenset(record.actions), groups)
+            self._principals[key_id] = principal
+        return principal
 
     def knows(self, key_id: str | None) -> bool:
-        """Whether *key_id* is the id of a key, as far as a record was opened here: it is for whoever just showed it."""
-        return key_id is not None and (key_id in self._own or key_id in self._opened)
-
-    def learn(self) -> None:
-        """Begin to open records, as many as are in one page, while others are served."""
-        if self._learning is None or self._learning.done():
-            self._learning = asyncio.create_task(self._learn(), name="apikeys")
-
-    async def close(self) -> None:
-        """Open no more of them."""
-        if self._learning is not None:
-            self._learning.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._learning
+        """Whether *key_id* is the id of a key, as far as records were read here: it is for whoever just showed it."""
+        return key_id is not None and (key_id in self._own or APIKEYS + key_id in self._directory.known.records)
 
     async def create(self, key_id: str, paths: Iterable[str], actions: Iterable[str]) -> tuple[Secret, ApiKeyRecord]:
         """Make a new key, keep its verifier, and return the key, which nobody can tell again.
 
         Raises:
             Invalid: the id, a path or an action is invalid.
-            Exists: the id is taken, was so once, or is the service's own or its proxy's.
+            Exists: the name is taken, was so once, or is the service's own or its proxy's.
             Unavailable: the store does not answer.
         """
-        if key_id in self._own:
+        if key_id.casefold() in map(str.casefold, self._own):
             raise Exists("that id is the service's own, or its proxy's")
         key = Secret(self._random_key())
         record = self._record(key_id, key, paths, actions)
-        try:
-            await self._sealed.commit(
-                [Put(APIKEYS + key_id, msgspec.json.encode(record), ABSENT), Check(spent(key_id), ABSENT)]
-            )
-        except Conflict as conflict:
-            if any(change.name == spent(key_id) for change in conflict.failed if not isinstance(change, Vacant)):
-                raise Exists("an API key of that id was revoked, and an id is never used again") from None
-            raise Exists("an API key of that id exists") from None
+
+        def make(known: Snapshot) -> list[Change]:
+            refuse_taken(known, key_id)
+            return [Put(APIKEYS + key_id, msgspec.json.encode(record))]
+
+        await self._directory.change(make)
         return key, record
 
     async def list(self) -> list[tuple[str, ApiKeyRecord]]:
         """Return every key's id and record, by id."""
-        found: list[tuple[str, ApiKeyRecord]] = []
-        async for page in pages(self._store.list, APIKEYS):
-            entries = await self._sealed.get_many(page)
-            found += [(name.removeprefix(APIKEYS), _decode(entries[name])) for name in page if name in entries]
-        return found
+        return list((await self._directory.current()).below(APIKEYS).items())
 
     async def revoke(self, key_id: str) -> None:
         """End a key, for every request that begins after this returns; its id is given to no other.
@@ -163,13 +139,13 @@ class ApiKeys:
             NotFound: there is no key of that id.
             Unavailable: the store does not answer; with the fate of the revocation.
         """
-        if _ID.fullmatch(key_id) is None:
-            raise NotFound("there is no such API key")
-        try:
-            # A container: a name that is there, in the clear, and carries nothing.
-            await self._sealed.commit([Delete(APIKEYS + key_id, PRESENT), Put(spent(key_id), b"")])
-        except Conflict:
-            raise NotFound("there is no such API key") from None
+
+        def make(known: Snapshot) -> list[Change]:
+            if APIKEYS + key_id not in known.records:  # one that is damaged can be ended, too
+                raise NotFound("there is no such API key")
+            return [Delete(APIKEYS + key_id), Put(spent("apikeys", key_id), b"")]
+
+        await self._directory.change(make)
 
     async def record(self, key_id: str) -> ApiKeyRecord:
         """Return the record of a key.
@@ -179,10 +155,10 @@ class ApiKeys:
             Undecipherable, Internal: the record was planted or edited in the store, or is of a later form.
             Unavailable: the store does not answer.
         """
-        entry = await self._sealed.get(APIKEYS + key_id) if _ID.fullmatch(key_id) else None
-        if entry is None:
+        record: ApiKeyRecord | None = (await self._directory.current()).record(APIKEYS + key_id)
+        if record is None:
             raise NotFound("there is no such API key")
-        return _decode(entry)
+        return record
 
     def _record(self, key_id: str, key: Secret, paths: Iterable[str], actions: Iterable[str]) -> ApiKeyRecord:
         if _ID.fullmatch(key_id) is None:
@@ -200,7 +176,7 @@ class ApiKeys:
             allowed = [Action(action) for action in actions]
         except ValueError:
             allowed = []
-        if not allowed:
+        if not allowed or not ALL_ACTIONS.issuperset(allowed):
             raise Invalid("actions are get, list, put and delete", (("actions", "is not a list of actions"),))
         created = self._now().isoformat(timespec="seconds").replace("+00:00", "Z")
         return ApiKeyRecord(verifier=_verifier(key.reveal()), paths=listed, actions=allowed, created=created)
@@ -222,36 +198,9 @@ class ApiKeys:
             or _VERIFIER.fullmatch(record.verifier) is None
             or not (record.paths and all(_is_path(path) for path in record.paths))
             or not record.actions
+            or not ALL_ACTIONS.issuperset(record.actions)
         ):
             raise Invalid("that is not the record of an API key")
-
-    async def _learn(self) -> None:
-        # What cannot be told now is asked for again when somebody comes with the key, and he is told what is wrong.
-        with contextlib.suppress(ServiceError):
-            for name in (await self._store.list(APIKEYS)).names:
-                with contextlib.suppress(Internal):
-                    await self._known(name.removeprefix(APIKEYS))
-
-    async def _known(self, key_id: str) -> tuple[int, str, Principal] | None:
-        name = APIKEYS + key_id
-        entry = await self._store.get(name)
-        if entry is None:
-            self._opened.pop(key_id, None)
-            return None
-        known = self._opened.get(key_id)
-        if known is None or known[0] != entry.revision:
-            opened = await self._sealed.get(name)
-            if opened is None:
-                return None
-            record = _decode(opened)
-            principal = Principal(f"apikey:{key_id}", tuple(record.paths), frozenset(record.actions))
-            known = self._opened[key_id] = (opened.revision, record.verifier, principal)
-        return known
-
-
-def spent(key_id: str) -> str:
-    """Return the name that is there when *key_id* was revoked."""
-    return f"{SPENT_APIKEYS}{key_id}/"
 
 
 def _is_path(entry: str) -> bool:
@@ -269,15 +218,16 @@ def _verifier(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def _decode(entry: Entry) -> ApiKeyRecord:
-    try:
-        record = msgspec.json.decode(entry.value, type=ApiKeyRecord)
-    except UNREADABLE:
-        raise Internal("a stored API key record is damaged") from None
+def decode(text: bytes) -> ApiKeyRecord:
+    """Return the record that *text* holds.
+
+    Raises:
+        ValueError, msgspec.MsgspecError: it holds none, or one of a later format.
+    """
+    record = msgspec.json.decode(text, type=ApiKeyRecord)
     if record.format_ != _FORMAT:
-        raise Internal("a stored API key record is of a later format")
+        raise ValueError
     return record
 
 
 _NOBODY: Final = _verifier("")
-_NOBODY_ID: Final = "-"  # no legal id, so no record has it

@@ -1,9 +1,11 @@
 """Who asks, for what, and the answer: the words every authorizer shares."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
+
+from strongroom.storage_service.wire import Verb
 
 
 class Action(StrEnum):
@@ -11,11 +13,27 @@ class Action(StrEnum):
 
     GET = "get"
     LIST = "list"
-    PUT = "put"
+    PUT = "put"  # both of the next two
+    CREATE = "create"  # a put that never replaces
+    MODIFY = "modify"  # a put that always does
     DELETE = "delete"
 
+    @property
+    def word(self) -> Verb:
+        """What reaches and audit lines say of it: they know one way to put."""
+        return _WORDS[self]
 
-ALL_ACTIONS = frozenset(Action)
+
+_WORDS: Final[Mapping[Action, Verb]] = {
+    Action.GET: "get",
+    Action.LIST: "list",
+    Action.PUT: "put",
+    Action.CREATE: "put",
+    Action.MODIFY: "put",
+    Action.DELETE: "delete",
+}
+ALL_ACTIONS = frozenset((Action.GET, Action.LIST, Action.PUT, Action.DELETE))
+_PUTS = frozenset((Action.CREATE, Action.MODIFY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +41,20 @@ class Principal:
     """Who asks: ``apikey:<id>``, ``service:<uid>``, ``user:<name>`` …, and how far its credentials reach at most.
 
     *paths* are SimplePathAuthz entries; *actions* what it may do on them. Trusted: made by authenticators alone.
+    Whoever is *ruled* reaches nothing but what rules allow; whatever they deny is denied to everybody in *groups*.
     """
 
     id: str
     paths: tuple[str, ...] = ("/",)
     actions: frozenset[Action] = ALL_ACTIONS
+    groups: frozenset[str] = frozenset()
+    ruled: bool = False
+    credential: str | None = None  # which of its credentials it has shown
+    address: str | None = None  # of the client, on the network
+
+    def may(self, action: Action) -> bool:
+        """Whether the credentials are for *action* at all."""
+        return action in self.actions or (action in _PUTS and Action.PUT in self.actions)
 
     @property
     def name(self) -> str:
@@ -37,7 +64,7 @@ class Principal:
     @property
     def is_whole(self) -> bool:
         """Whether the credentials have no limit of their own."""
-        return "/" in self.paths and self.actions >= ALL_ACTIONS
+        return not self.ruled and "/" in self.paths and self.actions >= ALL_ACTIONS
 
     @property
     def namespace(self) -> str:

@@ -67,13 +67,13 @@ class Reach:
         """Return False outside the credential's paths and actions; inside, True except for secrets (None)."""
         if name == "":
             return None  # the ping reveals nothing, and every credential may be tried on it
-        if action not in principal.actions or not matches(principal.paths, "/" + name):
+        if not principal.may(action) or not matches(principal.paths, "/" + name):
             return False
-        return None if name.startswith(SECRETS) else True
+        return None if principal.ruled or name.startswith(SECRETS) else True
 
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         """Whether the credential may not do the action, or has no path there."""
-        return action not in principal.actions or not meets(principal.paths, "/" + below)
+        return not principal.may(action) or not meets(principal.paths, "/" + below)
 
     def tops(self, principal: Principal) -> Iterable[str]:
         """Return the containers that the credential's paths name."""
@@ -86,12 +86,15 @@ class Reach:
 
 
 class WholeReach:
-    """Refuses every credential that does not reach everything: for acts that would let it reach further."""
+    """Refuses every credential that does not reach everything: for acts that would let it reach further.
+
+    Of who is ruled it has no opinion: for such acts there are rights that nothing else includes.
+    """
 
     def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
         """Return False for a credential with any limit of its own; no opinion on the others."""
         del action, name
-        return None if principal.is_whole else False
+        return None if principal.is_whole or principal.ruled else False
 
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         """Whether it refuses the credential, for it asks for nothing else."""
@@ -119,18 +122,24 @@ class WholeReachAlone(WholeReach):
 
 @dataclass(frozen=True, slots=True)
 class SimplePathAuthz:
-    """Allows the listed paths to whoever is authenticated; has no opinion on the rest."""
+    """Allows the listed paths to whoever is authenticated; has no opinion on the rest.
+
+    Those for whom rules decide are silent to it but where *principals* names them (``user:ann``).
+    """
 
     paths: tuple[str, ...]
+    principals: frozenset[str] = frozenset()
 
     @classmethod
     def from_options(cls, options: Mapping[str, str]) -> Self:
-        """Return what *options* describe: ``paths``, parted by spaces."""
-        return cls(tuple(options.get("paths", "").split()))
+        """Return what *options* describe: ``paths`` and ``principals``, parted by spaces."""
+        return cls(tuple(options.get("paths", "").split()), frozenset(options.get("principals", "").split()))
 
     def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
         """Return True where an entry covers the name's path."""
-        del principal, action  # the path alone decides
+        del action  # the path alone decides
+        if principal.ruled and principal.id not in self.principals:
+            return None
         return True if matches(self.paths, "/" + name) else None
 
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
@@ -140,8 +149,7 @@ class SimplePathAuthz:
 
     def tops(self, principal: Principal) -> Iterable[str]:
         """Return the containers that the listed paths name."""
-        del principal
-        return containers(self.paths)
+        return () if principal.ruled and principal.id not in self.principals else containers(self.paths)
 
     def own_container(self, principal: Principal) -> str | None:
         """Return None: it gives nobody one."""

@@ -34,7 +34,7 @@ AUTHENTICATORS: Final[Mapping[str, Kind]] = {
 }
 
 AUTHORIZERS: Final[Mapping[str, Kind]] = {
-    "SimplePathAuthz": Kind("strongroom.storage_service.access.paths:SimplePathAuthz", ("paths",)),
+    "SimplePathAuthz": Kind("strongroom.storage_service.access.paths:SimplePathAuthz", ("paths", "principals")),
     "UserNameSpace": Kind("strongroom.storage_service.access.paths:UserNameSpace", ("path",)),
 }
 

@@ -11,8 +11,9 @@ from typing import Final
 
 from strongroom.models import names
 from strongroom.models.errors import InvalidName
-from strongroom.storage_service.access.apikeys import ApiKeys, spent
+from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.base import Action
+from strongroom.storage_service.access.directory import Directory, Snapshot
 from strongroom.storage_service.access.paths import WholeReach
 from strongroom.storage_service.backends.base import (
     ABSENT,
@@ -55,10 +56,18 @@ class BulkService:
     served here, Locked or Uninitialized while there is no key, and Unavailable with its fate.
     """
 
-    def __init__(self, door: Door, sealed: Backend, keys: ApiKeys, large_answers: LargeAnswers | None = None) -> None:
+    def __init__(
+        self,
+        door: Door,
+        sealed: Backend,
+        keys: ApiKeys,
+        directory: Directory,
+        large_answers: LargeAnswers | None = None,
+    ) -> None:
         """Take the parts; *sealed* must be an encrypting backend. The door opens to whoever reaches everything."""
         self._sealed = sealed
         self._keys = keys
+        self._directory = directory
         self._door = door.beside(WholeReach())
         self._large_answers = large_answers or LargeAnswers()
 
@@ -150,10 +159,16 @@ class BulkService:
         if len(batch) > (most := self._sealed.max_batch):
             raise Invalid(f"a commit is at most {most} changes now, with one for each container they lie in")
         await self._door.permit_each(caller, [Act(_ACTIONS[type(change)], name) for name, change in changes.items()])
-        made = [spent(name.removeprefix(names.APIKEYS)) for name, change in changes.items() if _makes_key(name, change)]
-        if made and await self._sealed.get_many(made):
-            raise Invalid("an API key of that id was revoked here, and an id is never used again")
+
+        def make(known: Snapshot) -> Sequence[Change]:
+            for name, change in changes.items():
+                if name.startswith(names.APIKEYS) and isinstance(change, Put):
+                    _refuse_taken(known, name.removeprefix(names.APIKEYS))
+            return batch
+
         try:
+            if any(name.startswith(names.ACCESS) for name in changes):
+                return await self._directory.change(make)
             return await self._sealed.commit(batch)
         except Conflict as conflict:
             failed = conflict.failed
@@ -197,8 +212,17 @@ def _containers(changes: Mapping[str, Change]) -> list[Check]:
     return list(wanted.values())
 
 
-def _makes_key(name: str, change: Change) -> bool:
-    return name.startswith(names.APIKEYS) and isinstance(change, Put)
+def _refuse_taken(known: Snapshot, key_id: str) -> None:
+    """Refuse the id of an API key that another has, or that was given once and is nobody's.
+
+    Raises:
+        Invalid: so it is.
+    """
+    folded = key_id.casefold()
+    if folded in known.gone:
+        raise Invalid("an API key of that id was revoked here, and an id is never used again")
+    if known.taken.get(folded, f"apikey:{key_id}") != f"apikey:{key_id}":
+        raise Invalid("that id is the name of another here, and names are of one space, in which case plays no part")
 
 
 def _is_removal(change: Change) -> bool:

@@ -177,7 +177,7 @@ class Door:
 
     async def _deny(self, caller: Caller, acts: Sequence[Act], reason: str = "") -> None:
         caller.ended = True
-        await self.turn_away(*[_refusal(caller, action.value, name, "denied", reason) for action, name in acts])
+        await self.turn_away(*[_refusal(caller, action.word, name, "denied", reason) for action, name in acts])
 
     async def expect(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
         """Refuse, and record that, what `permit` would refuse; nothing is recorded of what is still to be permitted.
@@ -300,7 +300,7 @@ def _outcome(error: ServiceError) -> str:
 
 
 def _records(caller: Caller, acts: Sequence[Act], decision: str, reason: str | None = None) -> list[AuditRecord]:
-    return [_record(caller, action.value, name, decision, reason) for action, name in acts]
+    return [_record(caller, action.word, name, decision, reason) for action, name in acts]
 
 
 def _record(caller: Caller, action: str, name: str, decision: str, reason: str | None) -> AuditRecord:

@@ -9,7 +9,7 @@ import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -328,10 +328,13 @@ class Listing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     limit: int = 1000
 
 
+Verb: TypeAlias = Literal["get", "list", "put", "delete"]  # what reaches and audit lines know
+
+
 class Intent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of may: what somebody is about to do to the record of *model* with *key*, or to one whose key is to come."""
 
-    action: Literal["get", "list", "put", "delete"]
+    action: Verb
     model: str
     key: str | None = None
 
@@ -471,7 +474,7 @@ class CommandAct(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of that: what *by*, a machine, is about to do to a name, or was refused. It is done after the answer."""
 
     by: str
-    action: Literal["get", "list", "put", "delete"]
+    action: Verb
     name: str
     decision: Literal["allowed", "denied"] = "allowed"
 

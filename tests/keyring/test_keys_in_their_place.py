@@ -19,6 +19,7 @@ from strongroom.storage_service.keyring import stored
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Place, Ring
 from strongroom.storage_service.keyring.usage import index, sweep
+from tests.directories import directory_of
 from tests.keyring.fixed import Fixed
 from tests.keyring.story import ROOT, Rings, initialize
 
@@ -111,17 +112,20 @@ def test_a_ring_that_is_let_go_of_takes_its_keys_along() -> None:
 async def test_who_has_one_data_key_makes_no_api_key() -> None:
     """A record of an API key that was written under the key of another keyset names nobody, and is an error."""
     store = await opened_store()
-    keys = ApiKeys(store, EncryptedBackend(store, Fixed(RING)), ("own", Secret("own key")))
-    _, record = await keys.create("real", ["/"], ["get"])
+
+    def keys() -> ApiKeys:
+        return ApiKeys(directory_of(store, EncryptedBackend(store, Fixed(RING))), ("own", Secret("own key")))
+
+    _, record = await keys().create("real", ["/"], ["get"])
     planted = json.dumps({"verifier": record.verifier, "paths": ["/"], "actions": ["get"], "created": record.created})
     for kid in KIDS:
         name = APIKEYS + "evil"
         await store.commit([Put(name, encrypt(key(kid), name, planted.encode()))])
         if kid.startswith("access."):
-            assert await keys.authenticate("evil", "wrong") is None  # it is a record
+            assert await keys().authenticate("evil", "wrong") is None  # it is a record
         else:
             with pytest.raises(Undecipherable):
-                await keys.authenticate("evil", "wrong")
+                await keys().authenticate("evil", "wrong")
 
 
 async def test_a_reader_behind_an_assignment_looks_again() -> None:

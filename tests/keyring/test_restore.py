@@ -28,6 +28,7 @@ from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import Ring
 from strongroom.storage_service.keyring.rootkey import RootKey
 from strongroom.storage_service.keyring.usage import index, sweep
+from tests.directories import directory_of
 from tests.keyring import holders, story
 from tests.keyring.holders import ROOT, held
 from tests.keyring.machine_keys import NEXT_ROOT
@@ -70,7 +71,7 @@ async def lived_in(store: Backend) -> str:
     await stored.edit(store, ROOT, lambda said: said.assigned("secrets/hosts/", "hosts").rotated("default", "", 1))
     await keys.sync()
     await story.put_all(secrets, {name: VALUES[name] for name in ("secrets/new", "secrets/hosts/10.0.0.7")})
-    key, _ = await ApiKeys(store, secrets, ("own", Secret("own"))).create("backup", ["/secrets"], ["get"])
+    key, _ = await ApiKeys(directory_of(store, secrets), ("own", Secret("own"))).create("backup", ["/secrets"], ["get"])
     return key.reveal()
 
 
@@ -151,7 +152,7 @@ async def test_a_dump_the_file_and_one_unlock_key_are_enough(stores: Stores, dum
         async with unlocked(fresh, held().unlock_keys[1]) as holder:
             secrets = EncryptedBackend(fresh, holder)
             assert {name: (await story.read_all(secrets))[name] for name in VALUES} == VALUES
-            assert await ApiKeys(fresh, secrets, ("own", Secret("own"))).authenticate("backup", key)
+            assert await ApiKeys(directory_of(fresh, secrets), ("own", Secret("own"))).authenticate("backup", key)
             await index.complete(fresh, ROOT, holder)
             await story.assert_index_is_true(fresh)
             assert (await document_of(fresh)).counted

@@ -1,7 +1,8 @@
 """What who writes the store, or a copy of it, can do unseen: as the threat model says, no more and no less."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,9 +12,9 @@ import pytest
 from strongroom.models import ContainerManagerConfig, Host
 from strongroom.models.names import APIKEYS
 from strongroom.models.secret import Secret
-from strongroom.storage_service.access.apikeys import spent
 from strongroom.storage_service.access.authenticators import authenticate
 from strongroom.storage_service.access.base import Principal
+from strongroom.storage_service.access.directory import spent
 from strongroom.storage_service.backends.base import Backend, Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.backup.restoring import restore
@@ -38,6 +39,7 @@ class Rig:
     parts: Parts
     store: Backend
     root_key: Path
+    restarted: Callable[[], Awaitable[Parts]]
 
     async def row(self, name: str) -> bytes:
         """Return what lies under *name*."""
@@ -65,9 +67,19 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     parts = await build(settings, shared, lambda _: store)
     await parts.secrets.create_container(OPERATOR, "secrets/db/")
     await parts.secrets.put(OPERATOR, SECRET, b"old", 0)
-    yield Rig(parts, store, settings.root_key)
-    await parts.close()
-    shared.close()
+    async with AsyncExitStack() as later:
+
+        async def restarted() -> Parts:
+            await later.aclose()
+            again = SharedRoot()
+            later.callback(again.close)
+            other = await build(settings, again, lambda _: store)
+            later.push_async_callback(other.close)
+            return other
+
+        later.callback(shared.close)
+        later.push_async_callback(parts.close)
+        yield Rig(parts, store, settings.root_key, restarted)
 
 
 async def test_an_older_value_of_the_same_name_is_read_as_if_it_were_the_newest(rig: Rig) -> None:
@@ -90,7 +102,7 @@ async def test_a_secret_that_was_deleted_in_the_store_is_not_found(rig: Rig) -> 
 
 
 async def test_the_record_of_a_revoked_api_key_opens_when_it_is_put_back(rig: Rig) -> None:
-    """A revoked key lets its holder in again where its record comes back, though its id is given to nobody."""
+    """A revoked key lets its holder in again after a restart, where the mark that its id is spent is gone, too."""
     key, _ = await rig.parts.access.create_key(OPERATOR, "ci", ["/secrets/db"], ["get"])
     shown = Head(None, "ci", key.reveal())
     record = await rig.row(APIKEYS + "ci")
@@ -100,8 +112,12 @@ async def test_the_record_of_a_revoked_api_key_opens_when_it_is_put_back(rig: Ri
 
     await rig.plant(APIKEYS + "ci", record)
 
-    assert (await authenticate(rig.parts.authenticators, shown, None)).id == "apikey:ci"
-    assert await rig.store.get(spent("ci")) is not None
+    with pytest.raises(Denied):
+        await authenticate(rig.parts.authenticators, shown, None)
+    with pytest.raises(Denied):
+        await authenticate((await rig.restarted()).authenticators, shown, None)
+    await rig.store.commit([Delete(spent("apikeys", "ci"))])
+    assert (await authenticate((await rig.restarted()).authenticators, shown, None)).id == "apikey:ci"
 
 
 async def test_plain_records_and_containers_are_whoevers_who_writes_the_store(rig: Rig) -> None:

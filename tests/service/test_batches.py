@@ -30,6 +30,7 @@ from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.large_answers import RULE, LargeAnswers
 from strongroom.storage_service.services.records import RecordService, Reference
 from strongroom.storage_service.services.secrets import SecretService
+from tests.directories import directory_of
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 NARROW = Caller(Principal("apikey:narrow", ("/secrets/db/a",), frozenset({Action.GET})), "request-2")
@@ -107,7 +108,8 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     holder = Holder(store, shared, [file], autogen=file)
     await holder.open()
     encrypted = EncryptedBackend(store, holder)
-    keys = ApiKeys(store, encrypted, ("own", Secret("own-key")))
+    directory = directory_of(store, encrypted)
+    keys = ApiKeys(directory, ("own", Secret("own-key")))
     await encrypted.commit([Put("secrets/db/", b"")])
     answers = LargeAnswers(replace(RULE, patience=0.05))
     door = Door((Reach(), SimplePathAuthz(("/",))), audit)
@@ -118,11 +120,11 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         door,
         SecretService(door, encrypted, answers),
         RecordService(door, routing, answers),
-        BulkService(door, encrypted, keys, answers),
+        BulkService(door, encrypted, keys, directory, answers),
         answers,
         tmp_path / "audit.log",
     )
-    await keys.close()
+    await directory.close()
     await holder.close()
     await audit.close()
     shared.close()

@@ -41,6 +41,7 @@ from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.services.bulk import BulkService
 from strongroom.storage_service.services.door import Caller, Door
+from tests.directories import directory_of
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 CANARY = "cAnArY-7a31"
@@ -110,11 +111,13 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     holder = Holder(store, shared, [file], autogen=file)
     await holder.open()
     encrypted = EncryptedBackend(store, holder)
-    keys = ApiKeys(store, encrypted, ("own", Secret("own-key")))
+    directory = directory_of(store, encrypted)
+    keys = ApiKeys(directory, ("own", Secret("own-key")))
     door = Door((Reach(), SimplePathAuthz(("/",))), audit)
     await encrypted.commit([Put("secrets/db/", b""), Put("secrets/db/a", b"old"), Put("secrets/empty/", b"")])
-    yield Rig(store, holder, encrypted, keys, BulkService(door, encrypted, keys), audit, tmp_path / "audit.log")
-    await keys.close()
+    bulk = BulkService(door, encrypted, keys, directory)
+    yield Rig(store, holder, encrypted, keys, bulk, audit, tmp_path / "audit.log")
+    await directory.close()
     await holder.close()
     await audit.close()
     shared.close()
@@ -413,7 +416,7 @@ class TestReading:
 
 async def test_no_key_is_moved_in_under_an_id_that_was_revoked_here(rig: Rig) -> None:
     """An id that is spent is spent for who brings records in, too; of the batch with it nothing is written."""
-    elsewhere = ApiKeys(rig.store, rig.encrypted, ("own", Secret("own-key")))
+    elsewhere = ApiKeys(directory_of(rig.store, rig.encrypted), ("own", Secret("own-key")))
     await elsewhere.create("ci", ["/secrets/db"], ["get"])
     (moved,) = await rig.values("system/access/apikeys/ci")
     assert moved is not None
@@ -427,7 +430,7 @@ async def test_no_key_is_moved_in_under_an_id_that_was_revoked_here(rig: Rig) ->
 
 async def test_a_key_that_was_moved_in_opens_at_once(rig: Rig) -> None:
     """Whoever had the key elsewhere has it here, with the same reach; when it is removed or replaced, no more."""
-    elsewhere = ApiKeys(rig.store, rig.encrypted, ("own", Secret("own-key")))
+    elsewhere = ApiKeys(directory_of(rig.store, rig.encrypted), ("own", Secret("own-key")))
     key, _ = await elsewhere.create("ci", ["/secrets/db"], ["get"])
     (moved,) = await rig.values("system/access/apikeys/ci")
     assert moved is not None

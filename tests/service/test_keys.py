@@ -49,6 +49,7 @@ from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys import KeyService, Reencrypted
+from tests.directories import directory_of
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
 USER = Caller(Principal("apikey:user", ("/secrets",)), "request-2")
@@ -128,13 +129,14 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     file, shared, now = KeyFile(tmp_path / "secrets.key"), SharedRoot(), [1000.0]
     holder = Holder(store, shared, [file], clock=lambda: now[0])
     secrets = EncryptedBackend(store, holder)
-    apikeys = ApiKeys(store, secrets, ("own", Secret("own-key")))
-    holder.on_open = apikeys.learn
+    directory = directory_of(store, secrets)
+    apikeys = ApiKeys(directory, ("own", Secret("own-key")))
+    holder.on_open = directory.learn
     await holder.open()
     door = Door((Reach(), SimplePathAuthz(("/",))), audit)
     keys = KeyService(door, store, holder, file, StoredDocuments(store))
     yield Rig(store, shared, holder, secrets, apikeys, keys, tmp_path / "audit.log", now)
-    await apikeys.close()
+    await directory.close()
     await holder.close()
     await audit.close()
     shared.close()
@@ -587,7 +589,8 @@ class TestWhileLocked:
 
     async def test_keys_are_known_beforehand(self, opened: Rig) -> None:
         """A key that this worker has seen while it was unlocked makes its principal; one that it has not is Locked."""
-        known, _ = await opened.apikeys.create("known", ["/secrets"], ["get"])
+        elsewhere = ApiKeys(directory_of(opened.store, opened.secrets), ("own", Secret("own-key")))
+        known, _ = await elsewhere.create("known", ["/secrets"], ["get"])
         await opened.keys.lock(OPERATOR)
         with pytest.raises(Locked):
             await opened.apikeys.authenticate("known", known.reveal())

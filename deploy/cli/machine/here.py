@@ -122,7 +122,7 @@ class Recorder:
         """
         act = CommandAct(
             by=principal,
-            action=action.value,
+            action=action.word,
             name=name,
             decision="denied" if decision == "denied" else "allowed",
         )
