@@ -109,7 +109,8 @@ class PrincipalRecord(
     disabled: bool = False
     credentials: tuple[Credential, ...] = ()
     pending: "Pending | None" = None
-    valid_from: str | None = None  # tokens and logins of before are worth nothing: its epoch
+    epoch: int = 0  # tokens of another are worth nothing
+    ends: str | None = None  # from when on tokens of before are worth nothing
 
 
 class Pending(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
