@@ -32,6 +32,7 @@ MAX_NOTE: Final = 500  # characters
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
 _SEGMENT: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._@:+-]+", re.ASCII)
+_MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")  # IPv4 within IPv6: clients are known by their IPv4 address
 _KINDS: Final = frozenset(("user", "service", "apikey", "machine", "group"))
 
 
@@ -182,7 +183,7 @@ def check_pattern(pattern: str) -> str:
     """
     segments = pattern.removesuffix("/").split("/")
     if len(pattern) > MAX_NAME or not all(
-        _SEGMENT.fullmatch(each) or each in ("*", OWN) or (each == "**" and number == len(segments))
+        _SEGMENT.fullmatch(each) or each in ("*", OWN) or (each == "**" and number == pattern.count("/") + 1)
         for number, each in enumerate(segments, 1)
     ):
         raise InvalidName(
@@ -222,17 +223,21 @@ def check_network(network: str) -> str:
     """Return *network* if it is an address, or a network in CIDR form, of IPv4 or IPv6.
 
     Raises:
-        InvalidName: it is not.
+        InvalidName: it is not, or no client ever comes from there.
     """
     try:
-        ipaddress.ip_network(network)
+        known = ipaddress.ip_network(network)
     except ValueError:
         raise InvalidName("a network is an address, or an address and a prefix length, with no bit set below") from None
+    if known.subnet_of(_MAPPED) if known.version == 6 else "." in network.partition("/")[2]:
+        raise InvalidName("a network of IPv4 is spelled as one of IPv4, with the length of its prefix")
+    if "%" in network:
+        raise InvalidName("a network has no zone: a zone means something on one machine alone")
     return network
 
 
 def check_time(text: str, field: str) -> datetime:
-    """Return the moment that *text* says: as RFC 3339 has it, in UTC, with a Z.
+    """Return the moment that *text* says, which is spelled as `told` does: so that no moment has two spellings.
 
     Raises:
         InvalidAccess: it says none.
@@ -241,7 +246,7 @@ def check_time(text: str, field: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         moment = None
-    if moment is None or not text.endswith("Z") or moment.utcoffset() is None:
+    if moment is None or moment.utcoffset() is None or told(moment) != text:
         raise InvalidAccess("a time is as in 2026-11-30T12:00:00Z", field)
     return moment
 
