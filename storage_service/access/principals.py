@@ -27,6 +27,7 @@ from strongroom.models.access import (
     Right,
     Role,
     Rule,
+    told,
 )
 from strongroom.models.errors import InvalidName
 from strongroom.storage_service.access.directory import Directory, Snapshot, principal_name, refuse_taken, spent
@@ -36,11 +37,6 @@ from strongroom.storage_service.errors import Denied, Exists, InUse, Invalid, No
 WINDOW: Final = 300  # seconds in which a new principal is set up; …
 FIRST_WINDOW: Final = 900  # … the first administrator
 _FOLDERS: Final = {Kind.USER: "users", Kind.SERVICE: "services"}
-
-
-def moment(at: datetime) -> str:
-    """Return how records say the moment *at*; texts of moments sort as these do."""
-    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 class Principals:
@@ -101,17 +97,17 @@ class Principals:
         def make(known: Snapshot) -> list[Change]:
             now = self._now()
             first = admin and not self._administrators(known)
-            ends = moment(now + timedelta(seconds=max(window, FIRST_WINDOW) if first else window))
+            ends = told(now + timedelta(seconds=max(window, FIRST_WINDOW) if first else window))
             pending = None if code is None else Pending(code=_hashed(code), expires=ends)
             old = known.principal(kind, name)
             if old is None:
                 refuse_taken(known, name)
                 record = PrincipalRecord(
-                    created=moment(now), created_by=by, note=note, credentials=tuple(credentials), pending=pending
+                    created=told(now), created_by=by, note=note, credentials=tuple(credentials), pending=pending
                 )
             elif old.pending is None:
                 raise Exists(f"that {kind} already exists")
-            elif old.pending.expires > moment(now):
+            elif old.pending.expires > told(now):
                 raise Exists(f"that {kind} is waiting for setup")
             else:
                 record = msgspec.structs.replace(old, pending=pending, credentials=tuple(credentials))
@@ -137,7 +133,7 @@ class Principals:
             pending = None if record is None else record.pending
             expected = _hashed("") if pending is None else pending.code
             right = hmac.compare_digest(_hashed(code), expected) and code != ""
-            if record is None or pending is None or not right or pending.expires <= moment(self._now()):
+            if record is None or pending is None or not right or pending.expires <= told(self._now()):
                 raise Denied("there is nothing to set up with that code, or it has expired")
             _refuse_known_credentials(known, [credential])
             changed = msgspec.structs.replace(record, pending=None, credentials=(credential,))
@@ -193,7 +189,7 @@ class Principals:
         def make(known: Snapshot) -> list[Change]:
             record = _found(known, kind, name)
             if after:
-                changed = msgspec.structs.replace(record, ends=moment(self._now() + after))
+                changed = msgspec.structs.replace(record, ends=told(self._now() + after))
             else:
                 changed = msgspec.structs.replace(record, epoch=record.epoch + 1)
             return [_put(principal_name(kind, name), changed)]
@@ -292,7 +288,7 @@ class Principals:
                 raise Exists("a group of that name exists")
             if spent("groups", name) in known.spent:
                 raise Exists("that name was given once, and a name is never given again")
-            return [_put(names.GROUPS + name, Group(created=moment(self._now()), created_by=by, note=note))]
+            return [_put(names.GROUPS + name, Group(created=told(self._now()), created_by=by, note=note))]
 
         await self._directory.change(make)
 
@@ -351,7 +347,7 @@ class Principals:
 
     def _administer(self, known: Snapshot, member: str, by: str) -> list[Change]:
         """Return what makes *member* an administrator: with the first, the group and its rule."""
-        now = moment(self._now())
+        now = told(self._now())
         group = known.group(ADMINISTRATORS) or Group(created=now, created_by=by, note="may do everything")
         members = {**group.members, member: Role.MANAGER}
         changes: list[Change] = [_put(names.GROUPS + ADMINISTRATORS, msgspec.structs.replace(group, members=members))]
@@ -371,7 +367,7 @@ class Principals:
     def _administrators(self, known: Snapshot) -> set[str]:
         """Return the administrators who can come in: those with a credential that holds, who are not shut out."""
         group = known.group(ADMINISTRATORS)
-        now = moment(self._now())
+        now = told(self._now())
         return {
             member
             for member in ({} if group is None else group.members)
