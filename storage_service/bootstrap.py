@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from strongroom.models import names
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.apikeys import decode as decode_apikey
-from strongroom.storage_service.access.authenticators import Authenticator, OwnUser, Proxy
+from strongroom.storage_service.access.authenticators import Authenticator, Bearer, OwnUser, Proxy
 from strongroom.storage_service.access.directory import Directory
+from strongroom.storage_service.access.logins import Logins, decode_revocation, desk
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.registry import make_authenticator, make_authorizer
+from strongroom.storage_service.access.ruling import Ruling
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
@@ -30,6 +32,7 @@ from strongroom.storage_service.keyring.machines.stored import documents_in
 from strongroom.storage_service.keyring.opening.unattended import KeyFile, MachineKeyFile, Way
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.shared_root import SharedRoot, State
+from strongroom.storage_service.keyring.signing import SigningKeys
 from strongroom.storage_service.meter import STORAGE, Meter
 from strongroom.storage_service.record_of_store import RecordOfStore, moving_to
 from strongroom.storage_service.routing import build as build_routing
@@ -124,7 +127,12 @@ async def build(
         )
         stack.push_async_callback(holder.close)
         encrypted = EncryptedBackend(store, holder)
-        directory = Directory(store, encrypted, {names.APIKEYS: decode_apikey})
+        ruling = Ruling()
+        kinds = {names.APIKEYS: decode_apikey, names.REVOKED: decode_revocation}
+        directory = Directory(store, encrypted, kinds, ruling.take)
+        signing = SigningKeys(store, holder, desk)
+        holder.on_drop = signing.forget
+        logins = Logins(directory, encrypted, signing)
         stack.push_async_callback(directory.close)
         apikeys = ApiKeys(directory, (settings.api_id, settings.api_key), proxy=settings.proxy)
 
@@ -150,7 +158,7 @@ async def build(
         for backend in routing.backends:
             stack.push_async_callback(backend.close)
             await backend.open()
-        door = Door((Reach(), *map(make_authorizer, settings.authorizers)), audit)
+        door = Door((Reach(), ruling, *map(make_authorizer, settings.authorizers)), audit)
         stack.push_async_callback(door.close)
         large_answers = LargeAnswers()
         proxy = Proxy(settings.proxy)
@@ -170,7 +178,7 @@ async def build(
             health=health,
             telemetry=TelemetryService(door, keys, health, stores, meter),
             meter=meter,
-            authenticators=tuple(make_authenticator(each, apikeys) for each in settings.authenticators),
+            authenticators=(*(make_authenticator(each, apikeys) for each in settings.authenticators), Bearer(logins)),
             own_user=(OwnUser(os.geteuid()),),
             proxy=proxy,
             head_fields=_head_fields(settings.authenticators),

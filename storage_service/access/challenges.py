@@ -40,6 +40,7 @@ class Reason(StrEnum):
     UNSEALED = "the challenge is none of ours"
     EXPIRED = "the challenge has expired"
     WRONG = "the answer is wrong"
+    ANSWERED = "the challenge was answered before"
     NOT_REGISTERED = "the key is not among the principal's access keys"
 
 

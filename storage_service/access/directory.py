@@ -29,7 +29,7 @@ from strongroom.models import access, names
 from strongroom.models.access import Group, Kind, PrincipalRecord, Rule
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Conflict, Delete, Put, Vacant, pages
-from strongroom.storage_service.errors import Busy, Exists, Internal, ServiceError, Undecipherable
+from strongroom.storage_service.errors import Busy, Exists, Internal, Invalid, ServiceError, Undecipherable
 from strongroom.storage_service.traces import trace_of
 
 ATTEMPTS: Final = 16  # at one change, while others change something
@@ -218,6 +218,7 @@ class Directory:
         in force from then on.
 
         Raises:
+            Invalid: it is more than one commit takes.
             Conflict: a guard that *make* set did not hold.
             Busy: others change access without end; nothing was done.
             Unavailable: the store does not answer; with the fate of the change.
@@ -228,6 +229,8 @@ class Directory:
             if not changes and edition is None:
                 return snapshot.revision
             changed = [change.name for change in changes if isinstance(change, Put | Delete)]
+            if len(changes) + 1 > self._sealed.max_batch:
+                raise Invalid(f"that changes {len(changes)} records, and one commit takes {self._sealed.max_batch - 1}")
             epoch = snapshot.epoch.after([name for name in changed if name.startswith(_OURS)], edition)
             write = Put(names.EPOCH, msgspec.json.encode(epoch), snapshot.revision)
             try:
@@ -348,7 +351,7 @@ def _snapshot(revision: int, epoch: Epoch, records: Records, spent_names: frozen
         if kind is not None:
             taken[last.casefold()] = f"{kind}:{last}"
         elif isinstance(record, Damaged):
-            damaged = record.error
+            damaged = record.error if name.startswith((names.GROUPS, names.RULES)) else damaged
         elif isinstance(record, Rule):
             rules[last] = record
         elif isinstance(record, Group):
