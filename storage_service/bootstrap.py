@@ -43,6 +43,7 @@ from strongroom.storage_service.services.door import Door
 from strongroom.storage_service.services.health import HealthService
 from strongroom.storage_service.services.keys import KeyService
 from strongroom.storage_service.services.large_answers import LargeAnswers
+from strongroom.storage_service.services.logins import LoginService
 from strongroom.storage_service.services.records import RecordService
 from strongroom.storage_service.services.secrets import SecretService
 from strongroom.storage_service.services.telemetry import TelemetryService
@@ -59,6 +60,7 @@ class Parts:
     secrets: SecretService
     records: RecordService
     access: AccessService
+    logins: LoginService
     keys: KeyService
     bulk: BulkService
     audit: AuditService
@@ -85,7 +87,7 @@ def no_old_place(settings: ReadThroughSettings) -> OldPlace:
     raise ConfigurationError(f"read_through: nothing here can ask {settings.source!r}")
 
 
-async def build(
+async def build(  # noqa: PLR0915  # it is one list of parts
     settings: ServiceSettings,
     shared: SharedRoot,
     opener: Callable[[str], Backend] = open_backend,
@@ -130,11 +132,9 @@ async def build(
         ruling = Ruling()
         kinds = {names.APIKEYS: decode_apikey, names.REVOKED: decode_revocation}
         directory = Directory(store, encrypted, kinds, ruling.take)
-        signing = SigningKeys(store, holder, desk)
-        holder.on_drop = signing.forget
-        logins = Logins(directory, encrypted, signing)
         stack.push_async_callback(directory.close)
         apikeys = ApiKeys(directory, (settings.api_id, settings.api_key), proxy=settings.proxy)
+        logins = _logins(directory, store, encrypted, holder)
 
         def opened() -> None:
             directory.learn()
@@ -171,6 +171,7 @@ async def build(
             secrets=SecretService(door, secrets, large_answers),
             records=RecordService(door, routing, large_answers),
             access=AccessService(door, apikeys),
+            logins=LoginService(door, logins, settings.addresses),
             keys=keys,
             # Of the store alone: who moves a source must see what has moved.
             bulk=BulkService(door, encrypted, apikeys, directory, large_answers),
@@ -184,6 +185,13 @@ async def build(
             head_fields=_head_fields(settings.authenticators),
             closing=stack.pop_all(),
         )
+
+
+def _logins(directory: Directory, store: Backend, encrypted: Backend, holder: Holder) -> Logins:
+    """Return who knows tokens; what is made of keys for that is let go of with these."""
+    signing = SigningKeys(store, holder, desk)
+    holder.on_drop = signing.forget
+    return Logins(directory, encrypted, signing)
 
 
 async def _refuse_empty(store: Backend, known: str | None, said: str) -> None:

@@ -1,13 +1,12 @@
 """The rules as one of those who decide: what they say of an act, by the records of access as they are."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-
-from strongroom.storage_service.access.rules import Rules, Verdict, rights_of
 
 from strongroom.models.access import Rule
 from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.access.directory import Snapshot
+from strongroom.storage_service.access.rules import Rules, Verdict, rights_of
 
 
 class Ruling:
@@ -72,7 +71,8 @@ class Ruling:
             return False
         if self._known.damaged is not None:
             return True
-        return self._rules.rules_out_act(principal, action.value, below, self._now())
+        either = (Action.CREATE, Action.MODIFY) if action is Action.PUT else (action,)
+        return all(self._rules.rules_out_act(principal, each.value, below, self._now()) for each in either)
 
     def tops(self, principal: Principal) -> Iterable[str]:
         """Return the containers at which what the rules let *principal* list may begin."""
@@ -86,15 +86,14 @@ class Ruling:
         del principal
         return None
 
-    def inputs(self, principal: Principal, acts: Sequence[tuple[Action, str]]) -> Mapping[str, object]:
-        """Return what a decision was made of, so that it can be made again: for the record."""
-        matched: set[str] = set()
-        for action, name in acts:
-            matched |= set(self.verdict(principal, action, name).rules)
+    def inputs(self, principal: Principal, action: Action, name: str) -> dict[str, object] | None:
+        """Return what a decision was made of, so that it can be made again; None where no rule had a say."""
+        if principal.exempt or not (principal.ruled or self._rules.rules):
+            return None
         return {
-            "rights": sorted({right.value for action, name in acts for right in rights_of(action.value, name)}),
+            "rights": [right.value for right in rights_of(action.value, name)],
             "groups": sorted(principal.groups),
             "credential": principal.credential,
-            "rules": sorted(matched),
+            "rules": list(self.verdict(principal, action, name).rules),
             "revision": self.revision,
         }

@@ -7,6 +7,7 @@ request ──▶ who asks? ──▶ /secrets…   the raw endpoint of Custodia
 import logging
 import os
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 import falcon
@@ -14,6 +15,7 @@ import falcon.asgi
 
 from strongroom.storage_service import wire
 from strongroom.storage_service.access import authenticators
+from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.read_through import OldPlace
@@ -34,10 +36,11 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.failure_log import FailureLog
 from strongroom.storage_service.http import records
+from strongroom.storage_service.http.logins import OPEN_PATHS as LOGIN_PATHS
 from strongroom.storage_service.http.secrets import SecretsEndpoint, allow_of
 from strongroom.storage_service.meter import STORAGE, Meter, Refused, Unknown
 from strongroom.storage_service.services.door import Caller
-from strongroom.storage_service.strangers import bounded
+from strongroom.storage_service.strangers import UNKNOWN, bounded
 from strongroom.storage_service.traces import trace_of
 from strongroom.storage_service.wire import METRICS_PATH, SECRETS_PATH, head
 from strongroom.storage_service.wire.head import Head
@@ -102,7 +105,7 @@ class StorageApp:
         """Serve one request."""
         return self._answer(exchange)
 
-    async def _answer(self, exchange: Exchange) -> None:
+    async def _answer(self, exchange: Exchange) -> None:  # noqa: PLR0915  # the order of the checks is the point
         parts = self._parts
         assert parts is not None  # noqa: S101  # nothing is accepted before `open` is done
         request = exchange.request
@@ -131,6 +134,10 @@ class StorageApp:
                 return
             if fault is None and request.method == b"OPTIONS":
                 await self._tell_methods(exchange, path, request_id)
+                return
+            if fault is None and path in LOGIN_PATHS:
+                caller = self._stranger(exchange, fields)
+                await exchange.asgi(self._rest, caller=caller)
                 return
             caller = await self._identified(exchange, fields, path, fault)
             if fault is not None:
@@ -200,8 +207,19 @@ class StorageApp:
             raise fault or error from None
         if fields.proxy is not None and not through_proxy:
             await self._turn_away(exchange, fields, path, Denied("claimed to be the proxy, with another key"))
+        if address is not None:
+            principal = replace(principal, address=address)
         spoken_for = authenticators.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
         return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
+
+    def _stranger(self, exchange: Exchange, fields: Head) -> Caller:
+        """Return who is nobody yet, and where he is, for what nobody needs to be known for."""
+        parts = self._parts
+        assert parts is not None  # noqa: S101
+        through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
+        address = authenticators.address_in(fields.forwarded or "") if through_proxy else None
+        nobody = Principal(UNKNOWN, paths=(), actions=frozenset(), ruled=True, address=address)
+        return Caller(nobody, fields.request_id or "-", exchange.peer, None, address, through_proxy)
 
     def _watches(self, fields: Head, exchange: Exchange) -> bool:
         """Whether the proxy asks in its own name, or the service's own user, or root, on this machine.

@@ -18,7 +18,7 @@ from strongroom.storage_service.bootstrap import Parts
 from strongroom.storage_service.errors import Invalid, TooLarge
 from strongroom.storage_service.failure_log import FailureLog
 from strongroom.storage_service.handlers import Stored
-from strongroom.storage_service.http import bulk
+from strongroom.storage_service.http import bulk, logins
 from strongroom.storage_service.http import keys as key_resources
 from strongroom.storage_service.http.answering import (
     Request,
@@ -68,6 +68,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts, failures: FailureLo
         app.add_route(path, resource)
     key_resources.add_routes(app, parts.keys)
     bulk.add_routes(app, parts.bulk, bodies)
+    logins.add_routes(app, parts.logins)
 
 
 class Ping:
@@ -144,7 +145,11 @@ class Self:
             req,
             resp,
             wire.WhoAmI(
-                principal=principal.id, paths=list(principal.paths), actions=sorted(map(str, principal.actions))
+                principal=principal.id,
+                paths=list(principal.paths),
+                actions=sorted(map(str, principal.actions)),
+                groups=sorted(principal.groups),
+                ruled=principal.ruled,
             ),
         )
 

@@ -405,6 +405,8 @@ class WhoAmI(msgspec.Struct, kw_only=True):
     principal: str
     paths: list[str]
     actions: list[str]
+    groups: list[str] = []
+    ruled: bool = False  # rules alone say what it may do; paths and actions are its credential's bounds
 
 
 class Status(msgspec.Struct, kw_only=True):
@@ -456,6 +458,7 @@ class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_f
     address: _Told | None = None
     peer: Annotated[dict[str, int], msgspec.Meta(max_length=0)] | None = None  # of the socket: no report tells it
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNTED)] = 1
+    decided: Annotated[dict[str, object], msgspec.Meta(max_length=0)] | None = None  # by rules: no report tells it
 
 
 class RefusalReport(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
