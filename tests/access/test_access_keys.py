@@ -3,6 +3,7 @@
 import base64
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, rsa, x25519
@@ -28,7 +29,7 @@ LONG_POINT = POINT.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 SHORT_POINT = POINT.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
 
 
-def pem(public, form: PublicFormat = SPKI) -> str:
+def pem(public: Any, form: PublicFormat = SPKI) -> str:
     return public.public_bytes(Encoding.PEM, form).decode()
 
 
@@ -85,7 +86,7 @@ def test_hardware_keys_are_taken(name: str) -> None:
 
 def test_what_can_be_encrypted_to() -> None:
     """RSA and EC decrypt; Ed25519 only signs."""
-    keys = [
+    keys: list[Any] = [
         rsa.generate_private_key(65537, 3072),
         ec.generate_private_key(ec.SECP384R1()),
         Ed25519PrivateKey.generate(),
@@ -105,7 +106,7 @@ def test_what_can_be_encrypted_to() -> None:
         (lambda: pem(dsa.generate_private_key(2048).public_key()), "neither RSA nor EC"),
         (lambda: pem(ed448.Ed448PrivateKey.generate().public_key()), "neither RSA nor EC"),
         (lambda: pem(x25519.X25519PrivateKey.generate().public_key()), "neither RSA nor EC"),
-        (lambda: "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "no public key in PEM"),
+        (lambda: "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "public key in PEM"),
         (lambda: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "certificate"),
         (lambda: 2 * pem(POINT), "one block"),
         (lambda: pem(POINT) + "ssh-ed25519 AAAA", "one block"),
@@ -144,7 +145,7 @@ E = (65537).to_bytes(3)
         ("ssh-dss AAAA", "DSA"),
         ("ssh-ed25519-cert-v01@openssh.com AAAA", "certificate"),
         ("ecdsa-sha2-nistp256-cert-v01@openssh.com AAAA", "certificate"),
-        ("webauthn-sk-ecdsa-sha2-nistp256@openssh.com AAAA", "none of the kinds"),
+        ("webauthn-sk-ecdsa-sha2-nistp256@openssh.com AAAA", "sk- kind"),
         ("---- BEGIN SSH2 PUBLIC KEY ----\nAAAA\n---- END SSH2 PUBLIC KEY ----", "ssh-keygen -i"),
         (f'command="x" {spelled("ssh-ed25519", bytes(32))}', "options before it"),
         (f"no-pty {spelled('ssh-ed25519', bytes(32))}", "options before it"),
