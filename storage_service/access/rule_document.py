@@ -35,6 +35,7 @@ _TEXTS: Final = ("effect", "expires", "note")
 _NEEDED: Final = ("effect", "subjects", "actions", "names")
 _ORDER: Final = ("effect", "subjects", "actions", "names", "networks", "expires", "note")
 _DEPTH: Final = 4  # the document, its rules, a rule, a list
+_NOTHING: Final = ("", "~", "null", "Null", "NULL")  # without quotes, where a text has to be
 _LOADER: Final[type[yaml.SafeLoader]] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER: Final[type[yaml.SafeDumper]] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -139,44 +140,75 @@ def read(text: str) -> dict[str, Rule]:
     return rules
 
 
-def _node(text: str) -> yaml.Node:
-    """Return the one document of *text* as nodes, once it is known to be flat and without aliases and tags."""
+class _Scalar(NamedTuple):
+    line: int
+    text: str
+    is_nothing: bool
+
+
+class _List(NamedTuple):
+    line: int
+    within: "list[_Node]"
+
+
+class _Mapping(NamedTuple):
+    line: int
+    pairs: "list[tuple[_Node, _Node]]"
+
+
+_Node = _Scalar | _List | _Mapping
+
+
+def _node(text: str) -> _Node:
+    """Return what the one document of *text* holds, without aliases and tags, and no deeper than rules are."""
     line: int | None = None
+    node: _Node | None = None
     try:
-        for depth, event in _deep(yaml.parse(text, Loader=_LOADER)):
-            if refused := _refused(event, depth):
-                raise InvalidDocument([Fault(_line(event), None, refused)])
-        node = yaml.compose(text, Loader=_LOADER)
+        node = _composed(yaml.parse(text, Loader=_LOADER))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line, node = (mark.line + 1 if mark else None), None
+        line = mark.line + 1 if mark else None
     except (yaml.YAMLError, ValueError):
-        node = None
+        pass
     if node is None:
         raise InvalidDocument([Fault(line, None, "it is not one document in YAML")])  # out here: errors quote the text
     return node
 
 
-def _deep(events: Iterator[yaml.Event]) -> Iterator[tuple[int, yaml.Event]]:
-    """Yield *events*, each with how many lists and mappings it is in."""
-    depth = 0
+def _composed(events: Iterator[yaml.Event]) -> _Node | None:
+    """Return what *events* make."""
+    begun: list[tuple[int, list[_Node]]] = []
+    done: list[_Node] = []
     for event in events:
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        yield depth, event
-        depth -= isinstance(event, yaml.CollectionEndEvent)
+        line = event.start_mark.line + 1 if event.start_mark is not None else 0
+        if refused := _refused(event, len(begun), done):
+            raise InvalidDocument([Fault(line, None, refused)])
+        if isinstance(event, yaml.CollectionStartEvent):
+            begun.append((line, []))
+            continue
+        node: _Node
+        if isinstance(event, yaml.ScalarEvent):
+            node = _Scalar(line, event.value, not event.style and event.value in _NOTHING)
+        elif isinstance(event, yaml.SequenceEndEvent):
+            node = _List(*begun.pop())
+        elif isinstance(event, yaml.MappingEndEvent):
+            line, within = begun.pop()
+            node = _Mapping(line, list(zip(within[::2], within[1::2], strict=True)))
+        else:
+            continue
+        (begun[-1][1] if begun else done).append(node)
+    return done[0] if done else None
 
 
-def _line(where: yaml.Event | yaml.Node) -> int | None:
-    return where.start_mark.line + 1 if where.start_mark is not None else None
-
-
-def _refused(event: yaml.Event, depth: int) -> str | None:
-    if depth > _DEPTH:
+def _refused(event: yaml.Event, depth: int, done: list[_Node]) -> str | None:
+    if depth == _DEPTH and isinstance(event, yaml.CollectionStartEvent):
         return "it is nested more deeply than rules are"
     if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
         return "anchors and aliases are not part of a document of rules"
     if getattr(event, "tag", None) is not None:
         return "tags are not part of a document of rules"
+    if isinstance(event, yaml.DocumentStartEvent) and done:
+        return "it is not one document in YAML"
     return None
 
 
@@ -195,12 +227,12 @@ class _Reader:
         self.faults: list[Fault] = []
         self._rule: str | None = None
 
-    def document(self, node: yaml.Node) -> dict[str, Rule]:
+    def document(self, node: _Node) -> dict[str, Rule]:
         """Return the rules of a whole document."""
         rules: dict[str, Rule] = {}
         top = self._mapping(node, "a document is a mapping with the one member 'rules'")
         for key, value in top:
-            if key.value != _TOP:
+            if key.text != _TOP:
                 self._fault(key, "a document has the one member 'rules'")
                 continue
             for name, said in self._mapping(value, "rules are a mapping from names to rules", of_rules=True):
@@ -212,9 +244,9 @@ class _Reader:
             self._fault(node, "a document has the one member 'rules'")
         return rules
 
-    def _read(self, name: yaml.ScalarNode, said: yaml.Node, rules: dict[str, Rule]) -> None:
+    def _read(self, name: _Scalar, said: _Node, rules: dict[str, Rule]) -> None:
         try:
-            self._rule = check_name(name.value)
+            self._rule = check_name(name.text)
         except InvalidName as error:
             self._fault(name, f"it has a name that a rule cannot have: {error}")
             return
@@ -224,17 +256,17 @@ class _Reader:
             try:
                 rules[self._rule] = canonical(check_rule(Rule(**members)))
             except InvalidAccess as error:
-                place = next((key for key, _ in said.value if key.value == error.field), name)
-                self._fault(place, f"{error.field}: {error}")
+                line = next((key.line for key, _ in self._mapping(said, "") if key.text == error.field), name.line)
+                self.faults.append(Fault(line, self._rule, f"{error.field}: {error}"))
         self._rule = None
 
-    def _members(self, name: yaml.ScalarNode, said: yaml.Node) -> dict[str, Any]:
+    def _members(self, name: _Scalar, said: _Node) -> dict[str, Any]:
         members: dict[str, Any] = {}
         for key, value in self._mapping(said, f"a rule is a mapping with the members {', '.join(_ORDER)}"):
-            if key.value in _LISTS:
-                members[key.value] = self._list(key, value)
-            elif key.value in _TEXTS:
-                members[key.value] = self._text(value, f"{key.value} is a text")
+            if key.text in _LISTS:
+                members[key.text] = self._list(key, value)
+            elif key.text in _TEXTS:
+                members[key.text] = self._text(value, f"{key.text} is a text")
             else:
                 self._fault(key, f"it has a member that a rule does not have; a rule has {', '.join(_ORDER)}")
         for member in _NEEDED:
@@ -248,37 +280,35 @@ class _Reader:
             members["actions"] = tuple(Right(each) for each in members["actions"])
         return members
 
-    def _mapping(
-        self, node: yaml.Node, otherwise: str, *, of_rules: bool = False
-    ) -> list[tuple[yaml.ScalarNode, yaml.Node]]:
+    def _mapping(self, node: _Node, otherwise: str, *, of_rules: bool = False) -> list[tuple[_Scalar, _Node]]:
         """Return the members of *node*, each of which has a name of its own."""
-        if not isinstance(node, yaml.MappingNode):
+        if not isinstance(node, _Mapping):
             self._fault(node, otherwise)
             return []
         seen: set[str] = set()
         found = []
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
+        for key, value in node.pairs:
+            if not isinstance(key, _Scalar):
                 self._fault(key, "a name is a text")
-            elif key.value in seen:
-                self._fault(key, "a name appears twice", key.value if of_rules and _is_name(key.value) else None)
+            elif key.text in seen:
+                self._fault(key, "a name appears twice", key.text if of_rules and _is_name(key.text) else None)
             else:
-                seen.add(key.value)
+                seen.add(key.text)
                 found.append((key, value))
         return found
 
-    def _list(self, key: yaml.ScalarNode, node: yaml.Node) -> tuple[str, ...]:
-        otherwise = f"{key.value} is a list of texts"
-        if not isinstance(node, yaml.SequenceNode):
+    def _list(self, key: _Scalar, node: _Node) -> tuple[str, ...]:
+        otherwise = f"{key.text} is a list of texts"
+        if not isinstance(node, _List):
             self._fault(node, otherwise)
             return ()
-        return tuple(self._text(each, otherwise) for each in node.value)
+        return tuple(self._text(each, otherwise) for each in node.within)
 
-    def _text(self, node: yaml.Node, otherwise: str) -> str:
-        if not isinstance(node, yaml.ScalarNode) or (not node.style and node.tag == "tag:yaml.org,2002:null"):
+    def _text(self, node: _Node, otherwise: str) -> str:
+        if not isinstance(node, _Scalar) or node.is_nothing:
             self._fault(node, otherwise)
             return ""
-        return str(node.value)
+        return node.text
 
-    def _fault(self, node: yaml.Node, reason: str, rule: str | None = None) -> None:
-        self.faults.append(Fault(_line(node), self._rule or rule, reason))
+    def _fault(self, node: _Node, reason: str, rule: str | None = None) -> None:
+        self.faults.append(Fault(node.line, self._rule or rule, reason))
