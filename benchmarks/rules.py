@@ -44,6 +44,7 @@ class Ruled:
     median: float  # of a decision
     slow: float  # that 99 of 100 decisions are not slower than
     listing: float
+    changed: float  # that one rule takes which is another
     compiled: float
 
 
@@ -90,8 +91,19 @@ def measure() -> Ruled:
         begun = time.perf_counter()
         rules.visible(someone, names, _NOW)
         listings.append(time.perf_counter() - begun)
+    changes = []
+    for name in chance.sample(sorted(described), 20):
+        begun = time.perf_counter()
+        rules.changed({name: described["own"]})
+        changes.append(time.perf_counter() - begun)
     took.sort()
-    return Ruled(took[len(took) // 2], took[len(took) * 99 // 100], statistics.median(listings), compiled)
+    return Ruled(
+        median=took[len(took) // 2],
+        slow=took[len(took) * 99 // 100],
+        listing=statistics.median(listings),
+        changed=statistics.median(changes),
+        compiled=compiled,
+    )
 
 
 def _made(chance: random.Random) -> Rule:
@@ -117,7 +129,3 @@ def _rule(chance: random.Random, subjects: list[str], names: list[str], effect: 
 
 def _name(chance: random.Random) -> str:
     return f"secrets/c{chance.randrange(CONTAINERS)}/h{chance.randrange(NAMES)}"
-
-
-if __name__ == "__main__":
-    print(measure())

@@ -354,6 +354,29 @@ class Rules:
             }
         )
 
+    def of(self, asker: Asker, now: datetime) -> list[str]:
+        """Return the names of the rules in force that speak of *asker*, wherever he comes from, sorted."""
+        found = {
+            name
+            for subject in self._subjects(asker.id, asker.groups)
+            for name, entry in self._of_subject.get(subject, {}).items()
+            if entry.expires is None or now < entry.expires
+        }
+        return sorted(found)
+
+    def speaking_of(self, asker: Asker, rights: Iterable[Right], name: str, now: datetime) -> list[str]:
+        """Return the names of the rules in force that speak of such an act, wherever *asker* comes from, sorted."""
+        wanted, subjects = _mask(rights), self._subjects(asker.id, asker.groups)
+        return sorted(
+            {
+                entry.rule
+                for ends in _reached(self._root, name, asker.namespace)
+                for subject in ends.keys() & subjects
+                for entry in ends[subject]
+                if entry.rights & wanted and (entry.expires is None or now < entry.expires)
+            }
+        )
+
     def _patterns(self, asker: Asker) -> Iterator[tuple[str, _Entry]]:
         for subject in self._subjects(asker.id, asker.groups):
             for name, entry in self._of_subject.get(subject, {}).items():
