@@ -77,6 +77,7 @@ _PLACES: Final[tuple[tuple[str, tuple[Right, ...]], ...]] = (
     (places.JOURNAL, (Right.MIGRATE,)),
     (places.SYSTEM + "audit/", (Right.AUDIT,)),
     (places.ACCESS, (Right.ACCESS,)),
+    (places.TOKENS, (Right.ACCESS,)),
 )
 _RECORDS: Final[Mapping[str, tuple[Right, ...]]] = {
     "get": (Right.READ,),

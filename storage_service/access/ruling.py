@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from strongroom.models.access import Rule
+from strongroom.models.names import SECRETS
 from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.access.directory import Snapshot
 from strongroom.storage_service.access.rules import Rules, Verdict, rights_of
@@ -78,7 +79,7 @@ class Ruling:
         """Return the containers at which what the rules let *principal* list may begin."""
         if not principal.ruled:
             return ()
-        (right,) = rights_of(Action.LIST.value, "secrets/")
+        (right,) = rights_of(Action.LIST.value, SECRETS)
         return self._rules.tops(principal, right, self._now())
 
     def own_container(self, principal: Principal) -> str | None:

@@ -184,7 +184,7 @@ class Door:
         decided = [self._decided(caller, act) for act in acts]
         await self.turn_away(
             *[
-                _refusal(caller, action.word, name, "denied", reason, inputs)
+                _refusal(caller, action.word, name, "denied", reason, decided=inputs)
                 for (action, name), inputs in zip(acts, decided, strict=True)
             ]
         )
@@ -209,7 +209,10 @@ class Door:
         return [name for name in seen if decide(self._deciders, caller.principal, Action.GET, name)]
 
     def _permitted(self, caller: Caller, acts: Sequence[Act]) -> list[AuditRecord]:
-        return [_record(caller, act.action.word, act.name, "allowed", None, self._decided(caller, act)) for act in acts]
+        return [
+            _record(caller, act.action.word, act.name, "allowed", None, decided=self._decided(caller, act))
+            for act in acts
+        ]
 
     def _decided(self, caller: Caller, act: Act) -> dict[str, object] | None:
         """Return what rules decided by; None where they had nothing to say."""
@@ -348,6 +351,7 @@ def _record(
     name: str,
     decision: str,
     reason: str | None,
+    *,
     decided: dict[str, object] | None = None,
 ) -> AuditRecord:
     return AuditRecord(
@@ -370,6 +374,7 @@ def _refusal(
     name: str,
     decision: Decision,
     reason: str,
+    *,
     decided: dict[str, object] | None = None,
 ) -> Refusal:
     return Refusal(

@@ -44,6 +44,10 @@ MAX_LISTING_BODY: Final = 4 * 1024  # which page of which listing
 SECRETS_PATH: Final = "/secrets"  # on the socket
 METRICS_PATH: Final = "/metrics"  # on both
 API_PATH: Final = "/api/v0"  # on the proxy
+AUTH_PATH: Final = "/auth"
+ACCESS_PATH: Final = "/access"
+PROXIED: Final = {API_PATH + path: path for path in (AUTH_PATH, ACCESS_PATH)}
+"""What the proxy passes over the socket beside the secrets: whoever asks there shows the service who he is."""
 PROXIED_SECRETS_PATH: Final = API_PATH + SECRETS_PATH  # on the proxy; forwarded to SECRETS_PATH
 
 # Credentials (Custodia's SimpleAuthKeys; CPD-101 names the key header CUSTODIA_KEY_ID). Any client may write each

@@ -13,9 +13,11 @@ from typing import Final, Literal
 
 import msgspec
 
-CHALLENGE_PATH: Final = "/auth/challenge"  # POST, for everybody
-LOGIN_PATH: Final = "/auth/login"  # POST, for everybody
-TOKEN_PATH: Final = "/auth/token"  # noqa: S105  # DELETE: the one that is shown; /auth/token/<jti>: another
+from strongroom.storage_service.wire import AUTH_PATH
+
+CHALLENGE_PATH: Final = AUTH_PATH + "/challenge"  # POST, for everybody
+LOGIN_PATH: Final = AUTH_PATH + "/login"  # POST, for everybody
+TOKEN_PATH: Final = AUTH_PATH + "/token"  # DELETE: the one that is shown; /auth/token/<jti>: another
 MAX_BODY: Final = 32 * 1024  # bytes
 MAX_ADDRESS: Final = 512  # characters of the address at which a service is spoken to
 MAX_PRINCIPAL: Final = 128  # characters
