@@ -11,6 +11,7 @@ from strongroom.storage_service.access.apikeys import decode as decode_apikey
 from strongroom.storage_service.access.authenticators import Authenticator, OwnUser, Proxy
 from strongroom.storage_service.access.directory import Directory
 from strongroom.storage_service.access.paths import Reach
+from strongroom.storage_service.access.principals import Principals
 from strongroom.storage_service.access.registry import make_authenticator, make_authorizer
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends import open_backend
@@ -40,6 +41,7 @@ from strongroom.storage_service.services.door import Door
 from strongroom.storage_service.services.health import HealthService
 from strongroom.storage_service.services.keys import KeyService
 from strongroom.storage_service.services.large_answers import LargeAnswers
+from strongroom.storage_service.services.principals import PrincipalService
 from strongroom.storage_service.services.records import RecordService
 from strongroom.storage_service.services.secrets import SecretService
 from strongroom.storage_service.services.telemetry import TelemetryService
@@ -56,6 +58,7 @@ class Parts:
     secrets: SecretService
     records: RecordService
     access: AccessService
+    principals: PrincipalService
     keys: KeyService
     bulk: BulkService
     audit: AuditService
@@ -127,6 +130,7 @@ async def build(
         directory = Directory(store, encrypted, {names.APIKEYS: decode_apikey})
         stack.push_async_callback(directory.close)
         apikeys = ApiKeys(directory, (settings.api_id, settings.api_key), proxy=settings.proxy)
+        principals = Principals(directory, reserved=apikeys.configured)
 
         def opened() -> None:
             directory.learn()
@@ -163,6 +167,7 @@ async def build(
             secrets=SecretService(door, secrets, large_answers),
             records=RecordService(door, routing, large_answers),
             access=AccessService(door, apikeys),
+            principals=PrincipalService(door, principals),
             keys=keys,
             # Of the store alone: who moves a source must see what has moved.
             bulk=BulkService(door, encrypted, apikeys, directory, large_answers),

@@ -14,6 +14,7 @@ import falcon.asgi
 
 from strongroom.storage_service import wire
 from strongroom.storage_service.access import authenticators
+from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.read_through import OldPlace
@@ -40,6 +41,7 @@ from strongroom.storage_service.services.door import Caller
 from strongroom.storage_service.strangers import bounded
 from strongroom.storage_service.traces import trace_of
 from strongroom.storage_service.wire import METRICS_PATH, SECRETS_PATH, head
+from strongroom.storage_service.wire.access import SETUP_PATH
 from strongroom.storage_service.wire.head import Head
 from strongroom.storage_service.wire.http1 import Exchange, Gone
 from strongroom.storage_service.wire.http1 import allowed as allowed_methods
@@ -51,6 +53,7 @@ Response = falcon.asgi.Response
 log = logging.getLogger(__name__)
 
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # answered to anyone: they tell no more than up or down
+STRANGER: Final = Principal("unknown", (), frozenset())  # who is nobody, and reaches nothing
 _BELOW_SECRETS: Final = SECRETS_PATH + "/"
 
 
@@ -132,7 +135,10 @@ class StorageApp:
             if fault is None and request.method == b"OPTIONS":
                 await self._tell_methods(exchange, path, request_id)
                 return
-            caller = await self._identified(exchange, fields, path, fault)
+            if path == SETUP_PATH:
+                caller = await self._stranger(exchange, fields, path)
+            else:
+                caller = await self._identified(exchange, fields, path, fault)
             if fault is not None:
                 raise fault
             if path.startswith(_BELOW_SECRETS) or path == SECRETS_PATH:
@@ -202,6 +208,22 @@ class StorageApp:
             await self._turn_away(exchange, fields, path, Denied("claimed to be the proxy, with another key"))
         spoken_for = authenticators.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
         return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
+
+    async def _stranger(self, exchange: Exchange, fields: Head, path: str) -> Caller:
+        """Return a caller who is nobody yet: whatever credentials the request has, nothing looks at them.
+
+        Raises:
+            Denied: it claims to be the proxy's, with another key.
+        """
+        parts = self._parts
+        assert parts is not None  # noqa: S101
+        through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
+        if fields.proxy is not None and not through_proxy:
+            error = Denied("claimed to be the proxy, with another key")
+            await self._turn_away(exchange, fields, path, error)
+            raise error
+        address = authenticators.address_in(fields.forwarded or "") if through_proxy else None
+        return Caller(STRANGER, fields.request_id or "-", exchange.peer, None, address, through_proxy)
 
     def _watches(self, fields: Head, exchange: Exchange) -> bool:
         """Whether the proxy asks in its own name, or the service's own user, or root, on this machine.

@@ -405,6 +405,7 @@ class WhoAmI(msgspec.Struct, kw_only=True):
     principal: str
     paths: list[str]
     actions: list[str]
+    groups: list[str] = []
 
 
 class Status(msgspec.Struct, kw_only=True):
