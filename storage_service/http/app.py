@@ -135,10 +135,8 @@ class StorageApp:
             if fault is None and request.method == b"OPTIONS":
                 await self._tell_methods(exchange, path, request_id)
                 return
-            if path == SETUP_PATH:
-                caller = await self._stranger(exchange, fields, path)
-            else:
-                caller = await self._identified(exchange, fields, path, fault)
+            known = self._identified if path != SETUP_PATH else self._stranger
+            caller = await known(exchange, fields, path, fault)
             if fault is not None:
                 raise fault
             if path.startswith(_BELOW_SECRETS) or path == SECRETS_PATH:
@@ -209,7 +207,7 @@ class StorageApp:
         spoken_for = authenticators.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
         return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
 
-    async def _stranger(self, exchange: Exchange, fields: Head, path: str) -> Caller:
+    async def _stranger(self, exchange: Exchange, fields: Head, path: str, fault: Invalid | None) -> Caller:
         """Return a caller who is nobody yet: whatever credentials the request has, nothing looks at them.
 
         Raises:
@@ -220,8 +218,8 @@ class StorageApp:
         through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
         if fields.proxy is not None and not through_proxy:
             error = Denied("claimed to be the proxy, with another key")
-            await self._turn_away(exchange, fields, path, error)
-            raise error
+            await self._turn_away(exchange, fields, path, fault or error)
+            raise fault or error
         address = authenticators.address_in(fields.forwarded or "") if through_proxy else None
         return Caller(STRANGER, fields.request_id or "-", exchange.peer, None, address, through_proxy)
 

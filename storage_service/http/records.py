@@ -141,7 +141,7 @@ class Self:
         self._access = access
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """Tell the principal, its reach and its groups; where the proxy asks, the act that it asks for is recorded, not this."""
+        """Tell the principal, its reach, its groups; where the proxy asks, its act will be recorded, not this."""
         principal = await self._access.whoami(caller(req))
         answer(
             req,
