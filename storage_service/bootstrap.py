@@ -12,6 +12,7 @@ from strongroom.storage_service.access.authenticators import Authenticator, Bear
 from strongroom.storage_service.access.directory import Directory
 from strongroom.storage_service.access.logins import Logins, decode_revocation, desk
 from strongroom.storage_service.access.paths import Reach
+from strongroom.storage_service.access.principals import Principals
 from strongroom.storage_service.access.registry import make_authenticator, make_authorizer
 from strongroom.storage_service.access.ruling import Ruling
 from strongroom.storage_service.audit.log import AuditLog
@@ -44,6 +45,7 @@ from strongroom.storage_service.services.health import HealthService
 from strongroom.storage_service.services.keys import KeyService
 from strongroom.storage_service.services.large_answers import LargeAnswers
 from strongroom.storage_service.services.logins import LoginService
+from strongroom.storage_service.services.principals import PrincipalService
 from strongroom.storage_service.services.records import RecordService
 from strongroom.storage_service.services.secrets import SecretService
 from strongroom.storage_service.services.telemetry import TelemetryService
@@ -61,6 +63,7 @@ class Parts:
     records: RecordService
     access: AccessService
     logins: LoginService
+    principals: PrincipalService
     keys: KeyService
     bulk: BulkService
     audit: AuditService
@@ -135,6 +138,7 @@ async def build(  # noqa: PLR0915  # it is one list of parts
         stack.push_async_callback(directory.close)
         apikeys = ApiKeys(directory, (settings.api_id, settings.api_key), proxy=settings.proxy)
         logins = _logins(directory, store, encrypted, holder)
+        principals = Principals(directory, reserved=apikeys.configured)
 
         def opened() -> None:
             directory.learn()
@@ -172,6 +176,7 @@ async def build(  # noqa: PLR0915  # it is one list of parts
             records=RecordService(door, routing, large_answers),
             access=AccessService(door, apikeys),
             logins=LoginService(door, logins, settings.addresses),
+            principals=PrincipalService(door, principals),
             keys=keys,
             # Of the store alone: who moves a source must see what has moved.
             bulk=BulkService(door, encrypted, apikeys, directory, large_answers),

@@ -67,15 +67,15 @@ class Face:
 
 
 def _of_storage() -> Face:
-    first = {b"secrets": 0, b"storage": 1, b"bulk": 2, b"keyring": 3, b"apikeys": 4}
-    first |= dict.fromkeys((b"livez", b"readyz", b"metrics", b"status", b"whoami"), 5)
+    first = {b"secrets": 0, b"storage": 1, b"bulk": 2, b"keyring": 3, b"apikeys": 4, b"access": 5}
+    first |= dict.fromkeys((b"livez", b"readyz", b"metrics", b"status", b"whoami"), 6)
     get = first.get
 
     def place_of(path: bytes) -> int:
         end = path.find(b"/", 1)
-        return get(path[1:] if end < 0 else path[1:end], 6)
+        return get(path[1:] if end < 0 else path[1:end], 7)
 
-    return Face("storage", ("secrets", "records", "bulk", "keyring", "apikeys", "health", OTHER), place_of)
+    return Face("storage", ("secrets", "records", "bulk", "keyring", "apikeys", "access", "health", OTHER), place_of)
 
 
 def _of_proxy() -> Face:

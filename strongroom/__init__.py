@@ -49,8 +49,10 @@ if TYPE_CHECKING:
         WatcherRecords,
     )
     from strongroom.storage_service.client import (
+        AddedPrincipal,
         AsyncStorageClient,
         IssuedKey,
+        NewCredential,
         NewKeys,
         Record,
         StorageClient,
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AddedPrincipal",
     "AsyncStorageClient",
     "AuditUnavailable",
     "Barred",
@@ -139,6 +142,7 @@ __all__ = [
     "Network",
     "NetworkType",
     "Networks",
+    "NewCredential",
     "NewKeys",
     "NoContainer",
     "NotAcceptable",

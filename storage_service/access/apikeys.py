@@ -76,6 +76,11 @@ class ApiKeys:
         self._known = Snapshot()
         self._principals: dict[str, Principal] = {}  # of the snapshot that was known last
 
+    @property
+    def configured(self) -> frozenset[str]:
+        """The ids of the keys that no record holds."""
+        return frozenset(self._own)
+
     async def authenticate(self, key_id: str, key: str) -> Principal | None:
         """Return the principal whose *key* this is, or None; an unknown id takes the same steps as a wrong key.
 

@@ -89,7 +89,7 @@ class Snapshot:
     epoch: Epoch = field(default_factory=Epoch)
     records: Records = field(default_factory=dict, repr=False)
     spent: frozenset[str] = frozenset()  # markers of names that were given once and are nobody's
-    gone: frozenset[str] = frozenset()  # the same names, without case
+    gone: frozenset[str] = frozenset()  # those of them that principals had, without case
     taken: Mapping[str, str] = field(default_factory=dict, repr=False)  # a name without case -> ``user:ann``, …
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)  # ``user:ann`` -> names of groups
     rules: Mapping[str, Rule] = field(default_factory=dict, repr=False)  # by their names
@@ -142,6 +142,13 @@ class Snapshot:
 def principal_name(kind: Kind, name: str) -> str:
     """Return where the record of a principal lies in the store."""
     return {Kind.USER: names.USERS, Kind.SERVICE: names.SERVICES}[kind] + name
+
+
+def record_of(principal: str) -> str | None:
+    """Return where the record of ``user:ann`` lies in the store; None of what has none."""
+    kind, _, name = principal.partition(":")
+    folder = _FOLDERS.get(kind)
+    return None if folder is None else folder + name
 
 
 def spent(kind: str, name: str) -> str:
@@ -336,6 +343,8 @@ RECORDS: Final[Mapping[str, Callable[[bytes], Any]]] = {
 """Prefix to how what lies below it is read; API keys bring their own."""
 
 _KINDS: Final = {names.USERS: "user", names.SERVICES: "service", names.APIKEYS: "apikey"}
+_FOLDERS: Final = {kind: folder for folder, kind in _KINDS.items()}
+_ENDED: Final = tuple(names.SPENT + folder.removeprefix(names.ACCESS) for folder in _KINDS)
 
 
 def _snapshot(revision: int, epoch: Epoch, records: Records, spent_names: frozenset[str]) -> Snapshot:
@@ -356,13 +365,14 @@ def _snapshot(revision: int, epoch: Epoch, records: Records, spent_names: frozen
             rules[last] = record
         elif isinstance(record, Group):
             for member in record.members:
-                groups.setdefault(member, set()).add(last)
+                if record_of(member) in live:  # one that was ended is nobody, and in no group
+                    groups.setdefault(member, set()).add(last)
     return Snapshot(
         revision,
         epoch,
         live,
         spent_names,
-        frozenset(map(_spent, spent_names)),
+        frozenset(_spent(name) for name in spent_names if name.startswith(_ENDED)),
         taken,
         {member: frozenset(of) for member, of in groups.items()},
         rules,

@@ -1,6 +1,7 @@
 """Where the service is and who asks: given, read from a home's ``client.json``, or from the environment.
 
-The unix socket is preferred wherever both are known: it serves everything, the URL (the HTTP proxy) secrets alone.
+The unix socket is preferred wherever both are known: it serves everything, the URL (the HTTP proxy) secrets and
+access.
 """
 
 import os
@@ -18,6 +19,7 @@ from strongroom.storage_service.client import file as client_file
 from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.client.place import Place, trusting
 from strongroom.storage_service.errors import ConfigurationError, NotImplementedHere
+from strongroom.storage_service.wire.access import ACCESS_PATH
 
 ENVIRONMENT: Final = "STRONGROOM_"  # what every variable's name begins with
 CA: Final = f"{ENVIRONMENT}CA"
@@ -94,7 +96,11 @@ class Address:
             return (
                 urlsplit(self.url).path.rstrip("/") + wire.PROXIED_SECRETS_PATH + path.removeprefix(wire.SECRETS_PATH)
             )
-        raise NotImplementedHere("over a url only secrets can be reached; everything else needs the unix socket")
+        if path.startswith(ACCESS_PATH + "/"):
+            return urlsplit(self.url).path.rstrip("/") + wire.API_PATH + path
+        raise NotImplementedHere(
+            "over a url only secrets and access can be reached; everything else needs the unix socket"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from strongroom.models.base import ListModel, Model
-from strongroom.storage_service.client import bulk_operations, key_operations, operations
+from strongroom.storage_service.client import access_operations, bulk_operations, key_operations, operations
 from strongroom.storage_service.client.loops import LoopPools
 from strongroom.storage_service.client.operations import Record
 from strongroom.storage_service.client.place import UpstreamError
@@ -69,6 +69,22 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
     create_apikey = _method(operations.create_apikey)
     list_apikeys = _method(operations.list_apikeys)
     revoke_apikey = _method(operations.revoke_apikey)
+
+    list_principals = _method(access_operations.list_principals)
+    get_principal = _method(access_operations.get_principal)
+    add_principal = _method(access_operations.add_principal)
+    remove_principal = _method(access_operations.remove_principal)
+    disable_principal = _method(access_operations.disable_principal)
+    add_credential = _method(access_operations.add_credential)
+    remove_credential = _method(access_operations.remove_credential)
+    end_tokens = _method(access_operations.end_tokens)
+    set_up = _method(access_operations.set_up)
+    list_groups = _method(access_operations.list_groups)
+    get_group = _method(access_operations.get_group)
+    add_group = _method(access_operations.add_group)
+    remove_group = _method(access_operations.remove_group)
+    add_member = _method(access_operations.add_member)
+    remove_member = _method(access_operations.remove_member)
 
     keyring = _method(key_operations.keyring)
     init_keyring = _method(key_operations.init_keyring)

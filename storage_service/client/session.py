@@ -69,7 +69,7 @@ class Session(Generic[Transport, Sleep]):
 
         Args:
             socket: the service's unix socket; or
-            url: the HTTP proxy, ``http(s)://host:port``, which offers secrets alone.
+            url: the HTTP proxy, ``http(s)://host:port``, which offers secrets and access.
             api_id: the API key's id.
             api_key: the API key.
             timeout: seconds for one call, its attempts and pauses together.

@@ -40,9 +40,10 @@ from strongroom.storage_service.http.logins import OPEN_PATHS as LOGIN_PATHS
 from strongroom.storage_service.http.secrets import SecretsEndpoint, allow_of
 from strongroom.storage_service.meter import STORAGE, Meter, Refused, Unknown
 from strongroom.storage_service.services.door import Caller
-from strongroom.storage_service.strangers import UNKNOWN, bounded
+from strongroom.storage_service.strangers import bounded
 from strongroom.storage_service.traces import trace_of
 from strongroom.storage_service.wire import METRICS_PATH, SECRETS_PATH, head
+from strongroom.storage_service.wire.access import SETUP_PATH
 from strongroom.storage_service.wire.head import Head
 from strongroom.storage_service.wire.http1 import Exchange, Gone
 from strongroom.storage_service.wire.http1 import allowed as allowed_methods
@@ -53,7 +54,9 @@ Response = falcon.asgi.Response
 
 log = logging.getLogger(__name__)
 
+STRANGERS_PATHS: Final = LOGIN_PATHS | {SETUP_PATH}  # asked before anybody is known; what is shown is looked at there
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # answered to anyone: they tell no more than up or down
+STRANGER: Final = Principal("unknown", (), frozenset())  # who is nobody, and reaches nothing
 _BELOW_SECRETS: Final = SECRETS_PATH + "/"
 
 
@@ -105,7 +108,7 @@ class StorageApp:
         """Serve one request."""
         return self._answer(exchange)
 
-    async def _answer(self, exchange: Exchange) -> None:  # noqa: PLR0915  # the order of the checks is the point
+    async def _answer(self, exchange: Exchange) -> None:  # the order of the checks is the point
         parts = self._parts
         assert parts is not None  # noqa: S101  # nothing is accepted before `open` is done
         request = exchange.request
@@ -135,11 +138,8 @@ class StorageApp:
             if fault is None and request.method == b"OPTIONS":
                 await self._tell_methods(exchange, path, request_id)
                 return
-            if fault is None and path in LOGIN_PATHS:
-                caller = self._stranger(exchange, fields)
-                await exchange.asgi(self._rest, caller=caller)
-                return
-            caller = await self._identified(exchange, fields, path, fault)
+            known = self._stranger if path in STRANGERS_PATHS else self._identified
+            caller = await known(exchange, fields, path, fault)
             if fault is not None:
                 raise fault
             if path.startswith(_BELOW_SECRETS) or path == SECRETS_PATH:
@@ -212,14 +212,21 @@ class StorageApp:
         spoken_for = authenticators.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
         return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
 
-    def _stranger(self, exchange: Exchange, fields: Head) -> Caller:
-        """Return who is nobody yet, and where he is, for what nobody needs to be known for."""
+    async def _stranger(self, exchange: Exchange, fields: Head, path: str, fault: Invalid | None) -> Caller:
+        """Return a caller who is nobody yet: whatever credentials the request has, nothing looks at them.
+
+        Raises:
+            Denied: it claims to be the proxy's, with another key.
+        """
         parts = self._parts
         assert parts is not None  # noqa: S101
         through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
+        if fields.proxy is not None and not through_proxy:
+            error = Denied("claimed to be the proxy, with another key")
+            await self._turn_away(exchange, fields, path, fault or error)
+            raise fault or error
         address = authenticators.address_in(fields.forwarded or "") if through_proxy else None
-        nobody = Principal(UNKNOWN, paths=(), actions=frozenset(), ruled=True, address=address)
-        return Caller(nobody, fields.request_id or "-", exchange.peer, None, address, through_proxy)
+        return Caller(STRANGER, fields.request_id or "-", exchange.peer, None, address, through_proxy)
 
     def _watches(self, fields: Head, exchange: Exchange) -> bool:
         """Whether the proxy asks in its own name, or the service's own user, or root, on this machine.

@@ -18,6 +18,7 @@ from strongroom.storage_service.bootstrap import Parts
 from strongroom.storage_service.errors import Invalid, TooLarge
 from strongroom.storage_service.failure_log import FailureLog
 from strongroom.storage_service.handlers import Stored
+from strongroom.storage_service.http import access as access_resources
 from strongroom.storage_service.http import bulk, logins
 from strongroom.storage_service.http import keys as key_resources
 from strongroom.storage_service.http.answering import (
@@ -38,6 +39,7 @@ from strongroom.storage_service.services.health import HealthService
 from strongroom.storage_service.services.records import RecordService, Reference
 from strongroom.storage_service.services.telemetry import TelemetryService
 from strongroom.storage_service.turns import Turns
+from strongroom.storage_service.wire.access import ACCESS_PATH
 from strongroom.storage_service.wire.etags import revision_of
 from strongroom.storage_service.wire.keys import KEYRING_PATH
 
@@ -66,6 +68,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts, failures: FailureLo
         (wire.APIKEYS_PATH + "/{key_id}", ApiKeyItem(access)),
     ):
         app.add_route(path, resource)
+    access_resources.add_routes(app, parts.principals)
     key_resources.add_routes(app, parts.keys)
     bulk.add_routes(app, parts.bulk, bodies)
     logins.add_routes(app, parts.logins)
@@ -139,7 +142,7 @@ class Self:
         self._access = access
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """Tell the principal and its reach; where the proxy asks, the act that it asks for is recorded, not this."""
+        """Tell the principal, its reach, its groups; where the proxy asks, its act will be recorded, not this."""
         principal = await self._access.whoami(caller(req))
         answer(
             req,
@@ -167,6 +170,7 @@ class StatusPage:
             "secrets": wire.SECRETS_PATH + "/",
             "storage": wire.STORAGE_PATH + "/",
             "apikeys": wire.APIKEYS_PATH,
+            "access": ACCESS_PATH + "/",
             "keyring": KEYRING_PATH,
             "bulk": wire.BULK_PATH,
         }
