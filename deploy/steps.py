@@ -22,6 +22,9 @@ TO_FILL: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "secret mkdir": (("container",), "CONTAINER"),
     "secret mv": (("source",), "FROM TO"),
     "secret rm": (("container",), "CONTAINER/KEY"),
+    "service setup": (("id",), "NAME"),
+    "user add": (("id",), "NAME"),
+    "user setup": (("id",), "NAME"),
 }
 """What people have to fill in themselves, unless the step has the option for it."""
 ELSEWHERE: Final = frozenset({"machine authorize"})  # what another machine is to do, whose home nobody here knows

@@ -40,7 +40,10 @@ Verb: TypeAlias = Literal[
     "secret mkdir",
     "secret mv",
     "secret rm",
+    "service setup",
     "up",
+    "user add",
+    "user setup",
 ]
 """All that can be advised: what is acted on, and how."""
 

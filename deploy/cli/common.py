@@ -1,7 +1,7 @@
 """The options that every command takes, and the service that they lead to."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -143,15 +143,20 @@ def _expanded(path: Path) -> Path:
         ) from None
 
 
-def client(timeout: float = 10.0) -> "StorageClient":
+def client(timeout: float = 10.0, *, stranger: Mapping[str, str] | None = None) -> "StorageClient":
     """Return a client of the service that was said; *timeout* is the seconds that one call may take.
+
+    *stranger* are the variables of credentials in the place of none: for what takes no credentials.
 
     Raises:
         ConfigurationError: nothing leads to a service.
     """
     from strongroom.storage_service.client import StorageClient
 
-    return StorageClient.from_environment(places(), timeout=timeout, retries=RETRIES)
+    environ = places()
+    if stranger is not None and not environ.get(f"{PREFIX}API_ID"):
+        environ |= stranger
+    return StorageClient.from_environment(environ, timeout=timeout, retries=RETRIES)
 
 
 def client_directory() -> Path:

@@ -149,6 +149,28 @@ def _api_ids(service: "StorageClient", typed: str) -> Iterator[str]:
     return (key.id for key in service.list_apikeys())
 
 
+def _principals(kind: str) -> "Callable[[StorageClient, str], Iterator[str]]":
+    def ask(service: "StorageClient", typed: str) -> Iterator[str]:
+        del typed
+        after: str | None = ""
+        while after is not None:
+            found, after = service.list_principals(kind, after)
+            yield from (each.principal.partition(":")[2] for each in found)
+
+    return ask
+
+
+def _members(service: "StorageClient", typed: str) -> Iterator[str]:
+    for kind in ("user", "service"):
+        if typed.startswith(f"{kind}:") or f"{kind}:".startswith(typed):
+            yield from (f"{kind}:{name}" for name in _principals(kind)(service, ""))
+
+
+def _groups(service: "StorageClient", typed: str) -> Iterator[str]:
+    del typed
+    return (group.name for group in service.list_groups())
+
+
 def _runs(service: "StorageClient", typed: str) -> Iterator[str]:
     from strongroom.models.names import MIGRATION
 
@@ -166,6 +188,9 @@ SECRET: Final = _of(_secrets)
 CONTAINER: Final = _of(_containers)
 HOST: Final = _of(_hosts)
 API_ID: Final = _of(_api_ids)
+PRINCIPALS: Final = {kind: _of(_principals(kind)) for kind in ("user", "service")}
+MEMBER: Final = _of(_members)
+GROUP: Final = _of(_groups)
 RUN: Final = _of(_runs)
 
 

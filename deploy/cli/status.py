@@ -40,6 +40,7 @@ def status() -> None:
             **keys,
             "secrets at": said.endpoints.get("secrets"),
             "you are": me.principal,
+            **({"you are in": me.groups} if me.groups else {}),
             "you reach": me.paths,
             "you may": me.actions,
         }
