@@ -18,6 +18,7 @@ import msgspec
 
 from strongroom.models.errors import InvalidName, ModelError
 from strongroom.models.names import MAX_NAME
+from strongroom.models.strict_json import UNREADABLE
 
 FORMAT: Final = 1
 EVERYBODY: Final = "*"  # as a subject: every principal that is known
@@ -264,8 +265,8 @@ def decode(text: bytes, kind: type[Any]) -> Any:
     """
     try:
         record = msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise InvalidAccess("it is no such record", "record") from None
+    except UNREADABLE:
+        raise InvalidAccess("the record is damaged", "record") from None
     if record.format_ != FORMAT:
         raise InvalidAccess("it is a record of a later format", "format")
     return record
