@@ -283,7 +283,8 @@ async def test_a_code_is_used_once_by_two(store: MemoryBackend) -> None:
         beginning = Worker(store)
         made = await beginning.principals.add(USER, f"u{seed}", BY)
         assert made.code is not None
-        order, won, code = Order(seed), [], made.code.reveal()
+        order, code = Order(seed), made.code.reveal()
+        won: list[str] = []
 
         async def set_up(
             who: str, order: Order = order, seed: int = seed, won: list[str] = won, code: str = code
@@ -346,7 +347,8 @@ async def test_two_do_not_take_the_last_way_in_together(one: str, two: str) -> N
         await store.open()
         for name in ("ann", "bob"):
             await Worker(store).add(name, admin=True)
-        order, refused = Order(seed), []
+        order = Order(seed)
+        refused: list[str] = []
 
         async def take(way: str, name: str, order: Order = order, refused: list[str] = refused) -> None:
             try:
