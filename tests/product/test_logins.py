@@ -202,7 +202,7 @@ async def test_an_answer_is_good_once(house: House, keys: dict[str, Path]) -> No
 
 
 async def test_whatever_ends_a_token_ends_it_at_once(house: House, keys: dict[str, Path]) -> None:
-    """Logging out, another epoch, a disabled or removed principal, a credential that is taken away: 401 from then on."""
+    """Logging out, another epoch, a disabled or removed principal, a credential taken away: 401 from then on."""
     await house.add("ann", keys["ed25519"])
     await house.add("bob", keys["rsa"])
     await house.rule("db", allow("*", "secrets/db/**"))
