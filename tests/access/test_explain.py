@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from strongroom.models.access import ADMINISTRATORS, Right, Rule, check_rule
@@ -108,7 +108,13 @@ def smallest(rules: dict[str, Rule], who: Someone, rights: tuple[Right, ...], na
     raise AssertionError("a rule can always be added")
 
 
+DENIED_BY_JOINING = {"r0": allow("a", subjects=("group:ops",)), "r1": deny("a", subjects=("group:ops",))}
+DENIED_BOTH_WAYS = {"r0": allow("a", subjects=("group:dev",)), "r1": deny("a", subjects=("user:ann", "group:dev"))}
+
+
 @bounded
+@example(DENIED_BY_JOINING, Someone(), READ, "a")
+@example(DENIED_BOTH_WAYS, Someone(), READ, "a")
 @given(UNIVERSE, SOMEONE, ASKED, st.sampled_from(GRAMMATICAL))
 def test_a_remedy_is_sound_and_minimal(
     rules: dict[str, Rule], who: Someone, rights: tuple[Right, ...], name: str
