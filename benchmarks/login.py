@@ -5,7 +5,6 @@ of the processor, on one thread: neighbours make less of a difference to it.
 """
 
 import argparse
-import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -42,22 +41,21 @@ def _acts() -> Iterator[tuple[str, Callable[[int], object]]]:
     challenges, secrets = Challenges(challenge_keys(keys)), token_secrets(keys)
     signer, verifier = Signer(secrets[0], "strongroom"), Verifier(secrets, "strongroom", ("strongroom",))
     question = client.asked(PRINCIPAL, SERVICE)
-    yield "challenge to sign", lambda _: challenges.give(question)
+    yield "challenge to sign", _giving(challenges, question)
     for name, key in _keys():
         yield f"login, {name} signs", _logins(challenges, signer, question, key)
     for name, key in _keys():
         if name != "Ed25519":
             encrypted = client.asked(PRINCIPAL, SERVICE, key)
-            yield f"challenge to decrypt, {name}", functools.partial(_give, challenges, encrypted)
+            yield f"challenge to decrypt, {name}", _giving(challenges, encrypted)
             yield f"login, {name} decrypts", _logins(challenges, signer, encrypted, key)
     token = signer.sign("strongroom", PRINCIPAL)
     yield "token, signed", lambda _: signer.sign("strongroom", PRINCIPAL)
     yield "token, verified", lambda _: verifier.verify(token)
 
 
-def _give(challenges: Challenges, asked: AskedChallenge, _: int) -> object:
-    """Give one challenge; the number of the turn plays no part."""
-    return challenges.give(asked)
+def _giving(challenges: Challenges, question: AskedChallenge) -> Callable[[int], object]:
+    return lambda _: challenges.give(question)
 
 
 def _logins(challenges: Challenges, signer: Signer, question: AskedChallenge, key: FileKey) -> Callable[[int], object]:

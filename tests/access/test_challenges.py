@@ -160,6 +160,22 @@ def test_decrypting_logs_in(kind: str, key_files: dict[str, Path]) -> None:
     assert proof.fingerprint == ssh.fingerprint_of(key.blob)
 
 
+def test_another_nonce_than_was_encrypted_logs_nobody_in(key_files: dict[str, Path]) -> None:
+    """Whoever cannot decrypt the challenge has nothing to answer: not another nonce, a part of it, or its mark."""
+    key = FileKey.read(key_files["p256"])
+    question = asked(ANN, HERE, key)
+    challenge = challenges().give(question)
+    right = client.answer(challenge, question, key).answer
+    sealed = challenges().open(challenge.challenge)
+    mine = ssh.fingerprint_of(key.blob)
+    others = ["", right[:-1], right + "A", right.swapcase(), given().nonce, sealed.mark, challenge.challenge, "\ud800"]
+
+    assert sealed.proven_by(right, {mine})
+    assert {refused(challenge, each, mine).reason for each in others} == {Reason.WRONG}
+    signed = ssh.armored(key.blob, key.sign(ssh.to_be_signed(login.message(right, ANN, HERE))))
+    assert refused(challenge, signed, mine).reason is Reason.WRONG
+
+
 def test_a_key_that_is_not_registered_logs_nobody_in(key_files: dict[str, Path]) -> None:
     """Whoever signs or decrypts rightly with a key that is not the principal's is refused like a stranger."""
     key = FileKey.read(key_files["p256"])
@@ -298,6 +314,20 @@ def test_each_part_has_its_reason(place: int, other: bytes, why: str, key_files:
     parts[place] = other
 
     assert why in refused(challenge, armoured(b"".join(parts)), ssh.fingerprint_of(key.blob)).detail
+
+
+@kinds
+def test_nothing_hides_behind_a_signature(kind: str, key_files: dict[str, Path]) -> None:
+    """Bytes after a signature, or after the numbers within it, make it worth nothing."""
+    key = FileKey.read(key_files[kind])
+    public, signature = access_key(ssh.line_of(key.blob)), key.sign(b"text")
+    reader = ssh.Reader(signature)
+    algorithm, body = reader.string(), reader.string()
+
+    public.verify(b"text", signature)
+    for other in (signature + b"\0", ssh.string(algorithm) + ssh.string(body + b"\0"), ssh.string(algorithm), b""):
+        with pytest.raises(NotProven):
+            public.verify(b"text", other)
 
 
 def test_sha_1_is_refused() -> None:

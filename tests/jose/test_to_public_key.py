@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
-from strongroom.storage_service.jose import base64url
+from strongroom.storage_service.jose import base64url, to_public_key
 from strongroom.storage_service.jose.to_public_key import (
     MAX_PLAINTEXT,
     MAX_TOKEN,
@@ -126,6 +126,17 @@ def test_a_point_that_is_not_on_the_curve_is_refused(epk: object) -> None:
 
     with pytest.raises(Unopened):
         decrypt(private("p256"), base64url.encode(header) + b"." + token)
+
+
+def test_the_curve_must_be_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token whose point is said to be on another curve does not open, though all else in it is right."""
+    with monkeypatch.context() as patch:
+        patch.setitem(to_public_key._CURVES, "secp256r1", "P-384")
+        token = encrypt(private("p256").public_key(), b"nonce")
+
+        assert decrypt(private("p256"), token) == b"nonce"
+    with pytest.raises(Unopened):
+        decrypt(private("p256"), token)
 
 
 def test_sizes_are_bounded() -> None:

@@ -227,9 +227,6 @@ def _of_pem(text: str) -> bytes:
         _refuse("it is neither RSA nor EC nor Ed25519")
     if isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name not in _CURVE_NAMES:
         _refuse("its curve is not one of P-256, P-384 and P-521")
-    if isinstance(public, rsa.RSAPublicKey):
-        numbers = public.public_numbers()
-        _check_rsa(numbers.e, numbers.n)  # before it is spelled: a long one would take long
     line = public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return base64.b64decode(line.split()[1])
 
