@@ -84,7 +84,7 @@ class PrincipalService:
         Raises:
             Denied, AuditUnavailable
         """
-        if action is not Action.MODIFY or not _manages(await self._principals.current(), caller, name):
+        if action is not Action.MODIFY or not await self._manages(caller, name):
             await self._whole.expect(caller, action, [_group_name(name)])
 
     # Looking
@@ -144,7 +144,7 @@ class PrincipalService:
                 raise NotFound("there is no such group")
             return await self._group(known, name)
 
-        if _manages(await self._principals.current(), caller, name):
+        if await self._manages(caller, name):
             await self._door.note(caller, Action.GET, names.GROUPS + name)
             return await read()
         return await self._door.read(caller, Action.GET, [_group_name(name)], read)
@@ -319,7 +319,9 @@ class PrincipalService:
 
     async def _permit(self, caller: Caller, action: Action, kind: Kind, name: str, *, admin: bool = False) -> None:
         """Let *caller* change a principal; an administrator if it may change who is one."""
-        acts = [Act(action, _record_name(kind, name))]
+        record = _record_name(kind, name)
+        await self._whole.expect(caller, action, [record])  # before the store is asked
+        acts = [Act(action, record)]
         known = await self._principals.current()
         if admin or known.damaged is not None or ADMINISTRATORS in known.groups.get(f"{kind}:{name}", ()):
             acts.append(Act(Action.MODIFY, _ADMINISTRATION))
@@ -332,10 +334,20 @@ class PrincipalService:
             await self._permit(caller, Action.MODIFY, kind, name)
 
     async def _permit_member(self, caller: Caller, group: str) -> None:
-        if _manages(await self._principals.current(), caller, group):
+        if await self._manages(caller, group):
             await self._door.note(caller, Action.MODIFY, names.GROUPS + group)
         else:
             await self._whole.permit(caller, Action.MODIFY, [_group_name(group)])
+
+    async def _manages(self, caller: Caller, group: str) -> bool:
+        """Whether *caller* is a manager of *group*, by a record that is not damaged."""
+        who = caller.principal
+        if not who.ruled:
+            return False
+        known = await self._principals.current()
+        found = known.records.get(names.GROUPS + group)
+        is_manager = isinstance(found, Group) and found.members.get(who.id) is Role.MANAGER
+        return is_manager and record_of(who.id) in known.records
 
     async def _made(self, given: NewCredential) -> Credential:
         return await making.make(
@@ -360,18 +372,6 @@ def kind_and_name(principal: str) -> tuple[Kind, str]:
 def _is_itself(caller: Caller, kind: Kind, name: str) -> bool:
     """Whether *caller* is that principal, by its record; processes are called by numbers, and have none."""
     return caller.principal.ruled and caller.principal.id == f"{kind}:{name}"
-
-
-def _manages(known: Snapshot, caller: Caller, group: str) -> bool:
-    """Whether *caller* is a manager of *group*, by a record that is not damaged."""
-    found = known.records.get(names.GROUPS + group)
-    who = caller.principal
-    return (
-        who.ruled
-        and isinstance(found, Group)
-        and found.members.get(who.id) is Role.MANAGER
-        and record_of(who.id) in known.records
-    )
 
 
 def _known(known: Snapshot, kind: Kind, name: str) -> Known:

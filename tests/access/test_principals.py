@@ -283,8 +283,8 @@ async def test_a_code_is_used_once_by_two(store: MemoryBackend) -> None:
         beginning = Worker(store)
         made = await beginning.principals.add(USER, f"u{seed}", BY)
         assert made.code is not None
-        order, code = Order(seed), made.code.reveal()
         won: list[str] = []
+        order, code = Order(seed), made.code.reveal()
 
         async def set_up(
             who: str, order: Order = order, seed: int = seed, won: list[str] = won, code: str = code
@@ -310,7 +310,7 @@ async def test_the_last_administrator_stays(worker: Worker) -> None:
     """None of the ways to lose the last administrator goes; with a second one, all do."""
     only = await worker.add("ann", admin=True)
     await worker.principals.add_credential(USER, "ann", credential("old", expires="2026-11-30T11:00:00Z"))
-    ways = (
+    ways: Sequence[Callable[[], Awaitable[object]]] = (
         lambda: worker.principals.remove_credential(USER, "ann", only.id),
         lambda: worker.principals.remove_member(ADMINISTRATORS, "user:ann"),
         lambda: worker.principals.disable(USER, "ann"),
@@ -347,8 +347,8 @@ async def test_two_do_not_take_the_last_way_in_together(one: str, two: str) -> N
         await store.open()
         for name in ("ann", "bob"):
             await Worker(store).add(name, admin=True)
-        order = Order(seed)
         refused: list[str] = []
+        order = Order(seed)
 
         async def take(way: str, name: str, order: Order = order, refused: list[str] = refused) -> None:
             try:
