@@ -34,6 +34,7 @@ from strongroom.storage_service.traces import trace_of
 
 ATTEMPTS: Final = 16  # at one change, while others change something
 KEPT: Final = 64  # of the last changes, that the epoch names
+NAMED: Final = 256  # names in all of them
 MOST: Final = 32  # names of one change; of one with more, everything is read again
 _OURS: Final = (names.ACCESS, names.SPENT)
 _LOOKS: Final = 8  # at an epoch that changes while the records are read
@@ -64,7 +65,10 @@ class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"fo
         if edition is not None or len(listed) > MOST:
             listed = ()
         number = self.number + 1
-        return Epoch(number, edition or self.edition, (*self.recent, Changed(number, listed))[-KEPT:])
+        recent = [*self.recent, Changed(number, listed)][-KEPT:]
+        while sum(len(each.names) for each in recent) > NAMED and len(recent) > 1:
+            del recent[0]
+        return Epoch(number, edition or self.edition, tuple(recent))
 
     def since(self, number: int, edition: str) -> set[str] | None:
         """Return the names of what changed after the change *number*; None: everything may have."""

@@ -21,6 +21,7 @@ class Ruling:
         self._now = now
         self._rules = Rules({})
         self._known = Snapshot()
+        self._last: tuple[Principal, Action, str, Verdict] | None = None
 
     @property
     def rules(self) -> Rules:
@@ -42,10 +43,20 @@ class Ruling:
         elif changes:
             self._rules = self._rules.changed(changes)
         self._known = known
+        self._last = None
 
     def verdict(self, principal: Principal, action: Action, name: str) -> Verdict:
         """Return what the rules say, whoever asks."""
-        return self._rules.act(principal, action.value, name, self._now())
+        verdict = self._rules.act(principal, action.value, name, self._now())
+        self._last = principal, action, name, verdict
+        return verdict
+
+    def _of(self, principal: Principal, action: Action, name: str) -> Verdict:
+        """Return the verdict that was just found, if it was this one."""
+        last = self._last
+        if last is not None and last[0] is principal and last[1] is action and last[2] == name:
+            return last[3]
+        return self.verdict(principal, action, name)
 
     def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
         """Return False where a rule denies it, or may have; True where one allows it to who is ruled."""
@@ -95,6 +106,6 @@ class Ruling:
             "rights": [right.value for right in rights_of(action.value, name)],
             "groups": sorted(principal.groups),
             "credential": principal.credential,
-            "rules": list(self.verdict(principal, action, name).rules),
+            "rules": list(self._of(principal, action, name).rules),
             "revision": self.revision,
         }
