@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # a command starts without all that models import
     from strongroom.models.steps import Option, Step
 
 ARGUMENTS: Final = ("source", "place", "run", "keyset", "id", "container", "file")  # said without a flag, in this order
-FLAGS: Final = {"option": "-o"}  # of those that have no name of their own
+FLAGS: Final = {"option": "-o", "typed": "--file"}  # of those that are not said by their own name
 TO_FILL: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "apikey create": (("id",), "ID"),
     "backup take": (("file",), "FILE"),
