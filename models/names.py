@@ -18,6 +18,8 @@ from typing import Final, NamedTuple
 from strongroom.models.errors import InvalidName
 
 MAX_NAME: Final = 512  # bytes
+_LAST: Final = "~"  # sorts behind every character that a name may have
+_AFTER_SLASH: Final = "0"  # the character that comes next
 SECRETS: Final = "secrets/"  # where every secret lives, and nothing else
 SYSTEM: Final = "system/"  # the service's own records: wrapped keys, access, journals
 
@@ -178,3 +180,18 @@ def container_of(name: str) -> str:
     ``secrets/hosts/10.0.0.7`` and ``secrets/hosts/sub/`` both lie in ``secrets/hosts/``.
     """
     return name[: name.rstrip("/").rfind("/") + 1]
+
+
+def behind(begun: str) -> str:
+    """Return a text, no name, behind *begun* and every name that begins with it, and before what follows those."""
+    return begun + _LAST
+
+
+def past(container: str) -> str:
+    """Return a name that sorts behind all that *container* holds, and before every other container that follows it."""
+    return container.removesuffix("/") + _AFTER_SLASH
+
+
+def before(begun: str) -> str:
+    """Return a text, no name, before *begun* and every name that begins with it, and behind what precedes those."""
+    return begun[:-1] + chr(ord(begun[-1]) - 1) + _LAST if begun else ""

@@ -31,7 +31,6 @@ from strongroom.storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED
 
 ROOT: Final = names.SECRETS  # the top of the secrets tree: neither a secret nor a container
 _SOME: Final = 32  # containers that are looked for at once
-_AFTER_SLASH: Final = "0"  # the character that comes next: what lies in a container sorts before its name with this
 
 
 class Values:
@@ -117,7 +116,7 @@ class Containers:
             if not page.more:
                 return
             await asyncio.sleep(0)
-            page = await self._backend.list(ROOT, f"{ROOT}{next(reversed(tops))}{_AFTER_SLASH}")
+            page = await self._backend.list(ROOT, names.past(f"{ROOT}{next(reversed(tops))}/"))
 
 
 class Reached:
@@ -328,9 +327,8 @@ class SecretService:
             if tops != [ROOT]:
                 return Reached(self._secrets, wanted)
             top, slash, _ = after.partition("/")
-            return Containers(
-                self._secrets, await self._secrets.list(ROOT, f"{ROOT}{top}{_AFTER_SLASH if slash else ''}")
-            )
+            behind = names.past(f"{ROOT}{top}/") if slash else f"{ROOT}{top}"
+            return Containers(self._secrets, await self._secrets.list(ROOT, behind))
 
         return await self._door.read(caller, Action.LIST, wanted or tops, read)
 

@@ -332,6 +332,25 @@ class TestEditing:
         assert done.code == 5
         assert run("secret", "get", f"{box}/p").out == "theirs"
 
+    @pytest.mark.parametrize("variable", ["EDITOR", "VISUAL"])
+    @pytest.mark.parametrize(
+        ("said", "told"),
+        [
+            ("nosucheditor -w", "the editor nosucheditor cannot be run: No such file or directory; set EDITOR to one"),
+            ("/", "the editor / cannot be run: Permission denied; set EDITOR to one"),
+            ("false", "the editor false ended with code 1; nothing was changed"),
+            ("rm", "what the editor rm left cannot be read: No such file or directory; nothing was changed"),
+            ("vi '", "VARIABLE is not a command: a quotation mark in it is not closed"),
+        ],
+    )
+    def test_an_editor_that_fails_is_named(self, run: Run, box: str, variable: str, said: str, told: str) -> None:
+        """The line has the program that failed, and why; nothing is stored."""
+        done = run("secret", "put", "--edit", f"{box}/p", environ=clean_environment(**{variable: said}))
+
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith(f"strongroom: {told.replace('VARIABLE', variable)}")
+        assert run("secret", "ls", box).out == ""
+
     def test_nothing_changed_is_nothing_stored(self, run: Run, box: str, short: Path) -> None:
         """Leaving the editor without a change leaves the revision as it is."""
         etag = run("secret", "put", f"{box}/p", "--json", stdin=b"one").json["etag"]
@@ -340,7 +359,7 @@ class TestEditing:
             == etag
         )
 
-    @pytest.mark.parametrize(("body", "text"), [("exit 3", "the editor ended with code 3; nothing was changed")])
+    @pytest.mark.parametrize(("body", "text"), [("exit 3", "/editor ended with code 3; nothing was changed")])
     def test_a_failing_editor_stores_nothing(self, run: Run, box: str, short: Path, body: str, text: str) -> None:
         """The secret is as it was, and the code is that of a mistake."""
         done = run("secret", "put", "--edit", f"{box}/p", environ=self.editor(short, body))
