@@ -18,6 +18,7 @@ from strongroom.storage_service.client import file as client_file
 from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.client.place import Place, trusting
 from strongroom.storage_service.errors import ConfigurationError, NotImplementedHere
+from strongroom.storage_service.reach import why_unread
 
 ENVIRONMENT: Final = "STRONGROOM_"  # what every variable's name begins with
 CA: Final = f"{ENVIRONMENT}CA"
@@ -239,5 +240,5 @@ def _variable(environ: Mapping[str, str], name: str) -> str:
         return value
     try:
         return Path(file).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise ConfigurationError(f"the file of {ENVIRONMENT}{name}_FILE cannot be read") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the file of {ENVIRONMENT}{name}_FILE cannot be read: {why_unread(error)}") from None
