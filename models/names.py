@@ -153,6 +153,8 @@ MAP: Final = (
 RESERVED: Final = frozenset(line.text.partition("/")[0] for line in MAP if line.text)
 """What no plain records are called: the first segments of all that has a place of its own."""
 
+_CHARACTERS: Final = "unaccented letters, digits and . _ @ : + - alone, in parts with slashes between them"
+_OTHERS: Final = re.compile(r"[^A-Za-z0-9._@:+/-]", re.ASCII)
 _NAME = re.compile(r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._@:+-]+(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._@:+-]+)*/?", re.ASCII)
 
 
@@ -165,8 +167,20 @@ def check(name: str) -> str:
     if len(name) > MAX_NAME:
         raise InvalidName(f"a name is at most {MAX_NAME} bytes")
     if _NAME.fullmatch(name) is None:
-        raise InvalidName("a name is segments of [A-Za-z0-9._@:+-], not '.' or '..', joined by single slashes")
+        raise InvalidName(_fault(name))
     return name
+
+
+def _fault(name: str) -> str:
+    """Return what is wrong with *name*, in words that have nothing of it."""
+    if "%" in name:
+        return "a name has no percent sign: it is written as it is, and of " + _CHARACTERS
+    if _OTHERS.search(name) is not None:
+        return "a name is of " + _CHARACTERS
+    parts = name.removesuffix("/").split("/")
+    if "." in parts or ".." in parts:
+        return "no part of a name is '.' or '..'"
+    return "a part of a name is empty: slashes stand between parts alone, one each, and none before the first"
 
 
 def is_container(name: str) -> bool:
