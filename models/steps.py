@@ -15,6 +15,7 @@ Verb: TypeAlias = Literal[
     "apikey create",
     "backup take",
     "backup verify",
+    "host put",
     "key import",
     "key init",
     "key reencrypt",
@@ -40,6 +41,7 @@ Verb: TypeAlias = Literal[
     "secret mkdir",
     "secret mv",
     "secret rm",
+    "status",
     "up",
 ]
 """All that can be advised: what is acted on, and how."""

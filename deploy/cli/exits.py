@@ -14,6 +14,7 @@ from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import Common, Form
 from strongroom.deploy.cli.interruption import CTRL_C
 from strongroom.deploy.cli.words import ReaderGone
+from strongroom.deploy.places import PREFIX
 
 if TYPE_CHECKING:
     from strongroom.models.steps import Step
@@ -88,7 +89,8 @@ def _table() -> dict[type[BaseException], Exit]:
         migration.SourceRefused: Exit(DENIED),
         errors.Denied: Exit(
             DENIED,
-            "the audit log has the reason; strongroom status tells whom the service takes you for, if it knows you",
+            "the audit log has the reason",
+            (Step("see whom the service takes you for, if it knows you", "status"),),
         ),
     }
 
@@ -201,6 +203,8 @@ def _text(error: BaseException) -> str:
             text += f" ({', '.join(holders)})"
         if (wait := getattr(error, "wait", None)) is not None:
             text += f": {wait:.0f} seconds"
+        # The client knows variables alone: a command has a flag for it, too.
+        text = text.replace(f" in {PREFIX}CA,", f" with --ca FILE, in {PREFIX}CA,")
     text = " ".join(text.split())
     first = text.partition(" ")[0]
     return text[:1].lower() + text[1:] if first[1:].islower() else text  # OpenSSL stays what it is

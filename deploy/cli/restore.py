@@ -130,6 +130,7 @@ def _refuse_to_leave(settings: "Settings", checked: "Checked", config: Path | No
     Raises:
         Exists: they are not; the text says what to do.
     """
+    from strongroom.models.steps import Step
     from strongroom.storage_service.backends.url import as_said, same_place
     from strongroom.storage_service.errors import Exists, StrongroomError
 
@@ -147,9 +148,8 @@ def _refuse_to_leave(settings: "Settings", checked: "Checked", config: Path | No
     if not alike:
         raise Exists(
             f"this home's records are in {as_said(known)}, which holds something else than this backup of"
-            f" {checked.head.taken}: take a new one (strongroom backup FILE --offline) and restore that; or leave"
-            " behind what was written since: --leave-newer"
-        )
+            f" {checked.head.taken}; to leave behind what was written since, say --leave-newer"
+        ).advising(Step("else take a new one, and restore that", "backup take", {"offline": True}))
 
 
 async def _holds_the_same(settings: "Settings", checked: "Checked", nowhere: IO[bytes]) -> bool:

@@ -445,6 +445,7 @@ def test_many_malformed_rows(moving: Moving) -> None:
 
     stopped = moving.migrate("apply")
     assert stopped.code == 2
+    assert "\nnot complete: nothing was moved\n" in stopped.out
     assert moving.moved() == 0
     skipped = moving.migrate("apply", "--skip-bad", "--json")
     assert counts(skipped) == {"items": 720, "bad": 700, "created": 20}

@@ -83,11 +83,12 @@ def import_(
             done = asyncio.run(_restore(settings.service, found, given, replace=replace, leave=leave_unreadable))
     except OSError as error:
         raise Invalid(f"the store cannot be opened: {error.strerror}") from None
+    counting = show.advice("once the service runs and is unlocked", "key usage", scan=True, repair=True)
     show.done(
         {"root": done.root, "added": done.added, "unreadable": done.unreadable, "counted": done.counted},
         f"the keyring under {done.root} is back"
         + (f", with {', '.join(done.added)}" if done.added else "")
-        + ("" if done.counted else "; once the service runs and is unlocked: strongroom key usage --scan --repair"),
+        + ("" if done.counted else f"; {counting}"),
     )
 
 
