@@ -159,11 +159,42 @@ def _runs(service: "StorageClient", typed: str) -> Iterator[str]:
             yield run
 
 
+def _keysets(service: "StorageClient", typed: str) -> Iterator[str]:
+    del typed
+    return (each.name for each in service.list_keysets())
+
+
+def _generations(service: "StorageClient", typed: str) -> Iterator[str]:
+    """Yield those that can be retired at all: none that is active."""
+    del typed
+    return (one.generation for each in service.list_keysets() for one in each.generations if not one.active)
+
+
+def _backups(service: "StorageClient", typed: str) -> Iterator[str]:
+    del typed
+    return (each.label for each in service.list_backups())
+
+
+def _paths(service: "StorageClient", typed: str) -> Iterator[str]:
+    """Yield what an API key may reach below the secrets: containers, by their paths."""
+    from strongroom.models import names
+
+    root = f"/{names.SECRETS}"
+    if not typed.startswith(root):
+        yield root
+        return
+    yield from (root + name for name in _containers(service, typed.removeprefix(root)))
+
+
 SECRET: Final = _of(_secrets)
 CONTAINER: Final = _of(_containers)
 HOST: Final = _of(_hosts)
 API_ID: Final = _of(_api_ids)
 RUN: Final = _of(_runs)
+KEYSET: Final = _of(_keysets)
+GENERATION: Final = _of(_generations)
+BACKUP: Final = _of(_backups)
+APIKEY_PATH: Final = _of(_paths)
 
 
 def source_or_run(ctx: click.Context, parameter: click.Parameter, typed: str) -> "list[CompletionItem[Any]]":
