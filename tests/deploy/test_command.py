@@ -442,7 +442,7 @@ class TestHosts:
             (
                 ("creds", "10.9.9.9"),
                 4,
-                "there are no credentials of 10.9.9.9; strongroom host put --ssh-key-file gives",
+                "there are no credentials of 10.9.9.9; to give it some: strongroom ",
             ),
             (("put", "a/b"), 1, "address must be one segment"),
             (("put", "10.9.9.9", "--status", "bogus"), 1, "status must be empty or one of"),
