@@ -5,6 +5,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
+
 from strongroom.http_proxy.errors import Rejected, Request, Response
 from strongroom.http_proxy.resources.base import (
     Resource,
@@ -25,6 +27,7 @@ from strongroom.http_proxy.resources.base import (
 )
 from strongroom.http_proxy.resources.places import is_address
 from strongroom.http_proxy.resources.twins import check_may_each
+from strongroom.http_proxy.schemas import Counts
 from strongroom.models import (
     DEFAULT_NETWORK,
     Cluster,
@@ -43,6 +46,7 @@ from strongroom.storage_service.client import AsyncStorageClient
 from strongroom.storage_service.errors import Invalid, NotFound
 
 _MAY_JOIN: Final = frozenset((HostState.ACTIVE, HostState.DISASSOCIATED))
+_NO_HOSTS: Final = {"total": 0, "available": 0, "unavailable": 0}
 _OPERATIONS: Final = (ClusterDeploy, ClusterRestart, ClusterUpgrade)
 
 
@@ -72,12 +76,15 @@ class ClusterItem(Resource):
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
         """Make the cluster, or change what the body says of it and nothing else: its hosts stay unless given.
 
-        A network that does not exist becomes the default one. With If-Match, only at that revision.
+        What is reckoned when it is shown may be sent back, and counts for nothing. A network that does not exist
+        becomes the default one. With If-Match, only at that revision.
         """
         told = expected_of(req)
         body = await self.read_for(req, Cluster, name)
         settle(body, "name", name)
+        _drop_counts(body)
         wanted = Cluster.from_dict(body)
+        _drop_status(body, wanted)
         _check_addresses("hostset", wanted.hostset)
         client = self.storage.for_caller(req)
         if "network" in body and await find(client, Network, wanted.network) is None:
@@ -221,6 +228,24 @@ def _state(total: int, available: int) -> ClusterState:
     if available == total:
         return ClusterState.OK
     return ClusterState.DEGRADED if available else ClusterState.FAILED
+
+
+def _drop_counts(body: dict[str, object]) -> None:
+    """Take the counts of hosts out of *body*: they are what they are, whoever sends back what was shown.
+
+    Raises:
+        Invalid: they are no such counts.
+    """
+    try:
+        msgspec.convert(body.pop("hosts", _NO_HOSTS), Counts)
+    except msgspec.ValidationError:
+        raise Invalid("the body is not valid", (("hosts", "must be counts, as the cluster is shown with"),)) from None
+
+
+def _drop_status(body: dict[str, object], wanted: Cluster) -> None:
+    """Take the status out of *body* and of the *wanted* record, where it would be stored and never shown."""
+    body.pop("status", None)
+    wanted.status = ClusterState.UNKNOWN
 
 
 def _check_addresses(field: str, addresses: list[str]) -> None:

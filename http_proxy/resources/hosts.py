@@ -288,7 +288,7 @@ async def _is_known(req: Request, client: AsyncStorageClient, addition: Addition
         return True
     stored = await find(client, HostCreds, wanted.host.address)
     if stored is not None:
-        _check_same(stored, wanted, {"ssh_priv_key", *wanted.given})
+        _check_same(stored, wanted, wanted.given)
     return stored is not None
 
 

@@ -117,11 +117,32 @@ def test_bodies_take_no_member_that_is_refused() -> None:
         "ContainerManagerChange": (ContainerManagerConfig,),
     }.items():
         fields = {field for model in models for field in model.__struct_fields__ if field != model.primary_key}
-        assert set(schemas[name]["properties"]) - {"cluster"} == fields
+        said = {member for member, told in schemas[name]["properties"].items() if not told.get("readOnly")}
+        counted = {"status"} if name == "ClusterChange" else set()
+        assert said - {"cluster"} == fields - counted
         assert schemas[name]["additionalProperties"] is False
     secret = {name for name, told in schemas["NewOptions"]["properties"].items() if told.get("writeOnly")}
     assert secret == {"token", "password", "certificate", "certificate_key"}
     assert schemas["HostChange"]["properties"]["ssh_priv_key"]["writeOnly"] is True
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ("Host", "HostChange"),
+        ("HostCreds", "HostCredsChange"),
+        ("ClusterSeen", "ClusterChange"),
+        ("Network", "NetworkChange"),
+        ("ContainerManager", "ContainerManagerChange"),
+    ],
+)
+def test_what_an_answer_has_a_body_may_have(shown: str, said: str) -> None:
+    """Every member that GET answers with stands among those of PUT; what PUT never stores is told as read only."""
+    schemas = DOCUMENT["components"]["schemas"]
+    assert set(schemas[shown]["properties"]) <= set(schemas[said]["properties"])
+    counted = {"status", "hosts"} if said == "ClusterChange" else set()
+    read_only = {name for name, told in schemas[said]["properties"].items() if told.get("readOnly")}
+    assert read_only == counted | {"address" if said.startswith("Host") else "name"}
 
 
 def test_the_pattern_of_a_segment_is_the_grammar() -> None:
