@@ -42,7 +42,8 @@ from strongroom.models import (
     OperationState,
 )
 from strongroom.storage_service import wire
-from strongroom.storage_service.client import AsyncStorageClient
+from strongroom.storage_service.client import AsyncStorageClient, Record
+from strongroom.storage_service.client.operations import ANY_REVISION
 from strongroom.storage_service.errors import Invalid, NotFound
 
 _MAY_JOIN: Final = frozenset((HostState.ACTIVE, HostState.DISASSOCIATED))
@@ -60,6 +61,8 @@ class ClusterCollection(Resource):
 
 class ClusterItem(Resource):
     """One cluster."""
+
+    guarded = frozenset(("PUT", "DELETE"))
 
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """Show its record, with how many of its hosts are available and what that makes of its status."""
@@ -117,14 +120,20 @@ class ClusterItem(Resource):
 
 
 class ClusterMembers(Resource):
-    """The hosts of a cluster."""
+    """The hosts of a cluster; their tag is the cluster's."""
+
+    guarded = frozenset(("PUT",))
 
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """List their addresses."""
-        respond(resp, (await self.storage.for_caller(req).get(Cluster, name)).model.hostset)
+        _list_hosts(resp, await self.storage.for_caller(req).get(Cluster, name))
 
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
-        """Put the hosts *new* in the place of *old*, provided that *old* is what they are."""
+        """Put the hosts *new* in the place of *old*, provided that *old* is what they are.
+
+        With If-Match, only of a cluster at that revision.
+        """
+        told = expected_of(req)
         body = await self.read_for(req, Cluster, name)
         old, new = texts(body, "old"), list(dict.fromkeys(texts(body, "new")))
         _check_addresses("new", new)
@@ -135,9 +144,12 @@ class ClusterMembers(Resource):
             cluster.hostset = new
             return True
 
-        _check_same((await client.get(Cluster, name)).model, old)
+        cluster, etag = await client.get(Cluster, name)
+        check_at(told, etag)
+        _check_same(cluster, old)
         await _check_may_join(self.storage, client, [address for address in new if address not in old])
-        respond(resp, (await self.storage.change(client, Cluster, name, replace)).hostset)
+        changed, _ = await self.storage.changed(client, Cluster, name, replace, etag=told or ANY_REVISION)
+        _list_hosts(resp, changed)
 
 
 class ClusterMember(Resource):
@@ -168,6 +180,8 @@ class ClusterOperation(Resource):
     Only its record is kept here. Starting the work, and writing down how far it is, is the platform's part.
     """
 
+    guarded = frozenset(("PUT",))
+
     def __init__(self, storage: Storage, model: type[Model], now: Callable[[], datetime] | None = None) -> None:
         super().__init__(storage)
         self._model = model
@@ -175,20 +189,24 @@ class ClusterOperation(Resource):
 
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """Show how far it is."""
-        respond(resp, (await self.storage.for_caller(req).get(self._model, name)).model.to_dict_safe())
+        show(resp, await self.storage.for_caller(req).get(self._model, name))
 
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
-        """Ask for it; a deployment needs the ``version``."""
+        """Ask for it; a deployment needs the ``version``.
+
+        With If-Match, only in the place of the one at that revision; with If-None-Match, only where there is none.
+        """
+        told = expected_of(req)
         body = await self.read_for(req, self._model, name)
         settle(body, "name", name)
-        told = {
+        begun = {
             "status": OperationState.IN_PROCESS.value,
             "started_at": self._now().replace(tzinfo=None).isoformat(timespec="microseconds"),
         }
-        operation = self._model.from_dict({**body, **told})
+        operation = self._model.from_dict({**body, **begun})
         client = self.storage.for_caller(req)
         await client.get(Cluster, name)
-        respond(resp, (await client.save(operation)).model.to_dict_safe(), status=201)
+        show(resp, await client.save(operation, etag=told), 201)
 
 
 def joining(address: str) -> Callable[[Cluster], bool]:
@@ -222,6 +240,11 @@ def leaving(address: str) -> Callable[[Cluster], bool]:
         return leaves
 
     return edit
+
+
+def _list_hosts(resp: Response, cluster: Record[Cluster]) -> None:
+    resp.set_header("ETag", cluster.etag)
+    respond(resp, cluster.model.hostset)
 
 
 def _state(total: int, available: int) -> ClusterState:

@@ -51,6 +51,8 @@ class ContainerManagerCollection(Resource):
 class ContainerManagerItem(Resource):
     """One container manager."""
 
+    guarded = frozenset(("PUT", "DELETE"))
+
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """Show how to reach it; what opens it lies elsewhere and is not shown."""
         show(resp, await self.storage.for_caller(req).get(ContainerManagerConfig, name))
