@@ -102,12 +102,14 @@ def _at(*parameters: str, **operations: _Json) -> _Json:
 
 
 _TEXTS: Final = _list({"type": "string"})
-_REMOVED: Final = {200: _answer("Removed.", {"type": "array", "maxItems": 0})}
+_REMOVED: Final = {200: _answer("Removed.", {**_TEXTS, "maxItems": 0})}
 _OPEN: Final[_Json] = {"security": []}
 _OWN_KEY: Final[_Json] = {"security": [{"apiId": [], "apiKey": []}]}
 _GUARDS: Final[_Json] = {"parameters": [_ref("parameters", "ifMatch"), _ref("parameters", "ifNoneMatch")]}
 _MESSAGE: Final = _schema("Message")
-_VALUE: Final[_Json] = {"content": {wire.JSON: {"schema": _MESSAGE}, wire.OCTET_STREAM: {"schema": {}}}}
+_VALUE: Final[_Json] = {
+    "content": {wire.JSON: {"schema": _MESSAGE}, wire.OCTET_STREAM: {"schema": {"type": "string", "format": "binary"}}}
+}
 _PUT: Final = (
     "With `If-Match`, change what the body names of it, and nothing else; 412 where it is not at that revision."
 )
@@ -520,7 +522,7 @@ DOCUMENT: Final[_Json] = {
             "ifMatch": _header(
                 "If-Match",
                 "The ETag that it must be at, or * for any.",
-                anyOf=[{"const": "*"}, {"pattern": '^"[1-9][0-9]{0,17}"$'}],
+                anyOf=[{"type": "string", "enum": ["*"]}, {"type": "string", "pattern": '^"[1-9][0-9]{0,17}"$'}],
             ),
             "ifNoneMatch": _header("If-None-Match", "* where there must be none yet.", enum=["*"]),
         },

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,39 @@ def test_generators_have_names_for_all() -> None:
     described = {tag["name"] for tag in DOCUMENT["tags"]}
     assert {tag for _, told in operations() for tag in told["tags"]} == described
     assert all(len(told["tags"]) == 1 for _, told in operations())
+
+
+def schemas_in(told: object) -> Iterator[dict[str, Any]]:
+    """Yield what stands in the place of a schema below *told*, however deep."""
+    if isinstance(told, dict):
+        for name, value in told.items():
+            if name in {"schema", "items", "additionalProperties"} and isinstance(value, dict):
+                yield value
+            elif name == "properties":
+                yield from value.values()
+            yield from schemas_in(value)
+    elif isinstance(told, list):
+        for each in told:
+            yield from schemas_in(each)
+
+
+def test_generators_know_the_type_of_all() -> None:
+    """What a generator stumbles over is nowhere: a list of it knows not what, content, or a field, of no type.
+
+    openapi-python-client 0.29 left out the operations that had these, or made what cannot be called.
+    """
+    found = list(schemas_in(DOCUMENT))
+    assert len(found) > 200
+    assert [told for told in found if not told.keys() & {"$ref", "type", "enum", "const", "oneOf", "anyOf"}] == []
+    assert [told for told in found if told.get("type") == "array" and "items" not in told] == []
+    parameters = [*DOCUMENT["components"]["parameters"].values()]
+    parameters += [each for _, told in operations() for each in told.get("parameters", ()) if "$ref" not in each]
+    branches = [each["schema"].get("anyOf", [each["schema"]]) for each in parameters]
+    assert [each for each in branches if not all(branch.keys() & {"type", "const"} for branch in each)] == []
+    bodies = [told["requestBody"]["content"] for _, told in operations() if "requestBody" in told]
+    assert [
+        body for body in bodies if not all(each["schema"].keys() & {"$ref", "type"} for each in body.values())
+    ] == []
 
 
 def test_every_status_is_told() -> None:
