@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from strongroom.deploy import variables
 from strongroom.deploy.places import CLIENT, DEFAULT_HOME, PREFIX
 from strongroom.deploy.steps import Lead
 
@@ -177,6 +176,7 @@ def places() -> dict[str, str]:
     Raises:
         ConfigurationError: nothing leads to a service, or a variable means nothing.
     """
+    from strongroom.storage_service import variables
     from strongroom.storage_service.errors import ConfigurationError
 
     said = common()

@@ -236,18 +236,20 @@ class SecretService:
             return await self.put(caller, name, value, expected)
 
     async def delete(self, caller: Caller, name: str, expected: int = PRESENT) -> None:
-        """Remove a secret.
+        """Remove a secret; one that is *expected* to be absent is looked for, and removed in no case.
 
         Raises:
             Denied, NotFound, Changed, Unavailable, AuditUnavailable
         """
         await self._door.permit(caller, Action.DELETE, [name])
         try:
-            await self._secrets.commit([Delete(name, expected)])
+            await self._secrets.commit([Check(name, PRESENT) if expected == ABSENT else Delete(name, expected)])
         except Conflict:
-            if expected == PRESENT:
+            if expected in (PRESENT, ABSENT):
                 raise NotFound("there is no such secret") from None
             raise _not_as_expected(expected) from None
+        if expected == ABSENT:
+            raise Changed("the secret is there, and If-None-Match says that there is none")
 
     # Containers
 
