@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:  # a command starts without all that models import
     from strongroom.models.steps import Option, Step
 
-ARGUMENTS: Final = ("source", "place", "run", "keyset", "id", "container", "file")  # said without a flag, in this order
-FLAGS: Final = {"option": "-o"}  # of those that have no name of their own
+ARGUMENTS: Final = (
+    "source",
+    "place",
+    "run",
+    "keyset",
+    "id",
+    "address",
+    "container",
+    "file",
+)  # said without a flag, in this order
+FLAGS: Final = {"option": "-o", "typed": "--file"}  # of those that are not said by their own name
 TO_FILL: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "apikey create": (("id",), "ID"),
     "backup take": (("file",), "FILE"),
     "backup verify": (("file",), "FILE"),
+    "host put": (("address",), "ADDRESS"),
     "key import": (("file",), "FILE"),
     "machine authorize": ((), "PUBFILE --name NAME"),
     "migrate check": (("file",), "FILE"),
@@ -37,6 +47,7 @@ class Lead(NamedTuple):
     home: Path | None = None
     socket: Path | None = None
     config: Path | None = None
+    ca: Path | None = None
 
 
 def command(step: "Step", lead: Lead) -> str:
@@ -44,7 +55,7 @@ def command(step: "Step", lead: Lead) -> str:
     if step.verb is None:
         return ""
     known, missing = TO_FILL.get(step.verb, ((), ""))
-    words = ["strongroom", *_leading(step, lead), *step.verb.split(), *_arguments(step.options)]
+    words = ["strongroom", *_leading(step, lead), *_spelled(step), *_arguments(step.options)]
     fill = [missing] if missing and not any(name in step.options for name in known) else []
     return " ".join([shlex.join(words), *fill, shlex.join(_flags(step, lead))]).rstrip()
 
@@ -74,8 +85,14 @@ def _leading(step: "Step", lead: Lead) -> Sequence[str]:
     elif step.verb in ELSEWHERE:
         places = {}
     else:
-        places = {"home": lead.home, "socket": lead.socket if step.verb != "up" else None}
+        places = {"home": lead.home} if step.verb == "up" else {"home": lead.home, "socket": lead.socket, "ca": lead.ca}
     return [word for name, value in places.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+def _spelled(step: "Step") -> list[str]:
+    """Return the verb as people type it: that of a backup goes unsaid, if its file is not called as a verb is."""
+    words = (step.verb or "").split()
+    return words[:1] if step.verb == "backup take" and step.options.get("file") not in {"take", "verify"} else words
 
 
 def _arguments(options: "Mapping[str, Option]") -> list[str]:

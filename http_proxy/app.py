@@ -23,7 +23,7 @@ from strongroom.http_proxy.openapi import DOCUMENT
 from strongroom.http_proxy.refusals import RefusalReporter, RefusedRequest, why
 from strongroom.http_proxy.request import forwarded, proof_of, request_id_of
 from strongroom.http_proxy.resources import add_routes
-from strongroom.http_proxy.resources.base import Storage, respond
+from strongroom.http_proxy.resources.base import Conditions, Storage, respond
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import wire
 from strongroom.storage_service.client.pool import Place, Pool, UpstreamError
@@ -137,7 +137,7 @@ def create_app(
 
 def _falcon_app(pool: Pool, storage: Storage, metrics: Metrics, notes: Callable[[], Sequence[str]]) -> FalconApp:
     app: FalconApp = falcon.asgi.App()
-    app.add_middleware(_RequestId())
+    app.add_middleware([_RequestId(), Conditions()])
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
     app.add_route("/livez", Alive())

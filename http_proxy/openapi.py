@@ -55,7 +55,7 @@ _PROBLEMS: Final[Mapping[int, str]] = {
     406: "Another type or form is asked for than is served.",
     408: "The request did not come in time.",
     409: "It contradicts the records as they are: it exists already, is another, or is not empty.",
-    412: "It is not at the revision in If-Match, or not there.",
+    412: "It is not at the revision in If-Match, or not there; or it is there, and If-None-Match says that it is not.",
     413: "The body, the value or the answer is too large.",
     414: "The request target is too long.",
     415: "The body has a Content-Encoding.",
@@ -102,13 +102,14 @@ def _at(*parameters: str, **operations: _Json) -> _Json:
 
 
 _TEXTS: Final = _list({"type": "string"})
-_REMOVED: Final = {200: _answer("Removed.", {"type": "array", "maxItems": 0})}
+_REMOVED: Final = {200: _answer("Removed.", {**_TEXTS, "maxItems": 0})}
 _OPEN: Final[_Json] = {"security": []}
 _OWN_KEY: Final[_Json] = {"security": [{"apiId": [], "apiKey": []}]}
-_GUARDED: Final[_Json] = {"parameters": [_ref("parameters", "ifMatch")]}
 _GUARDS: Final[_Json] = {"parameters": [_ref("parameters", "ifMatch"), _ref("parameters", "ifNoneMatch")]}
 _MESSAGE: Final = _schema("Message")
-_VALUE: Final[_Json] = {"content": {wire.JSON: {"schema": _MESSAGE}, wire.OCTET_STREAM: {"schema": {}}}}
+_VALUE: Final[_Json] = {
+    "content": {wire.JSON: {"schema": _MESSAGE}, wire.OCTET_STREAM: {"schema": {"type": "string", "format": "binary"}}}
+}
 _PUT: Final = (
     "With `If-Match`, change what the body names of it, and nothing else; 412 where it is not at that revision."
 )
@@ -119,14 +120,18 @@ def _cluster_operation(word: str, model: str, *, needs: bool) -> _Json:
     return _at(
         "name",
         get=_operation(
-            f"How far the {word} is", {200: _answer("Its record.", record)}, id=f"get{model}", problems=[404]
+            f"How far the {word} is",
+            {200: _answer("Its record.", record, tagged=True)},
+            id=f"get{model}",
+            problems=[404],
         ),
         put=_operation(
             f"Ask for a {word}; the platform does it",
-            {201: _answer("Its record.", record)},
+            {201: _answer("Its record.", record, tagged=True)},
             _body(_schema(f"New{model}"), required=needs),
             id=f"start{model}",
-            problems=[404],
+            problems=[404, 409, 412],
+            **_GUARDS,
         ),
     )
 
@@ -163,7 +168,7 @@ _SECRET_ITEM: Final = _at(
         {204: _answer("Removed.")},
         id="deleteSecret",
         problems=[404, 412],
-        **_GUARDED,
+        **_GUARDS,
         **_OWN_KEY,
     ),
 )
@@ -279,7 +284,7 @@ _API: Final[dict[str, _Json]] = {
             rest=_KNOWN_HOST,
         ),
         delete=_operation(
-            "Remove a host and its credentials", _REMOVED, id="deleteHost", problems=[404, 412], **_GUARDED
+            "Remove a host and its credentials", _REMOVED, id="deleteHost", problems=[404, 412], **_GUARDS
         ),
     ),
     "/host/{address}/creds": _at(
@@ -330,20 +335,24 @@ _API: Final[dict[str, _Json]] = {
             **_GUARDS,
         ),
         delete=_operation(
-            "Remove a cluster; its hosts stay", _REMOVED, id="deleteCluster", problems=[404, 412], **_GUARDED
+            "Remove a cluster; its hosts stay", _REMOVED, id="deleteCluster", problems=[404, 412], **_GUARDS
         ),
     ),
     "/cluster/{name}/hosts/": _at(
         "name",
         get=_operation(
-            "The hosts of a cluster", {200: _answer("Their addresses.", _TEXTS)}, id="listClusterHosts", problems=[404]
+            "The hosts of a cluster",
+            {200: _answer("Their addresses; the tag is the cluster's.", _TEXTS, tagged=True)},
+            id="listClusterHosts",
+            problems=[404],
         ),
         put=_operation(
             "Put other hosts in their place",
-            {200: _answer("The new addresses.", _TEXTS)},
+            {200: _answer("The new addresses; the tag is the cluster's.", _TEXTS, tagged=True)},
             _body(_schema("Replacement")),
             id="replaceClusterHosts",
-            problems=[404, 409],
+            problems=[404, 409, 412],
+            **_GUARDS,
         ),
     ),
     "/cluster/{name}/hosts/{address}": _at(
@@ -370,7 +379,7 @@ _API: Final[dict[str, _Json]] = {
             problems=[404],
         ),
         put=_put("a network", "Network", _body(_schema("NetworkChange"), required=False), id="putNetwork"),
-        delete=_operation("Remove a network", _REMOVED, id="deleteNetwork", problems=[404, 412], **_GUARDED),
+        delete=_operation("Remove a network", _REMOVED, id="deleteNetwork", problems=[404, 412], **_GUARDS),
     ),
     "/containermanagers/": _collection("container managers", "listContainerManagers"),
     "/containermanager/{name}": _at(
@@ -393,7 +402,7 @@ _API: Final[dict[str, _Json]] = {
             _REMOVED,
             id="deleteContainerManager",
             problems=[404, 412],
-            **_GUARDED,
+            **_GUARDS,
         ),
     ),
 }
@@ -513,7 +522,7 @@ DOCUMENT: Final[_Json] = {
             "ifMatch": _header(
                 "If-Match",
                 "The ETag that it must be at, or * for any.",
-                anyOf=[{"const": "*"}, {"pattern": '^"[1-9][0-9]{0,17}"$'}],
+                anyOf=[{"type": "string", "enum": ["*"]}, {"type": "string", "pattern": '^"[1-9][0-9]{0,17}"$'}],
             ),
             "ifNoneMatch": _header("If-None-Match", "* where there must be none yet.", enum=["*"]),
         },

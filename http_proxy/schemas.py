@@ -163,25 +163,33 @@ def _shown(name: str, model: type[Model], *more: _Member) -> type[Struct]:
     return msgspec.defstruct(name, [*fields, *more], kw_only=True, namespace={"__doc__": model.__doc__})
 
 
+def _read_only(field: str, kind: Any) -> _Member:
+    return field, Annotated[kind, Meta(extra_json_schema={"readOnly": True})] | msgspec.UnsetType, msgspec.UNSET
+
+
 def _said(
-    name: str, *models: type[Model], key: bool = False, more: Iterable[_Member] = (), needed: str = ""
+    name: str, *models: type[Model], key: bool = False, more: Iterable[_Member] = (), needed: str = "", shown: str = ""
 ) -> type[Struct]:
     """Return what a request may say of a record of *models*, with its *key* where the path does not say it.
 
-    The field that is *needed* is there, and not empty.
+    Its key is told as read only otherwise, and so is what is *shown* and never stored: both are in what an answer has,
+    and may be sent back. The field that is *needed* is there, and not empty.
     No default is told: in an update, what is not said stays.
     """
     fields: dict[str, _Member] = {}
     for model in models:
         for field in model.__struct_fields__:
             kind = list[_Segment] if field == "hostset" else _type_of(model, field)
-            if field != model.primary_key:
-                told = Annotated[kind, Meta(extra_json_schema=_SECRET)] if model._fields[field].secret else kind
-                fields[field] = (field, told | msgspec.UnsetType, msgspec.UNSET)
-                if field == needed:
-                    fields[field] = (field, Annotated[told, Meta(min_length=1)])
-            elif key:
+            if field == shown or (field == model.primary_key and not key):
+                fields[field] = _read_only(field, kind)
+                continue
+            told = Annotated[kind, Meta(extra_json_schema=_SECRET)] if model._fields[field].secret else kind
+            if field == needed:
+                fields[field] = (field, Annotated[told, Meta(min_length=1)])
+            elif field == model.primary_key:
                 fields[field] = (field, kind)
+            else:
+                fields[field] = (field, told | msgspec.UnsetType, msgspec.UNSET)
     doc = {"__doc__": f"What a request says. {models[0].__doc__}"}
     fields |= {member[0]: member for member in more}
     members = list(fields.values())
@@ -222,7 +230,7 @@ TYPES: Final[Mapping[str, type[Struct]]] = {
         _shown("HostStatus", HostStatus),
         _shown("Cluster", Cluster),
         _shown("ClusterSeen", Cluster, ("hosts", Counts)),
-        _said("ClusterChange", Cluster),
+        _said("ClusterChange", Cluster, more=[_read_only("hosts", Counts)], shown="status"),
         _shown("ClusterDeploy", ClusterDeploy),
         NewClusterDeploy,
         _shown("ClusterRestart", ClusterRestart),

@@ -47,6 +47,8 @@ _WRITES: Final = (Act.CREATE, Act.REPLACE)
 _DONE: Final = {Act.CREATE: "created", Act.REPLACE: "replaced", Act.PRESENT: "present", Act.KEEP: "kept"}
 
 
+LEFT: Final = ("bad", "duplicate")
+"""Kinds of problems: what cannot move, and stays behind where the apply is told so."""
 NOTHING_FOUND: Final = Step("nothing was found at the source: see that its place and options are right")
 
 
@@ -157,6 +159,7 @@ class Apply:
         stopped = any(counts.get(kind) for kind in ("conflict", "changed", "refused", "unplanned"))
         report.complete = not stopped and (self._skip_bad or self._all_good()) and counts.get("items", 0) > 0
         report.next = [_advice(report, skip_bad=self._skip_bad)]
+        await self._journal.leave((each.kind, each.item, each.name) for each in report.problems if each.kind in LEFT)
         self._journal.run.stages.pop(MOVING, None)
         await self._journal.reached("applied", Stage(at=report.finished, complete=report.complete, counts=dict(counts)))
         return report
@@ -166,20 +169,18 @@ class Apply:
     async def _move(self, batch: Batch) -> None:
         records = self._as_planned(batch.records)
         work = _Work()
-        for left in reversed(range(self._target.retries.attempts)):
-            try:
-                written = await self._write(await self._comparison.of(records), work)
-                break
-            except (Changed, Exists, NoContainer):
-                if not left:
-                    raise
+
+        async def attempt() -> Sequence[Decision]:
+            return await self._write(await self._comparison.of(records), work)
+
+        async def settle(error: Exception) -> None:
+            if not isinstance(error, Unavailable):
                 await self._journal.check_held()
                 self._target.forget_containers()
-            except Unavailable:
-                if not left:
-                    raise
-                await asyncio.sleep(self._target.retries.pause(left))
             await self._settle(work)
+
+        overtaken = (Changed, Exists, NoContainer)
+        written = await self._target.retries.run(attempt, overtaken=overtaken, settle=settle)
         await asyncio.gather(self._compare_back(written, work), self._look_again(records))
         self._advance(batch.items)
 

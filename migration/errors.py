@@ -15,10 +15,6 @@ class SourceRefused(MigrationError):
     """The source does not accept us: a wrong token, key or password."""
 
 
-class Interrupted(MigrationError):
-    """Somebody ended a verb; what it did so far stands, and it can be run again."""
-
-
 class RunHeld(MigrationError):
     """Another process has a migration of this service under way, or has taken this one over."""
 

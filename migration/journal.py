@@ -5,6 +5,7 @@
     system/journal/migration/<run>/applied/<number>  records that were written with it, in one commit
     system/journal/migration/<run>/former/<number>   what lay under names that were replaced
     system/journal/migration/<run>/scrubbed/<number> items as they lay at the source, before they were scrubbed
+    system/journal/migration/<run>/left/<number>     what the last apply was told to leave behind
 
 A row stands before what it tells of is done, or is done in the same commit. So whatever happens, the journal knows of
 every record that a run wrote and of every item that it changed, and can tell by looking whether that came about.
@@ -13,7 +14,7 @@ every record that a run wrote and of every item that it changed, and can tell by
 import os
 import platform
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,7 @@ FORMAT: Final = 1
 LIST_RUNS: Final = Step("the runs are listed by", "migrate status")
 RUN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}", re.ASCII)
 MAX_ROW: Final = 384 * 1024  # characters of values in one row: with what a commit writes beside it, all fits any store
+_KINDS: Final = ("applied", "former", "scrubbed", "left")
 _PAGE: Final = 50  # rows in one question
 _ENDED: Final = ("Z", "X")  # states of processes that nobody has waited for yet (proc(5))
 UNDONE: Final = "undone"  # of a `Copy`: a rollback has taken it out, so nothing is known of that name any more
@@ -109,6 +111,12 @@ class Scrubbed(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return f"<Scrubbed of {len(self.originals)} items>"
+
+
+class Left(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A row of ``left/``: of each problem its kind, its item, and its record's name, where it is one record's."""
+
+    problems: list[tuple[str, str, str]]
 
 
 class Holder(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -262,18 +270,47 @@ class Journal:
         Raises:
             RunHeld: another process has taken this run over.
         """
-        for kind in ("applied", "former", "scrubbed"):
-            names = [self.row_name(kind, number) for number in await self.numbers(kind)]
-            while names:
-                size = max(1, await self._target.room() - 1)  # beside the lock
-                await self._remove(names[:size])
-                del names[:size]
+        for kind in _KINDS:
+            await self._clear(kind)
+
+    async def _clear(self, kind: str) -> None:
+        names = [self.row_name(kind, number) for number in await self.numbers(kind)]
+        while names:
+            size = max(1, await self._target.room() - 1)  # beside the lock
+            await self._remove(names[:size])
+            del names[:size]
 
     async def _remove(self, names: Sequence[str]) -> None:
         try:
             await self._target.client.commit_bulk([*map(Remove, names), self.guard])
         except Changed:  # the lock: nothing else is guarded here
             raise RunHeld("another process has taken this migration over; nothing more is removed here") from None
+
+    async def leave(self, problems: Iterable[tuple[str, str, str]]) -> None:
+        """Keep what is left behind, in the place of what was kept before: kind, item, and record's name of each.
+
+        Raises:
+            RunHeld: another process has taken this run over.
+        """
+        await self._clear("left")
+        row: list[tuple[str, str, str]] = []
+        size = 0
+        for problem in problems:
+            grown = len(msgspec.json.encode(problem))
+            if row and size + grown > MAX_ROW:
+                await self._keep_left(row)
+                row, size = [], 0
+            row.append(problem)
+            size += grown
+        if row:
+            await self._keep_left(row)
+
+    async def _keep_left(self, problems: list[tuple[str, str, str]]) -> None:
+        row = self.row("left", self.next_number(), Left(problems=problems))
+        try:
+            await self._target.commit([row, self.guard], row.name)
+        except Changed:
+            raise RunHeld("another process has taken this migration over; nothing more is done here") from None
 
     # The lock
 
@@ -341,7 +378,7 @@ class Journal:
         number, self._next = self._next, self._next + 1
         return number
 
-    def row(self, kind: str, number: int, content: Applied | Former | Scrubbed) -> Write:
+    def row(self, kind: str, number: int, content: Applied | Former | Scrubbed | Left) -> Write:
         """Return the write of a row that is not there yet."""
         return Write(self.row_name(kind, number), Secret(_encoded(content)), wire.NEW)
 
@@ -367,7 +404,7 @@ class Journal:
                 yield number, _decoded(entry, of, f"{kind}/{number}")
 
     async def _find_next(self) -> None:
-        last = [(await self.numbers(kind))[-1:] for kind in ("applied", "former", "scrubbed")]
+        last = [(await self.numbers(kind))[-1:] for kind in _KINDS]
         self._next = 1 + max((number for numbers in last for number in numbers), default=0)
 
 

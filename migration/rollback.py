@@ -9,7 +9,7 @@ Killed anywhere, it is run again. When nothing is left to undo, the journal goes
 of it stays the head, which says that the run was rolled back.
 """
 
-import asyncio
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, cast
 
@@ -39,7 +39,7 @@ from strongroom.models import names
 from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
 from strongroom.storage_service.client.bulk_operations import Remove, Write
-from strongroom.storage_service.errors import Changed, NotEmpty, Unavailable
+from strongroom.storage_service.errors import Changed, NotEmpty
 
 _PAGE: Final = 100  # names in one go
 _OWN: Final = 2  # changes of the journal in each commit: its row and its lock
@@ -174,22 +174,19 @@ class Rollback:
     async def _take_out(self, copies: Sequence[Copy]) -> None:
         """Undo what the journal says of some names, as often as somebody else is faster."""
         ours = [each for each in copies if each.act in ("created", "replaced") and not names.is_container(each.name)]
-        page = _Page((), (), ())
-        for left in reversed(range(self._target.retries.attempts)):
-            try:
-                page = await self._look_at(ours)
-                for some in _in_commits(page.undo, await self._target.room() - _OWN):
-                    await self._undo_now(some)
-                await self._note(page.undone)
-                break
-            except Changed:
+
+        async def attempt() -> _Page:
+            page = await self._look_at(ours)
+            for some in _in_commits(page.undo, await self._target.room() - _OWN):
+                await self._undo_now(some)
+            await self._note(page.undone)
+            return page
+
+        async def settle(error: Exception) -> None:
+            if isinstance(error, Changed):
                 await self._journal.check_held()
-                if not left:
-                    raise
-            except Unavailable:
-                if not left:
-                    raise
-                await asyncio.sleep(self._target.retries.pause(left))
+
+        page = await self._target.retries.run(attempt, overtaken=(Changed,), settle=settle)
         for kind, copy, why in page.left:
             self.report.tell(kind, copy.item, why, copy.name)
         self.report.count("not ours", len(copies) - len(ours))
@@ -274,20 +271,14 @@ class Rollback:
                 await self._remove_container(key[4:])
 
     async def _remove_container(self, container: str) -> None:
-        for left in reversed(range(self._target.retries.attempts)):
-            try:
-                await self._target.client.commit_bulk([Remove(container), self._journal.guard])
-            except NotEmpty:
-                self.report.count("containers kept")
-            except Changed:
-                await self._journal.check_held()
-                raise
-            except Unavailable:
-                if not left:
-                    raise
-                await asyncio.sleep(self._target.retries.pause(left))
-                continue
-            return
+        commit = functools.partial(self._target.client.commit_bulk, [Remove(container), self._journal.guard])
+        try:
+            await self._target.retries.run(commit)
+        except NotEmpty:
+            self.report.count("containers kept")
+        except Changed:
+            await self._journal.check_held()
+            raise
 
 
 def _in_commits(undos: Sequence[_Undo], room: int) -> Iterator[Sequence[_Undo]]:

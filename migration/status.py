@@ -111,8 +111,8 @@ def loses(run: Run) -> str:
 async def _as_told(journal: Journal) -> RunStatus:
     run = journal.run
     stages = {name: stage for name, stage in run.stages.items() if name != MOVING}
-    if not run.stages.keys() & {"applied", ROLLED_BACK} and (moved := await _moved(journal)):
-        stages = {"applied": _half(run, moved), **stages}
+    if not run.stages.keys() & {"applied", ROLLED_BACK} and (done := await moved(journal)):
+        stages = {"applied": _half(run, done), **stages}
     return RunStatus(
         run=run.name,
         kind=run.kind,
@@ -123,7 +123,7 @@ async def _as_told(journal: Journal) -> RunStatus:
     )
 
 
-async def _moved(journal: Journal) -> int:
+async def moved(journal: Journal) -> int:
     """Return how many items the journal knows to have moved, or to have been there."""
     with DiskMap() as copies, DiskMap() as items:
         await known_copies(journal, copies)

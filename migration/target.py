@@ -108,22 +108,25 @@ class Target:
         Raises:
             Changed: something was not at the revision expected of it; nothing was applied.
         """
-        tag: str | None = None
-        for left in reversed(range(self.retries.attempts)):
+        lost = False  # an answer
+
+        async def attempt() -> str | None:
+            if lost and await self._exists(witness):
+                return None
             try:
-                tag = await self._client.commit_bulk(changes)
-            except Unavailable as error:
-                if error.fate is Fate.NOT_APPLIED or not left:
-                    raise  # the client has asked more than once already
-                if await self._exists(witness):
-                    break
-                await asyncio.sleep(self.retries.pause(left))
+                return await self._client.commit_bulk(changes)
             except Changed:
-                if left < self.retries.attempts - 1 and await self._exists(witness):
-                    break
+                if lost and await self._exists(witness):
+                    return None
                 raise
-            else:
-                break
+
+        async def settle(error: Exception) -> None:
+            nonlocal lost
+            if isinstance(error, Unavailable) and error.fate is Fate.NOT_APPLIED:
+                raise error  # the client has asked more than once already
+            lost = True
+
+        tag = await self.retries.run(attempt, settle=settle)
         self._containers |= {each.name for each in changes if isinstance(each, Write) and names.is_container(each.name)}
         return tag
 

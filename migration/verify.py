@@ -10,10 +10,10 @@ from typing import Final
 
 import msgspec
 
-from strongroom.migration.apply import known_copies
+from strongroom.migration.apply import LEFT, known_copies
 from strongroom.migration.batches import Batch, batches
 from strongroom.migration.disk_map import DiskMap
-from strongroom.migration.journal import Copy, Journal, Run, Stage, now
+from strongroom.migration.journal import Copy, Journal, Left, Run, Stage, now
 from strongroom.migration.records import is_sealed
 from strongroom.migration.report import Problem, Report
 from strongroom.migration.sources.base import Source
@@ -66,9 +66,9 @@ async def verify(
         # What was scrubbed is in the service alone, as it should be: it is counted.
         await _look_for_more(target, met, report, bound=0 if "scrubbed" in run.stages else MAX_EXTRA)
     _tell_scrubbed(run, report)
-    left = {kind for kind in ("bad", "duplicate") if skip_bad or _was_left_behind(run, report, kind)}
+    left = set(LEFT) if skip_bad else await _left_behind(journal, report)
     skipped = left | ({"differs"} if skip_differing else set())
-    bad = {kind for kind in ("bad", "duplicate", "missing", "differs", "changed") if report.counts.get(kind)} - skipped
+    bad = {kind for kind in (*LEFT, "missing", "differs", "changed") if report.counts.get(kind)} - skipped
     report.finished = now()
     report.complete = report.counts.get("same", 0) > 0 and not bad
     report.next = _advice(run, report, bad)
@@ -78,10 +78,14 @@ async def verify(
     return report
 
 
-def _was_left_behind(run: Run, report: Report, kind: str) -> bool:
-    """Whether the apply of this run was told to leave behind what cannot move, and no more is of that kind now."""
-    applied = run.stages.get("applied")
-    return applied is not None and applied.complete and report.counts.get(kind, 0) <= applied.counts.get(kind, 0)
+async def _left_behind(journal: Journal, report: Report) -> set[str]:
+    """Return those kinds of what cannot move of which there is nothing but what the apply was told to leave behind."""
+    applied = journal.run.stages.get("applied")
+    if applied is None or not applied.complete:
+        return set()
+    known = {problem async for _, row in journal.rows("left", Left) for problem in row.problems}
+    new = {each.kind for each in report.problems if (each.kind, each.item, each.name) not in known}
+    return set(LEFT) - new
 
 
 async def _compare(

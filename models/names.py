@@ -18,6 +18,8 @@ from typing import Final, NamedTuple
 from strongroom.models.errors import InvalidName
 
 MAX_NAME: Final = 512  # bytes
+_LAST: Final = "~"  # sorts behind every character that a name may have
+_AFTER_SLASH: Final = "0"  # the character that comes next
 SECRETS: Final = "secrets/"  # where every secret lives, and nothing else
 SYSTEM: Final = "system/"  # the service's own records: wrapped keys, access, journals
 
@@ -181,6 +183,8 @@ MAP: Final = (
 RESERVED: Final = frozenset(line.text.partition("/")[0] for line in MAP if line.text)
 """What no plain records are called: the first segments of all that has a place of its own."""
 
+_CHARACTERS: Final = "unaccented letters, digits and . _ @ : + - alone, in parts with slashes between them"
+_OTHERS: Final = re.compile(r"[^A-Za-z0-9._@:+/-]", re.ASCII)
 _NAME = re.compile(r"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._@:+-]+(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._@:+-]+)*/?", re.ASCII)
 
 
@@ -193,8 +197,20 @@ def check(name: str) -> str:
     if len(name) > MAX_NAME:
         raise InvalidName(f"a name is at most {MAX_NAME} bytes")
     if _NAME.fullmatch(name) is None:
-        raise InvalidName("a name is segments of [A-Za-z0-9._@:+-], not '.' or '..', joined by single slashes")
+        raise InvalidName(_fault(name))
     return name
+
+
+def _fault(name: str) -> str:
+    """Return what is wrong with *name*, in words that have nothing of it."""
+    if "%" in name:
+        return "a name has no percent sign: it is written as it is, and of " + _CHARACTERS
+    if _OTHERS.search(name) is not None:
+        return "a name is of " + _CHARACTERS
+    parts = name.removesuffix("/").split("/")
+    if "." in parts or ".." in parts:
+        return "no part of a name is '.' or '..'"
+    return "a part of a name is empty: slashes stand between parts alone, one each, and none before the first"
 
 
 def is_container(name: str) -> bool:
@@ -208,3 +224,18 @@ def container_of(name: str) -> str:
     ``secrets/hosts/10.0.0.7`` and ``secrets/hosts/sub/`` both lie in ``secrets/hosts/``.
     """
     return name[: name.rstrip("/").rfind("/") + 1]
+
+
+def behind(begun: str) -> str:
+    """Return a text, no name, behind *begun* and every name that begins with it, and before what follows those."""
+    return begun + _LAST
+
+
+def past(container: str) -> str:
+    """Return a name that sorts behind all that *container* holds, and before every other container that follows it."""
+    return container.removesuffix("/") + _AFTER_SLASH
+
+
+def before(begun: str) -> str:
+    """Return a text, no name, before *begun* and every name that begins with it, and behind what precedes those."""
+    return begun[:-1] + chr(ord(begun[-1]) - 1) + _LAST if begun else ""

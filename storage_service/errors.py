@@ -255,9 +255,17 @@ class Barred(Unavailable):
 
 
 class AuditUnavailable(ServiceError):
-    """The audit log cannot be written, and what cannot be recorded is not done."""
+    """The audit log cannot be written, and what cannot be recorded is not done.
+
+    *plain* is why, without the names of files, so that whoever asked may know it, too.
+    """
 
     code = "audit-unavailable"
+    plain = ""
+
+    def __init__(self, reason: str, *, plain: str = "") -> None:
+        super().__init__(reason)
+        self.plain = plain
 
 
 class Internal(ServiceError):

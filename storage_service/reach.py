@@ -105,3 +105,10 @@ def _is_mounted(path: Path) -> bool:
 
 def _let_in(directory: Path) -> str:
     return f"setfacl -m u:{user_name()}:x {directory}, or chmod and chgrp"
+
+
+def why_unread(error: OSError | UnicodeDecodeError) -> str:
+    """Return why a file was not read: what the system said, or that it is not text."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    return error.strerror or type(error).__name__

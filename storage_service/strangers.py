@@ -70,6 +70,7 @@ class Strangers:
     ) -> None:
         """Take what tells of refusals, and whether there is room for them, as asked once a *period* of seconds."""
         self.failing = False
+        self._why = ""  # in the words that callers may read
         self._tell = tell
         self._has_room = has_room
         self._period = period
@@ -113,7 +114,7 @@ class Strangers:
         if self._telling:
             await asyncio.wait(set(self._telling))
         if self.failing:
-            raise AuditUnavailable("refused requests cannot be recorded")
+            raise AuditUnavailable("refused requests cannot be recorded", plain=self._why)
 
     async def close(self) -> None:
         """Tell of all that is counted, as far as it can be told."""
@@ -219,7 +220,7 @@ class Strangers:
                 self._come_back()
                 if not self.failing:
                     log.error("refused requests could not be recorded: %s", error)  # noqa: TRY400  # that is all
-                self.failing = True
+                self.failing, self._why = True, getattr(error, "plain", "")
                 raise
             self.failing = False
             for key in part:

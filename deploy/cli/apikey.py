@@ -4,7 +4,7 @@ import click
 
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import client, common_options
-from strongroom.deploy.cli.completion import API_ID
+from strongroom.deploy.cli.completion import API_ID, APIKEY_PATH
 from strongroom.deploy.cli.words import Noun
 
 _COLUMNS = ("id", "paths", "actions", "created")
@@ -18,7 +18,14 @@ def apikey() -> None:
 
 @apikey.command()
 @click.argument("id_", metavar="ID")
-@click.option("--path", "paths", multiple=True, metavar="PATH", help="What it reaches [/secrets]; may be repeated.")
+@click.option(
+    "--path",
+    "paths",
+    multiple=True,
+    metavar="PATH",
+    help="What it reaches [/secrets]; may be repeated.",
+    shell_complete=APIKEY_PATH,
+)
 @click.option("--action", "actions", multiple=True, type=click.Choice(_ACTIONS), help="What it may do there [all].")
 @common_options
 def create(*, id_: str, paths: tuple[str, ...], actions: tuple[str, ...]) -> None:

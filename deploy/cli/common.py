@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from strongroom.deploy import variables
 from strongroom.deploy.places import CLIENT, DEFAULT_HOME, PREFIX
 from strongroom.deploy.steps import Lead
 
@@ -58,13 +57,23 @@ class Common:
     @property
     def lead(self) -> Lead:
         """What leads another command to the same service."""
-        return Lead(self.home, self.socket, self.config)
+        return Lead(self.home, self.socket, self.config, self.ca)
+
+
+class _Named(click.Path):
+    """A path that has a name: Python takes an empty one for the directory where it stands."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; refuse an empty one, as of a variable of the shell that is not set."""
+        if value == "":
+            self.fail("is empty", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def common_options(command: C) -> C:
     """Give *command* the options; what they say lands in the context's `Common`."""
     # Who may not read one is told so by whoever opens it, with the name of the group or the directory in the way.
-    path = click.Path(path_type=Path, readable=False)
+    path = _Named(path_type=Path, readable=False)
     for names, settings in reversed(
         (
             (("--home",), {"type": path, "metavar": "DIR", "help": "The home of the service."}),
@@ -172,6 +181,7 @@ def places() -> dict[str, str]:
     Raises:
         ConfigurationError: nothing leads to a service, or a variable means nothing.
     """
+    from strongroom.storage_service import variables
     from strongroom.storage_service.errors import ConfigurationError
 
     said = common()

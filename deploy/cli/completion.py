@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 DEADLINE: Final = 1.0  # seconds, for all that is asked
 MOST: Final = 200  # names that are offered
-_LAST: Final = "~"  # sorts behind all that a name may hold
-
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._@:+/-]+", re.ASCII)  # what a name is made of: nothing else reaches a shell
 
 Complete = Callable[[click.Context, click.Parameter, str], list["CompletionItem[Any]"]]
@@ -86,6 +84,7 @@ def _tree(service: "StorageClient", typed: str, *, keys: bool) -> Iterator[str]:
 
 
 def _beside(service: "StorageClient", typed: str, *, keys: bool) -> Iterator[str]:
+    from strongroom.models import names
     from strongroom.storage_service.errors import Denied
 
     container, _, begun = typed.rpartition("/")
@@ -96,7 +95,7 @@ def _beside(service: "StorageClient", typed: str, *, keys: bool) -> Iterator[str
             pass
         else:
             return
-    after: str | None = _just_before(typed)
+    after: str | None = names.before(typed)
     while after is not None:
         found, after = service.list_names(after=after)
         for name in found:
@@ -111,7 +110,9 @@ def _fits(child: str, keys: bool) -> bool:
 
 def _children(service: "StorageClient", container: str, begun: str) -> Iterator[str]:
     """Yield what lies directly in *container* and begins with *begun*; what is in containers within is passed over."""
-    after: str | None = _just_before(begun)
+    from strongroom.models import names
+
+    after: str | None = names.before(begun)
     while after is not None:
         found, following = service.list_names(container, after)
         inner = ""
@@ -123,12 +124,7 @@ def _children(service: "StorageClient", container: str, begun: str) -> Iterator[
             head, slash, _ = name.partition("/")
             inner = head + slash if slash else ""
             yield head + slash
-        after = following and (inner + _LAST if inner else following)
-
-
-def _just_before(begun: str) -> str:
-    """Return a text behind which the first name sorts that begins with *begun*."""
-    return begun[:-1] + chr(ord(begun[-1]) - 1) + _LAST if begun else ""
+        after = following and (names.behind(inner) if inner else following)
 
 
 def _hosts(service: "StorageClient", typed: str) -> Iterator[str]:
@@ -172,16 +168,44 @@ def _groups(service: "StorageClient", typed: str) -> Iterator[str]:
 
 
 def _runs(service: "StorageClient", typed: str) -> Iterator[str]:
+    from strongroom.models import names
     from strongroom.models.names import MIGRATION
 
     del typed
     after: str | None = None
-    while names := service.list_bulk(MIGRATION, after, limit=1).names:
-        after = names[0]
+    while found := service.list_bulk(MIGRATION, after, limit=1).names:
+        after = found[0]
         run, slash, _ = after.removeprefix(MIGRATION).partition("/")
         if slash:  # a row of a run, whose other rows are passed over
-            after = f"{MIGRATION}{run}/zz"
+            after = names.past(f"{MIGRATION}{run}/")
             yield run
+
+
+def _keysets(service: "StorageClient", typed: str) -> Iterator[str]:
+    del typed
+    return (each.name for each in service.list_keysets())
+
+
+def _generations(service: "StorageClient", typed: str) -> Iterator[str]:
+    """Yield those that can be retired at all: none that is active."""
+    del typed
+    return (one.generation for each in service.list_keysets() for one in each.generations if not one.active)
+
+
+def _backups(service: "StorageClient", typed: str) -> Iterator[str]:
+    del typed
+    return (each.label for each in service.list_backups())
+
+
+def _paths(service: "StorageClient", typed: str) -> Iterator[str]:
+    """Yield what an API key may reach below the secrets: containers, by their paths."""
+    from strongroom.models import names
+
+    root = f"/{names.SECRETS}"
+    if not typed.startswith(root):
+        yield root
+        return
+    yield from (root + name for name in _containers(service, typed.removeprefix(root)))
 
 
 SECRET: Final = _of(_secrets)
@@ -192,6 +216,10 @@ PRINCIPALS: Final = {kind: _of(_principals(kind)) for kind in ("user", "service"
 MEMBER: Final = _of(_members)
 GROUP: Final = _of(_groups)
 RUN: Final = _of(_runs)
+KEYSET: Final = _of(_keysets)
+GENERATION: Final = _of(_generations)
+BACKUP: Final = _of(_backups)
+APIKEY_PATH: Final = _of(_paths)
 
 
 def source_or_run(ctx: click.Context, parameter: click.Parameter, typed: str) -> "list[CompletionItem[Any]]":

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
@@ -11,7 +12,9 @@ import click
 from strongroom.deploy import extras, steps
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import Common, Form
+from strongroom.deploy.cli.interruption import CTRL_C
 from strongroom.deploy.cli.words import ReaderGone
+from strongroom.deploy.places import PREFIX
 
 if TYPE_CHECKING:
     from strongroom.models.steps import Step
@@ -23,7 +26,7 @@ LOCKED: Final = 3
 NOT_FOUND: Final = 4
 CONFLICT: Final = 5  # it exists, is not empty, or has changed since
 DENIED: Final = 6  # the credentials, or the key that was to unlock it
-INTERRUPTED: Final = 130  # as shells count an end by SIGINT
+INTERRUPTED: Final = CTRL_C  # and by another signal, what shells count that as
 CLOSED_PIPE: Final = 141  # and one by SIGPIPE
 
 # What JSON says of an error that is no answer of the service, by exit code: the end of its type, and its title.
@@ -86,7 +89,8 @@ def _table() -> dict[type[BaseException], Exit]:
         migration.SourceRefused: Exit(DENIED),
         errors.Denied: Exit(
             DENIED,
-            "the audit log has the reason; strongroom status tells whom the service takes you for, if it knows you",
+            "the audit log has the reason",
+            (Step("see whom the service takes you for, if it knows you", "status"),),
         ),
     }
 
@@ -120,11 +124,16 @@ def report(error: BaseException, write: Callable[[str], object] | None = None, *
         return CLOSED_PIPE
     told = _told(error, offline=said.offline)
     if said.answers_as is Form.JSON:
-        write(json.dumps(_as_data(error, told), ensure_ascii=False))
+        _tell(write, json.dumps(_as_data(error, told), ensure_ascii=False))
         return told.code
     line = steps.line(told.text, told.next, said.lead)
-    write(f"strongroom: {line}" + (f"; {told.advice}" if told.advice else ""))
+    _tell(write, f"strongroom: {line}" + (f"; {told.advice}" if told.advice else ""))
     return told.code
+
+
+def _tell(write: Callable[[str], object], text: str) -> None:
+    with suppress(OSError):  # a terminal that was closed, or a log on a full disk: the exit code tells it still
+        write(text)
 
 
 def forget_output() -> None:
@@ -143,7 +152,7 @@ class _Told(NamedTuple):
 
 def _told(error: BaseException, *, offline: bool) -> _Told:
     if isinstance(error, click.Abort):
-        return _Told(INTERRUPTED, str(error) or "interrupted", getattr(error, "next", ()))
+        return _Told(getattr(error, "code", INTERRUPTED), str(error) or "interrupted", getattr(error, "next", ()))
     if extra := extras.missing(error):
         return _Told(FAILED, extra)
     found = exit_of(error)
@@ -164,7 +173,7 @@ def _as_data(error: BaseException, told: _Told) -> dict[str, object]:
     """Return *error* for programs, as the service tells problems (RFC 9457)."""
     from strongroom.storage_service import errors, wire
 
-    kind, title = _KINDS.get(told.code, _KINDS[FAILED])
+    kind, title = _KINDS[INTERRUPTED] if isinstance(error, click.Abort) else _KINDS.get(told.code, _KINDS[FAILED])
     if isinstance(error, errors.ServiceError):
         kind, title = error.code, wire.problem_of(error).title
     return {
@@ -194,6 +203,8 @@ def _text(error: BaseException) -> str:
             text += f" ({', '.join(holders)})"
         if (wait := getattr(error, "wait", None)) is not None:
             text += f": {wait:.0f} seconds"
+        # The client knows variables alone: a command has a flag for it, too.
+        text = text.replace(f" in {PREFIX}CA,", f" with --ca FILE, in {PREFIX}CA,")
     text = " ".join(text.split())
     first = text.partition(" ")[0]
     return text[:1].lower() + text[1:] if first[1:].islower() else text  # OpenSSL stays what it is

@@ -169,12 +169,14 @@ def rm(*, address: str) -> None:
 @common_options
 def creds(*, address: str, output: Path | None) -> None:
     """Write a host's private key to standard output; with --json all its credentials, the key in base64."""
+    from strongroom.models.steps import Step
     from strongroom.storage_service.errors import NotFound
 
     with client() as service:
         record = _creds(service, address)
     if record is None:
-        raise NotFound(f"there are no credentials of {address}; strongroom host put --ssh-key-file gives it some")
+        step = Step("to give it some", "host put", {"address": address, "ssh_key_file": "FILE"})
+        raise NotFound(f"there are no credentials of {address}").advising(step)
     values = record.model.to_dict()
     if common().as_json:
         show.answer(values)

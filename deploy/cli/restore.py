@@ -15,7 +15,7 @@ from strongroom.deploy.cli import show
 from strongroom.deploy.cli.backup import file as backup_file
 from strongroom.deploy.cli.backup.file import key_options, place_options
 from strongroom.deploy.cli.common import common, common_options
-from strongroom.deploy.cli.interruption import Stretch, interruptible
+from strongroom.deploy.cli.interruption import Stretch, interruptible, said_again
 from strongroom.deploy.cli.words import Verb
 from strongroom.deploy.owner import owner_of_store
 from strongroom.deploy.places import PREFIX
@@ -58,7 +58,9 @@ def restore(
     from strongroom.storage_service.keyring.ceremonies.files import put_root
 
     settings = backup_file.settings(store, config)
-    again = _again(file, key_file, store, config, leave_unreadable=leave_unreadable, leave_newer=leave_newer)
+    said = {"key_file": key_file, "typed": typed, "store": store, "config": config}
+    flags = {"leave_unreadable": leave_unreadable, "leave_newer": leave_newer}
+    again = said_again("to go on", "restore", file, said, **flags)
     with (
         interruptible("{done} records were read, and nothing was written", again) as stretch,
         backup_file.opened(file) as source,
@@ -83,28 +85,14 @@ def restore(
                 stretch.text = "all {done} records are restored; the home is not finished"
     following = _next_steps(settings, exported, store, config)
     if show.as_json():
-        said = {"backup": checked.head.label, "rows": checked.end.rows, "opened": checked.opened}
-        show.answer(said | {"unreadable": checked.unreadable, "next": as_data(following)})
+        counts = {"backup": checked.head.label, "rows": checked.end.rows, "opened": checked.opened}
+        show.answer(counts | {"unreadable": checked.unreadable, "next": as_data(following)})
         return
     show.words(f"restored {checked.end.rows} records of {checked.head.taken}; all {checked.opened} secrets open")
     for each in checked.unreadable:
         show.words(f"does not open: {each}")
     for step in following:
         show.words(f"next: {sentence(step, common().lead)}")
-
-
-def _again(file: str, key_file: Path | None, store: str | None, config: Path | None, **flags: bool) -> "Step":
-    """Return the step that goes on with the same restore."""
-    from strongroom.models.steps import Step
-
-    paths = {"key_file": key_file, "config": config}
-    repeated: dict[str, Option] = {
-        "file": file,
-        **{name: str(path) for name, path in paths.items() if path is not None},
-    }
-    if store is not None:
-        repeated["store"] = store
-    return Step("to go on", "restore", repeated | flags)
 
 
 def _given(settings: "Settings", exported: "Exported", key_file: Path | None, typed: str | None) -> "Given":
@@ -142,6 +130,7 @@ def _refuse_to_leave(settings: "Settings", checked: "Checked", config: Path | No
     Raises:
         Exists: they are not; the text says what to do.
     """
+    from strongroom.models.steps import Step
     from strongroom.storage_service.backends.url import as_said, same_place
     from strongroom.storage_service.errors import Exists, StrongroomError
 
@@ -159,9 +148,8 @@ def _refuse_to_leave(settings: "Settings", checked: "Checked", config: Path | No
     if not alike:
         raise Exists(
             f"this home's records are in {as_said(known)}, which holds something else than this backup of"
-            f" {checked.head.taken}: take a new one (strongroom backup FILE --offline) and restore that; or leave"
-            " behind what was written since: --leave-newer"
-        )
+            f" {checked.head.taken}; to leave behind what was written since, say --leave-newer"
+        ).advising(Step("else take a new one, and restore that", "backup take", {"offline": True}))
 
 
 async def _holds_the_same(settings: "Settings", checked: "Checked", nowhere: IO[bytes]) -> bool:

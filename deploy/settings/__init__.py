@@ -18,12 +18,12 @@ from typing import Annotated, Final, Literal
 import msgspec
 import msgspec.inspect
 
-from strongroom.deploy import variables
 from strongroom.deploy.home import API_ID, PROXY_ID
 from strongroom.deploy.places import CLIENT, CONFIG, DEFAULT_HOME, PREFIX, PROXY_CLIENT, SOCKET, STORE
 from strongroom.deploy.settings import custodia_conf, storage_conf
 from strongroom.deploy.settings.layer import Layer, Placeholders, read_text, unknown
 from strongroom.models.secret import REDACTED, Secret
+from strongroom.storage_service import variables
 from strongroom.storage_service.access.registry import AUTHENTICATORS, AUTHORIZERS, Kind
 from strongroom.storage_service.backends import BACKENDS
 from strongroom.storage_service.backends.url import as_said, file_of, of_file, redacted, same_place, split

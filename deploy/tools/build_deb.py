@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
@@ -40,6 +41,10 @@ COMPLETIONS: Final = {
 _PIPS_OWN: Final = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"})
 _PINNED: Final = re.compile(r"^([A-Za-z0-9._-]+)==", re.MULTILINE)
 _GLIBC: Final = re.compile(r"^Tag: .*-manylinux_(\d+)_(\d+)_", re.MULTILINE)
+_AUTHORS: Final = "The Strongroom authors"
+NOBODY: Final = f"{_AUTHORS} <strongroom@strongroom.invalid>"
+"""The maintainer of a package that nobody answers for: dpkg wants an address, and no mail leaves for this one."""
+_ADDRESSED: Final = re.compile(r"[^<>\x00-\x1f]+ <[^<>@\s]+@[^<>@\s]+>")
 _BEFORE_THE_RELEASE: Final = re.compile(r"\.?(a|b|rc|dev)(?=\d)")
 
 
@@ -53,6 +58,7 @@ class Making:
         epoch: how old its files are, in seconds.
         compression: of dpkg-deb's kinds.
         tree: the source tree.
+        maintainer: whom to write to about the package, as ``Name <address>``.
     """
 
     environment: Path
@@ -60,6 +66,7 @@ class Making:
     epoch: int
     compression: str = "xz"
     tree: Path = TREE
+    maintainer: str = NOBODY
 
     def package(self, into: Path) -> Path:
         """Make the package in the folder *into*, and return it.
@@ -151,6 +158,7 @@ class Making:
             control / "control",
             "control.in",
             VERSION=self.version,
+            MAINTAINER=self.maintainer,
             ARCHITECTURE=architecture,
             SIZE=str(sum(-(-path.stat().st_size // 1024) for path in files)),
             PYTHON=self._python,
@@ -185,6 +193,21 @@ class Making:
 def debian_version(version: str) -> str:
     """Return a version of Python's as Debian writes it: what comes before a release sorts before it."""
     return _BEFORE_THE_RELEASE.sub(r"~\1", version)
+
+
+def maintainer(environ: Mapping[str, str] = os.environ) -> str:
+    """Return who makes the package, as ``DEBEMAIL`` and ``DEBFULLNAME`` say to Debian's own tools; else nobody.
+
+    Raises:
+        ValueError: they say no address.
+    """
+    name, mail = (environ.get(variable, "").strip() for variable in ("DEBFULLNAME", "DEBEMAIL"))
+    if not mail:
+        return NOBODY
+    said = mail if "<" in mail else f"{name or _AUTHORS} <{mail}>"
+    if _ADDRESSED.fullmatch(said) is None:
+        raise ValueError("DEBEMAIL is an address, or a name and an address as in: Ann <ann@example.org>")
+    return said
 
 
 def age(tree: Path = TREE) -> int:
@@ -259,13 +282,17 @@ def main() -> None:
             raise SystemExit(f"a Debian package is made on Debian: there is no {program} here")
     if not Path(sys.executable).resolve().is_relative_to("/usr/bin"):
         raise SystemExit(f"it is made with Debian's own Python, and {sys.executable} is another: /usr/bin/python3 -m …")
+    try:
+        who = maintainer()
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     into = said.into.resolve()
     environment = into / "deb-environment"
     _remove_passing(environment)
     try:
         locks = [TREE / "requirements/build.txt", TREE / "requirements/run.txt"]
         make_venv.make(environment, locks, [str(TREE)])
-        made = Making(environment, said.version, age()).package(into)
+        made = Making(environment, said.version, age(), maintainer=who).package(into)
     except subprocess.CalledProcessError as exc:
         raise SystemExit("the package was not made: the command above failed") from exc
     finally:

@@ -2,9 +2,9 @@
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Final, TypeGuard, TypeVar, get_type_hints
+from typing import ClassVar, Final, TypeGuard, TypeVar, get_type_hints
 
 import msgspec
 
@@ -35,6 +35,9 @@ RETRIES: Final = 3  # within half a second: who asks has a client, and patience,
 ATTEMPTS: Final = 16  # at one change, while other workers change the same record
 NONE_TO_CHANGE: Final = "there is no such record to change; without If-Match it is made"
 _CHANGED: Final = "the record is not at the revision in If-Match"
+_THERE: Final = "the record is there, and If-None-Match says that there is none"
+_CONDITIONS: Final = ("If-Match", "If-None-Match")
+_SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
 class Storage:
@@ -127,6 +130,9 @@ class Storage:
 class Resource:
     """A resource over the storage service."""
 
+    guarded: ClassVar[frozenset[str]] = frozenset()
+    """The methods that do nothing unless If-Match and If-None-Match hold; of all others `Conditions` refuses them."""
+
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
@@ -143,6 +149,28 @@ class Resource:
         await self.storage.for_caller(req).check_may("put", model, key)
         body = await read_object(req)
         return {field: whole(value) if field in _whole_fields(model) else value for field, value in body.items()}
+
+
+class Conditions:
+    """Falcon middleware: a condition that nobody would look at is refused, so that nobody believes that it held."""
+
+    async def process_resource(
+        self, req: Request, resp: Response, resource: object, params: Mapping[str, object]
+    ) -> None:
+        """Refuse a change of *resource* under a condition that it does not know.
+
+        Raises:
+            Invalid: so it is.
+        """
+        del resp, params
+        if (
+            not isinstance(resource, Resource)
+            or req.method in _SAFE
+            or not hasattr(resource, f"on_{req.method.lower()}")
+        ):
+            return
+        if req.method not in resource.guarded and any(req.get_header(name) is not None for name in _CONDITIONS):
+            raise Invalid("neither If-Match nor If-None-Match is looked at here; nothing was done")
 
 
 def expected_of(req: Request) -> str | None:
@@ -179,7 +207,7 @@ def check_at(told: str | None, etag: str | None) -> None:
         Changed: it is.
     """
     if told not in (None, ANY_REVISION, etag):
-        raise Changed(_CHANGED)
+        raise Changed(_THERE if told == wire.NEW else _CHANGED)
 
 
 def overlay(body: dict[str, object], wanted: M) -> Callable[[M], bool]:

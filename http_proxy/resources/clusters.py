@@ -5,6 +5,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
+
 from strongroom.http_proxy.errors import Rejected, Request, Response
 from strongroom.http_proxy.resources.base import (
     Resource,
@@ -25,6 +27,7 @@ from strongroom.http_proxy.resources.base import (
 )
 from strongroom.http_proxy.resources.places import is_address
 from strongroom.http_proxy.resources.twins import check_may_each
+from strongroom.http_proxy.schemas import Counts
 from strongroom.models import (
     DEFAULT_NETWORK,
     Cluster,
@@ -39,10 +42,12 @@ from strongroom.models import (
     OperationState,
 )
 from strongroom.storage_service import wire
-from strongroom.storage_service.client import AsyncStorageClient
+from strongroom.storage_service.client import AsyncStorageClient, Record
+from strongroom.storage_service.client.operations import ANY_REVISION
 from strongroom.storage_service.errors import Invalid, NotFound
 
 _MAY_JOIN: Final = frozenset((HostState.ACTIVE, HostState.DISASSOCIATED))
+_NO_HOSTS: Final = {"total": 0, "available": 0, "unavailable": 0}
 _OPERATIONS: Final = (ClusterDeploy, ClusterRestart, ClusterUpgrade)
 
 
@@ -56,6 +61,8 @@ class ClusterCollection(Resource):
 
 class ClusterItem(Resource):
     """One cluster."""
+
+    guarded = frozenset(("PUT", "DELETE"))
 
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """Show its record, with how many of its hosts are available and what that makes of its status."""
@@ -72,12 +79,15 @@ class ClusterItem(Resource):
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
         """Make the cluster, or change what the body says of it and nothing else: its hosts stay unless given.
 
-        A network that does not exist becomes the default one. With If-Match, only at that revision.
+        What is reckoned when it is shown may be sent back, and counts for nothing. A network that does not exist
+        becomes the default one. With If-Match, only at that revision.
         """
         told = expected_of(req)
         body = await self.read_for(req, Cluster, name)
         settle(body, "name", name)
+        _drop_counts(body)
         wanted = Cluster.from_dict(body)
+        _drop_status(body, wanted)
         _check_addresses("hostset", wanted.hostset)
         client = self.storage.for_caller(req)
         if "network" in body and await find(client, Network, wanted.network) is None:
@@ -110,14 +120,20 @@ class ClusterItem(Resource):
 
 
 class ClusterMembers(Resource):
-    """The hosts of a cluster."""
+    """The hosts of a cluster; their tag is the cluster's."""
+
+    guarded = frozenset(("PUT",))
 
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """List their addresses."""
-        respond(resp, (await self.storage.for_caller(req).get(Cluster, name)).model.hostset)
+        _list_hosts(resp, await self.storage.for_caller(req).get(Cluster, name))
 
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
-        """Put the hosts *new* in the place of *old*, provided that *old* is what they are."""
+        """Put the hosts *new* in the place of *old*, provided that *old* is what they are.
+
+        With If-Match, only of a cluster at that revision.
+        """
+        told = expected_of(req)
         body = await self.read_for(req, Cluster, name)
         old, new = texts(body, "old"), list(dict.fromkeys(texts(body, "new")))
         _check_addresses("new", new)
@@ -128,9 +144,12 @@ class ClusterMembers(Resource):
             cluster.hostset = new
             return True
 
-        _check_same((await client.get(Cluster, name)).model, old)
+        cluster, etag = await client.get(Cluster, name)
+        check_at(told, etag)
+        _check_same(cluster, old)
         await _check_may_join(self.storage, client, [address for address in new if address not in old])
-        respond(resp, (await self.storage.change(client, Cluster, name, replace)).hostset)
+        changed, _ = await self.storage.changed(client, Cluster, name, replace, etag=told or ANY_REVISION)
+        _list_hosts(resp, changed)
 
 
 class ClusterMember(Resource):
@@ -161,6 +180,8 @@ class ClusterOperation(Resource):
     Only its record is kept here. Starting the work, and writing down how far it is, is the platform's part.
     """
 
+    guarded = frozenset(("PUT",))
+
     def __init__(self, storage: Storage, model: type[Model], now: Callable[[], datetime] | None = None) -> None:
         super().__init__(storage)
         self._model = model
@@ -168,20 +189,24 @@ class ClusterOperation(Resource):
 
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """Show how far it is."""
-        respond(resp, (await self.storage.for_caller(req).get(self._model, name)).model.to_dict_safe())
+        show(resp, await self.storage.for_caller(req).get(self._model, name))
 
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
-        """Ask for it; a deployment needs the ``version``."""
+        """Ask for it; a deployment needs the ``version``.
+
+        With If-Match, only in the place of the one at that revision; with If-None-Match, only where there is none.
+        """
+        told = expected_of(req)
         body = await self.read_for(req, self._model, name)
         settle(body, "name", name)
-        told = {
+        begun = {
             "status": OperationState.IN_PROCESS.value,
             "started_at": self._now().replace(tzinfo=None).isoformat(timespec="microseconds"),
         }
-        operation = self._model.from_dict({**body, **told})
+        operation = self._model.from_dict({**body, **begun})
         client = self.storage.for_caller(req)
         await client.get(Cluster, name)
-        respond(resp, (await client.save(operation)).model.to_dict_safe(), status=201)
+        show(resp, await client.save(operation, etag=told), 201)
 
 
 def joining(address: str) -> Callable[[Cluster], bool]:
@@ -217,10 +242,33 @@ def leaving(address: str) -> Callable[[Cluster], bool]:
     return edit
 
 
+def _list_hosts(resp: Response, cluster: Record[Cluster]) -> None:
+    resp.set_header("ETag", cluster.etag)
+    respond(resp, cluster.model.hostset)
+
+
 def _state(total: int, available: int) -> ClusterState:
     if available == total:
         return ClusterState.OK
     return ClusterState.DEGRADED if available else ClusterState.FAILED
+
+
+def _drop_counts(body: dict[str, object]) -> None:
+    """Take the counts of hosts out of *body*: they are what they are, whoever sends back what was shown.
+
+    Raises:
+        Invalid: they are no such counts.
+    """
+    try:
+        msgspec.convert(body.pop("hosts", _NO_HOSTS), Counts)
+    except msgspec.ValidationError:
+        raise Invalid("the body is not valid", (("hosts", "must be counts, as the cluster is shown with"),)) from None
+
+
+def _drop_status(body: dict[str, object], wanted: Cluster) -> None:
+    """Take the status out of *body* and of the *wanted* record, where it would be stored and never shown."""
+    body.pop("status", None)
+    wanted.status = ClusterState.UNKNOWN
 
 
 def _check_addresses(field: str, addresses: list[str]) -> None:

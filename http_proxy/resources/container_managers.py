@@ -51,6 +51,8 @@ class ContainerManagerCollection(Resource):
 class ContainerManagerItem(Resource):
     """One container manager."""
 
+    guarded = frozenset(("PUT", "DELETE"))
+
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """Show how to reach it; what opens it lies elsewhere and is not shown."""
         show(resp, await self.storage.for_caller(req).get(ContainerManagerConfig, name))
@@ -93,7 +95,7 @@ class ContainerManagerItem(Resource):
             made = await _make(client, config, creds)
         else:
             check_new(told)
-            completed = await _complete(req, client, existing, config, creds)
+            completed = await _complete(req, client, existing, config, creds, said=taken)
             if completed is None:
                 show(resp, existing)
                 return
@@ -187,8 +189,12 @@ async def _complete(
     existing: Record[ContainerManagerConfig],
     config: ContainerManagerConfig,
     creds: ContainerManagerCreds | None,
+    *,
+    said: Iterable[str],
 ) -> Record[ContainerManagerConfig] | None:
     """Return *existing*, which is *config*, if it had no credentials yet and has *creds* now; None if it is complete.
+
+    Of credentials that it has, those fields must be so that were *said*: none, by who sends back what was shown.
 
     Raises:
         Rejected: it is another, or the caller says credentials and may not know whether they are the same.
@@ -201,10 +207,14 @@ async def _complete(
         if not is_same:
             raise Rejected(409, _OTHER)
         return completed
-    stored = await find(client, ContainerManagerCreds, config.name)
-    if not is_same or (stored is not None and stored != (creds or ContainerManagerCreds(name=config.name))):
+    if not is_same:
         raise Rejected(409, _OTHER)
-    if stored is not None or creds is None:
+    if creds is None:
+        return None
+    stored = await find(client, ContainerManagerCreds, config.name)
+    if stored is not None:
+        if any(getattr(stored, field) != getattr(creds, field) for field in said):
+            raise Rejected(409, _OTHER_CREDS)
         return None
     completed = await _open(client, existing, creds)
     if completed is None:

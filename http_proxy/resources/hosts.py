@@ -58,6 +58,8 @@ class HostCollection(Resource):
 class NewHost(Resource):
     """A host whose address stands in the body."""
 
+    guarded = frozenset(("PUT",))
+
     async def on_put(self, req: Request, resp: Response) -> None:
         """Add it, or change it, as `HostItem` does."""
         await _put(self.storage, req, resp, await self.read_for(req, Host, None))
@@ -65,6 +67,8 @@ class NewHost(Resource):
 
 class HostItem(Resource):
     """One host. Investigating a new one and joining it to its cluster's software is the platform's part."""
+
+    guarded = frozenset(("PUT", "DELETE"))
 
     async def on_get(self, req: Request, resp: Response, address: str) -> None:
         """Show its record, without credentials."""
@@ -113,6 +117,8 @@ class HostItem(Resource):
 
 class HostCredentials(Resource):
     """What opens a host; for those alone who may see credentials."""
+
+    guarded = frozenset(("PUT",))
 
     async def on_get(self, req: Request, resp: Response, address: str) -> None:
         """Show it in the clear; of an address that is no host's nothing is shown."""
@@ -288,7 +294,7 @@ async def _is_known(req: Request, client: AsyncStorageClient, addition: Addition
         return True
     stored = await find(client, HostCreds, wanted.host.address)
     if stored is not None:
-        _check_same(stored, wanted, {"ssh_priv_key", *wanted.given})
+        _check_same(stored, wanted, wanted.given)
     return stored is not None
 
 

@@ -4,6 +4,7 @@ from strongroom.http_proxy.errors import Rejected, Request, Response
 from strongroom.http_proxy.resources.base import (
     Resource,
     as_told,
+    check_at,
     expected_of,
     find_record,
     is_update,
@@ -12,6 +13,7 @@ from strongroom.http_proxy.resources.base import (
     save_new,
     settle,
     show,
+    tag_of,
 )
 from strongroom.models import Network, Networks
 from strongroom.storage_service import wire
@@ -27,6 +29,8 @@ class NetworkCollection(Resource):
 
 class NetworkItem(Resource):
     """One network."""
+
+    guarded = frozenset(("PUT", "DELETE"))
 
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         """Show its record."""
@@ -54,5 +58,10 @@ class NetworkItem(Resource):
 
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:
         """Remove it; with If-Match, only at that revision."""
-        await self.storage.for_caller(req).delete(Network, name, etag=expected_of(req))
+        told = expected_of(req)
+        client = self.storage.for_caller(req)
+        if told == wire.NEW:
+            await client.check_may("delete", Network, name)
+            check_at(told, await tag_of(client, Network, name))
+        await client.delete(Network, name, etag=told)
         respond(resp, [])

@@ -136,8 +136,12 @@ def secret(name: str, value: str | bytes) -> Record:
         raise Unfit("its name has characters that names do not allow, or is too long") from None
     except UnicodeEncodeError:
         raise Unfit("its value is not Unicode text") from None
-    if not name.startswith(names.SECRETS) or name.count("/") < 2 or names.is_container(name):
-        raise Unfit(f"its name must be {names.SECRETS}, a container, and a key")
+    if not name.startswith(names.SECRETS):
+        raise Unfit(f"its name must begin with {names.SECRETS}, as in {names.SECRETS}db/password")
+    if names.is_container(name):
+        raise Unfit("its name ends in a slash, as a container's does; a secret's ends in its key: CONTAINER/KEY")
+    if name.count("/") < 2:
+        raise Unfit("it lies in no container, and every secret lies in one: CONTAINER/KEY")
     if not text:
         raise Unfit("its value is empty")
     if not fits(encoded):

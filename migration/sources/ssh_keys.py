@@ -19,7 +19,7 @@ from strongroom.migration.sources.files import Unfit
 
 _PEM: Final = re.compile(
     rb"-----BEGIN ((?:OPENSSH |RSA |EC |DSA |ENCRYPTED )?)PRIVATE KEY-----"
-    rb"\s((?>[^-]*(?:-(?!----)[^-]*)*))-----END \1PRIVATE KEY-----"
+    rb"\s?((?>[^-]*(?:-(?!----)[^-]*)*))-----END \1PRIVATE KEY-----"
 )
 _AS_SSH_READS_IT: Final = re.compile(
     rb"(?<![^\n])-----BEGIN (?:RSA |EC |DSA |ENCRYPTED )?PRIVATE KEY-----[ \t]*\r?\n"
@@ -41,6 +41,7 @@ _PRIVATE: Final = b"PRIVATE KEY-----"
 _BOM: Final = b"\xef\xbb\xbf"
 _OPENSSH: Final = b"openssh-key-v1\0"
 _DAMAGED: Final = "is a private key that is damaged, or was cut short"
+_FOLDED: Final = "is a key with a passphrase that has lost its line breaks: give its headers lines of their own"
 _SHORTEST_RSA: Final = 1024  # bits; OpenSSH refuses a shorter one
 
 _RSA: Final = bytes.fromhex("06092a864886f70d010101")
@@ -84,8 +85,8 @@ def examine(content: bytes) -> Examined:
     """
     if content.startswith(b"PuTTY-User-Key-File-"):
         raise Unfit("is in PuTTY's form: convert it with puttygen -O private-openssh")
-    spelled = content
-    if b"\\n" in content and _PEM.search(content) is None:
+    spelled, as_it_is = content, _PEM.search(content)
+    if b"\\n" in (content if as_it_is is None else as_it_is[2]):
         spelled = content.replace(b"\\r", b"").replace(b"\\n", b"\n")
     found = _PEM.search(spelled)
     if found is None:
@@ -174,7 +175,7 @@ def _notes_on(kind: str, headers: list[bytes], key: bytes) -> Iterator[str]:
         return
     if any(b"ENCRYPTED" in header for header in headers):
         if not key:
-            raise Unfit(_DAMAGED)
+            raise Unfit(_FOLDED if len(headers) == 1 else _DAMAGED)
         yield _IS_ENCRYPTED
         if kind == "DSA":
             yield _IS_DSA

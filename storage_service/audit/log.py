@@ -110,7 +110,7 @@ class AuditLog:
         try:
             self._descriptor = self._open()
         except OSError as error:
-            raise AuditUnavailable(f"the audit log cannot be opened: {error.strerror}") from error
+            raise AuditUnavailable(f"the audit log cannot be opened: {error.strerror}", plain=_plain(error)) from error
         self._thread = threading.Thread(target=self._write_groups, name="audit", daemon=True)
         self._thread.start()
 
@@ -157,7 +157,9 @@ class AuditLog:
             disk = os.statvfs(self._path.parent)
             free = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
             if free * disk.f_frsize < BLOCK:
-                raise AuditUnavailable("the audit log cannot be written: its disk is full")
+                raise AuditUnavailable(
+                    "the audit log cannot be written: its disk is full", plain=os.strerror(errno.ENOSPC)
+                )
         if self._fault or self._replaced():  # who has moved a full log away wants its room back
             await self._put(b"")
 
@@ -214,6 +216,7 @@ class AuditLog:
         if self._waiting:
             self._begin_soon()
         self._fault = "" if error is None else f"the audit log cannot be written: {error.strerror}"
+        plain = "" if error is None else _plain(error)
         if error is not None:
             self._on_failure()
         for _, future in group:
@@ -222,7 +225,7 @@ class AuditLog:
             if not self._fault:
                 future.set_result(None)
             else:
-                future.set_exception(AuditUnavailable(self._fault))
+                future.set_exception(AuditUnavailable(self._fault, plain=plain))
                 future.exception()  # a caller that went away has nobody to tell
 
     def _expire(self, group: list[tuple[bytes, asyncio.Future[None]]]) -> None:
@@ -230,7 +233,7 @@ class AuditLog:
         # The disk hangs: refuse what waits on it. The thread stays with it, and whatever comes meanwhile expires too.
         for _, future in [*group, *self._waiting]:
             if not future.done():
-                future.set_exception(AuditUnavailable("the audit log took too long"))
+                future.set_exception(AuditUnavailable("the audit log took too long", plain="its disk does not answer"))
                 future.exception()
         self._waiting.clear()
         self._timer = self._loop.call_later(DEADLINE, self._expire, group)
@@ -314,3 +317,10 @@ class AuditLog:
         if not found.st_size:
             sync_directory(self._path.parent)  # a new file's name must outlive a crash, too
         return descriptor
+
+
+def _plain(error: OSError) -> str:
+    """Return why the log cannot be written, without the name of a file."""
+    if error.errno == errno.EPERM and error.strerror != os.strerror(errno.EPERM):  # it was refused here
+        return "it, or its directory, can be changed by others"
+    return error.strerror or type(error).__name__

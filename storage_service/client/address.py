@@ -14,14 +14,15 @@ from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 from strongroom.models.secret import Secret
-from strongroom.storage_service import wire
+from strongroom.storage_service import variables, wire
 from strongroom.storage_service.client import file as client_file
 from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.client.place import Place, trusting
 from strongroom.storage_service.errors import ConfigurationError, NotImplementedHere
+from strongroom.storage_service.reach import why_unread
 from strongroom.storage_service.wire.access import ACCESS_PATH
 
-ENVIRONMENT: Final = "STRONGROOM_"  # what every variable's name begins with
+ENVIRONMENT: Final = variables.PREFIX
 CA: Final = f"{ENVIRONMENT}CA"
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -178,11 +179,13 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
     ``STRONGROOM_CA`` names a file with the authorities that an https URL's certificate is to be signed by. What
     they leave out is read from ``STRONGROOM_CLIENT``, a ``client.json`` that lies anywhere (a relative path lies in the
     home), or that of the home that ``STRONGROOM_HOME`` names; where nothing is left out, neither is looked at. Each may
-    end in ``_FILE`` and name a file instead.
+    end in ``_FILE`` and name a file instead. A variable that is nobody's is refused, as by every command: it may have
+    been meant for one of these, and another key or authority would be used in its place.
 
     Raises:
-        ConfigurationError: something is missing, said twice, or in a file that cannot be read.
+        ConfigurationError: something is missing, said twice, in a file that cannot be read, or means nothing.
     """
+    variables.check(environ)
     said = {name: _variable(environ, name) for name in ("SOCKET", "URL", "API_ID", "API_KEY")}
     address = caller = None
     ca = Path(environ[CA]) if environ.get(CA) else None
@@ -248,5 +251,5 @@ def _variable(environ: Mapping[str, str], name: str) -> str:
         return value
     try:
         return Path(file).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise ConfigurationError(f"the file of {ENVIRONMENT}{name}_FILE cannot be read") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the file of {ENVIRONMENT}{name}_FILE cannot be read: {why_unread(error)}") from None

@@ -147,6 +147,7 @@ class StorageApp:
             elif request.length > wire.MAX_BODY:
                 raise TooLarge("the body is over its limit")  # here: falcon awaits the beginning of a body first
             else:
+                head.check_unconditional(fields, request.method)
                 await exchange.asgi(self._rest, caller=caller)
         except ServiceError as error:
             self._tell_of(error, request_id)

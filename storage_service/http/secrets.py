@@ -45,7 +45,7 @@ from strongroom.storage_service.wire import (
     message,
 )
 from strongroom.storage_service.wire.etags import ABSENT, PRESENT, etag_of, expected_revision
-from strongroom.storage_service.wire.head import Head
+from strongroom.storage_service.wire.head import Head, check_unconditional
 from strongroom.storage_service.wire.http1 import Exchange, Field
 
 _JSON_TYPE: Final = (b"content-type", b"application/json; charset=utf-8")
@@ -172,18 +172,19 @@ class SecretsEndpoint:
         if request.trail == "":
             raise MethodNotAllowed("the root of all secrets cannot be deleted", _allowed(""))
         container = request.trail.endswith("/")
+        if container:
+            check_unconditional(request.head, request.exchange.request.method)
+        expected = _expected_removal(request.head)
         name = _container_name(request.trail) if container else _secret_name(request.trail)
         await _check_message(await self._body(request, Action.DELETE, name))
         if container:
             await self._secrets.delete_container(request.caller, name)
         else:
-            expected = expected_revision(request.head.if_match, request.head.if_none_match)
-            if request.head.if_match == NEW:
-                raise Invalid("a record to delete cannot be expected to be absent")
-            await self._secrets.delete(request.caller, name, PRESENT if expected == ABSENT else expected)
+            await self._secrets.delete(request.caller, name, expected)
         request.answer(204, b"")
 
     async def _post(self, request: _Request) -> None:
+        check_unconditional(request.head, request.exchange.request.method)
         if request.trail == "" and request.exchange.request.query == b"batch=get":
             await self._secrets.expect_some(request.caller, Action.GET)
             await self._batch_get(request, await request.exchange.body(MAX_NAMES_BODY))
@@ -272,6 +273,18 @@ def _secret_name(trail: str) -> str:
 
 def _container_name(trail: str) -> str:
     return names.SECRETS + trail
+
+
+def _expected_removal(head: Head) -> int:
+    """Return the revision that a DELETE expects of what it removes: ABSENT where it is to remove nothing that exists.
+
+    Raises:
+        Invalid, Changed: as `expected_revision`, or it is a tag of what is not there.
+    """
+    if head.if_match == NEW:
+        raise Invalid("a record to delete cannot be expected to be absent")
+    expected = expected_revision(head.if_match, head.if_none_match)
+    return PRESENT if expected == ABSENT and head.if_none_match is None else expected
 
 
 def _wanted(name: str) -> str:

@@ -32,7 +32,6 @@ from strongroom.storage_service.wire import LARGE_ANSWER, MAX_BATCH_STORED
 
 ROOT: Final = names.SECRETS  # the top of the secrets tree: neither a secret nor a container
 _SOME: Final = 32  # containers that are looked for at once
-_AFTER_SLASH: Final = "0"  # the character that comes next: what lies in a container sorts before its name with this
 
 
 class Values:
@@ -124,7 +123,7 @@ class Containers:
             if not page.more:
                 return
             await asyncio.sleep(0)
-            page = await self._backend.list(ROOT, f"{ROOT}{next(reversed(tops))}{_AFTER_SLASH}")
+            page = await self._backend.list(ROOT, names.past(f"{ROOT}{next(reversed(tops))}/"))
 
 
 class Reached:
@@ -244,18 +243,20 @@ class SecretService:
             return await self.put(caller, name, value, expected)
 
     async def delete(self, caller: Caller, name: str, expected: int = PRESENT) -> None:
-        """Remove a secret.
+        """Remove a secret; one that is *expected* to be absent is looked for, and removed in no case.
 
         Raises:
             Denied, NotFound, Changed, Unavailable, AuditUnavailable
         """
         await self._door.permit(caller, Action.DELETE, [name])
         try:
-            await self._secrets.commit([Delete(name, expected)])
+            await self._secrets.commit([Check(name, PRESENT) if expected == ABSENT else Delete(name, expected)])
         except Conflict:
-            if expected == PRESENT:
+            if expected in (PRESENT, ABSENT):
                 raise NotFound("there is no such secret") from None
             raise _not_as_expected(expected) from None
+        if expected == ABSENT:
+            raise Changed("the secret is there, and If-None-Match says that there is none")
 
     # Containers
 
@@ -338,7 +339,8 @@ class SecretService:
             if tops != [ROOT]:
                 return Reached(self._secrets, wanted)
             top, slash, _ = after.partition("/")
-            first = await self._secrets.list(ROOT, f"{ROOT}{top}{_AFTER_SLASH if slash else ''}")
+            behind = names.past(f"{ROOT}{top}/") if slash else f"{ROOT}{top}"
+            first = await self._secrets.list(ROOT, behind)
             return Containers(self._secrets, first, functools.partial(self._door.visible, caller))
 
         return await self._door.read(caller, Action.LIST, wanted or tops, read)

@@ -155,6 +155,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     )
 }
 
+_NOT_RECORDED: Final = "the audit log cannot be written, so nothing was done: "  # and why
 _TYPE_PREFIX: Final = "urn:strongroom:problem:"
 _TYPES: Final = {  # of what is refused before anybody looks at what is asked for
     404: "not-found",
@@ -187,10 +188,10 @@ def type_of(status: int) -> str:
 def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     """Return the RFC 9457 body for *error*: nothing in it comes from the request.
 
-    Its row says whether its text is told; of a store that fails, what kind of failure it is. ``Invalid`` adds its
-    faults, ``InUse`` and ``Halted`` their holders, ``TooManyAttempts`` the seconds to wait. What can be done about it
-    is data, *next*: no text has a command in it. The fate of a write is said by all that is answered with 500 or 503,
-    and by what else does not mean that nothing was applied.
+    Its row says whether its text is told; of a store or an audit log that fails, what kind of failure it is.
+    ``Invalid`` adds its faults, ``InUse`` and ``Halted`` their holders, ``TooManyAttempts`` the seconds to wait. What
+    can be done about it is data, *next*: no text has a command in it. The fate of a write is said by all that is
+    answered with 500 or 503, and by what else does not mean that nothing was applied.
     """
     problem = problem_of(error)
     body: dict[str, object] = {
@@ -203,6 +204,8 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
         body["detail"] = error.text
     elif isinstance(error, errors.StoreFails):
         body["detail"] = f"{error.plain}; the log of the service says more"
+    elif isinstance(error, errors.AuditUnavailable) and error.plain:
+        body["detail"] = f"{_NOT_RECORDED}{error.plain}"
     if isinstance(error, errors.Invalid):
         if error.faults:
             body["errors"] = [{"field": field, "reason": reason} for field, reason in error.faults]
@@ -296,6 +299,8 @@ def _error_of(row: Problem, problem: dict[str, object]) -> errors.ServiceError:
     if row.error is errors.Unavailable:
         of_the_store = detail if isinstance(detail, str) and detail else said
         return errors.Unavailable(of_the_store, errors.Fate.UNKNOWN)
+    if row.error is errors.AuditUnavailable and isinstance(detail, str) and detail.startswith(_NOT_RECORDED):
+        return errors.AuditUnavailable(detail, plain=detail.removeprefix(_NOT_RECORDED))
     return row.error(said)
 
 

@@ -33,6 +33,7 @@ Table = dict[bytes, int]  # header name -> place in `Head`; the spellings of one
 _REQUEST_ID: Final = wire.REQUEST_ID_HEADER.lower().encode()
 _PLACES: Final = {name: place for place, name in enumerate(Head._fields)}
 _NOTHING: Final[tuple[str | None, ...]] = (None,) * len(_PLACES)
+_SAFE: Final = frozenset((b"GET", b"HEAD"))
 _TABLE: Final[Table] = {
     _REQUEST_ID: _PLACES["request_id"],
     b"accept": _PLACES["accept"],
@@ -68,6 +69,18 @@ def read(headers: Iterable[tuple[bytes, bytes]], table: Table = _TABLE) -> Head:
     if given is None or wire.REQUEST_ID.fullmatch(given) is None:
         values[0] = os.urandom(12).hex()
     return Head(*values)
+
+
+def check_unconditional(head: Head, method: bytes) -> None:
+    """Return if *head* has no condition, where none is looked at: whoever changes something must not believe it held.
+
+    Raises:
+        Invalid: it has one, and *method* is not one that changes nothing.
+    """
+    if method in _SAFE:
+        return
+    if head.if_match is not None or head.if_none_match is not None:
+        raise Invalid("neither If-Match nor If-None-Match is looked at here; nothing was done")
 
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:

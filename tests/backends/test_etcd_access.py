@@ -292,7 +292,7 @@ async def test_what_tls_does_not_trust_is_told(tls: int, mutual: int, files: Fil
         ("a stranger's certificate", f"etcd://localhost:{mutual}", {**ca, **files.stranger}, "client certificate"),
         ("cert and key of two", f"etcd://localhost:{mutual}", {**ca, **mixed}, "belong together"),
         ("garbage", f"etcd://localhost:{tls}", {"cacert": str(garbage)}, "PEM"),
-        ("no file", f"etcd://localhost:{tls}", {"cacert": str(tmp_path / "missing")}, "cannot be read"),
+        ("no file", f"etcd://localhost:{tls}", {"cacert": str(tmp_path / "missing")}, "cannot be read: No such file"),
     ):
         with pytest.raises(ConfigurationError, match=says):
             await open_backend(url, **options).open()

@@ -9,6 +9,7 @@ import pytest
 
 from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
+from strongroom.storage_service import variables
 from strongroom.storage_service.client import AsyncStorageClient, StorageClient
 from strongroom.storage_service.client.address import Address, Caller, read_environment, read_home
 from strongroom.storage_service.errors import ConfigurationError, NotImplementedHere
@@ -79,6 +80,7 @@ def test_a_home_that_is_none_is_refused(tmp_path: Path) -> None:
     )
 
 
+OWN = ("SOCKET", "URL", "API_ID", "API_KEY", "HOME", "CLIENT")  # variables
 SOCKET = {"STRONGROOM_SOCKET": "/run/s.sock"}
 KEY = {"STRONGROOM_API_ID": "ci", "STRONGROOM_API_KEY": "k"}
 
@@ -127,6 +129,32 @@ def test_what_is_missing_is_named(environ: dict[str, str], text: str) -> None:
         read_environment(environ)
     assert text in str(caught.value)
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("API_KEYFILE", "API_KEY_FILE"), ("SOCKETS", "SOCKET"), ("CLENT", "CLIENT"), ("CAS", "CA"), ("API-ID", "API_ID")],
+)
+def test_a_variable_that_means_nothing_is_refused(tmp_path: Path, name: str, meant: str) -> None:
+    """As by every command: what it was meant for would be said by another place, silently; its value is not told."""
+    home = {"STRONGROOM_HOME": str(home_at(tmp_path))}
+
+    with pytest.raises(ConfigurationError) as caught:
+        read_environment(home | {f"STRONGROOM_{name}": CANARY})
+    assert str(caught.value) == f"STRONGROOM_{name}: there is no such variable; did you mean STRONGROOM_{meant}?"
+    assert read_environment(home | {f"STRONGROOM_{name}": ""})[1].api_id == "local"
+
+
+def test_what_is_said_to_the_service_is_let_alone(tmp_path: Path) -> None:
+    """A program whose environment has every setting of the service, or what a container is told, has a client."""
+    of_others = variables.KNOWN - {f"{name}{end}" for name in (*OWN, "CA") for end in ("", "_FILE")}
+    there = {f"STRONGROOM_{name}": "x" for name in of_others}
+    there |= {"STRONGROOM_PORT": "tcp://10.0.0.1:8000", "STRONGROOM_SERVICE_HOST": "10.0.0.1", "STRONGROOMS": "x"}
+    assert len(of_others) > 50
+
+    assert read_environment(there | SOCKET | KEY) == read_environment(SOCKET | KEY)
+    filled = {"STRONGROOM_STORAGE_CONF": "storage.conf", "STRONGROOM_MY_OWN_PLACEHOLDER": "x"}
+    assert read_environment(filled | SOCKET | KEY) == read_environment(SOCKET | KEY)
 
 
 def test_the_environment_names_a_client_file(tmp_path: Path) -> None:

@@ -652,7 +652,7 @@ class TestEmptyStores:
         said = refused(there.home, "--store", etcd.url("another-store"))
         assert "records are in sqlite:" in said
         where = f"strongroom --home {there.home}"
-        assert f"; to move them, copy them while no service runs: {where} backup take FILE --offline; " in said
+        assert f"; to move them, copy them while no service runs: {where} backup FILE --offline; " in said
         assert f"; and fill the other store: {where} restore FILE --store {etcd.url('another-store')}\n" in said
         (there.home / "store.json").unlink()
         assert "the store holds no records of ours, and this home's records are in sqlite:" in refused(

@@ -6,6 +6,7 @@ Nobody is sent to start a service that runs, to look for a store that is there, 
 import hashlib
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,6 +86,31 @@ class TestCertificates:
 
         assert (done.code, done.out) == (2, "")
         assert f"its certificate is not trusted: no authority in {other} signed it" in done.err
+
+    def test_what_is_advised_can_be_pasted(self, secured: tuple[Up, Files]) -> None:
+        """It has the authority that was named, so that the command reaches the same service."""
+        running, files = secured
+        kept = ClientFile.read(running.home / "client.json")
+        environ = trusting_nobody(
+            STRONGROOM_API_ID=kept.api_id, STRONGROOM_API_KEY=kept.api_key.reveal(), STRONGROOM_URL=running.url
+        )
+
+        ca = files.directory / "ca.pem"
+        refused = strongroom("--ca", ca, "secret", "put", "pasted/p", stdin=b"x", environ=environ)
+        advised = refused.err.partition("; make it first: strongroom ")[2]
+
+        assert (refused.code, advised) == (4, f"--ca {ca} secret mkdir pasted\n")
+        assert strongroom(*shlex.split(advised), environ=environ).code == 0
+
+    def test_who_names_no_authority_is_told_how(self, secured: tuple[Up, Files]) -> None:
+        """The flag stands beside the variables; an empty one, as of a variable that is not set, names none."""
+        running, _ = secured
+
+        untrusted, empty = through(running), through(running, None, "--ca", "")
+
+        assert "the authority that signed it with --ca FILE, in STRONGROOM_CA, or for all programs in" in untrusted.err
+        assert (empty.code, empty.out) == (1, "")
+        assert empty.err.startswith("strongroom: invalid value for '--ca': names no file")
 
     @pytest.mark.parametrize("content", [None, b"", b"none", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
     def test_a_file_of_authorities_that_cannot_be_used_is_named(

@@ -204,7 +204,7 @@ class TestSecrets:
             (("rm", "BOX/"), 1, "this is a container: say -r to remove it with all that it holds"),
             (("rm", "-r", "--if-match", "1", "BOX"), 1, "--if-match is for one secret, -r for a container"),
             (("rm", "-r", "BOX"), 1, "this would remove 1 container and 0 secrets with BOX/: say --yes"),
-            (("rm", "-r", "/"), 1, "a name is segments of"),
+            (("rm", "-r", "/"), 1, "a part of a name is empty"),
             (("put", "--generate", "11", "BOX/p"), 1, "is a whole number from 12 to 1024"),
             (
                 ("put", "--generate", "12", "--exact", "BOX/p"),
@@ -213,8 +213,10 @@ class TestSecrets:
             ),
             (("put", "--show", "BOX/p"), 1, "--show goes with --generate"),
             (("get", "alone"), 1, "a secret's name is CONTAINER/KEY"),
-            (("get", "BOX/../x"), 1, "a name is segments of"),
-            (("get", "BOX/a b"), 1, "a name is segments of"),
+            (("get", "BOX/../x"), 1, "no part of a name is '.' or '..'"),
+            (("get", "BOX/a b"), 1, "a name is of unaccented letters, digits and . _ @ : + - alone"),
+            (("get", "BOX/%C3%A9"), 1, "a name has no percent sign: it is written as it is"),
+            (("get", "BOX/é"), 1, "a name is of unaccented letters, digits and"),
             (("put", "BOX/p", "--file", "/none"), 1, "strongroom: /none: No such file or directory"),
             (("put", "--replace", "--if-match", "1", "BOX/p"), 1, "--replace and --if-match exclude each other"),
             (("put", "--edit", "--binary", "BOX/p"), 1, "--edit goes without --file, --binary and --replace"),
@@ -332,6 +334,25 @@ class TestEditing:
         assert done.code == 5
         assert run("secret", "get", f"{box}/p").out == "theirs"
 
+    @pytest.mark.parametrize("variable", ["EDITOR", "VISUAL"])
+    @pytest.mark.parametrize(
+        ("said", "told"),
+        [
+            ("nosucheditor -w", "the editor nosucheditor cannot be run: No such file or directory; set EDITOR to one"),
+            ("/", "the editor / cannot be run: Permission denied; set EDITOR to one"),
+            ("false", "the editor false ended with code 1; nothing was changed"),
+            ("rm", "what the editor rm left cannot be read: No such file or directory; nothing was changed"),
+            ("vi '", "VARIABLE is not a command: a quotation mark in it is not closed"),
+        ],
+    )
+    def test_an_editor_that_fails_is_named(self, run: Run, box: str, variable: str, said: str, told: str) -> None:
+        """The line has the program that failed, and why; nothing is stored."""
+        done = run("secret", "put", "--edit", f"{box}/p", environ=clean_environment(**{variable: said}))
+
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith(f"strongroom: {told.replace('VARIABLE', variable)}")
+        assert run("secret", "ls", box).out == ""
+
     def test_nothing_changed_is_nothing_stored(self, run: Run, box: str, short: Path) -> None:
         """Leaving the editor without a change leaves the revision as it is."""
         etag = run("secret", "put", f"{box}/p", "--json", stdin=b"one").json["etag"]
@@ -340,7 +361,7 @@ class TestEditing:
             == etag
         )
 
-    @pytest.mark.parametrize(("body", "text"), [("exit 3", "the editor ended with code 3; nothing was changed")])
+    @pytest.mark.parametrize(("body", "text"), [("exit 3", "/editor ended with code 3; nothing was changed")])
     def test_a_failing_editor_stores_nothing(self, run: Run, box: str, short: Path, body: str, text: str) -> None:
         """The secret is as it was, and the code is that of a mistake."""
         done = run("secret", "put", "--edit", f"{box}/p", environ=self.editor(short, body))
@@ -421,7 +442,7 @@ class TestHosts:
             (
                 ("creds", "10.9.9.9"),
                 4,
-                "there are no credentials of 10.9.9.9; strongroom host put --ssh-key-file gives",
+                "there are no credentials of 10.9.9.9; to give it some: strongroom ",
             ),
             (("put", "a/b"), 1, "address must be one segment"),
             (("put", "10.9.9.9", "--status", "bogus"), 1, "status must be empty or one of"),
@@ -452,7 +473,10 @@ class TestApiKeys:
         as_ci = clean_environment(STRONGROOM_SOCKET=str(service.socket), STRONGROOM_API_ID="ci", STRONGROOM_API_KEY=key)
         assert strongroom("status", "--json", environ=as_ci).json["whoami"]["principal"] == "apikey:ci"
         denied = strongroom("secret", "mkdir", "ci", environ=as_ci)
-        assert (denied.code, "strongroom status tells whom" in denied.err) == (6, True)
+        assert (denied.code, "see whom the service takes you for, if it knows you: strongroom " in denied.err) == (
+            6,
+            True,
+        )
 
         assert run("apikey", "create", "ci").code == 5
         assert run("apikey", "revoke", "ci", "--json").json == {"id": "ci", "revoked": True}

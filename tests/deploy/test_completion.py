@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.shell_completion import BashComplete
@@ -132,6 +133,56 @@ def test_hosts_and_api_ids(at: dict[str, str], service: Up) -> None:
         assert offered(at, "host", verb, "tab") == ["plain,tab1.example", "plain,tab2.example"]
     assert offered(at, "apikey", "revoke", "tab-a") == ["plain,tab-a"]
     assert offered(at, "apikey", "create", "tab-a") == []
+
+
+def test_keysets_and_what_they_have(at: dict[str, str], service: Up) -> None:
+    """Names of keysets, generations that are not active, and labels of backups; nothing where a new one is named."""
+    with StorageClient.from_home(service.home) as client:
+        client.create_keyset("tab-keys")
+        client.rotate_keyset("tab-keys")
+        client.register_backup("tab-backup")
+        for words in (("keyset", "show"), ("keyset", "remove"), ("rotate", "keyset"), ("reencrypt",)):
+            assert offered(at, "key", *words, "tab-") == ["plain,tab-keys"]
+        assert offered(at, "key", "keyset", "assign", "tab", "tab-") == ["plain,tab-keys"]
+        assert offered(at, "key", "retire", "tab-") == ["plain,tab-keys.1"]
+        assert offered(at, "key", "backup", "forget", "tab-") == ["plain,tab-backup"]
+        assert offered(at, "key", "keyset", "create", "tab-") == []
+        assert offered(at, "key", "backup", "register", "tab-") == []
+        client.forget_backup("tab-backup")
+        client.retire_generation("tab-keys.1")
+        client.remove_keyset("tab-keys")
+
+
+def test_paths_of_api_keys(at: dict[str, str], box: str) -> None:
+    """Containers by the paths that reach them, and no secret."""
+    create = ("apikey", "create", "tab-new", "--path")
+    assert offered(at, *create, "") == offered(at, *create, "/sec") == ["plain,/secrets/"]
+    assert offered(at, *create, f"/secrets/{box}/") == [f"plain,/secrets/{box}/db-x/", f"plain,/secrets/{box}/db/"]
+    assert offered(at, *create, f"/secrets/{box}/db/") == [f"plain,/secrets/{box}/db/main/"]
+    assert offered(at, *create, "/hosts") == []
+
+
+def test_only_plain_names_reach_a_shell(at: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a shell would read as more than a word is passed over, wherever it stands; so is what begins otherwise."""
+    odd = [
+        f"a{character}b" for character in map(chr, range(128)) if not (character.isalnum() or character in "._@:+/-")
+    ]
+    names = ["ab", *odd, "a$(touch x)", "a\n", "aé", "other", "a/b-c.d_e@f:g+h"]
+    monkeypatch.setattr(StorageClient, "list_apikeys", lambda _: [SimpleNamespace(id=name) for name in names])
+    assert offered(at, "apikey", "revoke", "a") == ["plain,ab", "plain,a/b-c.d_e@f:g+h"]
+
+
+def test_no_more_is_offered_than_people_read(at: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many names the first are offered, and no others are asked for."""
+    asked: list[int] = []
+
+    def many(_: StorageClient) -> Iterator[SimpleNamespace]:
+        for number in range(10 * completion.MOST):
+            asked.append(number)
+            yield SimpleNamespace(id=f"a{number}")
+
+    monkeypatch.setattr(StorageClient, "list_apikeys", many)
+    assert len(offered(at, "apikey", "revoke", "a")) == len(asked) == completion.MOST
 
 
 def test_sources_and_runs(at: dict[str, str], service: Up, short: Path) -> None:

@@ -422,7 +422,7 @@ class TestTranscripts:
             (a.home / "log/audit.log").rmdir()
 
         assert (refused.code, refused.out) == (2, "")
-        assert refused.err == "strongroom: the audit log cannot be written, so nothing was done\n"
+        assert refused.err == "strongroom: the audit log cannot be written, so nothing was done: Is a directory\n"
         assert not (a.home / "log/audit-offline.log").exists()
         assert a("list", "--json").json["machines"] == before
 

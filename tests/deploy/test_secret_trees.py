@@ -262,7 +262,7 @@ class TestOneSecret:
             (("mv", "BOX/db-x", "BOX/"), 1, "strongroom: FROM and TO are the same name"),
             (("cp", "BOX/db/", "BOX/x"), 1, "strongroom: FROM is a container: say -r for it and all that it holds"),
             (("cp", "BOX", "BOX/x"), 1, "strongroom: a secret's name is CONTAINER/KEY"),
-            (("mv", "BOX/db-x", "BOX//x"), 1, "strongroom: a name is segments of"),
+            (("mv", "BOX/db-x", "BOX//x"), 1, "strongroom: a part of a name is empty"),
             (("mv", "-r", "BOX/db", "BOX/db/inner"), 1, "strongroom: FROM and TO lie in each other"),
             (("mv", "-r", "BOX/db/main", "BOX/db"), 1, "strongroom: FROM and TO lie in each other"),
             (("cp", "-r", "BOX/db", "BOX/db/"), 1, "strongroom: FROM and TO lie in each other"),

@@ -17,7 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from strongroom.deploy.tools.build_deb import COMPLETIONS, CONFFILES, SCRIPTS, Making, debian_version
+from strongroom.deploy.tools.build_deb import (
+    COMPLETIONS,
+    CONFFILES,
+    NOBODY,
+    SCRIPTS,
+    Making,
+    debian_version,
+    maintainer,
+)
 from tests.deploy_units.installing import copy_tree, empty, install, make_wheel
 from tests.deploy_units.programs import ROOT
 from tests.deploy_units.unit_files import SERVICES, SYSTEMD, UNITS
@@ -170,13 +178,26 @@ def test_what_dpkg_is_told(contents: dict[str, bytes], made: Path) -> None:
     assert made.name == f"strongroom_1.2.3_{architecture.strip()}.deb"
     assert (fields["Package"], fields["Version"]) == ("strongroom", "1.2.3")
     assert fields["Architecture"] == architecture.strip()
+    assert fields["Maintainer"] == "The Strongroom authors <strongroom@strongroom.invalid>"
     assert {f"python3 (>= 3.{minor})", f"python3 (<< 3.{minor + 1})"} <= set(re.split(r",\s+", fields["Depends"]))
     assert re.search(r"libc6 \(>= 2\.\d+\)", fields["Depends"])
     assert int(fields["Installed-Size"]) >= sum(map(len, contents.values())) // 1024 * 9 // 10
-    assert b"@" not in contents["DEBIAN/control"] + contents["usr/share/doc/strongroom/copyright"]
+    filled = contents["DEBIAN/control"] + contents["usr/share/doc/strongroom/copyright"]
+    assert re.findall(rb"@[A-Z_]+@", filled) == []
     assert contents["DEBIAN/conffiles"].decode().split() == [f"/{name}" for name in CONFFILES]
     etc = {name for name in contents if name.startswith("etc/")}
     assert etc == set(CONFFILES)
+
+
+def test_who_makes_it_is_its_maintainer() -> None:
+    """The variables of Debian's tools say who; without an address it is nobody's, and what is no address is refused."""
+    assert maintainer({"DEBFULLNAME": "Ann", "DEBEMAIL": "ann@example.org"}) == "Ann <ann@example.org>"
+    assert maintainer({"DEBFULLNAME": "Ann", "DEBEMAIL": "Bob <bob@example.org>"}) == "Bob <bob@example.org>"
+    assert maintainer({"DEBEMAIL": "ops@example.org"}) == "The Strongroom authors <ops@example.org>"
+    assert maintainer({}) == maintainer({"DEBFULLNAME": "Ann", "DEBEMAIL": ""}) == NOBODY
+    for wrong in ("ann", "ann@a b", "Ann <ann>", "<ann@a>", "ann@a\nDepends: x", "Ann\nX: <a@b>"):
+        with pytest.raises(ValueError, match="DEBEMAIL"):
+            maintainer({"DEBEMAIL": wrong})
 
 
 def test_the_sums_are_right(contents: dict[str, bytes]) -> None:

@@ -61,13 +61,18 @@ STORIES: Final = {
         'container,key,value\nbox/a,k,v\nbox,k," two ""words""\nand a line "\n',
         {2: ["secrets/box/a/k", "v"], 3: ["secrets/box/k", ' two "words"\nand a line ']},
     ),
+    "secrets by container and key that lack one": Story(
+        "container,key,value\n,k,v\nbox,,v\n , ,v\n",
+        {2: "its container is empty", 3: "its key is empty", 4: "its container and its key are empty"},
+    ),
+    "secrets by name that lack one": Story("name,value\n,v\n", {2: "its name is empty"}),
     "secrets by name": Story(
         "value,name\nv,secrets/a/b\nv,a/b\nv,secrets/a\nv,secrets/a/\nv,secrets/a b/c\n",
         {
             2: ["secrets/a/b", "v"],
-            3: "must be secrets/",
-            4: "must be secrets/",
-            5: "must be secrets/",
+            3: "must begin with secrets/, as in secrets/db/password",
+            4: "lies in no container, and every secret lies in one: CONTAINER/KEY",
+            5: "ends in a slash, as a container's does",
             6: "do not allow",
         },
     ),

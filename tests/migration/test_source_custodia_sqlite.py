@@ -230,7 +230,7 @@ FAULTS: Final[Mapping[str, tuple[str, Callable[[JWK, str], str | bytes | int | N
     "no text": ("law/", lambda key, name: token(key, name, b"\xff"), "not UTF-8 text"),
     "too large": ("law/", lambda key, name: token(key, name, b"x" * (MAX_SECRET + 1)), "over"),
     "far too large": ("law/", lambda key, name: token(key, name, b"x" * (4 * MAX_SECRET)), "over"),
-    "no container": ("", lambda key, name: token(key, name, b"x"), "a container"),
+    "no container": ("", lambda key, name: token(key, name, b"x"), "lies in no container"),
     "no host": ("hosts/", lambda key, name: token(key, name, b"just a word"), "HostCreds"),
     "another host": (
         "hosts/",

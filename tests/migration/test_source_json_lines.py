@@ -87,8 +87,8 @@ STORIES: Final = {
     "a token among options": Story(
         '{"model":"ContainerManagerConfig","name":"c1","options":{"token":"hunter2"}}', "belongs in the secret record"
     ),
-    "a secret at the top": Story('{"name":"secrets/a","value":"hunter2"}', "must be secrets/"),
-    "a plain name": Story('{"name":"hosts/h1","value":"hunter2"}', "must be secrets/"),
+    "a secret at the top": Story('{"name":"secrets/a","value":"hunter2"}', "lies in no container"),
+    "a plain name": Story('{"name":"hosts/h1","value":"hunter2"}', "must begin with secrets/"),
     "a name that is none": Story('{"name":"secrets/a/../b","value":"hunter2"}', "do not allow"),
     "a value of a wrong type": Story('{"name":"secrets/a/b","value":7}', "must be text"),
     "two values": Story('{"name":"secrets/a/b","value":"x","value_base64":"eA=="}', "both value and value_base64"),

@@ -78,6 +78,7 @@ SPELLINGS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "blanks behind its lines": _lines(lambda line: line + b"  "),
     "blanks at its end": lambda content: content.rstrip(b"\n") + b"  \n",
     "folded into one line": lambda content: content.replace(b"\n", b" "),
+    "without any line break": lambda content: content.replace(b"\n", b""),
     "its body in one line": lambda content: b"\n".join(
         [content.splitlines()[0], b"".join(content.splitlines()[1:-1]), content.splitlines()[-1], b""]
     ),
@@ -89,7 +90,7 @@ SPELLINGS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "all at once": lambda content: b"\xef\xbb\xbf  " + _PUBLIC + content.replace(b"\n", b" \r\n").rstrip() + b" words",
 }
 _HEADED: Final = "PKCS 1, a passphrase"  # whose headers end with an empty line, so that lines have a meaning there
-_UNCLEAR: Final = {"folded into one line", "its body in one line"}
+_UNCLEAR: Final = {"folded into one line", "its body in one line", "without any line break"}
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -98,7 +99,7 @@ def test_ssh_reads_what_moves(form: str, spelling: str, tmp_path: Path) -> None:
     """A key moves as it is if ssh reads it so; or else it is spelled so that ssh does, and that is told."""
     content = SPELLINGS[spelling](FORMS[form])
     if form == _HEADED and spelling in _UNCLEAR:
-        with pytest.raises(Unfit, match="damaged"):
+        with pytest.raises(Unfit, match="has lost its line breaks"):
             ssh_keys.examine(content)
         return
     examined = ssh_keys.examine(content)

@@ -154,6 +154,30 @@ async def test_what_was_left_behind_may_stay_so(mover: Mover) -> None:
     assert (await mover.verify(skip_bad=True)).complete
 
 
+async def test_another_one_was_not_left_behind(mover: Mover) -> None:
+    """As many as were left behind are no success where one of them is another; fewer of the same are."""
+    first, second = mover.estate.break_one(), mover.estate.break_one()
+    for key, value in (("a1", "one"), ("a2", "another")):
+        mover.estate.put_records(key, [Record("secrets/c/twice", Secret(value))])
+    assert (await mover.apply(skip_bad=True)).complete
+    assert (await mover.verify()).complete
+
+    mover.estate.remove(first)
+    assert (await mover.verify()).complete
+    mover.estate.break_one()
+    swapped = await mover.verify()
+    assert (swapped.counts["bad"], swapped.complete) == (2, False)
+    mover.estate.remove(second)
+    assert not (await mover.verify()).complete
+    assert (await mover.apply(skip_bad=True)).complete
+    assert (await mover.verify()).complete
+
+    mover.estate.remove("a2")
+    mover.estate.put_records("a3", [Record("secrets/c/twice", Secret("a third"))])
+    other = await mover.verify()
+    assert (other.counts["duplicate"], other.complete) == (1, False)
+
+
 async def test_nothing_is_never_a_success(store: FaultyBackend) -> None:
     """Zero records prove nothing, neither in an empty estate nor in one where nothing is valid."""
     async with moving(MemoryEstate(), store) as mover:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from contextlib import suppress
 
 import pytest
 
@@ -35,6 +36,28 @@ def test_containers_hold_names() -> None:
     assert not names.is_container("secrets/hosts")
     assert names.container_of("secrets/hosts/a") == names.container_of("secrets/hosts/sub/") == "secrets/hosts/"
     assert names.container_of("secrets") == ""
+
+
+def test_texts_lie_round_all_names_that_begin_alike() -> None:
+    """Sorted as stores sort, one lies right before all that begin like a name, and one right behind them."""
+    legal = []
+    for character in map(chr, range(128)):
+        with suppress(InvalidName):
+            names.check(f"a{character}a")
+            legal.append(character)
+    assert len(legal) > 64
+    for last in legal:
+        alike = [f"b{last}{more}" for more in ("", *legal, f"{legal[-1]}{legal[-1]}")]
+        others = [f"b{other}{more}" for other in legal if other != last for more in ("", *legal)]
+        between = [each for each in others if names.before(f"b{last}") < each < names.behind(f"b{last}")]
+        assert all(names.before(f"b{last}") < each < names.behind(f"b{last}") for each in alike)
+        assert not between
+    assert names.before("") == ""
+    held = ["b/", *(f"b/{each}" for each in legal if each != "/")]
+    others = [f"b{each}/" for each in legal if each != "/"]
+    assert names.check(names.past("b/")) == names.past("b")
+    assert all(each < names.past("b/") for each in held)
+    assert not [each for each in others if max(held) < each < names.past("b/")]
 
 
 def test_a_secret_shows_nothing() -> None:

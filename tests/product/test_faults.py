@@ -317,5 +317,8 @@ def test_an_audit_log_that_cannot_be_written_refuses_everything(tmp_path: Path) 
         assert {(a.status_code, a.json()["type"], a.json()["fate"]) for a in answers} == {
             (503, "urn:strongroom:problem:audit-unavailable", "not-applied")
         }
+        assert {answer.json()["detail"] for answer in answers[:3]} == {
+            "the audit log cannot be written, so nothing was done: No such file or directory"
+        }
         assert all("sesame" not in answer.text and "c2VzYW1l" not in answer.text for answer in answers)
         assert client.get("/box/").json() == ["a"]

@@ -167,7 +167,7 @@ class TestWhoIsProposed:
         with Terminal(home, "init") as screen:
             screen.sees("[machine]: ")
             screen.types("")
-            screen.sees("strongroom machine init")
+            screen.sees(" machine init")
             assert screen.ends() == 1
 
     def test_all_modes_are_named(self, client: StorageClient, home: Path) -> None:
@@ -186,7 +186,7 @@ class TestWhoIsProposed:
         done = strongroom("--home", home, "key", "init")
 
         assert done.code == 1
-        for way in ("--mode file", "--mode unlock", "--mode shares", "strongroom machine init"):
+        for way in ("--mode file", "--mode unlock", "--mode shares", " machine init"):
             assert way in done.err
         assert client.keyring().state == "uninitialized"
 

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.metrics import OWN, SERVING, full_name
+from tests.deploy.certificates import DAY, NOW, Files
 from tests.deploy.running import Up, clean_environment, descendants, eventually, strongroom, up
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -135,6 +136,24 @@ def test_every_metric_is_told_and_none_names_anything(home: Path) -> None:
     assert len(before) <= len(read(after)) < 400
     assert before["strongroom_storage_encrypted_records", "active"] >= 1
     assert before["strongroom_storage_requests_total", "PUT", "secrets", "2xx"] == 1
+
+
+def test_the_end_of_the_certificate_that_is_served_is_told(home: Path) -> None:
+    """Over TLS it is the second at which the chain's first certificate expires, and after a renewal the new one's."""
+    files = Files.at(home.parent / "tls")
+    expiry = "strongroom_proxy_certificate_expiry_timestamp_seconds"
+    soon, later = NOW + 3 * DAY, NOW + 90 * DAY
+    files.renew(not_after=soon)
+    with up(home, environ=TOLD | files.environ) as running, httpx.Client(verify=files.trusting()) as client:
+
+        def told() -> float:
+            return read(client.get(f"{running.url}/metrics", headers=BEARER).text)[expiry,]
+
+        assert told() == soon.timestamp()
+        files.renew(not_after=later)
+        assert told() == soon.timestamp()  # that is what clients are still shown
+        os.kill(running.gunicorn("proxy"), signal.SIGHUP)
+        eventually(lambda: told() == later.timestamp())
 
 
 def test_locked_it_still_tells(home: Path) -> None:

@@ -1,11 +1,12 @@
 """Changing a plain record over REST: by PUT, at the revision that If-Match names, and nothing without being told."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
-from strongroom.models import ContainerManagerCreds, Host, HostCreds, HostState
+from strongroom.models import Cluster, ContainerManagerCreds, Host, HostCreds, HostState
 from tests.proxy.conftest import Platform
 from tests.proxy.test_proxy_resources import KEY, OTHER, Api, api, as_user, fresh
 from tests.raw_http import Message
@@ -106,6 +107,40 @@ async def test_if_match_makes_nothing_and_if_none_match_changes_nothing(api: Api
         assert (status, problem["type"]) == (409, "urn:strongroom:problem:exists")
     assert etag(await api.ask("GET", path)) == tag
     assert (await api("PUT", path, changes, "if-match: *"))[0] == 200
+
+
+@pytest.mark.parametrize("lines", [[], ["if-match: *"], ["if-match: {tag}"]])
+@pytest.mark.parametrize("story", RECORDS)
+async def test_what_get_gives_put_takes_back(platform: Platform, api: Api, story: str, lines: list[str]) -> None:
+    """What was read, sent back as it is, is 200 and writes nothing: with the tag, with any, and with none."""
+    path, _ = await made(api, story)
+    if story == "a cluster":  # one with counts that are not nothing, and a status that no record of it has
+        member = fresh("up")
+        await platform.inside.save(Host(address=member, status=HostState.ACTIVE))
+        assert (await api("PUT", path, {"hostset": [member, fresh("up")]}))[0] == 200
+    answer = await api.ask("GET", path)
+    tag, seen = etag(answer), (await api("GET", path))[1]
+
+    status, told = await api("PUT", path, seen, *(line.format(tag=tag) for line in lines))
+
+    assert (status, {**seen, **told}) == (200, {**seen, "status": ""} if story == "a cluster" else seen)
+    assert etag(await api.ask("GET", path)) == tag
+
+
+async def test_what_of_a_cluster_is_counted_is_never_stored(platform: Platform, api: Api) -> None:
+    """A status and counts that are not so are no error and change nothing; counts that are none are 400."""
+    name, none = fresh("cluster"), {"total": 0, "available": 0, "unavailable": 0}
+    said = {"status": "failed", "hosts": none | {"total": 7}, "container_manager": "a"}
+
+    assert (await api("PUT", f"cluster/{name}", said))[0] == 201
+    assert (await platform.inside.get(Cluster, name)).model == Cluster(name=name, container_manager="a")
+    seen = await api.ask("GET", f"cluster/{name}")
+    assert json.loads(seen.body) == {**said, "name": name, "network": "default", "status": "ok", "hosts": none}
+    for lines in ([], ["if-match: *"]):
+        assert etag(await api.ask("PUT", f"cluster/{name}", said, *lines)) == etag(seen)
+        for wrong in ({"hosts": ["10.0.0.1"]}, {"hosts": {"total": 1}}, {"hosts": None}, {"status": "fine"}):
+            problem = (await api("PUT", f"cluster/{name}", wrong, *lines))[1]
+            assert (problem["status"], [fault["field"] for fault in problem["errors"]]) == (400, list(wrong))
 
 
 async def test_the_same_once_more_writes_nothing(api: Api) -> None:

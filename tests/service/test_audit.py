@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from strongroom.storage_service import wire
 from strongroom.storage_service.audit.log import AuditLog, AuditRecord
 from strongroom.storage_service.errors import AuditUnavailable
 
@@ -137,9 +138,11 @@ async def test_a_full_disk_refuses_and_recovers(tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        with pytest.raises(AuditUnavailable, match="No space left"):
+        with pytest.raises(AuditUnavailable, match="No space left") as refused:
             await log.append(RECORD)
 
+    told = wire.error_of(503, wire.problem_body(refused.value, "1"))
+    assert str(told) == "the audit log cannot be written, so nothing was done: No space left on device"
     await log.append(RECORD)
 
     text = (tmp_path / "audit.log").read_text().splitlines()

@@ -21,7 +21,7 @@ from strongroom.deploy.cli.backup import file as backup_file
 from strongroom.deploy.cli.backup.copying import Asked, copy, moment_of
 from strongroom.deploy.cli.backup.file import place_options
 from strongroom.deploy.cli.common import client, common_options
-from strongroom.deploy.cli.interruption import Stretch, interruptible
+from strongroom.deploy.cli.interruption import Stretch, interruptible, said_again
 from strongroom.deploy.cli.key import entry
 from strongroom.deploy.cli.words import Noun
 
@@ -79,15 +79,15 @@ def take(
         raise click.UsageError("a backup is not for a terminal: name a file, or pipe it on")
     if (key_file or typed) and not offline:
         raise click.UsageError("a service that runs needs no key for it; --key-file and --file go with --offline")
-    from strongroom.models.steps import Step
     from strongroom.storage_service.backends.url import as_said, without_password
 
+    said = {"label": label, "key_file": key_file, "typed": typed, "store": store, "config": config}
+    again = said_again("to begin again", "backup take", file, said, offline=offline)
     settings = backup_file.settings_with_records(store, config)
     copied = as_said(without_password(settings.service.store))
     label = label or f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
     partly = "what came is not a backup" if file == "-" else "no file is left"
     far = f"{{done}} records were copied; {partly}, and in the store all is as it was"
-    again = Step("to begin again", "backup take", {"file": file, "offline": offline})
     with interruptible(far, again) as stretch, _output(file) as out:
         if offline:
             end = asyncio.run(_copy_offline(settings.service, label, out, (key_file, typed), stretch))
@@ -122,6 +122,7 @@ def verify(*, file: str, opening: bool, key_file: Path | None, typed: str | None
     from strongroom.storage_service.backup.form import Reader, rows_said
     from strongroom.storage_service.keyring.ceremonies.export import open_root
 
+    again = said_again("to read it again", "backup verify", file, {"key_file": key_file, "typed": typed}, open=opening)
     with backup_file.opened(file) as source:
         with backup_file.named(file):
             total = rows_said(source) if source.seekable() else None
@@ -134,7 +135,7 @@ def verify(*, file: str, opening: bool, key_file: Path | None, typed: str | None
             with backup_file.named(file):
                 root = open_root(exported, given)
         with (
-            interruptible("{done} records were read, and nothing was wrong with them") as stretch,
+            interruptible("{done} records were read, and nothing was wrong with them", again) as stretch,
             backup_file.named(file),
             show.progress("reading", total) as advance,
         ):

@@ -9,6 +9,7 @@ import click
 
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import client, common, common_options
+from strongroom.deploy.cli.interruption import interruptible, said_again
 from strongroom.deploy.cli.key import entry as key_input
 from strongroom.deploy.cli.secret import write_out
 from strongroom.deploy.cli.settings_options import flags_of, settings_options
@@ -67,21 +68,27 @@ def import_(
     from strongroom.storage_service.errors import Invalid
     from strongroom.storage_service.keyring.ceremonies.export import MAX_FILE, read
 
-    flags = flags_of(options)
-    settings = load(environ=os.environ, home=common().home, config=file, flags=flags, sets=sets, without_key=True)
+    settings = load(
+        environ=os.environ, home=common().home, config=file, flags=flags_of(options), sets=sets, without_key=True
+    )
     with exported.open("rb") as opened:
         found = read(opened.read(MAX_FILE + 1))
     refuse_another_store(settings)
     given = _given(found, key_file or settings.service.root_key, typed, file_said=key_file is not None)
+    said = {"key_file": key_file, "typed": typed, "config": file, "store": options["store"]}
+    flags = {"replace": replace, "leave_unreadable": leave_unreadable}
+    again = said_again("to go on", "key import", str(exported), said, **flags)
     try:
-        done = asyncio.run(_restore(settings.service, found, given, replace=replace, leave=leave_unreadable))
+        with interruptible("the store has the keyring that it had, or all of the one that was brought", again):
+            done = asyncio.run(_restore(settings.service, found, given, replace=replace, leave=leave_unreadable))
     except OSError as error:
         raise Invalid(f"the store cannot be opened: {error.strerror}") from None
+    counting = show.advice("once the service runs and is unlocked", "key usage", scan=True, repair=True)
     show.done(
         {"root": done.root, "added": done.added, "unreadable": done.unreadable, "counted": done.counted},
         f"the keyring under {done.root} is back"
         + (f", with {', '.join(done.added)}" if done.added else "")
-        + ("" if done.counted else "; once the service runs and is unlocked: strongroom key usage --scan --repair"),
+        + ("" if done.counted else f"; {counting}"),
     )
 
 

@@ -63,7 +63,7 @@ def init(
 
 def _refuse_machine(wanted: options.Wanted | None) -> None:
     if wanted is not None and wanted.mode == "machine":
-        raise click.UsageError("the first machine makes its keyring itself: strongroom machine init")
+        raise click.UsageError(show.advice("the first machine makes its keyring itself", "machine init"))
 
 
 def _choose(found: "KeyringStatus", *, again: bool) -> options.Wanted:
@@ -79,9 +79,8 @@ def _choose(found: "KeyringStatus", *, again: bool) -> options.Wanted:
     if proposed == "file":
         return options.Wanted("file")
     if not _is_a_person_there():
-        raise click.UsageError(
-            "say who is to open it: --mode file, --mode unlock, --mode shares, or strongroom machine init"
-        )
+        own = show.advice("or this machine by its own key", "machine init")
+        raise click.UsageError(f"say who is to open it: --mode file, --mode unlock or --mode shares; {own}")
     show.note("Who is to open the keys of this store, whenever the service starts?")
     for name, means in _MEANS.items():
         show.note(f"  {name:<8} {means}")

@@ -5,10 +5,11 @@ import msgspec
 
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import client, common_options
+from strongroom.deploy.cli.completion import BACKUP, CONTAINER, KEYSET
 from strongroom.deploy.cli.words import Noun
 
-_NAME = click.argument("name")
-_LABEL = click.argument("label")
+_NAME = click.argument("name", shell_complete=KEYSET)
+_LABEL = click.argument("label", shell_complete=BACKUP)
 
 
 @click.group(cls=Noun)
@@ -17,7 +18,7 @@ def keyset() -> None:
 
 
 @keyset.command()
-@_NAME
+@click.argument("name")
 @click.option("--keys", type=click.IntRange(1, 32), default=1, metavar="N", help="Keys in each generation [1].")
 @common_options
 def create(*, name: str, keys: int) -> None:
@@ -77,7 +78,7 @@ def remove(*, name: str) -> None:
 
 
 @keyset.command()
-@click.argument("container")
+@click.argument("container", shell_complete=CONTAINER)
 @_NAME
 @common_options
 def assign(*, container: str, name: str) -> None:
@@ -94,7 +95,7 @@ def backup() -> None:
 
 
 @backup.command()
-@_LABEL
+@click.argument("label")
 @common_options
 def register(*, label: str) -> None:
     """Keep every generation of today for the copy of the store that is called LABEL."""

@@ -9,6 +9,7 @@ import click
 from strongroom.deploy import steps
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import client, common, common_options
+from strongroom.deploy.cli.completion import GENERATION, KEYSET
 from strongroom.deploy.cli.interruption import interruptible
 from strongroom.deploy.cli.key import entry, options, printed
 from strongroom.deploy.cli.key.usage import LONG
@@ -195,7 +196,7 @@ _PACE = click.option(
 
 
 @rotate.command("keyset")
-@click.argument("name")
+@click.argument("name", shell_complete=KEYSET)
 @click.option("--keys", type=click.IntRange(1, 32), metavar="N", help="Keys in the new generation [as many as before].")
 @click.option("--reencrypt", "wholly", is_flag=True, help="And re-encrypt what is there; if that fails, revert it all.")
 @click.option("--revert", is_flag=True, help="Go back to the generation before, instead.")
@@ -272,7 +273,7 @@ def _watched(service: "StorageClient", name: str | None, pace: float, *, resume:
 
 
 @click.command(cls=Verb)
-@click.argument("keyset", required=False)
+@click.argument("keyset", required=False, shell_complete=KEYSET)
 @_PACE
 @click.option("--resume", is_flag=True, help="Go on with a reversal that failed, and let secrets be written again.")
 @click.option("--leave-unreadable", is_flag=True, help="With --resume: also if records are left that do not open.")
@@ -314,7 +315,7 @@ def _halted(service: "StorageClient") -> str:
 
 
 @click.command(cls=Verb)
-@click.argument("generation")
+@click.argument("generation", shell_complete=GENERATION)
 @common_options
 def retire(*, generation: str) -> None:
     """Destroy GENERATION of a keyset, such as default.1, when it is proven that nothing is under it.

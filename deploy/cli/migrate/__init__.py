@@ -14,6 +14,7 @@ from strongroom.deploy.cli.migrate import lists
 from strongroom.deploy.cli.migrate.source import (
     Sides,
     SourceSpec,
+    counted_by_journal,
     finish,
     open_sides,
     run,
@@ -189,7 +190,7 @@ async def _apply(spec: SourceSpec, on_conflict: str, plan_file: Path | None, *, 
         with DiskMap() as planned:
             if plan_file is not None:
                 read_plan(plan_file, sides.journal.run.name, planned)
-            async with sides.journal.held("apply", take_over=take_over):
+            async with counted_by_journal(sides), sides.journal.held("apply", take_over=take_over):
                 report = await watched(
                     "moving",
                     sides,

@@ -132,10 +132,18 @@ def _style(kind: str) -> str:
 
 def _verdict(report: Report) -> tuple[str, str]:
     if not report.complete:
-        return "not complete", "bold red"
+        return "not complete" + (f": {_moved(report)}" if report.verb == "apply" else ""), "bold red"
     if any(report.counts.get(kind) for kind in _GRAVE):
         return "done, but for what is listed", "bold yellow"
     return _WELL.get(report.verb, "done"), "bold green"
+
+
+def _moved(report: Report) -> str:
+    """Return how much an apply wrote that did not end well: what has moved stays, and what has not is where it was."""
+    count = sum(report.counts.get(kind, 0) for kind in ("created", "replaced"))
+    if not count:
+        return "nothing was moved"
+    return f"{count:,} record{' was' if count == 1 else 's were'} moved, which the source still has, too"
 
 
 def _problems(problems: list[Problem]) -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from strongroom.deploy.cli import show
 from strongroom.deploy.cli.migrate import reports
-from strongroom.deploy.cli.migrate.source import SourceSpec, open_sides, opened_target
+from strongroom.deploy.cli.migrate.source import SourceSpec, counting, open_sides, opened_target
 
 if TYPE_CHECKING:
     from strongroom.migration.journal import Stage
@@ -27,7 +27,7 @@ async def one(spec: SourceSpec) -> None:
 
     async with open_sides(spec) as sides:
         total = await sides.from_.count()
-        with show.progress("comparing", total) as advance:
+        with counting("comparing", total) as advance:
             said = await status(sides.target, sides.source, sides.journal.run.name, advance=advance)
         if said.source is not None:
             said.source.next = sides.completed(said.source.next)

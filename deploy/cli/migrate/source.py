@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import click
 
 from strongroom.deploy import steps
-from strongroom.deploy.cli import exits, show
+from strongroom.deploy.cli import show
 from strongroom.deploy.cli.common import RETRIES, common, forms_apart, places
 from strongroom.deploy.cli.completion import source_or_run
+from strongroom.deploy.cli.interruption import CTRL_C, Interrupted, heeded
 from strongroom.storage_service.traces import trace_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _OF_A_SOURCE: Final = frozenset(
     f"migrate {verb}" for verb in ("plan", "apply", "verify", "scrub", "rollback", "forget")
 )  # verbs that are told which
 CALL: Final = 60.0  # seconds that one call may take, when the store is slow
+SOON: Final = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +127,13 @@ def run(act: Coroutine[Any, Any, T]) -> T:
     """Carry *act* out, on the loop that the service runs on, too.
 
     Raises:
-        Exit: a signal ended it; how far it came was told.
+        Interrupted: somebody ended it.
     """
     try:
         import uvloop
     except ModuleNotFoundError:
         act.close()  # so that nothing is said of it: what to install is all that there is to say
         raise
-    from strongroom.migration.errors import Interrupted
-
     ended: list[int] = []
 
     async def quietly() -> T:
@@ -145,13 +144,10 @@ def run(act: Coroutine[Any, Any, T]) -> T:
     try:
         return uvloop.run(quietly())
     except (asyncio.CancelledError, KeyboardInterrupt):
-        told = Interrupted("interrupted")
+        said = "interrupted"
     except Interrupted as error:
-        told = error
-    told.next = told.next or (_again(),)
-    with suppress(OSError):  # a terminal that was closed
-        exits.report(told, said=common())
-    raise click.exceptions.Exit(128 + ended[0] if ended else exits.INTERRUPTED)
+        said = str(error)
+    raise Interrupted(said, _again(), code=128 + ended[0] if ended else CTRL_C)
 
 
 @contextmanager
@@ -164,14 +160,13 @@ def _ended_by_signals(ended: list[int]) -> Iterator[None]:
         if task is not None:
             task.cancel()
 
-    # What is ignored stays so: that is how nohup keeps a command alive.
-    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
-    for number in heeded:
+    endings = heeded()
+    for number in endings:
         loop.add_signal_handler(number, end, number)
     try:
         yield
     finally:
-        for number in heeded:
+        for number in endings:
             loop.remove_signal_handler(number)
 
 
@@ -281,9 +276,20 @@ async def watched(
     what: str, sides: Sides, act: "Callable[[Callable[[int], object]], Awaitable[Report]]", *, counted: bool = True
 ) -> "Report":
     """Carry *act* out with a progress bar, over the source's items if they are *counted*; complete what it advises."""
-    from strongroom.migration.errors import Interrupted
-
     total = await sides.source.count() if counted and sides.source is not None else None
+    with counting(what, total, "items" if counted else "records and items") as count:
+        report = await act(count)
+    report.next = sides.completed(report.next)
+    return report
+
+
+@contextmanager
+def counting(what: str, total: int | None, things: str = "items") -> Iterator[Callable[[int], None]]:
+    """Show the progress of the block, which says how many *things* more are done.
+
+    Raises:
+        Interrupted: it was cancelled; the text says how far it came.
+    """
     done = 0
 
     def count(more: int) -> None:
@@ -293,16 +299,43 @@ async def watched(
 
     try:
         with show.progress(what, total) as advance:
-            report = await act(count)
+            yield count
     except asyncio.CancelledError:
-        raise Interrupted(f"interrupted while {what}, after {_so_far(done, total, counted=counted)}") from None
-    report.next = sides.completed(report.next)
-    return report
+        raise _after(what, done, total, things) from None
 
 
-def _so_far(done: int, total: int | None, *, counted: bool) -> str:
-    things = "items" if counted else "records and items"
-    return f"{done:,} {things}" if total is None else f"{done:,} of {total:,} {things}"
+@asynccontextmanager
+async def counted_by_journal(sides: Sides) -> AsyncIterator[None]:
+    """Let an interruption of an apply count what its journal knows to have moved, also in batches that broke off.
+
+    The block holds the lock that guards what is written: behind it, nothing more is.
+
+    Raises:
+        Interrupted: it was interrupted.
+    """
+    try:
+        yield
+    except Interrupted as interrupted:
+        done = await _moved(sides)
+        if done is None:
+            raise
+        raise _after("moving", done, await sides.from_.count()) from interrupted
+
+
+async def _moved(sides: Sides) -> int | None:
+    """Return how many items have moved; None where that is not known soon, for somebody waits for the end."""
+    from strongroom.migration.status import moved
+    from strongroom.storage_service.errors import StrongroomError
+
+    with suppress(TimeoutError, StrongroomError):
+        async with asyncio.timeout(SOON):
+            return await moved(sides.journal)
+    return None
+
+
+def _after(what: str, done: int, total: int | None, things: str = "items") -> Interrupted:
+    far = f"{done:,} {things}" if total is None else f"{done:,} of {total:,} {things}"
+    return Interrupted(f"interrupted while {what}, after {far}")
 
 
 def finish(report: "Report", *, more: dict[str, Any] | None = None) -> int:

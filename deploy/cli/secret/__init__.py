@@ -91,6 +91,8 @@ def put(
         elif length is not None:
             content = secret_input.generated(length).encode()
         else:
+            if secret_input.is_typed(file) and not replace and etag is None:
+                naming.refuse_taken(service, container, key, parents=parents)
             content = _read(secret_input.read(file, "Secret"), exact=exact or binary)
         value = content if binary else _text(content)
         if parents:

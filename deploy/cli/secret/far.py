@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strongroom.deploy.cli import show
-from strongroom.deploy.cli.interruption import Interrupted
+from strongroom.deploy.cli.interruption import interruptible
 from strongroom.deploy.cli.secret.listing import some_secrets
 
 if TYPE_CHECKING:
@@ -38,15 +38,14 @@ def shown(far: Far, doing: str, step: "Step") -> Iterator[Callable[[], None]]:
     from strongroom.storage_service.errors import StrongroomError
 
     try:
-        with show.progress(doing, far.total) as advance:
+        with interruptible(str(far), step) as stretch, show.progress(doing, far.total) as advance:
 
             def one_more() -> None:
                 far.done += 1
+                stretch.text = str(far)
                 advance(1)
 
             yield one_more
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted: {far}", step) from None
     except StrongroomError as error:
         error.args = (f"{error}; {far}",)
         error.next = (*error.next, step)

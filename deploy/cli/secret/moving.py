@@ -15,6 +15,7 @@ import click
 from strongroom.deploy.cli import show, words
 from strongroom.deploy.cli.common import C, client, common_options
 from strongroom.deploy.cli.completion import SECRET
+from strongroom.deploy.cli.interruption import interruptible
 from strongroom.deploy.cli.secret import naming
 from strongroom.deploy.cli.secret.far import Far, shown
 from strongroom.deploy.cli.secret.listing import some_secrets
@@ -93,6 +94,8 @@ def cp(*, source: str, target: str, recursive: bool, replace: bool, parents: boo
 
 
 def _go(way: _Way, *, recursive: bool) -> None:
+    from strongroom.models.steps import Step
+
     if recursive:
         _tree(way)
         return
@@ -102,7 +105,10 @@ def _go(way: _Way, *, recursive: bool) -> None:
     target = _Name(*naming.split(way.target + source.key if way.target.endswith("/") else way.target))
     if source == target:
         raise click.UsageError("FROM and TO are the same name")
-    with client() as service:
+    options: dict[str, Option] = {"source": str(source), "place": str(target)}
+    options |= {"replace": way.replace, "parents": way.parents}
+    safe = "nothing is lost: it is where it was, or at both names" + (", or moved" if way.moves else "")
+    with client() as service, interruptible(safe, Step("to go on", way.verb, options)):
         if way.parents:
             naming.make_parents(service, target.container)
         carry(service, source, target, replace=way.replace, remove=way.moves)
@@ -200,12 +206,14 @@ def _tree(way: _Way) -> None:
         raise click.UsageError("FROM and TO lie in each other: use a third name in between")
     options: dict[str, Option] = {"source": source, "place": target, "recursive": True}
     options |= {"replace": way.replace, "parents": way.parents}
+    step = Step("to go on", way.verb, options)
     with client() as service:
-        total = _looked_over(service, source, target, replace=way.replace)
-        if way.parents:
-            naming.make_parents(service, target.rpartition("/")[0])
+        with interruptible(f"nothing was {way.word}", step):
+            total = _looked_over(service, source, target, replace=way.replace)
+            if way.parents:
+                naming.make_parents(service, target.rpartition("/")[0])
         far = Far(way.word, total, "nothing is lost: what is not done is where it was, and one at most is at both")
-        with shown(far, "moving" if way.moves else "copying", Step("to go on", way.verb, options)) as one_more:
+        with shown(far, "moving" if way.moves else "copying", step) as one_more:
             _carry_all(service, source, target, way, one_more)
     show.done(
         {"from": source, "to": target, way.word: True, "secrets": far.done},

@@ -66,6 +66,32 @@ def of_secret(container: str, key: str) -> Iterator[None]:
             raise
 
 
+def refuse_taken(service: "StorageClient", container: str, key: str, *, parents: bool) -> None:
+    """Refuse a new secret whose name is taken, or whose container is missing, before somebody types its value.
+
+    The container is listed, for whoever writes a secret need not read the one that is there. Who may not list is told
+    when it is stored.
+
+    Raises:
+        Exists: there is one of that name.
+        NoContainer: there is no such container, and *parents* are not to be made.
+    """
+    from strongroom.models import names
+    from strongroom.storage_service.errors import Denied, Exists, NoContainer, NotFound
+
+    with of_secret(container, key):
+        try:
+            found, _ = service.list_names(container, names.before(key), limit=1)
+        except Denied:
+            return
+        except NotFound:
+            if parents:
+                return
+            raise NoContainer(f"there is no container {container}") from None
+        if found == [key]:
+            raise Exists("it is there already")
+
+
 @contextmanager
 def of_container(container: str) -> Iterator[None]:
     """Let errors inside that a container is missing, or is not empty, name *container*."""

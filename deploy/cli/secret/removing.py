@@ -10,6 +10,7 @@ from strongroom.deploy.cli import show
 from strongroom.deploy.cli.asking import sure
 from strongroom.deploy.cli.common import client, common_options
 from strongroom.deploy.cli.completion import SECRET
+from strongroom.deploy.cli.interruption import interruptible
 from strongroom.deploy.cli.secret import naming
 from strongroom.deploy.cli.secret.far import Far, shown
 from strongroom.deploy.cli.secret.listing import Count
@@ -43,8 +44,9 @@ def rm(*, name: str, etag: str | None, recursive: bool, yes: bool) -> None:
 def _tree(container: str, *, yes: bool) -> None:
     from strongroom.models.steps import Step
 
+    again = Step("to begin again", "secret rm", {"container": container, "recursive": True})
     with client() as service:
-        with naming.of_listed(container):
+        with interruptible("nothing was removed", again), naming.of_listed(container):
             count = counted(service, container)
         sure(yes, f"remove {count} with {container}/", "nothing was removed")
         far = Far("removed", count.secrets)

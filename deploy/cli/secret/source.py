@@ -18,6 +18,11 @@ from strongroom.storage_service.wire import MAX_SECRET
 _ALPHABET: Final = string.ascii_letters + string.digits
 
 
+def is_typed(file: str | None) -> bool:
+    """Whether somebody is asked for what *file* says, or does not say, where to read."""
+    return file is None and sys.stdin.isatty()
+
+
 def read(file: str | None, what: str) -> bytes:
     """Return the secret from *file*, or from standard input for None and "-".
 
@@ -26,7 +31,7 @@ def read(file: str | None, what: str) -> bytes:
     Raises:
         UsageError: the file cannot be read, or it is more than a secret may be.
     """
-    if file is None and sys.stdin.isatty():
+    if is_typed(file):
         return getpass.getpass(f"{what}: ").encode()
     try:
         if file is None or file == "-":
@@ -64,19 +69,47 @@ def edit(content: bytes) -> bytes | None:
     Raises:
         UsageError: the editor cannot be run or failed.
     """
-    command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+    command = _editor()
     shared = Path("/dev/shm")  # noqa: S108  # a directory of mode 0700 of our own is made in it
     with tempfile.TemporaryDirectory(prefix="strongroom-", dir=shared if os.access(shared, os.W_OK) else None) as name:
         path = Path(name) / "secret"
         path.touch(mode=0o600)
         path.write_bytes(content)
         try:
-            subprocess.run([*command, str(path)], check=True)  # noqa: S603  # the user's own editor
-            edited = path.read_bytes()
+            ended = subprocess.run([*command, str(path)], check=False)  # noqa: S603  # the user's own editor
         except OSError as error:
-            raise click.UsageError(f"the editor: {error.strerror}; set EDITOR") from error
-        except subprocess.CalledProcessError as error:
-            raise click.UsageError(f"the editor ended with code {error.returncode}; nothing was changed") from error
+            raise click.UsageError(
+                f"the editor {command[0]} cannot be run: {error.strerror}; set EDITOR to one that is there, as in:"
+                " EDITOR=nano"
+            ) from None
+        else:
+            if ended.returncode:
+                raise click.UsageError(
+                    f"the editor {command[0]} ended with code {ended.returncode}; nothing was changed"
+                )
+            edited = _edited(path, command[0])
         finally:
             path.write_bytes(b"")
     return None if edited == content else edited
+
+
+def _editor() -> list[str]:
+    """Return the command of the user's editor.
+
+    Raises:
+        UsageError: what the variable says is no command.
+    """
+    name = next((name for name in ("VISUAL", "EDITOR") if os.environ.get(name, "").strip()), "")
+    try:
+        return shlex.split(os.environ[name]) if name else ["vi"]
+    except ValueError:  # a quotation mark without another
+        raise click.UsageError(f"{name} is not a command: a quotation mark in it is not closed") from None
+
+
+def _edited(path: Path, editor: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise click.UsageError(
+            f"what the editor {editor} left cannot be read: {error.strerror}; nothing was changed"
+        ) from None

@@ -28,6 +28,7 @@ from strongroom.migration.sources.commissaire.places import Machine, places_of
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.backends.etcd.target import Target
 from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.reach import why_unread
 
 AT_ONCE: Final = 4  # requests under way: with more of them the client's pool takes longer than etcd
 PAGE: Final = 100  # keys
@@ -269,7 +270,9 @@ class Etcd2Keys:
                     "the files of etcd's cacert, cert and key are not PEM, or do not belong together"
                 ) from error
             except OSError as error:
-                raise ConfigurationError("a file named for etcd cannot be read: cacert, cert or key") from error
+                raise ConfigurationError(
+                    f"a file named for etcd (cacert, cert or key) cannot be read: {why_unread(error)}"
+                ) from error
         return httpx.AsyncClient(
             auth=httpx.BasicAuth(target.user, password.reveal()) if target.user else None,
             verify=verify,

@@ -32,6 +32,7 @@ from strongroom.models.names import SECRETS
 from strongroom.models.secret import Secret
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.reach import why_unread
 from strongroom.storage_service.wire import message
 
 T = TypeVar("T")
@@ -123,8 +124,12 @@ class Door(NamedTuple):
             if self.cert_file is not None:
                 read_private(self.cert_file)
                 context.load_cert_chain(self.cert_file)
-        except (OSError, ssl.SSLError):
+        except ssl.SSLError:
             raise ConfigurationError("custodia: ca_file and cert_file are files in PEM that can be read") from None
+        except OSError as error:
+            raise ConfigurationError(
+                f"custodia: a file (ca_file or cert_file) cannot be read: {why_unread(error)}"
+            ) from None
         return context
 
     def __str__(self) -> str:

@@ -22,6 +22,7 @@ from strongroom.migration.errors import SourceRefused, SourceUnavailable
 from strongroom.models.secret import Secret
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.reach import why_unread
 
 IN_FLIGHT: Final = 16  # requests at once
 PAUSES: Final = (0.1, 0.3, 1.0)  # seconds before what could not be answered is asked again
@@ -143,8 +144,10 @@ class Server:
         self._namespace = namespace
         try:
             context = ssl.create_default_context(cafile=cacert) if url.scheme == "https" else False
-        except OSError as error:  # an SSLError among them
+        except ssl.SSLError as error:
             raise ConfigurationError(f"{cacert} holds no certificates in PEM that can be read") from error
+        except OSError as error:
+            raise ConfigurationError(f"{cacert} cannot be read: {why_unread(error)}") from error
         # PERF: one connection each, because httpcore looks at every connection of a pool for every request. The last
         # one used is taken first.
         self._new_transport = partial(

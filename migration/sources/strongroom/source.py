@@ -14,7 +14,6 @@ A service that moved into itself would lose at the scrub what is nowhere else. S
 migration from its own socket is refused.
 """
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +42,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
 
 
 _UNREADABLE: Final = "the service cannot open it, or it is not a valid record: its log says more"
+_PASSING: Final = (Changed, NoContainer, Unavailable)
 _AT_HANDLER: Final = " of the handler "  # in ids; no name has a blank
 
 Change = Write | Remove
@@ -228,27 +228,27 @@ class StrongroomSource:
         self, originals: Sequence[Original], step: Callable[[Original, Found | None], Step]
     ) -> Sequence[bool]:
         """Do *step* for each of *originals*, whatever answers get lost: what is done already is seen to be."""
-        for left in reversed(range(self._retries.attempts)):
+
+        async def attempt() -> Sequence[bool]:
             found = {key: each async for key, each in self._look([original.id for original in originals])}
             steps = [step(original, found.get(original.id)) for original in originals]
-            try:
-                await self._commit([change for each in steps if (change := each.change) is not None])
-            except (Changed, NoContainer, Unavailable):
-                await asyncio.sleep(self._retries.pause(left))
-            else:
-                return [each.done for each in steps]
-        raise SourceUnavailable(
-            f"{self._where} did not do it {self._retries.attempts} times: it does not answer, or is written to"
-        )
+            await self._commit([change for each in steps if (change := each.change) is not None])
+            return [each.done for each in steps]
+
+        try:
+            return await self._retries.run(attempt, passing=_PASSING)
+        except _PASSING:
+            raise SourceUnavailable(
+                f"{self._where} did not do it {self._retries.attempts} times: it does not answer, or is written to"
+            ) from None
 
     async def _commit(self, changes: Sequence[Change]) -> None:
-        passing = (Changed, NoContainer, Unavailable)
         # A commit has room for a container of each of its writes besides.
-        room = await ask(self._client.bulk_limit(), self._where, *passing) // 2
+        room = await ask(self._client.bulk_limit(), self._where, *_PASSING) // 2
         for container in await self._missing(changes):
-            await ask(self._client.commit_bulk([container]), self._where, *passing)
+            await ask(self._client.commit_bulk([container]), self._where, *_PASSING)
         for start in range(0, len(changes), room):
-            await ask(self._client.commit_bulk(changes[start : start + room]), self._where, *passing)
+            await ask(self._client.commit_bulk(changes[start : start + room]), self._where, *_PASSING)
 
     async def _missing(self, changes: Sequence[Change]) -> Sequence[Write]:
         """Return what makes the containers that *changes* write into and that are not there, outer ones first."""

@@ -265,11 +265,14 @@ def _host(said: Mapping[str, str], take_out: Callable[[], TakenOut]) -> Row:
 
 
 def _secret(said: Mapping[str, str], take_out: Callable[[], TakenOut]) -> Row:
-    name = said.get("name", "").strip()
-    name = name or "/".join((names.SECRETS.rstrip("/"), said.get("container", "").strip(), said.get("key", "").strip()))
-    value = said["value"]
+    name, value = said.get("name", "").strip(), said["value"]
     if not value:
         return Row(lambda _: (), take_out, notes=("its value is empty: there is nothing to move",))
+    if not name:
+        parts = {field: said.get(field, "").strip() for field in ("container", "key") if field in said}
+        if empty := [field for field, text in (parts or {"name": ""}).items() if not text]:
+            raise Unfit(f"its {' and its '.join(empty)} {'are' if len(empty) > 1 else 'is'} empty")
+        name = "/".join((names.SECRETS.rstrip("/"), *parts.values()))
     return Row(lambda _: (making.secret(name, value),), take_out)
 
 

@@ -25,6 +25,7 @@ from strongroom.storage_service.backends.etcd.methods import AUTHENTICATE, A, Me
 from strongroom.storage_service.backends.etcd.reads import Reads
 from strongroom.storage_service.backends.etcd.target import Target
 from strongroom.storage_service.errors import ConfigurationError, Fate
+from strongroom.storage_service.reach import why_unread
 
 ATTEMPT: Final = 0.4  # of an operation's timeout, for one of its attempts: time is left to ask elsewhere
 FIRST_PAUSE: Final = 0.05  # seconds, once every member has been asked; doubled each time …
@@ -397,7 +398,9 @@ def _load(target: Target) -> tuple[Any, Secret]:
             "the files of etcd's cacert, cert and key are not PEM, or do not belong together"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError("a file named for etcd cannot be read: password_file, cacert, cert or key") from error
+        raise ConfigurationError(
+            f"a file named for etcd (password_file, cacert, cert or key) cannot be read: {why_unread(error)}"
+        ) from error
     if target.password_file is not None and not password:
         raise ConfigurationError("the file of etcd's password is empty")
     return grpc.ssl_channel_credentials(*pems), password

@@ -58,6 +58,7 @@ _REASONS: Final = {
     sqlite3.SQLITE_CANTOPEN: "the store's file cannot be opened: see that it is a file, and whose",
 }
 _PASSING: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR}
+_TOLD: Final = _PASSING | {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN}  # to whoever asks
 
 
 def primary_code(error: sqlite3.Error) -> int:
@@ -77,7 +78,7 @@ def place_of(path: Path) -> tuple[int, int] | None:
 def unavailable(error: sqlite3.Error, fate: Fate = Fate.NOT_APPLIED) -> Unavailable:
     """Return what to answer for *error*: its kind in our words and SQLite's name for it, nothing of the statement."""
     reason = _REASONS.get(primary_code(error), "the store's file cannot be used")
-    plain = reason if primary_code(error) in _PASSING else "the store's file cannot be used"
+    plain = reason if primary_code(error) in _TOLD else "the store's file cannot be used"
     return StoreFails(f"{reason} ({getattr(error, 'sqlite_errorname', type(error).__name__)})", fate, plain=plain)
 
 

@@ -1,7 +1,9 @@
 """The variables ``STRONGROOM_…`` that mean something: one that means nothing is a slip of the pen, and is refused.
 
-A setting that was believed to be said and was not may be the one that keeps secrets safe. Only Python's own library is
-imported here, so that every command can ask. ``docs/configuration.md`` has the same names for people.
+A setting that was believed to be said and was not may be the one that keeps secrets safe. The commands and the client
+library ask here, each before it believes one; what is of the service alone is no slip to a client, and the reverse.
+Only Python's own library is imported, so that every command can ask. ``docs/configuration.md`` has the same names for
+people.
 """
 
 import difflib
@@ -9,8 +11,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from strongroom.deploy.places import PREFIX
-
+PREFIX: Final = "STRONGROOM_"
+"""What the name of every variable begins with."""
 SETTINGS: Final = frozenset(
     {
         *("HOME", "STORAGE_CONF", "CUSTODIA_CONF", "STORE", "SOCKET", "SOCKET_MODE", "AUDIT_LOG", "ROOT_KEY"),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from strongroom.deploy import variables
 from strongroom.deploy.settings import Keys
+from strongroom.storage_service import variables
 from strongroom.storage_service.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
