@@ -108,7 +108,7 @@ class StorageApp:
         """Serve one request."""
         return self._answer(exchange)
 
-    async def _answer(self, exchange: Exchange) -> None:  # the order of the checks is the point
+    async def _answer(self, exchange: Exchange) -> None:  # noqa: PLR0915  # the order of the checks is the point
         parts = self._parts
         assert parts is not None  # noqa: S101  # nothing is accepted before `open` is done
         request = exchange.request
