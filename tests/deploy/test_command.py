@@ -264,7 +264,7 @@ class TestSecrets:
         assert (done.code, "over 512 KiB" in done.err) == (1, True)
 
     def test_no_command_takes_a_secret_from_its_command_line(self) -> None:
-        """There is no argument or option for a value, a key or a password in any command."""
+        """No command has an argument, or an option that takes something, for a value, a key or a password."""
         suspicious = re.compile(r"value|secret|password|api.?key|token|private", re.IGNORECASE)
         root = cli.strongroom
         context = click.Context(root)
@@ -276,6 +276,8 @@ class TestSecrets:
                 assert verb is not None
                 seen += 1
                 for parameter in verb.params:
+                    if isinstance(parameter, click.Option) and parameter.is_flag:
+                        continue
                     assert not suspicious.search(" ".join([parameter.name or "", *parameter.opts])), (verb, parameter)
         assert seen > 15
 
