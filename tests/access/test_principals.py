@@ -147,7 +147,7 @@ async def test_a_name_is_one_in_whatever_case(worker: Worker, first: str, second
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "a/b", "../ann", "-ann", ".ann", "user:ann", "a*", "{principal}", "a" * 65, "ñ"]
+    "name", ["", "a b", "a/b", "../ann", "-ann", ".ann", "user:ann", "a*", "a,b", "**", "{principal}", "a" * 65, "ñ"]
 )
 async def test_what_is_no_name(worker: Worker, name: str) -> None:
     """No spelling of a pattern, a path or a kind, and nothing too long, is a name; nothing is written."""

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -246,6 +247,43 @@ def test_a_right_comes_before_a_body(
 
     audit = Path(strongroom_server.home / "log" / "audit.log").read_text()
     assert CANARY not in audit
+
+
+DEEP: Final = b"[" * 5_000 + b"]" * 5_000
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "status"),
+    [
+        (
+            "POST",
+            json.dumps({"principal": "user:x", "code": CANARY, "credential": {"kind": CANARY, "data": CANARY}}),
+            403,
+        ),
+        ("POST", json.dumps({"principal": CANARY, "code": CANARY, "credential": {"kind": "a", "data": "b"}}), 400),
+        ("POST", json.dumps({"principal": "user:x", "code": CANARY, "credential": {"kind": "a"}, "admin": True}), 400),
+        ("POST", f"{CANARY}", 400),
+        ("POST", json.dumps({"code": ["[" * 5_000]}), 400),
+        ("POST", DEEP.decode(), 400),
+        ("POST", json.dumps({"code": CANARY * 1_000}), 413),
+        ("GET", "", 405),
+        ("DELETE", "", 405),
+    ],
+    ids=["no code", "nobody", "another form", "no JSON", "another", "deep", "long", "get", "delete"],
+)
+def test_what_strangers_send(strongroom_server: Server, method: str, body: str, status: int) -> None:
+    """Without any credentials a stranger reaches the setup alone, within its limits, and nothing of it is repeated."""
+    audit = strongroom_server.home / "log" / "audit.log"
+    for path, expected in (("/access/setup", status), ("/access/users/", 401), ("/access/groups/", 401)):
+        with socket.socket(socket.AF_UNIX) as to:
+            to.connect(str(strongroom_server.socket))
+            head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+            to.sendall(head.encode() + body.encode())
+            told = b"".join(iter(lambda: to.recv(65536), b""))  # read at once
+
+        assert told.split()[1] == str(expected).encode()
+        assert CANARY.encode() not in told
+    assert CANARY not in audit.read_text()
 
 
 def test_whoami_tells_groups(client: Any) -> None:

@@ -666,6 +666,20 @@ class TestPrinting:
             (("apikey", "create", "schema-made"), {"id", "key", "paths", "actions"}),
             (("apikey", "list"), {"apikeys"}),
             (("apikey", "revoke", "schema-ended"), {"id", "revoked"}),
+            (("user", "add", "schema-a"), {"principal", "code", "expires", "administrator", "first"}),
+            (("user", "ls"), {"users"}),
+            (
+                ("user", "show", "schema-b"),
+                {"name", "state", "groups", "credentials", "created", "created_by", "note", "setup_until"},
+            ),
+            (("user", "key", "ls", "schema-b"), {"principal", "credentials"}),
+            (("user", "rm", "schema-c", "--yes"), {"principal", "removed"}),
+            (("user", "disable", "schema-b"), {"principal", "disabled"}),
+            (("service", "ls"), {"services"}),
+            (("group", "add", "schema-g"), {"group", "added"}),
+            (("group", "ls"), {"groups"}),
+            (("group", "show", "schema-h"), {"name", "members", "created", "created_by", "note", "damaged"}),
+            (("group", "member", "add", "schema-h", "user:schema-b"), {"group", "member", "role"}),
             (("config", "show"), {"settings", "sources", "notes"}),
             (("config", "check"), {"valid", "notes", "tls"}),
         ],
@@ -690,6 +704,8 @@ class TestPrinting:
             return [("host", "put", "10.2.0.1", "--remote-user", "x")]
         if (noun, verb) == ("apikey", "revoke"):
             return [("apikey", "create", arguments[2])]
+        if noun in ("user", "group") and verb != "add":
+            return [("user", "add", "schema-b"), ("user", "add", "schema-c"), ("group", "add", "schema-h")]
         return []
 
     def test_a_pipe_gets_the_table_that_a_terminal_gets(self, run: Run) -> None:
