@@ -38,7 +38,7 @@ _NONCE: Final = 32  # bytes
 class Reason(StrEnum):
     """Why a login failed. For the log: outside, all of these are one."""
 
-    UNSEALED = "the challenge is none of ours"
+    UNSEALED = "the challenge was not made here"
     EXPIRED = "the challenge has expired"
     WRONG = "the answer is wrong"
     NOT_REGISTERED = "the key is not among the principal's access keys"
@@ -86,11 +86,11 @@ class Sealed(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
         Args:
             answer: a signature in armour, or the nonce.
-            registered: the fingerprints of the access keys that are the principal's and good now; none, where there is
+            registered: the fingerprints of the access keys that are the principal's and good now; empty, where there is
                 no such principal. They are looked at last: until then the work is the same for everybody.
 
         Raises:
-            LoginRefused: it is none.
+            LoginRefused: it proves nothing.
         """
         fingerprint = self._signed(answer) if self.how == "sign" else self._decrypted(answer)
         if fingerprint not in registered:
@@ -146,7 +146,7 @@ class Challenges:
         """Return a challenge for whoever asks; that the address is one of the service's is for the caller to see.
 
         Raises:
-            Invalid: what was asked for is malformed, or the key is none that can decrypt.
+            Invalid: what was asked for is malformed, or the key cannot decrypt.
         """
         nonce = base64url.encode(self._random(_NONCE)).decode()
         try:
@@ -179,7 +179,7 @@ class Challenges:
         """Return what *challenge* holds.
 
         Raises:
-            LoginRefused: it is none of ours, or has expired.
+            LoginRefused: it was not made here, or has expired.
         """
         text = challenge.encode(errors="replace")
         if len(text) <= login.MAX_CHALLENGE:
@@ -199,7 +199,7 @@ def _encrypted(line: str, message: bytes) -> tuple[str, str]:
     try:
         key = access_key(line)
     except InvalidAccess as error:
-        raise Invalid("the key is none that is taken", (("key", str(error)),)) from None
+        raise Invalid("the key is not accepted", (("key", str(error)),)) from None
     if key.encrypts is None:
         _refuse("key", "a key of this kind signs and does not decrypt")
     return to_public_key.encrypt(key.encrypts, message).decode(), key.fingerprint

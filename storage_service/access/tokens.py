@@ -82,7 +82,7 @@ class Signer:
         """Take the *secret*, 32 bytes or more, and how long a token lives at most.
 
         Raises:
-            ValueError: the secret is too short, the issuer is empty, or the time is none.
+            ValueError: the secret is too short, the issuer is empty, or the time is not positive.
         """
         self._secret = _secret_of(secret)
         self._issuer = _checked("the issuer", issuer)

@@ -82,7 +82,7 @@ def public_blob(line: str) -> bytes:
             return blob
     except (ValueError, binascii.Error):
         pass
-    raise NoKey("that is no public key of OpenSSH: give the .pub file, or the private key's")
+    raise NoKey("that is not a public key of OpenSSH: give the .pub file, or the private key's")
 
 
 def usable(keys: Iterable[AgentKey]) -> list[AgentKey]:

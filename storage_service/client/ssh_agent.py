@@ -90,7 +90,7 @@ class Agent:
         try:
             rsa = ssh.kind_of(blob) == _RSA
         except ssh.Malformed:
-            raise AgentError("that is no public key") from None
+            raise AgentError("that is not a public key") from None
         flags = _RSA_SHA2_512 if rsa else 0
         request = bytes([_SIGN_REQUEST]) + ssh.string(blob) + ssh.string(data) + flags.to_bytes(4)
         kind, reader = self._ask(request, self._sign_timeout)
@@ -126,7 +126,7 @@ class Agent:
         except TimeoutError:
             why = "did not answer in time"
         except (OSError, ValueError) as error:  # a path may be too long, or hold a NUL
-            why = f"cannot be asked: {getattr(error, 'strerror', None) or 'its socket is no such path'}"
+            why = f"cannot be asked: {getattr(error, 'strerror', None) or 'its path cannot be a socket'}"
         else:
             return answer[0], ssh.Reader(answer[1:])
         raise AgentError(_said(why))

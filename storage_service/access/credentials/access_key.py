@@ -120,7 +120,7 @@ def access_key(given: str) -> AccessKey:
     """Return the key that *given* is: PEM, or a line of OpenSSH, whose comment is dropped.
 
     Raises:
-        InvalidAccess: it is none that is taken; the message says why and repeats nothing of it.
+        InvalidAccess: it is not accepted; the message says why and repeats nothing of it.
     """
     text = given.strip()
     if len(text) > MAX_GIVEN:
@@ -136,18 +136,18 @@ def key_of(blob: bytes) -> AccessKey:
     """Return the key that SSH spells *blob*, which has one spelling.
 
     Raises:
-        InvalidAccess: it is none that is taken.
+        InvalidAccess: it is not accepted.
     """
     if len(blob) > ssh.MAX_KEY:
         _refuse("it is longer than a public key can be")
     try:
         return _read(blob)
     except ssh.Malformed as error:
-        raise InvalidAccess(f"it is no public key as OpenSSH writes it: {error}", "data") from None
+        raise InvalidAccess(f"it is not a public key as OpenSSH writes it: {error}", "data") from None
     except (ValueError, UnsupportedAlgorithm) as error:
         if isinstance(error, InvalidAccess):
             raise
-    raise InvalidAccess("its numbers are no public key of its kind", "data")
+    raise InvalidAccess("its numbers do not make a public key of its kind", "data")
 
 
 def _read(blob: bytes) -> AccessKey:
@@ -183,7 +183,7 @@ def _check_kind(kind: str) -> None:
         _refuse("it is a certificate of SSH: give the public key itself")
     if kind == "ssh-dss":
         _refuse("it is a DSA key, which is too weak: make an Ed25519 key")
-    _refuse("it is of none of the kinds RSA, ECDSA, Ed25519 and their sk- kinds, or has options before it")
+    _refuse("it is not RSA, ECDSA, Ed25519 or of an sk- kind of these, or has options before it")
 
 
 def _check_rsa(exponent: int, modulus: int) -> None:
@@ -209,7 +209,7 @@ def _of_line(text: str) -> bytes:
         if ssh.kind_of(blob) != kind:
             _refuse("it says that it is of one kind, and is of another")
     except ssh.Malformed as error:
-        raise InvalidAccess(f"it is no public key as OpenSSH writes it: {error}", "data") from None
+        raise InvalidAccess(f"it is not a public key as OpenSSH writes it: {error}", "data") from None
     return blob
 
 
@@ -222,14 +222,11 @@ def _of_pem(text: str) -> bytes:
     try:
         public = serialization.load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise InvalidAccess("it is no public key in PEM", "data") from None
+        raise InvalidAccess("it is not a public key in PEM", "data") from None
     if not isinstance(public, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | Ed25519PublicKey):
         _refuse("it is neither RSA nor EC nor Ed25519")
     if isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name not in _CURVE_NAMES:
-        _refuse("its curve is none of P-256, P-384 and P-521")
-    if isinstance(public, rsa.RSAPublicKey):
-        numbers = public.public_numbers()
-        _check_rsa(numbers.e, numbers.n)  # before it is spelled: a long one would take long
+        _refuse("its curve is not one of P-256, P-384 and P-521")
     line = public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return base64.b64decode(line.split()[1])
 

@@ -11,7 +11,7 @@ def canonical(given: str) -> str:
     """Return the uid *given*.
 
     Raises:
-        InvalidAccess: it is none.
+        InvalidAccess: it is not one.
     """
     if not (given.isascii() and given.isdigit()) or len(given) > 10 or int(given) > MAX_UID:
         raise InvalidAccess(f"a uid is a whole number from 0 to {MAX_UID}", "data")
