@@ -19,7 +19,7 @@ SCHEMATHESIS := .venv-schemathesis/complete
 PYTEST := .venv/bin/pytest
 SIDE_BY_SIDE := --numprocesses 3 --dist loadgroup
 # What needs no server, and hardly a process beside the tests.
-QUICK := tests/models tests/service tests/backup tests/keyring tests/laws/test_backend_law.py
+QUICK := tests/models tests/access tests/service tests/backup tests/keyring tests/laws/test_backend_law.py
 KILLS := kill or fault_at or flat_memory or lost_answers
 # What is measured for the floor of coverage: what runs in the process of the tests (docs/adr/0035).
 COVERED := $(QUICK) tests/jose $(addprefix tests/migration/test_,$(addsuffix .py,apply plan scrub rollback verify journal \

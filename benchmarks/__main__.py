@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import httpx
 
-from benchmarks import floors, keyring, load, migration, report
+from benchmarks import floors, keyring, load, migration, report, rules
 from benchmarks.load import Outcome
 from benchmarks.report import BATCH, Cell, Measured
 from benchmarks.targets import SECRET, Custodia, Door, Etcd, Nothing, OpenBao, Strongroom, Target
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--requests", action="store_true", help="the requests alone; leaves RESULTS.md alone")
     parser.add_argument("--keyring", action="store_true", help="the keyring alone; leaves RESULTS.md alone")
     parser.add_argument("--migration", action="store_true", help="the migration alone; leaves RESULTS.md alone")
+    parser.add_argument("--rules", action="store_true", help="the rules of access alone; leaves RESULTS.md alone")
     arguments = parser.parse_args()
     size = Size(arguments.rounds, 3.0, 100_000, 10_000, 10_000)
     if arguments.quick:
@@ -67,6 +68,8 @@ def main() -> None:
             _measure_starts(home, size, measured)
         elif arguments.migration:
             _measure_migration(home, size, measured)
+        elif arguments.rules:
+            _measure_rules(size, measured)
         elif arguments.requests:
             measured = measure(home, size)
         else:
@@ -74,11 +77,17 @@ def main() -> None:
             _measure_keyring(home, size, measured)
             _measure_migration(home, size, measured)
             _measure_starts(home, size, measured)
+            _measure_rules(size, measured)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    if arguments.keyring or arguments.migration:
-        sys.stdout.write((report.keyring if arguments.keyring else report.migration)(measured) + "\n")
-        return
+    for asked, told in (
+        (arguments.keyring, report.keyring),
+        (arguments.migration, report.migration),
+        (arguments.rules, report.rules),
+    ):
+        if asked:
+            sys.stdout.write(told(measured) + "\n")
+            return
     if arguments.requests:
         sys.stdout.write(report.requests(measured, rounds=size.rounds, seconds=size.seconds, records=RECORDS))
         return
@@ -261,6 +270,12 @@ def _measure_starts(home: Path, size: Size, measured: Measured) -> None:
                 if isinstance(target, Strongroom):
                     measured.unlocks[target.name, wanted] = keyring.unlocking(target, size.rounds)
             target.stop()
+
+
+def _measure_rules(size: Size, measured: Measured) -> None:
+    """Measure decisions by rules, in this process."""
+    _say(f"deciding by {rules.RULES:,} rules")
+    measured.ruled = [rules.measure() for _ in range(size.rounds)]
 
 
 def _say(what: str) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from benchmarks.keyring import CHANGES, READERS, READS, Reads, Sweep
 from benchmarks.load import Outcome
 from benchmarks.migration import PER_HOST, Move
+from benchmarks.rules import GROUPS, NAMES, PRINCIPALS, RULES, Ruled
 from benchmarks.targets import BAO, SECRET
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -41,6 +42,7 @@ class Measured:
     reads: dict[str, list[Reads]] = field(default_factory=lambda: defaultdict(list))
     moves: dict[tuple[str, str], list[Move]] = field(default_factory=lambda: defaultdict(list))  # by source and target
     many_moved: tuple[int, Move] | None = None  # hosts
+    ruled: list[Ruled] = field(default_factory=list)
     floors: dict[str, dict[str, float]] = field(default_factory=dict)  # acts a second
     versions: str = ""
 
@@ -100,6 +102,7 @@ OpenBao's includes the call that unseals it. Custodia is left out: it would take
 start does not read its store.""",
         keyring(measured),
         migration(measured),
+        rules(measured),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -186,6 +189,27 @@ The whole command `strongroom migrate apply`, from its start to its end: each re
 and journalled. A host is {PER_HOST} records, one of them secret. The store alone is given the same records as they lie
 in it in the end, in full batches. Ratios are medians of those within the rounds.""",
             _table(["", "records a second", "the store alone", "ratio", "MiB held at most by the command"], rows),
+        ]
+    )
+
+
+def rules(measured: Measured) -> str:
+    """Return what was measured of the rules of access."""
+    middle = statistics.median
+    rows = [
+        ["a decision, 50th percentile, in µs", f"{middle(each.median for each in measured.ruled) * 1e6:.1f}"],
+        ["a decision, 99th percentile, in µs", f"{middle(each.slow for each in measured.ruled) * 1e6:.1f}"],
+        [f"a listing of {NAMES:,} names, in ms", f"{middle(each.listing for each in measured.ruled) * 1e3:.0f}"],
+        ["one rule changed, in ms", f"{middle(each.changed for each in measured.ruled) * 1e3:.1f}"],
+        ["all rules compiled, in ms", f"{middle(each.compiled for each in measured.ruled) * 1e3:.0f}"],
+    ]
+    return "\n\n".join(
+        [
+            "## Rules of access",
+            f"""\
+The evaluator alone, in one process, with {PRINCIPALS:,} principals, {RULES:,} rules and {GROUPS} groups; whoever asks
+is a member of five, and each name is one that rules speak of.""",
+            _table(["", "Strongroom"], rows),
         ]
     )
 

@@ -59,13 +59,18 @@ class ProxyApp:
         self._storage = Storage(settings)
         self._refusals = RefusalReporter(self._pool, settings)
         proof = proof_of(settings)
-        self._forward = Forwarder(
+        forwarder = functools.partial(
+            Forwarder,
             self._pool,
             timeout=settings.timeout,
             connections=settings.connections,
             proof=proof,
             refused=self._refusals.note,
         )
+        self._forward = forwarder()
+        self._also = [
+            (prefix + "/", forwarder(prefix=prefix, target=target)) for prefix, target in wire.PROXIED.items()
+        ]
         meter = meter or Meter(PROXY)
         metrics = Metrics(self._pool, proof, meter, expiry)
         self._rest = _falcon_app(self._pool, self._storage, metrics, notes)
@@ -95,6 +100,9 @@ class ProxyApp:
     def _behind(self, exchange: Exchange, path: str, identity: Identity | None) -> Coroutine[Any, Any, None] | None:
         if path.startswith(_BELOW_SECRETS) or path == wire.PROXIED_SECRETS_PATH:
             return self._forward(exchange, path)
+        for below, forward in self._also:
+            if path.startswith(below):
+                return forward(exchange, path)
         known = request_id_of(exchange.request.fields)
         if exchange.request.length > wire.MAX_BODY:  # here: falcon awaits the beginning of a body first
             error = TooLarge("the body is longer than it may be")

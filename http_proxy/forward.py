@@ -41,6 +41,7 @@ _PASSED_ON: Final[dict[bytes, bytes]] = {
         b"if-none-match",
         *wire.AUTH_ID_HEADERS,
         *wire.AUTH_KEY_HEADERS,
+        b"authorization",
     )
 }
 """Fields that reach the service, with the beginnings of their lines."""

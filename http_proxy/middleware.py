@@ -66,6 +66,7 @@ class AuthenticationManager:
         bare = tuple(prefix.rstrip("/") for prefix in self_auths)
         if not all(prefix.startswith("/") for prefix in bare):
             raise ConfigurationError("a self-authenticated path begins with a slash and is not the root")
+        bare += tuple(wire.PROXIED)
         self._passed = OPEN.union(bare)
         self._passed_below = tuple(prefix + "/" for prefix in bare)
 

@@ -10,6 +10,7 @@ users, services and API keys are of one space, in which case makes no difference
 import ipaddress
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, Literal
 
@@ -32,9 +33,7 @@ MAX_NOTE: Final = 500  # characters
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
 _SEGMENT: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._@:+-]+", re.ASCII)
-_MOMENT: Final = re.compile(
-    r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z", re.ASCII
-)
+_MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")  # IPv4 within IPv6: clients are known by their IPv4 address
 _KINDS: Final = frozenset(("user", "service", "apikey", "machine", "group"))
 
 
@@ -186,7 +185,7 @@ def check_pattern(pattern: str) -> str:
     """
     segments = pattern.removesuffix("/").split("/")
     if len(pattern) > MAX_NAME or not all(
-        _SEGMENT.fullmatch(each) or each in ("*", OWN) or (each == "**" and number == len(segments))
+        _SEGMENT.fullmatch(each) or each in ("*", OWN) or (each == "**" and number == pattern.count("/") + 1)
         for number, each in enumerate(segments, 1)
     ):
         raise InvalidName(
@@ -226,24 +225,37 @@ def check_network(network: str) -> str:
     """Return *network* if it is an address, or a network in CIDR form, of IPv4 or IPv6.
 
     Raises:
-        InvalidName: it is not.
+        InvalidName: it is not, or no client ever comes from there.
     """
     try:
-        ipaddress.ip_network(network)
+        known = ipaddress.ip_network(network)
     except ValueError:
         raise InvalidName("a network is an address, or an address and a prefix length, with no bit set below") from None
+    if known.subnet_of(_MAPPED) if known.version == 6 else "." in network.partition("/")[2]:
+        raise InvalidName("a network of IPv4 is spelled as one of IPv4, with the length of its prefix")
+    if "%" in network:
+        raise InvalidName("a network has no zone: a zone means something on one machine alone")
     return network
 
 
-def check_time(text: str, field: str) -> str:
-    """Return *text* if it is a moment as records say it, so that texts of moments sort as these do.
+def check_time(text: str, field: str) -> datetime:
+    """Return the moment that *text* says, which is spelled as `told` does: so that no moment has two spellings.
 
     Raises:
         InvalidAccess: it is not.
     """
-    if _MOMENT.fullmatch(text) is None:
-        raise InvalidAccess("a time is in UTC, to the second, as in 2026-11-30T12:00:00Z", field)
-    return text
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.utcoffset() is None or told(moment) != text:
+        raise InvalidAccess("a time is as in 2026-11-30T12:00:00Z", field)
+    return moment
+
+
+def told(moment: datetime) -> str:
+    """Return how *moment* is kept."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def decode(text: bytes, kind: type[Any]) -> Any:

@@ -38,6 +38,7 @@ RULES: Final = ACCESS + "rules/"
 EPOCH: Final = ACCESS + "epoch"  # its revision is that of all access
 LOGINS: Final = ACCESS + "logins/"
 REVOKED: Final = ACCESS + "revoked/"
+TOKENS: Final = SYSTEM + "tokens"  # what is decided on, and recorded, where tokens are given out and ended
 USED: Final = ACCESS + "used/"
 SPENT: Final = SYSTEM + "spent/"
 RESTORE: Final = SYSTEM + "restore"
@@ -171,6 +172,7 @@ MAP: Final = (
         "the service, who migrates",
         Encryption.DATA,
     ),
+    Prefix(TOKENS, "that somebody logs in, or that a token ends", "the service", Encryption.NOTHING),
     Prefix(STATUS, "the state of the service", "whoever may read it", Encryption.NOTHING),
     Prefix(READY, "whether the store answers", "everybody", Encryption.NOTHING),
     Prefix(WHOAMI, "who the caller is", "the caller", Encryption.NOTHING),

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from strongroom.models import names
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.apikeys import decode as decode_apikey
-from strongroom.storage_service.access.authenticators import Authenticator, OwnUser, Proxy
+from strongroom.storage_service.access.authenticators import Authenticator, Bearer, OwnUser, Proxy
 from strongroom.storage_service.access.directory import Directory
+from strongroom.storage_service.access.logins import Logins, decode_revocation, desk
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.principals import Principals
 from strongroom.storage_service.access.registry import make_authenticator, make_authorizer
+from strongroom.storage_service.access.ruling import Ruling
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
@@ -31,6 +33,7 @@ from strongroom.storage_service.keyring.machines.stored import documents_in
 from strongroom.storage_service.keyring.opening.unattended import KeyFile, MachineKeyFile, Way
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.shared_root import SharedRoot, State
+from strongroom.storage_service.keyring.signing import SigningKeys
 from strongroom.storage_service.meter import STORAGE, Meter
 from strongroom.storage_service.record_of_store import RecordOfStore, moving_to
 from strongroom.storage_service.routing import build as build_routing
@@ -41,6 +44,7 @@ from strongroom.storage_service.services.door import Door
 from strongroom.storage_service.services.health import HealthService
 from strongroom.storage_service.services.keys import KeyService
 from strongroom.storage_service.services.large_answers import LargeAnswers
+from strongroom.storage_service.services.logins import LoginService
 from strongroom.storage_service.services.principals import PrincipalService
 from strongroom.storage_service.services.records import RecordService
 from strongroom.storage_service.services.secrets import SecretService
@@ -58,6 +62,7 @@ class Parts:
     secrets: SecretService
     records: RecordService
     access: AccessService
+    logins: LoginService
     principals: PrincipalService
     keys: KeyService
     bulk: BulkService
@@ -85,7 +90,7 @@ def no_old_place(settings: ReadThroughSettings) -> OldPlace:
     raise ConfigurationError(f"read_through: nothing here can ask {settings.source!r}")
 
 
-async def build(
+async def build(  # noqa: PLR0915  # it is one list of parts
     settings: ServiceSettings,
     shared: SharedRoot,
     opener: Callable[[str], Backend] = open_backend,
@@ -127,9 +132,12 @@ async def build(
         )
         stack.push_async_callback(holder.close)
         encrypted = EncryptedBackend(store, holder)
-        directory = Directory(store, encrypted, {names.APIKEYS: decode_apikey})
+        ruling = Ruling()
+        kinds = {names.APIKEYS: decode_apikey, names.REVOKED: decode_revocation}
+        directory = Directory(store, encrypted, kinds, ruling.take)
         stack.push_async_callback(directory.close)
         apikeys = ApiKeys(directory, (settings.api_id, settings.api_key), proxy=settings.proxy)
+        logins = _logins(directory, store, encrypted, holder)
         principals = Principals(directory, reserved=apikeys.configured)
 
         def opened() -> None:
@@ -154,7 +162,7 @@ async def build(
         for backend in routing.backends:
             stack.push_async_callback(backend.close)
             await backend.open()
-        door = Door((Reach(), *map(make_authorizer, settings.authorizers)), audit)
+        door = Door((Reach(), ruling, *map(make_authorizer, settings.authorizers)), audit)
         stack.push_async_callback(door.close)
         large_answers = LargeAnswers()
         proxy = Proxy(settings.proxy)
@@ -167,6 +175,7 @@ async def build(
             secrets=SecretService(door, secrets, large_answers),
             records=RecordService(door, routing, large_answers),
             access=AccessService(door, apikeys),
+            logins=LoginService(door, logins, settings.addresses),
             principals=PrincipalService(door, principals),
             keys=keys,
             # Of the store alone: who moves a source must see what has moved.
@@ -175,12 +184,19 @@ async def build(
             health=health,
             telemetry=TelemetryService(door, keys, health, stores, meter),
             meter=meter,
-            authenticators=tuple(make_authenticator(each, apikeys) for each in settings.authenticators),
+            authenticators=(*(make_authenticator(each, apikeys) for each in settings.authenticators), Bearer(logins)),
             own_user=(OwnUser(os.geteuid()),),
             proxy=proxy,
             head_fields=_head_fields(settings.authenticators),
             closing=stack.pop_all(),
         )
+
+
+def _logins(directory: Directory, store: Backend, encrypted: Backend, holder: Holder) -> Logins:
+    """Return who knows tokens; what is made of keys for that is let go of with these."""
+    signing = SigningKeys(store, holder, desk)
+    holder.on_drop = signing.forget
+    return Logins(directory, encrypted, signing)
 
 
 async def _refuse_empty(store: Backend, known: str | None, said: str) -> None:

@@ -79,6 +79,7 @@ class ServiceSettings:
         None  # URL of the store that is used where none is said, if that is another and holds something
     )
     ready_when_locked: bool = True  # /readyz says 200 while there are no keys: plain records are served
+    addresses: tuple[str, ...] = ()  # at which it is spoken to, as those who log in write them
     debug: bool = False
 
 

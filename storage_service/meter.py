@@ -67,7 +67,7 @@ class Face:
 
 
 def _of_storage() -> Face:
-    first = {b"secrets": 0, b"storage": 1, b"bulk": 2, b"keyring": 3, b"apikeys": 4, b"access": 5}
+    first = {b"secrets": 0, b"storage": 1, b"bulk": 2, b"keyring": 3, b"apikeys": 4, b"access": 5, b"auth": 5}
     first |= dict.fromkeys((b"livez", b"readyz", b"metrics", b"status", b"whoami"), 6)
     get = first.get
 

@@ -90,7 +90,8 @@ class Keys(msgspec.Struct, kw_only=True):
 
     listen: _Text = "127.0.0.1:8000"
     self_auths: list[_Text] = msgspec.field(default_factory=lambda: [PROXIED_SECRETS_PATH])
-    proxy_authenticators: _Tables = msgspec.field(default_factory=lambda: [{"name": "apikey"}])
+    proxy_authenticators: _Tables = msgspec.field(default_factory=lambda: [{"name": "apikey"}, {"name": "token"}])
+    addresses: list[_Text] = []  # beside those that follow from socket and listen
     tls_certificate: _Text | None = None
     tls_key: _Text | None = None
     tls_minimum: Literal["1.2", "1.3"] = "1.2"  # the file of a new home says 1.3
@@ -334,7 +335,7 @@ def _wanted(key: str) -> str:
 
 def _from_text(key: str, text: str) -> object:
     """Return what a variable's text says: numbers and truth in their usual spellings, lists with commas."""
-    if key == "self_auths":
+    if key in ("self_auths", "addresses"):
         return [part.strip() for part in text.split(",")]
     try:
         return msgspec.convert(text, _FIELDS[key].type, strict=False)
@@ -423,6 +424,7 @@ class _Resolver:
             store_record=_below(self._home, keys.keyring_seen).with_name(STORE),
             beside=self._beside(store),
             ready_when_locked=keys.ready_when_locked,
+            addresses=self._addresses(socket),
             debug=keys.debug,
         )
         proxy = ProxySettings(
@@ -502,7 +504,16 @@ class _Resolver:
 
     def _reach_of_proxy(self) -> tuple[str, ...]:
         """Return what the proxy asks for in its own name: nothing for callers who have keys of the service."""
-        return PROXIED if any(entry.get("name") != "apikey" for entry in self._keys.proxy_authenticators) else ()
+        known = {entry.get("name") for entry in self._keys.proxy_authenticators}
+        return PROXIED if known - {"apikey", "token"} else ()
+
+    def _addresses(self, socket: Path) -> tuple[str, ...]:
+        """Return where the service is spoken to, as those write it who log in: a login is for one of these."""
+        scheme = "http" if self._keys.tls_certificate is None else "https"
+        listen = self._listen()
+        also = [listen.replace("127.0.0.1:", "localhost:")] if listen.startswith("127.0.0.1:") else []
+        faces = [f"{scheme}://{each}" for each in (listen, *also)]
+        return tuple(dict.fromkeys((f"unix:{socket}", *faces, *(each.rstrip("/") for each in self._keys.addresses))))
 
     def _socket(self) -> Path:
         socket = _below(self._home, self._keys.socket)

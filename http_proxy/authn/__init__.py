@@ -6,6 +6,7 @@ from typing import Final, Protocol
 from strongroom.http_proxy.authn.apikey import ApiKeyAuthenticator
 from strongroom.http_proxy.authn.base import Authenticator
 from strongroom.http_proxy.authn.basic import BasicAuthenticator
+from strongroom.http_proxy.authn.token import TokenAuthenticator
 from strongroom.storage_service.client.pool import Pool
 from strongroom.storage_service.errors import ConfigurationError
 
@@ -17,6 +18,7 @@ class _Configurable(Protocol):
 
 AUTHENTICATORS: Final[Mapping[str, _Configurable]] = {
     "apikey": ApiKeyAuthenticator,
+    "token": TokenAuthenticator,
     "basic": BasicAuthenticator,
 }
 

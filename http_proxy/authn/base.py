@@ -9,14 +9,20 @@ from typing import Protocol
 class Identity:
     """Who calls, and what the model routes may do for them.
 
-    *api_id* and *api_key* are set when the caller came with an API key: the service is then asked with those, and
-    decides itself; otherwise it is asked with the proxy's own key, on behalf of *name*.
+    *api_id* and *api_key* are set when the caller came with an API key, *authorization* when with a token: the service
+    is then asked with those, and decides itself; otherwise it is asked with the proxy's own key, on behalf of *name*.
     """
 
     name: str  # "user:alice", "apikey:ci"
     reveal_credentials: bool = False  # may read /host/{address}/creds and its like
     api_id: str | None = None
     api_key: str | None = None
+    authorization: str | None = None  # a token of the service's, which goes along in the key's place
+
+    @property
+    def is_the_services(self) -> bool:
+        """Whether the service knows the caller itself, by what the caller has shown."""
+        return self.api_id is not None or self.authorization is not None
 
     def __repr__(self) -> str:
         return f"<Identity {self.name}>"

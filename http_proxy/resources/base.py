@@ -56,7 +56,7 @@ class Storage:
     def for_caller(self, req: Request) -> AsyncStorageClient:
         """Return a client that asks as the caller of *req* may.
 
-        Callers with an API key of the service are taken at its word: their own key goes along, and the service
+        Callers with an API key or a token of the service are taken at its word: it goes along, and the service
         decides. For all others the proxy asks with its own key, and says on whose behalf.
 
         Raises:
@@ -68,6 +68,8 @@ class Storage:
             wire.REQUEST_ID_HEADER: req.scope["state"]["request_id"],
             wire.PROXY_HEADER: self._proof,
         }
+        if identity.authorization is not None:
+            return self._client.acting_for(authorization=identity.authorization, headers=headers)
         if identity.api_id is not None and identity.api_key is not None:
             return self._client.acting_for(api_id=identity.api_id, api_key=identity.api_key, headers=headers)
         return self._client.acting_for(identity.name, headers=headers)
@@ -240,10 +242,10 @@ def identity_of(req: Request) -> Identity:
 def may_reveal(req: Request) -> bool:
     """Return whether the caller may see credentials, as far as the proxy decides that.
 
-    A user needs to be allowed to. Of API keys the service knows what they reach.
+    A user of the proxy's own needs to be allowed to. Of others the service knows what they reach.
     """
     identity = identity_of(req)
-    return identity.api_id is not None or identity.reveal_credentials
+    return identity.is_the_services or identity.reveal_credentials
 
 
 def check_may_reveal(req: Request) -> None:

@@ -67,9 +67,9 @@ class ApiKeys:
         These two are the ones that the configuration gives, and no record holds them. The own key reaches everything.
         """
         self._directory = directory
-        self._own = {own[0]: (_verifier(own[1].reveal()), Principal(f"apikey:{own[0]}"))}
+        self._own = {own[0]: (_verifier(own[1].reveal()), Principal(f"apikey:{own[0]}", exempt=True))}
         if proxy is not None:
-            principal = Principal(f"apikey:{proxy.api_id}", proxy.paths)
+            principal = Principal(f"apikey:{proxy.api_id}", proxy.paths, exempt=True)
             self._own[proxy.api_id] = (_verifier(proxy.api_key.reveal()), principal)
         self._now = now
         self._random_key = random_key

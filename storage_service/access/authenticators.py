@@ -15,6 +15,8 @@ from typing import Final, Protocol, Self
 
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.base import Principal
+from strongroom.storage_service.access.logins import Logins
+from strongroom.storage_service.access.tokens import bearer
 from strongroom.storage_service.config import ProxyKey
 from strongroom.storage_service.errors import ConfigurationError, Denied, NotAuthenticated
 from strongroom.storage_service.wire.head import Head
@@ -56,6 +58,28 @@ class SimpleAuthKeys:
         principal = await self.keys.authenticate(head.auth_id or "", head.auth_key or "")
         if principal is None:
             raise Denied("wrong API id or key")
+        return principal
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A token that a login gave, in ``Authorization`` (RFC 6750)."""
+
+    logins: Logins
+
+    async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
+        """Return whom the token speaks for.
+
+        Raises:
+            Denied: an API key is shown, too: which of the two is meant is not guessed.
+            TokenRefused: the token is worth nothing.
+        """
+        del peer
+        if head.authorization is None or head.authorization[:7].lower() != "bearer ":
+            return None
+        if head.auth_id is not None or head.auth_key is not None:
+            raise Denied("a request shows one credential")
+        principal, _ = await self.logins.authenticate(bearer(head.authorization))
         return principal
 
 

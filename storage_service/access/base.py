@@ -49,6 +49,7 @@ class Principal:
     actions: frozenset[Action] = ALL_ACTIONS
     groups: frozenset[str] = frozenset()
     ruled: bool = False
+    exempt: bool = False  # from rules: the service's own key, and its proxy's
     credential: str | None = None  # which of its credentials it has shown
     address: str | None = None  # of the client, on the network
 

@@ -21,10 +21,9 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from strongroom.models.access import InvalidAccess
+from strongroom.models.access import InvalidAccess, told
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.access.credentials.access_key import NotProven, access_key, key_of
-from strongroom.storage_service.access.principals import moment
 from strongroom.storage_service.errors import Denied, Invalid, Undecipherable
 from strongroom.storage_service.jose import base64url, jwe, to_public_key
 from strongroom.storage_service.jose.key import Key
@@ -41,6 +40,7 @@ class Reason(StrEnum):
     UNSEALED = "the challenge was not made here"
     EXPIRED = "the challenge has expired"
     WRONG = "the answer is wrong"
+    ANSWERED = "the challenge was answered before"
     NOT_REGISTERED = "the key is not among the principal's access keys"
 
 
@@ -170,7 +170,7 @@ class Challenges:
         return login.Challenge(
             how=asked.how,
             challenge=jwe.encrypt(self._keys[0], _BOUND, msgspec.json.encode(sealed), self._random).decode(),
-            expires=moment(datetime.fromtimestamp(expires, UTC)),
+            expires=told(datetime.fromtimestamp(expires, UTC)),
             nonce=nonce if asked.how == "sign" else "",
             encrypted=encrypted,
         )

@@ -29,11 +29,12 @@ from strongroom.models import access, names
 from strongroom.models.access import Group, Kind, PrincipalRecord, Rule
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Conflict, Delete, Put, Vacant, pages
-from strongroom.storage_service.errors import Busy, Exists, Internal, ServiceError, Undecipherable
+from strongroom.storage_service.errors import Busy, Exists, Internal, Invalid, ServiceError, Undecipherable
 from strongroom.storage_service.traces import trace_of
 
 ATTEMPTS: Final = 16  # at one change, while others change something
 KEPT: Final = 64  # of the last changes, that the epoch names
+NAMED: Final = 256  # names in all of them
 MOST: Final = 32  # names of one change; of one with more, everything is read again
 _OURS: Final = (names.ACCESS, names.SPENT)
 _LOOKS: Final = 8  # at an epoch that changes while the records are read
@@ -64,7 +65,10 @@ class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"fo
         if edition is not None or len(listed) > MOST:
             listed = ()
         number = self.number + 1
-        return Epoch(number, edition or self.edition, (*self.recent, Changed(number, listed))[-KEPT:])
+        recent = [*self.recent, Changed(number, listed)][-KEPT:]
+        while sum(len(each.names) for each in recent) > NAMED and len(recent) > 1:
+            del recent[0]
+        return Epoch(number, edition or self.edition, tuple(recent))
 
     def since(self, number: int, edition: str) -> set[str] | None:
         """Return the names of what changed after the change *number*; None: everything may have."""
@@ -225,6 +229,7 @@ class Directory:
         in force from then on.
 
         Raises:
+            Invalid: it is more than one commit takes.
             Conflict: a guard that *make* set did not hold.
             Busy: others change access without end; nothing was done.
             Unavailable: the store does not answer; with the fate of the change.
@@ -235,6 +240,8 @@ class Directory:
             if not changes and edition is None:
                 return snapshot.revision
             changed = [change.name for change in changes if isinstance(change, Put | Delete)]
+            if len(changes) + 1 > self._sealed.max_batch:
+                raise Invalid(f"that changes {len(changes)} records, and one commit takes {self._sealed.max_batch - 1}")
             epoch = snapshot.epoch.after([name for name in changed if name.startswith(_OURS)], edition)
             write = Put(names.EPOCH, msgspec.json.encode(epoch), snapshot.revision)
             try:
@@ -357,7 +364,7 @@ def _snapshot(revision: int, epoch: Epoch, records: Records, spent_names: frozen
         if kind is not None:
             taken[last.casefold()] = f"{kind}:{last}"
         elif isinstance(record, Damaged):
-            damaged = record.error
+            damaged = record.error if name.startswith((names.GROUPS, names.RULES)) else damaged
         elif isinstance(record, Rule):
             rules[last] = record
         elif isinstance(record, Group):

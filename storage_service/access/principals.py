@@ -27,6 +27,7 @@ from strongroom.models.access import (
     Right,
     Role,
     Rule,
+    told,
 )
 from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
@@ -47,11 +48,6 @@ from strongroom.storage_service.wire import MAX_JOURNAL
 WINDOW: Final = 300  # seconds in which a new principal is set up; …
 FIRST_WINDOW: Final = 900  # … the first administrator
 _FOLDERS: Final = {Kind.USER: "users", Kind.SERVICE: "services"}
-
-
-def moment(at: datetime) -> str:
-    """Return how records say the moment *at*; texts of moments sort as these do."""
-    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 class Added(NamedTuple):
@@ -88,7 +84,7 @@ class Principals:
     @property
     def now(self) -> str:
         """The moment, as records say it."""
-        return moment(self._now())
+        return told(self._now())
 
     async def current(self) -> Snapshot:
         """Return all records as they are."""
@@ -137,18 +133,18 @@ class Principals:
             nonlocal added
             now = self._now()
             first = admin and not self._can_be_administered(known)
-            ends = moment(now + timedelta(seconds=window or (FIRST_WINDOW if first else WINDOW)))
+            ends = told(now + timedelta(seconds=window or (FIRST_WINDOW if first else WINDOW)))
             pending = None if code is None else Pending(code=_hashed(code), expires=ends)
             added = Added(None, None, first) if code is None else Added(Secret(code), ends, first)
             old = known.principal(kind, name)
             if old is None:
                 refuse_taken(known, name)
                 record = PrincipalRecord(
-                    created=moment(now), created_by=by, note=note, credentials=tuple(credentials), pending=pending
+                    created=told(now), created_by=by, note=note, credentials=tuple(credentials), pending=pending
                 )
             elif old.pending is None:
                 raise Exists(f"that {kind} exists already")
-            elif old.pending.expires > moment(now):
+            elif old.pending.expires > told(now):
                 raise Exists(f"that {kind} is waiting for setup")
             else:
                 record = msgspec.structs.replace(
@@ -204,7 +200,7 @@ class Principals:
         record = found if isinstance(found, PrincipalRecord) else None
         pending = None if record is None else record.pending
         right = hmac.compare_digest(_hashed(code), _NOTHING if pending is None else pending.code)
-        if record is None or pending is None or not right or pending.expires <= moment(self._now()):
+        if record is None or pending is None or not right or pending.expires <= told(self._now()):
             raise Denied("there is nothing to set up with that code, or it has expired")
         return record
 
@@ -260,9 +256,9 @@ class Principals:
                 changed = msgspec.structs.replace(record, epoch=record.epoch + 1, ends=None)
             elif record.ends is None or passed:
                 epoch = record.epoch + passed
-                changed = msgspec.structs.replace(record, epoch=epoch, ends=moment(self._now() + after))
+                changed = msgspec.structs.replace(record, epoch=epoch, ends=told(self._now() + after))
             else:
-                ends = min(record.ends, moment(self._now() + after))
+                ends = min(record.ends, told(self._now() + after))
                 changed = msgspec.structs.replace(record, ends=ends)
             return [_put(principal_name(kind, name), changed)]
 
@@ -360,7 +356,7 @@ class Principals:
                 raise Exists("a group of that name exists")
             if spent("groups", name).casefold() in {each.casefold() for each in known.spent if _was_group(each)}:
                 raise Exists("that name was given once, and a name is never given again")
-            return [_put_group(name, Group(created=moment(self._now()), created_by=by, note=note))]
+            return [_put_group(name, Group(created=told(self._now()), created_by=by, note=note))]
 
         await self._directory.change(make)
 
@@ -422,7 +418,7 @@ class Principals:
 
         A group that is damaged is made anew: nobody is in it then but who is added now.
         """
-        now = moment(self._now())
+        now = told(self._now())
         found = known.records.get(names.GROUPS + ADMINISTRATORS)
         group = found if isinstance(found, Group) else Group(created=now, created_by=by, note="may do everything")
         members = {**_alive(known, group).members, member: Role.MANAGER}

@@ -130,6 +130,7 @@ class Session(Generic[Transport, Sleep]):
         *,
         api_id: str | None = None,
         api_key: str | Secret | None = None,
+        authorization: str | Secret | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Self:
         """Return a client for another caller, over the same connections; closing it leaves them open.
@@ -138,6 +139,7 @@ class Session(Generic[Transport, Sleep]):
             on_behalf_of: whom the calls are made for; None: nobody.
             api_id: an API key's id, to be used with
             api_key: its key; None: this client's own.
+            authorization: what to show instead of a key: ``Bearer`` and a token.
             headers: further header fields to send. An ``X-Request-ID`` among them is that of every request.
 
         Raises:
@@ -151,6 +153,7 @@ class Session(Generic[Transport, Sleep]):
             api_id=api_id or self._caller.api_id,
             api_key=key or self._caller.api_key,
             on_behalf_of=on_behalf_of,
+            proof=Secret(authorization) if isinstance(authorization, str) else authorization,
             headers=headers or {},
         )
         other._fields = other._standing_fields()

@@ -7,6 +7,7 @@ request ──▶ who asks? ──▶ /secrets…   the raw endpoint of Custodia
 import logging
 import os
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 import falcon
@@ -35,6 +36,7 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.failure_log import FailureLog
 from strongroom.storage_service.http import records
+from strongroom.storage_service.http.logins import OPEN_PATHS as LOGIN_PATHS
 from strongroom.storage_service.http.secrets import SecretsEndpoint, allow_of
 from strongroom.storage_service.meter import STORAGE, Meter, Refused, Unknown
 from strongroom.storage_service.services.door import Caller
@@ -52,6 +54,7 @@ Response = falcon.asgi.Response
 
 log = logging.getLogger(__name__)
 
+STRANGERS_PATHS: Final = LOGIN_PATHS | {SETUP_PATH}  # asked before anybody is known; what is shown is looked at there
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # answered to anyone: they tell no more than up or down
 STRANGER: Final = Principal("unknown", (), frozenset())  # who is nobody, and reaches nothing
 _BELOW_SECRETS: Final = SECRETS_PATH + "/"
@@ -105,7 +108,7 @@ class StorageApp:
         """Serve one request."""
         return self._answer(exchange)
 
-    async def _answer(self, exchange: Exchange) -> None:
+    async def _answer(self, exchange: Exchange) -> None:  # the order of the checks is the point
         parts = self._parts
         assert parts is not None  # noqa: S101  # nothing is accepted before `open` is done
         request = exchange.request
@@ -135,7 +138,7 @@ class StorageApp:
             if fault is None and request.method == b"OPTIONS":
                 await self._tell_methods(exchange, path, request_id)
                 return
-            known = self._identified if path != SETUP_PATH else self._stranger
+            known = self._stranger if path in STRANGERS_PATHS else self._identified
             caller = await known(exchange, fields, path, fault)
             if fault is not None:
                 raise fault
@@ -204,6 +207,8 @@ class StorageApp:
             raise fault or error from None
         if fields.proxy is not None and not through_proxy:
             await self._turn_away(exchange, fields, path, Denied("claimed to be the proxy, with another key"))
+        if address is not None:
+            principal = replace(principal, address=address)
         spoken_for = authenticators.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
         return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
 

@@ -19,7 +19,7 @@ from strongroom.storage_service.errors import Invalid, TooLarge
 from strongroom.storage_service.failure_log import FailureLog
 from strongroom.storage_service.handlers import Stored
 from strongroom.storage_service.http import access as access_resources
-from strongroom.storage_service.http import bulk
+from strongroom.storage_service.http import bulk, logins
 from strongroom.storage_service.http import keys as key_resources
 from strongroom.storage_service.http.answering import (
     Request,
@@ -71,6 +71,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts, failures: FailureLo
     access_resources.add_routes(app, parts.principals)
     key_resources.add_routes(app, parts.keys)
     bulk.add_routes(app, parts.bulk, bodies)
+    logins.add_routes(app, parts.logins)
 
 
 class Ping:
@@ -151,6 +152,7 @@ class Self:
                 paths=list(principal.paths),
                 actions=sorted(map(str, principal.actions)),
                 groups=sorted(principal.groups),
+                ruled=principal.ruled,
             ),
         )
 

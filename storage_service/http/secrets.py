@@ -159,7 +159,8 @@ class SecretsEndpoint:
             _secret_name(request.trail),
             expected_revision(request.head.if_match, request.head.if_none_match),
         )
-        value = await _value_of(request.head.content_type, await self._body(request, Action.PUT, name))
+        action = Action.CREATE if expected == ABSENT else Action.MODIFY
+        value = await _value_of(request.head.content_type, await self._body(request, action, name))
         try:
             revision = await self._secrets.put(request.caller, name, value, expected)
         except Exists as error:
@@ -190,7 +191,7 @@ class SecretsEndpoint:
         if not request.trail.endswith("/"):
             raise MethodNotAllowed("a container's name has a trailing slash", _allowed(request.trail))
         name = _container_name(request.trail)
-        await _check_message(await self._body(request, Action.PUT, name))
+        await _check_message(await self._body(request, Action.CREATE, name))
         created = await self._secrets.create_container(request.caller, name)
         request.answer(201 if created else 200, b"")
 

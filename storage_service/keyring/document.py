@@ -29,7 +29,8 @@ FORMAT: Final = 1  # a later one is refused, not guessed at
 
 ACCESS_KEYSET: Final = "access"
 ROOT_KEYSET: Final = "root"  # no keyset has this name: it would be taken for the root key's
-PROTECTED: Final = frozenset({ACCESS_KEYSET, ROOT_KEYSET, DEFAULT_KEYSET})
+TOKENS_KEYSET: Final = "tokens"  # nothing is encrypted under it: what logins and tokens are signed with comes of it
+PROTECTED: Final = frozenset({ACCESS_KEYSET, ROOT_KEYSET, TOKENS_KEYSET, DEFAULT_KEYSET})
 
 MAX_KEYS: Final = 32  # in one generation
 MAX_GENERATIONS: Final = 12  # that one record may be under: with more, a write would not fit into a transaction
@@ -205,6 +206,16 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={
         return self._with(
             keysets={**self.keysets, name: Keyset(number, keys, (_generation(number, now, keys, random),))},
             numbers={**self.numbers, name: number},
+        )
+
+    def with_tokens(self, now: str, random: Random = secrets.token_bytes) -> Self:
+        """Return the document with the keyset that logins and tokens are signed with, if it was not there."""
+        if TOKENS_KEYSET in self.keysets:
+            return self
+        number = self.numbers.get(TOKENS_KEYSET, 0) + 1
+        made = Keyset(number, 1, (_generation(number, now, 1, random),))
+        return self._with(
+            keysets={**self.keysets, TOKENS_KEYSET: made}, numbers={**self.numbers, TOKENS_KEYSET: number}
         )
 
     def without_keyset(self, name: str) -> Self:

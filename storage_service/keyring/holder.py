@@ -84,6 +84,7 @@ class Holder:
         self._seen = -1  # the tick of the shared root that what is held here belongs to
         self._turn = asyncio.Lock()
         self.on_open: Callable[[], object] = bool  # called whenever this worker has keys and had none
+        self.on_drop: Callable[[], object] = bool  # called whenever it lets go of them
         self._watching: asyncio.Task[None] | None = None
         self._behind = ""  # why the keyring that is in the store does not open here
 
@@ -328,6 +329,7 @@ class Holder:
         ring, self._ring = self._ring, None
         if ring is not None:
             ring.wipe()
+            self.on_drop()
 
     async def _watch(self) -> None:
         said = ""

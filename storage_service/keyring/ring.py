@@ -221,6 +221,20 @@ class Ring:
             raise LookupError(f"the ring has no keyset {keyset}") from None
         return keys[0] if len(keys) == 1 else secrets.choice(keys)
 
+    def newest(self, keyset: str) -> tuple[DataKey, ...]:
+        """Return the first key of each generation of *keyset*, the active one first and none that came after it.
+
+        They are for what is signed and not stored: () where there is no such keyset, yet.
+        """
+        active = self._active.get(keyset)
+        if active is None:
+            return ()
+        first: dict[int, DataKey] = {}
+        for key in self._keys.values():
+            if key.keyset == keyset and key.number <= active[0].number:
+                first.setdefault(key.number, key)
+        return tuple(first[number] for number in sorted(first, reverse=True))
+
     @property
     def widest(self) -> int:
         """How many generations a record may be under, at most."""

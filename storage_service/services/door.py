@@ -15,6 +15,7 @@ from typing import Final, Literal, NamedTuple, TypeVar
 from strongroom.models import names
 from strongroom.storage_service.access.base import Action, Decider, Principal
 from strongroom.storage_service.access.paths import decide
+from strongroom.storage_service.access.ruling import Ruling
 from strongroom.storage_service.audit.log import AuditLog, AuditRecord, Measure
 from strongroom.storage_service.errors import (
     AuditUnavailable,
@@ -90,6 +91,7 @@ class Door:
     def __init__(self, deciders: Sequence[Decider], audit: AuditLog, refusals: Strangers | None = None) -> None:
         """Take who decides, where it is recorded, and what counts refusals, if another door counts with it."""
         self._deciders = tuple(deciders)
+        self._ruling = next((each for each in self._deciders if isinstance(each, Ruling)), None)
         self._audit = audit
         self._refusals = refusals or Strangers(self._record_refusals, audit.has_room)
 
@@ -135,7 +137,7 @@ class Door:
         if denied:
             await self._deny(caller, denied)
             raise Denied("outside what these credentials reach")
-        await self._audit.append(*_records(caller, acts, "allowed"))
+        await self._audit.append(*self._permitted(caller, acts))
         caller.allowed += tuple(acts)
 
     def own_container(self, principal: Principal) -> str | None:
@@ -151,9 +153,11 @@ class Door:
         None of them lies in another. Where the container *below* stands for the caller's own, that one is meant.
         """
         own = self.own_container(caller.principal)
+        named = {top for decider in self._deciders for top in decider.tops(caller.principal)}
+        if caller.principal.ruled and any(below.startswith(top) for top in named):
+            return [below]  # of which it is shown what it may see
         if (own is None or names.container_of(own) != below) and self.reaches(caller, action, below):
             return [below]
-        named = {top for decider in self._deciders for top in decider.tops(caller.principal)}
         found: list[str] = []
         for number, top in enumerate(sorted(named), 1):
             if number % MANY == 0:  # of a key with thousands of paths: others get their turn
@@ -177,15 +181,53 @@ class Door:
 
     async def _deny(self, caller: Caller, acts: Sequence[Act], reason: str = "") -> None:
         caller.ended = True
-        await self.turn_away(*[_refusal(caller, action.word, name, "denied", reason) for action, name in acts])
+        decided = [self._decided(caller, act) for act in acts]
+        await self.turn_away(
+            *[
+                _refusal(caller, action.word, name, "denied", reason, decided=inputs)
+                for (action, name), inputs in zip(acts, decided, strict=True)
+            ]
+        )
+
+    def visible(self, caller: Caller, wanted: Sequence[str]) -> Sequence[str]:
+        """Return those of *wanted*, names that lie in what *caller* may list, that it may see there, in their order.
+
+        Whoever brings a reach of his own sees all that rules do not deny him: that he may list the container, says so.
+        """
+        if self._ruling is None:
+            return wanted
+        seen = self._ruling.visible(caller.principal, wanted)
+        if not caller.principal.ruled or len(self._deciders) == 1:
+            return seen
+        return [name for name in seen if decide(self._deciders, caller.principal, Action.LIST, name)]
+
+    def readable(self, caller: Caller, wanted: Sequence[str]) -> Sequence[str]:
+        """Return those that are `visible`, and may be read: where a listing shows what is in them."""
+        seen = self.visible(caller, wanted)
+        if not caller.principal.ruled:
+            return seen
+        return [name for name in seen if decide(self._deciders, caller.principal, Action.GET, name)]
+
+    def _permitted(self, caller: Caller, acts: Sequence[Act]) -> list[AuditRecord]:
+        return [
+            _record(caller, act.action.word, act.name, "allowed", None, decided=self._decided(caller, act))
+            for act in acts
+        ]
+
+    def _decided(self, caller: Caller, act: Act) -> dict[str, object] | None:
+        """Return what rules decided by; None where they had nothing to say."""
+        return None if self._ruling is None else self._ruling.inputs(caller.principal, act.action, act.name)
 
     async def expect(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
         """Refuse, and record that, what `permit` would refuse; nothing is recorded of what is still to be permitted.
 
+        A put that may become either, to make or to change, is refused where it may become neither.
+
         Raises:
             Denied, AuditUnavailable: as `permit`.
         """
-        denied = [name for name in wanted if not decide(self._deciders, caller.principal, action, name)]
+        either = (Action.CREATE, Action.MODIFY) if action is Action.PUT else (action,)
+        denied = [name for name in wanted if not any(self.reaches(caller, each, name) for each in either)]
         if denied:
             await self.permit(caller, action, denied)
 
@@ -211,7 +253,7 @@ class Door:
             await self.permit_each(caller, acts)  # says no, and records it
         if len(acts) > MANY:
             await asyncio.sleep(0)
-        recorded = self._audit.append(*_records(caller, acts or [Act(action, "")], "allowed"))
+        recorded = self._audit.append(*self._permitted(caller, acts or [Act(action, "")]))
         caller.allowed += tuple(acts)
         try:
             return await read()
@@ -260,7 +302,7 @@ class Door:
         reason = f"{error.code}: {error}"
         if caller.allowed:
             acts = list(dict.fromkeys(caller.allowed))
-            unknown = not expected and any(act.action in (Action.PUT, Action.DELETE) for act in acts)
+            unknown = not expected and any(act.action.word in ("put", "delete") for act in acts)
             await self._audit.append(*_records(caller, acts, "unknown" if unknown else _outcome(error), reason))
             return
         decision: Decision = (
@@ -303,7 +345,15 @@ def _records(caller: Caller, acts: Sequence[Act], decision: str, reason: str | N
     return [_record(caller, action.word, name, decision, reason) for action, name in acts]
 
 
-def _record(caller: Caller, action: str, name: str, decision: str, reason: str | None) -> AuditRecord:
+def _record(
+    caller: Caller,
+    action: str,
+    name: str,
+    decision: str,
+    reason: str | None,
+    *,
+    decided: dict[str, object] | None = None,
+) -> AuditRecord:
     return AuditRecord(
         caller.request_id,
         caller.principal.id,
@@ -314,10 +364,19 @@ def _record(caller: Caller, action: str, name: str, decision: str, reason: str |
         caller.on_behalf_of,
         None if caller.peer is None else caller.peer._asdict(),
         caller.address,
+        decided=decided,
     )
 
 
-def _refusal(caller: Caller, action: str, name: str, decision: Decision, reason: str) -> Refusal:
+def _refusal(
+    caller: Caller,
+    action: str,
+    name: str,
+    decision: Decision,
+    reason: str,
+    *,
+    decided: dict[str, object] | None = None,
+) -> Refusal:
     return Refusal(
         request=caller.request_id,
         action=action,
@@ -328,6 +387,7 @@ def _refusal(caller: Caller, action: str, name: str, decision: Decision, reason:
         on_behalf_of=caller.on_behalf_of,
         address=caller.address,
         peer=None if caller.peer is None else caller.peer._asdict(),
+        decided=decided,
     )
 
 
@@ -344,4 +404,5 @@ def _record_of(refusal: Refusal) -> AuditRecord:
         None if refusal.address is None else bounded(refusal.address),
         [bounded(each) for each in refusal.claimed[:MAX_CLAIMED]],
         refusal.count,
+        refusal.decided,
     )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from strongroom.models import Model, names
 from strongroom.models.errors import InvalidName
 from strongroom.storage_service.access.base import Action
+from strongroom.storage_service.backends.base import ABSENT
 from strongroom.storage_service.errors import Invalid, TooLarge
 from strongroom.storage_service.handlers import Handler, KeyPage, RecordPage, Stored
 from strongroom.storage_service.routing import Kept, Routing
@@ -59,10 +60,11 @@ class RecordService:
             Denied, Invalid, TooLarge, Changed, Locked, Unavailable, AuditUnavailable
         """
         handlers = [self._routing.handler_for(record) for record in records]
-        await self._door.permit(caller, Action.PUT, [record.record_name for record in records])
+        acts = [Act(_writes(at), record.record_name) for record, at in zip(records, expected, strict=True)]
+        await self._door.permit_each(caller, acts)
         saved: dict[int, Stored[Model]] = {}
         for handler, places in _by_handler(handlers):
-            with caller.doing([Act(Action.PUT, records[place].record_name) for place in places]):
+            with caller.doing([acts[place] for place in places]):
                 stored = await handler.save_many(
                     [records[place] for place in places], [expected[place] for place in places]
                 )
@@ -134,10 +136,22 @@ class RecordService:
         """
         handler = self._routing.handler_of(model, source)
 
-        async def read() -> RecordPage[Model]:
+        async def page_after(behind: str | None) -> RecordPage[Model]:
             with suppress(TooLarge):
-                return await handler.list(model, after, limit, LARGE_ANSWER)
-            return await handler.list(model, after, 1)
+                return await handler.list(model, behind, limit, LARGE_ANSWER)
+            return await handler.list(model, behind, 1)
+
+        async def read() -> RecordPage[Model]:
+            page = await page_after(after)
+            while True:  # until there is one that may be seen: who goes on from a page goes on from its last record
+                seen = set(self._door.readable(caller, [each.record.record_name for each in page.records]))
+                if len(seen) == len(page.records):
+                    return page
+                if seen or not page.more:
+                    return RecordPage(
+                        tuple(each for each in page.records if each.record.record_name in seen), page.more
+                    )
+                page = await page_after(page.records[-1].record.key)
 
         return await self._door.read(caller, Action.LIST, [model.prefix()], read)
 
@@ -150,7 +164,17 @@ class RecordService:
             Denied, Invalid, Unavailable, AuditUnavailable
         """
         handler = self._routing.handler_of(model, source)
-        return await self._door.read(caller, Action.LIST, [model.prefix()], lambda: handler.keys(model, after, limit))
+
+        async def read() -> KeyPage:
+            behind = after
+            while True:
+                page = await handler.keys(model, behind, limit)
+                seen = self._door.visible(caller, [model.prefix() + key for key in page.keys])
+                if len(seen) == len(page.keys) or seen or not page.more:
+                    return KeyPage(tuple(name.removeprefix(model.prefix()) for name in seen), page.more)
+                behind = page.keys[-1]
+
+        return await self._door.read(caller, Action.LIST, [model.prefix()], read)
 
     async def handlers(self, caller: Caller) -> Sequence[Kept]:
         """Return which models are kept where, which whoever is known may know.
@@ -160,6 +184,13 @@ class RecordService:
         """
         await self._door.note(caller, Action.LIST, names.HANDLERS)
         return self._routing.handlers()
+
+
+def _writes(expected: int | None) -> Action:
+    """Return what it is to write a record that is *expected* to be at a revision; None: whether it is there or not."""
+    if expected is None:
+        return Action.PUT
+    return Action.CREATE if expected == ABSENT else Action.MODIFY
 
 
 def _by_handler(handlers: Sequence[Handler]) -> list[tuple[Handler, list[int]]]:

@@ -4,9 +4,10 @@ PERF: a get is the path that is measured (docs/adr/0019): it goes through the do
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Final
+from typing import Final, TypeAlias
 
 from strongroom.models import names
 from strongroom.storage_service.access.base import Action
@@ -62,14 +63,18 @@ class Values:
             await turns.take()
 
 
+See: TypeAlias = Callable[[Sequence[str]], Sequence[str]]
+"""What returns those of some names that may be seen, in their order."""
+
+
 class Listing:
     """The names in a container, relative to it, in pages: to be gone through once, as fast as somebody takes them.
 
     So much of a container is in memory as one page holds, and others get their turn between two of them.
     """
 
-    def __init__(self, backend: Backend, container: str, first: Page) -> None:
-        """Take the first page of *container*.
+    def __init__(self, backend: Backend, container: str, first: Page, see: See = list) -> None:
+        """Take the first page of *container*, and what says which of some names are to be seen.
 
         Raises:
             NotFound: there is no such container; its own marker sorts before everything in it.
@@ -78,6 +83,7 @@ class Listing:
             raise NotFound("there is no such container")
         self._backend = backend
         self._container = container
+        self._see = see
         self._page = Page(first.names[1:], first.more)
 
     @property
@@ -88,7 +94,7 @@ class Listing:
     async def __aiter__(self) -> AsyncIterator[Sequence[str]]:
         page, after = self._page, self._container
         while True:
-            yield [name.removeprefix(self._container) for name in page.names]
+            yield [name.removeprefix(self._container) for name in self._see(page.names)]
             if not page.more:
                 return
             after = page.names[-1] if page.names else after
@@ -99,9 +105,10 @@ class Listing:
 class Containers:
     """The containers at the top, in pages, like a `Listing`; what lies in them is passed over, however much it is."""
 
-    def __init__(self, backend: Backend, first: Page) -> None:
-        """Take the first page of all secrets."""
+    def __init__(self, backend: Backend, first: Page, see: See = list) -> None:
+        """Take the first page of all secrets, and what says which of some names are to be seen."""
         self._backend = backend
+        self._see = see
         self._page = first
 
     @property
@@ -113,7 +120,7 @@ class Containers:
         page = self._page
         while True:
             tops = dict.fromkeys(name.removeprefix(ROOT).partition("/")[0] for name in page.names)
-            yield [f"{top}/" for top in tops]
+            yield [name.removeprefix(ROOT) for name in self._see([f"{ROOT}{top}/" for top in tops])]
             if not page.more:
                 return
             await asyncio.sleep(0)
@@ -220,7 +227,7 @@ class SecretService:
         Raises:
             Denied, NoContainer, Exists, Changed, Locked, Unavailable, AuditUnavailable
         """
-        await self._door.permit(caller, Action.PUT, [name])
+        await self._door.permit(caller, Action.CREATE if expected == ABSENT else Action.MODIFY, [name])
         container = names.container_of(name)
         write = Put(name, value, expected)
         try:
@@ -262,7 +269,7 @@ class SecretService:
         Raises:
             Denied, NoContainer (its parent), Unavailable, AuditUnavailable
         """
-        await self._door.permit(caller, Action.PUT, [name])
+        await self._door.permit(caller, Action.CREATE, [name])
         parent = names.container_of(name)
         write = Put(name, b"", ABSENT)
         try:
@@ -285,7 +292,8 @@ class SecretService:
         """
 
         async def read() -> Listing:
-            return Listing(self._secrets, name, await self._secrets.list(name))
+            see = functools.partial(self._door.visible, caller)
+            return Listing(self._secrets, name, await self._secrets.list(name), see)
 
         return await self._door.read(caller, Action.LIST, [name], read)
 
@@ -298,12 +306,14 @@ class SecretService:
 
         async def read() -> list[str]:
             found: list[str] = []
-            behind, more = name + after, True
+            behind, more, any_there = name + after, True, False
             while more and len(found) < limit:
                 page = await self._secrets.list(name, behind, limit - len(found))
-                found += page.names
+                found += self._door.visible(caller, page.names)
                 behind, more = page.names[-1] if page.names else behind, page.more
-            if not found:
+                any_there = any_there or bool(page.names)
+                await asyncio.sleep(0)
+            if not any_there:
                 Listing(self._secrets, name, await self._secrets.list(name, limit=1))  # says so where there is none
             return [each.removeprefix(name) for each in found]
 
@@ -328,9 +338,8 @@ class SecretService:
             if tops != [ROOT]:
                 return Reached(self._secrets, wanted)
             top, slash, _ = after.partition("/")
-            return Containers(
-                self._secrets, await self._secrets.list(ROOT, f"{ROOT}{top}{_AFTER_SLASH if slash else ''}")
-            )
+            first = await self._secrets.list(ROOT, f"{ROOT}{top}{_AFTER_SLASH if slash else ''}")
+            return Containers(self._secrets, first, functools.partial(self._door.visible, caller))
 
         return await self._door.read(caller, Action.LIST, wanted or tops, read)
 

@@ -44,6 +44,10 @@ MAX_LISTING_BODY: Final = 4 * 1024  # which page of which listing
 SECRETS_PATH: Final = "/secrets"  # on the socket
 METRICS_PATH: Final = "/metrics"  # on both
 API_PATH: Final = "/api/v0"  # on the proxy
+AUTH_PATH: Final = "/auth"
+ACCESS_PATH: Final = "/access"
+PROXIED: Final = {API_PATH + path: path for path in (AUTH_PATH, ACCESS_PATH)}
+"""What the proxy passes over the socket beside the secrets: whoever asks there shows the service who he is."""
 PROXIED_SECRETS_PATH: Final = API_PATH + SECRETS_PATH  # on the proxy; forwarded to SECRETS_PATH
 
 # Credentials (Custodia's SimpleAuthKeys; CPD-101 names the key header CUSTODIA_KEY_ID). Any client may write each
@@ -406,6 +410,7 @@ class WhoAmI(msgspec.Struct, kw_only=True):
     paths: list[str]
     actions: list[str]
     groups: list[str] = []
+    ruled: bool = False  # rules alone say what it may do; paths and actions are its credential's bounds
 
 
 class Status(msgspec.Struct, kw_only=True):
@@ -457,6 +462,7 @@ class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_f
     address: _Told | None = None
     peer: Annotated[dict[str, int], msgspec.Meta(max_length=0)] | None = None  # of the socket: no report tells it
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNTED)] = 1
+    decided: Annotated[dict[str, object], msgspec.Meta(max_length=0)] | None = None  # by rules: no report tells it
 
 
 class RefusalReport(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

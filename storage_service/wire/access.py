@@ -20,8 +20,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from strongroom.models.access import MAX_CREDENTIALS, Role
+from strongroom.storage_service.wire import ACCESS_PATH as ACCESS_PATH  # noqa: PLC0414  # its pages are here
 
-ACCESS_PATH: Final = "/access"
 SETUP_PATH: Final = ACCESS_PATH + "/setup"
 FOLDERS: Final[dict[str, str]] = {"user": "users", "service": "services"}
 MAX_ACCESS_BODY: Final = 64 * 1024

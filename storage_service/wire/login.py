@@ -13,6 +13,12 @@ from typing import Final, Literal
 
 import msgspec
 
+from strongroom.storage_service.wire import AUTH_PATH
+
+CHALLENGE_PATH: Final = AUTH_PATH + "/challenge"  # POST, for everybody
+LOGIN_PATH: Final = AUTH_PATH + "/login"  # POST, for everybody
+TOKEN_PATH: Final = AUTH_PATH + "/token"  # DELETE: the one that is shown; /auth/token/<jti>: another
+MAX_BODY: Final = 32 * 1024  # bytes
 MAX_ADDRESS: Final = 512  # characters of the address at which a service is spoken to
 MAX_PRINCIPAL: Final = 128  # characters
 MAX_CHALLENGE: Final = 4096  # characters of a sealed challenge
@@ -59,6 +65,17 @@ class Answer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return "<Answer>"
+
+
+class Token(msgspec.Struct, kw_only=True):
+    """Answer of a login: the *token* goes into ``Authorization: Bearer``, until it *expires*."""
+
+    token: str
+    principal: str
+    expires: str  # RFC 3339, UTC
+
+    def __repr__(self) -> str:
+        return f"<Token for {self.principal}>"
 
 
 def message(nonce: str, principal: str, service: str) -> bytes:

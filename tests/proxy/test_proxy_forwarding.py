@@ -48,6 +48,7 @@ ALLOWED = {
     "custodia_auth_key: b",
     "custodia-key-id: b",
     "custodia_key_id: b",
+    "authorization: bearer abc",
 }
 STOPPED = {
     "REMOTE_USER: root",
@@ -60,7 +61,6 @@ STOPPED = {
     "Forwarded: for=10.0.0.1",
     "Strongroom-Proxy: proxy:proxy-key",
     "Strongroom-On-Behalf-Of: root",
-    "Authorization: Basic YTpi",
     "Cookie: a=b",
     "Connection: keep-alive, custodia-auth-id",
     "Keep-Alive: timeout=5",

@@ -22,6 +22,7 @@ from strongroom.storage_service.services.access import AccessService
 from strongroom.storage_service.services.audit import AuditService
 from strongroom.storage_service.services.door import Caller
 from strongroom.storage_service.services.health import HealthService
+from strongroom.storage_service.services.logins import LoginService
 from strongroom.storage_service.services.records import RecordService, Reference
 from strongroom.storage_service.services.secrets import SecretService
 from strongroom.storage_service.strangers import MOST_ACTS
@@ -167,6 +168,7 @@ VERBS: dict[str, tuple[Verb, Action, list[str]]] = {
         ["system/access/apikeys/new"],
     ),
     "access.list_keys": (lambda parts, who: parts.access.list_keys(who), Action.LIST, ["system/access/apikeys/"]),
+    "logins.revoke": (lambda parts, who: parts.logins.revoke(who, "0" * 32, ""), Action.DELETE, ["system/tokens"]),
     "access.revoke_key": (lambda parts, who: parts.access.revoke_key(who, "made"), Action.DELETE, [KEY]),
 }
 
@@ -175,6 +177,7 @@ NO_VERBS: Final = {
     *("secrets.own_container", "secrets.expect", "secrets.expect_some"),
     *("records.handlers", "records.expect", "records.expect_some"),
     *("access.knows", "access.whoami", "access.expect_some"),
+    *("logins.challenge", "logins.log_in", "logins.log_out"),
     *("audit.check_is_proxy", "audit.take_report", "audit.take_act"),
     *("health.check", "health.ping", "health.status"),
 }
@@ -193,7 +196,12 @@ def verbs_of(**services: type) -> set[str]:
 def test_every_verb_is_in_a_table() -> None:
     """A verb that a service gains must say here what it needs; keys, bulk and principals have tables of their own."""
     found = verbs_of(
-        secrets=SecretService, records=RecordService, access=AccessService, audit=AuditService, health=HealthService
+        secrets=SecretService,
+        records=RecordService,
+        access=AccessService,
+        logins=LoginService,
+        audit=AuditService,
+        health=HealthService,
     )
 
     assert found - NO_VERBS == VERBS.keys()
@@ -204,7 +212,8 @@ def test_every_service_has_a_table(rig: Rig) -> None:
     """A service that is added must have its verbs in a table, too."""
     services = {name for name, part in vars_of(rig.parts) if type(part).__name__.endswith("Service")}
 
-    assert services == {"secrets", "records", "access", "principals", "audit", "health", "keys", "bulk", "telemetry"}
+    told = {"secrets", "records", "access", "principals", "logins", "audit", "health", "keys", "bulk", "telemetry"}
+    assert services == told
 
 
 def vars_of(parts: Parts) -> list[tuple[str, object]]:

@@ -49,7 +49,7 @@ async def make(
             data = await asyncio.to_thread(password.hashed, given)
         else:
             data = row.canonical(given)
-        if expires is not None and access.check_time(expires, "expires") <= now:
+        if expires is not None and access.told(access.check_time(expires, "expires")) <= now:
             raise InvalidAccess("it would have expired already", "expires")
         number = random()
         called = access.check_name(name or f"{kind}-{number[:8]}")
