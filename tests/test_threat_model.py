@@ -286,10 +286,27 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "writes the audit log: remove, edit or add lines": (
         "service/test_audit.py::test_whoever_writes_the_log_is_not_found_out",
     ),
-    "may make and revoke API keys: come by": (
+    "may make and revoke API keys, users and services: come by": (
         "product/test_custodia_auth.py::test_nobody_comes_by_the_container_of_another",
         "service/test_apikeys.py::test_no_id_is_given_out_twice",
         "service/test_door.py::test_no_key_reaches_further_than_its_maker",
+        "access/test_principals.py::test_a_name_is_one_in_whatever_case",
+        "access/test_principals.py::test_one_of_two_gets_a_name",
+    ),
+    "may make and revoke API keys, users and services: make an administrator": (
+        "service/test_principal_service.py::test_who_may_change_users_does_not_become_an_administrator",
+        "service/test_principal_service.py::test_to_make_an_administrator_takes_the_right_to_their_group",
+    ),
+    "may make and revoke API keys, users and services: shut everybody out": (
+        "access/test_principals.py::test_the_last_administrator_stays",
+        "access/test_principals.py::test_two_do_not_take_the_last_way_in_together",
+    ),
+    "writes the store: bring back a user": ("access/test_principals.py::test_what_was_removed_does_not_come_back",),
+    "knows a name: set somebody up": (
+        "access/test_principals.py::test_a_code_that_is_not_the_one",
+        "access/test_principals.py::test_a_code_is_used_once_by_two",
+        "service/test_principal_service.py::test_strangers_write_nothing",
+        "client/test_client_access.py::test_what_strangers_send",
     ),
 }
 

@@ -90,13 +90,13 @@ class PrincipalService:
     # Looking
 
     async def page(self, caller: Caller, kind: Kind, after: str = "", limit: int = MAX_PAGE) -> Page:
-        """Return the principals of a *kind* behind *after*, those whose names the caller may list."""
+        """Return the principals of a *kind* behind *after*, those that the caller may list and get."""
 
         async def read() -> Page:
             known = await self._principals.current()
             folder = principal_name(kind, "")
             listed = sorted(name for name in known.records if name.startswith(folder) and name > folder + after)
-            visible = [name for name in listed if self._door.reaches(caller, Action.LIST, name)]
+            visible = self._door.readable(caller, listed)
             some = visible[:limit]
             return Page([_known(known, kind, each.removeprefix(folder)) for each in some], len(visible) > limit)
 
@@ -121,12 +121,12 @@ class PrincipalService:
         return await self._door.read(caller, Action.GET, [_record_name(kind, name)], read)
 
     async def groups(self, caller: Caller) -> list[KnownGroup]:
-        """Return the groups whose names the caller may list."""
+        """Return the groups that the caller may list and get."""
 
         async def read() -> list[KnownGroup]:
             known = await self._principals.current()
             listed = sorted(name for name in known.records if name.startswith(names.GROUPS))
-            visible = [each for each in listed if self._door.reaches(caller, Action.LIST, each)]
+            visible = self._door.readable(caller, listed)
             return [await self._group(known, name.removeprefix(names.GROUPS)) for name in visible]
 
         return await self._door.read(caller, Action.LIST, [names.GROUPS], read)
@@ -235,7 +235,7 @@ class PrincipalService:
         Nothing is written for whoever has none: no record, and of the audit log a line that counts strangers.
 
         Raises:
-            Denied: the code is none, or no longer, or another's; which, it is not told.
+            Denied: the code is wrong, has expired, or is another's; which, it is not told.
             Invalid: the credential cannot be so; the code is good still.
             Exists: somebody has such a credential; the code is good still.
         """

@@ -185,6 +185,20 @@ def test_no_more_is_offered_than_people_read(at: dict[str, str], monkeypatch: py
     assert len(offered(at, "apikey", "revoke", "a")) == len(asked) == completion.MOST
 
 
+def test_people_programs_and_groups(at: dict[str, str], service: Up, box: str) -> None:
+    """Users and services each below their noun, groups, and members by their kinds; no name of who is to be new."""
+    with StorageClient.from_home(service.home) as client:
+        for principal in (f"user:{box}-u", f"service:{box}-s"):
+            client.add_principal(principal)
+        client.add_group(f"{box}-g")
+    for verb in (("show",), ("rm",), ("disable",), ("key", "add"), ("key", "ls")):
+        assert offered(at, "user", *verb, box) == [f"plain,{box}-u"]
+        assert offered(at, "service", *verb, box) == [f"plain,{box}-s"]
+    assert offered(at, "user", "add", box) == []
+    assert offered(at, "group", "rm", box) == [f"plain,{box}-g"]
+    assert offered(at, "group", "member", "add", f"{box}-g", f"service:{box}") == [f"plain,service:{box}-s"]
+
+
 def test_sources_and_runs(at: dict[str, str], service: Up, short: Path) -> None:
     """Sources by their names, files for their places, and runs that there are."""
     estate = short / "estate.csv"

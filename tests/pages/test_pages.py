@@ -308,8 +308,26 @@ def test_migration(opens: Opens, tmp_path: Path) -> None:
         reader.follow()
 
 
+def test_access(opens: Opens) -> None:
+    """Somebody becomes the first administrator, adds others, and gives and takes credentials, as the page shows."""
+    reader = opens("docs/access.md")
+    reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom")
+    reader.serves("strongroom up --home ~/strongroom")
+    reader.does("mkdir ~/.ssh; ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519")
+    reader.follow(until="strongroom user setup")
+    (code,) = re.findall(r"^code +(\S+)$", reader.screen, re.MULTILINE)
+    reader.answers |= {"Code: ": lambda _: code, "Password: ": lambda _: "correct horse"}
+    reader.answers["The same once more: "] = reader.answers["Password: "]
+
+    reader.follow()
+
+    assert "administrators (manager)" in reader.does("strongroom user show ann")
+    assert "correct horse" not in reader.screen
+
+
 FOLLOWED = {
     "README",
+    "access",
     "quick-start",
     "keys",
     "operating",

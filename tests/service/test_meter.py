@@ -82,6 +82,7 @@ def test_a_worker_goes_on_from_the_counts_of_the_one_whose_place_it_has() -> Non
         (STORAGE, b"/bulk/commit", "bulk"),
         (STORAGE, b"/keyring/unlock", "keyring"),
         (STORAGE, b"/apikeys/ci", "apikeys"),
+        (STORAGE, b"/access/users/ann", "access"),
         (STORAGE, b"/metrics", "health"),
         (STORAGE, b"/", "other"),
         (STORAGE, b"", "other"),
@@ -154,6 +155,6 @@ def test_strangers_make_no_series(face: Face) -> None:
 
 
 PATHS = (
-    *(b"/secrets/a", b"/storage/get", b"/bulk", b"/keyring", b"/apikeys", b"/livez", b"/nothing"),
+    *(b"/secrets/a", b"/storage/get", b"/bulk", b"/keyring", b"/apikeys", b"/access/users/", b"/livez", b"/nothing"),
     *(b"/api/v0/secrets/a", b"/api/v0/hosts"),
 )

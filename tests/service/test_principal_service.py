@@ -11,12 +11,14 @@ from typing import Any, Final
 
 import pytest
 
-from strongroom.models.access import ADMINISTRATORS, Kind, Role
+from strongroom.models.access import ADMINISTRATORS, Kind, Right, Role, Rule
 from strongroom.models.secret import Secret
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Principal
+from strongroom.storage_service.access.directory import Snapshot
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.principals import Principals
+from strongroom.storage_service.access.ruling import Ruling
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends.base import MAX_PAGE
 from strongroom.storage_service.backends.memory import MemoryBackend
@@ -395,15 +397,27 @@ async def test_an_administrator_says_who_else_is_one(rig: Rig) -> None:
 # Listings
 
 
-async def test_a_listing_shows_what_may_be_listed(rig: Rig) -> None:
-    """Of all names those are told on which the asker has the right to list; pages follow each other."""
-    mallory = ruled("user:mallory")
-    rig.granted.rights = {("user:mallory", Action.LIST, name) for name in (USERS, USERS + "bob", USERS + "eve", GROUPS)}
+async def test_a_listing_shows_what_may_be_seen(rig: Rig) -> None:
+    """Of all records those are told that the asker may list and read, by real rules; pages follow each other."""
+    ruling = Ruling()
+    rules = {
+        "look": Rule(effect="allow", subjects=("user:mallory",), actions=(Right.ACCESS,), names=("system/access/**",)),
+        "bob": Rule(effect="deny", subjects=("user:mallory",), actions=(Right.ACCESS,), names=(USERS + "bob",)),
+    }
+    ruling.take(Snapshot(rules=rules))
+    audit = AuditLog(rig.audit)
+    audit.open()
+    principals = PrincipalService(Door((Reach(), ruling), audit), rig.records)
 
-    page = await rig.principals.page(mallory, USER)
+    page = await principals.page(ruled("user:mallory"), USER)
 
-    assert [each.name for each in page.principals] == ["bob", "eve"]
-    assert await rig.principals.groups(mallory) == []
+    assert [each.name for each in page.principals] == ["adam", "ann", "eve"]
+    assert [each.name for each in await principals.groups(ruled("user:mallory"))] == [ADMINISTRATORS, "ops"]
+    with pytest.raises(Denied):
+        await principals.get(ruled("user:mallory"), USER, "bob")
+    with pytest.raises(Denied):
+        await principals.page(ruled("user:eve"), USER)
+    await audit.close()
     found: list[str] = []
     while True:
         some = await rig.principals.page(OPERATOR, USER, found[-1] if found else "", 2)
