@@ -1,8 +1,8 @@
 """The audit log read back: the decisions of rules that are on record, to be made again, and those of one request.
 
 The newest file is read first, then those that log rotation put beside it, ``audit.log.1`` or ``audit.log-20261130``,
-also where they end in ``.gz``, as far back as is asked for. It ends at a number of seconds and of lines, and says then that
-it is not all. Lines that are cut off or say nothing of rules are passed over.
+also where they end in ``.gz``, as far back as is asked for. It ends at a number of seconds and of lines, and says then
+that it is not all. Lines that are cut off or say nothing of rules are passed over.
 """
 
 import contextlib
