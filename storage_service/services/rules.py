@@ -11,7 +11,7 @@ What is on record is told to who may read that, ``system/audit/decisions``; of h
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, TypeVar
 
@@ -22,7 +22,7 @@ from strongroom.storage_service.access import explain, rule_document
 from strongroom.storage_service.access.apikeys import ApiKeyRecord, principal_of
 from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.access.directory import Snapshot, record_of
-from strongroom.storage_service.access.explain import Explanation, Question, Reach, Trial, Who
+from strongroom.storage_service.access.explain import Explanation, Question, Reach, Remedy, Trial, Who
 from strongroom.storage_service.access.paths import WholeReach
 from strongroom.storage_service.access.rule_document import Difference, InvalidDocument
 from strongroom.storage_service.access.rulebook import RuleBook, Written, names_of, tag_of, tag_of_all
@@ -416,27 +416,31 @@ class RuleService:
         who = question.asker
         assert isinstance(who, Principal)  # noqa: S101
         groups = sorted(name.removeprefix(names.GROUPS) for name in known.records if name.startswith(names.GROUPS))
-        said = (
-            explain.explain(self._ruling.rules, question, groups)
-            if whole
-            else explain.explain(_speaking_of(known.rules, who), question, ())
-        )
-        opinions = [
-            (_SEEN.get(kind, kind), said.verdict.allowed if kind == "Ruling" and not _unasked(who, known) else opinion)
-            for kind, opinion in self._door.opinions(who, action, question.name)
-        ]
-        if not who.ruled:  # what rules allow adds nothing to its reach
-            opinions = [(kind, None if kind == "rules" and opinion else opinion) for kind, opinion in opinions]
-        said_all = [opinion for _, opinion in opinions]
+        if who.exempt:
+            said = explain.explain(Rules({}), question, ())
+        elif whole:
+            said = explain.explain(self._ruling.rules, question, groups)
+        else:
+            said = explain.explain(_speaking_of(known.rules, who), question, ())
+        opinions: list[tuple[str, bool | None]] = []
+        for kind, opinion in self._door.opinions(who, action, question.name):
+            if kind == "Ruling" and not who.exempt and known.damaged is None:
+                by_rules = said.verdict.allowed  # of the rights that were asked about
+                opinions.append(("rules", by_rules if who.ruled or by_rules is False else None))
+            else:
+                opinions.append((_SEEN.get(kind, kind), opinion))
+        others = [opinion for kind, opinion in opinions if kind != "rules"]
+        says = [opinion for _, opinion in opinions]
+        allowed = False not in says and True in says
         return Explained(
             who.id,
             tuple(sorted(who.groups)),
             who.address,
             question.rights,
             question.name,
-            False not in said_all and True in said_all,
+            allowed,
             tuple(opinions),
-            said,
+            replace(said, remedy=None if allowed else _remedy(said.remedy, others, ruled=who.ruled)),
             whole,
         )
 
@@ -456,9 +460,16 @@ def _speaking_of(rules: Mapping[str, Rule], who: Principal) -> Rules:
     return Rules({name: rule for name, rule in rules.items() if not known_as.isdisjoint(rule.subjects)})
 
 
-def _unasked(who: Principal, known: Snapshot) -> bool:
-    """Whether the rules are not asked about *who*, or cannot be: theirs is what the decider itself says."""
-    return who.exempt or known.damaged is not None
+def _remedy(remedy: Remedy | None, others: Sequence[bool | None], *, ruled: bool) -> Remedy | None:
+    """Return what of *remedy* would allow, where those beside the rules say *others*.
+
+    What one of them denies no rule allows; nor does one add to the reach of who is not *ruled*.
+    """
+    if False in others or not (ruled or True in others):
+        return Remedy({}, (), possible=False)
+    if remedy is None or ruled:
+        return remedy
+    return Remedy(remedy.denies, (), possible=True)
 
 
 def _principals(known: Snapshot) -> list[Principal]:
@@ -543,12 +554,10 @@ async def _read(text: str) -> dict[str, Rule]:
     try:
         return await asyncio.to_thread(rule_document.read, text)
     except InvalidDocument as error:
-        faults = tuple(
-            (", ".join(_where(fault.line, fault.rule)) or "document", fault.reason) for fault in error.faults
-        )
-        message = str(error)
-    raise Invalid(message, faults)  # after the handler: what was caught may hold the text
+        faults = tuple((_where(fault.line, fault.rule), fault.reason) for fault in error.faults)
+    raise Invalid("the document is not one of rules", faults)  # after the handler: what was caught may hold the text
 
 
-def _where(line: int | None, rule: str | None) -> list[str]:
-    return [f"line {line}"] * (line is not None) + [f"rule {rule}"] * (rule is not None)
+def _where(line: int | None, rule: str | None) -> str:
+    said = [f"line {line}"] * (line is not None) + [f"rule {rule}"] * (rule is not None)
+    return f"{', '.join(said)}:" if said else "document:"
