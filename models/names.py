@@ -53,6 +53,7 @@ STATUS: Final = SYSTEM + "status"
 READY: Final = SYSTEM + "ready"
 WHOAMI: Final = SYSTEM + "whoami"
 HANDLERS: Final = SYSTEM + "handlers"
+DECISIONS: Final = SYSTEM + "audit/decisions"  # those on record
 
 ENCRYPTED: Final = (SECRETS, ACCESS, JOURNAL)
 """Where the values are that only data keys open; containers among them are empty, and not encrypted."""

@@ -14,7 +14,9 @@ from strongroom.storage_service.access.logins import Logins, decode_revocation, 
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.principals import Principals
 from strongroom.storage_service.access.registry import make_authenticator, make_authorizer
+from strongroom.storage_service.access.rulebook import RuleBook
 from strongroom.storage_service.access.ruling import Ruling
+from strongroom.storage_service.audit.decisions import Decisions
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
@@ -47,6 +49,7 @@ from strongroom.storage_service.services.large_answers import LargeAnswers
 from strongroom.storage_service.services.logins import LoginService
 from strongroom.storage_service.services.principals import PrincipalService
 from strongroom.storage_service.services.records import RecordService
+from strongroom.storage_service.services.rules import RuleService
 from strongroom.storage_service.services.secrets import SecretService
 from strongroom.storage_service.services.telemetry import TelemetryService
 from strongroom.storage_service.wire import head
@@ -64,6 +67,7 @@ class Parts:
     access: AccessService
     logins: LoginService
     principals: PrincipalService
+    rules: RuleService
     keys: KeyService
     bulk: BulkService
     audit: AuditService
@@ -139,6 +143,7 @@ async def build(  # noqa: PLR0915  # it is one list of parts
         apikeys = ApiKeys(directory, (settings.api_id, settings.api_key), proxy=settings.proxy)
         logins = _logins(directory, store, encrypted, holder)
         principals = Principals(directory, reserved=apikeys.configured)
+        rulebook = RuleBook(directory, store, encrypted, principals)
 
         def opened() -> None:
             directory.learn()
@@ -177,6 +182,7 @@ async def build(  # noqa: PLR0915  # it is one list of parts
             access=AccessService(door, apikeys),
             logins=LoginService(door, logins, settings.addresses),
             principals=PrincipalService(door, principals),
+            rules=RuleService(door, rulebook, ruling, Decisions(settings.audit_log)),
             keys=keys,
             # Of the store alone: who moves a source must see what has moved.
             bulk=BulkService(door, encrypted, apikeys, directory, large_answers),

@@ -283,4 +283,5 @@ def _together(before: Refusal, last: Refusal) -> Refusal:
         address=last.address,
         peer=last.peer,
         count=before.count + last.count,
+        decided=last.decided if alike else None,
     )

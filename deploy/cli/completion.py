@@ -167,6 +167,14 @@ def _groups(service: "StorageClient", typed: str) -> Iterator[str]:
     return (group.name for group in service.list_groups())
 
 
+def _rules(service: "StorageClient", typed: str) -> Iterator[str]:
+    del typed
+    after: str | None = ""
+    while after is not None:
+        found, after = service.list_rules(after)
+        yield from (rule.name for rule in found)
+
+
 def _runs(service: "StorageClient", typed: str) -> Iterator[str]:
     from strongroom.models import names
     from strongroom.models.names import MIGRATION
@@ -215,6 +223,7 @@ API_ID: Final = _of(_api_ids)
 PRINCIPALS: Final = {kind: _of(_principals(kind)) for kind in ("user", "service")}
 MEMBER: Final = _of(_members)
 GROUP: Final = _of(_groups)
+RULE: Final = _of(_rules)
 RUN: Final = _of(_runs)
 KEYSET: Final = _of(_keysets)
 GENERATION: Final = _of(_generations)

@@ -26,6 +26,7 @@ LOCKED: Final = 3
 NOT_FOUND: Final = 4
 CONFLICT: Final = 5  # it exists, is not empty, or has changed since
 DENIED: Final = 6  # the credentials, or the key that was to unlock it
+DIFFERS: Final = 7  # something would be otherwise: of a trial, by which a pipeline decides
 INTERRUPTED: Final = CTRL_C  # and by another signal, what shells count that as
 CLOSED_PIPE: Final = 141  # and one by SIGPIPE
 

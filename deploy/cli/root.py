@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "user": "Add, set up, disable and remove people.",
     "service": "Add, set up, disable and remove programs.",
     "group": "Make groups, and say who is in them.",
+    "rule": "Say who may do what, ask why, and try other rules.",
     "apikey": "Make, list and revoke API keys.",
     "key": "Make, unlock, lock, rotate and retire the keys behind the secrets.",
     "machine": "Let machines open the keyring by keys of their own.",
@@ -76,8 +77,8 @@ def strongroom() -> None:
     Where the service is, is said by --home, --socket or the variables STRONGROOM_HOME, _SOCKET, _URL, _API_ID and
     _API_KEY; without any of them it is looked for in ~/.strongroom.
 
-    Exit codes: 0 done, 1 usage, 2 the service said no or failed, 3 locked, 4 not found, 5 conflict, 6 denied, 130
-    interrupted, 141 who read the output has gone.
+    Exit codes: 0 done, 1 usage, 2 the service said no or failed, 3 locked, 4 not found, 5 conflict, 6 denied, 7 it
+    would be otherwise (of a trial), 130 interrupted, 141 who read the output has gone.
     """
     check_form()
 

@@ -103,10 +103,7 @@ class ApiKeys:
             self._known, self._principals = known, {}
         principal = self._principals.get(key_id)
         if principal is None:
-            name = f"apikey:{key_id}"
-            groups = known.groups.get(name, frozenset())
-            principal = Principal(name, tuple(record.paths), frozenset(record.actions), groups)
-            self._principals[key_id] = principal
+            self._principals[key_id] = principal = principal_of(known, key_id, record)
         return principal
 
     def knows(self, key_id: str | None) -> bool:
@@ -217,6 +214,13 @@ def _is_path(entry: str) -> bool:
         return bare == "" or names.check(bare) == bare
     except InvalidName:
         return False
+
+
+def principal_of(known: Snapshot, key_id: str, record: ApiKeyRecord) -> Principal:
+    """Return who the key of that *record* is, in *known*."""
+    name = f"apikey:{key_id}"
+    groups = known.groups.get(name, frozenset())
+    return Principal(name, tuple(record.paths), frozenset(record.actions), groups)
 
 
 def _verifier(key: str) -> str:

@@ -399,19 +399,28 @@ class Flip(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What proposed rules would change in the decisions that are on record."""
+    """What proposed rules would change in the decisions that are on record.
+
+    Attributes:
+        tried: how many there are.
+        denied: those that were allowed, and would not be.
+        allowed: those that were denied, and would not be.
+        more: how many that would be others are not told, because so many others are.
+    """
 
     tried: int
-    denied: tuple[Flip, ...]  # that was allowed
-    allowed: tuple[Flip, ...]  # that was denied
+    denied: tuple[Flip, ...]
+    allowed: tuple[Flip, ...]
+    more: int = 0
 
 
-def try_rules(recorded: Iterable[Recorded], proposed: Rules) -> Trial:
-    """Return which of the *recorded* decisions would be others under the *proposed* rules.
+def try_rules(recorded: Iterable[Recorded], proposed: Rules, most: int | None = None) -> Trial:
+    """Return which of the *recorded* decisions, in whatever order, would be others under the *proposed* rules.
 
-    A decision is all deciders' together: one that was not the rules' to make is not changed by them.
+    A decision is all deciders' together: one that was not the rules' to make is not changed by them. At most *most*
+    that are not alike are told of those that would be denied, and of those that would be allowed.
     """
-    tried = 0
+    tried = more = 0
     flips: dict[bool, dict[tuple[object, ...], Flip]] = {False: {}, True: {}}
     for each in recorded:
         tried += 1
@@ -420,9 +429,15 @@ def try_rules(recorded: Iterable[Recorded], proposed: Rules) -> Trial:
         if before == after:
             continue
         alike = each.id, each.groups, each.address, each.rights, each.name, each.others, said
-        known = flips[after].get(alike, Flip(each, 0, each.moment, said.rules))
-        flips[after][alike] = known._replace(times=known.times + 1, last=max(known.last, each.moment))
-    return Trial(tried, tuple(flips[False].values()), tuple(flips[True].values()))
+        known = flips[after].get(alike)
+        if known is None:
+            if most is not None and len(flips[after]) >= most:
+                more += 1
+                continue
+            known = Flip(each, 0, each.moment, said.rules)
+        first = each if each.moment < known.decision.moment else known.decision
+        flips[after][alike] = Flip(first, known.times + 1, max(known.last, each.moment), known.rules)
+    return Trial(tried, tuple(flips[False].values()), tuple(flips[True].values()), more)
 
 
 def _together(rules: bool | None, others: bool | None) -> bool:

@@ -436,6 +436,10 @@ class Principals:
             changes.append(_put(known.rule_name(ADMINISTRATORS), rule))
         return changes
 
+    def administrators(self, known: Snapshot) -> set[str]:
+        """Return the administrators who can come in; nobody, where that cannot be told."""
+        return self._administrators(known) if self._can_be_administered(known) else set()
+
     def _can_be_administered(self, known: Snapshot) -> bool:
         """Whether some administrator can come in; nobody can by a group that is damaged."""
         damaged = isinstance(known.records.get(names.GROUPS + ADMINISTRATORS), Damaged)

@@ -29,6 +29,11 @@ class Ruling:
         return self._rules
 
     @property
+    def known(self) -> Snapshot:
+        """The records of access that they are of."""
+        return self._known
+
+    @property
     def revision(self) -> int:
         """Of which change of access they are."""
         return self._known.epoch.number
@@ -99,13 +104,20 @@ class Ruling:
         return None
 
     def inputs(self, principal: Principal, action: Action, name: str) -> dict[str, object] | None:
-        """Return what a decision was made of, so that it can be made again; None where no rule had a say."""
-        if principal.exempt or not (principal.ruled or self._rules.rules):
+        """Return what a decision was made of, so that it can be made again; None where no rule had a say.
+
+        Where a rule is damaged they had none: nobody knows what it says.
+        """
+        if principal.exempt or name == "" or self._known.damaged is not None:
             return None
+        if not (principal.ruled or self._rules.rules):
+            return None
+        verdict = self._of(principal, action, name)
         return {
             "rights": [right.value for right in rights_of(action.value, name)],
             "groups": sorted(principal.groups),
             "credential": principal.credential,
-            "rules": list(self._of(principal, action, name).rules),
+            "rules": list(verdict.rules),
+            "verdict": verdict.allowed,
             "revision": self.revision,
         }

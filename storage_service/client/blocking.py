@@ -10,7 +10,13 @@ from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from strongroom.models.base import ListModel, Model
-from strongroom.storage_service.client import access_operations, bulk_operations, key_operations, operations
+from strongroom.storage_service.client import (
+    access_operations,
+    bulk_operations,
+    key_operations,
+    operations,
+    rule_operations,
+)
 from strongroom.storage_service.client.operations import Record
 from strongroom.storage_service.client.place import UpstreamError
 from strongroom.storage_service.client.retries import Effect, Operation, Outcome, Pause, Send, converse
@@ -88,6 +94,19 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
     remove_group = _method(access_operations.remove_group)
     add_member = _method(access_operations.add_member)
     remove_member = _method(access_operations.remove_member)
+
+    list_rules = _method(rule_operations.list_rules)
+    get_rule = _method(rule_operations.get_rule)
+    put_rule = _method(rule_operations.put_rule)
+    remove_rule = _method(rule_operations.remove_rule)
+    export_rules = _method(rule_operations.export_rules)
+    import_rules = _method(rule_operations.import_rules)
+    diff_rules = _method(rule_operations.diff_rules)
+    try_rules = _method(rule_operations.try_rules)
+    explain = _method(rule_operations.explain)
+    who_can = _method(rule_operations.who_can)
+    what_can = _method(rule_operations.what_can)
+    get_cases = _method(rule_operations.get_cases)
 
     keyring = _method(key_operations.keyring)
     init_keyring = _method(key_operations.init_keyring)

@@ -21,6 +21,7 @@ from strongroom.storage_service.handlers import Stored
 from strongroom.storage_service.http import access as access_resources
 from strongroom.storage_service.http import bulk, logins
 from strongroom.storage_service.http import keys as key_resources
+from strongroom.storage_service.http import rules as rule_resources
 from strongroom.storage_service.http.answering import (
     Request,
     Response,
@@ -69,6 +70,7 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts, failures: FailureLo
     ):
         app.add_route(path, resource)
     access_resources.add_routes(app, parts.principals)
+    rule_resources.add_routes(app, parts.rules, bodies)
     key_resources.add_routes(app, parts.keys)
     bulk.add_routes(app, parts.bulk, bodies)
     logins.add_routes(app, parts.logins)

@@ -215,8 +215,26 @@ class Door:
         ]
 
     def _decided(self, caller: Caller, act: Act) -> dict[str, object] | None:
-        """Return what rules decided by; None where they had nothing to say."""
-        return None if self._ruling is None else self._ruling.inputs(caller.principal, act.action, act.name)
+        """Return what rules decided by, and what all others said together; None where rules had nothing to say."""
+        if self._ruling is None:
+            return None
+        inputs = self._ruling.inputs(caller.principal, act.action, act.name)
+        if inputs is not None:
+            others = [
+                decider.decide(caller.principal, act.action, act.name)
+                for decider in self._deciders
+                if decider is not self._ruling
+            ]
+            inputs["others"] = _together(others, ruled=caller.principal.ruled)
+        return inputs
+
+    def opinions(self, principal: Principal, action: Action, name: str) -> list[tuple[str, bool | None]]:
+        """Return each decider's kind, and what it says, in their order."""
+        return [(type(each).__name__, each.decide(principal, action, name)) for each in self._deciders]
+
+    def allows(self, principal: Principal, action: Action, name: str) -> bool:
+        """Whether it would let *principal* do it."""
+        return decide(self._deciders, principal, action, name)
 
     async def expect(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
         """Refuse, and record that, what `permit` would refuse; nothing is recorded of what is still to be permitted.
@@ -320,6 +338,18 @@ class Door:
 
     async def _record_refusals(self, refusals: Sequence[Refusal]) -> None:
         await self._audit.append(*map(_record_of, refusals))
+
+
+def _together(opinions: Sequence[bool | None], *, ruled: bool) -> bool | None:
+    """Return what *opinions* of those beside rules are together.
+
+    Where none of them allows it is a no to who is not *ruled*: what rules allow adds nothing to his reach.
+    """
+    if False in opinions:
+        return False
+    if True in opinions:
+        return True
+    return None if ruled else False
 
 
 def check_distinct(wanted: Sequence[object]) -> None:
