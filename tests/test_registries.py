@@ -179,7 +179,7 @@ async def test_a_line_each_is_enough_for_the_service(tmp_path: Path, stores: lis
     doorbell, _ = parts.authenticators  # the other knows tokens
     bell = await doorbell.authenticate(Head(), None)
     assert bell == Principal("visitor:bell")
-    assert parts.door.reaches(Caller(Principal("visitor:ada"), "1"), Action.GET, "secrets/x")
+    assert await parts.door.able(Caller(Principal("visitor:ada"), "1"), Action.GET, ["secrets/x"])
     with pytest.raises(Denied):
         await parts.door.permit(Caller(bell, "2"), Action.GET, ["secrets/x"])
     await parts.close()
