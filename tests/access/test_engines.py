@@ -316,6 +316,24 @@ async def test_a_redirect_is_not_followed() -> None:
         assert not other.asked
 
 
+async def test_no_word_of_a_question_leads_elsewhere() -> None:
+    """Whatever stands in a name or an id, the request is the same but for its body, which is JSON."""
+    odd = 'x/../../admin?a=b#c@evil.example:1\r\nHost: evil.example\r\n\r\n"}} \u202e'
+    async with opa(saying({"result": False})) as (engine, policies):
+        assert not await engine.check(**ANN)
+        assert not await engine.check(subject=odd, action=odd, resource=odd)
+        plain, asked = policies.asked
+    assert asked.body == {"input": {"subject": odd, "action": odd, "resource": odd}}
+    assert asked.line == plain.line
+    del plain.fields["content-length"], asked.fields["content-length"]
+    assert asked.fields == plain.fields
+    async with serving(saying({"allowed": False})) as policies:
+        relations = OpenFga(server(policies))
+        assert not await relations.check(subject=odd, action=odd, resource=odd)
+        relations.close()
+        assert policies.asked[0].line == plain.line
+
+
 async def test_nobody_listens() -> None:
     """A refused connection is a failure."""
     async with serving(saying(YES)) as policies:

@@ -13,6 +13,7 @@ from strongroom.models.access import Rule
 from strongroom.models.secret import Secret
 from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.access.rules import Rules
+from strongroom.storage_service.backends.base import PRESENT
 from strongroom.storage_service.bootstrap import Parts, SharedRoot, build
 from strongroom.storage_service.config import EngineSettings, ServiceSettings
 from strongroom.storage_service.errors import ConfigurationError, Denied, KeyFileUnusable, NotFound, TooLarge
@@ -62,9 +63,8 @@ class Site:
 
     def inputs(self) -> list[tuple[str, str, str]]:
         """What the server was asked."""
-        return [
-            (asked.input["subject"], asked.input["action"], asked.input["resource"]) for asked in self.policies.asked
-        ]
+        said = [asked.input for asked in self.policies.asked]
+        return [(each["subject"], each["action"], each["resource"]) for each in said]
 
 
 @asynccontextmanager
@@ -133,7 +133,7 @@ async def test_may_allow_that_fails_is_silence(tmp_path: Path) -> None:
 
 
 async def test_must_allow_takes_what_others_give(tmp_path: Path) -> None:
-    """An API key that reaches a name still needs the engine's yes; its no and its failure are a refusal, and recorded."""
+    """An API key that reaches a name still needs the engine's yes; its no and its failure are recorded refusals."""
     async with site(tmp_path, only(READ), "must-allow") as here:
         assert (await here.parts.secrets.get(key(), NAME)).value == VALUE
         with pytest.raises(Denied):
@@ -208,8 +208,12 @@ async def test_a_batch_is_asked_about_name_by_name_and_given_whole_or_not(tmp_pa
 
 
 WRITES: Final[dict[str, tuple[Callable[[Parts, Caller], Any], str, str]]] = {
-    "create": (lambda parts, who: parts.secrets.put(who, "secrets/db/new", b"n", 0), "secrets.create", "secrets:db/new"),
-    "modify": (lambda parts, who: parts.secrets.put(who, NAME, b"n", -1), "secrets.modify", "secrets:db/password"),
+    "create": (
+        lambda parts, who: parts.secrets.put(who, "secrets/db/new", b"n", 0),
+        "secrets.create",
+        "secrets:db/new",
+    ),
+    "modify": (lambda parts, who: parts.secrets.put(who, NAME, b"n", PRESENT), "secrets.modify", "secrets:db/password"),
     "delete": (lambda parts, who: parts.secrets.delete(who, NAME), "secrets.delete", "secrets:db/password"),
     "make a container": (
         lambda parts, who: parts.secrets.create_container(who, "secrets/new/"),
@@ -284,7 +288,7 @@ async def test_a_list_with_its_records_takes_both_rights(tmp_path: Path) -> None
     async with site(tmp_path, policy(allows), "must-allow") as here:
         await here.parts.records.save(Caller(OPERATOR, "made"), [Host.new(address=f"h{i}") for i in (1, 2)], [None] * 2)
         page = await here.parts.records.list_records(key(), Host, None, 10)
-        assert [each.record.address for each in page.records] == ["h2"]
+        assert [each.record.key for each in page.records] == ["h2"]
         keys = await here.parts.records.list_record_keys(key(), Host, None, 10)
         assert keys.keys == ("h1", "h2")
 
@@ -307,9 +311,21 @@ async def test_before_a_body_is_read_who_would_be_refused_is(tmp_path: Path) -> 
         assert here.lines() == []
         with pytest.raises(Denied):
             await here.parts.secrets.expect(ann(), Action.PUT, NAME)
+    (tmp_path / "other").mkdir()
     async with site(tmp_path / "other", saying({"result": True}), "must-allow") as here:
         with pytest.raises(Denied):
             await here.parts.secrets.expect_some(ann(), Action.GET)
+
+
+async def test_no_value_is_in_a_question(tmp_path: Path) -> None:
+    """To write and to read a secret tells an engine who, what and which, and nothing of the value or of a key."""
+    async with site(tmp_path, saying({"result": True}), "must-allow", "may-allow") as here:
+        await here.parts.secrets.put(key(), "secrets/db/new", VALUE, 0)
+        await here.parts.secrets.get(key(), "secrets/db/new")
+        assert [asked.body for asked in here.policies.asked] == [
+            {"input": {"subject": "apikey:ci", "action": f"secrets.{right}", "resource": "secrets:db/new"}}
+            for right in ("create", "read")
+        ]
 
 
 async def test_status_and_metrics_are_asked_about(tmp_path: Path) -> None:
