@@ -43,7 +43,7 @@ def _list(of: _Json) -> _Json:
 
 
 _PLAIN: Final = (400, 405, 408, 414, 415, 417, 431, 500, 501, 503)  # whatever is asked; most of it by the connection
-_KNOWN: Final = (401, 403)  # where credentials are asked for
+_KNOWN: Final = (401, 403, 429)  # where credentials are asked for
 _BODY: Final = (413,)
 
 _PROBLEMS: Final[Mapping[int, str]] = {
@@ -60,12 +60,13 @@ _PROBLEMS: Final[Mapping[int, str]] = {
     414: "The request target is too long.",
     415: "The body has a Content-Encoding.",
     417: "The expectation is not served.",
+    429: "Wrong credentials were shown before, and the next have to wait; `wait` says how many seconds.",
     431: "The head is too large.",
     500: "Something broke, or the stored record is not valid; `detail` says which, and `fate` what became of a write.",
     501: "There is no such method.",
     503: "It cannot be done now: the service is locked, busy, or its store away. `fate` says what became of a write.",
 }
-_TYPICAL: Final = {405: "Allow", 401: "WWW-Authenticate", 503: "Retry-After"}
+_TYPICAL: Final = {405: "Allow", 401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
 
 
 def _problem(status: int) -> _Json:

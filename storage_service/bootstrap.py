@@ -2,18 +2,23 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from strongroom.models import names
+from strongroom.models.secret import Secret
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.apikeys import decode as decode_apikey
 from strongroom.storage_service.access.authenticators import Authenticator, Bearer, OwnUser, Proxy
 from strongroom.storage_service.access.directory import Directory
+from strongroom.storage_service.access.engines.panel import Panel
 from strongroom.storage_service.access.logins import Logins, decode_revocation, desk
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.principals import Principals
-from strongroom.storage_service.access.registry import make_authenticator, make_authorizer
+from strongroom.storage_service.access.registry import make_authenticator, make_authorizer, make_engine
 from strongroom.storage_service.access.rulebook import RuleBook
 from strongroom.storage_service.access.ruling import Ruling
 from strongroom.storage_service.audit.decisions import Decisions
@@ -25,6 +30,7 @@ from strongroom.storage_service.backends.url import as_said, masked
 from strongroom.storage_service.backup.marker import refuse_half
 from strongroom.storage_service.config import (
     AuthenticatorSettings,
+    EngineSettings,
     ReadThroughSettings,
     ServiceSettings,
 )
@@ -37,6 +43,7 @@ from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.shared_root import SharedRoot, State
 from strongroom.storage_service.keyring.signing import SigningKeys
 from strongroom.storage_service.meter import STORAGE, Meter
+from strongroom.storage_service.private_file import PrivateFile
 from strongroom.storage_service.record_of_store import RecordOfStore, moving_to
 from strongroom.storage_service.routing import build as build_routing
 from strongroom.storage_service.services.access import AccessService
@@ -55,6 +62,9 @@ from strongroom.storage_service.services.telemetry import TelemetryService
 from strongroom.storage_service.wire import head
 
 __all__ = ["Parts", "SharedRoot", "build"]
+
+_TOKEN_FILE: Final = PrivateFile("token file", "have the engine give another token")
+_MAX_TOKEN: Final = 4096  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +177,10 @@ async def build(  # noqa: PLR0915  # it is one list of parts
         for backend in routing.backends:
             stack.push_async_callback(backend.close)
             await backend.open()
-        door = Door((Reach(), ruling, *map(make_authorizer, settings.authorizers)), audit)
+        engines = _engines(settings.engines)
+        if engines is not None:
+            stack.callback(engines.close)
+        door = Door((Reach(), ruling, *map(make_authorizer, settings.authorizers)), audit, engines=engines)
         stack.push_async_callback(door.close)
         large_answers = LargeAnswers()
         proxy = Proxy(settings.proxy)
@@ -196,6 +209,27 @@ async def build(  # noqa: PLR0915  # it is one list of parts
             head_fields=_head_fields(settings.authenticators),
             closing=stack.pop_all(),
         )
+
+
+def _engines(settings: Sequence[EngineSettings]) -> Panel | None:
+    """Return the engines that *settings* describe, unasked; None where there are none.
+
+    Raises:
+        ConfigurationError, KeyFileMissing, KeyFileUnusable: one cannot be made.
+    """
+    if not settings:
+        return None
+    return Panel([make_engine(each, _token(each.options.get("token_file"))) for each in settings])
+
+
+def _token(path: str | None) -> Secret | None:
+    """Return the token that the file at *path* holds; None where none is named."""
+    if path is None:
+        return None
+    held = _TOKEN_FILE.read(Path(path), _MAX_TOKEN)
+    if re.fullmatch(rb"[!-~]+", held.strip()) is None or len(held) > _MAX_TOKEN:
+        raise ConfigurationError(f"{path}: a token is one line of at most {_MAX_TOKEN} printable characters")
+    return Secret(held.strip().decode())
 
 
 def _logins(directory: Directory, store: Backend, encrypted: Backend, holder: Holder) -> Logins:

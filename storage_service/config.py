@@ -35,6 +35,16 @@ class AuthorizerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """One engine that is asked after all others who decide."""
+
+    name: str  # what the audit log calls it
+    handler: str  # a name in access.registry
+    stance: str  # "may-allow" | "must-allow"
+    options: Mapping[str, str] = field(default_factory=dict)  # none is a secret: they name files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadThroughSettings:
     """One old place where secrets lie that have not moved yet; what the words mean is the affair of ``migration``."""
 
@@ -65,6 +75,7 @@ class ServiceSettings:
     authorizers: tuple[AuthorizerSettings, ...] = (
         AuthorizerSettings(handler="SimplePathAuthz", options={"paths": "/"}),
     )
+    engines: tuple[EngineSettings, ...] = ()
     api_id: str  # the key that platform services and the operator's command use
     api_key: Secret
     proxy: ProxyKey | None = None  # who alone is believed about the network, and whom he acts for; None: nobody

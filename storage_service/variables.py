@@ -17,7 +17,17 @@ SETTINGS: Final = frozenset(
     {
         *("HOME", "STORAGE_CONF", "CUSTODIA_CONF", "STORE", "SOCKET", "SOCKET_MODE", "AUDIT_LOG", "ROOT_KEY"),
         *("AUTOGEN_ROOT_KEY", "KEYRING_SEEN", "MACHINE_KEY", "MACHINE_DOCUMENTS", "STORAGE_HANDLERS"),
-        *("AUTHENTICATORS", "AUTHORIZERS", "READ_THROUGH", "CLIENT", "API_ID", "API_KEY", "PROXY_CLIENT", "PROXY_ID"),
+        *(
+            "AUTHENTICATORS",
+            "AUTHORIZERS",
+            "ENGINES",
+            "READ_THROUGH",
+            "CLIENT",
+            "API_ID",
+            "API_KEY",
+            "PROXY_CLIENT",
+            "PROXY_ID",
+        ),
         *(
             "PROXY_KEY",
             "LISTEN",

@@ -17,6 +17,7 @@ from strongroom.http_proxy.authn.base import Identity
 from strongroom.migration import sources
 from strongroom.migration.digest import Digest
 from strongroom.migration.sources.base import Option, Options
+from strongroom.models.secret import Secret
 from strongroom.storage_service.access import registry
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.base import Action, Principal
@@ -36,6 +37,7 @@ NEW: Final = """
 store = "attic:loft"
 authenticators = [{handler = "Doorbell", tune = "bell"}]
 authorizers = [{handler = "Guests", names = "ada bea"}]
+engines = [{handler = "Oracle", name = "delphi", stance = "must-allow", word = "x"}]
 proxy_authenticators = [{name = "knock", times = "3"}]
 read_through = [{source = "cellar", place = "below", options = {shelf = "2"}}]
 """
@@ -103,6 +105,25 @@ class Guests:
         return None
 
 
+class Oracle:
+    """An engine: whoever asks for what its word is in hears yes."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, str], token: Secret | None) -> Self:
+        assert token is None
+        return cls(**options)
+
+    async def check(self, *, subject: str, action: str, resource: str) -> bool:
+        del subject, action
+        return self.word in resource
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class Knock:
     """An authenticator of the proxy: whoever comes has knocked."""
 
@@ -153,6 +174,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, stores: list[str]) -> None:
 
     monkeypatch.setitem(registry.AUTHENTICATORS, "Doorbell", registry.Kind(f"{__name__}:Doorbell", ("tune",)))
     monkeypatch.setitem(registry.AUTHORIZERS, "Guests", registry.Kind(f"{__name__}:Guests", ("names",)))
+    monkeypatch.setitem(registry.ENGINES, "Oracle", registry.Kind(f"{__name__}:Oracle", ("word",)))
     monkeypatch.setitem(authn.AUTHENTICATORS, "knock", Knock)
     monkeypatch.setitem(BACKENDS, "attic", attic)
     monkeypatch.setitem(sources.SOURCES, "cellar", sources.Kind("cellar", "what is below", "PLACE"))
@@ -167,7 +189,7 @@ def load(home: Path, text: str = NEW) -> Settings:
 
 
 async def test_a_line_each_is_enough_for_the_service(tmp_path: Path, stores: list[str]) -> None:
-    """Settings take the names and options of a new authenticator, authorizer and backend, and the service uses them."""
+    """Settings take the names and options of new members of four families, and the service uses them."""
     told = load(tmp_path, NEW.partition("read_through")[0])
     for directory in told.directories():
         directory.mkdir(exist_ok=True)
@@ -179,7 +201,9 @@ async def test_a_line_each_is_enough_for_the_service(tmp_path: Path, stores: lis
     doorbell, _ = parts.authenticators  # the other knows tokens
     bell = await doorbell.authenticate(Head(), None)
     assert bell == Principal("visitor:bell")
-    assert parts.door.reaches(Caller(Principal("visitor:ada"), "1"), Action.GET, "secrets/x")
+    assert await parts.door.able(Caller(Principal("visitor:ada"), "1"), Action.GET, ["secrets/x", "secrets/y"]) == [
+        "secrets/x"
+    ]
     with pytest.raises(Denied):
         await parts.door.permit(Caller(bell, "2"), Action.GET, ["secrets/x"])
     await parts.close()
@@ -224,3 +248,5 @@ def test_an_option_that_is_not_in_the_line_is_refused(tmp_path: Path) -> None:
         load(tmp_path, NEW.replace("tune =", "colour ="))
     with pytest.raises(ConfigurationError, match="colour"):
         load(tmp_path, NEW.replace("names =", "colour ="))
+    with pytest.raises(ConfigurationError, match="colour"):
+        load(tmp_path, NEW.replace("word =", "colour ="))

@@ -286,6 +286,30 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "writes the audit log: remove, edit or add lines": (
         "service/test_audit.py::test_whoever_writes_the_log_is_not_found_out",
     ),
+    "runs an [engine](configuration.md#engines), or is on the way to it: allow": (
+        "access/test_engines.py::test_the_matrix",
+        "access/test_engines.py::test_https_is_verified",
+        "access/test_engines.py::test_http_within_reach_or_by_word",
+        "service/test_engines_at_the_door.py::test_what_is_denied_is_not_asked_about",
+    ),
+    "runs an [engine](configuration.md#engines), or is on the way to it: learn": (
+        "access/test_engines.py::test_opa_is_asked_and_answers",
+        "service/test_engines_at_the_door.py::test_no_value_is_in_a_question",
+    ),
+    "runs an [engine](configuration.md#engines), or is on the way to it: keep": (
+        "access/test_engines.py::test_every_failure_is_one_and_takes_no_longer",
+        "access/test_engines.py::test_a_server_that_is_silent_is_left_alone",
+        "service/test_engines_at_the_door.py::test_the_own_key_is_not_asked_about",
+    ),
+    "asks for odd names: have": (
+        "access/test_engines.py::test_no_word_of_a_question_leads_elsewhere",
+        "access/test_engines.py::test_a_redirect_is_not_followed",
+    ),
+    "asks for odd names: close": (
+        "access/test_engines.py::test_every_failure_is_one_and_takes_no_longer",
+        "access/test_engines.py::test_of_many_names_few_are_asked_about_at_a_time",
+        "service/test_engines_at_the_door.py::test_no_request_asks_without_end",
+    ),
     "may make and revoke API keys, users and services: come by": (
         "product/test_custodia_auth.py::test_nobody_comes_by_the_container_of_another",
         "service/test_apikeys.py::test_no_id_is_given_out_twice",

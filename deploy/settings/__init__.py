@@ -24,13 +24,14 @@ from strongroom.deploy.settings import custodia_conf, storage_conf
 from strongroom.deploy.settings.layer import Layer, Placeholders, read_text, unknown
 from strongroom.models.secret import REDACTED, Secret
 from strongroom.storage_service import variables
-from strongroom.storage_service.access.registry import AUTHENTICATORS, AUTHORIZERS, Kind
+from strongroom.storage_service.access.registry import AUTHENTICATORS, AUTHORIZERS, ENGINES, FILES, Kind
 from strongroom.storage_service.backends import BACKENDS
 from strongroom.storage_service.backends.url import as_said, file_of, of_file, redacted, same_place, split
 from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.config import (
     AuthenticatorSettings,
     AuthorizerSettings,
+    EngineSettings,
     HandlerSettings,
     ProxyKey,
     ProxySettings,
@@ -80,6 +81,7 @@ class Keys(msgspec.Struct, kw_only=True):
     storage_handlers: _Tables = []
     authenticators: _Tables = msgspec.field(default_factory=lambda: [{"handler": "SimpleAuthKeys"}])
     authorizers: _Tables = msgspec.field(default_factory=lambda: [{"handler": "SimplePathAuthz", "paths": "/"}])
+    engines: _Tables = []
     read_through: list[OldPlaceKeys] = []
     client: _Text = CLIENT
     api_id: _Text | None = None  # None: what client.json says
@@ -411,6 +413,7 @@ class _Resolver:
                 AuthorizerSettings(handler=name, options=options)
                 for name, options in self._tables("authorizers", keys.authorizers, AUTHORIZERS)
             ),
+            engines=tuple(self._engines()),
             api_id=api_id,
             api_key=api_key,
             proxy=ProxyKey(api_id=proxy_id, api_key=proxy_key, paths=self._reach_of_proxy()) if proxy_key else None,
@@ -612,6 +615,22 @@ class _Resolver:
             raise self._error("read_through", "has a place with a password in it; name the file that holds it")
         options = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in said.options.items()}
         return ReadThroughSettings(source=said.source, place=said.place, options=options)
+
+    def _engines(self) -> Iterable[EngineSettings]:
+        """Return the engines, each with a name of its own; the files that they name lie in the home."""
+        tables = [dict(table) for table in self._keys.engines]
+        said = [(_text(table.pop("name", "")), _text(table.pop("stance", ""))) for table in tables]
+        made = self._tables("engines", tables, ENGINES)
+        names = [name for name, _ in said]
+        for (name, stance), (handler, options) in zip(said, made, strict=True):
+            if re.fullmatch(r"[a-z][a-z0-9-]{0,31}", name, re.ASCII) is None or names.count(name) > 1:
+                raise self._error("engines", "each have a 'name' of their own: small letters, digits and hyphens")
+            if stance not in ("may-allow", "must-allow"):
+                raise self._error("engines", 'each have a \'stance\': "may-allow" or "must-allow"')
+            if "url" in options and redacted(options["url"]) != options["url"]:
+                raise self._error("engines", "have a url with a password in it; name a file with a token: 'token_file'")
+            files = {option: str(_below(self._home, options[option])) for option in FILES & options.keys()}
+            yield EngineSettings(name=name, handler=handler, stance=stance, options=options | files)
 
     def _tables(self, key: str, tables: _Tables, known: Mapping[str, Kind]) -> Iterable[tuple[str, dict[str, str]]]:
         for given in tables:

@@ -12,7 +12,7 @@ from strongroom.http_proxy.request import ASKED, REQUEST_ID
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service import wire
 from strongroom.storage_service.client.pool import Pool, UpstreamError
-from strongroom.storage_service.errors import Denied, NotAuthenticated, Unavailable
+from strongroom.storage_service.errors import Denied, NotAuthenticated, TooManyAttempts, Unavailable
 
 TIMEOUT: Final = 5.0  # seconds for the service to answer
 
@@ -47,6 +47,7 @@ class Service:
             error = wire.error_of(status, body)
             if isinstance(error, Denied | NotAuthenticated):
                 raise Refused(told=True)
+            error.told = isinstance(error, TooManyAttempts)
             raise error
         try:
             return msgspec.json.decode(body, type=wire.WhoAmI).principal

@@ -204,3 +204,14 @@ def decide(deciders: Sequence[Decider], principal: Principal, action: Action, na
             return False
         allowed = allowed or opinion is True
     return allowed
+
+
+def opinion(deciders: Sequence[Decider], principal: Principal, action: Action, name: str) -> bool | None:
+    """Return the joint opinion, where somebody is asked beside them: as `decide`, and None where none allows."""
+    allowed = None
+    for decider in deciders:
+        said = decider.decide(principal, action, name)
+        if said is False:
+            return False
+        allowed = allowed or said
+    return allowed

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 from strongroom.storage_service.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from strongroom.models.secret import Secret
     from strongroom.storage_service.access.apikeys import ApiKeys
     from strongroom.storage_service.access.authenticators import Authenticator
     from strongroom.storage_service.access.base import Decider
-    from strongroom.storage_service.config import AuthenticatorSettings, AuthorizerSettings
+    from strongroom.storage_service.access.engines.base import Engine
+    from strongroom.storage_service.access.engines.panel import Seat
+    from strongroom.storage_service.config import AuthenticatorSettings, AuthorizerSettings, EngineSettings
 
 
 class Kind(NamedTuple):
@@ -39,6 +42,17 @@ AUTHORIZERS: Final[Mapping[str, Kind]] = {
 }
 
 
+ENGINES: Final[Mapping[str, Kind]] = {
+    "Rbac": Kind("strongroom.storage_service.access.engines.rbac:Rbac", ("grants", "permissions", "file")),
+    "Opa": Kind("strongroom.storage_service.access.engines.opa:Opa", ("url", "ca", "token_file", "plain_http")),
+    "OpenFga": Kind(
+        "strongroom.storage_service.access.engines.openfga:OpenFga",
+        ("url", "ca", "token_file", "plain_http", "store", "model", "relations"),
+    ),
+}
+FILES: Final = frozenset({"file", "ca", "token_file"})  # options of engines that name a file
+
+
 class _AuthenticatorClass(Protocol):
     def from_options(self, options: Mapping[str, str], keys: "ApiKeys") -> "Authenticator":
         """Return the authenticator that *options* describe; *keys* are the API keys that the service knows."""
@@ -47,6 +61,11 @@ class _AuthenticatorClass(Protocol):
 class _AuthorizerClass(Protocol):
     def from_options(self, options: Mapping[str, str]) -> "Decider":
         """Return the authorizer that *options* describe."""
+
+
+class _EngineClass(Protocol):
+    def from_options(self, options: Mapping[str, str], token: "Secret | None") -> "Engine":
+        """Return the engine that *options* describe; *token* is what the file ``token_file`` holds."""
 
 
 def make_authenticator(settings: "AuthenticatorSettings", keys: "ApiKeys") -> "Authenticator":
@@ -67,6 +86,19 @@ def make_authorizer(settings: "AuthorizerSettings") -> "Decider":
     """
     found = cast("_AuthorizerClass", _class(AUTHORIZERS, settings.handler, "authorizer"))
     return found.from_options(settings.options)
+
+
+def make_engine(settings: "EngineSettings", token: "Secret | None") -> "Seat":
+    """Return the engine that *settings* describe, with what its answers count for.
+
+    Raises:
+        ConfigurationError: there is none of that name, or its options are not understood.
+    """
+    from strongroom.storage_service.access.engines.base import Stance
+    from strongroom.storage_service.access.engines.panel import Seat
+
+    found = cast("_EngineClass", _class(ENGINES, settings.handler, "engine"))
+    return Seat(settings.name, Stance(settings.stance), found.from_options(settings.options, token))
 
 
 def _class(table: Mapping[str, Kind], name: str, what: str) -> object:

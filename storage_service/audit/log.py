@@ -8,8 +8,8 @@ that could be decided on). An act that was allowed and came to nothing has a sec
 where nobody can tell what became of it. *reason* says why, *for* names whom the proxy spoke for, *from* is the network
 address that the proxy told. *decided* is what rules decided by, where they did: the rights that the act needs, the
 groups and the credential of the principal, the rules that matched, and the revision of all access as it was then; so it
-can be decided again by other rules. A line of refusals stands for *count* of them, strangers *claimed* to be these; the
-rule for that is in `strangers`.
+can be decided again by other rules. Its *engines* are those that were asked, with what each said. A line of refusals
+stands for *count* of them, strangers *claimed* to be these; the rule for that is in `strangers`.
 There is no field that could hold a value; what does not print is escaped.
 """
 

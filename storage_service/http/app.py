@@ -16,6 +16,7 @@ import falcon.asgi
 from strongroom.storage_service import wire
 from strongroom.storage_service.access import authenticators
 from strongroom.storage_service.access.base import Principal
+from strongroom.storage_service.access.limits import Slowdown
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.read_through import OldPlace
@@ -32,6 +33,7 @@ from strongroom.storage_service.errors import (
     NotFound,
     ServiceError,
     TooLarge,
+    TooManyAttempts,
     Undecipherable,
 )
 from strongroom.storage_service.failure_log import FailureLog
@@ -40,7 +42,7 @@ from strongroom.storage_service.http.logins import OPEN_PATHS as LOGIN_PATHS
 from strongroom.storage_service.http.secrets import SecretsEndpoint, allow_of
 from strongroom.storage_service.meter import STORAGE, Meter, Refused, Unknown
 from strongroom.storage_service.services.door import Caller
-from strongroom.storage_service.strangers import bounded
+from strongroom.storage_service.strangers import bounded, network_of
 from strongroom.storage_service.traces import trace_of
 from strongroom.storage_service.wire import METRICS_PATH, SECRETS_PATH, head
 from strongroom.storage_service.wire.access import SETUP_PATH
@@ -85,6 +87,7 @@ class StorageApp:
         self._renew = renew
         self._parts: Parts | None = None
         self._failures = FailureLog()
+        self._slow = Slowdown()
 
     async def open(self) -> None:
         """Open store, keys and audit log; nothing is served before.
@@ -195,17 +198,26 @@ class StorageApp:
         assert parts is not None  # noqa: S101
         address: str | None = None
         through_proxy = False
+        place = ""
         try:
             through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
             if through_proxy:
                 address = authenticators.address_in(fields.forwarded or "")
+            if fields.auth_id is not None:  # a token is no guess: it expires in everybody's hands
+                place = _place_of(address, exchange)
+                if (wait := self._slow.wait(place, fields.auth_id)) > 0:
+                    raise TooManyAttempts("wrong credentials were shown", wait)
             known_by = parts.own_user if path == wire.ACTS_PATH else parts.authenticators
             principal = await authenticators.authenticate(known_by, fields, exchange.peer)
         except ServiceError as error:
+            if isinstance(error, Denied) and fields.auth_id is not None:
+                self._slow.failed(place, fields.auth_id)
             if isinstance(error, NotAuthenticated | Denied):
                 self._meter.turn_away(Unknown.NOBODY if isinstance(error, NotAuthenticated) else Unknown.WRONG)
             await self._turn_away(exchange, fields, path, fault or error, through_proxy=through_proxy)
             raise fault or error from None
+        if fields.auth_id is not None:
+            self._slow.passed(place, fields.auth_id)
         if fields.proxy is not None and not through_proxy:
             await self._turn_away(exchange, fields, path, Denied("claimed to be the proxy, with another key"))
         if address is not None:
@@ -339,6 +351,13 @@ def _as_sent(path: bytes) -> str:
     return path.decode("latin-1")
 
 
+def _place_of(address: str | None, exchange: Exchange) -> str:
+    """Return from where somebody shows credentials: a network, or a user of this machine."""
+    if address is not None:
+        return network_of(address)
+    return "" if exchange.peer is None else f"uid {exchange.peer.uid}"
+
+
 def _told(error: ServiceError) -> Literal["denied", "failed"]:
     """Return whether *error* says that somebody is nobody here, or that this cannot be told."""
-    return "denied" if isinstance(error, Denied | NotAuthenticated) else "failed"
+    return "denied" if isinstance(error, Denied | NotAuthenticated | TooManyAttempts) else "failed"

@@ -7,14 +7,16 @@ Refusals are counted (`strangers`), whoever is refused; what was allowed has a l
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeVar
 
 from strongroom.models import names
 from strongroom.storage_service.access.base import Action, Decider, Principal
-from strongroom.storage_service.access.paths import decide
+from strongroom.storage_service.access.engines.panel import Heard, Panel, Question
+from strongroom.storage_service.access.paths import decide, opinion
+from strongroom.storage_service.access.rules import rights_of
 from strongroom.storage_service.access.ruling import Ruling
 from strongroom.storage_service.audit.log import AuditLog, AuditRecord, Measure
 from strongroom.storage_service.errors import (
@@ -24,6 +26,7 @@ from strongroom.storage_service.errors import (
     Internal,
     Invalid,
     ServiceError,
+    TooLarge,
     Unavailable,
     Undecipherable,
     Unusable,
@@ -36,6 +39,7 @@ T = TypeVar("T")
 
 Decision = Literal["denied", "refused", "failed"]
 
+MOST_ASKED: Final = 5000  # names that engines are asked about in one request
 MANY: Final = 100  # names, which take about a millisecond to decide on, and as long to write down
 
 
@@ -60,6 +64,7 @@ class Caller:
         default=(), repr=False
     )  # what this request was allowed and is not known to have done
     ended: bool = False  # it is recorded that it came to nothing, and why
+    asked: int = 0  # names that engines were asked about in this request
 
     @property
     def holder(self) -> str:
@@ -67,6 +72,16 @@ class Caller:
         if self.on_behalf_of is None:
             return self.principal.id
         return f"{self.principal.id} for {self.on_behalf_of}"
+
+    @property
+    def subject(self) -> str | None:
+        """Who engines are asked about; None: nobody, of the service's own key, by which a wrong policy is mended.
+
+        Of the proxy's key it is whom the proxy acts for, and under a kind of his own: no user of the service is that.
+        """
+        if not self.principal.exempt:
+            return self.principal.id
+        return None if self.on_behalf_of is None else f"proxied:{self.on_behalf_of.rpartition(':')[2]}"
 
     @contextmanager
     def doing(self, acts: Sequence[Act]) -> Iterator[None]:
@@ -88,8 +103,18 @@ class Caller:
 class Door:
     """Decides and records; what it lets through may be done."""
 
-    def __init__(self, deciders: Sequence[Decider], audit: AuditLog, refusals: Strangers | None = None) -> None:
-        """Take who decides, where it is recorded, and what counts refusals, if another door counts with it."""
+    def __init__(
+        self,
+        deciders: Sequence[Decider],
+        audit: AuditLog,
+        refusals: Strangers | None = None,
+        engines: Panel | None = None,
+    ) -> None:
+        """Take who decides, where it is recorded, what counts refusals, if another door counts with it, and engines.
+
+        Those are asked what the deciders do not deny.
+        """
+        self._engines = engines
         self._deciders = tuple(deciders)
         self._ruling = next((each for each in self._deciders if isinstance(each, Ruling)), None)
         self._audit = audit
@@ -109,10 +134,10 @@ class Door:
 
     def beside(self, decider: Decider) -> "Door":
         """Return the same door for acts on which *decider* has to agree, too."""
-        return Door((decider, *self._deciders), self._audit, self._refusals)
+        return Door((decider, *self._deciders), self._audit, self._refusals, self._engines)
 
     def only(self, decider: Decider) -> "Door":
-        """Return the same door for acts on which *decider* alone decides."""
+        """Return the same door for acts on which *decider* alone decides, without rules and engines."""
         return Door((decider,), self._audit, self._refusals)
 
     async def close(self) -> None:
@@ -133,12 +158,42 @@ class Door:
 
     async def permit_each(self, caller: Caller, acts: Sequence[Act]) -> None:
         """Let *caller* do all of *acts*, or none of them; as `permit`."""
-        denied = [act for act in acts if not decide(self._deciders, caller.principal, act.action, act.name)]
-        if denied:
-            await self._deny(caller, denied)
-            raise Denied("outside what these credentials reach")
-        await self._audit.append(*self._permitted(caller, acts))
+        heard = None if self._engines is None else await self._hear(self._engines, caller, acts)
+        await self._refuse_denied(caller, acts, heard)
+        await self._audit.append(*self._permitted(caller, acts, heard))
         caller.allowed += tuple(acts)
+
+    async def _refuse_denied(self, caller: Caller, acts: Sequence[Act], heard: Mapping[Act, Heard] | None) -> None:
+        if heard is None:
+            denied = [act for act in acts if not decide(self._deciders, caller.principal, act.action, act.name)]
+        else:
+            denied = [act for act in acts if not heard[act].allowed]
+        if denied:
+            await self._deny(caller, denied, heard=heard)
+            raise Denied("outside what these credentials reach")
+
+    async def _hear(self, engines: Panel, caller: Caller, acts: Sequence[Act]) -> Mapping[Act, Heard] | None:
+        """Return what deciders and engines say of each of *acts*; None where no engine is asked about *caller*.
+
+        Raises:
+            TooLarge: it is more than they are asked in a request.
+        """
+        opinions = {act: opinion(self._deciders, caller.principal, act.action, act.name) for act in acts}
+        return await self._hear_beside(engines, caller, opinions)
+
+    async def _hear_beside(
+        self, engines: Panel, caller: Caller, opinions: Mapping[Act, bool | None]
+    ) -> Mapping[Act, Heard] | None:
+        """Return what is said of acts of which the deciders have these *opinions*; as `_hear`."""
+        if caller.subject is None:
+            return None
+        heard = {act: Heard(said is True, {}) for act, said in opinions.items()}
+        wanted = [act for act, said in opinions.items() if act.name and engines.asked(said)]
+        caller.asked += len(wanted)
+        if caller.asked > MOST_ASKED:
+            raise TooLarge(f"engines are asked about at most {MOST_ASKED} names a request: list in pages")
+        questions = [Question(rights_of(act.action.value, act.name), act.name, opinions[act]) for act in wanted]
+        return heard | dict(zip(wanted, await engines.ask(caller.subject, questions), strict=True))
 
     def own_container(self, principal: Principal) -> str | None:
         """Return the container that a decider gives *principal* for its own, where one does."""
@@ -151,25 +206,50 @@ class Door:
         """Return where what *caller* may do *action* to begins: *below* itself, or containers in it, sorted.
 
         None of them lies in another. Where the container *below* stands for the caller's own, that one is meant.
+
+        Raises:
+            TooLarge: engines would be asked too much.
         """
+        found = await self._tops(caller, action, below)
+        if self._engines is None:
+            return found
+        if not found and self._engines.may_allow:
+            found = [below]
+        return await self.able(caller, action, found)
+
+    async def _tops(self, caller: Caller, action: Action, below: str) -> list[str]:
         own = self.own_container(caller.principal)
         named = {top for decider in self._deciders for top in decider.tops(caller.principal)}
         if caller.principal.ruled and any(below.startswith(top) for top in named):
             return [below]  # of which it is shown what it may see
-        if (own is None or names.container_of(own) != below) and self.reaches(caller, action, below):
+        if (own is None or names.container_of(own) != below) and self._reaches(caller, action, below):
             return [below]
         found: list[str] = []
         for number, top in enumerate(sorted(named), 1):
             if number % MANY == 0:  # of a key with thousands of paths: others get their turn
                 await asyncio.sleep(0)
             inside = top.startswith(below) and top != below
-            if inside and not (found and top.startswith(found[-1])) and self.reaches(caller, action, top):
+            if inside and not (found and top.startswith(found[-1])) and self._reaches(caller, action, top):
                 found.append(top)
         return found
 
-    def reaches(self, caller: Caller, action: Action, name: str) -> bool:
-        """Whether `permit` would let *caller* do it."""
-        return bool(decide(self._deciders, caller.principal, action, name))
+    def _reaches(self, caller: Caller, action: Action, name: str) -> bool:
+        """Whether the deciders let *caller* do it."""
+        return decide(self._deciders, caller.principal, action, name)
+
+    async def able(self, caller: Caller, action: Action, wanted: Iterable[str]) -> list[str]:
+        """Return those of *wanted* to which `permit` would let *caller* do *action*, in their order.
+
+        Raises:
+            TooLarge: engines would be asked too much.
+        """
+        if self._engines is not None:
+            acts = [Act(action, name) for name in wanted]
+            heard = await self._hear(self._engines, caller, acts)
+            if heard is not None:
+                return [act.name for act in acts if heard[act].allowed]
+            wanted = [act.name for act in acts]
+        return [name for name in wanted if self._reaches(caller, action, name)]
 
     async def deny(self, caller: Caller, action: Action, name: str, reason: str) -> None:
         """Record that an act is refused that `permit` might allow.
@@ -179,9 +259,11 @@ class Door:
         """
         await self._deny(caller, [Act(action, name)], reason)
 
-    async def _deny(self, caller: Caller, acts: Sequence[Act], reason: str = "") -> None:
+    async def _deny(
+        self, caller: Caller, acts: Sequence[Act], reason: str = "", heard: Mapping[Act, Heard] | None = None
+    ) -> None:
         caller.ended = True
-        decided = [self._decided(caller, act) for act in acts]
+        decided = [self._decided(caller, act, heard) for act in acts]
         await self.turn_away(
             *[
                 _refusal(caller, action.word, name, "denied", reason, decided=inputs)
@@ -189,11 +271,27 @@ class Door:
             ]
         )
 
-    def visible(self, caller: Caller, wanted: Sequence[str]) -> Sequence[str]:
+    async def visible(self, caller: Caller, wanted: Sequence[str]) -> Sequence[str]:
         """Return those of *wanted*, names that lie in what *caller* may list, that it may see there, in their order.
 
         Whoever brings a reach of his own sees all that rules do not deny him: that he may list the container, says so.
+
+        Raises:
+            TooLarge: engines would be asked too much.
         """
+        seen = self._seen(caller, wanted)
+        return seen if self._engines is None else await self._also(self._engines, caller, Action.LIST, wanted, seen)
+
+    async def readable(self, caller: Caller, wanted: Sequence[str]) -> Sequence[str]:
+        """Return those that are `visible`, and may be read: where a listing shows what is in them."""
+        seen = await self.visible(caller, wanted)
+        may = seen
+        if caller.principal.ruled:
+            may = [name for name in seen if decide(self._deciders, caller.principal, Action.GET, name)]
+        return may if self._engines is None else await self._also(self._engines, caller, Action.GET, seen, may)
+
+    def _seen(self, caller: Caller, wanted: Sequence[str]) -> Sequence[str]:
+        """Return those of *wanted* that the deciders let *caller* see in a listing."""
         if self._ruling is None:
             return wanted
         seen = self._ruling.visible(caller.principal, wanted)
@@ -201,24 +299,36 @@ class Door:
             return seen
         return [name for name in seen if decide(self._deciders, caller.principal, Action.LIST, name)]
 
-    def readable(self, caller: Caller, wanted: Sequence[str]) -> Sequence[str]:
-        """Return those that are `visible`, and may be read: where a listing shows what is in them."""
-        seen = self.visible(caller, wanted)
-        if not caller.principal.ruled:
-            return seen
-        return [name for name in seen if decide(self._deciders, caller.principal, Action.GET, name)]
+    async def _also(
+        self, engines: Panel, caller: Caller, action: Action, wanted: Sequence[str], allowed: Sequence[str]
+    ) -> Sequence[str]:
+        """Return those of *wanted* to which *caller* may do *action* by engines, too; deciders allow it to *allowed*.
 
-    def _permitted(self, caller: Caller, acts: Sequence[Act]) -> list[AuditRecord]:
+        Of the others those are asked about whom rules alone let do anything, and not who brings a reach of his own.
+        """
+        if caller.subject is None:
+            return allowed
+        may = set(allowed)
+        opinions: dict[Act, bool | None] = {}
+        for name in wanted:
+            if name in may:
+                opinions[Act(action, name)] = True
+            elif caller.principal.ruled and engines.may_allow:
+                opinions[Act(action, name)] = opinion(self._deciders, caller.principal, action, name)
+        heard = await self._hear_beside(engines, caller, opinions) or {}
+        return [name for name in wanted if (said := heard.get(Act(action, name))) is not None and said.allowed]
+
+    def _permitted(
+        self, caller: Caller, acts: Sequence[Act], heard: Mapping[Act, Heard] | None = None
+    ) -> list[AuditRecord]:
         return [
-            _record(caller, act.action.word, act.name, "allowed", None, decided=self._decided(caller, act))
+            _record(caller, act.action.word, act.name, "allowed", None, decided=self._decided(caller, act, heard))
             for act in acts
         ]
 
-    def _decided(self, caller: Caller, act: Act) -> dict[str, object] | None:
-        """Return what rules decided by, and what all others said together; None where rules had nothing to say."""
-        if self._ruling is None:
-            return None
-        inputs = self._ruling.inputs(caller.principal, act.action, act.name)
+    def _decided(self, caller: Caller, act: Act, heard: Mapping[Act, Heard] | None = None) -> dict[str, object] | None:
+        """Return what rules decided by, what all others said together, and engines; None where none had a say."""
+        inputs = None if self._ruling is None else self._ruling.inputs(caller.principal, act.action, act.name)
         if inputs is not None:
             others = [
                 decider.decide(caller.principal, act.action, act.name)
@@ -226,7 +336,9 @@ class Door:
                 if decider is not self._ruling
             ]
             inputs["others"] = _together(others, ruled=caller.principal.ruled)
-        return inputs
+        if heard is None or act not in heard or not heard[act].said:
+            return inputs
+        return {**(inputs or {}), "engines": {name: said.value for name, said in sorted(heard[act].said.items())}}
 
     def opinions(self, principal: Principal, action: Action, name: str) -> list[tuple[str, bool | None]]:
         """Return each decider's kind, and what it says, in their order."""
@@ -245,7 +357,10 @@ class Door:
             Denied, AuditUnavailable: as `permit`.
         """
         either = (Action.CREATE, Action.MODIFY) if action is Action.PUT else (action,)
-        denied = [name for name in wanted if not any(self.reaches(caller, each, name) for each in either)]
+        denied = [name for name in wanted if not any(self._reaches(caller, each, name) for each in either)]
+        if denied and self._engines is not None:
+            able = {name for each in either for name in await self.able(caller, each, denied)}
+            denied = [name for name in denied if name not in able]
         if denied:
             await self.permit(caller, action, denied)
 
@@ -255,7 +370,10 @@ class Door:
         Raises:
             Denied, AuditUnavailable: as `permit`.
         """
-        if any(decider.rules_out(caller.principal, action, below) for decider in self._deciders):
+        deciders = self._deciders
+        if self._engines is not None and self._engines.may_allow:  # what no rule allows, one of them may
+            deciders = tuple(each for each in deciders if each is not self._ruling)
+        if any(decider.rules_out(caller.principal, action, below) for decider in deciders):
             await self._deny(caller, [Act(action, below)])
             raise Denied("outside what these credentials reach")
 
@@ -267,11 +385,15 @@ class Door:
             Undecipherable: of *read*; that, too, was recorded.
         """
         acts = [Act(action, name) for name in wanted]
-        if any(not decide(self._deciders, caller.principal, action, name) for name in wanted):
+        heard = None
+        if self._engines is not None:
+            heard = await self._hear(self._engines, caller, acts)
+            await self._refuse_denied(caller, acts, heard)
+        elif any(not decide(self._deciders, caller.principal, action, name) for name in wanted):
             await self.permit_each(caller, acts)  # says no, and records it
         if len(acts) > MANY:
             await asyncio.sleep(0)
-        recorded = self._audit.append(*self._permitted(caller, acts or [Act(action, "")]))
+        recorded = self._audit.append(*self._permitted(caller, acts or [Act(action, "")], heard))
         caller.allowed += tuple(acts)
         try:
             return await read()

@@ -114,7 +114,7 @@ class HealthService:
         """
         await self._door.note(caller, Action.GET, names.STATUS)
         state, fault = await self._keys.whole_state()
-        if not self._door.reaches(caller, Action.GET, names.STATUS):
+        if not await self._door.able(caller, Action.GET, [names.STATUS]):
             return Status(state, self._scheme, fault)
         held = self._keys.held
         return Status(

@@ -96,7 +96,7 @@ class PrincipalService:
             known = await self._principals.current()
             folder = principal_name(kind, "")
             listed = sorted(name for name in known.records if name.startswith(folder) and name > folder + after)
-            visible = self._door.readable(caller, listed)
+            visible = await self._door.readable(caller, listed)
             some = visible[:limit]
             return Page([_known(known, kind, each.removeprefix(folder)) for each in some], len(visible) > limit)
 
@@ -126,7 +126,7 @@ class PrincipalService:
         async def read() -> list[KnownGroup]:
             known = await self._principals.current()
             listed = sorted(name for name in known.records if name.startswith(names.GROUPS))
-            visible = self._door.readable(caller, listed)
+            visible = await self._door.readable(caller, listed)
             return [await self._group(known, name.removeprefix(names.GROUPS)) for name in visible]
 
         return await self._door.read(caller, Action.LIST, [names.GROUPS], read)

@@ -144,7 +144,7 @@ class RecordService:
         async def read() -> RecordPage[Model]:
             page = await page_after(after)
             while True:  # until there is one that may be seen: who goes on from a page goes on from its last record
-                seen = set(self._door.readable(caller, [each.record.record_name for each in page.records]))
+                seen = set(await self._door.readable(caller, [each.record.record_name for each in page.records]))
                 if len(seen) == len(page.records):
                     return page
                 if seen or not page.more:
@@ -169,7 +169,7 @@ class RecordService:
             behind = after
             while True:
                 page = await handler.keys(model, behind, limit)
-                seen = self._door.visible(caller, [model.prefix() + key for key in page.keys])
+                seen = await self._door.visible(caller, [model.prefix() + key for key in page.keys])
                 if len(seen) == len(page.keys) or seen or not page.more:
                     return KeyPage(tuple(name.removeprefix(model.prefix()) for name in seen), page.more)
                 behind = page.keys[-1]

@@ -155,7 +155,7 @@ class RuleService:
             for number, name in enumerate(each for each in names_of(known) if each > after):
                 if number % MANY == MANY - 1:
                     await asyncio.sleep(0)
-                if self._door.reaches(caller, Action.LIST, names.RULES + name):
+                if self._door.allows(caller.principal, Action.LIST, names.RULES + name):
                     if len(found) == limit:
                         return RulePage(found, more=True)
                     found.append(_known(known, name))
@@ -345,7 +345,7 @@ class RuleService:
         if REQUEST_ID.fullmatch(request) is None:
             raise Invalid("that is not the id of a request", (("request", "is not an id"),))
         known = await self._book.current()
-        whole = self._may_see_all(caller, known) and self._door.reaches(caller, Action.GET, names.DECISIONS)
+        whole = self._may_see_all(caller, known) and self._door.allows(caller.principal, Action.GET, names.DECISIONS)
         if whole:
             await self._door.permit(caller, Action.GET, [names.DECISIONS])
         else:
@@ -389,7 +389,9 @@ class RuleService:
         return known
 
     def _may_see_all(self, caller: Caller, known: Snapshot) -> bool:
-        return all(self._door.reaches(caller, Action.GET, names.RULES + name) for name in ["", *names_of(known)])
+        return all(
+            self._door.allows(caller.principal, Action.GET, names.RULES + name) for name in ["", *names_of(known)]
+        )
 
     async def _about(
         self, caller: Caller, principal: str | None, address: str | None

@@ -5,7 +5,7 @@ PERF: a get is the path that is measured (docs/adr/0019): it goes through the do
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final, TypeAlias
 
@@ -62,8 +62,12 @@ class Values:
             await turns.take()
 
 
-See: TypeAlias = Callable[[Sequence[str]], Sequence[str]]
+See: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[str]]]
 """What returns those of some names that may be seen, in their order."""
+
+
+async def _all(wanted: Sequence[str]) -> Sequence[str]:
+    return wanted
 
 
 class Listing:
@@ -72,7 +76,7 @@ class Listing:
     So much of a container is in memory as one page holds, and others get their turn between two of them.
     """
 
-    def __init__(self, backend: Backend, container: str, first: Page, see: See = list) -> None:
+    def __init__(self, backend: Backend, container: str, first: Page, see: See = _all) -> None:
         """Take the first page of *container*, and what says which of some names are to be seen.
 
         Raises:
@@ -93,7 +97,7 @@ class Listing:
     async def __aiter__(self) -> AsyncIterator[Sequence[str]]:
         page, after = self._page, self._container
         while True:
-            yield [name.removeprefix(self._container) for name in self._see(page.names)]
+            yield [name.removeprefix(self._container) for name in await self._see(page.names)]
             if not page.more:
                 return
             after = page.names[-1] if page.names else after
@@ -104,7 +108,7 @@ class Listing:
 class Containers:
     """The containers at the top, in pages, like a `Listing`; what lies in them is passed over, however much it is."""
 
-    def __init__(self, backend: Backend, first: Page, see: See = list) -> None:
+    def __init__(self, backend: Backend, first: Page, see: See = _all) -> None:
         """Take the first page of all secrets, and what says which of some names are to be seen."""
         self._backend = backend
         self._see = see
@@ -119,7 +123,7 @@ class Containers:
         page = self._page
         while True:
             tops = dict.fromkeys(name.removeprefix(ROOT).partition("/")[0] for name in page.names)
-            yield [name.removeprefix(ROOT) for name in self._see([f"{ROOT}{top}/" for top in tops])]
+            yield [name.removeprefix(ROOT) for name in await self._see([f"{ROOT}{top}/" for top in tops])]
             if not page.more:
                 return
             await asyncio.sleep(0)
@@ -310,7 +314,7 @@ class SecretService:
             behind, more, any_there = name + after, True, False
             while more and len(found) < limit:
                 page = await self._secrets.list(name, behind, limit - len(found))
-                found += self._door.visible(caller, page.names)
+                found += await self._door.visible(caller, page.names)
                 behind, more = page.names[-1] if page.names else behind, page.more
                 any_there = any_there or bool(page.names)
                 await asyncio.sleep(0)

@@ -58,7 +58,7 @@ class TelemetryService:
         Raises:
             Denied, AuditUnavailable
         """
-        if not self._door.reaches(caller, Action.GET, names.STATUS):
+        if not await self._door.able(caller, Action.GET, [names.STATUS]):
             await self._door.deny(caller, Action.GET, names.STATUS, "metrics are for who may read the status")
             raise Denied("outside what these credentials reach")
 

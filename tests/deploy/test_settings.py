@@ -22,6 +22,7 @@ from tests.deploy.running import ROOT
 
 CANARY = "c4nary-h0rse-battery"
 PAIR = "tls_certificate = 'c.pem'\ntls_key = 'k.pem'\n"
+ENGINE = "[[engines]]\nhandler = 'Opa'\nname = 'a'\nstance = 'may-allow'\n"
 KEY = {"STRONGROOM_API_KEY": "k", "STRONGROOM_API_ID": "i", "STRONGROOM_PROXY_KEY": "p"}
 
 
@@ -143,11 +144,39 @@ def test_handlers_and_plugins_are_tables(home: Path) -> None:
     assert loaded.proxy.authenticators == (("basic", {"file": "/etc/users"}),)
 
 
+def test_engines_are_tables(home: Path) -> None:
+    """Each has a name and a stance of its own, and what it names as a file lies in the home."""
+    loaded = load(
+        home,
+        """
+        [[engines]]
+        handler = "Opa"
+        name = "site"
+        stance = "must-allow"
+        url = "https://opa.example:8181/v1/data/strongroom/allow"
+        token_file = "opa.token"
+        [[engines]]
+        handler = "Rbac"
+        name = "roles"
+        stance = "may-allow"
+        grants = ["user:ann reader", "user:bo reader"]
+        """,
+    )
+    site, roles = loaded.service.engines
+    assert (site.name, site.handler, site.stance) == ("site", "Opa", "must-allow")
+    assert site.options == {
+        "url": "https://opa.example:8181/v1/data/strongroom/allow",
+        "token_file": f"{home}/opa.token",
+    }
+    assert roles.options == {"grants": "user:ann reader user:bo reader"}
+    assert load(home, "").service.engines == ()
+
+
 @pytest.mark.parametrize(
     ("toml", "text"),
     [
         (f"stroe = '{CANARY}'", "strongroom.toml: there is no 'stroe' here; did you mean 'store'?"),
-        (f"zzzzzz = '{CANARY}'", "strongroom.toml: there is no 'zzzzzz' here; known are api_id,"),
+        (f"zzzzzz = '{CANARY}'", "strongroom.toml: there is no 'zzzzzz' here; known are addresses, api_id,"),
         (f"workers = '{CANARY}'", "strongroom.toml: 'workers': is a whole number from 1 to 64"),
         ("workers = 0", "strongroom.toml: 'workers': is a whole number from 1 to 64"),
         ("debug = 'yes'", "strongroom.toml: 'debug': is true or false"),
@@ -190,6 +219,12 @@ def test_handlers_and_plugins_are_tables(home: Path) -> None:
             "'authenticators' has a handler that is not one of SimpleAuthKeys, SimpleCreds",
         ),
         ("[[authorizers]]\nhandler = 'SimplePathAuthz'\npath = '/'", "no 'path' here; did you mean 'paths'?"),
+        ("[[engines]]\nhandler = 'Cedar'\nname = 'a'", "'engines' has a handler that is not one of Opa, OpenFga, Rbac"),
+        ("[[engines]]\nhandler = 'Rbac'\nstance = 'may-allow'", "'engines' each have a 'name' of their own"),
+        (f"{ENGINE}{ENGINE}", "'engines' each have a 'name' of their own"),
+        ("[[engines]]\nhandler = 'Rbac'\nname = 'a'\nstance = 'fail-open'", "'engines' each have a 'stance'"),
+        (f"{ENGINE}token = '{CANARY}'", "there is no 'token' here; did you mean 'token_file'?"),
+        (f"{ENGINE}url = 'https://ada:{CANARY}@opa.example/'", "have a url with a password in it"),
         ("[[storage_handlers]]\nurl = 3", "strongroom.toml: 'storage_handlers': expected `str | array`, got `int`"),
         ("workers = 2\nstore = 'memory'", "'store' is memory, which several workers would each have of their own"),
     ],

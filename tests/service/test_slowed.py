@@ -1,0 +1,95 @@
+"""A service whose callers show wrong keys: they wait, nobody else does, and each refusal is on record."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from strongroom.models.secret import Secret
+from strongroom.storage_service.access.limits import FREE, Slowdown
+from strongroom.storage_service.backends.memory import MemoryBackend
+from strongroom.storage_service.config import ProxyKey
+from strongroom.storage_service.http.app import StorageApp
+from strongroom.storage_service.keyring.shared_root import SharedRoot
+from tests.in_process import Inside, inside
+from tests.raw_http import Message, request
+from tests.service.test_outcomes import settings
+
+HERE: Final = "for=192.0.2.7;proto=https"
+THERE: Final = "for=198.51.100.4;proto=https"
+
+
+class Rig:
+    """A service in this process, with the clock of its slowdown."""
+
+    def __init__(self, app: StorageApp, server: Inside, log: Path) -> None:
+        self.server = server
+        self._app = app
+        self.now = 1000.0
+        self._log = log
+
+    async def ask(self, api_id: str, key: str, forwarded: str) -> Message:
+        """Return the answer to somebody whom the proxy forwards."""
+        fields = (f"custodia-auth-id: {api_id}", f"custodia-auth-key: {key}", "strongroom-proxy: front:front-key")
+        return await self.server.ask(request("GET", "/whoami", *fields, f"forwarded: {forwarded}"))
+
+    async def flush(self) -> None:
+        """Have written down who was counted."""
+        assert self._app._parts is not None
+        await self._app._parts.door.close()
+
+    def refusals(self) -> list[str]:
+        """Why strangers were refused, in order."""
+        lines = map(json.loads, self._log.read_text().splitlines())
+        return [line["reason"] for line in lines if line["principal"] == "unknown"]
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    """One with a proxy."""
+    shared = SharedRoot()
+    proxy = ProxyKey(api_id="front", api_key=Secret("front-key"))
+    app = StorageApp(replace(settings(tmp_path), proxy=proxy), shared, lambda _: MemoryBackend())
+    await app.open()
+    async with inside(app) as server:
+        made = Rig(app, server, tmp_path / "audit.log")
+        app._slow = Slowdown(lambda: made.now)
+        yield made
+    await app.close()
+    shared.close()
+
+
+async def test_wrong_keys_wait(rig: Rig) -> None:
+    """After so many the next is not looked at, right or wrong, and is told when to come again; then it counts again."""
+    for _ in range(FREE + 2):
+        assert (await rig.ask("own", "wrong", HERE)).status in (403, 429)
+    rig.now += 1
+    assert (await rig.ask("own", "wrong", HERE)).status == 403
+    answer = await rig.ask("own", "own-key", HERE)
+    assert answer.status == 429
+    assert answer.get("retry-after") == "1"
+    assert json.loads(answer.body)["wait"] == 1
+    rig.now += 1
+    assert (await rig.ask("own", "own-key", HERE)).status == 200
+    assert (await rig.ask("own", "wrong", HERE)).status == 403  # and all of it begins anew
+
+
+async def test_the_right_key_from_elsewhere_does_not_wait(rig: Rig) -> None:
+    """However often somebody is wrong at one address, the owner of the key goes on at his."""
+    for _ in range(FREE * 3):
+        await rig.ask("own", "wrong", HERE)
+    assert (await rig.ask("own", "own-key", HERE)).status == 429
+    assert (await rig.ask("own", "own-key", THERE)).status == 200
+    assert (await rig.ask("front", "front-key", HERE)).status == 200
+
+
+async def test_who_waits_is_on_record(rig: Rig) -> None:
+    """A refusal without a look is told like any other stranger's."""
+    for _ in range(FREE + 2):
+        await rig.ask("own", "wrong", HERE)
+    assert (await rig.ask("own", "wrong", HERE)).status == 429
+    await rig.flush()
+    assert "wrong credentials were shown" in rig.refusals()
