@@ -5,7 +5,7 @@ so the path that is matched here is the path that everyone behind sees.
 """
 
 import hmac
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from strongroom.http_proxy.authn.base import Authenticator, Identity, Refused
@@ -25,7 +25,8 @@ OPEN: Final = frozenset(("/livez", "/readyz", "/openapi.json"))
 
 API_ROOT: Final = wire.API_PATH + "/"
 _NO_TOKEN: Final = Secret("")
-_ONCE: Final = frozenset((b"authorization", *wire.AUTH_ID_HEADERS, *wire.AUTH_KEY_HEADERS))
+_KEYS: Final = frozenset((*wire.AUTH_ID_HEADERS, *wire.AUTH_KEY_HEADERS))
+_ONCE: Final = _KEYS | {b"authorization"}
 
 Work = Coroutine[Any, Any, None]
 
@@ -119,6 +120,7 @@ class AuthenticationManager:
         """
         try:
             fields = _single(exchange.request.fields)
+            _refuse_two(fields)
             if self._refusals is not None and b"authorization" in fields:
                 await self._refusals.check()
             fields[b"forwarded"] = forwarded(exchange.client, exchange.scheme).encode("ascii")
@@ -147,6 +149,17 @@ class Unknown(Exception):
         super().__init__(str(error))
         self.error = error
         self.claimed = claimed
+
+
+def _refuse_two(fields: Mapping[bytes, bytes]) -> None:
+    """Refuse an API key beside a token or a password: which of the two is meant is not guessed.
+
+    Raises:
+        Refused: both are shown.
+    """
+    scheme = fields.get(b"authorization", b"").partition(b" ")[0].lower()
+    if scheme in (b"basic", b"bearer") and not _KEYS.isdisjoint(fields):
+        raise Refused
 
 
 def _single(headers: Sequence[Field]) -> dict[bytes, bytes]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from strongroom.models import names
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.apikeys import decode as decode_apikey
-from strongroom.storage_service.access.authenticators import Authenticator, Bearer, OwnUser, Proxy
+from strongroom.storage_service.access.authenticators import Authenticator, Basic, Bearer, OwnUser, Proxy
 from strongroom.storage_service.access.directory import Directory
 from strongroom.storage_service.access.logins import Logins, decode_revocation, desk
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.principals import Principals
 from strongroom.storage_service.access.registry import make_authenticator, make_authorizer
 from strongroom.storage_service.access.ruling import Ruling
+from strongroom.storage_service.access.sign_ins import SignIns
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
@@ -139,6 +140,8 @@ async def build(  # noqa: PLR0915  # it is one list of parts
         apikeys = ApiKeys(directory, (settings.api_id, settings.api_key), proxy=settings.proxy)
         logins = _logins(directory, store, encrypted, holder)
         principals = Principals(directory, reserved=apikeys.configured)
+        sign_ins = SignIns(directory, principals.replace_credential)
+        stack.push_async_callback(sign_ins.close)
 
         def opened() -> None:
             directory.learn()
@@ -184,7 +187,11 @@ async def build(  # noqa: PLR0915  # it is one list of parts
             health=health,
             telemetry=TelemetryService(door, keys, health, stores, meter),
             meter=meter,
-            authenticators=(*(make_authenticator(each, apikeys) for each in settings.authenticators), Bearer(logins)),
+            authenticators=(
+                *(make_authenticator(each, apikeys) for each in settings.authenticators),
+                Bearer(logins),
+                Basic(sign_ins),
+            ),
             own_user=(OwnUser(os.geteuid()),),
             proxy=proxy,
             head_fields=_head_fields(settings.authenticators),

@@ -114,6 +114,8 @@ class Keys(msgspec.Struct, kw_only=True):
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Keys)}
 _FILE: Final = "_file"  # STRONGROOM_<NAME>_FILE names a file that holds the value, as containers hand secrets over
 
+_OF_THE_SERVICE: Final = tuple({"name": name} for name in ("apikey", "token", "basic"))  # who judges what is shown
+
 # What the proxy's model routes reach for users whom the proxy knows, and the service does not.
 PROXIED: Final = (
     "/hosts",
@@ -503,9 +505,9 @@ class _Resolver:
             raise self._error("proxy_key", f"is the service's own; delete {PROXY_CLIENT}, and have another made")
 
     def _reach_of_proxy(self) -> tuple[str, ...]:
-        """Return what the proxy asks for in its own name: nothing for callers who have keys of the service."""
-        known = {entry.get("name") for entry in self._keys.proxy_authenticators}
-        return PROXIED if known - {"apikey", "token"} else ()
+        """Return what the proxy asks for in its own name: nothing for callers whom the service knows itself."""
+        known = self._keys.proxy_authenticators
+        return PROXIED if any(entry not in _OF_THE_SERVICE for entry in known) else ()
 
     def _addresses(self, socket: Path) -> tuple[str, ...]:
         """Return where the service is spoken to, as those write it who log in: a login is for one of these."""

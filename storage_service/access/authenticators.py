@@ -1,13 +1,15 @@
-"""How the service learns who calls: Custodia's two authenticators for a unix socket.
+"""How the service learns who calls: Custodia's two authenticators for a unix socket, tokens, and passwords.
 
 Custodia's rule over them: the first that says *wrong* ends the request, and at least one must say *who*.
 """
 
+import binascii
 import grp
 import hmac
 import os
 import pwd
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +18,11 @@ from typing import Final, Protocol, Self
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.access.logins import Logins
+from strongroom.storage_service.access.sign_ins import PasswordRefused, SignIns
 from strongroom.storage_service.access.tokens import bearer
 from strongroom.storage_service.config import ProxyKey
 from strongroom.storage_service.errors import ConfigurationError, Denied, NotAuthenticated
+from strongroom.storage_service.strangers import network_of
 from strongroom.storage_service.wire.head import Head
 from strongroom.storage_service.wire.http1 import Peer
 
@@ -75,12 +79,60 @@ class Bearer:
             TokenRefused: the token is worth nothing.
         """
         del peer
-        if head.authorization is None or head.authorization[:7].lower() != "bearer ":
+        if not _shows(head, "bearer"):
             return None
-        if head.auth_id is not None or head.auth_key is not None:
-            raise Denied("a request shows one credential")
-        principal, _ = await self.logins.authenticate(bearer(head.authorization))
+        principal, _ = await self.logins.authenticate(bearer(head.authorization or ""))
         return principal
+
+
+@dataclass(frozen=True, slots=True)
+class Basic:
+    """The name and the password of a user or a service, in ``Authorization`` (RFC 7617)."""
+
+    sign_ins: SignIns
+
+    async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
+        """Return who signs in; where many do, an address has its turns after others, and on the socket a user.
+
+        Raises:
+            Denied: an API key is shown, too: which of the two is meant is not guessed.
+            PasswordRefused: there is no such name, the password is wrong, or the field is malformed.
+            Busy: too many sign-ins at once.
+        """
+        if not _shows(head, "basic"):
+            return None
+        name, password = _name_and_password((head.authorization or "")[6:])
+        here = "here" if peer is None else f"uid {peer.uid}"
+        return await self.sign_ins.authenticate(name, password, network_of(head.address) if head.address else here)
+
+
+def _shows(head: Head, scheme: str) -> bool:
+    """Whether ``Authorization`` is of that *scheme*.
+
+    Raises:
+        Denied: it is, and an API key is shown, too.
+    """
+    if head.authorization is None or head.authorization.partition(" ")[0].lower() != scheme:
+        return False
+    if head.auth_id is not None or head.auth_key is not None:
+        raise Denied("a request shows one credential")
+    return True
+
+
+def _name_and_password(encoded: str) -> tuple[str, bytes]:
+    """Return user and password (RFC 7617 sec. 2): the first colon parts them, and the password may hold more.
+
+    Raises:
+        PasswordRefused: it is no such thing.
+    """
+    try:
+        name, colon, password = b64decode(encoded.strip().encode("latin-1"), validate=True).partition(b":")
+        user = name.decode("utf-8")
+    except (binascii.Error, UnicodeError):
+        raise PasswordRefused from None
+    if not colon:
+        raise PasswordRefused
+    return user, password
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import falcon.asgi
 from strongroom.storage_service import wire
 from strongroom.storage_service.access import authenticators
 from strongroom.storage_service.access.base import Principal
+from strongroom.storage_service.access.sign_ins import PasswordRefused
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.read_through import OldPlace
@@ -198,6 +199,7 @@ class StorageApp:
             through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
             if through_proxy:
                 address = authenticators.address_in(fields.forwarded or "")
+                fields = fields._replace(address=address)
             known_by = parts.own_user if path == wire.ACTS_PATH else parts.authenticators
             principal = await authenticators.authenticate(known_by, fields, exchange.peer)
         except ServiceError as error:
@@ -235,7 +237,7 @@ class StorageApp:
         """
         parts, peer = self._parts, exchange.peer
         assert parts is not None  # noqa: S101
-        if fields.auth_id is not None or fields.auth_key is not None:
+        if fields.auth_id is not None or fields.auth_key is not None or fields.authorization is not None:
             return False
         if fields.proxy is not None:
             return parts.proxy.shown(fields.proxy)
@@ -273,6 +275,8 @@ class StorageApp:
 
     def _claimed(self, key_id: str | None, error: ServiceError) -> list[str]:
         """Return whom a stranger claims to be, if there is somebody of that id: what else stands there may be a key."""
+        if isinstance(error, PasswordRefused):
+            return [error.claimed] if error.claimed else []
         assert self._parts is not None  # noqa: S101
         exists = self._parts.access.knows(key_id) or (isinstance(error, Undecipherable) and key_id is not None)
         return [f"apikey:{key_id}"] if exists else []

@@ -9,7 +9,10 @@ from strongroom.storage_service.errors import Invalid
 
 
 class Head(NamedTuple):
-    """The header fields that mean something here; the credentials stay out of the repr."""
+    """The header fields that mean something here; the credentials stay out of the repr.
+
+    *address* is no field: it is the client's, where whoever is believed about it has told it.
+    """
 
     request_id: str | None = None
     auth_id: str | None = None
@@ -23,6 +26,7 @@ class Head(NamedTuple):
     proxy: str | None = None
     asked: str | None = None
     authorization: str | None = None
+    address: str | None = None
 
     def __repr__(self) -> str:
         return f"<Head of request {self.request_id}>"
