@@ -8,8 +8,17 @@ from dataclasses import dataclass
 from strongroom.models import names
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.apikeys import decode as decode_apikey
-from strongroom.storage_service.access.authenticators import Authenticator, Basic, Bearer, OwnUser, Proxy
+from strongroom.storage_service.access.authenticators import (
+    Authenticator,
+    Basic,
+    Bearer,
+    Certificate,
+    OwnUser,
+    Process,
+    Proxy,
+)
 from strongroom.storage_service.access.directory import Directory
+from strongroom.storage_service.access.holders import Holders
 from strongroom.storage_service.access.logins import Logins, decode_revocation, desk
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.principals import Principals
@@ -72,6 +81,7 @@ class Parts:
     telemetry: TelemetryService
     meter: Meter
     authenticators: tuple[Authenticator, ...]
+    process: Process  # whose a process is that shows nothing
     own_user: tuple[Authenticator, ...]  # by which commands of this machine are known, as the kernel tells it
     proxy: Proxy
     head_fields: head.Table
@@ -142,6 +152,7 @@ async def build(  # noqa: PLR0915  # it is one list of parts
         principals = Principals(directory, reserved=apikeys.configured)
         sign_ins = SignIns(directory, principals.replace_credential)
         stack.push_async_callback(sign_ins.close)
+        holders = Holders(directory)
 
         def opened() -> None:
             directory.learn()
@@ -191,7 +202,9 @@ async def build(  # noqa: PLR0915  # it is one list of parts
                 *(make_authenticator(each, apikeys) for each in settings.authenticators),
                 Bearer(logins),
                 Basic(sign_ins),
+                Certificate(holders),
             ),
+            process=Process(holders),
             own_user=(OwnUser(os.geteuid()),),
             proxy=proxy,
             head_fields=_head_fields(settings.authenticators),

@@ -97,6 +97,7 @@ class Keys(msgspec.Struct, kw_only=True):
     tls_minimum: Literal["1.2", "1.3"] = "1.2"  # the file of a new home says 1.3
     tls_client_certificates: Literal["off", "optional", "required"] = "off"
     tls_client_ca: _Text | None = None
+    trusted_proxies: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
     connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0  # seconds
 
@@ -444,6 +445,7 @@ class _Resolver:
             tls_minimum=keys.tls_minimum,
             tls_client_certificates=keys.tls_client_certificates,
             tls_client_ca=self._optional_path("tls_client_ca"),
+            trusted_proxies=keys.trusted_proxies,
             connections=keys.connections,
             timeout=keys.timeout,
             metrics_token=self._metrics_token(),

@@ -200,8 +200,14 @@ class StorageApp:
             if through_proxy:
                 address = authenticators.address_in(fields.forwarded or "")
                 fields = fields._replace(address=address)
-            known_by = parts.own_user if path == wire.ACTS_PATH else parts.authenticators
-            principal = await authenticators.authenticate(known_by, fields, exchange.peer)
+            elif fields.certificate is not None:  # of which nobody else is believed
+                fields = fields._replace(certificate=None)
+            if path == wire.ACTS_PATH:
+                principal = await authenticators.authenticate(parts.own_user, fields, exchange.peer)
+            else:
+                principal = await authenticators.authenticate(
+                    parts.authenticators, fields, exchange.peer, parts.process
+                )
         except ServiceError as error:
             if isinstance(error, NotAuthenticated | Denied):
                 self._meter.turn_away(Unknown.NOBODY if isinstance(error, NotAuthenticated) else Unknown.WRONG)

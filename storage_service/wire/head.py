@@ -27,6 +27,7 @@ class Head(NamedTuple):
     asked: str | None = None
     authorization: str | None = None
     address: str | None = None
+    certificate: str | None = None
 
     def __repr__(self) -> str:
         return f"<Head of request {self.request_id}>"
@@ -47,6 +48,7 @@ _TABLE: Final[Table] = {
     wire.ON_BEHALF_HEADER.lower().encode(): _PLACES["on_behalf_of"],
     wire.PROXY_HEADER.lower().encode(): _PLACES["proxy"],
     wire.ASKED_HEADER.lower().encode(): _PLACES["asked"],
+    wire.CERTIFICATE_HEADER.lower().encode(): _PLACES["certificate"],
     b"authorization": _PLACES["authorization"],
     **dict.fromkeys(wire.AUTH_ID_HEADERS, _PLACES["auth_id"]),
     **dict.fromkeys(wire.AUTH_KEY_HEADERS, _PLACES["auth_key"]),

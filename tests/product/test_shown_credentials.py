@@ -1,8 +1,10 @@
-"""What a request shows of who asks, at the service: passwords, beside tokens and API keys."""
+"""What a request shows of who asks, at the service: passwords, certificates and processes, beside API keys."""
 
 import base64
 import json
+import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,12 +13,14 @@ import argon2
 import msgspec
 import pytest
 
-from strongroom.models.access import Right, Rule
+from strongroom.models.access import Credential, Kind, Right, Rule
 from strongroom.models.secret import Secret
+from strongroom.storage_service.access.directory import Snapshot
 from strongroom.storage_service.backends.base import Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.bootstrap import SharedRoot
-from strongroom.storage_service.config import ProxyKey, ServiceSettings
+from strongroom.storage_service.config import AuthenticatorSettings, ProxyKey, ServiceSettings
+from strongroom.storage_service.errors import Locked
 from strongroom.storage_service.http.app import StorageApp
 from tests.in_process import Inside, inside
 from tests.raw_http import Message, request
@@ -69,29 +73,38 @@ class Rig:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
 
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    """A service with one secret."""
+@asynccontextmanager
+async def served(home: Path, *, ready: bool = True, **more: Any) -> AsyncIterator[Rig]:
+    """Serve a service with one secret, if it is *ready* for whoever shows its own key."""
     store, shared = MemoryBackend(), SharedRoot()
     settings = ServiceSettings(
-        socket=tmp_path / "socket",
-        audit_log=tmp_path / "audit.log",
-        root_key=tmp_path / "secrets.key",
+        socket=home / "socket",
+        audit_log=home / "audit.log",
+        root_key=home / "secrets.key",
         store="memory:",
         api_id="own",
         api_key=Secret("own-key"),
         proxy=ProxyKey(api_id="front", api_key=Secret("front-key")),
+        **more,
     )
     app = StorageApp(settings, shared, lambda _: store)
     await app.open()
     async with inside(app) as server:
         made = Rig(server, app, settings.audit_log)
-        assert (await made.ask("POST", "/secrets/db/", *OWN)).status == 201
-        told = {"type": "simple", "value": "v"}
-        assert (await made.ask("PUT", "/secrets/db/key", *OWN, said=told)).status == 201
+        if ready:
+            assert (await made.ask("POST", "/secrets/db/", *OWN)).status == 201
+            told = {"type": "simple", "value": "v"}
+            assert (await made.ask("PUT", "/secrets/db/key", *OWN, said=told)).status == 201
         yield made
     await app.close()
     shared.close()
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    """A service with one secret."""
+    async with served(tmp_path) as made:
+        yield made
 
 
 def password(given: str, *, hashed: bool = False) -> dict[str, Any]:
@@ -193,3 +206,143 @@ async def test_who_ends_is_out_at_once(rig: Rig) -> None:
     assert await rig.who(basic("ann", "second horse")) == "user:ann"
     assert (await rig.ask("PUT", "/access/users/ann/disabled", *OWN)).status in (200, 204)
     assert await rig.who(basic("ann", "second horse")) == 403
+
+
+# Certificates, as the proxy tells of them
+
+PRINT: Final = "SHA256:" + "ab" * 32
+OTHER_PRINT: Final = "SHA256:" + "cd" * 32
+URI: Final = "spiffe://example.net/runner"
+
+
+def certificate(*names: str) -> str:
+    """Return the field by which the proxy tells of a certificate."""
+    return "strongroom-certificate: " + " ".join(names)
+
+
+@pytest.mark.parametrize("data", [PRINT, URI])
+async def test_a_certificate_is_whose_record_names_it(rig: Rig, data: str) -> None:
+    """By its fingerprint or by a URI of its names; its holder does what rules allow."""
+    await rig.add("services", "runner", {"kind": "certificate", "data": data})
+    shown = (PROOF, certificate(PRINT, "spiffe://example.net/other", URI), "forwarded: for=192.0.2.7;proto=https")
+    assert await rig.who(*shown) == "service:runner"
+    assert (await rig.ask("GET", "/secrets/db/key", *shown)).status == 403
+    await rig.allow("service:runner", "secrets/db/**")
+    assert (await rig.ask("GET", "/secrets/db/key", *shown)).status == 200
+    assert await rig.who(PROOF, certificate(OTHER_PRINT)) == 401
+
+
+async def test_nobody_but_the_proxy_is_believed_about_a_certificate(rig: Rig) -> None:
+    """Without its proof, or with a wrong one, the field says nothing; the operator's own key proves nothing of it."""
+    await rig.add("services", "runner", {"kind": "certificate", "data": PRINT})
+    for also in ((), ("strongroom-proxy: front:wrong",), ("strongroom-proxy: own:own-key",), ("forwarded: for=a",)):
+        assert await rig.who(certificate(PRINT), *also) == 401
+    assert await rig.who(certificate(PRINT), *OWN) == "apikey:own"
+
+
+async def test_beside_another_credential_a_certificate_is_the_gate_alone(rig: Rig) -> None:
+    """What else is shown counts, right or wrong, and the certificate adds nothing to it."""
+    await rig.add("services", "runner", {"kind": "certificate", "data": PRINT})
+    await rig.add("users", "ann", password("correct horse"))
+    shown = (PROOF, certificate(PRINT))
+    assert await rig.who(*shown, basic("ann", "correct horse")) == "user:ann"
+    assert await rig.who(*shown, *OWN) == "apikey:own"
+    assert await rig.who(*shown, basic("ann", "wrong")) == 403
+    assert await rig.who(*shown, OWN[0]) == 403
+    assert await rig.who(*shown, "authorization: Digest x") == 401
+
+
+async def test_a_certificate_of_several_is_nobodys(rig: Rig) -> None:
+    """Whose names are those of several principals is refused, rather than guessed."""
+    await rig.add("services", "runner", {"kind": "certificate", "data": PRINT})
+    await rig.add("services", "walker", {"kind": "certificate", "data": URI})
+    assert await rig.who(PROOF, certificate(PRINT, URI)) == 403
+    assert await rig.who(PROOF, certificate(URI)) == "service:walker"
+
+
+@pytest.mark.parametrize("said", ["", " ", "SHA256:ab", "x" * 3000, "spiffe://", f"{PRINT},", PRINT[7:]])
+async def test_what_is_no_certificates_name_is_nobodys(rig: Rig, said: str) -> None:
+    """Whatever stands there, nobody is taken for anybody by it."""
+    await rig.add("services", "runner", {"kind": "certificate", "data": PRINT})
+    assert await rig.who(PROOF, certificate(said)) == 401
+
+
+async def test_a_certificates_holder_ends_at_once(rig: Rig) -> None:
+    """Disabled or removed, and the certificate opens nothing."""
+    await rig.add("services", "runner", {"kind": "certificate", "data": PRINT})
+    assert await rig.who(PROOF, certificate(PRINT)) == "service:runner"
+    assert (await rig.ask("PUT", "/access/services/runner/disabled", *OWN)).status in (200, 204)
+    assert await rig.who(PROOF, certificate(PRINT)) == 401
+    assert (await rig.ask("DELETE", "/access/services/runner/disabled", *OWN)).status in (200, 204)
+    assert await rig.who(PROOF, certificate(PRINT)) == "service:runner"
+    assert (await rig.ask("DELETE", "/access/services/runner", *OWN)).status in (200, 204)
+    assert await rig.who(PROOF, certificate(PRINT)) == 401
+
+
+# Processes
+
+ME: Final = {"kind": "process", "data": str(os.getuid())}
+
+
+async def test_a_process_is_whose_record_names_its_user(rig: Rig) -> None:
+    """Who shows nothing on the socket is the holder of the uid that the kernel tells; without one, nobody."""
+    assert await rig.who() == 401
+    await rig.add("services", "runner", ME)
+    await rig.allow("service:runner", "secrets/db/**")
+    assert await rig.who() == "service:runner"
+    assert (await rig.ask("GET", "/secrets/db/key")).status == 200
+    assert (await rig.ask("GET", "/apikeys")).status == 403
+
+
+async def test_a_process_that_shows_something_is_not_known_by_its_user(rig: Rig) -> None:
+    """A credential counts, and a wrong one is not made good by the process; nor is it where somebody forwards."""
+    await rig.add("services", "runner", ME)
+    assert await rig.who(*OWN) == "apikey:own"
+    for shown in (OWN[0], "authorization: Bearer x", basic("ann", "x")):
+        assert await rig.who(shown) in (401, 403)
+    for shown in ("authorization: Digest x", "forwarded: for=192.0.2.7;proto=http", "forwarded: x"):
+        assert await rig.who(shown) == 401
+    assert await rig.who(PROOF, "forwarded: for=192.0.2.7;proto=http") == 401
+
+
+@pytest.mark.parametrize("by_group", [False, True])
+async def test_whom_the_configuration_lets_in_is_whom_the_record_names(tmp_path: Path, by_group: bool) -> None:
+    """SimpleCredsAuth lets a user in, and a record says who that is: rules decide then, and no reach of its own."""
+    options = {"gid" if by_group else "uid": str(os.getgid() if by_group else os.getuid()), "proxies": ""}
+    by_process = AuthenticatorSettings(handler="SimpleCredsAuth", options=options)
+    by_key = AuthenticatorSettings(handler="SimpleAuthKeys")
+    async with served(tmp_path, authenticators=(by_key, by_process)) as rig:
+        assert await rig.who() == f"service:{os.getuid()}"
+        assert (await rig.ask("GET", "/secrets/db/key")).status == 200
+        await rig.add("services", "runner", ME)
+        assert await rig.who() == "service:runner"
+        assert (await rig.ask("GET", "/secrets/db/key")).status == 403
+        assert await rig.who(*OWN) == "service:runner"  # the last to know, as the configuration has it
+
+
+async def test_a_user_who_may_not_use_the_socket_is_kept_out_though_a_record_names_him(tmp_path: Path) -> None:
+    """SimpleCredsAuth says who may use the socket: another's record opens it for nobody, nor does ``Forwarded``."""
+    another = AuthenticatorSettings(handler="SimpleCredsAuth", options={"uid": str(os.getuid() + 1), "proxies": ""})
+    async with served(tmp_path, ready=False, authenticators=(another,)) as rig:
+        directory = rig.app._parts.principals._principals  # type: ignore[union-attr]
+        held = Credential(
+            id="0" * 32, kind="process", name="here", data=str(os.getuid()), created="2026-11-30T12:00:00Z"
+        )
+        await directory.add(Kind.SERVICE, "runner", "test", credentials=[held])
+        for shown in ((), ("forwarded: x",), OWN, (PROOF,)):
+            assert await rig.who(*shown) == 403
+
+
+async def test_while_locked_the_configuration_alone_says_who_a_process_is(tmp_path: Path) -> None:
+    """Records cannot be opened then: who is let in as a process goes on, and who is known by a record waits."""
+    by_process = AuthenticatorSettings(handler="SimpleCredsAuth", options={"uid": str(os.getuid()), "proxies": ""})
+    async with served(tmp_path, authenticators=(by_process,)) as rig:
+        assert rig.app._parts is not None
+        holders = rig.app._parts.process.holders
+
+        async def locked() -> Snapshot:
+            raise Locked("the service is locked")
+
+        known, holders._directory.current = holders._directory.current, locked  # type: ignore[method-assign]
+        assert await rig.who() == f"service:{os.getuid()}"
+        holders._directory.current = known  # type: ignore[method-assign]
