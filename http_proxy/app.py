@@ -15,6 +15,7 @@ import msgspec
 
 from strongroom.http_proxy import authn, errors
 from strongroom.http_proxy.authn.base import Identity
+from strongroom.http_proxy.authn.certificate import CertificateAuthenticator
 from strongroom.http_proxy.errors import FalconApp, Request, Response, answer_problem
 from strongroom.http_proxy.forward import Forwarder
 from strongroom.http_proxy.metrics import Metrics
@@ -75,12 +76,15 @@ class ProxyApp:
         metrics = Metrics(self._pool, proof, meter, expiry)
         self._rest = _falcon_app(self._pool, self._storage, metrics, notes)
         authenticators = authn.make(settings.authenticators, self._pool, proof)
+        if settings.tls_client_certificates != "off":
+            authenticators += (CertificateAuthenticator(self._pool, proof),)
         self._door = AuthenticationManager(
             self._behind,
             authenticators,
             settings.self_auths,
             self._refusals,
             metrics_token=settings.metrics_token,
+            trusted_proxies=settings.trusted_proxies,
             meter=meter,
         )
 

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from strongroom.http_proxy.certificate import line
 from strongroom.http_proxy.refusals import RefusedRequest, Why, why
 from strongroom.http_proxy.request import REQUEST_ID, forwarded, request_id, request_id_of
 from strongroom.storage_service import wire
@@ -144,6 +145,7 @@ class Forwarder:
                 way.request_id,
                 b"\r\n",
                 self._proof,
+                line(exchange.certificate),
                 *lines,
             )
         )

@@ -5,18 +5,20 @@ so the path that is matched here is the path that everyone behind sees.
 """
 
 import hmac
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from strongroom.http_proxy.authn.base import Authenticator, Identity, Refused
+from strongroom.http_proxy.certificate import told
 from strongroom.http_proxy.errors import answer_problem
 from strongroom.http_proxy.refusals import RefusalReporter, RefusedRequest, why
-from strongroom.http_proxy.request import ASKED, forwarded, request_id_of, settle_id
+from strongroom.http_proxy.request import ASKED, CERTIFICATE, client_of, forwarded, request_id_of, settle_id
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
 from strongroom.storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated, ServiceError
 from strongroom.storage_service.meter import Meter
 from strongroom.storage_service.meter import Unknown as Nobody
+from strongroom.storage_service.strangers import network_of
 from strongroom.storage_service.wire.http1 import Exchange, Field
 from strongroom.storage_service.wire.paths import check_query, read_path
 
@@ -25,7 +27,8 @@ OPEN: Final = frozenset(("/livez", "/readyz", "/openapi.json"))
 
 API_ROOT: Final = wire.API_PATH + "/"
 _NO_TOKEN: Final = Secret("")
-_ONCE: Final = frozenset((b"authorization", *wire.AUTH_ID_HEADERS, *wire.AUTH_KEY_HEADERS))
+_KEYS: Final = frozenset((*wire.AUTH_ID_HEADERS, *wire.AUTH_KEY_HEADERS))
+_ONCE: Final = _KEYS | {b"authorization"}
 
 Work = Coroutine[Any, Any, None]
 
@@ -52,13 +55,16 @@ class AuthenticationManager:
         refusals: RefusalReporter | None = None,
         *,
         metrics_token: Secret = _NO_TOKEN,
+        trusted_proxies: int = 0,
         meter: Meter | None = None,
     ) -> None:
         """Take what lies behind, who is asked in what order, what is passed by, and where refusals are counted.
 
+        *trusted_proxies* is how many stand before this one, and say whom they ask for.
         Who shows *metrics_token* reads the metrics, and nothing else; without one, they are for who is known.
         """
         self._bearer = f"Bearer {metrics_token.reveal()}".encode() if metrics_token else b""
+        self._trusted = trusted_proxies
         self._meter = meter
         self._behind = behind
         self._refusals = refusals
@@ -73,6 +79,9 @@ class AuthenticationManager:
     def __call__(self, exchange: Exchange) -> Work | None:
         """Pass on, or refuse."""
         request = exchange.request
+        if self._trusted:
+            exchange.client = client_of(request, self._trusted)
+            exchange.address = network_of(exchange.client)
         try:
             path = read_path(request.path, API_ROOT)
             check_query(request.query)
@@ -119,9 +128,13 @@ class AuthenticationManager:
         """
         try:
             fields = _single(exchange.request.fields)
+            _refuse_two(fields)
             if self._refusals is not None and b"authorization" in fields:
                 await self._refusals.check()
             fields[b"forwarded"] = forwarded(exchange.client, exchange.scheme).encode("ascii")
+            fields.pop(CERTIFICATE, None)
+            if shown := told(exchange.certificate):
+                fields[CERTIFICATE] = shown
             fields[ASKED] = b"%b %b" % (exchange.request.method, path.encode("ascii")[: wire.MAX_TOLD])
             for authenticator in self._authenticators:
                 identity = await authenticator.authenticate(fields)
@@ -147,6 +160,17 @@ class Unknown(Exception):
         super().__init__(str(error))
         self.error = error
         self.claimed = claimed
+
+
+def _refuse_two(fields: Mapping[bytes, bytes]) -> None:
+    """Refuse an API key beside a token or a password: which of the two is meant is not guessed.
+
+    Raises:
+        Refused: both are shown.
+    """
+    scheme = fields.get(b"authorization", b"").partition(b" ")[0].lower()
+    if scheme in (b"basic", b"bearer") and not _KEYS.isdisjoint(fields):
+        raise Refused
 
 
 def _single(headers: Sequence[Field]) -> dict[bytes, bytes]:

@@ -10,8 +10,11 @@ from strongroom.storage_service import wire
 from strongroom.storage_service.config import ProxySettings
 from strongroom.storage_service.wire.http1 import Request
 
+CERTIFICATE: Final = wire.CERTIFICATE_HEADER.lower().encode()
 REQUEST_ID: Final = wire.REQUEST_ID_HEADER.lower().encode()
 ASKED: Final = wire.ASKED_HEADER.lower().encode()
+FORWARDED_FOR: Final = b"x-forwarded-for"
+UNKNOWN: Final = "unknown"
 
 
 def request_id(given: bytes | None) -> bytes:
@@ -38,14 +41,34 @@ def proof_of(settings: ProxySettings) -> bytes:
     return f"{wire.PROXY_HEADER.lower()}: {settings.api_id}:{settings.api_key.reveal()}\r\n".encode()
 
 
+def client_of(request: Request, trusted: int) -> str:
+    """Return the address of whom *request* is, as told by the *trusted* proxies that stand before this one.
+
+    Each appends the address that it was asked from to ``X-Forwarded-For``, so the client's is that many from the right;
+    what stands before it, anybody may have written. Where there are fewer, or it is no address, nobody knows it.
+    """
+    told = b",".join(value for name, value in request.fields if name == FORWARDED_FOR).split(b",")
+    if len(told) < trusted:
+        return UNKNOWN
+    return plain(told[-trusted].decode("latin-1").strip(" \t")) or UNKNOWN
+
+
+@lru_cache(maxsize=1024)
+def plain(client: str) -> str | None:
+    """Return the network address *client* as it is written, an IPv4 one within IPv6 as that; None where it is none."""
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return None  # it came over a unix socket
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return (mapped or address).compressed
+
+
 @lru_cache(maxsize=1024)
 def forwarded(client: str, scheme: str) -> str:
     """Return the ``Forwarded`` field that tells the service where a request came from (RFC 7239 sec. 4)."""
-    try:
-        address = ipaddress.ip_address(client)
-        node = f'"[{address.compressed}]"' if address.version == 6 else address.compressed
-    except ValueError:
-        node = "unknown"  # it came over a unix socket
+    address = plain(client)
+    node = UNKNOWN if address is None else f'"[{address}]"' if ":" in address else address
     return f"for={node};proto={'https' if scheme == 'https' else 'http'}"
 
 

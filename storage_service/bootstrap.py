@@ -12,15 +12,25 @@ from strongroom.models import names
 from strongroom.models.secret import Secret
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.apikeys import decode as decode_apikey
-from strongroom.storage_service.access.authenticators import Authenticator, Bearer, OwnUser, Proxy
+from strongroom.storage_service.access.authenticators import (
+    Authenticator,
+    Basic,
+    Bearer,
+    Certificate,
+    OwnUser,
+    Process,
+    Proxy,
+)
 from strongroom.storage_service.access.directory import Directory
 from strongroom.storage_service.access.engines.panel import Panel
+from strongroom.storage_service.access.holders import Holders
 from strongroom.storage_service.access.logins import Logins, decode_revocation, desk
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.principals import Principals
 from strongroom.storage_service.access.registry import make_authenticator, make_authorizer, make_engine
 from strongroom.storage_service.access.rulebook import RuleBook
 from strongroom.storage_service.access.ruling import Ruling
+from strongroom.storage_service.access.sign_ins import SignIns
 from strongroom.storage_service.audit.decisions import Decisions
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends import open_backend
@@ -85,6 +95,7 @@ class Parts:
     telemetry: TelemetryService
     meter: Meter
     authenticators: tuple[Authenticator, ...]
+    process: Process  # whose a process is that shows nothing
     own_user: tuple[Authenticator, ...]  # by which commands of this machine are known, as the kernel tells it
     proxy: Proxy
     head_fields: head.Table
@@ -154,6 +165,9 @@ async def build(  # noqa: PLR0915  # it is one list of parts
         logins = _logins(directory, store, encrypted, holder)
         principals = Principals(directory, reserved=apikeys.configured)
         rulebook = RuleBook(directory, store, encrypted, principals)
+        sign_ins = SignIns(directory, principals.replace_credential)
+        stack.push_async_callback(sign_ins.close)
+        holders = Holders(directory)
 
         def opened() -> None:
             directory.learn()
@@ -203,7 +217,13 @@ async def build(  # noqa: PLR0915  # it is one list of parts
             health=health,
             telemetry=TelemetryService(door, keys, health, stores, meter),
             meter=meter,
-            authenticators=(*(make_authenticator(each, apikeys) for each in settings.authenticators), Bearer(logins)),
+            authenticators=(
+                *(make_authenticator(each, apikeys) for each in settings.authenticators),
+                Bearer(logins),
+                Basic(sign_ins),
+                Certificate(holders),
+            ),
+            process=Process(holders),
             own_user=(OwnUser(os.geteuid()),),
             proxy=proxy,
             head_fields=_head_fields(settings.authenticators),

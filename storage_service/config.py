@@ -109,6 +109,7 @@ class ProxySettings:
     tls_minimum: str = "1.2"  # "1.2" | "1.3"
     tls_client_certificates: str = "off"  # "off" | "optional" | "required"
     tls_client_ca: Path | None = None  # who signs the certificates of clients
+    trusted_proxies: int = 0  # that stand before this one, and append to X-Forwarded-For whom they ask for
     connections: int = 64  # kept open to the socket, at most
     timeout: float = 10.0  # seconds for one forwarded request, from its first byte to the answer's last
     metrics_token: Secret = field(default_factory=lambda: Secret(""))  # who shows it may read /metrics; empty: nobody

@@ -15,6 +15,7 @@ import functools
 import logging
 import math
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Coroutine, Iterable
@@ -129,6 +130,7 @@ class Connection(asyncio.Protocol):
         "_reading",
         "_unheeded",
         "address",
+        "certificate",
         "client",
         "deadline",
         "handshake",
@@ -148,6 +150,7 @@ class Connection(asyncio.Protocol):
         self.client = client
         self.scheme = scheme
         self.peer = peer_of(accepted)
+        self.certificate: bytes | None = None
         self.silent = True
         self.deadline = math.inf
         self.handshake: asyncio.Task[Any] | None = None  # what makes its transport
@@ -172,6 +175,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request."""
         self.transport = cast("asyncio.Transport", transport)
+        self.certificate = _verified(transport.get_extra_info("ssl_object"))
         if self not in self.server.connections:  # it made room for another before it was there
             self.abort()
             return
@@ -464,6 +468,7 @@ class Exchange:
         "_pieces",
         "_received",
         "address",
+        "certificate",
         "client",
         "head_only",
         "held",
@@ -478,6 +483,7 @@ class Exchange:
         self._connection: Connection | None = connection  # until it is over
         self.request = request
         self.peer = connection.peer
+        self.certificate = connection.certificate
         self.client = connection.client
         self.address = connection.address
         self.scheme = connection.scheme
@@ -685,6 +691,13 @@ class Exchange:
             self._more = None
             if self._connection is not None:
                 server.ledger.work(connection)
+
+
+def _verified(tls: ssl.SSLObject | None) -> bytes | None:
+    """Return the certificate (DER) that the other end has shown, if it was asked for one, and that was verified."""
+    if tls is None or tls.context.verify_mode is ssl.CERT_NONE:
+        return None
+    return tls.getpeercert(binary_form=True)
 
 
 def peer_of(accepted: socket.socket) -> Peer | None:

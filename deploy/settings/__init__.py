@@ -99,6 +99,7 @@ class Keys(msgspec.Struct, kw_only=True):
     tls_minimum: Literal["1.2", "1.3"] = "1.2"  # the file of a new home says 1.3
     tls_client_certificates: Literal["off", "optional", "required"] = "off"
     tls_client_ca: _Text | None = None
+    trusted_proxies: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
     connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0  # seconds
 
@@ -115,6 +116,8 @@ class Keys(msgspec.Struct, kw_only=True):
 
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Keys)}
 _FILE: Final = "_file"  # STRONGROOM_<NAME>_FILE names a file that holds the value, as containers hand secrets over
+
+_OF_THE_SERVICE: Final = tuple({"name": name} for name in ("apikey", "token", "basic"))  # who judges what is shown
 
 # What the proxy's model routes reach for users whom the proxy knows, and the service does not.
 PROXIED: Final = (
@@ -445,6 +448,7 @@ class _Resolver:
             tls_minimum=keys.tls_minimum,
             tls_client_certificates=keys.tls_client_certificates,
             tls_client_ca=self._optional_path("tls_client_ca"),
+            trusted_proxies=keys.trusted_proxies,
             connections=keys.connections,
             timeout=keys.timeout,
             metrics_token=self._metrics_token(),
@@ -506,9 +510,9 @@ class _Resolver:
             raise self._error("proxy_key", f"is the service's own; delete {PROXY_CLIENT}, and have another made")
 
     def _reach_of_proxy(self) -> tuple[str, ...]:
-        """Return what the proxy asks for in its own name: nothing for callers who have keys of the service."""
-        known = {entry.get("name") for entry in self._keys.proxy_authenticators}
-        return PROXIED if known - {"apikey", "token"} else ()
+        """Return what the proxy asks for in its own name: nothing for callers whom the service knows itself."""
+        known = self._keys.proxy_authenticators
+        return PROXIED if any(entry not in _OF_THE_SERVICE for entry in known) else ()
 
     def _addresses(self, socket: Path) -> tuple[str, ...]:
         """Return where the service is spoken to, as those write it who log in: a login is for one of these."""

@@ -9,15 +9,17 @@ from typing import Protocol
 class Identity:
     """Who calls, and what the model routes may do for them.
 
-    *api_id* and *api_key* are set when the caller came with an API key, *authorization* when with a token: the service
-    is then asked with those, and decides itself; otherwise it is asked with the proxy's own key, on behalf of *name*.
+    *api_id* and *api_key* are set when the caller came with an API key, *authorization* when with a token, a password
+    or a certificate: the service is then asked with those, and decides itself; otherwise it is asked with the proxy's
+    own key, on behalf of *name*.
     """
 
     name: str  # "user:alice", "apikey:ci"
     reveal_credentials: bool = False  # may read /host/{address}/creds and its like
     api_id: str | None = None
     api_key: str | None = None
-    authorization: str | None = None  # a token of the service's, which goes along in the key's place
+    authorization: str | None = None  # a token or a password, which goes along in the key's place; "": nothing does
+    certificate: str | None = None  # which tells who it is, where nothing else is shown
 
     @property
     def is_the_services(self) -> bool:
@@ -49,8 +51,8 @@ class Authenticator(Protocol):
     async def authenticate(self, headers: Mapping[bytes, bytes]) -> Identity | None:
         """Return who calls, or None where the headers (names in lower case) hold nothing for this authenticator.
 
-        Among them are ``Forwarded``, ``X-Request-ID`` and ``Strongroom-Asked`` as the proxy itself says them, never as
-        the client did.
+        Among them are ``Forwarded``, ``X-Request-ID``, ``Strongroom-Asked`` and, where there is a certificate,
+        ``Strongroom-Certificate`` as the proxy itself says them, never as the client did.
 
         Raises:
             Refused: they do, and it is wrong.

@@ -34,6 +34,13 @@ class Service:
             Refused: they are wrong.
             Unavailable: the service does not answer.
         """
+        principal = await self.holder(headers, shown)
+        if principal is None:
+            raise Refused(told=True)
+        return principal
+
+    async def holder(self, headers: Mapping[bytes, bytes], shown: bytes) -> str | None:
+        """Return whose what is *shown* is; None where the service knows nobody by it; raises as `whose`."""
         try:
             status, body = await self.pool.fetch(
                 # Forwarded: the proxy asks for somebody else, so that its being a local process must not count.
@@ -45,7 +52,9 @@ class Service:
             raise Unavailable("the service does not answer") from exc
         if status != 200:
             error = wire.error_of(status, body)
-            if isinstance(error, Denied | NotAuthenticated):
+            if isinstance(error, NotAuthenticated):
+                return None
+            if isinstance(error, Denied):
                 raise Refused(told=True)
             error.told = isinstance(error, TooManyAttempts)
             raise error

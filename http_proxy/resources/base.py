@@ -59,8 +59,8 @@ class Storage:
     def for_caller(self, req: Request) -> AsyncStorageClient:
         """Return a client that asks as the caller of *req* may.
 
-        Callers with an API key or a token of the service are taken at its word: it goes along, and the service
-        decides. For all others the proxy asks with its own key, and says on whose behalf.
+        What callers have shown that the service knows goes along, and it decides. For all others the proxy asks with
+        its own key, and says on whose behalf.
 
         Raises:
             NotAuthenticated: nobody was recognised: the path is among the self-authenticated and this is no such.
@@ -71,6 +71,8 @@ class Storage:
             wire.REQUEST_ID_HEADER: req.scope["state"]["request_id"],
             wire.PROXY_HEADER: self._proof,
         }
+        if identity.certificate is not None:
+            headers[wire.CERTIFICATE_HEADER] = identity.certificate
         if identity.authorization is not None:
             return self._client.acting_for(authorization=identity.authorization, headers=headers)
         if identity.api_id is not None and identity.api_key is not None:

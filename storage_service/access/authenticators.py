@@ -1,24 +1,32 @@
-"""How the service learns who calls: Custodia's two authenticators for a unix socket.
+"""How the service learns who calls: Custodia's two for a unix socket, tokens, passwords, certificates, processes.
 
 Custodia's rule over them: the first that says *wrong* ends the request, and at least one must say *who*.
 """
 
+import binascii
 import grp
 import hmac
 import os
 import pwd
 import re
+from base64 import b64decode
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol, Self
 
+from strongroom.models.access import InvalidAccess
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.base import Principal
+from strongroom.storage_service.access.credentials import certificate
+from strongroom.storage_service.access.holders import Holders
 from strongroom.storage_service.access.logins import Logins
+from strongroom.storage_service.access.sign_ins import PasswordRefused, SignIns
 from strongroom.storage_service.access.tokens import bearer
 from strongroom.storage_service.config import ProxyKey
-from strongroom.storage_service.errors import ConfigurationError, Denied, NotAuthenticated
+from strongroom.storage_service.errors import ConfigurationError, Denied, Locked, NotAuthenticated, Uninitialized
+from strongroom.storage_service.strangers import network_of
 from strongroom.storage_service.wire.head import Head
 from strongroom.storage_service.wire.http1 import Peer
 
@@ -75,12 +83,60 @@ class Bearer:
             TokenRefused: the token is worth nothing.
         """
         del peer
-        if head.authorization is None or head.authorization[:7].lower() != "bearer ":
+        if not _shows(head, "bearer"):
             return None
-        if head.auth_id is not None or head.auth_key is not None:
-            raise Denied("a request shows one credential")
-        principal, _ = await self.logins.authenticate(bearer(head.authorization))
+        principal, _ = await self.logins.authenticate(bearer(head.authorization or ""))
         return principal
+
+
+@dataclass(frozen=True, slots=True)
+class Basic:
+    """The name and the password of a user or a service, in ``Authorization`` (RFC 7617)."""
+
+    sign_ins: SignIns
+
+    async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
+        """Return who signs in; where many do, an address has its turns after others, and on the socket a user.
+
+        Raises:
+            Denied: an API key is shown, too: which of the two is meant is not guessed.
+            PasswordRefused: there is no such name, the password is wrong, or the field is malformed.
+            Busy: too many sign-ins at once.
+        """
+        if not _shows(head, "basic"):
+            return None
+        name, password = _name_and_password((head.authorization or "")[6:])
+        here = "here" if peer is None else f"uid {peer.uid}"
+        return await self.sign_ins.authenticate(name, password, network_of(head.address) if head.address else here)
+
+
+def _shows(head: Head, scheme: str) -> bool:
+    """Whether ``Authorization`` is of that *scheme*.
+
+    Raises:
+        Denied: it is, and an API key is shown, too.
+    """
+    if head.authorization is None or head.authorization.partition(" ")[0].lower() != scheme:
+        return False
+    if head.auth_id is not None or head.auth_key is not None:
+        raise Denied("a request shows one credential")
+    return True
+
+
+def _name_and_password(encoded: str) -> tuple[str, bytes]:
+    """Return user and password (RFC 7617 sec. 2): the first colon parts them, and the password may hold more.
+
+    Raises:
+        PasswordRefused: it is no such thing.
+    """
+    try:
+        name, colon, password = b64decode(encoded.strip().encode("latin-1"), validate=True).partition(b":")
+        user = name.decode("utf-8")
+    except (binascii.Error, UnicodeError):
+        raise PasswordRefused from None
+    if not colon:
+        raise PasswordRefused
+    return user, password
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +194,64 @@ class OwnUser:
         raise Denied("this is for commands of the service's own user, or of root")
 
 
-async def authenticate(authenticators: tuple[Authenticator, ...], head: Head, peer: Peer | None) -> Principal:
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The certificate that a client has shown the proxy, whose TLS library has verified it.
+
+    It counts where nothing else is shown: beside another credential it is the gate that lets the request come here.
+    """
+
+    holders: Holders
+
+    async def authenticate(self, head: Head, peer: Peer | None) -> Principal | None:
+        """Return whose the certificate is; None where it is nobody's.
+
+        Raises:
+            Denied: by its names it is several principals'.
+        """
+        del peer
+        if head.certificate is None or _shows_any(head):
+            return None
+        return await self.holders.holder("certificate", _names_of(head.certificate))
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """The process at the other end of the socket, where its user is a credential of somebody."""
+
+    holders: Holders
+
+    async def holder(self, peer: Peer, known: Principal | None) -> Principal | None:
+        """Return whose the process is, else whom it is *known* as.
+
+        While the records cannot be opened, that is whom the configuration lets in as what it is: without them it alone
+        says who unlocks.
+        """
+        try:
+            return await self.holders.holder("process", (str(peer.uid),)) or known
+        except (Locked, Uninitialized):
+            return known
+
+
+def _shows_any(head: Head) -> bool:
+    return any(each is not None for each in (head.auth_id, head.auth_key, head.authorization))
+
+
+def _names_of(said: str) -> list[str]:
+    """Return the fingerprint and the names of a certificate, as they are kept, in what the proxy has *said* of one."""
+    found = []
+    for each in said.split(" "):
+        with suppress(InvalidAccess):
+            found.append(certificate.canonical(each))
+    return found
+
+
+async def authenticate(
+    authenticators: tuple[Authenticator, ...], head: Head, peer: Peer | None, process: Process | None = None
+) -> Principal:
     """Return who calls: the last authenticator to know, as in Custodia, where the API id overrides the process.
+
+    Whoever is known as a *process* at most is whom a record says that it is.
 
     Raises:
         NotAuthenticated: none of them had anything to go by.
@@ -150,6 +262,10 @@ async def authenticate(authenticators: tuple[Authenticator, ...], head: Head, pe
     for authenticator in authenticators:
         known = await authenticator.authenticate(head, peer)
         principal = known or principal
+    if process is not None and peer is not None and head.forwarded is None:
+        unknown = principal is None and not _shows_any(head)
+        if unknown or (principal is not None and principal.id == f"service:{peer.uid}"):
+            principal = await process.holder(peer, principal)
     if principal is None:
         raise NotAuthenticated("no credentials")
     return principal

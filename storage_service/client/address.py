@@ -111,7 +111,7 @@ class Caller:
     api_id: str
     api_key: Secret
     on_behalf_of: str | None = None
-    proof: Secret | None = None  # an ``Authorization`` to show instead of the key
+    proof: Secret | None = None  # an ``Authorization`` to show instead of the key; empty: nothing is shown
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -138,7 +138,7 @@ class Caller:
     def fields(self) -> dict[str, str]:
         """Return the header fields that say all this; the API key among them."""
         if self.proof is not None:
-            return {**self.headers, "Authorization": self.proof.reveal()}
+            return {**self.headers, **({"Authorization": self.proof.reveal()} if self.proof else {})}
         fields = {**self.headers, wire.ID_HEADER: self.api_id, wire.KEY_HEADER: self.api_key.reveal()}
         if self.on_behalf_of is not None:
             fields[wire.ON_BEHALF_HEADER] = self.on_behalf_of

@@ -139,7 +139,7 @@ class Session(Generic[Transport, Sleep]):
             on_behalf_of: whom the calls are made for; None: nobody.
             api_id: an API key's id, to be used with
             api_key: its key; None: this client's own.
-            authorization: what to show instead of a key: ``Bearer`` and a token.
+            authorization: what to show instead of a key: ``Bearer`` and a token; "": nothing, where *headers* say who.
             headers: further header fields to send. An ``X-Request-ID`` among them is that of every request.
 
         Raises:

@@ -17,6 +17,7 @@ from strongroom.storage_service import wire
 from strongroom.storage_service.access import authenticators
 from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.access.limits import Slowdown
+from strongroom.storage_service.access.sign_ins import PasswordRefused
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
 from strongroom.storage_service.backends.read_through import OldPlace
@@ -203,12 +204,19 @@ class StorageApp:
             through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
             if through_proxy:
                 address = authenticators.address_in(fields.forwarded or "")
+                fields = fields._replace(address=address)
+            elif fields.certificate is not None:  # of which nobody else is believed
+                fields = fields._replace(certificate=None)
             if fields.auth_id is not None:  # a token is no guess: it expires in everybody's hands
                 place = _place_of(address, exchange)
                 if (wait := self._slow.wait(place, fields.auth_id)) > 0:
                     raise TooManyAttempts("wrong credentials were shown", wait)
-            known_by = parts.own_user if path == wire.ACTS_PATH else parts.authenticators
-            principal = await authenticators.authenticate(known_by, fields, exchange.peer)
+            if path == wire.ACTS_PATH:
+                principal = await authenticators.authenticate(parts.own_user, fields, exchange.peer)
+            else:
+                principal = await authenticators.authenticate(
+                    parts.authenticators, fields, exchange.peer, parts.process
+                )
         except ServiceError as error:
             if isinstance(error, Denied) and fields.auth_id is not None:
                 self._slow.failed(place, fields.auth_id)
@@ -248,7 +256,7 @@ class StorageApp:
         """
         parts, peer = self._parts, exchange.peer
         assert parts is not None  # noqa: S101
-        if fields.auth_id is not None or fields.auth_key is not None:
+        if fields.auth_id is not None or fields.auth_key is not None or fields.authorization is not None:
             return False
         if fields.proxy is not None:
             return parts.proxy.shown(fields.proxy)
@@ -286,6 +294,8 @@ class StorageApp:
 
     def _claimed(self, key_id: str | None, error: ServiceError) -> list[str]:
         """Return whom a stranger claims to be, if there is somebody of that id: what else stands there may be a key."""
+        if isinstance(error, PasswordRefused):
+            return [error.claimed] if error.claimed else []
         assert self._parts is not None  # noqa: S101
         exists = self._parts.access.knows(key_id) or (isinstance(error, Undecipherable) and key_id is not None)
         return [f"apikey:{key_id}"] if exists else []

@@ -65,6 +65,8 @@ FORWARDED_HEADER: Final = "Forwarded"  # RFC 7239; the proxy always sets it, and
 ON_BEHALF_HEADER: Final = "Strongroom-On-Behalf-Of"  # whom the proxy's own credentials speak for; audit only
 ASKED_HEADER: Final = "Strongroom-Asked"  # method and path of what the proxy asks about a key for; audit only
 PROXY_HEADER: Final = "Strongroom-Proxy"  # <id>:<key> of the proxy, on all that it sends: who shows it is believed
+CERTIFICATE_HEADER: Final = "Strongroom-Certificate"  # of the client, as the proxy's TLS verified it: SHA256:… uri …
+MAX_CERTIFICATE: Final = 4096  # bytes of that
 
 JSON: Final = "application/json"
 OCTET_STREAM: Final = "application/octet-stream"

@@ -9,7 +9,10 @@ from strongroom.storage_service.errors import Invalid
 
 
 class Head(NamedTuple):
-    """The header fields that mean something here; the credentials stay out of the repr."""
+    """The header fields that mean something here; the credentials stay out of the repr.
+
+    *address* is no field: it is the client's, where whoever is believed about it has told it.
+    """
 
     request_id: str | None = None
     auth_id: str | None = None
@@ -23,6 +26,8 @@ class Head(NamedTuple):
     proxy: str | None = None
     asked: str | None = None
     authorization: str | None = None
+    address: str | None = None
+    certificate: str | None = None
 
     def __repr__(self) -> str:
         return f"<Head of request {self.request_id}>"
@@ -44,6 +49,7 @@ _TABLE: Final[Table] = {
     wire.ON_BEHALF_HEADER.lower().encode(): _PLACES["on_behalf_of"],
     wire.PROXY_HEADER.lower().encode(): _PLACES["proxy"],
     wire.ASKED_HEADER.lower().encode(): _PLACES["asked"],
+    wire.CERTIFICATE_HEADER.lower().encode(): _PLACES["certificate"],
     b"authorization": _PLACES["authorization"],
     **dict.fromkeys(wire.AUTH_ID_HEADERS, _PLACES["auth_id"]),
     **dict.fromkeys(wire.AUTH_KEY_HEADERS, _PLACES["auth_key"]),

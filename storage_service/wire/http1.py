@@ -98,17 +98,19 @@ class Exchange(Protocol):
     def peer(self) -> Peer | None:
         """The process that asks, if it is on this machine."""
 
-    @property
-    def client(self) -> str:
-        """The network address of the other end; "" over a unix socket."""
+    client: str
+    """The network address of the other end; "" over a unix socket."""
 
-    @property
-    def address(self) -> str:
-        """Whom it counts for where everybody may have only so much: a network address, or a user of this machine."""
+    address: str
+    """Whom it counts for where everybody may have only so much: a network address, or a user of this machine."""
 
     @property
     def scheme(self) -> str:
         """Return "http" or "https"."""
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The certificate (DER) that the other end has shown, if the TLS library has verified it."""
 
     @property
     def open(self) -> bool:

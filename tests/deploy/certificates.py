@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -51,13 +52,15 @@ def issue(
     not_before: datetime.datetime = NOW - DAY,
     not_after: datetime.datetime = NOW + 365 * DAY,
     key: Key | None = None,
+    uris: Sequence[str] = (),
 ) -> Issued:
-    """Return a new certificate for *name*; without a *signer* it signs itself."""
+    """Return a new certificate for *name*, and *uris*; without a *signer* it signs itself."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     names: list[x509.GeneralName] = [x509.DNSName(name)]
     if name[0].isdigit():
         names = [x509.IPAddress(ipaddress.ip_address(name))]
+    names += [x509.UniformResourceIdentifier(uri) for uri in uris]
     signing = signer.key if signer else key
     certificate = (
         x509.CertificateBuilder()

@@ -117,6 +117,7 @@ class OneExchange:
     peer = None
     client = ""
     scheme = "http"
+    certificate = None
     address = ""
     whole = True
 

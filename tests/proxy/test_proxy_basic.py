@@ -348,7 +348,7 @@ def test_a_long_password_means_to_bcrypt_what_it_always_did() -> None:
     ("wanted", "words"),
     [
         ([("kerberos", {})], "no authenticator 'kerberos'"),
-        ([("basic", {})], "takes one option"),
+        ([("basic", {"users": "y"})], "takes one option"),
         ([("basic", {"filepath": "/x", "users": "y"})], "takes one option"),
         ([("apikey", {"x": "y"})], "takes no options"),
     ],

@@ -1,0 +1,70 @@
+"""What the service gave or knows, in ``Authorization``: it goes along as it came, and the service judges it."""
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+from strongroom.http_proxy.authn.base import Identity, Refused
+from strongroom.http_proxy.authn.service import Service
+from strongroom.storage_service.client.pool import Pool
+from strongroom.storage_service.errors import ConfigurationError
+
+
+class PassedOn:
+    """Knows callers by what they show in one scheme; it goes along, and the service decides what they may do.
+
+    Nothing is remembered: what ended ends at once.
+    """
+
+    name: ClassVar[str]
+    scheme: ClassVar[bytes]  # in lower case, with the blank behind it
+    form: ClassVar[re.Pattern[bytes]]  # of the whole field
+    challenge: str | None = None
+
+    def __init__(self, pool: Pool, proof: bytes = b"") -> None:
+        """Take the way to the service, and the line that shows it that the proxy asks."""
+        self._service = Service(pool, proof)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, str], pool: Pool, proof: bytes) -> Self:
+        """Return the authenticator that a configuration describes; there is nothing to describe.
+
+        Raises:
+            ConfigurationError: there are options all the same.
+        """
+        if options:
+            raise ConfigurationError(f"the authenticator {cls.name} takes no options")
+        return cls(pool, proof)
+
+    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Identity | None:
+        """Return whom the service takes the caller for.
+
+        Raises:
+            Refused: what is shown is worth nothing.
+            ServiceError: the service does not answer, or has no time to look.
+        """
+        shown = headers.get(b"authorization", b"")
+        if shown[: len(self.scheme)].lower() != self.scheme:
+            return None
+        if self.form.fullmatch(shown) is None:
+            raise Refused
+        principal = await self._service.whose(headers, b"authorization: %b\r\n" % shown)
+        return Identity(principal, authorization=shown.decode("ascii"))
+
+
+class TokenAuthenticator(PassedOn):
+    """Tokens that the service gave at a login (RFC 6750)."""
+
+    name = "token"
+    scheme = b"bearer "
+    form = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +[A-Za-z0-9._~+/=-]{1,4096}")
+    challenge: str | None = 'Bearer realm="strongroom"'
+
+
+class PasswordAuthenticator(PassedOn):
+    """Names and passwords of users and services that the service knows (RFC 7617)."""
+
+    name = "basic"
+    scheme = b"basic "
+    form = re.compile(rb"[Bb][Aa][Ss][Ii][Cc] +[A-Za-z0-9+/]{1,4096}={0,2}")
+    challenge: str | None = 'Basic realm="strongroom", charset="UTF-8"'
