@@ -19,6 +19,7 @@ from strongroom.storage_service.client import file as client_file
 from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.client.place import Place, trusting
 from strongroom.storage_service.errors import ConfigurationError, NotImplementedHere
+from strongroom.storage_service.wire import login
 from strongroom.storage_service.wire.access import ACCESS_PATH
 
 ENVIRONMENT: Final = "STRONGROOM_"  # what every variable's name begins with
@@ -26,6 +27,7 @@ CA: Final = f"{ENVIRONMENT}CA"
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
+_WHOAMI: Final = "/whoami"
 _PORTS: Final = {"http": 80, "https": 443}
 _LOCATION = re.compile(r"[\w.:%\[\]-]+")  # a host, in any script, and a port
 _PATH = re.compile(r"[!-~]*", re.ASCII)
@@ -84,6 +86,11 @@ class Address:
         host = f"[{host}]" if ":" in host else host
         return host if parts.port in (None, _PORTS[parts.scheme]) else f"{host}:{parts.port}"
 
+    @property
+    def service(self) -> str:
+        """What the service is called here by whoever logs in: no other service's challenge is answered with it."""
+        return login.url_address(self.url) if self.socket is None else login.socket_address(self.socket)
+
     def path_of(self, path: str) -> str:
         """Return *path*, a path on the socket, as it is called here.
 
@@ -96,19 +103,24 @@ class Address:
             return (
                 urlsplit(self.url).path.rstrip("/") + wire.PROXIED_SECRETS_PATH + path.removeprefix(wire.SECRETS_PATH)
             )
-        if path.startswith(ACCESS_PATH + "/"):
+        if path == _WHOAMI:
+            path = login.WHOAMI_PATH
+        if path.startswith((ACCESS_PATH + "/", wire.AUTH_PATH + "/")):
             return urlsplit(self.url).path.rstrip("/") + wire.API_PATH + path
         raise NotImplementedHere(
-            "over a url only secrets and access can be reached; everything else needs the unix socket"
+            "over a url only secrets, access and logins can be reached; everything else needs the unix socket"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks, and on whose behalf; neither the key nor further header fields stand in the repr."""
+    """Who asks, and on whose behalf; neither the key nor further header fields stand in the repr.
 
-    api_id: str
-    api_key: Secret
+    Who has neither an API key nor a *proof* is a stranger, as one is before a login.
+    """
+
+    api_id: str | None = None
+    api_key: Secret | None = None
     on_behalf_of: str | None = None
     proof: Secret | None = None  # an ``Authorization`` to show instead of the key
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -119,6 +131,8 @@ class Caller:
         Raises:
             ConfigurationError: a value is empty, or not printable ASCII; or the service would not take a request's id.
         """
+        if (self.api_id is None) is not (self.api_key is None):
+            raise ConfigurationError("api_id and api_key go together")
         if any(_FIELD_NAME.fullmatch(name) is None for name in self.headers):
             raise ConfigurationError("a header field's name is letters, digits and dashes")
         if self.request_id is not None and wire.REQUEST_ID.fullmatch(self.request_id) is None:
@@ -138,7 +152,9 @@ class Caller:
         """Return the header fields that say all this; the API key among them."""
         if self.proof is not None:
             return {**self.headers, "Authorization": self.proof.reveal()}
-        fields = {**self.headers, wire.ID_HEADER: self.api_id, wire.KEY_HEADER: self.api_key.reveal()}
+        fields = dict(self.headers)
+        if self.api_id is not None and self.api_key is not None:
+            fields |= {wire.ID_HEADER: self.api_id, wire.KEY_HEADER: self.api_key.reveal()}
         if self.on_behalf_of is not None:
             fields[wire.ON_BEHALF_HEADER] = self.on_behalf_of
         return fields

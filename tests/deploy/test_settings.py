@@ -147,7 +147,7 @@ def test_handlers_and_plugins_are_tables(home: Path) -> None:
     ("toml", "text"),
     [
         (f"stroe = '{CANARY}'", "strongroom.toml: there is no 'stroe' here; did you mean 'store'?"),
-        (f"zzzzzz = '{CANARY}'", "strongroom.toml: there is no 'zzzzzz' here; known are api_id,"),
+        (f"zzzzzz = '{CANARY}'", "strongroom.toml: there is no 'zzzzzz' here; known are addresses, api_id,"),
         (f"workers = '{CANARY}'", "strongroom.toml: 'workers': is a whole number from 1 to 64"),
         ("workers = 0", "strongroom.toml: 'workers': is a whole number from 1 to 64"),
         ("debug = 'yes'", "strongroom.toml: 'debug': is true or false"),
