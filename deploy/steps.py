@@ -37,6 +37,7 @@ class Lead(NamedTuple):
     home: Path | None = None
     socket: Path | None = None
     config: Path | None = None
+    url: str = ""
 
 
 def command(step: "Step", lead: Lead) -> str:
@@ -74,7 +75,8 @@ def _leading(step: "Step", lead: Lead) -> Sequence[str]:
     elif step.verb in ELSEWHERE:
         places = {}
     else:
-        places = {"home": lead.home, "socket": lead.socket if step.verb != "up" else None}
+        away = step.verb != "up"
+        places = {"home": lead.home, "socket": lead.socket if away else None, "url": (away and lead.url) or None}
     return [word for name, value in places.items() if value is not None for word in (f"--{name}", str(value))]
 
 

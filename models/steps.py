@@ -22,6 +22,7 @@ Verb: TypeAlias = Literal[
     "key status",
     "key unlock",
     "key usage",
+    "login",
     "machine authorize",
     "machine config init",
     "machine init",

@@ -18,7 +18,7 @@ from strongroom.storage_service import wire
 from strongroom.storage_service.client import file as client_file
 from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.client.place import Place, trusting
-from strongroom.storage_service.errors import ConfigurationError, NotImplementedHere
+from strongroom.storage_service.errors import ConfigurationError, NoCredentials, NotImplementedHere
 from strongroom.storage_service.wire import login
 from strongroom.storage_service.wire.access import ACCESS_PATH
 
@@ -199,13 +199,8 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
     Raises:
         ConfigurationError: something is missing, said twice, or in a file that cannot be read.
     """
-    said = {name: _variable(environ, name) for name in ("SOCKET", "URL", "API_ID", "API_KEY")}
-    address = caller = None
-    ca = Path(environ[CA]) if environ.get(CA) else None
-    if said["SOCKET"]:
-        address = Address(socket=Path(said["SOCKET"]))
-    elif said["URL"]:
-        address = Address(url=said["URL"], ca=ca)
+    said = {name: _variable(environ, name) for name in ("API_ID", "API_KEY")}
+    address, caller, ca = address_said(environ), None, _ca(environ)
     if said["API_ID"] and said["API_KEY"]:
         caller = Caller(api_id=said["API_ID"], api_key=Secret(said["API_KEY"]))
     elif said["API_ID"] or said["API_KEY"]:
@@ -217,7 +212,23 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
     if home or file:
         known = _read_named(Path(home, file or client_file.NAME))
         return _vouched(address, known[0], ca), caller or known[1]
-    raise ConfigurationError(_missing(address, caller))
+    raise (ConfigurationError if address is None else NoCredentials)(_missing(address, caller))
+
+
+def address_said(environ: Mapping[str, str]) -> Address | None:
+    """Return where variables say that the service is, whoever asks; None where only a ``client.json`` may tell.
+
+    Raises:
+        ConfigurationError: they contradict each other, or what they say is no address.
+    """
+    socket, url = _variable(environ, "SOCKET"), _variable(environ, "URL")
+    if not socket and not url:
+        return None
+    return Address(socket=Path(socket)) if socket else Address(url=url, ca=_ca(environ))
+
+
+def _ca(environ: Mapping[str, str]) -> Path | None:
+    return Path(environ[CA]) if environ.get(CA) else None
 
 
 def _vouched(said: Address | None, known: Address, ca: Path | None) -> Address:
@@ -235,12 +246,12 @@ def _read_named(path: Path) -> tuple[Address, Caller]:
     try:
         return _read_file(path)
     except ConfigurationError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise NoCredentials(str(error)).advising(*error.next) from error.__cause__
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
         where = "STRONGROOM_SOCKET (or _URL), STRONGROOM_API_ID and STRONGROOM_API_KEY"
-        raise ConfigurationError(f"{error}; where there is no home, set {where}").advising(
-            *error.next
-        ) from error.__cause__
+        raise NoCredentials(f"{error}; where there is no home, set {where}").advising(*error.next) from error.__cause__
 
 
 def _missing(address: Address | None, caller: Caller | None) -> str:
