@@ -169,7 +169,8 @@ def client(timeout: float = 10.0) -> "StorageClient":
         if found is None:
             from strongroom.models.steps import Step
 
-            raise error.advising(*error.next, Step("or log in", "login")) from None
+            there = not isinstance(error.__cause__, FileNotFoundError)  # a home is
+            raise error.advising(*error.next, *([Step("or log in", "login")] if there else [])) from None
         service, common().login = found
         return service
 

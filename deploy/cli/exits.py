@@ -92,7 +92,7 @@ def _table() -> dict[type[BaseException], Exit]:
         migration.SourceRefused: Exit(DENIED),
         errors.Denied: Exit(
             DENIED,
-            "the audit log has the reason; strongroom status tells whom the service takes you for, if it knows you",
+            "the audit log has the reason; strongroom whoami tells whom the service takes you for, if it knows you",
         ),
     }
 

@@ -128,7 +128,7 @@ def _named(file: str) -> "Iterator[_Key]":
     """Yield the key that *file* is: from the agent where that holds it, else from the file.
 
     Raises:
-        NoKey: it is none, or is to be in the agent and is not.
+        NoKey: it is not a key, or is to be in the agent and is not.
     """
     from strongroom.storage_service.client.login import InAgent, NoKey, public_blob, usable
     from strongroom.storage_service.client.ssh_agent import Agent, AgentError

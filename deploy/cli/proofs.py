@@ -71,7 +71,7 @@ def ask_password() -> "Secret":
     """Return a password: typed twice without echo at a terminal, else the one line of standard input.
 
     Raises:
-        UsageError: it is none, or differs from what was typed first.
+        UsageError: it is empty, or differs from what was typed first.
     """
     from strongroom.models.secret import Secret
 
@@ -133,7 +133,7 @@ def _public_key(file: str) -> str:
     except OSError as error:
         raise click.UsageError(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise click.UsageError(f"{file}: that is no public key") from None
+        raise click.UsageError(f"{file}: that is not a public key") from None
     if len(content) > _MAX_FILE:
         raise click.UsageError(f"{file}: that is longer than a public key can be")
     if "PRIVATE KEY" in text:  # which is not to leave its holder

@@ -518,7 +518,7 @@ class _Resolver:
             try:
                 said.append(login.url_address(each) if each.startswith(("http://", "https://")) else each)
             except ValueError:
-                raise self._error("addresses", "has one that is no URL") from None
+                raise self._error("addresses", "has one that is not a URL") from None
         named = map(login.url_address, faces)
         return tuple(dict.fromkeys((f"unix:{socket}", login.socket_address(socket), *named, *said)))
 

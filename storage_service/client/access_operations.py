@@ -163,7 +163,7 @@ def set_up(principal: str, code: str | Secret, credential: NewCredential) -> Ope
     """Set up a user or a service with the code that was told when it was added; it takes no other credentials.
 
     Raises:
-        Denied: the code is none, or no longer, or another's.
+        Denied: the code is wrong, or no longer good, or another's.
         Exists: somebody has such a credential; the code is good still.
         Invalid: the credential cannot be so; the code is good still.
     """

@@ -235,7 +235,7 @@ class PrincipalService:
         Nothing is written for whoever has none: no record, and of the audit log a line that counts strangers.
 
         Raises:
-            Denied: the code is none, or no longer, or another's; which, it is not told.
+            Denied: the code is wrong, or no longer good, or another's; which, it is not told.
             Invalid: the credential cannot be so; the code is good still.
             Exists: somebody has such a credential; the code is good still.
         """

@@ -28,6 +28,7 @@ MAX_CHALLENGE: Final = 4096  # characters of a sealed challenge
 NONCE_CHARACTERS: Final = 43  # 32 bytes in base64url
 LIFETIMES: Final[dict[str, int]] = {"sign": 60, "decrypt": 15}  # seconds: a hardware key waits for its user's finger
 
+_FIRST_LINE: Final = "strongroom login"
 _PORTS: Final = {"http": 80, "https": 443}
 
 How = Literal["sign", "decrypt"]
@@ -92,7 +93,7 @@ def url_address(url: str) -> str:
     """Return the address of a service that is spoken to at *url*: one spelling for a host, port and path.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a URL.
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").encode("idna").decode("ascii")
@@ -113,7 +114,7 @@ def message(nonce: str, principal: str, service: str) -> bytes:
         raise ValueError(f"a principal is 1 to {MAX_PRINCIPAL} printable characters of ASCII without blanks")
     if not _fits(service, MAX_ADDRESS):
         raise ValueError(f"a service's address is 1 to {MAX_ADDRESS} printable characters of ASCII without blanks")
-    return f"strongroom login\nnonce: {nonce}\nprincipal: {principal}\nservice: {service}\n".encode()
+    return f"{_FIRST_LINE}\nnonce: {nonce}\nprincipal: {principal}\nservice: {service}\n".encode()
 
 
 def _fits(text: str, most: int) -> bool:

@@ -452,7 +452,7 @@ class TestApiKeys:
         as_ci = clean_environment(STRONGROOM_SOCKET=str(service.socket), STRONGROOM_API_ID="ci", STRONGROOM_API_KEY=key)
         assert strongroom("status", "--json", environ=as_ci).json["whoami"]["principal"] == "apikey:ci"
         denied = strongroom("secret", "mkdir", "ci", environ=as_ci)
-        assert (denied.code, "strongroom status tells whom" in denied.err) == (6, True)
+        assert (denied.code, "strongroom whoami tells whom" in denied.err) == (6, True)
 
         assert run("apikey", "create", "ci").code == 5
         assert run("apikey", "revoke", "ci", "--json").json == {"id": "ci", "revoked": True}

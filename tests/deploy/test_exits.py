@@ -54,7 +54,7 @@ def leaves(kind: type[BaseException]) -> list[type[BaseException]]:
         (errors.NotEmpty("it is not empty"), 5, "remove what it holds first"),
         (errors.Changed("it has changed"), 5, "read it again and decide anew"),
         (errors.NotAuthenticated("no credentials"), 6, "say whose key to use: --home DIR"),
-        (errors.Denied("not allowed"), 6, "; the audit log has the reason; strongroom status tells whom"),
+        (errors.Denied("not allowed"), 6, "; the audit log has the reason; strongroom whoami tells whom"),
         (click.Abort(), 130, "strongroom: interrupted"),
     ],
 )

@@ -58,5 +58,5 @@ async def make(
     except InvalidName as error:
         raise Invalid(f"a credential's name cannot be so: {error}", (("name", "is not a name"),)) from None
     if _ID.fullmatch(called):
-        raise Invalid("a credential's name is no id", (("name", "looks like an id"),))
+        raise Invalid("a credential's name is not an id", (("name", "looks like an id"),))
     return Credential(id=number, kind=kind, name=called, data=data, created=now, expires=expires)
