@@ -48,6 +48,7 @@ class Lead(NamedTuple):
     socket: Path | None = None
     config: Path | None = None
     ca: Path | None = None
+    url: str = ""
 
 
 def command(step: "Step", lead: Lead) -> str:
@@ -85,7 +86,9 @@ def _leading(step: "Step", lead: Lead) -> Sequence[str]:
     elif step.verb in ELSEWHERE:
         places = {}
     else:
-        places = {"home": lead.home} if step.verb == "up" else {"home": lead.home, "socket": lead.socket, "ca": lead.ca}
+        places = {"home": lead.home}
+        if step.verb != "up":
+            places |= {"socket": lead.socket, "ca": lead.ca, "url": lead.url or None}
     return [word for name, value in places.items() if value is not None for word in (f"--{name}", str(value))]
 
 

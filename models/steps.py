@@ -23,6 +23,7 @@ Verb: TypeAlias = Literal[
     "key status",
     "key unlock",
     "key usage",
+    "login",
     "machine authorize",
     "machine config init",
     "machine init",
@@ -46,6 +47,7 @@ Verb: TypeAlias = Literal[
     "up",
     "user add",
     "user setup",
+    "whoami",
 ]
 """All that can be advised: what is acted on, and how."""
 

@@ -305,6 +305,10 @@ class ConfigurationError(StartupError):
     """The configuration contradicts itself, or says something this version does not know."""
 
 
+class NoCredentials(ConfigurationError):
+    """The service's address is known, or could be, and nothing that is shown to it there can be read."""
+
+
 class KeyFileMissing(StartupError):
     """The store holds secrets or keys but the root key file is gone; a new one would strand them."""
 

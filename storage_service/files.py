@@ -63,9 +63,18 @@ def replace_private(path: Path, content: bytes, *, for_service: bool = False) ->
         OSError: it cannot be written.
     """
     with _blamed_on(path), opened_directory(path.parent) as directory:
-        with _draft(directory, path.name, content, for_service=for_service) as draft:
-            os.replace(draft, path.name, src_dir_fd=directory, dst_dir_fd=directory)
-        os.fsync(directory)
+        replace_private_in(directory, path.name, content, for_service=for_service)
+
+
+def replace_private_in(directory: int, name: str, content: bytes, *, for_service: bool = False) -> None:
+    """Do the same in what is open as *directory*, which was looked at before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with _draft(directory, name, content, for_service=for_service) as draft:
+        os.replace(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+    os.fsync(directory)
 
 
 def create_private(path: Path, content: bytes) -> bool:

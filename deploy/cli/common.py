@@ -1,7 +1,7 @@
 """The options that every command takes, and the service that they lead to."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -38,10 +38,12 @@ class Common:
 
     home: Path | None = None
     socket: Path | None = None
+    url: str = ""
     ca: Path | None = None
     config: Path | None = None
     form: Form | None = None
     no_color: bool = False
+    login: str = ""  # whose token is shown, kept from a login
     offline: bool = False  # the command does what it does itself: what is said of a running service helps nobody
 
     @property
@@ -57,7 +59,7 @@ class Common:
     @property
     def lead(self) -> Lead:
         """What leads another command to the same service."""
-        return Lead(self.home, self.socket, self.config, self.ca)
+        return Lead(self.home, self.socket, self.config, self.ca, self.url)
 
 
 class _Named(click.Path):
@@ -78,6 +80,7 @@ def common_options(command: C) -> C:
         (
             (("--home",), {"type": path, "metavar": "DIR", "help": "The home of the service."}),
             (("--socket",), {"type": path, "metavar": "PATH", "help": "The service's unix socket."}),
+            (("--url",), {"metavar": "URL", "help": "The service's HTTP proxy, in the place of its socket."}),
             (("--ca",), {"type": path, "metavar": "FILE", "help": "Who must have signed an https URL's certificate."}),
             (
                 FORM,
@@ -91,7 +94,7 @@ def common_options(command: C) -> C:
             (("--no-color",), {"is_flag": True, "help": "Print without colour (as NO_COLOR does)."}),
         )
     ):
-        option = click.option(*names, expose_value=False, callback=_keep, **settings)  # type: ignore[arg-type]
+        option = click.option(*names, expose_value=False, callback=_keep, **settings)
         command = option(command)
     return command
 
@@ -152,20 +155,44 @@ def _expanded(path: Path) -> Path:
         ) from None
 
 
-def client(timeout: float = 10.0, *, stranger: Mapping[str, str] | None = None) -> "StorageClient":
+def client(timeout: float = 10.0) -> "StorageClient":
     """Return a client of the service that was said; *timeout* is the seconds that one call may take.
 
-    *stranger* are the variables of credentials in the place of none: for what takes no credentials.
+    It shows an API key that was said, or else that of a ``client.json`` that this user can read; without either, the
+    token of a login.
+
+    Raises:
+        ConfigurationError: nothing leads to a service, or there is nothing to show it.
+        NotAuthenticated: the login has expired.
+    """
+    from strongroom.storage_service.client import StorageClient
+    from strongroom.storage_service.errors import NoCredentials
+
+    environ = places()
+    try:
+        return StorageClient.from_environment(environ, timeout=timeout, retries=RETRIES)
+    except NoCredentials as error:
+        from strongroom.deploy.cli import logged_in
+
+        found = logged_in.client(environ, timeout, RETRIES)
+        if found is None:
+            from strongroom.models.steps import Step
+
+            there = not isinstance(error.__cause__, FileNotFoundError)  # a home is
+            raise error.advising(*error.next, *([Step("or log in", "login")] if there else [])) from None
+        service, common().login = found
+        return service
+
+
+def stranger(timeout: float = 10.0) -> "StorageClient":
+    """Return a client of the service that was said, which shows it nothing: for what takes no credentials.
 
     Raises:
         ConfigurationError: nothing leads to a service.
     """
-    from strongroom.storage_service.client import StorageClient
+    from strongroom.deploy.cli import logged_in
 
-    environ = places()
-    if stranger is not None and not environ.get(f"{PREFIX}API_ID"):
-        environ |= stranger
-    return StorageClient.from_environment(environ, timeout=timeout, retries=RETRIES)
+    return logged_in.of(logged_in.address(places()), timeout, RETRIES)
 
 
 def client_directory() -> Path:
@@ -196,9 +223,14 @@ def places() -> dict[str, str]:
     if said.home is not None:
         set_aside(*_PLACES, *_CREDENTIALS, "CA")  # a flag comes before variables
         environ[f"{PREFIX}HOME"] = str(said.home)
+    if said.socket is not None and said.url:
+        raise click.UsageError("say --socket or --url: each says where the service is", click.get_current_context())
     if said.socket is not None:
         set_aside("SOCKET", "URL")  # not CLIENT, which also says who asks
         environ[f"{PREFIX}SOCKET"] = str(said.socket)
+    elif said.url:
+        set_aside("SOCKET", "URL")
+        environ[f"{PREFIX}URL"] = said.url
     elif not any(environ.get(f"{PREFIX}{name}{suffix}") for name in _PLACES for suffix in ("", "_FILE")):
         home = _expanded(DEFAULT_HOME)
         if not (home / CLIENT).exists():

@@ -55,6 +55,7 @@ def _table() -> dict[type[BaseException], Exit]:
     from strongroom.models.errors import ModelError
     from strongroom.models.steps import Step
     from strongroom.storage_service import errors
+    from strongroom.storage_service.client import login, ssh_agent
 
     return {
         click.UsageError: Exit(USAGE),
@@ -84,14 +85,19 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.Contradicted: Exit(CONFLICT),
         errors.NotEmpty: Exit(CONFLICT, "remove what it holds first"),
         errors.Changed: Exit(CONFLICT, "read it again and decide anew"),
-        errors.NotAuthenticated: Exit(DENIED, "say whose key to use: --home DIR, or STRONGROOM_API_ID and _API_KEY"),
+        errors.NotAuthenticated: Exit(
+            DENIED, "say whose key to use: --home DIR, or STRONGROOM_API_ID and _API_KEY", (Step("or log in", "login"),)
+        ),
+        login.NoKey: Exit(DENIED),
+        login.Misled: Exit(DENIED),
+        ssh_agent.AgentError: Exit(DENIED),
         migration.RunHeld: Exit(CONFLICT),
         migration.NoSuchRun: Exit(NOT_FOUND),
         migration.SourceRefused: Exit(DENIED),
         errors.Denied: Exit(
             DENIED,
             "the audit log has the reason",
-            (Step("see whom the service takes you for, if it knows you", "status"),),
+            (Step("see whom the service takes you for, if it knows you", "whoami"),),
         ),
     }
 
@@ -123,7 +129,7 @@ def report(error: BaseException, write: Callable[[str], object] | None = None, *
     if isinstance(error, ReaderGone):
         forget_output()
         return CLOSED_PIPE
-    told = _told(error, offline=said.offline)
+    told = _told(error, said)
     if said.answers_as is Form.JSON:
         _tell(write, json.dumps(_as_data(error, told), ensure_ascii=False))
         return told.code
@@ -151,15 +157,17 @@ class _Told(NamedTuple):
     advice: str = ""
 
 
-def _told(error: BaseException, *, offline: bool) -> _Told:
+def _told(error: BaseException, said: Common) -> _Told:
     if isinstance(error, click.Abort):
         return _Told(getattr(error, "code", INTERRUPTED), str(error) or "interrupted", getattr(error, "next", ()))
     if extra := extras.missing(error):
         return _Told(FAILED, extra)
     found = exit_of(error)
     if found is not None:
+        if said.login and _is_ended(error):
+            return _ended(found.code, said.login)
         following = getattr(error, "next", ())
-        if offline:
+        if said.offline:
             return _Told(found.code, _text(error), following)
         return _Told(found.code, _text(error), following or found.next, found.advice)
     if isinstance(error, OSError) and type(error).__module__ == "builtins" and error.strerror:
@@ -168,6 +176,24 @@ def _told(error: BaseException, *, offline: bool) -> _Told:
         raise error
     # The text of an unforeseen error may hold anything; its kind does not.
     return _Told(FAILED, f"unexpected {type(error).__name__}; STRONGROOM_DEBUG=1 shows where")
+
+
+def _is_ended(error: BaseException) -> bool:
+    """Whether the service answered that what it was shown is worth nothing."""
+    from strongroom.storage_service.errors import NotAuthenticated
+
+    return isinstance(error, NotAuthenticated) and bool(error.request_id)
+
+
+def _ended(code: int, login: str) -> _Told:
+    """Return that the service takes a token no longer that has not expired."""
+    from strongroom.models.steps import Step
+
+    why = (
+        f"the service takes the token of the login as {login} no longer, though it has not expired: it was ended, or "
+        "what it was given for was taken away"
+    )
+    return _Told(code, why, (Step("log in again", "login", {"as": login}),))
 
 
 def _as_data(error: BaseException, told: _Told) -> dict[str, object]:

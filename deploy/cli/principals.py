@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from strongroom.deploy.cli import asking, show
-from strongroom.deploy.cli.common import client, common_options, places
+from strongroom.deploy.cli.common import client, common_options, places, stranger
 from strongroom.deploy.cli.completion import PRINCIPALS
 from strongroom.deploy.cli.proofs import Said, ask_code, credentials, proof_options
 from strongroom.deploy.cli.words import Noun, Verb
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _COLUMNS: Final = ("name", "state", "groups", "credentials", "created", "note")
 _KEY_COLUMNS: Final = ("id", "name", "kind", "shown", "created", "expires")
 _PUBLIC: Final = ("fingerprint", "uri", "uid", "hash")  # what people know a credential by
-_STRANGER: Final = {"STRONGROOM_API_ID": "setup", "STRONGROOM_API_KEY": "none-yet"}  # who sets itself up has none
 
 
 def noun(kind: str, told: str) -> Noun:
@@ -102,12 +101,12 @@ def _tell(made: "AddedPrincipal", setup_by: str) -> None:
 
 def _setup_by(principal: str) -> str:
     """Return the command with which whoever has the code sets itself up; what leads there is no file of ours."""
+    from strongroom.deploy.cli import logged_in
     from strongroom.deploy.steps import Lead, command
     from strongroom.models.steps import Step
-    from strongroom.storage_service.client.address import read_environment
 
     kind, _, name = principal.partition(":")
-    address, _ = read_environment(places())
+    address = logged_in.address(places())
     options: dict[str, Option] = {"id": name, "key": "FILE"}
     if address.socket is not None:
         options["socket"] = str(address.socket)
@@ -219,7 +218,7 @@ def setup(*, name: str, **said: Any) -> None:
     (credential,) = credentials(wanted, password)
     from strongroom.storage_service.errors import Denied
 
-    with client(stranger=_STRANGER) as service:
+    with stranger() as service:
         try:
             service.set_up(principal, code, credential)
         except Denied:

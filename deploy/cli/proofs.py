@@ -78,7 +78,7 @@ def ask_password() -> "Secret":
     if not sys.stdin.isatty():
         (password,) = typed_lines(1, "the password")
         return password
-    first, second = _hidden("Password"), _hidden("The same once more")
+    first, second = hidden("Password"), hidden("The same once more")
     if first != second:
         raise click.UsageError("what was typed twice is not the same; nothing was done")
     return Secret(first)
@@ -93,7 +93,7 @@ def ask_code(*, password: bool) -> "tuple[Secret, Secret | None]":
     from strongroom.models.secret import Secret
 
     if sys.stdin.isatty():
-        code = Secret(_hidden("Code").strip())
+        code = Secret(hidden("Code").strip())
         return code, ask_password() if password else None
     lines = typed_lines(1 + password, "the code, and then the password" if password else "the code")
     return Secret(lines[0].reveal().strip()), lines[1] if password else None
@@ -117,7 +117,8 @@ def typed_lines(count: int, what: str) -> "list[Secret]":
     return [Secret(line.removesuffix("\r")) for line in lines]
 
 
-def _hidden(prompt: str) -> str:
+def hidden(prompt: str) -> str:
+    """Return what is typed without echo at *prompt*."""
     try:
         return getpass.getpass(f"{prompt}: ")
     except EOFError:

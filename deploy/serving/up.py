@@ -36,6 +36,7 @@ from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.errors import StartupError, StrongroomError
 from strongroom.storage_service.hardening import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, harden, prctl
 from strongroom.storage_service.traces import trace_of
+from strongroom.storage_service.wire.login import url_address
 
 READY_WITHIN: Final = 30.0  # seconds for both to become ready; gunicorn gives an application as long to start
 POLL: Final = 0.02  # seconds between two questions for readiness
@@ -120,7 +121,7 @@ def _up(
                 if (asked := asked_for_the_end()) is not None:
                     _tell_the_end(asked, settings)
                     return
-                storage = family.start(Role.STORAGE, settings, sockets, level)
+                storage = family.start(Role.STORAGE, _spoken_to(settings, sockets.url), sockets, level)
                 proxy = family.start(Role.PROXY, settings, sockets, level, tls)
                 sockets.let_go()
                 if family.wait_until_ready(sockets.storage_ready) and family.wait_until_ready(sockets.proxy_ready):
@@ -129,6 +130,12 @@ def _up(
                 _tell_the_end(family.asked_by, settings)
                 family.stop(proxy)
                 family.stop(storage)
+
+
+def _spoken_to(settings: Settings, url: str) -> Settings:
+    """Return the settings of a service that is spoken to at *url*, too: which port it is may be known only now."""
+    addresses = dict.fromkeys((*settings.service.addresses, url_address(url)))
+    return replace(settings, service=replace(settings.service, addresses=tuple(addresses)))
 
 
 def _tell_the_end(asked_by: signal.Signals, settings: Settings) -> None:

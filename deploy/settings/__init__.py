@@ -40,7 +40,7 @@ from strongroom.storage_service.config import (
 )
 from strongroom.storage_service.errors import ConfigurationError
 from strongroom.storage_service.record_of_store import RecordOfStore
-from strongroom.storage_service.wire import PROXIED_SECRETS_PATH
+from strongroom.storage_service.wire import PROXIED_SECRETS_PATH, login
 
 MAX_SOCKET_PATH: Final = 100  # bytes; the kernel's limit is 107 (unix(7)), and nobody should have to count that close
 
@@ -520,7 +520,14 @@ class _Resolver:
         listen = self._listen()
         also = [listen.replace("127.0.0.1:", "localhost:")] if listen.startswith("127.0.0.1:") else []
         faces = [f"{scheme}://{each}" for each in (listen, *also)]
-        return tuple(dict.fromkeys((f"unix:{socket}", *faces, *(each.rstrip("/") for each in self._keys.addresses))))
+        said = []
+        for each in self._keys.addresses:
+            try:
+                said.append(login.url_address(each) if each.startswith(("http://", "https://")) else each)
+            except ValueError:
+                raise self._error("addresses", "has one that is not a URL") from None
+        named = map(login.url_address, faces)
+        return tuple(dict.fromkeys((f"unix:{socket}", login.socket_address(socket), *named, *said)))
 
     def _socket(self) -> Path:
         socket = _below(self._home, self._keys.socket)

@@ -25,6 +25,8 @@ _PHRASES: Final = {
     "            for name in names:\n                yield name\n": "            yield from names\n",
     "Coroutine[Any, Any, T]": "T",
     "Awaitable[None]": "None",
+    "(await asyncio.to_thread(in_agent))": "in_agent()",
+    "await asyncio.to_thread(answer, ": "answer(",
     "await ": "",
     "async ": "",
     "AsyncIterator": "Iterator",

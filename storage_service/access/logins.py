@@ -150,6 +150,7 @@ class Logins:
         signer = (await self._keys.current()).signer
         seconds = max(1, int(lives.total_seconds()))
         principal = f"{kind}:{name}"
+        expires = told(datetime.fromtimestamp(int(self._now()) + seconds, UTC))
         text = signer.sign(
             AUDIENCE,
             principal,
@@ -157,7 +158,7 @@ class Logins:
             {"credential": credential, "epoch": record.epoch},
             ttl_seconds=seconds,
         )
-        return Token(text, principal, told(datetime.fromtimestamp(int(self._now()) + seconds, UTC)))
+        return Token(text, principal, expires)
 
     async def authenticate(self, token: str) -> tuple[Principal, Claims]:
         """Return whom *token* speaks for, and what it says.

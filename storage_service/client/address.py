@@ -18,8 +18,9 @@ from strongroom.storage_service import variables, wire
 from strongroom.storage_service.client import file as client_file
 from strongroom.storage_service.client.file import ClientFile
 from strongroom.storage_service.client.place import Place, trusting
-from strongroom.storage_service.errors import ConfigurationError, NotImplementedHere
+from strongroom.storage_service.errors import ConfigurationError, NoCredentials, NotImplementedHere
 from strongroom.storage_service.reach import why_unread
+from strongroom.storage_service.wire import login
 from strongroom.storage_service.wire.access import ACCESS_PATH
 
 ENVIRONMENT: Final = variables.PREFIX
@@ -27,6 +28,7 @@ CA: Final = f"{ENVIRONMENT}CA"
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
+_WHOAMI: Final = "/whoami"
 _PORTS: Final = {"http": 80, "https": 443}
 _LOCATION = re.compile(r"[\w.:%\[\]-]+")  # a host, in any script, and a port
 _PATH = re.compile(r"[!-~]*", re.ASCII)
@@ -85,6 +87,11 @@ class Address:
         host = f"[{host}]" if ":" in host else host
         return host if parts.port in (None, _PORTS[parts.scheme]) else f"{host}:{parts.port}"
 
+    @property
+    def service(self) -> str:
+        """What the service is called here by whoever logs in: no other service's challenge is answered with it."""
+        return login.url_address(self.url) if self.socket is None else login.socket_address(self.socket)
+
     def path_of(self, path: str) -> str:
         """Return *path*, a path on the socket, as it is called here.
 
@@ -97,19 +104,24 @@ class Address:
             return (
                 urlsplit(self.url).path.rstrip("/") + wire.PROXIED_SECRETS_PATH + path.removeprefix(wire.SECRETS_PATH)
             )
-        if path.startswith(ACCESS_PATH + "/"):
+        if path == _WHOAMI:
+            path = login.WHOAMI_PATH
+        if path.startswith((ACCESS_PATH + "/", wire.AUTH_PATH + "/")):
             return urlsplit(self.url).path.rstrip("/") + wire.API_PATH + path
         raise NotImplementedHere(
-            "over a url only secrets and access can be reached; everything else needs the unix socket"
+            "over a url only secrets, access and logins can be reached; everything else needs the unix socket"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks, and on whose behalf; neither the key nor further header fields stand in the repr."""
+    """Who asks, and on whose behalf; neither the key nor further header fields stand in the repr.
 
-    api_id: str
-    api_key: Secret
+    Who has neither an API key nor a *proof* is a stranger, as one is before a login.
+    """
+
+    api_id: str | None = None
+    api_key: Secret | None = None
     on_behalf_of: str | None = None
     proof: Secret | None = None  # an ``Authorization`` to show instead of the key; empty: nothing is shown
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -120,6 +132,8 @@ class Caller:
         Raises:
             ConfigurationError: a value is empty, or not printable ASCII; or the service would not take a request's id.
         """
+        if (self.api_id is None) is not (self.api_key is None):
+            raise ConfigurationError("api_id and api_key go together")
         if any(_FIELD_NAME.fullmatch(name) is None for name in self.headers):
             raise ConfigurationError("a header field's name is letters, digits and dashes")
         if self.request_id is not None and wire.REQUEST_ID.fullmatch(self.request_id) is None:
@@ -139,7 +153,9 @@ class Caller:
         """Return the header fields that say all this; the API key among them."""
         if self.proof is not None:
             return {**self.headers, **({"Authorization": self.proof.reveal()} if self.proof else {})}
-        fields = {**self.headers, wire.ID_HEADER: self.api_id, wire.KEY_HEADER: self.api_key.reveal()}
+        fields = dict(self.headers)
+        if self.api_id is not None and self.api_key is not None:
+            fields |= {wire.ID_HEADER: self.api_id, wire.KEY_HEADER: self.api_key.reveal()}
         if self.on_behalf_of is not None:
             fields[wire.ON_BEHALF_HEADER] = self.on_behalf_of
         return fields
@@ -185,14 +201,9 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
     Raises:
         ConfigurationError: something is missing, said twice, in a file that cannot be read, or means nothing.
     """
+    said = {name: _variable(environ, name) for name in ("API_ID", "API_KEY")}
     variables.check(environ)
-    said = {name: _variable(environ, name) for name in ("SOCKET", "URL", "API_ID", "API_KEY")}
-    address = caller = None
-    ca = Path(environ[CA]) if environ.get(CA) else None
-    if said["SOCKET"]:
-        address = Address(socket=Path(said["SOCKET"]))
-    elif said["URL"]:
-        address = Address(url=said["URL"], ca=ca)
+    address, caller, ca = address_said(environ), None, _ca(environ)
     if said["API_ID"] and said["API_KEY"]:
         caller = Caller(api_id=said["API_ID"], api_key=Secret(said["API_KEY"]))
     elif said["API_ID"] or said["API_KEY"]:
@@ -204,7 +215,23 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
     if home or file:
         known = _read_named(Path(home, file or client_file.NAME))
         return _vouched(address, known[0], ca), caller or known[1]
-    raise ConfigurationError(_missing(address, caller))
+    raise (ConfigurationError if address is None else NoCredentials)(_missing(address, caller))
+
+
+def address_said(environ: Mapping[str, str]) -> Address | None:
+    """Return where variables say that the service is, whoever asks; None where only a ``client.json`` may tell.
+
+    Raises:
+        ConfigurationError: they contradict each other, or what they say is no address.
+    """
+    socket, url = _variable(environ, "SOCKET"), _variable(environ, "URL")
+    if not socket and not url:
+        return None
+    return Address(socket=Path(socket)) if socket else Address(url=url, ca=_ca(environ))
+
+
+def _ca(environ: Mapping[str, str]) -> Path | None:
+    return Path(environ[CA]) if environ.get(CA) else None
 
 
 def _vouched(said: Address | None, known: Address, ca: Path | None) -> Address:
@@ -222,12 +249,12 @@ def _read_named(path: Path) -> tuple[Address, Caller]:
     try:
         return _read_file(path)
     except ConfigurationError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise NoCredentials(str(error)).advising(*error.next) from error.__cause__
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
         where = "STRONGROOM_SOCKET (or _URL), STRONGROOM_API_ID and STRONGROOM_API_KEY"
-        raise ConfigurationError(f"{error}; where there is no home, set {where}").advising(
-            *error.next
-        ) from error.__cause__
+        raise NoCredentials(f"{error}; where there is no home, set {where}").advising(*error.next) from error.__cause__
 
 
 def _missing(address: Address | None, caller: Caller | None) -> str:

@@ -14,14 +14,17 @@ from strongroom.storage_service.client import (
     access_operations,
     bulk_operations,
     key_operations,
+    login_operations,
     operations,
     rule_operations,
 )
+from strongroom.storage_service.client.login import MOST_KEYS, Decrypts, LoggedIn, Signs, answer, asked, in_agent
 from strongroom.storage_service.client.operations import Record
 from strongroom.storage_service.client.place import UpstreamError
 from strongroom.storage_service.client.retries import Effect, Operation, Outcome, Pause, Send, converse
 from strongroom.storage_service.client.session import Session, present_as
 from strongroom.storage_service.client.sockets import SocketPool
+from strongroom.storage_service.errors import Denied
 
 M = TypeVar("M", bound=Model)
 P = ParamSpec("P")
@@ -107,6 +110,10 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
     who_can = _method(rule_operations.who_can)
     what_can = _method(rule_operations.what_can)
     get_cases = _method(rule_operations.get_cases)
+    challenge = _method(login_operations.challenge)
+    answer_challenge = _method(login_operations.answer_challenge)
+    logout = _method(login_operations.logout)
+    revoke_token = _method(login_operations.revoke_token)
 
     keyring = _method(key_operations.keyring)
     init_keyring = _method(key_operations.init_keyring)
@@ -180,6 +187,37 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
         yield record.model
         operations.check_key(record.model, key)
         self.save(record.model, etag=record.etag)
+
+    def login(
+        self, principal: str, key: Signs | Decrypts | None = None, *, lifetime: str = "", decrypt: bool = False
+    ) -> LoggedIn:
+        """Log in, and return the token: a client shows it that is made with it, ``…Client(url=…, token=…)``.
+
+        Args:
+            principal: who, with its kind: ``user:ann``.
+            key: the private key; None: those that the SSH agent holds, in turn, until one is the principal's.
+            lifetime: how long the token is to be good, as in ``10m``; the service may give less.
+            decrypt: open a challenge with the key (RSA or EC, in a file), in the place of signing one.
+
+        Raises:
+            Denied: that is nobody's key, or nobody is called so: which of the two, the service tells nobody.
+            Invalid: it is not spoken to at this address, as far as it knows.
+            NoKey, AgentError: there is no key, or its agent does not sign.
+            Misled: the service answered with another one's challenge; nothing was told to it.
+        """
+        keys: list[Signs] = [] if key is None else [key]
+        if not keys:
+            keys += in_agent()[:MOST_KEYS]
+        for each in keys:
+            question = asked(principal, self.address, each if decrypt else None)
+            given = self.challenge(question)
+            proof = answer(given, question, each, lifetime)
+            try:
+                return (self.answer_challenge(proof)).by(each)
+            except Denied:
+                if each is keys[-1]:
+                    raise
+        raise AssertionError
 
     def close(self) -> None:
         """Close the connections."""

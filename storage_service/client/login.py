@@ -12,8 +12,11 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from strongroom.models.errors import StrongroomError
+from strongroom.models.secret import Secret
 from strongroom.storage_service.client.ssh_agent import Agent, AgentKey
 from strongroom.storage_service.wire import login, ssh
+
+MOST_KEYS: Final = 6  # of an agent that are tried: each that is wrong counts as a stranger
 
 # What signs a login, those first that ask nothing of anybody: a hardware key waits for a finger.
 _SIGNING: Final = (
@@ -33,6 +36,19 @@ class Misled(StrongroomError):
 
 class NoKey(StrongroomError):
     """There is no key to log in with; the text says what to do."""
+
+
+class LoggedIn(NamedTuple):
+    """What a login gave: the *token* is good until it *expires*, wherever it is shown; it stays out of the repr."""
+
+    principal: str
+    token: Secret
+    expires: str  # RFC 3339, UTC
+    key: str = ""  # the fingerprint of that which it was given for
+
+    def by(self, key: "Signs") -> "LoggedIn":
+        """Return it with the fingerprint of the *key* that it was given for."""
+        return self._replace(key=ssh.fingerprint_of(key.blob))
 
 
 class Signs(Protocol):
@@ -96,6 +112,26 @@ def usable(keys: Iterable[AgentKey]) -> list[AgentKey]:
     return sorted(ranks, key=ranks.__getitem__)
 
 
+def in_agent(agent: Agent | None = None, first: str = "") -> list[InAgent]:
+    """Return the keys with which *agent* can log in; that with the fingerprint *first* stands before all others.
+
+    Args:
+        agent: None: the one that ``SSH_AUTH_SOCK`` names.
+        first: which key is most likely the right one.
+
+    Raises:
+        NoKey: there is no agent, or it holds no such key.
+        AgentError: it does not tell.
+    """
+    agent = agent or Agent.of_environment()
+    if agent is None:
+        raise NoKey("there is no SSH agent (SSH_AUTH_SOCK names none)")
+    found = sorted(usable(agent.keys()), key=lambda key: key.fingerprint != first)
+    if not found:
+        raise NoKey("the SSH agent holds no key that logs in: add one with ssh-add")
+    return [InAgent(agent, key.blob) for key in found]
+
+
 def picked(agent: Agent, fingerprint: str) -> InAgent:
     """Return the key of that *fingerprint* (``SHA256:…``) that *agent* holds.
 
@@ -109,7 +145,7 @@ def picked(agent: Agent, fingerprint: str) -> InAgent:
     raise NoKey("the SSH agent does not hold that key: add it with ssh-add")
 
 
-def asked(principal: str, service: str, key: Decrypts | None = None) -> login.AskedChallenge:
+def asked(principal: str, service: str, key: Signs | Decrypts | None = None) -> login.AskedChallenge:
     """Return what to ask for a challenge with: one to be decrypted with *key*, without one one to be signed."""
     if key is None:
         return login.AskedChallenge(principal=principal, service=service)

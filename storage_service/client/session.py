@@ -52,8 +52,9 @@ class Session(Generic[Transport, Sleep]):
         *,
         socket: StrPath | None = None,
         url: str = "",
-        api_id: str,
-        api_key: str | Secret,
+        api_id: str | None = None,
+        api_key: str | Secret | None = None,
+        token: str | Secret | None = None,
         timeout: float = 10.0,
         connect_timeout: float = 2.0,
         retries: int | None = None,
@@ -69,9 +70,10 @@ class Session(Generic[Transport, Sleep]):
 
         Args:
             socket: the service's unix socket; or
-            url: the HTTP proxy, ``http(s)://host:port``, which offers secrets and access.
-            api_id: the API key's id.
-            api_key: the API key.
+            url: the HTTP proxy, ``http(s)://host:port``, which offers secrets, access and logins.
+            api_id: the API key's id, and
+            api_key: the API key; or
+            token: what a login gave. Without any of them the client is a stranger's, who can log in and set himself up.
             timeout: seconds for one call, its attempts and pauses together.
             connect_timeout: seconds to connect in, at most.
             retries: attempts after the first, at most; None: as many as the timeout allows. What is repeated at all:
@@ -91,8 +93,14 @@ class Session(Generic[Transport, Sleep]):
         if ca is not None and ssl_context is not None:
             raise ConfigurationError("say ca or ssl_context: each says whom to trust")
         self._address = Address(None if socket is None else Path(socket), url, None if ca is None else Path(ca))
-        key = api_key if isinstance(api_key, Secret) else Secret(api_key)
-        self._caller = Caller(api_id=api_id, api_key=key, on_behalf_of=on_behalf_of)
+        if token is not None and (api_id is not None or api_key is not None):
+            raise ConfigurationError("say an API key or a token: a request shows one credential")
+        self._caller = Caller(
+            api_id=api_id,
+            api_key=Secret(api_key) if isinstance(api_key, str) else api_key,
+            on_behalf_of=on_behalf_of,
+            proof=_shown(token),
+        )
         self._patience = Patience(total=timeout, retries=retries, clock=clock, jitter=jitter)
         self._fields = self._standing_fields()
         self._owns_transport = True
@@ -131,6 +139,7 @@ class Session(Generic[Transport, Sleep]):
         api_id: str | None = None,
         api_key: str | Secret | None = None,
         authorization: str | Secret | None = None,
+        token: str | Secret | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Self:
         """Return a client for another caller, over the same connections; closing it leaves them open.
@@ -139,7 +148,8 @@ class Session(Generic[Transport, Sleep]):
             on_behalf_of: whom the calls are made for; None: nobody.
             api_id: an API key's id, to be used with
             api_key: its key; None: this client's own.
-            authorization: what to show instead of a key: ``Bearer`` and a token; "": nothing, where *headers* say who.
+            authorization: what to show instead of a key: ``Bearer`` and a token; "": nothing, as *headers* say who; or
+            token: the token alone.
             headers: further header fields to send. An ``X-Request-ID`` among them is that of every request.
 
         Raises:
@@ -147,13 +157,16 @@ class Session(Generic[Transport, Sleep]):
         """
         if (api_id is None) is not (api_key is None):
             raise ConfigurationError("api_id and api_key go together")
+        if sum(each is not None for each in (api_id, authorization, token)) > 1:
+            raise ConfigurationError("say an API key, an authorization or a token: a request shows one credential")
         key = Secret(api_key) if isinstance(api_key, str) else api_key
+        proof = Secret(authorization) if isinstance(authorization, str) else authorization or _shown(token)
         other = copy.copy(self)
         other._caller = Caller(
             api_id=api_id or self._caller.api_id,
             api_key=key or self._caller.api_key,
             on_behalf_of=on_behalf_of,
-            proof=Secret(authorization) if isinstance(authorization, str) else authorization,
+            proof=proof or (self._caller.proof if api_id is None else None),
             headers=headers or {},
         )
         other._fields = other._standing_fields()
@@ -161,7 +174,17 @@ class Session(Generic[Transport, Sleep]):
         return other
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._address}, api id {self._caller.api_id}>"
+        caller = self._caller
+        if caller.proof is not None:
+            who = "a token"
+        else:
+            who = "nobody" if caller.api_id is None else f"api id {caller.api_id}"
+        return f"<{type(self).__name__} {self._address}, {who}>"
+
+    @property
+    def address(self) -> str:
+        """What a login says that the service is called: ``unix:PATH``, or the url in one spelling."""
+        return self._address.service
 
     def _standing_fields(self) -> list[Field]:
         """Return the header fields that every request begins with, but for its id."""
@@ -204,6 +227,13 @@ def _what(call: Call, error: UpstreamError) -> Unavailable:
     if call.effect is Effect.READ or error.unread:
         return Unavailable(str(error), Fate.NOT_APPLIED)
     return Unavailable(str(error), Fate.APPLIED if 200 <= error.status < 300 else Fate.UNKNOWN)
+
+
+def _shown(token: str | Secret | None) -> Secret | None:
+    """Return what a request shows as its ``Authorization`` where it has a *token*."""
+    if token is None:
+        return None
+    return Secret(f"Bearer {token.reveal() if isinstance(token, Secret) else token}")
 
 
 def _field(name: str, value: str) -> Field:

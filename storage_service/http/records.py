@@ -14,6 +14,7 @@ from strongroom.models.strict_json import SHORT, SHORT_STRUCTURE, UNREADABLE, st
 from strongroom.storage_service import wire
 from strongroom.storage_service.access.apikeys import ApiKeyRecord
 from strongroom.storage_service.access.base import Action
+from strongroom.storage_service.access.tokens import bearer
 from strongroom.storage_service.bootstrap import Parts
 from strongroom.storage_service.errors import Invalid, TooLarge
 from strongroom.storage_service.failure_log import FailureLog
@@ -37,12 +38,14 @@ from strongroom.storage_service.metrics import CONTENT_TYPE
 from strongroom.storage_service.services.access import AccessService
 from strongroom.storage_service.services.audit import AuditService
 from strongroom.storage_service.services.health import HealthService
+from strongroom.storage_service.services.logins import LoginService
 from strongroom.storage_service.services.records import RecordService, Reference
 from strongroom.storage_service.services.telemetry import TelemetryService
 from strongroom.storage_service.turns import Turns
 from strongroom.storage_service.wire.access import ACCESS_PATH
 from strongroom.storage_service.wire.etags import revision_of
 from strongroom.storage_service.wire.keys import KEYRING_PATH
+from strongroom.storage_service.wire.login import WHOAMI_PATH
 
 MOST: Final = 250_000  # of ``{ [ : ,`` in one body of records, within texts, too: about what 1,000 long ones have
 
@@ -55,7 +58,8 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts, failures: FailureLo
         ("/livez", Alive()),
         ("/readyz", Ready(health, failures)),
         (wire.METRICS_PATH, MetricsPage(parts.telemetry)),
-        ("/whoami", Self(access)),
+        ("/whoami", Self(access, parts.logins)),
+        (WHOAMI_PATH, Self(access, parts.logins, own=True)),
         (wire.REFUSALS_PATH, Report(parts.audit)),
         (wire.ACTS_PATH, Act(parts.audit)),
         ("/status", StatusPage(health)),
@@ -140,12 +144,19 @@ class MetricsPage:
 class Self:
     """Whom the service takes the caller for."""
 
-    def __init__(self, access: AccessService) -> None:
+    def __init__(self, access: AccessService, logins: LoginService, *, own: bool = False) -> None:
+        """Take the parts; *own*: who asks through the proxy asks for himself, and not the proxy who it is."""
         self._access = access
+        self._logins = logins
+        self._own = own
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Tell the principal, its reach, its groups; where the proxy asks, its act will be recorded, not this."""
-        principal = await self._access.whoami(caller(req))
+        principal = await self._access.whoami(caller(req), own=self._own)
+        shown = req.get_header("Authorization") or ""
+        token_id = expires = None
+        if principal.ruled and shown[:7].lower() == "bearer ":
+            token_id, expires = await self._logins.shown(bearer(shown))
         answer(
             req,
             resp,
@@ -154,6 +165,9 @@ class Self:
                 paths=list(principal.paths),
                 actions=sorted(map(str, principal.actions)),
                 groups=sorted(principal.groups),
+                credential=principal.credential,
+                token_id=token_id,
+                expires=expires,
                 ruled=principal.ruled,
             ),
         )

@@ -32,13 +32,15 @@ class AccessService:
         """Whether there is an API key of that id: who claims to be one that there is not may have sent a key for it."""
         return self._keys.knows(key_id)
 
-    async def whoami(self, caller: Caller) -> Principal:
+    async def whoami(self, caller: Caller, *, own: bool = False) -> Principal:
         """Return whom the service takes *caller* for; where the proxy asks, its act will be recorded, not this.
+
+        *own*: it does not ask, but the caller, through it.
 
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
-        if not caller.through_proxy:
+        if own or not caller.through_proxy:
             await self._door.note(caller, Action.GET, names.WHOAMI)
         return caller.principal
 

@@ -1,9 +1,10 @@
 """The door for logins: strangers ask for a challenge and answer it; whoever has a token can end it."""
 
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from strongroom.models import names
+from strongroom.models.access import told
 from strongroom.storage_service.access import durations
 from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.access.logins import Logins, Token
@@ -54,6 +55,11 @@ class LoginService:
         caller.principal = Principal(token.principal, ruled=True)
         await self._door.note(caller, Action.CREATE, names.TOKENS)
         return token
+
+    async def shown(self, token: str) -> tuple[str, str]:
+        """Return the id of the *token* that its bearer is known by, and until when it is good."""
+        _, claims = await self._logins.authenticate(token)
+        return claims.jti or "", told(datetime.fromtimestamp(claims.exp, UTC))
 
     async def log_out(self, caller: Caller, token: str) -> None:
         """End the token that *caller* has shown, at once and everywhere.

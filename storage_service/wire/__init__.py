@@ -417,6 +417,9 @@ class WhoAmI(msgspec.Struct, kw_only=True):
     paths: list[str]
     actions: list[str]
     groups: list[str] = []
+    credential: str | None = None  # which of its credentials it has shown, or its token was given for
+    token_id: str | None = None  # of the token that was shown, by which it can be revoked
+    expires: str | None = None  # until when that token is good; RFC 3339, UTC
     ruled: bool = False  # rules alone say what it may do; paths and actions are its credential's bounds
 
 

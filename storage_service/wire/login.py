@@ -9,7 +9,9 @@ Whoever logs in writes or reads the last two lines as it means them, and takes t
 hands on the challenge of another one gets nothing that is worth anything there.
 """
 
+import os
 from typing import Final, Literal
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -17,6 +19,7 @@ from strongroom.storage_service.wire import AUTH_PATH
 
 CHALLENGE_PATH: Final = AUTH_PATH + "/challenge"  # POST, for everybody
 LOGIN_PATH: Final = AUTH_PATH + "/login"  # POST, for everybody
+WHOAMI_PATH: Final = AUTH_PATH + "/whoami"  # GET: what /whoami tells, where it can be asked through the proxy
 TOKEN_PATH: Final = AUTH_PATH + "/token"  # DELETE: the one that is shown; /auth/token/<jti>: another
 MAX_BODY: Final = 32 * 1024  # bytes
 MAX_ADDRESS: Final = 512  # characters of the address at which a service is spoken to
@@ -24,6 +27,9 @@ MAX_PRINCIPAL: Final = 128  # characters
 MAX_CHALLENGE: Final = 4096  # characters of a sealed challenge
 NONCE_CHARACTERS: Final = 43  # 32 bytes in base64url
 LIFETIMES: Final[dict[str, int]] = {"sign": 60, "decrypt": 15}  # seconds: a hardware key waits for its user's finger
+
+_FIRST_LINE: Final = "strongroom login"
+_PORTS: Final = {"http": 80, "https": 443}
 
 How = Literal["sign", "decrypt"]
 
@@ -78,6 +84,24 @@ class Token(msgspec.Struct, kw_only=True):
         return f"<Token for {self.principal}>"
 
 
+def socket_address(path: str | os.PathLike[str]) -> str:
+    """Return the address of a service that is spoken to over the unix socket at *path*: one spelling for a file."""
+    return "unix:" + quote(os.path.realpath(path), safe="/:@+,=~")
+
+
+def url_address(url: str) -> str:
+    """Return the address of a service that is spoken to at *url*: one spelling for a host, port and path.
+
+    Raises:
+        ValueError: it is not a URL.
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").encode("idna").decode("ascii")
+    host = f"[{host}]" if ":" in host else host
+    port = "" if parts.port in (None, _PORTS.get(parts.scheme)) else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+
+
 def message(nonce: str, principal: str, service: str) -> bytes:
     """Return the text that ties *nonce* to who logs in and where.
 
@@ -90,7 +114,7 @@ def message(nonce: str, principal: str, service: str) -> bytes:
         raise ValueError(f"a principal is 1 to {MAX_PRINCIPAL} printable characters of ASCII without blanks")
     if not _fits(service, MAX_ADDRESS):
         raise ValueError(f"a service's address is 1 to {MAX_ADDRESS} printable characters of ASCII without blanks")
-    return f"strongroom login\nnonce: {nonce}\nprincipal: {principal}\nservice: {service}\n".encode()
+    return f"{_FIRST_LINE}\nnonce: {nonce}\nprincipal: {principal}\nservice: {service}\n".encode()
 
 
 def _fits(text: str, most: int) -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,6 +257,40 @@ def test_another_caller_needs_id_and_key() -> None:
         client.acting_for(api_id="other")
     with pytest.raises(ConfigurationError):
         client.acting_for(api_key="other")
+    alone: list[dict[str, Any]] = [{"api_id": "other"}, {"api_key": "other"}]
+    for said in (*alone, {"api_id": "ci", "api_key": "k", "token": "t"}):
+        with pytest.raises(ConfigurationError):
+            StorageClient(socket="/s", **said)
+
+
+def test_a_client_shows_its_token_and_nothing_else() -> None:
+    """A token, or none of both; a client for somebody else keeps what it shows, unless it is given something else."""
+    client = StorageClient(url="https://secrets.test:443/below/", token=CANARY)
+    assert client._caller.fields() == {"Authorization": f"Bearer {CANARY}"}
+    assert client.acting_for(headers={"X-A": "b"})._caller.fields() == {
+        "X-A": "b",
+        "Authorization": f"Bearer {CANARY}",
+    }
+    assert client.acting_for(api_id="ci", api_key="k")._caller.proof is None
+    assert StorageClient(socket="/s").acting_for(token=Secret("t"))._caller.fields() == {"Authorization": "Bearer t"}
+    assert StorageClient(socket="/s")._caller.fields() == {}
+    assert CANARY not in repr(client)
+    with pytest.raises(ConfigurationError):
+        client.acting_for(token="a", authorization="Bearer b")
+
+
+@pytest.mark.parametrize(
+    ("said", "called"),
+    [
+        ({"url": "https://Secrets.Test:443/"}, "https://secrets.test"),
+        ({"url": "http://127.0.0.1:8000"}, "http://127.0.0.1:8000"),
+        ({"url": "http://[::1]:80/below"}, "http://[::1]/below"),
+        ({"socket": Path("/run/a b/s.sock")}, "unix:/run/a%20b/s.sock"),
+    ],
+)
+def test_a_service_has_one_address_for_those_who_log_in(said: dict[str, Any], called: str) -> None:
+    """However a host and its usual port are written, what is signed is one spelling, which fits into a line."""
+    assert Address(**said).service == called
 
 
 def test_over_a_url_secrets_lie_under_the_proxy_and_there_is_nothing_else() -> None:

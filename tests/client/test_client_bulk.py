@@ -185,7 +185,7 @@ def test_it_is_on_the_socket_alone(client: Any, connect: Callable[..., Any], str
 def test_a_body_that_is_none_is_not_repeated(strongroom_server: Server) -> None:
     """Whatever is wrong with it, the answer says what it should have been."""
     _, caller = read_home(strongroom_server.home)
-    headers = {wire.ID_HEADER: caller.api_id, wire.KEY_HEADER: caller.api_key.reveal()}
+    headers = caller.fields()
     transport = httpx.HTTPTransport(uds=str(strongroom_server.socket))
     with httpx.Client(transport=transport, base_url="http://socket", headers=headers) as raw:
         for body in (

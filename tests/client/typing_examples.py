@@ -61,7 +61,7 @@ def blocking(client: StorageClient) -> None:
     client.set_secret("db", "password", 7)  # type: ignore[arg-type]
     client.get_secret("db")  # type: ignore[call-arg]
     client.save(host, tag=etag)  # type: ignore[call-arg]
-    StorageClient(socket="/s", api_id="ci")  # type: ignore[call-arg]
+    StorageClient(socket="/s", token=7)  # type: ignore[arg-type]
     StorageClient.from_home("/srv", timeuot=1.0)  # type: ignore[call-arg]
 
 

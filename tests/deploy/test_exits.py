@@ -57,7 +57,7 @@ def leaves(kind: type[BaseException]) -> list[type[BaseException]]:
         (
             errors.Denied("not allowed"),
             6,
-            "; see whom the service takes you for, if it knows you: strongroom status; the audit log has",
+            "; see whom the service takes you for, if it knows you: strongroom whoami; the audit log has",
         ),
         (click.Abort(), 130, "strongroom: interrupted"),
     ],

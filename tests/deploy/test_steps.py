@@ -22,7 +22,7 @@ BELOW = ("models", "storage_service", "migration", "http_proxy")
 ROOMS = (*BELOW, "deploy")
 VERBS = get_args(Verb)
 NOUNS = root.list_commands(click.Context(root))
-NAMES_OF_FORMATS = {"strongroom backup"}
+NAMES_OF_FORMATS = {"strongroom backup", "strongroom login"}
 HOME = Lead(home=Path("/srv/our home"))
 
 
