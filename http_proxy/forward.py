@@ -53,6 +53,8 @@ _PASSED_BACK: Final = frozenset(
         b"content-type",
         b"etag",
         b"location",
+        b"ratelimit",
+        b"ratelimit-policy",
         b"retry-after",
         b"www-authenticate",
     )

@@ -60,7 +60,7 @@ _PROBLEMS: Final[Mapping[int, str]] = {
     414: "The request target is too long.",
     415: "The body has a Content-Encoding.",
     417: "The expectation is not served.",
-    429: "Wrong credentials were shown before, and the next have to wait; `wait` says how many seconds.",
+    429: "Wrong credentials were shown, or there were too many requests; `wait` says for how many seconds to wait.",
     431: "The head is too large.",
     500: "Something broke, or the stored record is not valid; `detail` says which, and `fate` what became of a write.",
     501: "There is no such method.",

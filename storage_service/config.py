@@ -89,6 +89,7 @@ class ServiceSettings:
     beside: str | None = (
         None  # URL of the store that is used where none is said, if that is another and holds something
     )
+    rate_limit: int = 0  # requests a minute of one principal at one address, at one worker; 0: as many as they like
     ready_when_locked: bool = True  # /readyz says 200 while there are no keys: plain records are served
     addresses: tuple[str, ...] = ()  # at which it is spoken to, as those who log in write them
     debug: bool = False

@@ -181,6 +181,20 @@ class TooManyAttempts(ServiceError):
         self.wait = wait
 
 
+class TooManyRequests(ServiceError):
+    """Whoever asks has asked too often; the next request is served after *wait* seconds.
+
+    *limit* is how many a minute there may be, where the service says so.
+    """
+
+    code = "too-many-requests"
+
+    def __init__(self, reason: str, wait: float = 1.0, limit: int = 0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+        self.limit = limit
+
+
 class InUse(ServiceError):
     """A key, a keyset or a generation is still needed; *holders* names by what."""
 

@@ -39,7 +39,7 @@ SETTINGS: Final = frozenset(
             "TLS_MINIMUM",
         ),
         *("TLS_CLIENT_CERTIFICATES", "TLS_CLIENT_CA", "CONNECTIONS", "TIMEOUT", "WORKERS", "PROXY_WORKERS", "UMASK"),
-        *("MAKEDIRS", "LOG_FORMAT", "DEBUG", "METRICS_TOKEN", "READY_WHEN_LOCKED"),
+        *("MAKEDIRS", "LOG_FORMAT", "DEBUG", "METRICS_TOKEN", "RATE_LIMIT", "READY_WHEN_LOCKED"),
     }
 )
 """What `deploy.settings.Keys` has."""

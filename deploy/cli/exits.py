@@ -77,6 +77,7 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.Halted: Exit(FAILED),
         errors.WrongKey: Exit(DENIED),
         errors.TooManyAttempts: Exit(FAILED),
+        errors.TooManyRequests: Exit(FAILED),
         errors.InUse: Exit(CONFLICT),
         errors.Overtaken: Exit(CONFLICT),
         errors.NotFound: Exit(NOT_FOUND),

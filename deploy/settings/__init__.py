@@ -104,6 +104,7 @@ class Keys(msgspec.Struct, kw_only=True):
     timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0  # seconds
 
     ready_when_locked: bool = True
+    rate_limit: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0  # requests a minute; 0: no limit
     metrics_token: _Text | None = None  # never in a flag or the TOML file; None: metrics are for API keys
 
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2  # of the storage service (docs/adr/0009)
@@ -429,6 +430,7 @@ class _Resolver:
             read_through=tuple(map(self._old_place, keys.read_through)),
             store_record=_below(self._home, keys.keyring_seen).with_name(STORE),
             beside=self._beside(store),
+            rate_limit=math.ceil(keys.rate_limit / workers),
             ready_when_locked=keys.ready_when_locked,
             addresses=self._addresses(socket),
             debug=keys.debug,

@@ -1,4 +1,4 @@
-"""Who is slowed: where credentials were wrong again and again, the next wait before they are looked at.
+"""Who is slowed: whose credentials were wrong again and again, and who asks too often, where there is a limit.
 
 A worker counts for itself, in bounded memory. What waits is a name at an address, and at an address that tries many
 names each name that was not right there lately. So nobody is kept out by what others get wrong elsewhere, nor at an
@@ -14,6 +14,7 @@ FREE: Final = 20  # wrong credentials of one name at one address before the firs
 FREE_AT_ADDRESS: Final = 200  # of any names
 FIRST_WAIT: Final = 0.5  # seconds; each more doubles it
 LONGEST_WAIT: Final = 60.0  # seconds
+WINDOW: Final = 60.0  # seconds that a limit of requests is for
 FORGOTTEN: Final = 900.0  # seconds without a failure, after which it is as if there had been none
 KNOWN: Final = 3600.0  # seconds for which a name that was right at an address is known there
 MOST: Final = 4096  # entries of each kind; who has been quiet for longest is forgotten first
@@ -94,3 +95,27 @@ class Slowdown:
         self._right[pair] = now
         if len(self._right) > MOST:
             self._right.popitem(last=False)
+
+
+class Rates:
+    """How often each may ask: a bucket of so many requests, which fills again within `WINDOW`."""
+
+    def __init__(self, requests: int, now: Callable[[], float] = time.monotonic) -> None:
+        """Take how many *requests* there may be in a window, at once or one after another, and the clock."""
+        self.requests: Final = requests
+        self._each = WINDOW / requests  # seconds for one
+        self._now = now
+        self._full: OrderedDict[str, float] = OrderedDict()  # when the bucket of each is full again
+
+    def take(self, who: str) -> float:
+        """Count a request of *who* and return 0; or the seconds after which there is room for one, and count none."""
+        now = self._now()
+        full = max(self._full.pop(who, now), now) + self._each
+        wait = full - now - WINDOW
+        if wait > 1e-6:  # a whole bucket is not to be lost to rounding
+            self._full[who] = full - self._each
+            return wait
+        self._full[who] = full
+        if len(self._full) > MOST:
+            self._full.popitem(last=False)
+        return 0.0

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import falcon
@@ -16,7 +17,7 @@ import falcon.asgi
 from strongroom.storage_service import wire
 from strongroom.storage_service.access import authenticators
 from strongroom.storage_service.access.base import Principal
-from strongroom.storage_service.access.limits import Slowdown
+from strongroom.storage_service.access.limits import Rates, Slowdown
 from strongroom.storage_service.access.sign_ins import PasswordRefused
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
@@ -35,6 +36,7 @@ from strongroom.storage_service.errors import (
     ServiceError,
     TooLarge,
     TooManyAttempts,
+    TooManyRequests,
     Undecipherable,
 )
 from strongroom.storage_service.failure_log import FailureLog
@@ -58,6 +60,7 @@ Response = falcon.asgi.Response
 log = logging.getLogger(__name__)
 
 STRANGERS_PATHS: Final = LOGIN_PATHS | {SETUP_PATH}  # asked before anybody is known; what is shown is looked at there
+WHOAMI_PATH: Final = "/whoami"
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # answered to anyone: they tell no more than up or down
 STRANGER: Final = Principal("unknown", (), frozenset())  # who is nobody, and reaches nothing
 _BELOW_SECRETS: Final = SECRETS_PATH + "/"
@@ -89,6 +92,7 @@ class StorageApp:
         self._parts: Parts | None = None
         self._failures = FailureLog()
         self._slow = Slowdown()
+        self._rates = Rates(settings.rate_limit) if settings.rate_limit else None
 
     async def open(self) -> None:
         """Open store, keys and audit log; nothing is served before.
@@ -144,6 +148,7 @@ class StorageApp:
                 return
             known = self._stranger if path in STRANGERS_PATHS else self._identified
             caller = await known(exchange, fields, path, fault)
+            _limit(self._rates, caller, path)
             if fault is not None:
                 raise fault
             if path.startswith(_BELOW_SECRETS) or path == SECRETS_PATH:
@@ -361,10 +366,28 @@ def _as_sent(path: bytes) -> str:
     return path.decode("latin-1")
 
 
+_network_of: Final = lru_cache(maxsize=1024)(network_of)  # PERF: it reads an address, which takes microseconds
+
+
+def _limit(rates: Rates | None, caller: Caller, path: str) -> None:
+    """Count a request of *caller*, but where the proxy asks who somebody is, before it asks for him.
+
+    The service's own key has no limit: who stops a flood needs it.
+
+    Raises:
+        TooManyRequests: there were too many.
+    """
+    if rates is None or path == WHOAMI_PATH or (caller.principal.exempt and caller.on_behalf_of is None):
+        return
+    place = _network_of(caller.address) if caller.address is not None else ""
+    if (wait := rates.take(f"{caller.holder} {place}")) > 0:
+        raise TooManyRequests("there were too many requests", wait, rates.requests)
+
+
 def _place_of(address: str | None, exchange: Exchange) -> str:
     """Return from where somebody shows credentials: a network, or a user of this machine."""
     if address is not None:
-        return network_of(address)
+        return _network_of(address)
     return "" if exchange.peer is None else f"uid {exchange.peer.uid}"
 
 

@@ -135,6 +135,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
             detail=True,
         ),
         Problem(errors.TooManyAttempts, 429, "Wrong keys were given; wait before the next"),
+        Problem(errors.TooManyRequests, 429, "There were too many requests; wait before the next"),
         Problem(errors.Locked, 503, "The service is locked", next=(Step("unlock it", "key unlock"),)),
         Problem(errors.Uninitialized, 503, "The store has no keyring yet", next=(Step("make one", "key init"),)),
         Problem(
@@ -213,7 +214,7 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
             body["errors"] = [{"field": field, "reason": reason} for field, reason in error.faults]
     elif isinstance(error, (errors.InUse, errors.Halted)):
         body["holders"] = list(error.holders)
-    elif isinstance(error, errors.TooManyAttempts):
+    elif isinstance(error, (errors.TooManyAttempts, errors.TooManyRequests)):
         body["wait"] = math.ceil(error.wait)
     if following := (problem.detail and error.next) or problem.next:
         body["next"] = following
@@ -229,8 +230,11 @@ def problem_response(error: errors.ServiceError, request_id: str) -> tuple[int, 
     if status == 503:
         known = error.retry_after if isinstance(error, errors.Unavailable) else None
         headers.append((b"retry-after", b"%d" % (RETRY_AFTER if known is None else math.ceil(known))))
-    elif isinstance(error, errors.TooManyAttempts):
+    elif isinstance(error, (errors.TooManyAttempts, errors.TooManyRequests)):
         headers.append((b"retry-after", b"%d" % math.ceil(error.wait)))
+        if isinstance(error, errors.TooManyRequests) and error.limit:
+            headers.append((b"ratelimit-policy", b'"requests";q=%d;w=60' % error.limit))
+            headers.append((b"ratelimit", b'"requests";r=0;t=%d' % math.ceil(error.wait)))
     elif status == 401:
         headers.append((b"www-authenticate", CHALLENGE.encode()))
     elif isinstance(error, errors.MethodNotAllowed) and error.allowed:
@@ -295,9 +299,9 @@ def _error_of(row: Problem, problem: dict[str, object]) -> errors.ServiceError:
     if row.error in (errors.InUse, errors.Halted):
         holders = problem.get("holders")
         return row.error(said, tuple(map(str, holders if isinstance(holders, list) else ())))
-    if row.error is errors.TooManyAttempts:
+    if row.error in (errors.TooManyAttempts, errors.TooManyRequests):
         wait = problem.get("wait")
-        return errors.TooManyAttempts(said, float(wait) if isinstance(wait, int) else 1.0)
+        return row.error(said, float(wait) if isinstance(wait, int) else 1.0)
     if row.error is errors.Unavailable:
         of_the_store = detail if isinstance(detail, str) and detail else said
         return errors.Unavailable(of_the_store, errors.Fate.UNKNOWN)

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import pytest
+
 from strongroom.storage_service.access import limits
 from strongroom.storage_service.access.limits import (
     FIRST_WAIT,
@@ -11,6 +13,8 @@ from strongroom.storage_service.access.limits import (
     KNOWN,
     LONGEST_WAIT,
     MOST,
+    WINDOW,
+    Rates,
     Slowdown,
 )
 
@@ -88,6 +92,32 @@ def test_what_was_right_ends_it() -> None:
     clock.now += FORGOTTEN
     failing(slow, 1)
     assert slow.wait(HERE, "ci") == 0
+
+
+def test_a_bucket_empties_and_fills() -> None:
+    """So many requests are served at once, then one for each that fits into the minute; others have their own."""
+    clock = Clock()
+    rates = Rates(6, clock)
+    assert [rates.take("ann") for _ in range(6)] == [0.0] * 6
+    assert rates.take("ann") == pytest.approx(10)
+    assert rates.take("bo") == 0
+    clock.now += 9.9
+    assert rates.take("ann") == pytest.approx(0.1)
+    clock.now += 0.2
+    assert rates.take("ann") == 0
+    assert rates.take("ann") > 0
+    clock.now += WINDOW
+    assert [rates.take("ann") > 0 for _ in range(7)] == [False] * 6 + [True]
+
+
+def test_buckets_are_bounded() -> None:
+    """However many ask, so many are remembered, the latest."""
+    rates = Rates(1, Clock())
+    for number in range(MOST + 9):
+        assert rates.take(str(number)) == 0
+    assert rates.take(str(MOST + 8)) > 0
+    assert rates.take("0") == 0
+    assert len(rates._full) == MOST
 
 
 def test_memory_is_bounded() -> None:

@@ -9,11 +9,12 @@ from typing import Final
 import pytest
 
 from strongroom.models.secret import Secret
-from strongroom.storage_service.access.limits import FREE, Slowdown
+from strongroom.storage_service.access.limits import FREE, Rates, Slowdown
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.config import ProxyKey
 from strongroom.storage_service.http.app import StorageApp
 from strongroom.storage_service.keyring.shared_root import SharedRoot
+from strongroom.storage_service.wire import ON_BEHALF_HEADER
 from tests.in_process import Inside, inside
 from tests.raw_http import Message, request
 from tests.service.test_outcomes import settings
@@ -27,7 +28,7 @@ class Rig:
 
     def __init__(self, app: StorageApp, server: Inside, log: Path) -> None:
         self.server = server
-        self._app = app
+        self.app = app
         self.now = 1000.0
         self._log = log
 
@@ -38,8 +39,12 @@ class Rig:
 
     async def flush(self) -> None:
         """Have written down who was counted."""
-        assert self._app._parts is not None
-        await self._app._parts.door.close()
+        assert self.app._parts is not None
+        await self.app._parts.door.close()
+
+    def reasons(self) -> list[str]:
+        """All reasons that are on record."""
+        return [line.get("reason", "") for line in map(json.loads, self._log.read_text().splitlines())]
 
     def refusals(self) -> list[str]:
         """Why strangers were refused, in order."""
@@ -93,3 +98,29 @@ async def test_who_waits_is_on_record(rig: Rig) -> None:
     assert (await rig.ask("own", "wrong", HERE)).status == 429
     await rig.flush()
     assert "wrong credentials were shown" in rig.refusals()
+
+
+async def test_who_asks_too_often_waits(rig: Rig) -> None:
+    """A principal at an address has its requests; over them it is told when to come, and that is recorded."""
+    rig.app._rates = Rates(2, lambda: rig.now)
+
+    async def ask(forwarded: str, who: str = "user:ann", path: str = "/status") -> Message:
+        fields = ("custodia-auth-id: front", "custodia-auth-key: front-key", "strongroom-proxy: front:front-key")
+        behalf = f"{ON_BEHALF_HEADER}: {who}"
+        return await rig.server.ask(request("GET", path, *fields, behalf, f"forwarded: {forwarded}"))
+
+    assert [(await ask(HERE)).status for _ in range(2)] == [200, 200]
+    answer = await ask(HERE)
+    assert (answer.status, answer.get("retry-after")) == (429, "30")
+    assert answer.get("ratelimit-policy") == '"requests";q=2;w=60'
+    assert answer.get("ratelimit") == '"requests";r=0;t=30'
+    said = json.loads(answer.body)
+    assert (said["type"].rpartition(":")[2], said["wait"]) == ("too-many-requests", 30)
+    assert (await ask(THERE)).status == 200
+    assert (await ask(HERE, "user:bo")).status == 200
+    assert (await ask(HERE, path="/whoami")).status == 200
+    assert [(await rig.ask("own", "own-key", HERE)).status for _ in range(5)] == [200] * 5
+    rig.now += 30
+    assert (await ask(HERE)).status == 200
+    await rig.flush()
+    assert "too-many-requests: there were too many requests" in rig.reasons()
