@@ -55,6 +55,10 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "writes the store: plant or edit a plain record": (
         "product/test_who_writes_the_store.py::test_plain_records_and_containers_are_whoevers_who_writes_the_store",
     ),
+    "writes the store: put back a rule that was removed": (
+        "access/test_rulebook.py::test_a_rule_that_is_put_back_or_removed_in_the_store",
+        "access/test_rulebook.py::test_a_damaged_rule_can_be_mended",
+    ),
     "writes the store: edit the key usage index": (
         "keyring/test_retire.py::test_what_is_needed_is_not_destroyed",
         "keyring/test_usage_index.py::test_damage_is_found_and_repaired",
@@ -109,6 +113,25 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "service/test_keys.py::test_a_key_for_secrets_does_none_of_it",
         "service/test_keys.py::test_what_is_allowed_is_recorded",
         "product/test_keys_locking.py::test_nobody_else_gets_at_keys",
+    ),
+    "may change one rule, and no more: give himself everything": (
+        "service/test_rule_service.py::test_who_may_write_one_rule_can_give_himself_everything",
+    ),
+    "may change rules: shut all administrators out": (
+        "access/test_rulebook.py::test_nobody_shuts_out_all_administrators",
+        "access/test_rulebook.py::test_two_do_not_shut_out_all_together",
+        "product/test_rules_served.py::test_the_last_way_in_stays",
+    ),
+    "may ask about rules, of himself: learn the rules of others": (
+        "service/test_rule_service.py::test_who_has_no_access_learns_nothing_of_others_rules",
+        "service/test_rule_service.py::test_a_case_is_explained",
+        "service/test_rule_service.py::test_who_may_read_rules_alone_reads_no_record_of_others",
+        "product/test_rules_served.py::test_somebody_learns_why",
+    ),
+    "is denied a name: reach it by another verb": (
+        "service/test_rule_service.py::test_every_verb_gives_a_name_the_verdict_of_its_rule",
+        "service/test_rule_service.py::test_a_batch_with_one_denied_name_is_refused_whole",
+        "service/test_rule_service.py::test_no_other_spelling_gets_round_a_deny",
     ),
     "tries unlock keys: guess one": (
         "keyring/test_holder.py::test_wrong_keys_are_counted_and_slowed",

@@ -315,12 +315,17 @@ def _flips(heading: str, found: "Sequence[FlipInfo]") -> None:
         show.line(f"{heading}:", "bold")
     show.table(
         ("principal", "rights", "name", "times", "last", "rules"),
-        ([each.principal, each.rights, each.name, each.times, each.last, each.rules] for each in found),
+        ([each.principal, each.rights, each.name, each.times, _moment(each.last), each.rules] for each in found),
         "red" if "denied" in heading else "yellow",
     )
 
 
 # Telling
+
+
+def _moment(text: str) -> str:
+    """Return a moment to the second, as people look for it."""
+    return f"{text[:19]}Z"
 
 
 def _read(file: Path) -> str:

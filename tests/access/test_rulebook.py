@@ -17,7 +17,7 @@ from strongroom.models.names import ACCESS
 from strongroom.storage_service.access.principals import Principals
 from strongroom.storage_service.access.rule_document import canonical
 from strongroom.storage_service.access.rulebook import ANY, RuleBook, names_of, tag_of, tag_of_all
-from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Put, pages
+from strongroom.storage_service.backends.base import MAX_PAGE, Backend, Delete, Put, pages
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.errors import Changed, Exists, Fate, InUse, Invalid, NotFound, ServiceError, Unavailable
@@ -169,6 +169,21 @@ async def test_a_damaged_rule_can_be_mended(store: MemoryBackend) -> None:
     await fresh.import_(NEW)
     again = await Worker(store).directory.current()
     assert (again.damaged, names_of(again)) == (None, sorted(NEW))
+
+
+async def test_a_rule_that_is_put_back_or_removed_in_the_store(store: MemoryBackend) -> None:
+    """Who writes the store puts a removed rule back where it lay, or removes one; under another name it is damaged."""
+    worker = Worker(store)
+    await worker.book.put("r", rule("deny"), BY)
+    place = (await worker.directory.current()).rule_name("r")
+    row = await store.get(place)
+    assert row is not None
+    await store.commit([Delete(place)])
+    assert await Worker(store).rules() == {}
+    await store.commit([Put(place, row.value)])
+    assert await Worker(store).rules() == {"r": canonical(rule("deny"))}
+    await store.commit([Put(f"{place}2", row.value)])
+    assert (await Worker(store).directory.current()).damaged is not None
 
 
 # A whole document

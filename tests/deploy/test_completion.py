@@ -19,6 +19,7 @@ from click.shell_completion import BashComplete
 from strongroom.deploy.cli import completion
 from strongroom.deploy.cli import strongroom as root
 from strongroom.deploy.cli.common import Common
+from strongroom.models.access import Right, Rule
 from strongroom.models.hosts import Host
 from strongroom.models.secret import Secret
 from strongroom.storage_service.client import StorageClient
@@ -197,6 +198,18 @@ def test_people_programs_and_groups(at: dict[str, str], service: Up, box: str) -
     assert offered(at, "user", "add", box) == []
     assert offered(at, "group", "rm", box) == [f"plain,{box}-g"]
     assert offered(at, "group", "member", "add", f"{box}-g", f"service:{box}") == [f"plain,service:{box}-s"]
+
+
+def test_rules(at: dict[str, str], service: Up) -> None:
+    """Names of rules, where one is wanted that is there."""
+    with StorageClient.from_home(service.home) as client:
+        for name in ("tab-r1", "tab-r2"):
+            client.put_rule(name, Rule(effect="deny", subjects=("user:tab",), actions=(Right.READ,), names=("tab",)))
+        for verb in ("show", "rm"):
+            assert offered(at, "rule", verb, "tab-r") == ["plain,tab-r1", "plain,tab-r2"]
+        assert offered(at, "rule", "add", "tab-r") == []
+        for name in ("tab-r1", "tab-r2"):
+            client.remove_rule(name)
 
 
 def test_sources_and_runs(at: dict[str, str], service: Up, short: Path) -> None:

@@ -281,6 +281,24 @@ def test_commands(opens: Opens) -> None:
     assert "team" not in reader.does("strongroom secret ls")
 
 
+def test_access(opens: Opens) -> None:
+    """Rules are made, explained, and tried on what is on record, as the page shows it."""
+    reader = opens("docs/access.md", columns=200)
+    reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom")
+    reader.serves("strongroom up --home ~/strongroom")
+    for name in ("web/root", "web/key"):
+        reader.does(f"echo value | strongroom secret put --parents {name}")
+    reader.screen = reader.does("strongroom apikey create ci --path /secrets/web")
+    keep_headers(reader, "ci")
+    secrets = f"http://{reader.words['127.0.0.1:8000']}/api/v0/secrets/web"
+
+    reader.follow(until="strongroom rule explain --case")
+    refused = reader.does(f"curl -si -H @headers.txt {secrets}/root")
+    (reader.words["REQUEST"],) = re.findall(r"x-request-id: (\S+)", refused, re.IGNORECASE)
+    reader.does(f"curl -sf -o got.txt -H @headers.txt {secrets}/key")
+    reader.follow()
+
+
 def test_migration(opens: Opens, tmp_path: Path) -> None:
     """An estate moves in, is proved and scrubbed as the page shows it, screen by screen."""
     with running(tmp_path) as old:

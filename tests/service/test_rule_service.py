@@ -232,6 +232,16 @@ async def test_a_deny_of_one_rule_keeps_all_of_them_back(rig: Rig) -> None:
     assert set(rule_document.read(await rules_of(rig))) == {"all", "hidden", "more"}
 
 
+async def test_who_may_write_one_rule_can_give_himself_everything(rig: Rig) -> None:
+    """The right to one rule is the right to whatever that rule says: it is power over everything."""
+    await rig.hold({"one": rule("allow", "access", RULES + "mine")})
+    with pytest.raises(Denied):
+        await rig.rules.put(asking(ANN), "other", rule("allow", "read", "**"))
+    await rig.rules.put(asking(ANN), "mine", rule("allow", ",".join(Right), "**"))
+    await rig.learn()
+    assert (await rig.parts.secrets.get(asking(ANN), "secrets/web/root")).value == b"value of secrets/web/root"
+
+
 # The verdict of a rule
 
 NOT_BY_RULES: Final = {"access.create_key", "access.revoke_key"}  # which look at the reach of a key, too
