@@ -15,6 +15,7 @@ from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.principals import Principals
 from strongroom.storage_service.access.registry import make_authenticator, make_authorizer
 from strongroom.storage_service.access.ruling import Ruling
+from strongroom.storage_service.access.uses import Uses
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
@@ -136,8 +137,10 @@ async def build(  # noqa: PLR0915  # it is one list of parts
         kinds = {names.APIKEYS: decode_apikey, names.REVOKED: decode_revocation}
         directory = Directory(store, encrypted, kinds, ruling.take)
         stack.push_async_callback(directory.close)
-        apikeys = ApiKeys(directory, (settings.api_id, settings.api_key), proxy=settings.proxy)
-        logins = _logins(directory, store, encrypted, holder)
+        uses = Uses(encrypted)
+        stack.push_async_callback(uses.close)
+        apikeys = ApiKeys(directory, (settings.api_id, settings.api_key), proxy=settings.proxy, uses=uses)
+        logins = _logins(directory, store, encrypted, holder, uses)
         principals = Principals(directory, reserved=apikeys.configured)
 
         def opened() -> None:
@@ -176,7 +179,7 @@ async def build(  # noqa: PLR0915  # it is one list of parts
             records=RecordService(door, routing, large_answers),
             access=AccessService(door, apikeys),
             logins=LoginService(door, logins, settings.addresses),
-            principals=PrincipalService(door, principals),
+            principals=PrincipalService(door, principals, uses),
             keys=keys,
             # Of the store alone: who moves a source must see what has moved.
             bulk=BulkService(door, encrypted, apikeys, directory, large_answers),
@@ -192,11 +195,11 @@ async def build(  # noqa: PLR0915  # it is one list of parts
         )
 
 
-def _logins(directory: Directory, store: Backend, encrypted: Backend, holder: Holder) -> Logins:
+def _logins(directory: Directory, store: Backend, encrypted: Backend, holder: Holder, uses: Uses) -> Logins:
     """Return who knows tokens; what is made of keys for that is let go of with these."""
     signing = SigningKeys(store, holder, desk)
     holder.on_drop = signing.forget
-    return Logins(directory, encrypted, signing)
+    return Logins(directory, encrypted, signing, uses=uses)
 
 
 async def _refuse_empty(store: Backend, known: str | None, said: str) -> None:

@@ -24,7 +24,7 @@ from strongroom.storage_service.client.address import Address
 from strongroom.storage_service.errors import ConfigurationError, Denied, NotAuthenticated
 from tests.access.ssh_holders import add, agent, generated
 from tests.at_terminal import AtTerminal
-from tests.deploy.running import Done, Up, clean_environment, finished, spawn, strongroom, up
+from tests.deploy.running import Done, Up, clean_environment, eventually, finished, spawn, strongroom, up
 
 PASSPHRASE = "correct horse battery"
 
@@ -130,6 +130,12 @@ def test_an_agents_key_logs_in_and_every_command_is_the_persons(ann: Person, hel
     assert (me["expires"], me["credential"] is not None) == (ann.held().expires, True)
     shown = ann.asks("user", "show", "u-ed25519", "--json").json
     assert [each["id"] for each in shown["credentials"]] == [me["credential"]]
+
+    def is_seen() -> bool:
+        (own,) = strongroom("--home", ann.service.home, "user", "show", "u-ed25519", "--json").json["credentials"]
+        return own["used"] is not None
+
+    eventually(is_seen)  # it is written behind the answer
     assert ann.asks("secret", "get", "db/password").code == 6
 
     token = ann.held().token
@@ -233,6 +239,23 @@ def test_what_is_said_comes_before_a_login(ann: Person, keys: dict[str, Path]) -
     assert ann.types("--socket", ann.service.socket, "whoami", "--json").json["principal"] == "user:u-rsa"
     ann.more |= {"STRONGROOM_API_ID": "nobody", "STRONGROOM_API_KEY": "nothing"}
     assert ann.types("--socket", ann.service.socket, "whoami").code == 6
+
+
+def test_the_use_of_an_api_key_is_shown(ann: Person) -> None:
+    """A key that nobody has used says nothing, and one that was used when; wrong ones leave no trace."""
+    own = ("--home", ann.service.home, "--json")
+    made = strongroom(*own, "apikey", "create", "seldom").json
+    environ = ann.environ | {"STRONGROOM_SOCKET": str(ann.service.socket), "STRONGROOM_API_ID": "seldom"}
+
+    def used() -> str | None:
+        (found,) = [each for each in strongroom(*own, "apikey", "list").json["apikeys"] if each["id"] == "seldom"]
+        when: str | None = found["used"]
+        return when
+
+    assert strongroom("whoami", environ=environ | {"STRONGROOM_API_KEY": "wrong"}).code == 6
+    assert used() is None
+    assert strongroom("whoami", environ=environ | {"STRONGROOM_API_KEY": made["key"]}).code == 0
+    eventually(used)
 
 
 def test_nobody_is_logged_in_under_another_name_or_with_another_key(ann: Person, keys: dict[str, Path]) -> None:
