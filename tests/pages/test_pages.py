@@ -281,6 +281,20 @@ def test_commands(opens: Opens) -> None:
     assert "team" not in reader.does("strongroom secret ls")
 
 
+def test_access(opens: Opens) -> None:
+    """Somebody is added, logs in at a terminal of her own, is refused, and logs out, as the page shows it."""
+    reader = opens("docs/access.md", columns=200)
+    reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom")
+    reader.serves("strongroom up --home ~/strongroom")
+    reader.does("ssh-keygen -q -t ed25519 -N '' -f id_ed25519")
+    reader.does("mkdir -m 700 run", "A")
+    reader.does("export PATH=$PWD/.venv/bin:$PATH XDG_RUNTIME_DIR=$PWD/run; unset SSH_AUTH_SOCK", "A")
+
+    reader.follow()
+
+    assert not list((reader.home / "run" / "strongroom").iterdir())
+
+
 def test_migration(opens: Opens, tmp_path: Path) -> None:
     """An estate moves in, is proved and scrubbed as the page shows it, screen by screen."""
     with running(tmp_path) as old:
@@ -310,6 +324,7 @@ def test_migration(opens: Opens, tmp_path: Path) -> None:
 
 FOLLOWED = {
     "README",
+    "access",
     "quick-start",
     "keys",
     "operating",
