@@ -1,5 +1,6 @@
 """Logging in as people do it: a real agent and keys of ssh-keygen, through the proxy and on the socket."""
 
+import base64
 import json
 import os
 import re
@@ -19,9 +20,12 @@ import pytest
 
 from strongroom.deploy import kept_logins
 from strongroom.deploy.kept_logins import KeptLogin
+from strongroom.storage_service.access.tokens import Signer
 from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.client import login as logins
 from strongroom.storage_service.client.address import Address
-from strongroom.storage_service.errors import ConfigurationError, Denied, NotAuthenticated
+from strongroom.storage_service.client.login_key import FileKey
+from strongroom.storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated
 from tests.access.ssh_holders import add, agent, generated
 from tests.at_terminal import AtTerminal
 from tests.deploy.running import Done, Up, clean_environment, eventually, finished, spawn, strongroom, up
@@ -405,3 +409,45 @@ def test_what_lets_somebody_in_is_nowhere_else(ann: Person, held: str, keys: dic
     assert "SSH SIGNATURE" not in written
     assert not re.search(r"nonce", written)
     assert head
+
+
+def test_an_answer_that_another_service_asked_for_is_worth_nothing(ann: Person, keys: dict[str, Path]) -> None:
+    """Who hands on this service's challenge at an address of their own gets an answer for that address."""
+    key = FileKey.read(keys["ed25519"])
+    with StorageClient(url=ann.service.url) as stranger:
+        meant = logins.asked("user:u-ed25519", stranger.address)
+        handed_on = stranger.challenge(meant)
+        theirs = logins.answer(handed_on, logins.asked("user:u-ed25519", "https://elsewhere.test"), key)
+        with pytest.raises(Denied):
+            stranger.answer_challenge(theirs)
+        assert stranger.answer_challenge(logins.answer(handed_on, meant, key)).principal == "user:u-ed25519"
+        with pytest.raises(Invalid):
+            stranger.challenge(logins.asked("user:u-ed25519", "https://elsewhere.test"))
+
+
+def test_a_token_that_another_key_signed_is_worth_nothing(ann: Person, keys: dict[str, Path]) -> None:
+    """A token with the right claims and another signature, or none, opens nothing."""
+    with StorageClient(url=ann.service.url) as stranger:
+        token = stranger.login("user:u-rsa", FileKey.read(keys["rsa"])).token.reveal()
+        head, claims, signature = token.split(".")
+        said = json.loads(base64.urlsafe_b64decode(claims + "=="))
+        forged = Signer(b"k" * 64, said["iss"]).sign(said["aud"], said["sub"], said["jti"], {
+            name: said[name] for name in ("credential", "epoch")
+        })  # fmt: skip
+        for wrong in (forged, f"{head}.{claims}.", f"{head}.{claims}.{signature[::-1]}"):
+            with pytest.raises(NotAuthenticated):
+                stranger.acting_for(token=wrong).whoami()
+        assert stranger.acting_for(token=token).whoami().principal == "user:u-rsa"
+
+
+def test_a_token_outlives_one_rotation_of_its_keyset(ann: Person, keys: dict[str, Path]) -> None:
+    """The key before the active one is accepted still, the one before that no more; new logins go on."""
+    own = ("--home", ann.service.home)
+    command = ("login", "--as", "u-rsa", "--key", keys["rsa"])
+    assert ann.asks(*command).code == 0
+    assert strongroom(*own, "key", "rotate", "keyset", "tokens").code == 0
+    assert ann.asks("whoami").code == 0
+    assert strongroom(*own, "key", "rotate", "keyset", "tokens").code == 0
+    assert ann.asks("whoami").code == 6
+    assert ann.asks(*command).code == 0
+    assert ann.asks("whoami").code == 0
