@@ -31,6 +31,7 @@ from strongroom.storage_service.access.registry import make_authenticator, make_
 from strongroom.storage_service.access.rulebook import RuleBook
 from strongroom.storage_service.access.ruling import Ruling
 from strongroom.storage_service.access.sign_ins import SignIns
+from strongroom.storage_service.access.uses import Uses
 from strongroom.storage_service.audit.decisions import Decisions
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends import open_backend
@@ -161,8 +162,10 @@ async def build(  # noqa: PLR0915  # it is one list of parts
         kinds = {names.APIKEYS: decode_apikey, names.REVOKED: decode_revocation}
         directory = Directory(store, encrypted, kinds, ruling.take)
         stack.push_async_callback(directory.close)
-        apikeys = ApiKeys(directory, (settings.api_id, settings.api_key), proxy=settings.proxy)
-        logins = _logins(directory, store, encrypted, holder)
+        uses = Uses(encrypted)
+        stack.push_async_callback(uses.close)
+        apikeys = ApiKeys(directory, (settings.api_id, settings.api_key), proxy=settings.proxy, uses=uses)
+        logins = _logins(directory, store, encrypted, holder, uses)
         principals = Principals(directory, reserved=apikeys.configured)
         rulebook = RuleBook(directory, store, encrypted, principals)
         sign_ins = SignIns(directory, principals.replace_credential)
@@ -208,7 +211,7 @@ async def build(  # noqa: PLR0915  # it is one list of parts
             records=RecordService(door, routing, large_answers),
             access=AccessService(door, apikeys),
             logins=LoginService(door, logins, settings.addresses),
-            principals=PrincipalService(door, principals),
+            principals=PrincipalService(door, principals, uses),
             rules=RuleService(door, rulebook, ruling, Decisions(settings.audit_log)),
             keys=keys,
             # Of the store alone: who moves a source must see what has moved.
@@ -252,11 +255,11 @@ def _token(path: str | None) -> Secret | None:
     return Secret(held.strip().decode())
 
 
-def _logins(directory: Directory, store: Backend, encrypted: Backend, holder: Holder) -> Logins:
+def _logins(directory: Directory, store: Backend, encrypted: Backend, holder: Holder, uses: Uses) -> Logins:
     """Return who knows tokens; what is made of keys for that is let go of with these."""
     signing = SigningKeys(store, holder, desk)
     holder.on_drop = signing.forget
-    return Logins(directory, encrypted, signing)
+    return Logins(directory, encrypted, signing, uses=uses)
 
 
 async def _refuse_empty(store: Backend, known: str | None, said: str) -> None:

@@ -309,6 +309,40 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "writes the audit log: remove, edit or add lines": (
         "service/test_audit.py::test_whoever_writes_the_log_is_not_found_out",
     ),
+    "on the network: log in with an answer that they saw": (
+        "access/test_challenges.py::test_a_challenge_ends",
+        "access/test_challenges.py::test_the_mark_is_one_for_a_challenge",
+        "access/test_challenges.py::test_another_worker_opens_it_and_the_key_before_is_accepted",
+        "product/test_logins.py::test_an_answer_is_good_once",
+    ),
+    "on the network: learn who may log in": (
+        "access/test_challenges.py::test_what_is_nobodys_looks_alike",
+        "product/test_logins.py::test_who_is_nobody_gets_a_challenge_and_nothing_else",
+        "product/test_login_command.py::test_nobody_is_logged_in_under_another_name_or_with_another_key",
+    ),
+    "on the network: forge a token": (
+        "access/test_tokens.py::test_another_algorithm_is_malformed",
+        "access/test_tokens.py::test_each_wrong_claim_has_its_reason",
+        "access/test_challenges.py::test_the_keys_of_logins_and_tokens_say_nothing_of_each_other",
+        "product/test_login_command.py::test_a_token_that_another_key_signed_is_worth_nothing",
+    ),
+    "pretends to be the service: log in": (
+        "access/test_challenges.py::test_what_is_signed_for_something_else_is_refused",
+        "access/test_challenges.py::test_the_client_answers_no_challenge_of_somebody_else",
+        "product/test_login_command.py::test_an_answer_that_another_service_asked_for_is_worth_nothing",
+    ),
+    "steals a token: act": (
+        "product/test_logins.py::test_whatever_ends_a_token_ends_it_at_once",
+        "access/test_tokens.py::test_a_token_lives_no_longer_than_the_signer_lets_it",
+        "product/test_login_command.py::test_a_token_that_was_ended_is_told_as_such",
+        "product/test_login_command.py::test_what_lets_somebody_in_is_nowhere_else",
+    ),
+    "steals a token: keep": ("product/test_login_command.py::test_a_token_outlives_one_rotation_of_its_keyset",),
+    "is another user of the machine: read a login": (
+        "product/test_login_command.py::test_the_file_of_a_login_is_its_users_alone",
+        "product/test_login_command.py::test_another_users_runtime_directory_is_refused",
+        "product/test_login_command.py::test_a_runtime_directory_of_anothers_is_not_trusted",
+    ),
     "runs an [engine](configuration.md#engines), or is on the way to it: allow": (
         "access/test_engines.py::test_the_matrix",
         "access/test_engines.py::test_https_is_verified",

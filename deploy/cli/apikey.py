@@ -7,7 +7,7 @@ from strongroom.deploy.cli.common import client, common_options
 from strongroom.deploy.cli.completion import API_ID, APIKEY_PATH
 from strongroom.deploy.cli.words import Noun
 
-_COLUMNS = ("id", "paths", "actions", "created")
+_COLUMNS = ("id", "paths", "actions", "created", "used")
 _ACTIONS = ("get", "list", "put", "delete")
 
 
@@ -45,7 +45,10 @@ def list_() -> None:
     """List API keys; the keys themselves are known to nobody."""
     with client() as service:
         keys = service.list_apikeys()
-    rows = [{"id": key.id, "paths": key.paths, "actions": key.actions, "created": key.created} for key in keys]
+    rows = [
+        {"id": key.id, "paths": key.paths, "actions": key.actions, "created": key.created, "used": key.used}
+        for key in keys
+    ]
     if show.as_json():
         show.answer({"apikeys": rows})
     else:

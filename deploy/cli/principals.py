@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from strongroom.storage_service.wire.access import CredentialInfo, PrincipalInfo
 
 _COLUMNS: Final = ("name", "state", "groups", "credentials", "created", "note")
-_KEY_COLUMNS: Final = ("id", "name", "kind", "shown", "created", "expires")
+_KEY_COLUMNS: Final = ("id", "name", "kind", "shown", "created", "expires", "used")
 _PUBLIC: Final = ("fingerprint", "uri", "uid", "hash")  # what people know a credential by
 
 
@@ -307,6 +307,7 @@ def _key_data(each: "CredentialInfo") -> dict[str, Any]:
         "shown": dict(each.shown),
         "created": each.created,
         "expires": each.expires,
+        "used": each.used,
     }
 
 
@@ -321,6 +322,7 @@ def _keys(found: "Sequence[CredentialInfo]") -> None:
                 next((each.shown[what] for what in _PUBLIC if what in each.shown), ""),
                 each.created,
                 each.expires,
+                each.used,
             ]
             for each in found
         ),

@@ -18,7 +18,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -31,11 +31,13 @@ from strongroom.models.secret import Secret
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Principal
 from strongroom.storage_service.access.directory import Directory, Snapshot, refuse_taken, spent
+from strongroom.storage_service.access.uses import KEY, Uses
 from strongroom.storage_service.backends.base import Change, Delete, Put
 from strongroom.storage_service.config import ProxyKey
 from strongroom.storage_service.errors import Exists, Invalid, NotFound
 
 _FORMAT: Final = 1
+_FOLDER: Final = "apikeys"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
 _VERIFIER = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -59,10 +61,11 @@ class ApiKeys:
         own: tuple[str, Secret],
         *,
         proxy: ProxyKey | None = None,
+        uses: Uses | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         random_key: Callable[[], str] = lambda: secrets.token_urlsafe(32),
     ) -> None:
-        """Take the *directory* that holds them, the service's *own* id and key, and the *proxy*'s.
+        """Take the *directory* that holds them, the service's *own* id and key, the *proxy*'s, and what notes *uses*.
 
         These two are the ones that the configuration gives, and no record holds them. The own key reaches everything.
         """
@@ -71,6 +74,7 @@ class ApiKeys:
         if proxy is not None:
             principal = Principal(f"apikey:{proxy.api_id}", proxy.paths, exempt=True)
             self._own[proxy.api_id] = (_verifier(proxy.api_key.reveal()), principal)
+        self._uses = uses
         self._now = now
         self._random_key = random_key
         self._known = Snapshot()
@@ -99,6 +103,8 @@ class ApiKeys:
             return None
         if not hmac.compare_digest(offered, record.verifier):
             return None
+        if self._uses is not None:
+            self._uses.note(f"{_FOLDER}/{key_id}", KEY)
         if known is not self._known:
             self._known, self._principals = known, {}
         principal = self._principals.get(key_id)
@@ -134,6 +140,13 @@ class ApiKeys:
         """Return every key's id and record, by id."""
         return list((await self._directory.current()).below(APIKEYS).items())
 
+    async def used(self, key_ids: Iterable[str]) -> Mapping[str, str]:
+        """Return when keys were last used, by their ids, of those of which it is known."""
+        if self._uses is None:
+            return {}
+        found = await self._uses.of_many([f"{_FOLDER}/{key_id}" for key_id in key_ids])
+        return {owner.rpartition("/")[2]: each[KEY] for owner, each in found.items() if KEY in each}
+
     async def revoke(self, key_id: str) -> None:
         """End a key, for every request that begins after this returns; its id is given to no other.
 
@@ -145,7 +158,7 @@ class ApiKeys:
         def make(known: Snapshot) -> list[Change]:
             if APIKEYS + key_id not in known.records:  # one that is damaged can be ended, too
                 raise NotFound("there is no such API key")
-            return [Delete(APIKEYS + key_id), Put(spent("apikeys", key_id), b"")]
+            return [Delete(APIKEYS + key_id), Put(spent(_FOLDER, key_id), b"")]
 
         await self._directory.change(make)
 

@@ -25,6 +25,7 @@ from strongroom.storage_service.access.credentials.access_key import access_key
 from strongroom.storage_service.access.derivation import challenge_keys, token_secrets
 from strongroom.storage_service.access.directory import Directory, Snapshot
 from strongroom.storage_service.access.tokens import Claims, Failure, Signer, TokenRefused, Verifier
+from strongroom.storage_service.access.uses import Uses
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Conflict, Delete, Put
 from strongroom.storage_service.errors import NotFound
 from strongroom.storage_service.wire import login
@@ -32,6 +33,7 @@ from strongroom.storage_service.wire import login
 ISSUER: Final = "strongroom"
 AUDIENCE: Final = "strongroom"
 LONGEST: Final = {Kind.USER: timedelta(minutes=10), Kind.SERVICE: timedelta(hours=1)}
+_FOLDERS: Final = {Kind.USER: "users", Kind.SERVICE: "services"}  # of rows of uses
 SWEPT: Final = 8  # marks of old logins that one login takes away, and revocations that one revocation does
 REMEMBERED: Final = 1024  # tokens whose signature need not be looked at twice
 FRESH: Final = 1.0  # seconds between two looks whether the keys were rotated elsewhere, for what they did not sign
@@ -96,13 +98,18 @@ class Logins:
         keys: Desks,
         *,
         longest: dict[Kind, timedelta] | None = None,
+        uses: Uses | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Take the *directory*, the encrypting backend, the *keys*, and how long tokens live at most."""
+        """Take the *directory*, the encrypting backend, the *keys*, and how long tokens live at most.
+
+        *uses*: what notes the uses of credentials.
+        """
         self._directory = directory
         self._sealed = sealed
         self._keys = keys
         self._longest = longest or LONGEST
+        self._uses = uses
         self._now = now
         self._verified: OrderedDict[bytes, Claims] = OrderedDict()  # by the hash of the token
         self._verified_by: Verifier | None = None
@@ -137,7 +144,11 @@ class Logins:
         await self._mark(proof, now)
         assert kind is not None  # noqa: S101  # what is proven has keys
         assert record is not None  # noqa: S101
-        return await self.issue(kind, name, record, keys[proof.fingerprint].id, answer.lifetime)
+        credential = keys[proof.fingerprint].id
+        token = await self.issue(kind, name, record, credential, answer.lifetime)
+        if self._uses is not None:
+            self._uses.note(f"{_FOLDERS[kind]}/{name}", credential)
+        return token
 
     async def issue(self, kind: Kind, name: str, record: PrincipalRecord, credential: str, lifetime: str = "") -> Token:
         """Return a token for a principal that has shown *credential*.

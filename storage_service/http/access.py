@@ -228,7 +228,7 @@ def _principal(kind: Kind, known: Known, now: str) -> PrincipalInfo:
         principal=f"{kind}:{known.name}",
         state=state,
         groups=dict(known.groups),
-        credentials=[_credential(each) for each in record.credentials],
+        credentials=[_credential(each, known.used.get(each.id)) for each in record.credentials],
         created=record.created,
         created_by=record.created_by,
         note=record.note,
@@ -236,7 +236,7 @@ def _principal(kind: Kind, known: Known, now: str) -> PrincipalInfo:
     )
 
 
-def _credential(credential: Credential) -> CredentialInfo:
+def _credential(credential: Credential, used: str | None = None) -> CredentialInfo:
     """Return what may be told of a credential; of a kind that is not known here, nothing is public."""
     known = credential.kind in CREDENTIALS
     return CredentialInfo(
@@ -245,6 +245,7 @@ def _credential(credential: Credential) -> CredentialInfo:
         name=credential.name,
         created=credential.created,
         expires=credential.expires,
+        used=used,
         shown=kind_named(credential.kind).shown(credential.data) if known else {},
     )
 

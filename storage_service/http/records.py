@@ -348,7 +348,7 @@ class ApiKeyCollection:
     async def on_get(self, req: Request, resp: Response) -> None:
         """List them, without anything that opens."""
         listed = await self._access.list_keys(caller(req))
-        answer(req, resp, [_info(key_id, record) for key_id, record in listed])
+        answer(req, resp, [_info(key_id, record, used) for key_id, record, used in listed])
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make one, and show it this once."""
@@ -483,7 +483,11 @@ async def _records_answer(stored: Sequence[Stored[Model] | None]) -> wire.Record
     )
 
 
-def _info(key_id: str, record: ApiKeyRecord) -> wire.ApiKeyInfo:
+def _info(key_id: str, record: ApiKeyRecord, used: str | None = None) -> wire.ApiKeyInfo:
     return wire.ApiKeyInfo(
-        id=key_id, paths=record.paths, actions=[str(action) for action in record.actions], created=record.created
+        id=key_id,
+        paths=record.paths,
+        actions=[str(action) for action in record.actions],
+        created=record.created,
+        used=used,
     )

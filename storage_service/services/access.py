@@ -60,13 +60,19 @@ class AccessService:
         await self._door.permit(caller, Action.PUT, [name])
         return await self._keys.create(key_id, paths, actions)
 
-    async def list_keys(self, caller: Caller) -> list[tuple[str, ApiKeyRecord]]:
-        """Return all API keys: who has access, not with what.
+    async def list_keys(self, caller: Caller) -> list[tuple[str, ApiKeyRecord, str | None]]:
+        """Return all API keys, and when each was last used: who has access, not with what.
 
         Raises:
             Denied, Unavailable, AuditUnavailable
         """
-        return await self._door.read(caller, Action.LIST, [names.APIKEYS], self._keys.list)
+
+        async def read() -> list[tuple[str, ApiKeyRecord, str | None]]:
+            found = await self._keys.list()
+            used = await self._keys.used(key_id for key_id, _ in found)
+            return [(key_id, record, used.get(key_id)) for key_id, record in found]
+
+        return await self._door.read(caller, Action.LIST, [names.APIKEYS], read)
 
     async def revoke_key(self, caller: Caller, key_id: str) -> None:
         """End an API key that reaches no further than the caller's own, at once and everywhere.

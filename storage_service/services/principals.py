@@ -9,6 +9,7 @@ code that somebody gave him sets himself up with it, whom nobody knows before.
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Final, NamedTuple, TypeVar
 
 from strongroom.models import access, names
@@ -19,10 +20,11 @@ from strongroom.storage_service.access.credentials import making
 from strongroom.storage_service.access.directory import Snapshot, principal_name, record_of
 from strongroom.storage_service.access.paths import WholeReach
 from strongroom.storage_service.access.principals import Added, Principals
+from strongroom.storage_service.access.uses import Uses
 from strongroom.storage_service.errors import Denied, Invalid, NotFound, ServiceError
 from strongroom.storage_service.services.door import Act, Caller, Door
 from strongroom.storage_service.wire import Refusal
-from strongroom.storage_service.wire.access import MAX_PAGE, NewCredential
+from strongroom.storage_service.wire.access import FOLDERS, MAX_PAGE, NewCredential
 
 T = TypeVar("T")
 
@@ -35,6 +37,7 @@ class Known(NamedTuple):
     name: str
     record: PrincipalRecord | None
     groups: Mapping[str, Role]
+    used: Mapping[str, str] = MappingProxyType({})  # when credentials were last used, by their ids; of one that is read
 
 
 class KnownGroup(NamedTuple):
@@ -58,8 +61,9 @@ class PrincipalService:
     there are none; and Unavailable, with the fate of what was to be written.
     """
 
-    def __init__(self, door: Door, principals: Principals) -> None:
+    def __init__(self, door: Door, principals: Principals, uses: Uses | None = None) -> None:
         """Take the parts."""
+        self._uses = uses
         self._door = door
         self._whole = door.beside(WholeReach())
         self._principals = principals
@@ -113,7 +117,9 @@ class PrincipalService:
             known = await self._principals.current()
             if principal_name(kind, name) not in known.records:
                 raise NotFound(f"there is no such {kind}")
-            return _known(known, kind, name)
+            found = _known(known, kind, name)
+            used = {} if self._uses is None else await self._uses.of(f"{FOLDERS[kind]}/{name}")
+            return found._replace(used=used)
 
         if _is_itself(caller, kind, name):
             await self._door.note(caller, Action.GET, principal_name(kind, name))

@@ -408,6 +408,7 @@ class ApiKeyInfo(msgspec.Struct, kw_only=True):
     paths: list[str]
     actions: list[str]
     created: str  # RFC 3339, UTC
+    used: str | None = None  # when it was last seen in use, to the minute
     key: str | None = None
 
     def __repr__(self) -> str:

@@ -79,6 +79,7 @@ class CredentialInfo(msgspec.Struct, kw_only=True):
     name: str
     created: str
     expires: str | None = None
+    used: str | None = None  # when it was last seen in use, to the minute; told of one principal, not in lists
     shown: dict[str, str] = {}
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from strongroom.deploy.pytest_plugin import Server
-from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.client import NewCredential, StorageClient
 from strongroom.storage_service.client.address import read_home
+from tests.access.ssh_holders import generated
 
 PAGE = Path(__file__).parents[2] / "docs" / "client-library.md"
 
@@ -26,6 +27,9 @@ def test_every_example_of_the_page_runs(
         "api_id": caller.api_id,
         "api_key": caller.api_key,
     }
+    key = generated(strongroom_server.home, "ed25519")
+    with StorageClient.from_home(strongroom_server.home) as own:
+        own.add_principal("user:ann", [NewCredential("access-key", key.with_suffix(".pub").read_text())])
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
     assert len(blocks) > 10
     for block in blocks:

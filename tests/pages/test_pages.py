@@ -282,8 +282,22 @@ def test_commands(opens: Opens) -> None:
 
 
 def test_access(opens: Opens) -> None:
-    """Rules are made, explained, and tried on what is on record, as the page shows it."""
+    """Somebody is added, logs in at a terminal of her own, is refused, and logs out, as the page shows it."""
     reader = opens("docs/access.md", columns=200)
+    reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom")
+    reader.serves("strongroom up --home ~/strongroom")
+    reader.does("ssh-keygen -q -t ed25519 -N '' -f id_ed25519")
+    reader.does("mkdir -m 700 run", "A")
+    reader.does("export PATH=$PWD/.venv/bin:$PATH XDG_RUNTIME_DIR=$PWD/run; unset SSH_AUTH_SOCK", "A")
+
+    reader.follow()
+
+    assert not list((reader.home / "run" / "strongroom").iterdir())
+
+
+def test_rules(opens: Opens) -> None:
+    """Rules are made, explained, and tried on what is on record, as the page shows it."""
+    reader = opens("docs/rules.md", columns=200)
     reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom")
     reader.serves("strongroom up --home ~/strongroom")
     for name in ("web/root", "web/key"):
@@ -326,9 +340,9 @@ def test_migration(opens: Opens, tmp_path: Path) -> None:
         reader.follow()
 
 
-def test_access(opens: Opens) -> None:
+def test_users(opens: Opens) -> None:
     """Somebody becomes the first administrator, adds others, and gives and takes credentials, as the page shows."""
-    reader = opens("docs/access.md")
+    reader = opens("docs/users.md")
     reader.does("export PATH=$PWD/.venv/bin:$PATH STRONGROOM_HOME=~/strongroom")
     reader.serves("strongroom up --home ~/strongroom")
     reader.does("mkdir ~/.ssh; ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519")
@@ -346,6 +360,8 @@ def test_access(opens: Opens) -> None:
 FOLLOWED = {
     "README",
     "access",
+    "users",
+    "rules",
     "quick-start",
     "keys",
     "operating",

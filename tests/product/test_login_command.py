@@ -1,5 +1,6 @@
 """Logging in as people do it: a real agent and keys of ssh-keygen, through the proxy and on the socket."""
 
+import base64
 import json
 import os
 import re
@@ -19,12 +20,15 @@ import pytest
 
 from strongroom.deploy import kept_logins
 from strongroom.deploy.kept_logins import KeptLogin
+from strongroom.storage_service.access.tokens import Signer
 from strongroom.storage_service.client import StorageClient
+from strongroom.storage_service.client import login as logins
 from strongroom.storage_service.client.address import Address
-from strongroom.storage_service.errors import ConfigurationError, Denied, NotAuthenticated
+from strongroom.storage_service.client.login_key import FileKey
+from strongroom.storage_service.errors import ConfigurationError, Denied, Invalid, NotAuthenticated
 from tests.access.ssh_holders import add, agent, generated
 from tests.at_terminal import AtTerminal
-from tests.deploy.running import Done, Up, clean_environment, finished, spawn, strongroom, up
+from tests.deploy.running import Done, Up, clean_environment, eventually, finished, spawn, strongroom, up
 
 PASSPHRASE = "correct horse battery"
 
@@ -130,6 +134,12 @@ def test_an_agents_key_logs_in_and_every_command_is_the_persons(ann: Person, hel
     assert (me["expires"], me["credential"] is not None) == (ann.held().expires, True)
     shown = ann.asks("user", "show", "u-ed25519", "--json").json
     assert [each["id"] for each in shown["credentials"]] == [me["credential"]]
+
+    def is_seen() -> bool:
+        (own,) = strongroom("--home", ann.service.home, "user", "show", "u-ed25519", "--json").json["credentials"]
+        return own["used"] is not None
+
+    eventually(is_seen)  # it is written behind the answer
     assert ann.asks("secret", "get", "db/password").code == 6
 
     token = ann.held().token
@@ -233,6 +243,23 @@ def test_what_is_said_comes_before_a_login(ann: Person, keys: dict[str, Path]) -
     assert ann.types("--socket", ann.service.socket, "whoami", "--json").json["principal"] == "user:u-rsa"
     ann.more |= {"STRONGROOM_API_ID": "nobody", "STRONGROOM_API_KEY": "nothing"}
     assert ann.types("--socket", ann.service.socket, "whoami").code == 6
+
+
+def test_the_use_of_an_api_key_is_shown(ann: Person) -> None:
+    """A key that nobody has used says nothing, and one that was used when; wrong ones leave no trace."""
+    own = ("--home", ann.service.home, "--json")
+    made = strongroom(*own, "apikey", "create", "seldom").json
+    environ = ann.environ | {"STRONGROOM_SOCKET": str(ann.service.socket), "STRONGROOM_API_ID": "seldom"}
+
+    def used() -> str | None:
+        (found,) = [each for each in strongroom(*own, "apikey", "list").json["apikeys"] if each["id"] == "seldom"]
+        when: str | None = found["used"]
+        return when
+
+    assert strongroom("whoami", environ=environ | {"STRONGROOM_API_KEY": "wrong"}).code == 6
+    assert used() is None
+    assert strongroom("whoami", environ=environ | {"STRONGROOM_API_KEY": made["key"]}).code == 0
+    eventually(used)
 
 
 def test_nobody_is_logged_in_under_another_name_or_with_another_key(ann: Person, keys: dict[str, Path]) -> None:
@@ -382,3 +409,45 @@ def test_what_lets_somebody_in_is_nowhere_else(ann: Person, held: str, keys: dic
     assert "SSH SIGNATURE" not in written
     assert not re.search(r"nonce", written)
     assert head
+
+
+def test_an_answer_that_another_service_asked_for_is_worth_nothing(ann: Person, keys: dict[str, Path]) -> None:
+    """Who hands on this service's challenge at an address of their own gets an answer for that address."""
+    key = FileKey.read(keys["ed25519"])
+    with StorageClient(url=ann.service.url) as stranger:
+        meant = logins.asked("user:u-ed25519", stranger.address)
+        handed_on = stranger.challenge(meant)
+        theirs = logins.answer(handed_on, logins.asked("user:u-ed25519", "https://elsewhere.test"), key)
+        with pytest.raises(Denied):
+            stranger.answer_challenge(theirs)
+        assert stranger.answer_challenge(logins.answer(handed_on, meant, key)).principal == "user:u-ed25519"
+        with pytest.raises(Invalid):
+            stranger.challenge(logins.asked("user:u-ed25519", "https://elsewhere.test"))
+
+
+def test_a_token_that_another_key_signed_is_worth_nothing(ann: Person, keys: dict[str, Path]) -> None:
+    """A token with the right claims and another signature, or none, opens nothing."""
+    with StorageClient(url=ann.service.url) as stranger:
+        token = stranger.login("user:u-rsa", FileKey.read(keys["rsa"])).token.reveal()
+        head, claims, signature = token.split(".")
+        said = json.loads(base64.urlsafe_b64decode(claims + "=="))
+        forged = Signer(b"k" * 64, said["iss"]).sign(said["aud"], said["sub"], said["jti"], {
+            name: said[name] for name in ("credential", "epoch")
+        })  # fmt: skip
+        for wrong in (forged, f"{head}.{claims}.", f"{head}.{claims}.{signature[::-1]}"):
+            with pytest.raises(NotAuthenticated):
+                stranger.acting_for(token=wrong).whoami()
+        assert stranger.acting_for(token=token).whoami().principal == "user:u-rsa"
+
+
+def test_a_token_outlives_one_rotation_of_its_keyset(ann: Person, keys: dict[str, Path]) -> None:
+    """The key before the active one is accepted still, the one before that no more; new logins go on."""
+    own = ("--home", ann.service.home)
+    command = ("login", "--as", "u-rsa", "--key", keys["rsa"])
+    assert ann.asks(*command).code == 0
+    assert strongroom(*own, "key", "rotate", "keyset", "tokens").code == 0
+    assert ann.asks("whoami").code == 0
+    assert strongroom(*own, "key", "rotate", "keyset", "tokens").code == 0
+    assert ann.asks("whoami").code == 6
+    assert ann.asks(*command).code == 0
+    assert ann.asks("whoami").code == 0
