@@ -147,7 +147,7 @@ def test_handlers_and_plugins_are_tables(home: Path) -> None:
     ("toml", "text"),
     [
         (f"stroe = '{CANARY}'", "strongroom.toml: there is no 'stroe' here; did you mean 'store'?"),
-        (f"zzzzzz = '{CANARY}'", "strongroom.toml: there is no 'zzzzzz' here; known are api_id,"),
+        (f"zzzzzz = '{CANARY}'", "strongroom.toml: there is no 'zzzzzz' here; known are addresses,"),
         (f"workers = '{CANARY}'", "strongroom.toml: 'workers': is a whole number from 1 to 64"),
         ("workers = 0", "strongroom.toml: 'workers': is a whole number from 1 to 64"),
         ("debug = 'yes'", "strongroom.toml: 'debug': is true or false"),
@@ -355,10 +355,16 @@ class TestApiKey:
         assert CANARY not in str(refused.value)
 
     @pytest.mark.parametrize(
-        ("names", "reaches"), [(["apikey"], False), (["basic"], True), (["apikey", "basic"], True)]
+        ("names", "reaches"),
+        [
+            (["apikey"], False),
+            (["apikey", "token", "basic"], False),
+            (['basic"\nfilepath = "/users.json'], True),
+            (["apikey", 'basic"\nfilepath = "/users.json'], True),
+        ],
     )
     def test_the_proxy_reaches_what_its_users_need(self, home: Path, names: list[str], reaches: bool) -> None:
-        """Where all callers have keys of the service, the proxy's reaches nothing; else what its routes need."""
+        """Where the service knows all callers, the proxy's key reaches nothing; else what its routes need."""
         tables = "".join(f'[[proxy_authenticators]]\nname = "{name}"\n' for name in names)
         proxy = load(home, tables, KEY).service.proxy
         assert proxy is not None
