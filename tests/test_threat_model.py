@@ -180,6 +180,9 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "product/test_evidence.py::test_many_guesses_are_few_lines_and_all_of_them_counted",
     ),
     "on the network: guess passwords": (
+        "access/test_sign_ins.py::test_an_unknown_name_is_the_same_on_every_worker",
+        "product/test_shown_credentials.py::test_a_wrong_password_is_refused_and_on_the_record",
+        "product/test_shown_credentials.py::test_no_password_is_tried_while_a_guess_cannot_be_recorded",
         "proxy/test_proxy_basic.py::test_an_unknown_user_costs_what_a_known_one_does",
         "proxy/test_proxy_basic.py::test_unknown_names_take_as_long_as_users_do",
         "proxy/test_proxy_sign_ins.py::test_a_flood_from_the_same_address_keeps_other_names_in",

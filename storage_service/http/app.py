@@ -197,6 +197,8 @@ class StorageApp:
         assert parts is not None  # noqa: S101
         address: str | None = None
         through_proxy = False
+        if fields.authorization is not None:  # nobody tries one while nobody would know of the guess
+            await parts.door.check_audit()
         try:
             through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
             if through_proxy:

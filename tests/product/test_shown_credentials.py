@@ -15,6 +15,7 @@ import pytest
 
 from strongroom.models.access import Credential, Kind, Right, Rule
 from strongroom.models.secret import Secret
+from strongroom.storage_service.access.authenticators import Basic
 from strongroom.storage_service.access.directory import Snapshot
 from strongroom.storage_service.backends.base import Put
 from strongroom.storage_service.backends.memory import MemoryBackend
@@ -77,9 +78,10 @@ class Rig:
 async def served(home: Path, *, ready: bool = True, **more: Any) -> AsyncIterator[Rig]:
     """Serve a service with one secret, if it is *ready* for whoever shows its own key."""
     store, shared = MemoryBackend(), SharedRoot()
+    (home / "log").mkdir()
     settings = ServiceSettings(
         socket=home / "socket",
-        audit_log=home / "audit.log",
+        audit_log=home / "log" / "audit.log",
         root_key=home / "secrets.key",
         store="memory:",
         api_id="own",
@@ -183,15 +185,28 @@ async def test_an_older_hash_is_kept_anew(rig: Rig) -> None:
     known = (await directory.current()).records["system/access/users/ann"].credentials[0]
     assert await rig.who(basic("ann", "correct horse")) == "user:ann"
     assert rig.app._parts is not None
-    (by_password,) = [each for each in rig.app._parts.authenticators if type(each).__name__ == "Basic"]
-    await by_password.sign_ins.close()  # type: ignore[attr-defined]
+    (by_password,) = [each for each in rig.app._parts.authenticators if isinstance(each, Basic)]
+    await by_password.sign_ins.close()
 
     now = (await directory.current()).records["system/access/users/ann"].credentials[0]
     assert (now.id, now.name) == (known.id, known.name)
     assert now.data != known.data
     assert not argon2.PasswordHasher().check_needs_rehash(now.data)
-    (again,) = [each for each in rig.app._parts.authenticators if type(each).__name__ == "Basic"]
-    assert again is by_password
+
+
+async def test_no_password_is_tried_while_a_guess_cannot_be_recorded(rig: Rig) -> None:
+    """With the log gone a right password is not told from a wrong one, and is not hashed; when it is back it counts."""
+    await rig.add("users", "ann", password("correct horse"))
+    right, wrong = basic("ann", "correct horse"), basic("ann", "wrong")
+    away = rig.log.parent.rename(rig.log.parent.with_name("away"))
+    assert await rig.who(wrong) == 503  # by which it is known that nothing can be recorded
+    (by_password,) = [each for each in rig.app._parts.authenticators if isinstance(each, Basic)]  # type: ignore[union-attr]
+    assert [await rig.who(shown, PROOF) for shown in (right, wrong, right)] == [503, 503, 503]
+    assert by_password.sign_ins._remembered == {}
+
+    away.rename(rig.log.parent)
+    assert await rig.who(right) == "user:ann"
+    assert await rig.who(wrong) == 403
 
 
 async def test_who_ends_is_out_at_once(rig: Rig) -> None:
