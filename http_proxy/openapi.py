@@ -105,7 +105,7 @@ def _at(*parameters: str, **operations: _Json) -> _Json:
 _TEXTS: Final = _list({"type": "string"})
 _REMOVED: Final = {200: _answer("Removed.", {**_TEXTS, "maxItems": 0})}
 _OPEN: Final[_Json] = {"security": []}
-_OWN_KEY: Final[_Json] = {"security": [{"apiId": [], "apiKey": []}]}
+_GUARDED: Final[_Json] = {"parameters": [_ref("parameters", "ifMatch")]}
 _GUARDS: Final[_Json] = {"parameters": [_ref("parameters", "ifMatch"), _ref("parameters", "ifNoneMatch")]}
 _MESSAGE: Final = _schema("Message")
 _VALUE: Final[_Json] = {
@@ -153,7 +153,6 @@ _SECRET_ITEM: Final = _at(
         id="getSecret",
         problems=[404, 406],
         parameters=[{"name": "If-None-Match", "in": "header", "required": False, "schema": {"type": "string"}}],
-        **_OWN_KEY,
     ),
     put=_operation(
         "Create a secret, or with If-Match replace it",
@@ -162,7 +161,6 @@ _SECRET_ITEM: Final = _at(
         id="setSecret",
         problems=[404, 406, 409, 412],
         **_GUARDS,
-        **_OWN_KEY,
     ),
     delete=_operation(
         "Remove a secret",
@@ -170,7 +168,6 @@ _SECRET_ITEM: Final = _at(
         id="deleteSecret",
         problems=[404, 412],
         **_GUARDS,
-        **_OWN_KEY,
     ),
 )
 
@@ -184,21 +181,18 @@ _CONTAINER: Final = _at(
         id="listContainer",
         problems=[404, 413],
         parameters=_PAGE,
-        **_OWN_KEY,
     ),
     post=_operation(
         "Create a container",
         {200: _answer("It was there already."), 201: _answer("Created.")},
         id="createContainer",
         problems=[404],
-        **_OWN_KEY,
     ),
     delete=_operation(
         "Remove an empty container",
         {204: _answer("Removed.")},
         id="deleteContainer",
         problems=[404, 409],
-        **_OWN_KEY,
     ),
 )
 
@@ -209,7 +203,6 @@ _TOP: Final = _at(
         id="listContainers",
         problems=[404, 413],
         parameters=_PAGE,
-        **_OWN_KEY,
     ),
     post=_operation(
         "Read up to 1,000 secrets at once (with ?batch=get)",
@@ -222,7 +215,6 @@ _TOP: Final = _at(
         _body(_schema("Names")),
         id="getSecrets",
         parameters=[{"name": "batch", "in": "query", "required": True, "schema": {"const": "get"}}],
-        **_OWN_KEY,
     ),
 )
 
@@ -485,7 +477,7 @@ DOCUMENT: Final[_Json] = {
         ),
     },
     "servers": [{"url": "/"}],
-    "security": [{"apiId": [], "apiKey": []}, {"basic": []}],
+    "security": [{"apiId": [], "apiKey": []}, {"token": []}, {"basic": []}, {"certificate": []}],
     "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
     "paths": PATHS,
     "components": {
@@ -530,7 +522,9 @@ DOCUMENT: Final[_Json] = {
         "securitySchemes": {
             "apiId": {"type": "apiKey", "in": "header", "name": wire.ID_HEADER},
             "apiKey": {"type": "apiKey", "in": "header", "name": wire.KEY_HEADER},
+            "token": {"type": "http", "scheme": "bearer"},
             "basic": {"type": "http", "scheme": "basic"},
+            "certificate": {"type": "mutualTLS"},
             "metricsToken": {"type": "http", "scheme": "bearer"},
         },
     },

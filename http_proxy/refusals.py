@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from strongroom.http_proxy.authn.base import Identity
+from strongroom.http_proxy.request import plain
 from strongroom.storage_service import wire
 from strongroom.storage_service.client.pool import Pool, UpstreamError
 from strongroom.storage_service.config import ProxySettings
@@ -92,7 +93,7 @@ class RefusalReporter:
                 decision="denied" if why.judged else "refused",
                 principal=UNKNOWN if identity is None else identity.name,
                 claimed=[refused.claimed] if refused.claimed else [],
-                address=refused.exchange.client or None,
+                address=plain(refused.exchange.client),
             )
         )
 

@@ -55,7 +55,7 @@ def client_of(request: Request, trusted: int) -> str:
 
 @lru_cache(maxsize=1024)
 def plain(client: str) -> str | None:
-    """Return the network address *client* as it is written, an IPv4 one within IPv6 as that; None where it is none."""
+    """Return the network address *client* as it is written, an IPv4 one within IPv6 as that, or None."""
     try:
         address = ipaddress.ip_address(client.partition("%")[0])
     except ValueError:

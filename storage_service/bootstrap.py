@@ -25,6 +25,7 @@ from strongroom.storage_service.access.directory import Directory
 from strongroom.storage_service.access.engines.panel import Panel
 from strongroom.storage_service.access.holders import Holders
 from strongroom.storage_service.access.logins import Logins, decode_revocation, desk
+from strongroom.storage_service.access.networks import NetworkRules
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.principals import Principals
 from strongroom.storage_service.access.registry import make_authenticator, make_authorizer, make_engine
@@ -99,6 +100,7 @@ class Parts:
     process: Process  # whose a process is that shows nothing
     own_user: tuple[Authenticator, ...]  # by which commands of this machine are known, as the kernel tells it
     proxy: Proxy
+    networks: NetworkRules  # who may come from where
     head_fields: head.Table
     closing: contextlib.AsyncExitStack
 
@@ -197,7 +199,10 @@ async def build(  # noqa: PLR0915  # it is one list of parts
         engines = _engines(settings.engines)
         if engines is not None:
             stack.callback(engines.close)
-        door = Door((Reach(), ruling, *map(make_authorizer, settings.authorizers)), audit, engines=engines)
+        networks = NetworkRules(settings.network_rules)
+        from_where = (networks,) if settings.network_rules else ()
+        deciders = (Reach(), *from_where, ruling, *map(make_authorizer, settings.authorizers))
+        door = Door(deciders, audit, engines=engines)
         stack.push_async_callback(door.close)
         large_answers = LargeAnswers()
         proxy = Proxy(settings.proxy)
@@ -229,6 +234,7 @@ async def build(  # noqa: PLR0915  # it is one list of parts
             process=Process(holders),
             own_user=(OwnUser(os.geteuid()),),
             proxy=proxy,
+            networks=networks,
             head_fields=_head_fields(settings.authenticators),
             closing=stack.pop_all(),
         )

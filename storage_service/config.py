@@ -45,6 +45,15 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRuleSettings:
+    """One rule of the configuration about who may come from where."""
+
+    type: str  # "allow" | "deny"
+    addresses: tuple[str, ...]  # of IPv4 and IPv6, or networks
+    commands: tuple[str, ...]  # names of rights, "login", "status"; "*": everything
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadThroughSettings:
     """One old place where secrets lie that have not moved yet; what the words mean is the affair of ``migration``."""
 
@@ -76,6 +85,7 @@ class ServiceSettings:
         AuthorizerSettings(handler="SimplePathAuthz", options={"paths": "/"}),
     )
     engines: tuple[EngineSettings, ...] = ()
+    network_rules: tuple[NetworkRuleSettings, ...] = ()  # (): everybody may come from everywhere
     api_id: str  # the key that platform services and the operator's command use
     api_key: Secret
     proxy: ProxyKey | None = None  # who alone is believed about the network, and whom he acts for; None: nobody

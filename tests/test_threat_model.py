@@ -203,6 +203,9 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "product/test_evidence.py::test_many_guesses_are_few_lines_and_all_of_them_counted",
     ),
     "on the network: guess passwords": (
+        "access/test_sign_ins.py::test_an_unknown_name_is_the_same_on_every_worker",
+        "product/test_shown_credentials.py::test_a_wrong_password_is_refused_and_on_the_record",
+        "product/test_shown_credentials.py::test_no_password_is_tried_while_a_guess_cannot_be_recorded",
         "proxy/test_proxy_basic.py::test_an_unknown_user_costs_what_a_known_one_does",
         "proxy/test_proxy_basic.py::test_unknown_names_take_as_long_as_users_do",
         "proxy/test_proxy_sign_ins.py::test_a_flood_from_the_same_address_keeps_other_names_in",
@@ -217,7 +220,29 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "product/test_evidence.py::test_what_a_path_allows_tells_nothing_of_credentials",
         "product/test_evidence.py::test_who_leaves_before_the_body_has_a_line",
     ),
+    "on the network: show two credentials": (
+        "product/test_shown_credentials.py::test_of_two_credentials_nothing_is_guessed",
+        "deploy/test_shown_through.py::test_two_credentials_are_refused_on_every_route",
+    ),
+    "on the network: pass for a client certificate": (
+        "deploy/test_shown_through.py::test_no_field_of_a_clients_passes_for_a_certificate",
+        "deploy/test_shown_through.py::test_a_certificate_of_another_authority_does_not_come_in",
+        "product/test_shown_credentials.py::test_nobody_but_the_proxy_is_believed_about_a_certificate",
+    ),
+    "on the network: seem to come from another address": (
+        "proxy/test_proxy_addresses.py::test_the_address_is_counted_from_the_right",
+        "proxy/test_proxy_addresses.py::test_nobody_else_is_believed",
+        "deploy/test_shown_through.py::test_the_address_is_what_the_counted_proxy_says",
+    ),
+    "on the network: come from a network": (
+        "access/test_network_rules.py::test_what_no_rule_allows_is_refused",
+        "access/test_network_rules.py::test_every_small_set_of_rules_says_what_brute_force_does",
+        "product/test_shown_credentials.py::test_network_rules_hold_over_the_network_alone",
+        "product/test_shown_credentials.py::test_from_where_nobody_may_come_no_password_is_tried",
+    ),
     "on the network: keep others from signing in": (
+        "access/test_sign_ins.py::test_a_flood_of_sign_ins_keeps_nobody_else_out",
+        "access/test_sign_ins.py::test_beyond_all_places_one_comes_back_later",
         "proxy/test_proxy_sign_ins.py::test_a_flood_keeps_nobody_else_out",
         "proxy/test_proxy_sign_ins.py::test_what_a_flood_takes_from_all",
     ),
@@ -261,6 +286,7 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "takes the proxy over: act as if from another address": (
         "service/test_believed.py::test_the_proxy_is_believed_about_the_address",
         "service/test_believed.py::test_the_proxy_speaks_for_others_with_its_own_key_alone",
+        "product/test_shown_credentials.py::test_a_certificate_is_whose_record_names_it",
     ),
     "takes the proxy over: try keys of others": (
         "product/test_evidence.py::test_who_has_the_proxys_key_tries_right_keys_without_a_line",

@@ -24,6 +24,7 @@ from strongroom.deploy.settings import custodia_conf, storage_conf
 from strongroom.deploy.settings.layer import Layer, Placeholders, read_text, unknown
 from strongroom.models.secret import REDACTED, Secret
 from strongroom.storage_service import variables
+from strongroom.storage_service.access.networks import NetworkRules
 from strongroom.storage_service.access.registry import AUTHENTICATORS, AUTHORIZERS, ENGINES, FILES, Kind
 from strongroom.storage_service.backends import BACKENDS
 from strongroom.storage_service.backends.url import as_said, file_of, of_file, redacted, same_place, split
@@ -33,6 +34,7 @@ from strongroom.storage_service.config import (
     AuthorizerSettings,
     EngineSettings,
     HandlerSettings,
+    NetworkRuleSettings,
     ProxyKey,
     ProxySettings,
     ReadThroughSettings,
@@ -59,6 +61,14 @@ class OldPlaceKeys(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     options: dict[str, _Text | list[_Text]] = {}
 
 
+class NetworkRuleKeys(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One table of ``network_rules``; one that does not say what it is denies."""
+
+    type: Literal["allow", "deny"] = "deny"
+    addresses: Annotated[list[_Text], msgspec.Meta(min_length=1)]
+    commands: Annotated[list[_Text], msgspec.Meta(min_length=1)]
+
+
 class Keys(msgspec.Struct, kw_only=True):
     """Every setting with its type and default. Relative paths lie in *home*.
 
@@ -82,6 +92,7 @@ class Keys(msgspec.Struct, kw_only=True):
     authenticators: _Tables = msgspec.field(default_factory=lambda: [{"handler": "SimpleAuthKeys"}])
     authorizers: _Tables = msgspec.field(default_factory=lambda: [{"handler": "SimplePathAuthz", "paths": "/"}])
     engines: _Tables = []
+    network_rules: list[NetworkRuleKeys] = []
     read_through: list[OldPlaceKeys] = []
     client: _Text = CLIENT
     api_id: _Text | None = None  # None: what client.json says
@@ -418,6 +429,7 @@ class _Resolver:
                 for name, options in self._tables("authorizers", keys.authorizers, AUTHORIZERS)
             ),
             engines=tuple(self._engines()),
+            network_rules=self._network_rules(),
             api_id=api_id,
             api_key=api_key,
             proxy=ProxyKey(api_id=proxy_id, api_key=proxy_key, paths=self._reach_of_proxy()) if proxy_key else None,
@@ -530,6 +542,17 @@ class _Resolver:
                 raise self._error("addresses", "has one that is not a URL") from None
         named = map(login.url_address, faces)
         return tuple(dict.fromkeys((f"unix:{socket}", login.socket_address(socket), *named, *said)))
+
+    def _network_rules(self) -> tuple[NetworkRuleSettings, ...]:
+        rules = tuple(
+            NetworkRuleSettings(type=each.type, addresses=tuple(each.addresses), commands=tuple(each.commands))
+            for each in self._keys.network_rules
+        )
+        try:
+            NetworkRules(rules)
+        except ConfigurationError as error:
+            raise self._error("network_rules", f"has one that cannot be: {error}") from None
+        return rules
 
     def _socket(self) -> Path:
         socket = _below(self._home, self._keys.socket)
@@ -674,6 +697,10 @@ class _Resolver:
             "storage_handlers": [
                 {"name": h.name, "type": h.type, "models": list(h.models)} | dict(h.options)
                 for h in service.storage_handlers
+            ],
+            "network_rules": [
+                {"type": rule.type, "addresses": list(rule.addresses), "commands": list(rule.commands)}
+                for rule in service.network_rules
             ],
             "read_through": [
                 {"source": old.source, "place": old.place, "options": dict(old.options)} for old in service.read_through

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Self
 
 from strongroom.http_proxy.authn.base import Identity, Refused
-from strongroom.http_proxy.authn.service import Service
+from strongroom.http_proxy.authn.service import TIMEOUT, Service
 from strongroom.storage_service.client.pool import Pool
 from strongroom.storage_service.errors import ConfigurationError
 
@@ -19,6 +19,7 @@ class PassedOn:
     name: ClassVar[str]
     scheme: ClassVar[bytes]  # in lower case, with the blank behind it
     form: ClassVar[re.Pattern[bytes]]  # of the whole field
+    patience: ClassVar[float] = TIMEOUT  # seconds for the service to look at it
     challenge: str | None = None
 
     def __init__(self, pool: Pool, proof: bytes = b"") -> None:
@@ -48,7 +49,7 @@ class PassedOn:
             return None
         if self.form.fullmatch(shown) is None:
             raise Refused
-        principal = await self._service.whose(headers, b"authorization: %b\r\n" % shown)
+        principal = await self._service.whose(headers, b"authorization: %b\r\n" % shown, self.patience)
         return Identity(principal, authorization=shown.decode("ascii"))
 
 
@@ -66,5 +67,6 @@ class PasswordAuthenticator(PassedOn):
 
     name = "basic"
     scheme = b"basic "
+    patience = 12.0  # sign-ins wait for their turn at the service, for ten seconds at most
     form = re.compile(rb"[Bb][Aa][Ss][Ii][Cc] +[A-Za-z0-9+/]{1,4096}={0,2}")
     challenge: str | None = 'Basic realm="strongroom", charset="UTF-8"'

@@ -27,26 +27,28 @@ class Service:
     def __repr__(self) -> str:
         return "<Service>"
 
-    async def whose(self, headers: Mapping[bytes, bytes], shown: bytes) -> str:
+    async def whose(self, headers: Mapping[bytes, bytes], shown: bytes, patience: float = TIMEOUT) -> str:
         """Return the principal whose credentials *shown* are, whole lines of a head. Nothing is remembered.
+
+        *patience*: seconds for the service to answer.
 
         Raises:
             Refused: they are wrong.
             Unavailable: the service does not answer.
         """
-        principal = await self.holder(headers, shown)
+        principal = await self.holder(headers, shown, patience)
         if principal is None:
             raise Refused(told=True)
         return principal
 
-    async def holder(self, headers: Mapping[bytes, bytes], shown: bytes) -> str | None:
+    async def holder(self, headers: Mapping[bytes, bytes], shown: bytes, patience: float = TIMEOUT) -> str | None:
         """Return whose what is *shown* is; None where the service knows nobody by it; raises as `whose`."""
         try:
             status, body = await self.pool.fetch(
                 # Forwarded: the proxy asks for somebody else, so that its being a local process must not count.
                 b"GET /whoami HTTP/1.1\r\nhost: strongroom\r\nforwarded: %b\r\n%b%b%b\r\n"
                 % (headers.get(b"forwarded", b"for=unknown"), self.proof, _told(headers), shown),
-                asyncio.get_running_loop().time() + TIMEOUT,
+                asyncio.get_running_loop().time() + patience,
             )
         except UpstreamError as exc:
             raise Unavailable("the service does not answer") from exc

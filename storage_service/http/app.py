@@ -18,6 +18,8 @@ from strongroom.storage_service import wire
 from strongroom.storage_service.access import authenticators
 from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.access.limits import Rates, Slowdown
+from strongroom.storage_service.access.networks import LOGIN
+from strongroom.storage_service.access.networks import UNKNOWN as UNKNOWN_ADDRESS
 from strongroom.storage_service.access.sign_ins import PasswordRefused
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
@@ -205,11 +207,14 @@ class StorageApp:
         address: str | None = None
         through_proxy = False
         place = ""
+        if fields.authorization is not None:  # nobody tries one while nobody would know of the guess
+            await parts.door.check_audit()
         try:
             through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
             if through_proxy:
                 address = authenticators.address_in(fields.forwarded or "")
                 fields = fields._replace(address=address)
+                parts.networks.check(address)  # before any password is tried
             elif fields.certificate is not None:  # of which nobody else is believed
                 fields = fields._replace(certificate=None)
             if fields.auth_id is not None:  # a token is no guess: it expires in everybody's hands
@@ -233,8 +238,8 @@ class StorageApp:
             self._slow.passed(place, fields.auth_id)
         if fields.proxy is not None and not through_proxy:
             await self._turn_away(exchange, fields, path, Denied("claimed to be the proxy, with another key"))
-        if address is not None:
-            principal = replace(principal, address=address)
+        if through_proxy:
+            principal = replace(principal, address=address or UNKNOWN_ADDRESS)
         spoken_for = authenticators.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
         return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
 
@@ -242,7 +247,7 @@ class StorageApp:
         """Return a caller who is nobody yet: whatever credentials the request has, nothing looks at them.
 
         Raises:
-            Denied: it claims to be the proxy's, with another key.
+            Denied: it claims to be the proxy's, with another key; or from there nobody may log in.
         """
         parts = self._parts
         assert parts is not None  # noqa: S101
@@ -252,6 +257,12 @@ class StorageApp:
             await self._turn_away(exchange, fields, path, fault or error)
             raise fault or error
         address = authenticators.address_in(fields.forwarded or "") if through_proxy else None
+        if through_proxy:
+            try:
+                parts.networks.check(address, LOGIN)
+            except Denied as error:
+                await self._turn_away(exchange, fields, path, fault or error, through_proxy=True)
+                raise fault or error from None
         return Caller(STRANGER, fields.request_id or "-", exchange.peer, None, address, through_proxy)
 
     def _watches(self, fields: Head, exchange: Exchange) -> bool:

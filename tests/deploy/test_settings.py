@@ -226,6 +226,17 @@ def test_engines_are_tables(home: Path) -> None:
         (f"{ENGINE}token = '{CANARY}'", "there is no 'token' here; did you mean 'token_file'?"),
         (f"{ENGINE}url = 'https://ada:{CANARY}@opa.example/'", "have a url with a password in it"),
         ("[[storage_handlers]]\nurl = 3", "strongroom.toml: 'storage_handlers': expected `str | array`, got `int`"),
+        (
+            f"[[network_rules]]\naddresses = ['{CANARY}']\ncommands = ['read']",
+            "'network_rules' has one that cannot be: a network rule: a network is an address",
+        ),
+        (
+            f"[[network_rules]]\naddresses = ['192.0.2.7']\ncommands = ['{CANARY}']",
+            "'network_rules' has one that cannot be: a network rule's commands are of read, create",
+        ),
+        ("[[network_rules]]\ntype = 'Allow'\naddresses = ['192.0.2.7']\ncommands = ['*']", "'network_rules': "),
+        ("[[network_rules]]\naddresses = []\ncommands = ['*']", "'network_rules': "),
+        ("trusted_proxies = -1", "'trusted_proxies': is a whole number from 0 to 16"),
         ("workers = 2\nstore = 'memory'", "'store' is memory, which several workers would each have of their own"),
     ],
 )
@@ -286,6 +297,18 @@ def test_tls_is_said_in_layers_like_all_else(home: Path) -> None:
     assert source_of(loaded, "tls_client_ca") == source_of(loaded, "tls_minimum") == "strongroom.toml"
     off = load(home, f"{PAIR}tls_client_ca = 'ca.pem'\ntls_client_certificates = 'off'").proxy
     assert (off.tls_client_certificates, off.tls_client_ca) == ("off", home / "ca.pem")
+
+
+def test_network_rules_reach_the_service_and_the_count_the_proxy(home: Path) -> None:
+    """A rule that does not say what it is denies; without any, and without a count, there is nothing of either."""
+    toml = (
+        "trusted_proxies = 2\n[[network_rules]]\naddresses = ['192.0.2.0/24', '2001:db8::1']\ncommands = ['*', 'login']"
+    )
+    loaded = load(home, toml)
+    (rule,) = loaded.service.network_rules
+    assert (rule.type, rule.addresses, rule.commands) == ("deny", ("192.0.2.0/24", "2001:db8::1"), ("*", "login"))
+    assert loaded.proxy.trusted_proxies == 2
+    assert (load(home).service.network_rules, load(home).proxy.trusted_proxies) == ((), 0)
 
 
 def test_a_home_that_says_nothing_of_tls_keeps_1_2(home: Path, short: Path) -> None:
@@ -390,10 +413,16 @@ class TestApiKey:
         assert CANARY not in str(refused.value)
 
     @pytest.mark.parametrize(
-        ("names", "reaches"), [(["apikey"], False), (["basic"], True), (["apikey", "basic"], True)]
+        ("names", "reaches"),
+        [
+            (["apikey"], False),
+            (["apikey", "token", "basic"], False),
+            (['basic"\nfilepath = "/users.json'], True),
+            (["apikey", 'basic"\nfilepath = "/users.json'], True),
+        ],
     )
     def test_the_proxy_reaches_what_its_users_need(self, home: Path, names: list[str], reaches: bool) -> None:
-        """Where all callers have keys of the service, the proxy's reaches nothing; else what its routes need."""
+        """Where the service knows all callers, the proxy's key reaches nothing; else what its routes need."""
         tables = "".join(f'[[proxy_authenticators]]\nname = "{name}"\n' for name in names)
         proxy = load(home, tables, KEY).service.proxy
         assert proxy is not None

@@ -15,11 +15,12 @@ import pytest
 
 from strongroom.models.access import Credential, Kind, Right, Rule
 from strongroom.models.secret import Secret
+from strongroom.storage_service.access.authenticators import Basic
 from strongroom.storage_service.access.directory import Snapshot
 from strongroom.storage_service.backends.base import Put
 from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.bootstrap import SharedRoot
-from strongroom.storage_service.config import AuthenticatorSettings, ProxyKey, ServiceSettings
+from strongroom.storage_service.config import AuthenticatorSettings, NetworkRuleSettings, ProxyKey, ServiceSettings
 from strongroom.storage_service.errors import Locked
 from strongroom.storage_service.http.app import StorageApp
 from tests.in_process import Inside, inside
@@ -77,9 +78,10 @@ class Rig:
 async def served(home: Path, *, ready: bool = True, **more: Any) -> AsyncIterator[Rig]:
     """Serve a service with one secret, if it is *ready* for whoever shows its own key."""
     store, shared = MemoryBackend(), SharedRoot()
+    (home / "log").mkdir()
     settings = ServiceSettings(
         socket=home / "socket",
-        audit_log=home / "audit.log",
+        audit_log=home / "log" / "audit.log",
         root_key=home / "secrets.key",
         store="memory:",
         api_id="own",
@@ -183,15 +185,28 @@ async def test_an_older_hash_is_kept_anew(rig: Rig) -> None:
     known = (await directory.current()).records["system/access/users/ann"].credentials[0]
     assert await rig.who(basic("ann", "correct horse")) == "user:ann"
     assert rig.app._parts is not None
-    (by_password,) = [each for each in rig.app._parts.authenticators if type(each).__name__ == "Basic"]
-    await by_password.sign_ins.close()  # type: ignore[attr-defined]
+    (by_password,) = [each for each in rig.app._parts.authenticators if isinstance(each, Basic)]
+    await by_password.sign_ins.close()
 
     now = (await directory.current()).records["system/access/users/ann"].credentials[0]
     assert (now.id, now.name) == (known.id, known.name)
     assert now.data != known.data
     assert not argon2.PasswordHasher().check_needs_rehash(now.data)
-    (again,) = [each for each in rig.app._parts.authenticators if type(each).__name__ == "Basic"]
-    assert again is by_password
+
+
+async def test_no_password_is_tried_while_a_guess_cannot_be_recorded(rig: Rig) -> None:
+    """With the log gone a right password is not told from a wrong one, and is not hashed; when it is back it counts."""
+    await rig.add("users", "ann", password("correct horse"))
+    right, wrong = basic("ann", "correct horse"), basic("ann", "wrong")
+    away = rig.log.parent.rename(rig.log.parent.with_name("away"))
+    assert await rig.who(wrong) == 503  # by which it is known that nothing can be recorded
+    (by_password,) = [each for each in rig.app._parts.authenticators if isinstance(each, Basic)]  # type: ignore[union-attr]
+    assert [await rig.who(shown, PROOF) for shown in (right, wrong, right)] == [503, 503, 503]
+    assert by_password.sign_ins._remembered == {}
+
+    away.rename(rig.log.parent)
+    assert await rig.who(right) == "user:ann"
+    assert await rig.who(wrong) == 403
 
 
 async def test_who_ends_is_out_at_once(rig: Rig) -> None:
@@ -346,3 +361,36 @@ async def test_while_locked_the_configuration_alone_says_who_a_process_is(tmp_pa
         known, holders._directory.current = holders._directory.current, locked  # type: ignore[method-assign]
         assert await rig.who() == f"service:{os.getuid()}"
         holders._directory.current = known  # type: ignore[method-assign]
+
+
+# From where
+
+
+async def test_network_rules_hold_over_the_network_alone(tmp_path: Path) -> None:
+    """With one configured, what none allows is 403 from there, for every key; the socket has no network."""
+    inside_alone = NetworkRuleSettings(type="allow", addresses=("192.0.2.0/24",), commands=("read", "login"))
+    there, elsewhere = "forwarded: for=192.0.2.7;proto=http", "forwarded: for=198.51.100.7;proto=http"
+    async with served(tmp_path, network_rules=(inside_alone,)) as rig:
+        assert (await rig.ask("GET", "/secrets/db/key", PROOF, there, *OWN)).status == 200
+        assert (await rig.ask("GET", "/secrets/db/", PROOF, there, *OWN)).status == 403
+        for address in (elsewhere, "forwarded: for=unknown;proto=http", "forwarded: for=127.0.0.1;proto=http"):
+            assert (await rig.ask("GET", "/secrets/db/key", PROOF, address, *OWN)).status == 403
+        assert (await rig.ask("GET", "/secrets/db/", *OWN)).status == 200
+        assert (await rig.ask("GET", "/secrets/db/", elsewhere, *OWN)).status == 200  # who is not believed is here
+
+        asked = {"principal": "user:ann", "service": "http://x", "how": "sign"}
+        for address, status in ((there, 400), (elsewhere, 403)):
+            assert (await rig.ask("POST", "/auth/challenge", PROOF, address, said=asked)).status == status
+        assert "198.51.100.7" in {line.get("from") for line in rig.lines() if line["principal"] == "unknown"}
+
+
+async def test_from_where_nobody_may_come_no_password_is_tried(tmp_path: Path) -> None:
+    """A right password and a wrong one are the same there, and neither costs a hash."""
+    nobody = NetworkRuleSettings(type="deny", addresses=("198.51.100.0/24",), commands=("*",))
+    async with served(tmp_path, network_rules=(nobody,)) as rig:
+        await rig.add("users", "ann", password("correct horse"))
+        there = (PROOF, "forwarded: for=198.51.100.7;proto=http")
+        for word in ("correct horse", "wrong"):
+            assert await rig.who(*there, basic("ann", word)) == 403
+            assert "claimed" not in rig.lines()[-1]
+        assert await rig.who(basic("ann", "correct horse")) == "user:ann"

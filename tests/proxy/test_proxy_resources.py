@@ -688,7 +688,7 @@ CREDENTIALS = {
     "the key twice": (["custodia-auth-id: {0}", "custodia-auth-key: {1}", "CUSTODIA_AUTH_KEY: {1}"], 400),
     "the key by two names": (["custodia-auth-id: {0}", "custodia-auth-key: {1}", "custodia-key-id: {1}"], 400),
     "one spelling twice": (["custodia-auth-id: {0}", "custodia-auth-id: {0}", "custodia-auth-key: {1}"], 400),
-    "a user of the proxy": ([as_user("alice")], 401),
+    "a user of the proxy": ([as_user("alice")], 403),
     "Custodia's other headers": (["REMOTE_USER: proxy", "CUSTODIA_CERT_AUTH: yes"], 401),
 }
 
