@@ -16,6 +16,7 @@ import pytest
 
 from strongroom.models import names
 from strongroom.models.access import Credential, Kind, Right, Role, Rule
+from strongroom.models.hosts import Host, HostCreds
 from strongroom.models.secret import Secret
 from strongroom.storage_service.access import rule_document
 from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Principal
@@ -111,7 +112,7 @@ async def service(home: Path) -> AsyncIterator[Rig]:
         await parts.secrets.create_container(OPERATOR, container)
     for name in ("secrets/db/a", "secrets/db/z", "secrets/web/a", "secrets/web/root"):
         await parts.secrets.put(OPERATOR, name, b"value of " + name.encode(), 0)
-    await parts.records.save(OPERATOR, [test_door.Host.new(address="h1"), test_door.CREDS], [None, None])
+    await parts.records.save(OPERATOR, [Host.new(address="h1"), test_door.CREDS], [None, None])
     await parts.access.create_key(OPERATOR, "made", ["/secrets/db"], ["delete"])
     for name in ("ann", "bob"):
         await add_user(parts, name)
@@ -337,7 +338,7 @@ async def test_a_batch_with_one_denied_name_is_refused_whole(rig: Rig) -> None:
     with pytest.raises(Denied):
         await rig.parts.secrets.get_many(asking(ANN), ["secrets/db/a", "secrets/web/root", "secrets/db/z"])
     assert [(line["name"], line["decision"]) for line in rig.lines()][-1:] == [("secrets/web/root", "denied")]
-    hosts = [test_door.Host.new(address="h9"), test_door.HostCreds.new(address="h9", ssh_priv_key="a2V5")]
+    hosts = [Host.new(address="h9"), HostCreds.new(address="h9", ssh_priv_key="a2V5")]
     with pytest.raises(Denied):
         await rig.parts.records.save(asking(ANN), hosts, [None, None])
     assert not (await rig.store.list("hosts/h9")).names
