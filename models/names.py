@@ -180,6 +180,7 @@ MAP: Final = (
     Prefix(READY, "whether the store answers", "everybody", Encryption.NOTHING),
     Prefix(WHOAMI, "who the caller is", "the caller", Encryption.NOTHING),
     Prefix(HANDLERS, "which handler keeps which records", "whoever may list them", Encryption.NOTHING),
+    Prefix(DECISIONS, "the decisions in the audit log", "whoever has `audit`", Encryption.NOTHING),
 )
 RESERVED: Final = frozenset(line.text.partition("/")[0] for line in MAP if line.text)
 """What no plain records are called: the first segments of all that has a place of its own."""

@@ -225,7 +225,7 @@ def _rule(said: RuleBody) -> Rule:
     """Return the rule that is said.
 
     Raises:
-        Invalid: its actions are none.
+        Invalid: its actions are not such.
     """
     if not set(said.actions) <= set(Right):
         raise Invalid(f"actions are {', '.join(Right)}", (("actions", "are not such"),))

@@ -516,7 +516,7 @@ def _asked(word: str, name: str) -> tuple[Action, tuple[Right, ...]]:
     if word in set(Right):
         return Action.PUT, (Right(word),)
     words = ", ".join(dict.fromkeys([*Action, *Right]))
-    raise Invalid(f"an action or a right is one of {words}", (("action", "is none"),))
+    raise Invalid(f"an action or a right is one of {words}", (("action", "is not one"),))
 
 
 def _address(text: str) -> str:
@@ -550,7 +550,7 @@ async def _read(text: str) -> dict[str, Rule]:
     """Return the rules of a document.
 
     Raises:
-        Invalid: it is none; with all that is wrong, by line and rule.
+        Invalid: it is not one; with all that is wrong, by line and rule.
     """
     faults: tuple[tuple[str, str], ...]
     try:

@@ -16,6 +16,7 @@ import pytest
 
 from strongroom.models import Host, HostCreds, names
 from strongroom.models.access import Credential, Kind, Right, Role, Rule
+from strongroom.models.hosts import Host, HostCreds
 from strongroom.models.secret import Secret
 from strongroom.storage_service.access import rule_document
 from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Principal
