@@ -40,6 +40,7 @@ SETTINGS: Final = frozenset(
         ),
         *("TLS_CLIENT_CERTIFICATES", "TLS_CLIENT_CA", "CONNECTIONS", "TIMEOUT", "WORKERS", "PROXY_WORKERS", "UMASK"),
         *("MAKEDIRS", "LOG_FORMAT", "DEBUG", "METRICS_TOKEN", "RATE_LIMIT", "READY_WHEN_LOCKED"),
+        *("NETWORK_RULES", "TRUSTED_PROXIES"),
     }
 )
 """What `deploy.settings.Keys` has."""

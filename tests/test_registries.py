@@ -198,7 +198,7 @@ async def test_a_line_each_is_enough_for_the_service(tmp_path: Path, stores: lis
     parts = await build(told.service, page)
 
     assert stores == ["loft"]
-    doorbell, _ = parts.authenticators  # the other knows tokens
+    doorbell, *_ = parts.authenticators  # the others know tokens, passwords and certificates
     bell = await doorbell.authenticate(Head(), None)
     assert bell == Principal("visitor:bell")
     assert await parts.door.able(Caller(Principal("visitor:ada"), "1"), Action.GET, ["secrets/x", "secrets/y"]) == [

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from strongroom.http_proxy.authn.base import Identity, Refused
 from strongroom.http_proxy.authn.service import TIMEOUT, Service
 from strongroom.storage_service.client.pool import Pool
-from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.errors import ConfigurationError, NotAuthenticated
 
 
 class PassedOn:
@@ -41,16 +41,25 @@ class PassedOn:
         """Return whom the service takes the caller for.
 
         Raises:
-            Refused: what is shown is worth nothing.
+            Refused: it is wrong.
+            NotAuthenticated: it is worth nothing, or no more.
             ServiceError: the service does not answer, or has no time to look.
         """
         shown = headers.get(b"authorization", b"")
         if shown[: len(self.scheme)].lower() != self.scheme:
             return None
         if self.form.fullmatch(shown) is None:
-            raise Refused
-        principal = await self._service.whose(headers, b"authorization: %b\r\n" % shown, self.patience)
+            raise self._malformed()
+        principal = await self._service.holder(headers, b"authorization: %b\r\n" % shown, self.patience)
+        if principal is None:
+            nobody = NotAuthenticated("no credentials")
+            nobody.told = True  # the service has recorded it
+            raise nobody
         return Identity(principal, authorization=shown.decode("ascii"))
+
+    def _malformed(self) -> Exception:
+        """Return what the service, too, says of what is not of the form."""
+        return Refused()
 
 
 class TokenAuthenticator(PassedOn):
@@ -60,6 +69,9 @@ class TokenAuthenticator(PassedOn):
     scheme = b"bearer "
     form = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +[A-Za-z0-9._~+/=-]{1,4096}")
     challenge: str | None = 'Bearer realm="strongroom"'
+
+    def _malformed(self) -> Exception:
+        return NotAuthenticated("no credentials")
 
 
 class PasswordAuthenticator(PassedOn):

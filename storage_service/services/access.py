@@ -54,6 +54,8 @@ class AccessService:
         """
         name, reach = _key_name(key_id), caller.principal
         await self._door.expect(caller, Action.PUT, [name])
+        if reach.ruled:  # who may change the rules could allow himself whatever the key reaches
+            await self._door.expect(caller, Action.PUT, [names.RULES])
         if not (set(actions) <= reach.actions and all(covers(reach.paths, path) for path in paths)):
             await self._door.deny(caller, Action.PUT, name, "it would reach further than the key that makes it")
             raise Denied("a key reaches no further than the key that makes it")
@@ -85,8 +87,10 @@ class AccessService:
         if reach.id == f"apikey:{key_id}":
             await self._door.deny(caller, Action.DELETE, name, "a key cannot revoke itself")
             raise Invalid("a key cannot revoke itself")
+        if reach.ruled:  # as in making one
+            await self._door.expect(caller, Action.PUT, [names.RULES])
         await self._door.permit(caller, Action.DELETE, [name])
-        if not reach.is_whole:  # who reaches everything ends what is damaged, too
+        if not (reach.ruled or reach.is_whole):  # who reaches everything ends what is damaged, too
             record = await self._keys.record(key_id)
             if not (set(record.actions) <= reach.actions and all(covers(reach.paths, path) for path in record.paths)):
                 raise Denied("a key cannot revoke a key that reaches further than itself")

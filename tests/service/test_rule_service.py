@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from strongroom.models import Host, HostCreds, names
+from strongroom.models import names
 from strongroom.models.access import Credential, Kind, Right, Role, Rule
 from strongroom.models.hosts import Host, HostCreds
 from strongroom.models.secret import Secret
