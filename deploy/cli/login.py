@@ -137,8 +137,10 @@ def _named(file: str) -> "Iterator[_Key]":
     public = path.suffix == ".pub"
     try:
         blob = public_blob(path.read_text("ascii")) if public else _public_beside(path)
-    except (OSError, UnicodeDecodeError):
-        raise NoKey(f"the key cannot be read from {path}") from None
+    except OSError as error:
+        raise NoKey(f"the key cannot be read from {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise NoKey(f"the key cannot be read from {path}: it is not text") from None
     agent = Agent.of_environment()
     try:
         held = agent is not None and any(key.blob == blob for key in usable(agent.keys()))

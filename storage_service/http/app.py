@@ -55,6 +55,7 @@ from strongroom.storage_service.wire.head import Head
 from strongroom.storage_service.wire.http1 import Exchange, Gone
 from strongroom.storage_service.wire.http1 import allowed as allowed_methods
 from strongroom.storage_service.wire.paths import check_query, read_path
+from strongroom.storage_service.wire.rules import RULES_PATH
 
 Request = falcon.asgi.Request
 Response = falcon.asgi.Response
@@ -66,6 +67,7 @@ WHOAMI_PATH: Final = "/whoami"
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # answered to anyone: they tell no more than up or down
 STRANGER: Final = Principal("unknown", (), frozenset())  # who is nobody, and reaches nothing
 _BELOW_SECRETS: Final = SECRETS_PATH + "/"
+_BELOW_RULES: Final = RULES_PATH + "/"
 
 
 class StorageApp:
@@ -158,7 +160,8 @@ class StorageApp:
             elif request.length > wire.MAX_BODY:
                 raise TooLarge("the body is over its limit")  # here: falcon awaits the beginning of a body first
             else:
-                head.check_unconditional(fields, request.method)
+                if not path.startswith(_BELOW_RULES):  # which look at conditions themselves
+                    head.check_unconditional(fields, request.method)
                 await exchange.asgi(self._rest, caller=caller)
         except ServiceError as error:
             self._tell_of(error, request_id)

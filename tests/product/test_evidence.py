@@ -529,6 +529,8 @@ def test_a_tampered_key_record_leaves_a_line(tmp_path: Path) -> None:
             with closing(sqlite3.connect(running.home / "data" / "strongroom.db")) as store, store:
                 copied = "select 'system/access/apikeys/planted', revision, value from entry where name = ?"
                 store.execute(f"insert into entry (name, revision, value) {copied}", ("system/access/apikeys/real",))
+    with up(tmp_path / "home") as running:  # again, for records of access are read when the epoch says so
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(running.socket)), base_url="http://socket") as client:
             answer = client.get("/secrets/a/b", headers={wire.ID_HEADER: "planted", wire.KEY_HEADER: key})
         lines = [json.loads(line) for line in (running.home / "log/audit.log").read_text().splitlines()]
 

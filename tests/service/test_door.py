@@ -177,7 +177,7 @@ NO_VERBS: Final = {
     *("secrets.own_container", "secrets.expect", "secrets.expect_some"),
     *("records.handlers", "records.expect", "records.expect_some"),
     *("access.knows", "access.whoami", "access.expect_some"),
-    *("logins.challenge", "logins.log_in", "logins.log_out"),
+    *("logins.challenge", "logins.log_in", "logins.log_out", "logins.shown", "logins.shown"),
     *("audit.check_is_proxy", "audit.take_report", "audit.take_act"),
     *("health.check", "health.ping", "health.status"),
 }
