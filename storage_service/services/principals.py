@@ -3,8 +3,8 @@
 What is decided on is where the record lies: ``system/access/users/ann``. A change takes credentials that reach
 everything, or a rule; no narrow key makes somebody who reaches further than itself. Whoever touches an administrator
 needs the right to change the group ``administrators``, too. For oneself one may read one's own record, add and remove
-one's own credentials and end one's own tokens; the manager of a group adds and removes its members. And who has the
-code that somebody gave him sets himself up with it, whom nobody knows before.
+one's own credentials and end one's own tokens; the manager of a group adds and removes its members: unless a rule
+denies it. And who has the code that somebody gave him sets himself up with it, whom nobody knows before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from strongroom.models.errors import InvalidName
 from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.access.credentials import making
 from strongroom.storage_service.access.directory import Snapshot, principal_name, record_of
-from strongroom.storage_service.access.paths import WholeReach
+from strongroom.storage_service.access.paths import Itself, WholeReach
 from strongroom.storage_service.access.principals import Added, Principals
 from strongroom.storage_service.errors import Denied, Invalid, NotFound, ServiceError
 from strongroom.storage_service.services.door import Act, Caller, Door
@@ -62,6 +62,7 @@ class PrincipalService:
         """Take the parts."""
         self._door = door
         self._whole = door.beside(WholeReach())
+        self._own = door.beside(Itself())
         self._principals = principals
 
     @property
@@ -75,8 +76,8 @@ class PrincipalService:
         Raises:
             Denied, AuditUnavailable
         """
-        if not _is_itself(caller, kind, name):
-            await self._whole.expect(caller, action, [_record_name(kind, name)])
+        door = self._own if _is_itself(caller, kind, name) else self._whole
+        await door.expect(caller, action, [_record_name(kind, name)])
 
     async def expect_group(self, caller: Caller, action: Action, name: str) -> None:
         """Refuse *caller* what would be refused anyway, as `expect`, where it is no manager of the group.
@@ -84,8 +85,8 @@ class PrincipalService:
         Raises:
             Denied, AuditUnavailable
         """
-        if action is not Action.MODIFY or not await self._manages(caller, name):
-            await self._whole.expect(caller, action, [_group_name(name)])
+        manages = action is Action.MODIFY and await self._manages(caller, name)
+        await (self._own if manages else self._whole).expect(caller, action, [_group_name(name)])
 
     # Looking
 
@@ -115,10 +116,8 @@ class PrincipalService:
                 raise NotFound(f"there is no such {kind}")
             return _known(known, kind, name)
 
-        if _is_itself(caller, kind, name):
-            await self._door.note(caller, Action.GET, principal_name(kind, name))
-            return await read()
-        return await self._door.read(caller, Action.GET, [_record_name(kind, name)], read)
+        door = self._own if _is_itself(caller, kind, name) else self._door
+        return await door.read(caller, Action.GET, [_record_name(kind, name)], read)
 
     async def groups(self, caller: Caller) -> list[KnownGroup]:
         """Return the groups that the caller may list and get."""
@@ -144,10 +143,8 @@ class PrincipalService:
                 raise NotFound("there is no such group")
             return await self._group(known, name)
 
-        if await self._manages(caller, name):
-            await self._door.note(caller, Action.GET, names.GROUPS + name)
-            return await read()
-        return await self._door.read(caller, Action.GET, [_group_name(name)], read)
+        door = self._own if await self._manages(caller, name) else self._door
+        return await door.read(caller, Action.GET, [_group_name(name)], read)
 
     async def _group(self, known: Snapshot, name: str) -> KnownGroup:
         found = known.records[names.GROUPS + name]
@@ -329,15 +326,13 @@ class PrincipalService:
 
     async def _permit_itself(self, caller: Caller, kind: Kind, name: str) -> None:
         if _is_itself(caller, kind, name):
-            await self._door.note(caller, Action.MODIFY, principal_name(kind, name))
+            await self._own.permit(caller, Action.MODIFY, [_record_name(kind, name)])
         else:
             await self._permit(caller, Action.MODIFY, kind, name)
 
     async def _permit_member(self, caller: Caller, group: str) -> None:
-        if await self._manages(caller, group):
-            await self._door.note(caller, Action.MODIFY, names.GROUPS + group)
-        else:
-            await self._whole.permit(caller, Action.MODIFY, [_group_name(group)])
+        door = self._own if await self._manages(caller, group) else self._whole
+        await door.permit(caller, Action.MODIFY, [_group_name(group)])
 
     async def _manages(self, caller: Caller, group: str) -> bool:
         """Whether *caller* is a manager of *group*, by a record that is not damaged."""

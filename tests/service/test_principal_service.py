@@ -47,8 +47,8 @@ class Granted:
         self.rights = set(rights)
 
     def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
-        """Return whether somebody who is ruled may."""
-        return (principal.id, action, name) in self.rights if principal.ruled else None
+        """Return whether somebody who is ruled may; None where no rule speaks of it."""
+        return True if principal.ruled and (principal.id, action, name) in self.rights else None
 
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         """Return False: it cannot tell."""
@@ -346,7 +346,7 @@ async def test_a_process_is_not_a_service_of_its_number(rig: Rig) -> None:
 
 
 async def test_a_manager_says_who_is_in_its_group(rig: Rig) -> None:
-    """It looks at the group, adds and removes members and makes managers, which is written down; no rule is asked."""
+    """It looks at the group, adds and removes members and makes managers, which is written down; no rule has to allow it."""
     bob = ruled("user:bob")
     await rig.principals.expect_group(bob, Action.MODIFY, "ops")
     assert (await rig.principals.group(bob, "ops")).record is not None
@@ -392,6 +392,68 @@ async def test_an_administrator_says_who_else_is_one(rig: Rig) -> None:
 
     with pytest.raises(ServiceError, match="last administrator"):
         await rig.principals.remove_member(ann, ADMINISTRATORS, "user:ann")
+
+
+# What a rule denies
+
+
+@pytest.fixture
+async def denied(rig: Rig) -> AsyncIterator[tuple[Rig, PrincipalService]]:
+    """The same service by real rules, which deny bob his own record and his group, and adam nothing."""
+    ruling = Ruling()
+    names = (USERS + "bob", GROUPS + "ops")
+    deny = Rule(effect="deny", subjects=("user:bob",), actions=(Right.ACCESS,), names=names)
+    ruling.take(Snapshot(rules={"not-bob": deny}))
+    audit = AuditLog(rig.audit)
+    audit.open()
+    yield rig, PrincipalService(Door((Reach(), ruling), audit), rig.records)
+    await audit.close()
+
+
+_AS_MANAGER: Final[dict[str, Do]] = {
+    "expect_group": lambda to, who: to.expect_group(who, Action.MODIFY, "ops"),
+    "group": lambda to, who: to.group(who, "ops"),
+    "add_member": lambda to, who: to.add_member(who, "ops", "user:ann", Role.MEMBER),
+    "remove_member": lambda to, who: to.remove_member(who, "ops", "service:runner"),
+}
+
+
+@pytest.mark.parametrize("verb", [*_OWN, *_AS_MANAGER, "expect"])
+async def test_a_rule_denies_what_is_ones_own(denied: tuple[Rig, PrincipalService], verb: str) -> None:
+    """A rule that denies it stops what one does for oneself and as a manager, and the line names the rule."""
+    rig, principals = denied
+    do = (_OWN | _AS_MANAGER | {"expect": lambda to, who: to.expect(who, Action.MODIFY, USER, "bob")})[verb]
+    before = await rig.rows()
+
+    with pytest.raises(Denied):
+        await do(principals, ruled("user:bob"))
+
+    assert await rig.rows() == before
+    (line,) = [each for each in map(json.loads, rig.audit.read_text().splitlines()) if each["request"] == "request-2"]
+    assert (line["decision"], line["decided"]["rules"]) == ("denied", ["not-bob"])
+    assert line["decided"]["rights"] == ["access"]
+
+
+async def test_what_no_rule_denies_is_on_record_as_it_was_decided(denied: tuple[Rig, PrincipalService]) -> None:
+    """That nobody's rule allowed it, and that it was one's own, is in the line."""
+    rig, principals = denied
+    await principals.add_credential(ruled("user:adam"), USER, "adam", uid(77))
+
+    (line,) = [each for each in map(json.loads, rig.audit.read_text().splitlines()) if each["request"] == "request-2"]
+    assert (line["decision"], line["name"]) == ("allowed", USERS + "adam")
+    assert line["decided"] | {"revision": 0} == line["decided"]
+    assert (line["decided"]["rules"], line["decided"]["others"]) == ([], True)
+
+
+async def test_a_token_for_less_does_not_change_its_bearer(rig: Rig) -> None:
+    """Where credentials have bounds of their own, what is one's own lies within them or is refused."""
+    bounded = Caller(Principal("user:bob", ("/secrets",), ruled=True), "request-2")
+    before = await rig.rows()
+
+    with pytest.raises(Denied):
+        await rig.principals.add_credential(bounded, USER, "bob", uid(77))
+
+    assert await rig.rows() == before
 
 
 # Listings
