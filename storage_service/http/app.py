@@ -16,7 +16,7 @@ import falcon.asgi
 from strongroom.storage_service import wire
 from strongroom.storage_service.access import authenticators
 from strongroom.storage_service.access.base import Principal
-from strongroom.storage_service.access.limits import Slowdown
+from strongroom.storage_service.access.limits import place_of
 from strongroom.storage_service.access.sign_ins import PasswordRefused
 from strongroom.storage_service.backends import open_backend
 from strongroom.storage_service.backends.base import Backend
@@ -43,7 +43,7 @@ from strongroom.storage_service.http.logins import OPEN_PATHS as LOGIN_PATHS
 from strongroom.storage_service.http.secrets import SecretsEndpoint, allow_of
 from strongroom.storage_service.meter import STORAGE, Meter, Refused, Unknown
 from strongroom.storage_service.services.door import Caller
-from strongroom.storage_service.strangers import bounded, network_of
+from strongroom.storage_service.strangers import bounded
 from strongroom.storage_service.traces import trace_of
 from strongroom.storage_service.wire import METRICS_PATH, SECRETS_PATH, head
 from strongroom.storage_service.wire.access import SETUP_PATH
@@ -88,7 +88,6 @@ class StorageApp:
         self._renew = renew
         self._parts: Parts | None = None
         self._failures = FailureLog()
-        self._slow = Slowdown()
 
     async def open(self) -> None:
         """Open store, keys and audit log; nothing is served before.
@@ -99,6 +98,7 @@ class StorageApp:
         self._parts = await build(
             self._settings, self._shared, self._opener, self._old_places, self._renew, meter=self._meter
         )
+        self._slow = self._parts.slow
         self._secrets = SecretsEndpoint(self._parts.secrets)
         self._rest = _falcon_app(self._parts, self._failures)
 
@@ -208,9 +208,8 @@ class StorageApp:
             elif fields.certificate is not None:  # of which nobody else is believed
                 fields = fields._replace(certificate=None)
             if fields.auth_id is not None:  # a token is no guess: it expires in everybody's hands
-                place = _place_of(address, exchange)
-                if (wait := self._slow.wait(place, fields.auth_id)) > 0:
-                    raise TooManyAttempts("wrong credentials were shown", wait)
+                place = place_of(address, exchange.peer)
+                self._slow.refuse_early(place, fields.auth_id)
             if path == wire.ACTS_PATH:
                 principal = await authenticators.authenticate(parts.own_user, fields, exchange.peer)
             else:
@@ -359,13 +358,6 @@ async def _translate(_: Request, __: Response, error: falcon.HTTPError, ___: dic
 def _as_sent(path: bytes) -> str:
     """Return a *path* that may be unreadable, for the audit log."""
     return path.decode("latin-1")
-
-
-def _place_of(address: str | None, exchange: Exchange) -> str:
-    """Return from where somebody shows credentials: a network, or a user of this machine."""
-    if address is not None:
-        return network_of(address)
-    return "" if exchange.peer is None else f"uid {exchange.peer.uid}"
 
 
 def _told(error: ServiceError) -> Literal["denied", "failed"]:

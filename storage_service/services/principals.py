@@ -17,9 +17,10 @@ from strongroom.models.errors import InvalidName
 from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.access.credentials import making
 from strongroom.storage_service.access.directory import Snapshot, principal_name, record_of
+from strongroom.storage_service.access.limits import Slowdown, place_of
 from strongroom.storage_service.access.paths import Itself, WholeReach
 from strongroom.storage_service.access.principals import Added, Principals
-from strongroom.storage_service.errors import Denied, Invalid, NotFound, ServiceError
+from strongroom.storage_service.errors import Denied, Invalid, NotFound, ServiceError, TooManyAttempts
 from strongroom.storage_service.services.door import Act, Caller, Door
 from strongroom.storage_service.wire import Refusal
 from strongroom.storage_service.wire.access import MAX_PAGE, NewCredential
@@ -58,12 +59,13 @@ class PrincipalService:
     there are none; and Unavailable, with the fate of what was to be written.
     """
 
-    def __init__(self, door: Door, principals: Principals) -> None:
-        """Take the parts."""
+    def __init__(self, door: Door, principals: Principals, slow: Slowdown) -> None:
+        """Take the parts; *slow* remembers wrong codes, too."""
         self._door = door
         self._whole = door.beside(WholeReach())
         self._own = door.beside(Itself())
         self._principals = principals
+        self._slow = slow
 
     @property
     def now(self) -> str:
@@ -235,13 +237,19 @@ class PrincipalService:
             Denied: the code is wrong, has expired, or is another's; which, it is not told.
             Invalid: the credential cannot be so; the code is good still.
             Exists: somebody has such a credential; the code is good still.
+            TooManyAttempts: codes were wrong where *caller* is; this one was not looked at.
         """
         kind, name = kind_and_name(principal)
+        place, whose = place_of(caller.address, caller.peer), f"{kind}:{name}"
         try:
+            self._slow.refuse_early(place, whose)
             await self._principals.check_code(kind, name, code)
-        except Denied as error:
+        except (Denied, TooManyAttempts) as error:
+            if isinstance(error, Denied):
+                self._slow.failed(place, whose)
             await self._turn_away(caller, kind, name, error)
             raise
+        self._slow.passed(place, whose)
         made = await self._made(credential)
         itself = Caller(
             Principal(f"{kind}:{name}"), caller.request_id, caller.peer, None, caller.address, caller.through_proxy
@@ -254,8 +262,8 @@ class PrincipalService:
             caller.ended = True
             raise
 
-    async def _turn_away(self, caller: Caller, kind: Kind, name: str, error: Denied) -> None:
-        """Record that a code was wrong; whom it was said to be of, if there is such a one: else it may be a code."""
+    async def _turn_away(self, caller: Caller, kind: Kind, name: str, error: ServiceError) -> None:
+        """Record that a code was wrong, or had to wait; whose it was said to be, where there is one: else it is a code."""
         known = await self._principals.current()
         exists = principal_name(kind, name) in known.records
         refusal = Refusal(

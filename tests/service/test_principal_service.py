@@ -16,13 +16,14 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Principal
 from strongroom.storage_service.access.directory import Snapshot
+from strongroom.storage_service.access.limits import FREE, Slowdown
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.principals import Principals
 from strongroom.storage_service.access.ruling import Ruling
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends.base import MAX_PAGE
 from strongroom.storage_service.backends.memory import MemoryBackend
-from strongroom.storage_service.errors import Denied, Exists, Invalid, NotFound, ServiceError
+from strongroom.storage_service.errors import Denied, Exists, Invalid, NotFound, ServiceError, TooManyAttempts
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Ring
 from strongroom.storage_service.services.door import Caller, Door
@@ -90,6 +91,7 @@ class Rig:
     store: MemoryBackend
     granted: Granted
     audit: Path
+    clock: list[float]  # the moment of what slows, as its only entry
 
     def lines(self, request: str = "request-2") -> list[tuple[str, str, str]]:
         """What was written down of one caller: action, name and decision."""
@@ -115,7 +117,8 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     door = Door((Reach(), granted), audit)
     ApiKeys(directory, ("own", Secret("own-key")))
     records = Principals(directory, reserved=["own"], random=lambda: "code-of-eve")
-    principals = PrincipalService(door, records)
+    clock = [1000.0]
+    principals = PrincipalService(door, records, Slowdown(lambda: clock[0]))
     for number, name in enumerate(("ann", "adam", "bob")):
         proofs = [uid(number, "first"), uid(number + 50, "second")]
         await principals.add(OPERATOR, USER, name, proofs, admin=name.startswith("a"))
@@ -124,7 +127,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await principals.add_group(OPERATOR, "ops")
     await principals.add_member(OPERATOR, "ops", "user:bob", Role.MANAGER)
     await principals.add_member(OPERATOR, "ops", "service:runner", Role.MEMBER)
-    yield Rig(principals, records, store, granted, tmp_path / "audit.log")
+    yield Rig(principals, records, store, granted, tmp_path / "audit.log", clock)
     await door.close()
     await directory.close()
     await audit.close()
@@ -346,7 +349,7 @@ async def test_a_process_is_not_a_service_of_its_number(rig: Rig) -> None:
 
 
 async def test_a_manager_says_who_is_in_its_group(rig: Rig) -> None:
-    """It looks at the group, adds and removes members and makes managers, which is written down; no rule has to allow it."""
+    """It looks at the group, adds and removes members and makes managers, which is written down; it takes no rule."""
     bob = ruled("user:bob")
     await rig.principals.expect_group(bob, Action.MODIFY, "ops")
     assert (await rig.principals.group(bob, "ops")).record is not None
@@ -406,7 +409,7 @@ async def denied(rig: Rig) -> AsyncIterator[tuple[Rig, PrincipalService]]:
     ruling.take(Snapshot(rules={"not-bob": deny}))
     audit = AuditLog(rig.audit)
     audit.open()
-    yield rig, PrincipalService(Door((Reach(), ruling), audit), rig.records)
+    yield rig, PrincipalService(Door((Reach(), ruling), audit), rig.records, Slowdown())
     await audit.close()
 
 
@@ -469,7 +472,7 @@ async def test_a_listing_shows_what_may_be_seen(rig: Rig) -> None:
     ruling.take(Snapshot(rules=rules))
     audit = AuditLog(rig.audit)
     audit.open()
-    principals = PrincipalService(Door((Reach(), ruling), audit), rig.records)
+    principals = PrincipalService(Door((Reach(), ruling), audit), rig.records, Slowdown())
 
     page = await principals.page(ruled("user:mallory"), USER)
 
@@ -492,9 +495,9 @@ async def test_a_listing_shows_what_may_be_seen(rig: Rig) -> None:
 # Setting up
 
 
-def stranger() -> Caller:
+def stranger(address: str = "192.0.2.7") -> Caller:
     """Return somebody whom nobody knows."""
-    return Caller(Principal("unknown", (), frozenset()), "request-2", Peer(7, 1000, 1000), None, "192.0.2.7", True)
+    return Caller(Principal("unknown", (), frozenset()), "request-2", Peer(7, 1000, 1000), None, address, True)
 
 
 async def test_who_has_the_code_sets_itself_up(rig: Rig) -> None:
@@ -553,6 +556,40 @@ async def test_a_mistake_does_not_use_the_code_up(
         await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", credential)
 
     await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", uid(40))
+
+
+async def test_wrong_codes_wait(rig: Rig) -> None:
+    """After so many for one principal at one address the next waits, right or wrong; elsewhere, or later, none does."""
+    for _ in range(FREE + 1):
+        with pytest.raises(Denied):
+            await rig.principals.set_up(stranger(), "user:eve", "wrong", uid(40))
+
+    for code in ("wrong", "code-of-eve"):
+        with pytest.raises(TooManyAttempts) as caught:
+            await rig.principals.set_up(stranger(), "user:eve", code, uid(40))
+        assert caught.value.wait == 0.5
+    with pytest.raises(Denied):
+        await rig.principals.set_up(stranger("198.51.100.4"), "user:eve", "wrong", uid(40))
+    rig.clock[0] += 1
+    await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", uid(40))
+
+
+async def test_a_code_that_waits_is_on_record(rig: Rig) -> None:
+    """It is told like another stranger's, with whose it was said to be and where it came from."""
+    for _ in range(FREE + 1):
+        with pytest.raises(Denied):
+            await rig.principals.set_up(stranger(), "user:eve", "wrong", uid(40))
+    caller = stranger()
+    caller.request_id = "request-3"
+
+    with pytest.raises(TooManyAttempts):
+        await rig.principals.set_up(caller, "user:eve", "wrong", uid(40))
+
+    assert caller.ended
+    await rig.principals._door.close()
+    lines = [json.loads(line) for line in rig.audit.read_text().splitlines()]
+    (line,) = [each for each in lines if each.get("reason") == "wrong credentials were shown"]
+    assert (line["claimed"], line["from"], line["decision"]) == (["user:eve"], "192.0.2.7", "denied")
 
 
 # What is told of nothing
