@@ -263,7 +263,7 @@ class PrincipalService:
             raise
 
     async def _turn_away(self, caller: Caller, kind: Kind, name: str, error: ServiceError) -> None:
-        """Record that a code was wrong, or had to wait; whose it was said to be, where there is one: else it is a code."""
+        """Record that a code was wrong, or had to wait; whose it was said to be, if anybody's: else it may be one."""
         known = await self._principals.current()
         exists = principal_name(kind, name) in known.records
         refusal = Refusal(
