@@ -39,6 +39,7 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.failure_log import FailureLog
 from strongroom.storage_service.http import records
+from strongroom.storage_service.http import rules as rule_resources
 from strongroom.storage_service.http.logins import OPEN_PATHS as LOGIN_PATHS
 from strongroom.storage_service.http.secrets import SecretsEndpoint, allow_of
 from strongroom.storage_service.meter import STORAGE, Meter, Refused, Unknown
@@ -151,7 +152,8 @@ class StorageApp:
             elif request.length > wire.MAX_BODY:
                 raise TooLarge("the body is over its limit")  # here: falcon awaits the beginning of a body first
             else:
-                head.check_unconditional(fields, request.method)
+                if not rule_resources.conditional(path, request.method):
+                    head.check_unconditional(fields, request.method)
                 await exchange.asgi(self._rest, caller=caller)
         except ServiceError as error:
             self._tell_of(error, request_id)

@@ -68,6 +68,7 @@ from strongroom.storage_service.wire import login
 from tests.access.ssh_holders import generated
 from tests.in_process import inside
 from tests.product.test_logins import ADDRESS, OWN, House, allow
+from tests.raw_http import request
 from tests.test_threat_model import collected_in
 
 CANARY: Final = "canary-7d20"
@@ -376,3 +377,23 @@ async def test_what_ends_ends_on_every_worker(workers: list[House], keys: dict[s
     assert (await here.ask("DELETE", "/access/users/bob", None, *OWN)).status == 204
     assert await reads(token) == [401, 401]
     assert [(await each.log_in("user:bob", keys["p256"])).status for each in workers] == [403, 403]
+
+
+async def test_conditions_of_rules_hold_over_http(house: House) -> None:
+    """A rule, and the document of all, are written by their tags or not at all; elsewhere a condition is refused."""
+    rule = {"effect": "allow", "subjects": ["*"], "actions": ["read"], "names": ["secrets/db/**"]}
+    path, document = "/access/rules/one", "/access/rules/-/document"
+    made = await house.ask("PUT", path, rule, "if-none-match: *", *OWN)
+    assert made.status == 201
+    assert (await house.ask("PUT", path, rule, "if-none-match: *", *OWN)).status in (409, 412)
+    other = await house.ask("PUT", path, rule | {"note": "x"}, f"if-match: {made.get('etag')}", *OWN)
+    assert other.status == 204
+    for method, said in (("PUT", rule), ("DELETE", None)):
+        assert (await house.ask(method, path, said, f"if-match: {made.get('etag')}", *OWN)).status == 412
+    assert (await house.ask("DELETE", path, None, f"if-match: {other.get('etag')}", *OWN)).status == 204
+    whole = await house.ask("GET", document, None, *OWN)
+    assert (await house.ask("PUT", path, rule, *OWN)).status == 201
+    text = whole.body
+    fields = ("content-type: application/yaml", f"if-match: {whole.get('etag')}", *OWN)
+    assert (await house.server.ask(request("PUT", document, *fields, body=text))).status == 412
+    assert (await house.ask("PUT", "/access/users/ann", {}, "if-none-match: *", *OWN)).status == 400
