@@ -24,12 +24,14 @@ from strongroom.models import (
     Model,
     Network,
 )
+from strongroom.models.access import MAX_ENTRIES, MAX_NOTE, Right
 from strongroom.models.fields import MAX_INT
 from strongroom.models.rules import base64_text, not_empty
 from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.errors import Fate
+from strongroom.storage_service.wire import access, login, rules
 from strongroom.storage_service.wire.message import SIMPLE
 
 SEGMENT: Final = r"^\.*[A-Za-z0-9_@:+-][A-Za-z0-9._@:+-]*$"
@@ -212,9 +214,73 @@ _Options: Final = msgspec.defstruct(
 )
 _CLUSTER: Final[_Member] = ("cluster", Annotated[str, Meta(pattern=f"^$|{SEGMENT}")] | msgspec.UnsetType, msgspec.UNSET)
 
+_ACCESS: Final = (
+    login.AskedChallenge,
+    login.Challenge,
+    login.Answer,
+    login.Token,
+    wire.WhoAmI,
+    access.NewPrincipal,
+    access.AddedPrincipal,
+    access.PrincipalInfo,
+    access.PrincipalPage,
+    access.NewCredential,
+    access.CredentialInfo,
+    access.NewGroup,
+    access.GroupInfo,
+    access.Membership,
+    access.Setup,
+    rules.RuleBody,
+    rules.RuleInfo,
+    rules.RulePage,
+    rules.RulesDiff,
+    rules.TrialInfo,
+    rules.Question,
+    rules.ExplanationInfo,
+    rules.WhoCanQuestion,
+    rules.WhoInfo,
+    rules.WhatCanQuestion,
+    rules.ReachInfo,
+    rules.CaseInfo,
+)
+"""What the wire says of logins, principals and rules: described as it is."""
+
+KINDS: Final = ("password", "access-key", "certificate", "process")
+"""The kinds of credentials, which the service has in a table of its own."""
+_SUBJECT: Final = r"^(\*|(user|service|apikey|machine|group):[A-Za-z0-9][A-Za-z0-9._@+-]{0,63})$"
+_PART: Final = r"([A-Za-z0-9_@:+-][A-Za-z0-9._@:+-]*|\*|\{principal\})"
+_PATTERN: Final = rf"^({_PART}/)*({_PART}/?|\*\*)$"
+_MOMENT: Final = {"pattern": "^[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z$"}
+
+
+def _entries(**each: Any) -> dict[str, Any]:
+    return {"minItems": 1, "maxItems": MAX_ENTRIES, "uniqueItems": True, "items": {"type": "string", **each}}
+
+
+_GRAMMAR: Final[Mapping[tuple[str, str], dict[str, Any]]] = {
+    ("AskedChallenge", "principal"): {"minLength": 1, "maxLength": login.MAX_PRINCIPAL, "pattern": "^[!-~]+$"},
+    ("NewCredential", "kind"): {"enum": list(KINDS)},
+    ("NewCredential", "data"): {"minLength": 1, "writeOnly": True},
+    ("NewPrincipal", "note"): {"maxLength": MAX_NOTE},
+    ("NewGroup", "note"): {"maxLength": MAX_NOTE},
+    ("Setup", "code"): {"writeOnly": True},
+    ("Answer", "answer"): {"writeOnly": True},
+    ("AddedPrincipal", "code"): {"readOnly": True},
+    ("Token", "token"): {"readOnly": True},
+    ("RuleBody", "subjects"): _entries(pattern=_SUBJECT),
+    ("RuleBody", "actions"): _entries(enum=[*map(str, Right)]),
+    ("RuleBody", "names"): _entries(pattern=_PATTERN),
+    ("RuleBody", "networks"): _entries() | {"minItems": 0},
+    ("RuleBody", "note"): {"maxLength": MAX_NOTE},
+    ("RuleBody", "expires"): {"anyOf": [{"type": "string", **_MOMENT}, {"type": "null"}]},
+    ("NewCredential", "expires"): {"anyOf": [{"type": "string", **_MOMENT}, {"type": "null"}]},
+}
+"""What the service refuses, and the types of the wire do not say, because it says which field is at fault."""
+
 TYPES: Final[Mapping[str, type[Struct]]] = {
     made.__name__: made
     for made in (
+        *_ACCESS,
         Problem,
         Alive,
         Ready,
@@ -254,6 +320,8 @@ def _schemas() -> dict[str, dict[str, Any]]:
     for schema in made.values():
         if "description" in schema:
             schema["description"] = inspect.cleandoc(schema["description"])
+    for (name, member), told in _GRAMMAR.items():
+        made[name]["properties"][member] |= told
     return dict(sorted(made.items()))
 
 

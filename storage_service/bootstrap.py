@@ -24,6 +24,7 @@ from strongroom.storage_service.access.authenticators import (
 from strongroom.storage_service.access.directory import Directory
 from strongroom.storage_service.access.engines.panel import Panel
 from strongroom.storage_service.access.holders import Holders
+from strongroom.storage_service.access.limits import Slowdown
 from strongroom.storage_service.access.logins import Logins, decode_revocation, desk
 from strongroom.storage_service.access.networks import NetworkRules
 from strongroom.storage_service.access.paths import Reach
@@ -101,6 +102,7 @@ class Parts:
     own_user: tuple[Authenticator, ...]  # by which commands of this machine are known, as the kernel tells it
     proxy: Proxy
     networks: NetworkRules  # who may come from where
+    slow: Slowdown  # keys and setup codes that were wrong again and again
     head_fields: head.Table
     closing: contextlib.AsyncExitStack
 
@@ -207,7 +209,7 @@ async def build(  # noqa: PLR0915  # it is one list of parts
         large_answers = LargeAnswers()
         proxy = Proxy(settings.proxy)
         keys = KeyService(door, store, holder, file, documents, machine=machine, renew=renew)
-        scheme = settings.store.partition(":")[0]
+        scheme, slow = settings.store.partition(":")[0], Slowdown()
         stores = (store, *routing.backends)
         health = HealthService(door, keys, stores, scheme, old, ready_when_locked=settings.ready_when_locked)
         return Parts(
@@ -216,7 +218,7 @@ async def build(  # noqa: PLR0915  # it is one list of parts
             records=RecordService(door, routing, large_answers),
             access=AccessService(door, apikeys),
             logins=LoginService(door, logins, settings.addresses),
-            principals=PrincipalService(door, principals, uses),
+            principals=PrincipalService(door, principals, slow, uses),
             rules=RuleService(door, rulebook, ruling, Decisions(settings.audit_log)),
             keys=keys,
             # Of the store alone: who moves a source must see what has moved.
@@ -235,6 +237,7 @@ async def build(  # noqa: PLR0915  # it is one list of parts
             own_user=(OwnUser(os.geteuid()),),
             proxy=proxy,
             networks=networks,
+            slow=slow,
             head_fields=_head_fields(settings.authenticators),
             closing=stack.pop_all(),
         )

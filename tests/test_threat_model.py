@@ -409,6 +409,36 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "access/test_principals.py::test_two_do_not_take_the_last_way_in_together",
     ),
     "writes the store: bring back a user": ("access/test_principals.py::test_what_was_removed_does_not_come_back",),
+    "knows a name: guess a code": (
+        "service/test_principal_service.py::test_wrong_codes_wait",
+        "service/test_slowed.py::test_wrong_setup_codes_wait_as_keys_do",
+        "product/test_access_negative.py::test_a_name_that_is_nobodys_takes_as_many_steps",
+        "access/test_login_passwords.py::test_unknown_names_cost_what_some_principal_costs",
+    ),
+    "has an account: widen a rule": (
+        "access/test_rules.py::test_a_principal_of_an_odd_name_reaches_nothing_more",
+        "access/test_rules.py::test_case_is_never_folded",
+        "access/test_principals.py::test_a_name_is_one_in_whatever_case",
+        "product/test_access_negative.py::test_nobody_is_called_as_a_pattern",
+        "product/test_access_negative.py::test_another_case_is_nobody_else",
+    ),
+    "has an account: see in a listing": (
+        "access/test_rules.py::test_a_deny_holds_for_a_listing_too",
+        "product/test_logins.py::test_a_rule_that_denies_holds_in_listings_and_batches",
+        "service/test_rule_service.py::test_every_verb_gives_a_name_the_verdict_of_its_rule",
+    ),
+    "has an account: end another's": (
+        "product/test_access_negative.py::test_nobody_ends_what_is_anothers",
+        "service/test_principal_service.py::test_nobody_else_is_oneself",
+        "service/test_principal_service.py::test_a_rule_denies_what_is_ones_own",
+    ),
+    "shows no credentials: change anything": (
+        "product/test_access_negative.py::test_nobody_changes_anything",
+        "service/test_principal_service.py::test_strangers_write_nothing",
+        "proxy/test_proxy_openapi.py::test_who_is_nobody_yet_is_asked_for_nothing",
+    ),
+    "shows no credentials: get a token": ("product/test_access_negative.py::test_no_token_comes_with_an_error",),
+    "shows no credentials: have something": ("product/test_access_negative.py::test_no_error_repeats_what_was_sent",),
     "knows a name: set somebody up": (
         "access/test_principals.py::test_a_code_that_is_not_the_one",
         "access/test_principals.py::test_a_code_is_used_once_by_two",

@@ -10,6 +10,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
+from strongroom.storage_service.errors import TooManyAttempts
+from strongroom.storage_service.strangers import network_of
+from strongroom.storage_service.wire.http1 import Peer
+
 FREE: Final = 20  # wrong credentials of one name at one address before the first wait
 FREE_AT_ADDRESS: Final = 200  # of any names
 FIRST_WAIT: Final = 0.5  # seconds; each more doubles it
@@ -20,6 +24,13 @@ KNOWN: Final = 3600.0  # seconds for which a name that was right at an address i
 MOST: Final = 4096  # entries of each kind; who has been quiet for longest is forgotten first
 
 K = TypeVar("K")
+
+
+def place_of(address: str | None, peer: Peer | None) -> str:
+    """Return from where somebody shows credentials: a network, or a user of this machine."""
+    if address is not None:
+        return network_of(address)
+    return "" if peer is None else f"uid {peer.uid}"
 
 
 class _Failures(Generic[K]):
@@ -75,6 +86,15 @@ class Slowdown:
         if now - self._right.get((address, name), -KNOWN) < KNOWN:
             return own
         return max(own, self._addresses.wait(address, now) or 0.0)
+
+    def refuse_early(self, address: str, name: str) -> None:
+        """Return if credentials of *name* are looked at, at *address*, now.
+
+        Raises:
+            TooManyAttempts: they have to wait.
+        """
+        if (wait := self.wait(address, name)) > 0:
+            raise TooManyAttempts("wrong credentials were shown", wait)
 
     def failed(self, address: str, name: str) -> None:
         """Say that credentials of *name* were wrong at *address*."""

@@ -120,6 +120,33 @@ class WholeReachAlone(WholeReach):
         return principal.is_whole
 
 
+class Itself:
+    """Allows what somebody does for himself, or as a group's manager; it stands beside who may deny it.
+
+    Whoever puts it into a door has found out that the act is one of these.
+    """
+
+    def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
+        """Return True."""
+        del principal, action, name
+        return True
+
+    def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
+        """Return False: it refuses nothing."""
+        del principal, action, below
+        return False
+
+    def tops(self, principal: Principal) -> Iterable[str]:
+        """Return none: it is asked about single names."""
+        del principal
+        return ()
+
+    def own_container(self, principal: Principal) -> str | None:
+        """Return None: it gives nobody one."""
+        del principal
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class SimplePathAuthz:
     """Allows the listed paths to whoever is authenticated; has no opinion on the rest.

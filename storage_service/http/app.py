@@ -17,7 +17,7 @@ import falcon.asgi
 from strongroom.storage_service import wire
 from strongroom.storage_service.access import authenticators
 from strongroom.storage_service.access.base import Principal
-from strongroom.storage_service.access.limits import Rates, Slowdown
+from strongroom.storage_service.access.limits import Rates, place_of
 from strongroom.storage_service.access.networks import LOGIN
 from strongroom.storage_service.access.networks import UNKNOWN as UNKNOWN_ADDRESS
 from strongroom.storage_service.access.sign_ins import PasswordRefused
@@ -43,6 +43,7 @@ from strongroom.storage_service.errors import (
 )
 from strongroom.storage_service.failure_log import FailureLog
 from strongroom.storage_service.http import records
+from strongroom.storage_service.http import rules as rule_resources
 from strongroom.storage_service.http.logins import OPEN_PATHS as LOGIN_PATHS
 from strongroom.storage_service.http.secrets import SecretsEndpoint, allow_of
 from strongroom.storage_service.meter import STORAGE, Meter, Refused, Unknown
@@ -95,7 +96,6 @@ class StorageApp:
         self._renew = renew
         self._parts: Parts | None = None
         self._failures = FailureLog()
-        self._slow = Slowdown()
         self._rates = Rates(settings.rate_limit) if settings.rate_limit else None
 
     async def open(self) -> None:
@@ -107,6 +107,7 @@ class StorageApp:
         self._parts = await build(
             self._settings, self._shared, self._opener, self._old_places, self._renew, meter=self._meter
         )
+        self._slow = self._parts.slow
         self._secrets = SecretsEndpoint(self._parts.secrets)
         self._rest = _falcon_app(self._parts, self._failures)
 
@@ -160,7 +161,7 @@ class StorageApp:
             elif request.length > wire.MAX_BODY:
                 raise TooLarge("the body is over its limit")  # here: falcon awaits the beginning of a body first
             else:
-                if not path.startswith(_BELOW_RULES):  # which look at conditions themselves
+                if not rule_resources.conditional(path, request.method):
                     head.check_unconditional(fields, request.method)
                 await exchange.asgi(self._rest, caller=caller)
         except ServiceError as error:
@@ -221,9 +222,8 @@ class StorageApp:
             elif fields.certificate is not None:  # of which nobody else is believed
                 fields = fields._replace(certificate=None)
             if fields.auth_id is not None:  # a token is no guess: it expires in everybody's hands
-                place = _place_of(address, exchange)
-                if (wait := self._slow.wait(place, fields.auth_id)) > 0:
-                    raise TooManyAttempts("wrong credentials were shown", wait)
+                place = place_of(address, exchange.peer)
+                self._slow.refuse_early(place, fields.auth_id)
             if path == wire.ACTS_PATH:
                 principal = await authenticators.authenticate(parts.own_user, fields, exchange.peer)
             else:
@@ -352,6 +352,24 @@ def create_app(
     return StorageApp(settings, shared or SharedRoot(), old_places=old_places, renew=renew, meter=meter)
 
 
+_network_of: Final = lru_cache(maxsize=1024)(network_of)  # PERF: it reads an address, which takes microseconds
+
+
+def _limit(rates: Rates | None, caller: Caller, path: str) -> None:
+    """Count a request of *caller*, but where the proxy asks who somebody is, before it asks for him.
+
+    The service's own key has no limit: who stops a flood needs it.
+
+    Raises:
+        TooManyRequests: there were too many.
+    """
+    if rates is None or path == WHOAMI_PATH or (caller.principal.exempt and caller.on_behalf_of is None):
+        return
+    place = _network_of(caller.address) if caller.address is not None else ""
+    if (wait := rates.take(f"{caller.holder} {place}")) > 0:
+        raise TooManyRequests("there were too many requests", wait, rates.requests)
+
+
 def _falcon_app(parts: Parts, failures: FailureLog) -> falcon.asgi.App[Request, Response]:
     app: falcon.asgi.App[Request, Response] = falcon.asgi.App()
     app.add_error_handler(Exception, _reraise)
@@ -378,31 +396,6 @@ async def _translate(_: Request, __: Response, error: falcon.HTTPError, ___: dic
 def _as_sent(path: bytes) -> str:
     """Return a *path* that may be unreadable, for the audit log."""
     return path.decode("latin-1")
-
-
-_network_of: Final = lru_cache(maxsize=1024)(network_of)  # PERF: it reads an address, which takes microseconds
-
-
-def _limit(rates: Rates | None, caller: Caller, path: str) -> None:
-    """Count a request of *caller*, but where the proxy asks who somebody is, before it asks for him.
-
-    The service's own key has no limit: who stops a flood needs it.
-
-    Raises:
-        TooManyRequests: there were too many.
-    """
-    if rates is None or path == WHOAMI_PATH or (caller.principal.exempt and caller.on_behalf_of is None):
-        return
-    place = _network_of(caller.address) if caller.address is not None else ""
-    if (wait := rates.take(f"{caller.holder} {place}")) > 0:
-        raise TooManyRequests("there were too many requests", wait, rates.requests)
-
-
-def _place_of(address: str | None, exchange: Exchange) -> str:
-    """Return from where somebody shows credentials: a network, or a user of this machine."""
-    if address is not None:
-        return _network_of(address)
-    return "" if exchange.peer is None else f"uid {exchange.peer.uid}"
 
 
 def _told(error: ServiceError) -> Literal["denied", "failed"]:

@@ -65,6 +65,11 @@ def add_routes(app: falcon.asgi.App[Any, Any], rules: RuleService, bodies: Large
         app.add_route(path, resource)
 
 
+def conditional(path: str, method: bytes) -> bool:
+    """Whether *method* looks at conditions at *path*: where a rule, or the document of all, is written or removed."""
+    return path.startswith(RULES_PATH + "/") and method in (b"PUT", b"DELETE")
+
+
 class _Resource:
     """A resource, and the service behind it."""
 

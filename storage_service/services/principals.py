@@ -3,8 +3,8 @@
 What is decided on is where the record lies: ``system/access/users/ann``. A change takes credentials that reach
 everything, or a rule; no narrow key makes somebody who reaches further than itself. Whoever touches an administrator
 needs the right to change the group ``administrators``, too. For oneself one may read one's own record, add and remove
-one's own credentials and end one's own tokens; the manager of a group adds and removes its members. And who has the
-code that somebody gave him sets himself up with it, whom nobody knows before.
+one's own credentials and end one's own tokens; the manager of a group adds and removes its members: unless a rule
+denies it. And who has the code that somebody gave him sets himself up with it, whom nobody knows before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,11 @@ from strongroom.models.errors import InvalidName
 from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.access.credentials import making
 from strongroom.storage_service.access.directory import Snapshot, principal_name, record_of
-from strongroom.storage_service.access.paths import WholeReach
+from strongroom.storage_service.access.limits import Slowdown, place_of
+from strongroom.storage_service.access.paths import Itself, WholeReach
 from strongroom.storage_service.access.principals import Added, Principals
 from strongroom.storage_service.access.uses import Uses
-from strongroom.storage_service.errors import Denied, Invalid, NotFound, ServiceError
+from strongroom.storage_service.errors import Denied, Invalid, NotFound, ServiceError, TooManyAttempts
 from strongroom.storage_service.services.door import Act, Caller, Door
 from strongroom.storage_service.wire import Refusal
 from strongroom.storage_service.wire.access import FOLDERS, MAX_PAGE, NewCredential
@@ -61,12 +62,14 @@ class PrincipalService:
     there are none; and Unavailable, with the fate of what was to be written.
     """
 
-    def __init__(self, door: Door, principals: Principals, uses: Uses | None = None) -> None:
-        """Take the parts."""
+    def __init__(self, door: Door, principals: Principals, slow: Slowdown, uses: Uses | None = None) -> None:
+        """Take the parts; *slow* remembers wrong codes, too."""
         self._uses = uses
         self._door = door
         self._whole = door.beside(WholeReach())
+        self._own = door.beside(Itself())
         self._principals = principals
+        self._slow = slow
 
     @property
     def now(self) -> str:
@@ -79,8 +82,8 @@ class PrincipalService:
         Raises:
             Denied, AuditUnavailable
         """
-        if not _is_itself(caller, kind, name):
-            await self._whole.expect(caller, action, [_record_name(kind, name)])
+        door = self._own if _is_itself(caller, kind, name) else self._whole
+        await door.expect(caller, action, [_record_name(kind, name)])
 
     async def expect_group(self, caller: Caller, action: Action, name: str) -> None:
         """Refuse *caller* what would be refused anyway, as `expect`, where it is no manager of the group.
@@ -88,8 +91,8 @@ class PrincipalService:
         Raises:
             Denied, AuditUnavailable
         """
-        if action is not Action.MODIFY or not await self._manages(caller, name):
-            await self._whole.expect(caller, action, [_group_name(name)])
+        manages = action is Action.MODIFY and await self._manages(caller, name)
+        await (self._own if manages else self._whole).expect(caller, action, [_group_name(name)])
 
     # Looking
 
@@ -121,10 +124,8 @@ class PrincipalService:
             used = {} if self._uses is None else await self._uses.of(f"{FOLDERS[kind]}/{name}")
             return found._replace(used=used)
 
-        if _is_itself(caller, kind, name):
-            await self._door.note(caller, Action.GET, principal_name(kind, name))
-            return await read()
-        return await self._door.read(caller, Action.GET, [_record_name(kind, name)], read)
+        door = self._own if _is_itself(caller, kind, name) else self._door
+        return await door.read(caller, Action.GET, [_record_name(kind, name)], read)
 
     async def groups(self, caller: Caller) -> list[KnownGroup]:
         """Return the groups that the caller may list and get."""
@@ -150,10 +151,8 @@ class PrincipalService:
                 raise NotFound("there is no such group")
             return await self._group(known, name)
 
-        if await self._manages(caller, name):
-            await self._door.note(caller, Action.GET, names.GROUPS + name)
-            return await read()
-        return await self._door.read(caller, Action.GET, [_group_name(name)], read)
+        door = self._own if await self._manages(caller, name) else self._door
+        return await door.read(caller, Action.GET, [_group_name(name)], read)
 
     async def _group(self, known: Snapshot, name: str) -> KnownGroup:
         found = known.records[names.GROUPS + name]
@@ -244,13 +243,19 @@ class PrincipalService:
             Denied: the code is wrong, has expired, or is another's; which, it is not told.
             Invalid: the credential cannot be so; the code is good still.
             Exists: somebody has such a credential; the code is good still.
+            TooManyAttempts: codes were wrong where *caller* is; this one was not looked at.
         """
         kind, name = kind_and_name(principal)
+        place, whose = place_of(caller.address, caller.peer), f"{kind}:{name}"
         try:
+            self._slow.refuse_early(place, whose)
             await self._principals.check_code(kind, name, code)
-        except Denied as error:
+        except (Denied, TooManyAttempts) as error:
+            if isinstance(error, Denied):
+                self._slow.failed(place, whose)
             await self._turn_away(caller, kind, name, error)
             raise
+        self._slow.passed(place, whose)
         made = await self._made(credential)
         itself = Caller(
             Principal(f"{kind}:{name}"), caller.request_id, caller.peer, None, caller.address, caller.through_proxy
@@ -263,8 +268,8 @@ class PrincipalService:
             caller.ended = True
             raise
 
-    async def _turn_away(self, caller: Caller, kind: Kind, name: str, error: Denied) -> None:
-        """Record that a code was wrong; whom it was said to be of, if there is such a one: else it may be a code."""
+    async def _turn_away(self, caller: Caller, kind: Kind, name: str, error: ServiceError) -> None:
+        """Record that a code was wrong, or had to wait; whose it was said to be, if anybody's: else it may be one."""
         known = await self._principals.current()
         exists = principal_name(kind, name) in known.records
         refusal = Refusal(
@@ -335,15 +340,13 @@ class PrincipalService:
 
     async def _permit_itself(self, caller: Caller, kind: Kind, name: str) -> None:
         if _is_itself(caller, kind, name):
-            await self._door.note(caller, Action.MODIFY, principal_name(kind, name))
+            await self._own.permit(caller, Action.MODIFY, [_record_name(kind, name)])
         else:
             await self._permit(caller, Action.MODIFY, kind, name)
 
     async def _permit_member(self, caller: Caller, group: str) -> None:
-        if await self._manages(caller, group):
-            await self._door.note(caller, Action.MODIFY, names.GROUPS + group)
-        else:
-            await self._whole.permit(caller, Action.MODIFY, [_group_name(group)])
+        door = self._own if await self._manages(caller, group) else self._whole
+        await door.permit(caller, Action.MODIFY, [_group_name(group)])
 
     async def _manages(self, caller: Caller, group: str) -> bool:
         """Whether *caller* is a manager of *group*, by a record that is not damaged."""

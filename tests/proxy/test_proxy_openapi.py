@@ -10,20 +10,29 @@ import falcon.inspect
 import pytest
 from openapi_spec_validator import validate
 
+from strongroom.http_proxy.access_description import ACCESS_NAME, DURATION, PRINCIPAL_NAME
 from strongroom.http_proxy.app import _falcon_app
 from strongroom.http_proxy.metrics import Metrics
 from strongroom.http_proxy.openapi import DOCUMENT
 from strongroom.http_proxy.resources import ENDPOINTS
 from strongroom.http_proxy.resources.base import Storage
-from strongroom.http_proxy.schemas import SEGMENT
+from strongroom.http_proxy.schemas import KINDS, SEGMENT
 from strongroom.models import MODELS, Cluster, ContainerManagerConfig, Host, HostCreds, Model, Network
+from strongroom.models.access import check_name, check_pattern, check_subject
+from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
+from strongroom.storage_service.access.credentials.registry import CREDENTIALS
+from strongroom.storage_service.access.durations import duration
+from strongroom.storage_service.bootstrap import SharedRoot
 from strongroom.storage_service.client.pool import Place, Pool
-from strongroom.storage_service.config import ProxySettings
+from strongroom.storage_service.config import ProxySettings, ServiceSettings
+from strongroom.storage_service.http.app import STRANGERS_PATHS, StorageApp
 from strongroom.storage_service.meter import PROXY, Meter
 from tests.proxy.conftest import Proxy
 from tests.raw_http import ScriptedService, ask, request
+
+PASSED_ON = tuple(path + "/" for path in wire.PROXIED)
 
 
 def test_the_document_is_valid() -> None:
@@ -55,9 +64,78 @@ def test_every_route_is_in_the_document_and_the_reverse() -> None:
         (path.rstrip("/"), method)
         for path, operations in DOCUMENT["paths"].items()
         for method in operations
-        if method != "parameters" and not path.startswith(wire.PROXIED_SECRETS_PATH)
+        if method != "parameters" and not path.startswith((wire.PROXIED_SECRETS_PATH, *PASSED_ON))
     }
     assert served == described
+
+
+async def test_every_route_that_is_passed_on_is_in_the_document_and_the_reverse(tmp_path: Path) -> None:
+    """Paths, to their last slash, and methods are those that the service itself has below what the proxy passes on."""
+    app = StorageApp(
+        ServiceSettings(
+            socket=tmp_path / "s",
+            audit_log=tmp_path / "audit.log",
+            root_key=tmp_path / "secrets.key",
+            store="memory:",
+            api_id="own",
+            api_key=Secret("key"),
+        ),
+        SharedRoot(),
+    )
+    await app.open()
+    try:
+        routes = falcon.inspect.inspect_routes(app._rest)
+    finally:
+        await app.close()
+    served = {
+        (wire.API_PATH + route.path, method.method.lower())
+        for route in routes
+        for method in route.methods
+        if not method.internal and (wire.API_PATH + route.path).startswith(PASSED_ON)
+    }
+    described = {
+        (path, method)
+        for path, operations in DOCUMENT["paths"].items()
+        for method in operations
+        if method != "parameters" and path.startswith(PASSED_ON)
+    }
+    assert len(served) > 40
+    assert served == described
+
+
+def test_who_is_nobody_yet_is_asked_for_nothing() -> None:
+    """Below what is passed on, those paths alone need no credentials that the service answers to strangers."""
+    unasked = {path for path, told in operations() if path.startswith(PASSED_ON) and told.get("security") == []}
+    assert unasked == {wire.API_PATH + path for path in STRANGERS_PATHS}
+
+
+def test_the_words_of_access_are_the_services() -> None:
+    """The kinds of credentials, the actions and the grammar of names are told as the service has them."""
+    assert set(KINDS) == set(CREDENTIALS)
+    for good in ("ann", "a", "a+b@example.net", "A" * 64, "7a"):
+        assert re.search(PRINCIPAL_NAME, good)
+        assert check_name(good)
+    for bad in ("", ".a", "a/b", "a:b", "a,b", "*", "{principal}", "ä", "A" * 65):
+        assert not re.search(ACCESS_NAME, bad)
+        with pytest.raises(InvalidName):
+            check_name(bad)
+    for good in ("10m", "1h30m", "1Y2M3w4d5h6m7s8ms", "0h1m"):
+        assert re.search(DURATION, good)
+        assert duration(good)
+    for bad in ("", "0s", "m", "30m1h", "1.5h", "-1h", "1 h", "1234567s"):
+        assert not re.search(DURATION, bad)
+        with pytest.raises(ValueError, match="a duration is"):
+            duration(bad)
+    rule = DOCUMENT["components"]["schemas"]["RuleBody"]["properties"]
+    for given, member, check in (
+        (("*", "user:ann", "group:ops", "apikey:ci"), "subjects", check_subject),
+        (("**", "*", "secrets/**", "secrets/*/x", "secrets/{principal}/**", "secrets/db/"), "names", check_pattern),
+    ):
+        for good in given:
+            assert re.search(rule[member]["items"]["pattern"], good), good
+            assert check(good)
+    for bad, member in (("ann", "subjects"), ("user:", "subjects"), ("a//b", "names"), ("a**", "names"), ("", "names")):
+        assert not re.search(rule[member]["items"]["pattern"], bad), bad
 
 
 def test_every_endpoint_of_the_index_is_in_the_document() -> None:
@@ -137,7 +215,19 @@ def test_every_status_is_told() -> None:
 def test_a_body_is_required_where_one_is() -> None:
     """A PUT without a body is what it says: of what can be made of nothing it is no error, of all else it is 400."""
     needed = {told["operationId"] for _, told in operations() if told.get("requestBody", {}).get("required")}
-    assert needed == {"setSecret", "getSecrets", "addHost", "putHostCreds", "replaceClusterHosts", "startClusterDeploy"}
+    records = {told["operationId"] for path, told in operations() if not path.startswith(PASSED_ON)}
+    assert needed & records == {
+        "setSecret",
+        "getSecrets",
+        "addHost",
+        "putHostCreds",
+        "replaceClusterHosts",
+        "startClusterDeploy",
+    }
+    access = {
+        told["operationId"] for path, told in operations() if "requestBody" in told and path.startswith(PASSED_ON)
+    }
+    assert needed - records == access
 
 
 def test_bodies_take_no_member_that_is_refused() -> None:

@@ -16,13 +16,14 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Principal
 from strongroom.storage_service.access.directory import Snapshot
+from strongroom.storage_service.access.limits import FREE, Slowdown
 from strongroom.storage_service.access.paths import Reach
 from strongroom.storage_service.access.principals import Principals
 from strongroom.storage_service.access.ruling import Ruling
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends.base import MAX_PAGE
 from strongroom.storage_service.backends.memory import MemoryBackend
-from strongroom.storage_service.errors import Denied, Exists, Invalid, NotFound, ServiceError
+from strongroom.storage_service.errors import Denied, Exists, Invalid, NotFound, ServiceError, TooManyAttempts
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.ring import DataKey, Ring
 from strongroom.storage_service.services.door import Caller, Door
@@ -47,8 +48,8 @@ class Granted:
         self.rights = set(rights)
 
     def decide(self, principal: Principal, action: Action, name: str) -> bool | None:
-        """Return whether somebody who is ruled may."""
-        return (principal.id, action, name) in self.rights if principal.ruled else None
+        """Return whether somebody who is ruled may; None where no rule speaks of it."""
+        return True if principal.ruled and (principal.id, action, name) in self.rights else None
 
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         """Return False: it cannot tell."""
@@ -90,6 +91,7 @@ class Rig:
     store: MemoryBackend
     granted: Granted
     audit: Path
+    clock: list[float]  # the moment of what slows, as its only entry
 
     def lines(self, request: str = "request-2") -> list[tuple[str, str, str]]:
         """What was written down of one caller: action, name and decision."""
@@ -115,7 +117,8 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     door = Door((Reach(), granted), audit)
     ApiKeys(directory, ("own", Secret("own-key")))
     records = Principals(directory, reserved=["own"], random=lambda: "code-of-eve")
-    principals = PrincipalService(door, records)
+    clock = [1000.0]
+    principals = PrincipalService(door, records, Slowdown(lambda: clock[0]))
     for number, name in enumerate(("ann", "adam", "bob")):
         proofs = [uid(number, "first"), uid(number + 50, "second")]
         await principals.add(OPERATOR, USER, name, proofs, admin=name.startswith("a"))
@@ -124,7 +127,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await principals.add_group(OPERATOR, "ops")
     await principals.add_member(OPERATOR, "ops", "user:bob", Role.MANAGER)
     await principals.add_member(OPERATOR, "ops", "service:runner", Role.MEMBER)
-    yield Rig(principals, records, store, granted, tmp_path / "audit.log")
+    yield Rig(principals, records, store, granted, tmp_path / "audit.log", clock)
     await door.close()
     await directory.close()
     await audit.close()
@@ -346,7 +349,7 @@ async def test_a_process_is_not_a_service_of_its_number(rig: Rig) -> None:
 
 
 async def test_a_manager_says_who_is_in_its_group(rig: Rig) -> None:
-    """It looks at the group, adds and removes members and makes managers, which is written down; no rule is asked."""
+    """It looks at the group, adds and removes members and makes managers, which is written down; it takes no rule."""
     bob = ruled("user:bob")
     await rig.principals.expect_group(bob, Action.MODIFY, "ops")
     assert (await rig.principals.group(bob, "ops")).record is not None
@@ -394,6 +397,68 @@ async def test_an_administrator_says_who_else_is_one(rig: Rig) -> None:
         await rig.principals.remove_member(ann, ADMINISTRATORS, "user:ann")
 
 
+# What a rule denies
+
+
+@pytest.fixture
+async def denied(rig: Rig) -> AsyncIterator[tuple[Rig, PrincipalService]]:
+    """The same service by real rules, which deny bob his own record and his group, and adam nothing."""
+    ruling = Ruling()
+    names = (USERS + "bob", GROUPS + "ops")
+    deny = Rule(effect="deny", subjects=("user:bob",), actions=(Right.ACCESS,), names=names)
+    ruling.take(Snapshot(rules={"not-bob": deny}))
+    audit = AuditLog(rig.audit)
+    audit.open()
+    yield rig, PrincipalService(Door((Reach(), ruling), audit), rig.records, Slowdown())
+    await audit.close()
+
+
+_AS_MANAGER: Final[dict[str, Do]] = {
+    "expect_group": lambda to, who: to.expect_group(who, Action.MODIFY, "ops"),
+    "group": lambda to, who: to.group(who, "ops"),
+    "add_member": lambda to, who: to.add_member(who, "ops", "user:ann", Role.MEMBER),
+    "remove_member": lambda to, who: to.remove_member(who, "ops", "service:runner"),
+}
+
+
+@pytest.mark.parametrize("verb", [*_OWN, *_AS_MANAGER, "expect"])
+async def test_a_rule_denies_what_is_ones_own(denied: tuple[Rig, PrincipalService], verb: str) -> None:
+    """A rule that denies it stops what one does for oneself and as a manager, and the line names the rule."""
+    rig, principals = denied
+    do = (_OWN | _AS_MANAGER | {"expect": lambda to, who: to.expect(who, Action.MODIFY, USER, "bob")})[verb]
+    before = await rig.rows()
+
+    with pytest.raises(Denied):
+        await do(principals, ruled("user:bob"))
+
+    assert await rig.rows() == before
+    (line,) = [each for each in map(json.loads, rig.audit.read_text().splitlines()) if each["request"] == "request-2"]
+    assert (line["decision"], line["decided"]["rules"]) == ("denied", ["not-bob"])
+    assert line["decided"]["rights"] == ["access"]
+
+
+async def test_what_no_rule_denies_is_on_record_as_it_was_decided(denied: tuple[Rig, PrincipalService]) -> None:
+    """That nobody's rule allowed it, and that it was one's own, is in the line."""
+    rig, principals = denied
+    await principals.add_credential(ruled("user:adam"), USER, "adam", uid(77))
+
+    (line,) = [each for each in map(json.loads, rig.audit.read_text().splitlines()) if each["request"] == "request-2"]
+    assert (line["decision"], line["name"]) == ("allowed", USERS + "adam")
+    assert line["decided"] | {"revision": 0} == line["decided"]
+    assert (line["decided"]["rules"], line["decided"]["others"]) == ([], True)
+
+
+async def test_a_token_for_less_does_not_change_its_bearer(rig: Rig) -> None:
+    """Where credentials have bounds of their own, what is one's own lies within them or is refused."""
+    bounded = Caller(Principal("user:bob", ("/secrets",), ruled=True), "request-2")
+    before = await rig.rows()
+
+    with pytest.raises(Denied):
+        await rig.principals.add_credential(bounded, USER, "bob", uid(77))
+
+    assert await rig.rows() == before
+
+
 # Listings
 
 
@@ -407,7 +472,7 @@ async def test_a_listing_shows_what_may_be_seen(rig: Rig) -> None:
     ruling.take(Snapshot(rules=rules))
     audit = AuditLog(rig.audit)
     audit.open()
-    principals = PrincipalService(Door((Reach(), ruling), audit), rig.records)
+    principals = PrincipalService(Door((Reach(), ruling), audit), rig.records, Slowdown())
 
     page = await principals.page(ruled("user:mallory"), USER)
 
@@ -430,9 +495,9 @@ async def test_a_listing_shows_what_may_be_seen(rig: Rig) -> None:
 # Setting up
 
 
-def stranger() -> Caller:
+def stranger(address: str = "192.0.2.7") -> Caller:
     """Return somebody whom nobody knows."""
-    return Caller(Principal("unknown", (), frozenset()), "request-2", Peer(7, 1000, 1000), None, "192.0.2.7", True)
+    return Caller(Principal("unknown", (), frozenset()), "request-2", Peer(7, 1000, 1000), None, address, True)
 
 
 async def test_who_has_the_code_sets_itself_up(rig: Rig) -> None:
@@ -491,6 +556,40 @@ async def test_a_mistake_does_not_use_the_code_up(
         await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", credential)
 
     await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", uid(40))
+
+
+async def test_wrong_codes_wait(rig: Rig) -> None:
+    """After so many for one principal at one address the next waits, right or wrong; elsewhere, or later, none does."""
+    for _ in range(FREE + 1):
+        with pytest.raises(Denied):
+            await rig.principals.set_up(stranger(), "user:eve", "wrong", uid(40))
+
+    for code in ("wrong", "code-of-eve"):
+        with pytest.raises(TooManyAttempts) as caught:
+            await rig.principals.set_up(stranger(), "user:eve", code, uid(40))
+        assert caught.value.wait == 0.5
+    with pytest.raises(Denied):
+        await rig.principals.set_up(stranger("198.51.100.4"), "user:eve", "wrong", uid(40))
+    rig.clock[0] += 1
+    await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", uid(40))
+
+
+async def test_a_code_that_waits_is_on_record(rig: Rig) -> None:
+    """It is told like another stranger's, with whose it was said to be and where it came from."""
+    for _ in range(FREE + 1):
+        with pytest.raises(Denied):
+            await rig.principals.set_up(stranger(), "user:eve", "wrong", uid(40))
+    caller = stranger()
+    caller.request_id = "request-3"
+
+    with pytest.raises(TooManyAttempts):
+        await rig.principals.set_up(caller, "user:eve", "wrong", uid(40))
+
+    assert caller.ended
+    await rig.principals._door.close()
+    lines = [json.loads(line) for line in rig.audit.read_text().splitlines()]
+    (line,) = [each for each in lines if each.get("reason") == "wrong credentials were shown"]
+    assert (line["claimed"], line["from"], line["decision"]) == (["user:eve"], "192.0.2.7", "denied")
 
 
 # What is told of nothing

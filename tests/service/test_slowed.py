@@ -124,3 +124,18 @@ async def test_who_asks_too_often_waits(rig: Rig) -> None:
     assert (await ask(HERE)).status == 200
     await rig.flush()
     assert "too-many-requests: there were too many requests" in rig.reasons()
+
+
+async def test_wrong_setup_codes_wait_as_keys_do(rig: Rig) -> None:
+    """The same rule holds for them: the next is answered 429, and says when to come again."""
+    said = {"principal": "user:eve", "code": "wrong", "credential": {"kind": "process", "data": "7"}}
+    body = json.dumps(said).encode()
+    fields = ("strongroom-proxy: front:front-key", f"forwarded: {HERE}", "content-type: application/json")
+    statuses = [
+        (await rig.server.ask(request("POST", "/access/setup", *fields, body=body))).status for _ in range(FREE + 1)
+    ]
+    answer = await rig.server.ask(request("POST", "/access/setup", *fields, body=body))
+
+    assert set(statuses) == {403}
+    assert (answer.status, answer.get("retry-after")) == (429, "1")
+    assert (await rig.ask("own", "own-key", HERE)).status == 200
