@@ -291,13 +291,14 @@ _GRAMMAR: Final[Mapping[tuple[str, str], dict[str, Any]]] = {
 """What the service refuses, and the types of the wire do not say, because it says which field is at fault."""
 
 _DOCUMENT: Final[dict[str, Any]] = {
+    "title": "RulesDocument",
     "type": "object",
     "description": "Rules by name, in YAML.",
     "properties": {
         "rules": {
             "type": "object",
             "propertyNames": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$"},
-            "additionalProperties": {"$ref": "#/components/schemas/RuleBody"},
+            "additionalProperties": {"$ref": "#/components/schemas/WrittenRule"},
         }
     },
     "required": ["rules"],
@@ -349,7 +350,10 @@ def _schemas() -> dict[str, dict[str, Any]]:
             schema["description"] = inspect.cleandoc(schema["description"])
     for (name, member), told in _GRAMMAR.items():
         made[name]["properties"][member] |= told
-    return dict(sorted((made | {"RulesDocument": _DOCUMENT}).items()))
+    rule = made["RuleBody"]
+    members = rule["properties"] | {"expires": {"type": "string", **_MOMENT}}  # in YAML it is a text, or is left out
+    written = rule | {"title": "WrittenRule", "description": "A rule in a document.", "properties": members}
+    return dict(sorted((made | {"RulesDocument": _DOCUMENT, "WrittenRule": written}).items()))
 
 
 SCHEMAS: Final = _schemas()
