@@ -23,7 +23,7 @@ ACCESS_TAGS: Final = {
 }
 
 _DONE: Final = {204: answer("Done.")}
-_DOCUMENT: Final[Json] = {"type": "string", "description": "Rules in YAML, as docs/access.md has them."}
+_DOCUMENT: Final = schema("RulesDocument")
 _YAML_BODY: Final[Json] = {"required": True, "content": {YAML: {"schema": _DOCUMENT}}}
 _PAGE: Final = [ref("parameters", "pageLimit"), ref("parameters", "pageAfter")]
 _TAG: Final = [ref("parameters", "ruleMatch"), ref("parameters", "ifNoneMatch")]

@@ -26,6 +26,7 @@ from strongroom.models import (
 )
 from strongroom.models.access import MAX_ENTRIES, MAX_NOTE, Right
 from strongroom.models.fields import MAX_INT
+from strongroom.models.names import MAX_NAME
 from strongroom.models.rules import base64_text, not_empty
 from strongroom.models.secret import Secret
 from strongroom.models.steps import Step
@@ -248,9 +249,16 @@ _ACCESS: Final = (
 KINDS: Final = ("password", "access-key", "certificate", "process")
 """The kinds of credentials, which the service has in a table of its own."""
 _SUBJECT: Final = r"^(\*|(user|service|apikey|machine|group):[A-Za-z0-9][A-Za-z0-9._@+-]{0,63})$"
-_PART: Final = r"([A-Za-z0-9_@:+-][A-Za-z0-9._@:+-]*|\*|\{principal\})"
+_SOME: Final = SEGMENT.strip("^$")
+_PART: Final = rf"({_SOME}|\*|\{{principal\}})"
 _PATTERN: Final = rf"^({_PART}/)*({_PART}/?|\*\*)$"
-_MOMENT: Final = {"pattern": "^[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z$"}
+_DAY: Final = (
+    "([0-9]{4}-((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)"
+    "|[0-9]{2}(0[48]|[2468][048]|[13579][26])-02-29|([02468][048]|[13579][26])00-02-29)"
+)
+_MOMENT: Final = {"pattern": f"^(?!0000){_DAY}T([01][0-9]|2[0-3])(:[0-5][0-9]){{2}}Z$"}
+_ACTIONS: Final = sorted({"get", "put", *map(str, Right)})
+_ASKED: Final = {"pattern": rf"^({_SOME}/)*{_SOME}/?$", "maxLength": MAX_NAME}
 
 
 def _entries(**each: Any) -> dict[str, Any]:
@@ -263,8 +271,13 @@ _GRAMMAR: Final[Mapping[tuple[str, str], dict[str, Any]]] = {
     ("NewCredential", "data"): {"minLength": 1, "writeOnly": True},
     ("NewPrincipal", "note"): {"maxLength": MAX_NOTE},
     ("NewGroup", "note"): {"maxLength": MAX_NOTE},
+    ("Setup", "principal"): {"pattern": "^(user|service):[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$"},
     ("Setup", "code"): {"writeOnly": True},
     ("Answer", "answer"): {"writeOnly": True},
+    ("Question", "action"): {"enum": _ACTIONS},
+    ("Question", "name"): _ASKED,
+    ("WhoCanQuestion", "action"): {"enum": _ACTIONS},
+    ("WhoCanQuestion", "name"): _ASKED,
     ("AddedPrincipal", "code"): {"readOnly": True},
     ("Token", "token"): {"readOnly": True},
     ("RuleBody", "subjects"): _entries(pattern=_SUBJECT),
@@ -276,6 +289,21 @@ _GRAMMAR: Final[Mapping[tuple[str, str], dict[str, Any]]] = {
     ("NewCredential", "expires"): {"anyOf": [{"type": "string", **_MOMENT}, {"type": "null"}]},
 }
 """What the service refuses, and the types of the wire do not say, because it says which field is at fault."""
+
+_DOCUMENT: Final[dict[str, Any]] = {
+    "title": "RulesDocument",
+    "type": "object",
+    "description": "Rules by name, in YAML.",
+    "properties": {
+        "rules": {
+            "type": "object",
+            "propertyNames": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$"},
+            "additionalProperties": {"$ref": "#/components/schemas/WrittenRule"},
+        }
+    },
+    "required": ["rules"],
+    "additionalProperties": False,
+}
 
 TYPES: Final[Mapping[str, type[Struct]]] = {
     made.__name__: made
@@ -322,7 +350,10 @@ def _schemas() -> dict[str, dict[str, Any]]:
             schema["description"] = inspect.cleandoc(schema["description"])
     for (name, member), told in _GRAMMAR.items():
         made[name]["properties"][member] |= told
-    return dict(sorted(made.items()))
+    rule = made["RuleBody"]
+    members = rule["properties"] | {"expires": {"type": "string", **_MOMENT}}  # in YAML it is a text, or is left out
+    written = rule | {"title": "WrittenRule", "description": "A rule in a document.", "properties": members}
+    return dict(sorted((made | {"RulesDocument": _DOCUMENT, "WrittenRule": written}).items()))
 
 
 SCHEMAS: Final = _schemas()

@@ -17,8 +17,8 @@ from strongroom.http_proxy.openapi import DOCUMENT
 from strongroom.http_proxy.resources import ENDPOINTS
 from strongroom.http_proxy.resources.base import Storage
 from strongroom.http_proxy.schemas import KINDS, SEGMENT
-from strongroom.models import MODELS, Cluster, ContainerManagerConfig, Host, HostCreds, Model, Network
-from strongroom.models.access import check_name, check_pattern, check_subject
+from strongroom.models import MODELS, Cluster, ContainerManagerConfig, Host, HostCreds, Model, Network, names
+from strongroom.models.access import InvalidAccess, check_name, check_pattern, check_subject, check_time
 from strongroom.models.errors import InvalidName
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
@@ -109,6 +109,15 @@ def test_who_is_nobody_yet_is_asked_for_nothing() -> None:
     assert unasked == {wire.API_PATH + path for path in STRANGERS_PATHS}
 
 
+def is_time(said: str) -> bool:
+    """Whether the service takes it for a moment."""
+    try:
+        check_time(said, "expires")
+    except InvalidAccess:
+        return False
+    return True
+
+
 def test_the_words_of_access_are_the_services() -> None:
     """The kinds of credentials, the actions and the grammar of names are told as the service has them."""
     assert set(KINDS) == set(CREDENTIALS)
@@ -134,6 +143,18 @@ def test_the_words_of_access_are_the_services() -> None:
         for good in given:
             assert re.search(rule[member]["items"]["pattern"], good), good
             assert check(good)
+    moment = rule["expires"]["anyOf"][0]["pattern"]
+    days = [
+        f"{year}-{month:02}-{day:02}" for year in (2023, 2024, 2000, 2100) for month in range(14) for day in range(33)
+    ]
+    for said in [*(f"{day}T23:59:59Z" for day in days), "2026-11-30T24:00:00Z", "2026-11-30", "0000-01-01T00:00:00Z"]:
+        assert bool(re.search(moment, said)) == is_time(said), said
+    asked = DOCUMENT["components"]["schemas"]["Question"]["properties"]["name"]["pattern"]
+    for good in ("a", "a/", "secrets/db/key", "secrets/..a/"):
+        assert re.search(asked, good)
+        assert names.check(good)
+    for bad in ("", "/", "/a", "a//b", "a/../b", "a b", "a/*"):
+        assert not re.search(asked, bad), bad
     for bad, member in (("ann", "subjects"), ("user:", "subjects"), ("a//b", "names"), ("a**", "names"), ("", "names")):
         assert not re.search(rule[member]["items"]["pattern"], bad), bad
 

@@ -17,8 +17,19 @@ PROGRAM: Final = ROOT / ".venv-schemathesis/bin/schemathesis"  # made by `make t
 SETTINGS: Final = Path(__file__).with_name("schemathesis.toml")
 CASES: Final = 2  # an operation and phase, beside those that its description makes necessary
 
-# What it finds and is meant so: the code of the finding, the method, and why.
+_PAST: Final = "no schema says what a credential of each kind is, or which moment is past"
+
+# What it finds and is meant so: the code of the finding, the method or the operation, and why.
 MEANT: Final = {
+    ("ST202", "POST /api/v0/auth/challenge"): "no schema says at which addresses the service is spoken to",
+    ("ST202", "POST /api/v0/access/rules/-/try"): "no schema says how long 366 days are in the spelling of durations",
+    ("ST202", "POST /api/v0/access/rules/-/diff"): "no schema says what a network of IPv4 or IPv6 is",
+    ("ST201", "POST /api/v0/access/rules/-/diff"): "a scalar in YAML is the text that it is: a note may say false",
+    ("ST202", "POST /api/v0/access/rules/-/explain"): "no schema says what an address of IPv4 or IPv6 is",
+    ("ST202", "PUT /api/v0/access/users/{name}"): _PAST,
+    ("ST202", "PUT /api/v0/access/services/{name}"): _PAST,
+    ("ST202", "POST /api/v0/access/users/{name}/credentials/"): _PAST,
+    ("ST202", "POST /api/v0/access/services/{name}/credentials/"): _PAST,
     (
         "ST101",
         "QUERY",
@@ -73,7 +84,7 @@ def test_it_finds_nothing_but_what_is_meant(report: dict[str, Any]) -> None:
         (failure["code"], operation)
         for failure in report["failures"]
         for operation in failure["operations"]
-        if (failure["code"], operation.partition(" ")[0]) not in MEANT
+        if not {(failure["code"], operation.partition(" ")[0]), (failure["code"], operation)} & MEANT.keys()
     }
     assert found == set(), report["said"]
     assert report["errors"] == []
@@ -90,8 +101,9 @@ def test_every_operation_is_tried(report: dict[str, Any]) -> None:
 def test_what_is_meant_is_still_found(report: dict[str, Any]) -> None:
     """The list of what is meant has no line that nothing answers to."""
     found = {
-        (failure["code"], operation.partition(" ")[0])
+        (failure["code"], said)
         for failure in report["failures"]
         for operation in failure["operations"]
+        for said in (operation, operation.partition(" ")[0])
     }
     assert set(MEANT) <= found
