@@ -86,7 +86,7 @@ class Token(msgspec.Struct, kw_only=True):
 
 def socket_address(path: str | os.PathLike[str]) -> str:
     """Return the address of a service that is spoken to over the unix socket at *path*: one spelling for a file."""
-    return "unix:" + quote(os.path.realpath(path), safe="/:@+,=~")
+    return "unix:" + quote(os.fsencode(os.path.realpath(path)), safe="/:@+,=~")
 
 
 def url_address(url: str) -> str:
