@@ -158,8 +158,8 @@ def _expanded(path: Path) -> Path:
 def client(timeout: float = 10.0) -> "StorageClient":
     """Return a client of the service that was said; *timeout* is the seconds that one call may take.
 
-    It shows an API key that was said, or else that of a ``client.json`` that this user can read; without either, the
-    token of a login.
+    It shows an API key that was said, or else that of a ``client.json`` that this user can read and that names this
+    address; without either, the token of a login there.
 
     Raises:
         ConfigurationError: nothing leads to a service, or there is nothing to show it.

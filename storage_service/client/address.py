@@ -179,11 +179,10 @@ def read_home(home: StrPath) -> tuple[Address, Caller]:
     Raises:
         ConfigurationError: the file cannot be read, is no client.json, or others than its owner may read it.
     """
-    return _read_file(Path(home) / client_file.NAME)
+    return _of_file(ClientFile.read(Path(home) / client_file.NAME))
 
 
-def _read_file(path: Path) -> tuple[Address, Caller]:
-    said = ClientFile.read(path)
+def _of_file(said: ClientFile) -> tuple[Address, Caller]:
     address = Address(url=said.url, ca=said.ca) if said.socket is None else Address(socket=said.socket, ca=said.ca)
     return address, Caller(api_id=said.api_id, api_key=said.api_key)
 
@@ -194,12 +193,14 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
     ``STRONGROOM_SOCKET`` or ``STRONGROOM_URL``, ``STRONGROOM_API_ID`` and ``STRONGROOM_API_KEY`` say it directly, and
     ``STRONGROOM_CA`` names a file with the authorities that an https URL's certificate is to be signed by. What
     they leave out is read from ``STRONGROOM_CLIENT``, a ``client.json`` that lies anywhere (a relative path lies in the
-    home), or that of the home that ``STRONGROOM_HOME`` names; where nothing is left out, neither is looked at. Each may
-    end in ``_FILE`` and name a file instead. A variable that is nobody's is refused, as by every command: it may have
-    been meant for one of these, and another key or authority would be used in its place.
+    home), or that of the home that ``STRONGROOM_HOME`` names; where nothing is left out, neither is looked at. The key
+    of such a file is for the addresses that the file names: none other is shown it. Each variable may end in ``_FILE``
+    and name a file instead. One that is nobody's is refused, as by every command: it may have been meant for one of
+    these, and another key or authority would be used in its place.
 
     Raises:
         ConfigurationError: something is missing, said twice, in a file that cannot be read, or means nothing.
+        NoCredentials: there is no key, or none for the address that variables say.
     """
     said = {name: _variable(environ, name) for name in ("API_ID", "API_KEY")}
     variables.check(environ)
@@ -213,7 +214,11 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Address, Caller]:
         return address, caller
     home, file = _variable(environ, "HOME"), _variable(environ, "CLIENT")
     if home or file:
-        known = _read_named(Path(home, file or client_file.NAME))
+        path = Path(home, file or client_file.NAME)
+        said_there = _read_named(path)
+        if address is not None:
+            _check_names(path, said_there, address)
+        known = _of_file(said_there)
         return _vouched(address, known[0], ca), caller or known[1]
     raise (ConfigurationError if address is None else NoCredentials)(_missing(address, caller))
 
@@ -240,14 +245,31 @@ def _vouched(said: Address | None, known: Address, ca: Path | None) -> Address:
     return replace(there, ca=ca or known.ca) if there.url.startswith("https:") or ca is not None else there
 
 
-def _read_named(path: Path) -> tuple[Address, Caller]:
+def _check_names(path: Path, file: ClientFile, address: Address) -> None:
+    """Refuse to show the key of the *file* at *path* to another than that file names.
+
+    Raises:
+        NoCredentials: *address* is none of the file's.
+    """
+    if address.socket is not None:
+        named = file.socket is not None and os.path.realpath(file.socket) == os.path.realpath(address.socket)
+    else:
+        named = _is_url(file.url) and login.url_address(file.url) == login.url_address(address.url)
+    if not named:
+        raise NoCredentials(
+            f"the API key of {path} is for the addresses that this file names, and {address} is none of them: set"
+            " STRONGROOM_API_ID and STRONGROOM_API_KEY to a key of that service"
+        )
+
+
+def _read_named(path: Path) -> ClientFile:
     """Return what the file that variables led to says; where it is not there, variables may say it all.
 
     Raises:
         ConfigurationError: as `read_home`.
     """
     try:
-        return _read_file(path)
+        return ClientFile.read(path)
     except ConfigurationError as error:
         if isinstance(error.__cause__, PermissionError):
             raise NoCredentials(str(error)).advising(*error.next) from error.__cause__

@@ -13,7 +13,7 @@ from strongroom.models.steps import Step
 from strongroom.storage_service import variables
 from strongroom.storage_service.client import AsyncStorageClient, StorageClient
 from strongroom.storage_service.client.address import Address, Caller, read_environment, read_home
-from strongroom.storage_service.errors import ConfigurationError, NotImplementedHere
+from strongroom.storage_service.errors import ConfigurationError, NoCredentials, NotImplementedHere
 
 CANARY = "cAnArY-51e7"
 
@@ -98,8 +98,46 @@ def test_the_environment_wins_over_the_home(tmp_path: Path) -> None:
     home = {"STRONGROOM_HOME": str(home_at(tmp_path))}
 
     assert read_environment(home | KEY)[1].api_id == "ci"
-    assert str(read_environment(home | {"STRONGROOM_URL": "http://h:1"})[0]) == "http://h:1"
-    assert read_environment(home | {"STRONGROOM_SOCKET": "/x"})[1].api_id == "local"
+    assert str(read_environment(home | KEY | {"STRONGROOM_URL": "http://h:1"})[0]) == "http://h:1"
+    assert str(read_environment(home | {"STRONGROOM_URL": "HTTP://127.0.0.1:8000/"})[0]) == "HTTP://127.0.0.1:8000/"
+    assert read_environment(home | SOCKET)[1].api_id == "local"
+
+
+@pytest.mark.parametrize("named", ["HOME", "CLIENT"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"SOCKET": "/x"},
+        {"SOCKET": "/run/s.sock/../t.sock"},
+        {"URL": "http://h:1"},
+        {"URL": "http://127.0.0.1"},
+        {"URL": "https://127.0.0.1:8000"},
+        {"URL": "http://127.0.0.1:8000/other"},
+    ],
+    ids=str,
+)
+def test_a_key_of_a_home_is_for_the_addresses_that_it_names(tmp_path: Path, where: dict[str, str], named: str) -> None:
+    """Whoever says another address is told so, and what to do; a key that is said goes there."""
+    home = home_at(tmp_path)
+    said = {f"STRONGROOM_{name}": value for name, value in where.items()}
+    said[f"STRONGROOM_{named}"] = str(home if named == "HOME" else home / "client.json")
+
+    with pytest.raises(NoCredentials) as caught:
+        read_environment(said)
+    assert f"{home}/client.json is for the addresses that this file names, and " in str(caught.value)
+    assert "set STRONGROOM_API_ID and STRONGROOM_API_KEY" in str(caught.value)
+    assert CANARY not in str(caught.value)
+    assert read_environment(said | KEY)[1].api_id == "ci"
+
+
+def test_a_home_that_names_one_address_lends_its_key_to_no_other(tmp_path: Path) -> None:
+    """A client.json with a url alone is for no socket, and one with a socket alone for no url."""
+    home_at(tmp_path, socket=None)
+    with pytest.raises(NoCredentials):
+        read_environment({"STRONGROOM_HOME": str(tmp_path)} | SOCKET)
+    home_at(tmp_path, url=None)
+    with pytest.raises(NoCredentials):
+        read_environment({"STRONGROOM_HOME": str(tmp_path), "STRONGROOM_URL": "http://127.0.0.1:8000"})
 
 
 @pytest.mark.parametrize("where", [SOCKET, {"STRONGROOM_URL": "http://h:1"}])
@@ -165,7 +203,7 @@ def test_the_environment_names_a_client_file(tmp_path: Path) -> None:
     assert read_environment({"STRONGROOM_CLIENT": str(file)})[1].api_id == "local"
     assert read_environment({"STRONGROOM_CLIENT": str(file), "STRONGROOM_HOME": "/nowhere"})[1].api_id == "local"
     assert read_environment({"STRONGROOM_CLIENT": "client.json", "STRONGROOM_HOME": str(tmp_path)})[1].api_id == "local"
-    assert str(read_environment({"STRONGROOM_CLIENT": str(file), "STRONGROOM_SOCKET": "/x"})[0]) == "/x"
+    assert str(read_environment({"STRONGROOM_CLIENT": str(file)} | SOCKET)[0]) == "/run/s.sock"
 
 
 @pytest.mark.parametrize(("mode", "owner", "taken"), [(0o440, 0, True), (0o440, 1, False), (0o640, 0, False)])
