@@ -34,11 +34,11 @@ import bcrypt
 import msgspec
 
 from strongroom.http_proxy.authn.base import Identity, Refused
-from strongroom.http_proxy.authn.line import Line
 from strongroom.http_proxy.request import sender
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.client.pool import Pool
 from strongroom.storage_service.errors import ConfigurationError
+from strongroom.storage_service.line import Line
 from strongroom.storage_service.reach import changed_by_others
 from strongroom.storage_service.strangers import network_of
 

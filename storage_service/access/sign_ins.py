@@ -25,8 +25,8 @@ from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.access.credentials.making import PASSWORD
 from strongroom.storage_service.access.credentials.password import Passwords, hashed, verify
 from strongroom.storage_service.access.directory import Directory, Snapshot
-from strongroom.storage_service.access.line import Line
 from strongroom.storage_service.errors import Denied, ServiceError
+from strongroom.storage_service.line import Line
 
 REMEMBERED: Final = 60.0  # seconds that a right password is not hashed again
 MAX_REMEMBERED: Final = 1024  # passwords

@@ -16,7 +16,6 @@ from strongroom.models.access import Credential, Kind, PrincipalRecord
 from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.access.credentials.password import hashed
 from strongroom.storage_service.access.directory import Damaged, Snapshot
-from strongroom.storage_service.access.line import Line
 from strongroom.storage_service.access.sign_ins import (
     COME_BACK,
     MAX_REMEMBERED,
@@ -27,6 +26,7 @@ from strongroom.storage_service.access.sign_ins import (
     SignIns,
 )
 from strongroom.storage_service.errors import Internal, Unavailable
+from strongroom.storage_service.line import Line
 
 FLOOD = MAX_WAITING + THREADS + 20  # sign-ins: more than have a thread or a place
 ATTACKER = "192.0.2.1"

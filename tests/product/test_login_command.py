@@ -245,6 +245,19 @@ def test_what_is_said_comes_before_a_login(ann: Person, keys: dict[str, Path]) -
     assert ann.types("--socket", ann.service.socket, "whoami").code == 6
 
 
+def test_a_login_counts_where_the_home_names_another_address(ann: Person, keys: dict[str, Path]) -> None:
+    """Beside a client.json of another service, the token of the login is shown, and without one nothing is."""
+    other = ann.folder / "other"
+    other.mkdir()
+    file = other / "client.json"
+    file.touch(0o600)
+    file.write_text('{"url": "http://127.0.0.1:1", "api_id": "a", "api_key": "b"}')
+    ann.more["STRONGROOM_HOME"] = str(other)
+    assert ann.asks("whoami").code == 2
+    assert ann.asks("login", "--as", "u-rsa", "--key", keys["rsa"]).code == 0
+    assert ann.asks("whoami", "--json").json["principal"] == "user:u-rsa"
+
+
 def test_the_use_of_an_api_key_is_shown(ann: Person) -> None:
     """A key that nobody has used says nothing, and one that was used when; wrong ones leave no trace."""
     own = ("--home", ann.service.home, "--json")

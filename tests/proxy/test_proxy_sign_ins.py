@@ -11,11 +11,11 @@ import pytest
 
 from strongroom.http_proxy.authn.base import Identity, Refused
 from strongroom.http_proxy.authn.basic import COME_BACK, MAX_WAITING, THREADS, BasicAuthenticator
-from strongroom.http_proxy.authn.line import Line
 from strongroom.http_proxy.middleware import AuthenticationManager
 from strongroom.http_proxy.refusals import RefusalReporter, RefusedRequest, Why
 from strongroom.http_proxy.request import forwarded
 from strongroom.storage_service.errors import Unavailable
+from strongroom.storage_service.line import Line
 from strongroom.storage_service.wire import http1
 from tests.in_process import inside
 from tests.raw_http import Message, request
