@@ -35,6 +35,7 @@ ISSUER: Final = "strongroom"
 AUDIENCE: Final = "strongroom"
 LONGEST: Final = {Kind.USER: timedelta(minutes=10), Kind.SERVICE: timedelta(hours=1)}
 _FOLDERS: Final = {Kind.USER: "users", Kind.SERVICE: "services"}  # of rows of uses
+KEPT: Final = 300  # seconds that a mark outlives its challenge, which a machine whose clock is behind takes for so long
 SWEPT: Final = 8  # marks of old logins that one login takes away, and revocations that one revocation does
 REMEMBERED: Final = 1024  # tokens whose signature need not be looked at twice
 FRESH: Final = 1.0  # seconds between two looks whether the keys were rotated elsewhere, for what they did not sign
@@ -262,14 +263,14 @@ class Logins:
         return (await self._keys.current()).challenges.open(challenge)
 
     async def _mark(self, proof: Proof, now: datetime) -> None:
-        """Write that a challenge was answered, and take away marks of such as have expired.
+        """Write that a challenge was answered, and take away marks of such as have expired on every machine.
 
         Raises:
             LoginRefused: it was answered before.
         """
         mark = Put(names.LOGINS + proof.mark, b"{}", ABSENT)
         page = await self._sealed.list(names.LOGINS, None, max(1, min(SWEPT, self._sealed.max_batch - 1)))
-        expired = f"{names.LOGINS}{int(now.timestamp()):010x}-"
+        expired = f"{names.LOGINS}{int(now.timestamp()) - KEPT:010x}-"
         changes: list[Change] = [mark, *(Delete(name) for name in page.names if name < expired)]
         try:
             await self._sealed.commit(changes)

@@ -39,10 +39,12 @@ What each was, and what holds it here; what is not of this file was there before
 | 7.6 5: a machine's wrap | keyring/test_enrolment.py::test_revoking |
 """
 
+import base64
 import hmac
 import json
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -54,6 +56,7 @@ import msgspec
 import pytest
 
 from strongroom.http_proxy.openapi import DOCUMENT
+from strongroom.models import names
 from strongroom.models.access import Right
 from strongroom.models.secret import Secret
 from strongroom.storage_service import wire
@@ -307,16 +310,53 @@ async def test_no_error_repeats_what_was_sent(house: House, credentials: tuple[s
     assert errors > 100
 
 
-async def test_a_token_lives_no_longer_than_is_allowed(house: House, keys: dict[str, Path]) -> None:
-    """Whoever asks for a year gets what is allowed, which the answer says; the clock of the token is the same."""
+async def test_an_answer_counts_once_where_clocks_differ(house: House, keys: dict[str, Path]) -> None:
+    """A login at a machine whose clock is minutes ahead takes no mark away that another machine needs."""
     await house.add("ann", keys["ed25519"])
     asked = logins.asked("user:ann", ADDRESS)
     given = await house.ask("POST", login.CHALLENGE_PATH, asked)
     held = FileKey(keys["ed25519"].read_bytes())
     answer = logins.answer(msgspec.json.decode(given.body, type=login.Challenge), asked, held)
-    told = await house.ask("POST", login.LOGIN_PATH, msgspec.structs.replace(answer, lifetime="1Y"))
+    assert (await house.ask("POST", login.LOGIN_PATH, answer)).status == 201
+    desk = house.app._parts.logins._logins  # type: ignore[union-attr]
+    for ahead in (120, 300):
+        desk._now = lambda ahead=ahead: time.time() + ahead
+        await house.token("user:ann", keys["ed25519"])
+        assert (await house.ask("POST", login.LOGIN_PATH, answer)).status == 403
+    desk._now = lambda: time.time() + 600
+    await house.token("user:ann", keys["ed25519"])
+    marks = await desk._sealed.list(names.LOGINS, None, 10)
+    assert len(marks.names) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "asks", "gets"),
+    [
+        ("user", "1Y", timedelta(minutes=10)),
+        ("user", "1h", timedelta(minutes=10)),
+        ("user", "", timedelta(minutes=10)),
+        ("user", "5m", timedelta(minutes=5)),
+        ("service", "1Y", timedelta(hours=1)),
+        ("service", "", timedelta(hours=1)),
+        ("service", "5m", timedelta(minutes=5)),
+    ],
+)
+async def test_a_token_lives_no_longer_than_is_allowed(
+    house: House, keys: dict[str, Path], kind: str, asks: str, gets: timedelta
+) -> None:
+    """A user gets ten minutes at most and a service an hour, as the answer says; so long the token is good."""
+    await house.add("ann", keys["ed25519"], f"{kind}s")
+    asked = logins.asked(f"{kind}:ann", ADDRESS)
+    before = datetime.now(UTC).replace(microsecond=0)
+    given = await house.ask("POST", login.CHALLENGE_PATH, asked)
+    held = FileKey(keys["ed25519"].read_bytes())
+    answer = logins.answer(msgspec.json.decode(given.body, type=login.Challenge), asked, held)
+    told = await house.ask("POST", login.LOGIN_PATH, msgspec.structs.replace(answer, lifetime=asks))
     token = msgspec.json.decode(told.body, type=login.Token)
-    assert datetime.fromisoformat(token.expires) - datetime.now(UTC) < timedelta(days=31)
+    assert before + gets <= datetime.fromisoformat(token.expires) <= datetime.now(UTC) + gets
+    said = token.token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(said + "=" * (-len(said) % 4)))
+    assert claims["exp"] == datetime.fromisoformat(token.expires).timestamp()
     shown = await house.ask("GET", login.WHOAMI_PATH, None, f"authorization: Bearer {token.token}")
     assert json.loads(shown.body)["expires"] == token.expires
 
