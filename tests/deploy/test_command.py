@@ -520,6 +520,15 @@ class TestApiKeys:
         assert strongroom("status", environ=as_ci).code == 6
         assert run("apikey", "revoke", "ci").code == 4
 
+    @pytest.mark.parametrize("path", ["/api/v0/hosts", "/api/v0", "/api/", "/api"])
+    def test_a_path_of_a_url_is_told_what_it_is_called_here(self, run: Run, path: str) -> None:
+        """A path of the HTTP API, which would reach nothing, makes no key."""
+        done = run("apikey", "create", "astray", "--path", "/secrets/db", "--path", path)
+
+        assert (done.code, done.out) == (2, "")
+        assert "without what stands before it in a URL: /hosts, not /api/v0/hosts" in done.err
+        assert all(row["id"] != "astray" for row in run("apikey", "list", "--json").json["apikeys"])
+
     @pytest.mark.parametrize("path", ["secrets/db", "/secrets//db"])
     def test_what_is_no_path_is_told_what_is_one(self, run: Run, path: str) -> None:
         """The line says what a path looks like, with an example, and does not repeat what was typed."""
