@@ -90,6 +90,12 @@ class TestSecrets:
         dropped = "strongroom: dropped the line break at its end; --exact keeps it\n"
         assert done.err == (dropped if expected != sent.decode() else "")
 
+    def test_what_was_not_stored_lost_no_line_break(self, run: Run, box: str) -> None:
+        """Where a put fails, nothing is said of what would have been dropped."""
+        run("secret", "put", f"{box}/taken", stdin=b"x")
+        done = run("secret", "put", f"{box}/taken", stdin=b"y\n")
+        assert (done.code, "dropped" in done.err) == (5, False)
+
     def test_what_is_binary_is_kept_to_the_byte(self, run: Run, box: str) -> None:
         """Bytes have no lines."""
         assert run("secret", "put", "--binary", f"{box}/p", stdin=b"\xff\n").err == ""
