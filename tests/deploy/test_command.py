@@ -90,6 +90,22 @@ class TestSecrets:
         dropped = "strongroom: dropped the line break at its end; --exact keeps it\n"
         assert done.err == (dropped if expected != sent.decode() else "")
 
+    def test_a_secret_without_a_container_is_told_so(self, run: Run, box: str, service: Up) -> None:
+        """Whose container is missing is told that, too; who may not list it learns of the secret alone."""
+        run("secret", "mkdir", box)
+        assert run("secret", "get", f"{box}/none").err == f"strongroom: there is no such secret: {box}/none\n"
+        told = f"strongroom: there is no such secret: {box}/x/none; there is no container {box}/x\n"
+        assert run("secret", "get", f"{box}/x/none").err == told
+
+        key = run("apikey", "create", f"get-{box}", "--path", f"/secrets/{box}", "--action", "get", "--json").json[
+            "key"
+        ]
+        reader = clean_environment(
+            STRONGROOM_SOCKET=str(service.socket), STRONGROOM_API_ID=f"get-{box}", STRONGROOM_API_KEY=key
+        )
+        done = strongroom("secret", "get", f"{box}/x/none", environ=reader)
+        assert (done.code, done.err) == (4, f"strongroom: there is no such secret: {box}/x/none\n")
+
     def test_what_was_not_stored_lost_no_line_break(self, run: Run, box: str) -> None:
         """Where a put fails, nothing is said of what would have been dropped."""
         run("secret", "put", f"{box}/taken", stdin=b"x")

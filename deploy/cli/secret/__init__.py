@@ -149,7 +149,7 @@ def _set(
 def get(*, name: str, binary: bool, output: Path | None) -> None:
     """Write a secret to standard output, as it is; a line break follows only at a terminal."""
     container, key = naming.split(name)
-    with client() as service, naming.of_secret(container, key):
+    with client() as service, naming.of_secret(container, key, service):
         stored = service.get_secret(container, key)
     if common().as_json:
         show.answer({"name": name, "value": stored.reveal(), "etag": stored.etag})
