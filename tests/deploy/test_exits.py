@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from strongroom.deploy.cli import exits
+from strongroom.deploy.cli import exits, up
 from strongroom.deploy.cli.common import Common, Form
 from strongroom.models.errors import Fault, InvalidName, ModelError, ValidationError
 from strongroom.models.steps import Step
@@ -84,6 +84,23 @@ def test_what_can_be_done_leads_to_the_service_that_was_meant() -> None:
         "strongroom: nobody listens; unlock it: strongroom --home '/our home' key unlock; see to it"
     )
     assert "; see that it runs: strongroom up" in written[1]
+
+
+@pytest.mark.parametrize(
+    ("listen", "tls", "warned"),
+    [
+        ("0.0.0.0:8000", False, True),
+        ("[::]:8000", False, True),
+        ("192.0.2.1:8000", False, True),
+        ("0.0.0.0:8000", True, False),
+        ("127.0.0.1:8000", False, False),
+        ("[::1]:8000", False, False),
+        ("localhost:8000", False, False),
+    ],
+)
+def test_what_is_open_to_the_network_without_tls_is_warned_of(listen: str, *, tls: bool, warned: bool) -> None:
+    """One line says that secrets would cross the network in the clear; this machine alone, or TLS, is no cause."""
+    assert ("without TLS" in up._exposed(listen, tls=tls)) is warned
 
 
 @pytest.mark.parametrize("unit", [True, False])
