@@ -99,7 +99,7 @@ async def plan(
 async def _with_hosts(target: Target, decisions: Sequence[Decision]) -> Sequence[Decision]:
     """Return *decisions*, and which of the credentials among them open no host that anybody has recorded.
 
-    A host that another item has further on is none yet. Who may not read hosts is told nothing of them.
+    A host that a later item has does not count yet. Who may not read hosts is told nothing of them.
     """
     prefix = HostCreds.prefix()
     wanted = {

@@ -34,7 +34,7 @@ def host() -> None:
 @host.command()
 @_ADDRESS
 @click.option("--ssh-key-file", metavar="FILE", help="The private key that opens it; - is standard input.")
-@click.option("--force", is_flag=True, help="Store as the key also what is no private key that ssh reads, as it is.")
+@click.option("--force", is_flag=True, help="Store the key as it is, also if ssh cannot read it.")
 @click.option("--remote-user", metavar="USER", help="Whom to log in as (root, when not given).")
 @click.option("--status", metavar="STATE", help="Where it is on its way into the platform.")
 @click.option("--os", "os_", metavar="NAME", help="Its operating system.")
@@ -71,7 +71,7 @@ def _ssh_key(file: str, *, force: bool) -> tuple[str, tuple[str, ...]]:
     The rule is that of a migration. With *force* nothing is looked at: it may be of a kind that is not known here.
 
     Raises:
-        UsageError: it cannot be read, is no private key, or there is nothing in it, as behind a pipe whose other end
+        UsageError: it cannot be read, is not a private key, or there is nothing in it, as behind a pipe whose other end
             failed.
     """
     content, notes = secret_input.read(file, "SSH key"), tuple[str, ...]()
