@@ -7,12 +7,17 @@ from strongroom.http_proxy.resources.base import Storage
 from strongroom.http_proxy.resources.clusters import joining, leaving, staying
 from strongroom.http_proxy.resources.twins import ATTEMPTS, lock, save_where_none, take_back
 from strongroom.models import Cluster, Host, HostCreds
+from strongroom.models.steps import Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient, Record
 from strongroom.storage_service.errors import Changed, NotFound
 
 NO_CLUSTER: Final = "There is no such cluster to join"
-_TAKEN: Final = "There are credentials of that address already, of another PUT at the same time or left behind"
+_TAKEN: Final = (
+    "There are credentials of that address already: of another PUT at the same time, left behind, or moved here before"
+    " their host"
+)
+_HAVE_HOST: Final = "if they are to open it, make the host beside them"
 _MEANWHILE: Final = "The host was changed or removed at the same time"
 
 
@@ -65,7 +70,7 @@ class Addition:
             if self._opened is None:
                 await self.open()
             if self._opened is None:
-                raise Rejected(409, _TAKEN)
+                raise Rejected(409, _TAKEN, Step(_HAVE_HOST, "host put", {"address": self._address}))
             await self._stay()
             return await self._lock(host, self._opened)
         except Rejected:

@@ -370,6 +370,8 @@ async def test_who_is_told_409_leaves_nothing_that_he_made(platform: Platform, a
     assert await hosts_of(platform, address) == []
     assert (await platform.inside.get(Cluster, cluster)).model.hostset == []
     assert (await platform.inside.get(HostCreds, address)).etag == left.etag
+    # The way out: a host beside them, as the command line makes it.
+    assert [(step["verb"], step["options"]) for step in problem["next"]] == [("host put", {"address": address})]
 
 
 async def test_credentials_without_a_host_are_not_shown(platform: Platform, api: Api) -> None:
