@@ -92,7 +92,7 @@ class ContainerManagerItem(Resource):
             await client.check_may("put", ContainerManagerCreds, name)
         (existing,) = await client.get_many(ContainerManagerConfig, [name])
         if existing is None:
-            made = await _make(client, config, creds)
+            made = await _make(client, config, _to_store(creds))
         else:
             check_new(told)
             completed = await _complete(req, client, existing, config, creds, said=taken)
@@ -123,6 +123,19 @@ class ContainerManagerItem(Resource):
         else:
             raise Busy("others keep changing this container manager")
         respond(resp, [])
+
+
+def _to_store(creds: ContainerManagerCreds | None) -> ContainerManagerCreds | None:
+    """Return *creds* if they open something: those that are empty would only stand in the way of the first."""
+    if creds is None or not _differ(None, creds, _CREDENTIALS):
+        return None
+    return creds
+
+
+def _differ(stored: ContainerManagerCreds | None, creds: ContainerManagerCreds, said: Iterable[str]) -> bool:
+    """Return whether one of the fields *said* of *creds* is not as it is *stored*; where nothing is, all are empty."""
+    there = stored or ContainerManagerCreds(name=creds.name)
+    return any(getattr(there, field) != getattr(creds, field) for field in said)
 
 
 async def _make(
@@ -179,7 +192,7 @@ async def _check_same(
     if not may_reveal(req):
         raise Rejected(409, _KNOWN)
     stored = await find(client, ContainerManagerCreds, creds.name)
-    if stored is None or any(getattr(stored, field) != getattr(creds, field) for field in said):
+    if _differ(stored, creds, said):
         raise Rejected(409, _OTHER_CREDS)
 
 
@@ -201,7 +214,8 @@ async def _complete(
     """
     is_same = existing.model == config
     if not may_reveal(req):
-        completed = await _open(client, existing, creds) if is_same and creds is not None else None
+        opening = _to_store(creds)
+        completed = await _open(client, existing, opening) if is_same and opening is not None else None
         if creds is not None and completed is None:
             raise Rejected(409, _KNOWN)
         if not is_same:
@@ -213,8 +227,10 @@ async def _complete(
         return None
     stored = await find(client, ContainerManagerCreds, config.name)
     if stored is not None:
-        if any(getattr(stored, field) != getattr(creds, field) for field in said):
+        if _differ(stored, creds, said):
             raise Rejected(409, _OTHER_CREDS)
+        return None
+    if _to_store(creds) is None:
         return None
     completed = await _open(client, existing, creds)
     if completed is None:

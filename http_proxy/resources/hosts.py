@@ -42,6 +42,7 @@ _OTHER_USER: Final = "The host is known with another remote_user; PUT its creds 
 _OTHER_FIELDS: Final = "The host is known, and says something else of the fields sent; send If-Match to change it"
 _NO_KEY_YET: Final = "The host is known and has no credentials yet; send them without If-Match"
 _OTHER_SOURCE: Final = "The host is known with another source"
+_NO_KEY: Final = "A remote_user without a key opens nothing; send ssh_priv_key, too"
 _KNOWN: Final = "The host is known; send it without credentials to see it"
 _NOT_THERE: Final = "The host is known and not in that cluster"
 
@@ -167,7 +168,7 @@ class HostCredentials(Resource):
         host = await self.storage.hosts.find_record(client, creds.address)
         if host is None:
             raise NotFound("there is no such host")
-        addition = Addition(self.storage, client, creds)
+        addition = Addition(self.storage, client, creds.address, creds)
         await addition.finish(host)
         return addition.opened
 
@@ -190,6 +191,20 @@ class _Wanted(NamedTuple):
     given: dict[str, object]  # members of its credentials, and
     creds: HostCreds  # those, had they nothing else
     cluster: str  # to be in; "" for none
+
+    @property
+    def opens(self) -> HostCreds | None:
+        """The credentials to store; None without a key, for then they would stand in the way of the first."""
+        return self.creds if self.creds.ssh_priv_key else None
+
+    def check_user(self) -> None:
+        """Return unless a user is said of a host that has no key, and none is said.
+
+        Raises:
+            Rejected: so it is.
+        """
+        if "remote_user" in self.given and self.opens is None:
+            raise Rejected(409, _NO_KEY)
 
     @classmethod
     def of(cls, body: dict[str, object]) -> "_Wanted":
@@ -248,11 +263,11 @@ async def _add(storage: Storage, req: Request, resp: Response, wanted: _Wanted, 
     """Add a host and what opens it (see `Addition`).
 
     The credentials are written last and only where there are none: so of many who add one host at a time one wins, and
-    a PUT that failed half-way can be sent again. A host that is there with its credentials is only shown, provided
-    that all that is said of it is so. Who may not see credentials is not told whether a key is the same, for nobody
-    looks: those of a known host are not said again.
+    a PUT that failed half-way can be sent again. Without a key none are written, and a later PUT brings them. A host
+    that is there with its credentials is only shown, provided that all that is said of it is so. Who may not see
+    credentials is not told whether a key is the same, for nobody looks: those of a known host are not said again.
     """
-    host, creds, cluster = wanted.host, wanted.creds, wanted.cluster
+    host, cluster = wanted.host, wanted.cluster
     client = storage.for_caller(req)
     each: list[tuple[type[Model], str]] = [(Host, host.address), (HostCreds, host.address)]
     await check_may_each(client, "put", *each, *([(Cluster, cluster)] if cluster else []))
@@ -264,12 +279,14 @@ async def _add(storage: Storage, req: Request, resp: Response, wanted: _Wanted, 
     joined = await _find_cluster(client, wanted)
     if existing is not None and differing(wanted.own, host, existing.model):
         raise Rejected(409, _OTHER_FIELDS)
-    addition = Addition(storage, client, creds, cluster)
+    outside = joined is not None and host.address not in joined.hostset
+    addition = Addition(storage, client, host.address, wanted.opens, cluster)
     if existing is None:
+        wanted.check_user()
         added = await addition.make(host)
-    elif not await _is_known(req, client, addition, wanted):
+    elif not await _is_known(req, client, addition, wanted, outside=outside):
         added = await addition.finish(existing)
-    elif joined is not None and host.address not in joined.hostset:
+    elif outside:
         raise Rejected(409, _NOT_THERE)
     else:
         show(resp, existing)
@@ -278,10 +295,13 @@ async def _add(storage: Storage, req: Request, resp: Response, wanted: _Wanted, 
     show(resp, added, 201)
 
 
-async def _is_known(req: Request, client: AsyncStorageClient, addition: Addition, wanted: _Wanted) -> bool:
-    """Return whether a host that is there has credentials; if not, a PUT failed half-way.
+async def _is_known(
+    req: Request, client: AsyncStorageClient, addition: Addition, wanted: _Wanted, *, outside: bool
+) -> bool:
+    """Return whether a host that is there is all that is said of it; if not, the addition has something to do.
 
-    Who may not see credentials stores his, if there are none: so nobody has to look.
+    That is credentials, where it has none and some are said, or to join the cluster that it is *outside* of, where it
+    has none. Who may not see credentials stores his, if there are none: so nobody has to look.
 
     Raises:
         Rejected: they are others than those said, or the caller said some and may not know whether they are.
@@ -295,7 +315,9 @@ async def _is_known(req: Request, client: AsyncStorageClient, addition: Addition
     stored = await find(client, HostCreds, wanted.host.address)
     if stored is not None:
         _check_same(stored, wanted, wanted.given)
-    return stored is not None
+        return True
+    wanted.check_user()
+    return wanted.opens is None and not outside
 
 
 async def _find_cluster(client: AsyncStorageClient, wanted: _Wanted, *, is_member: bool = False) -> Cluster | None:
