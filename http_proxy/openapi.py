@@ -284,7 +284,7 @@ _API: Final[dict[str, _Json]] = {
             rest=_KNOWN_HOST,
         ),
         delete=_operation(
-            "Remove a host and its credentials", _REMOVED, id="deleteHost", problems=[404, 412], **_GUARDS
+            "Remove a host and its credentials", _REMOVED, id="deleteHost", problems=[404, 409, 412], **_GUARDS
         ),
     ),
     "/host/{address}/creds": _at(
@@ -335,7 +335,7 @@ _API: Final[dict[str, _Json]] = {
             **_GUARDS,
         ),
         delete=_operation(
-            "Remove a cluster; its hosts stay", _REMOVED, id="deleteCluster", problems=[404, 412], **_GUARDS
+            "Remove a cluster; its hosts stay", _REMOVED, id="deleteCluster", problems=[404, 409, 412], **_GUARDS
         ),
     ),
     "/cluster/{name}/hosts/": _at(
@@ -401,7 +401,7 @@ _API: Final[dict[str, _Json]] = {
             "Remove a container manager and what opens it",
             _REMOVED,
             id="deleteContainerManager",
-            problems=[404, 412],
+            problems=[404, 409, 412],
             **_GUARDS,
         ),
     ),

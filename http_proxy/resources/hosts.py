@@ -10,6 +10,7 @@ import falcon
 from strongroom.http_proxy.errors import Rejected, Request, Response
 from strongroom.http_proxy.resources.additions import NO_CLUSTER, Addition
 from strongroom.http_proxy.resources.base import (
+    CHANGED,
     NONE_TO_CHANGE,
     Resource,
     Storage,
@@ -22,6 +23,7 @@ from strongroom.http_proxy.resources.base import (
     find,
     is_update,
     may_reveal,
+    names_revision,
     overlay,
     remove_if_there,
     respond,
@@ -29,7 +31,7 @@ from strongroom.http_proxy.resources.base import (
     show,
 )
 from strongroom.http_proxy.resources.clusters import leaving
-from strongroom.http_proxy.resources.twins import ATTEMPTS, check_may_each, take_back
+from strongroom.http_proxy.resources.twins import ATTEMPTS, check_may_each, claim, take_back
 from strongroom.models import Cluster, Clusters, Host, HostCreds, HostStatus, Model
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient, Record
@@ -44,6 +46,9 @@ _NO_KEY_YET: Final = "The host is known and has no credentials yet; send them wi
 _OTHER_SOURCE: Final = "The host is known with another source"
 _NO_KEY: Final = "A remote_user without a key opens nothing; send ssh_priv_key, too"
 _KNOWN: Final = "The host is known; send it without credentials to see it"
+_LEFT: Final = (
+    "The host was changed at the same time, and stays, without credentials; remove it again, or PUT its creds"
+)
 _NOT_THERE: Final = "The host is known and not in that cluster"
 
 
@@ -86,29 +91,37 @@ class HostItem(Resource):
 
         Who may not do all of it does nothing of it. Of what is no host nothing is removed, credentials of that
         address neither. If the host is changed or made anew meanwhile, it is removed as it is then (see ``twins``).
-        With If-Match, only one that is at that revision when it is looked at first.
+        With a tag in If-Match, it is the revision of that tag that is removed, and no other.
         """
         told = expected_of(req)
         client, hosts = self.storage.for_caller(req), self.storage.hosts
         await check_may_each(client, "delete", (Host, address), (HostCreds, address))
+        if names_revision(told):
+            await client.check_may("put", Host, address)
         removed = False
         for _ in range(ATTEMPTS):
             found = await hosts.revisions(client, address)
             if not found:
                 break
             check_at(told, found[0].etag)
-            told = None
             clusters = [record.model.name async for record in client.list(Clusters) if address in record.model.hostset]
             for action in ("get", "put"):
                 await check_may_each(client, action, *((Cluster, name) for name in clusters))
+            if names_revision(told):
+                claimed = await claim(client, await hosts.get_record(client, address), told)
+                found = await hosts.revisions(client, address)
+                if not found or found[0].etag != claimed.etag:
+                    raise Changed(CHANGED)
             await remove_if_there(client, HostCreds, address)
             for name in clusters:
                 with suppress(NotFound):  # it went meanwhile
                     await self.storage.change(client, Cluster, name, leaving(address))
             gone = await hosts.remove(client, address, found)
             removed |= any(gone)
-            if all(gone):
+            if all(gone) or (names_revision(told) and gone[0]):
                 break
+            if names_revision(told) and await hosts.is_there(client, address):
+                raise Rejected(409, _LEFT)
         else:
             raise Busy("others keep changing this host")
         if not removed:
