@@ -127,7 +127,10 @@ def _cluster_operation(word: str, model: str, *, needs: bool) -> _Json:
         ),
         put=_operation(
             f"Ask for a {word}; the platform does it",
-            {201: _answer("Its record.", record, tagged=True)},
+            {
+                200: _answer("Sent back as it was shown: its record, and nothing is started.", record, tagged=True),
+                201: _answer("Its record.", record, tagged=True),
+            },
             _body(_schema(f"New{model}"), required=needs),
             id=f"start{model}",
             problems=[404, 409, 412],

@@ -13,6 +13,8 @@ from strongroom.http_proxy.resources.base import (
     Storage,
     as_told,
     check_at,
+    check_new,
+    differing,
     expected_of,
     find,
     is_update,
@@ -206,6 +208,7 @@ class ClusterOperation(Resource):
         """Ask for it; a deployment needs the ``version``.
 
         With If-Match, only in the place of the one at that revision; with If-None-Match, only where there is none.
+        How far one is may be said, and counts for nothing: who sends back what he was shown starts none.
         """
         told = expected_of(req)
         body = await self.read_for(req, self._model, name)
@@ -214,9 +217,18 @@ class ClusterOperation(Resource):
             "status": OperationState.IN_PROCESS.value,
             "started_at": self._now().replace(tzinfo=None).isoformat(timespec="microseconds"),
         }
-        operation = self._model.from_dict({**body, **begun})
+        said = self._model.from_dict(body)
+        asked: dict[str, object] = {field: body[field] for field in ("name", "version") if field in body}
+        operation = self._model.from_dict({**asked, **begun})
         client = self.storage.for_caller(req)
         await client.get(Cluster, name)
+        if body.get("started_at"):
+            (there,) = await client.get_many(self._model, [name])
+            if there is not None and not differing(body, said, there.model):
+                check_new(told)
+                check_at(told, there.etag)
+                show(resp, there)
+                return
         show(resp, await client.save(operation, etag=told), 201)
 
 

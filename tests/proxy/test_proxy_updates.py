@@ -294,3 +294,21 @@ async def test_credentials_are_not_destroyed_by_saying_nothing(platform: Platfor
     assert (creds.ssh_priv_key.reveal(), creds.remote_user) == (KEY, "core")
     await platform.inside.delete(HostCreds, address)
     assert (await api("PUT", path, {"ssh_priv_key": OTHER}, "if-none-match: *"))[0] == 204
+
+
+@pytest.mark.parametrize(("word", "done"), [("deploy", "deployed"), ("restart", "restarted"), ("upgrade", "upgraded")])
+async def test_how_far_an_operation_is_says_no_body(api: Api, word: str, done: str) -> None:
+    """What is reckoned is never stored, and what GET gave, sent back, is 200 and starts nothing."""
+    path = f"cluster/{fresh('cluster')}"
+    await api("PUT", path, {})
+    version = {"version": "7"} if word == "deploy" else {}
+    computed = {done: ["evil"], "in_process": ["evil"], "finished_at": "yesterday", "status": "failed"}
+
+    status, told = await api("PUT", f"{path}/{word}", {**version, **computed})
+    assert (status, told[done], told["in_process"], told["finished_at"]) == (201, [], [], "")
+    assert told["status"] == "in_process"
+    seen = await api.ask("GET", f"{path}/{word}")
+    for lines in ([], ["if-match: *"], [f"if-match: {etag(seen)}"]):
+        again = await api.ask("PUT", f"{path}/{word}", told, *lines)
+        assert (again.status, etag(again), json.loads(again.body)) == (200, etag(seen), told)
+    assert (await api("PUT", f"{path}/{word}", version))[0] == 201
