@@ -231,7 +231,7 @@ def test_a_line_steers_no_terminal() -> None:
     told = steps.line("no\nline", [Step("a\x1b[2Jb", "key reencrypt", {"keyset": "\x9b2J; rm"})], Lead())
 
     assert told.isprintable()
-    assert told.startswith("no line; a\\u001b[2Jb: strongroom key reencrypt '")
+    assert told.startswith("no line; a\\u001b[2Jb: strongroom key reencrypt $'")
 
 
 def test_a_step_is_data() -> None:
