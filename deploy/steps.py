@@ -56,9 +56,37 @@ def command(step: "Step", lead: Lead) -> str:
     if step.verb is None:
         return ""
     known, missing = TO_FILL.get(step.verb, ((), ""))
-    words = ["strongroom", *_leading(step, lead), *_spelled(step), *_arguments(step.options)]
+    words, said, flags = (
+        ["strongroom", *_leading(step, lead), *_spelled(step)],
+        _arguments(step.options),
+        _flags(step, lead),
+    )
     fill = [missing] if missing and not any(name in step.options for name in known) else []
-    return " ".join([shlex.join(words), *fill, shlex.join(_flags(step, lead))]).rstrip()
+    if any(each.startswith("-") for each in said):  # which would be read as options
+        return _joined([*words, *flags, "--", *said])
+    return " ".join([_joined([*words, *said]), *fill, _joined(flags)]).rstrip()
+
+
+def _joined(words: "Iterable[str]") -> str:
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """Return *word* as a shell reads it; with escapes, where a terminal would be steered by what is in it."""
+    from strongroom.storage_service.printable import printable  # not for a command that ends well
+
+    if printable(word) == word:
+        return shlex.quote(word)
+    kept = (_escaped(character) for character in word)
+    return f"$'{''.join(kept)}'"
+
+
+def _escaped(character: str) -> str:
+    if character in "\\'":
+        return f"\\{character}"
+    if character.isascii() and character.isprintable():
+        return character
+    return "".join(f"\\{byte:03o}" for byte in character.encode(errors="surrogateescape"))
 
 
 def sentence(step: "Step", lead: Lead) -> str:

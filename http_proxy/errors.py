@@ -15,6 +15,7 @@ import msgspec
 
 from strongroom.http_proxy.refusals import Why, why
 from strongroom.models.errors import InvalidName, ValidationError
+from strongroom.models.steps import Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.errors import Contradicted, Internal, Invalid, MethodNotAllowed, ServiceError
 from strongroom.storage_service.traces import trace_of
@@ -39,9 +40,10 @@ def answer_problem(exchange: Exchange, error: ServiceError, request_id: bytes, c
 class Rejected(Exception):
     """A request that contradicts the records as they are; *reason* is ours, and says no more than why."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, *steps: Step) -> None:
         super().__init__(reason)
         self.status = status
+        self.steps = steps  # what can be done about it
 
 
 def install(app: FalconApp) -> None:
@@ -83,7 +85,7 @@ async def _on_invalid_name(req: Request, resp: Response, error: InvalidName, par
 
 async def _on_rejected(req: Request, resp: Response, error: Rejected, params: dict[str, object]) -> None:
     del params
-    _respond(req, resp, (MethodNotAllowed if error.status == 405 else Contradicted)(str(error)))
+    _respond(req, resp, (MethodNotAllowed if error.status == 405 else Contradicted)(str(error)).advising(*error.steps))
 
 
 async def _on_anything(req: Request, resp: Response, error: Exception, params: dict[str, object]) -> None:

@@ -39,7 +39,7 @@ _PUT: Final = (
 )
 
 
-def _cluster_operation(word: str, model: str, *, needs: bool) -> Json:
+def _clusteroperation(word: str, model: str, *, needs: bool) -> Json:
     record = schema(model)
     return at(
         "name",
@@ -51,7 +51,10 @@ def _cluster_operation(word: str, model: str, *, needs: bool) -> Json:
         ),
         put=operation(
             f"Ask for a {word}; the platform does it",
-            {201: answer("Its record.", record, tagged=True)},
+            {
+                200: answer("Sent back as it was shown: its record, and nothing is started.", record, tagged=True),
+                201: answer("Its record.", record, tagged=True),
+            },
             body(schema(f"New{model}"), required=needs),
             id=f"start{model}",
             problems=[404, 409, 412],
@@ -195,7 +198,9 @@ _API: Final[dict[str, Json]] = {
             id="putHost",
             rest=_KNOWN_HOST,
         ),
-        delete=operation("Remove a host and its credentials", _REMOVED, id="deleteHost", problems=[404, 412], **GUARDS),
+        delete=operation(
+            "Remove a host and its credentials", _REMOVED, id="deleteHost", problems=[404, 409, 412], **GUARDS
+        ),
     ),
     "/host/{address}/creds": at(
         "address",
@@ -241,7 +246,7 @@ _API: Final[dict[str, Json]] = {
             **GUARDS,
         ),
         delete=operation(
-            "Remove a cluster; its hosts stay", _REMOVED, id="deleteCluster", problems=[404, 412], **GUARDS
+            "Remove a cluster; its hosts stay", _REMOVED, id="deleteCluster", problems=[404, 409, 412], **GUARDS
         ),
     ),
     "/cluster/{name}/hosts/": at(
@@ -272,9 +277,9 @@ _API: Final[dict[str, Json]] = {
         ),
         delete=operation("Take a host out of a cluster", _REMOVED, id="removeClusterHost", problems=[404]),
     ),
-    "/cluster/{name}/deploy": _cluster_operation("deployment", "ClusterDeploy", needs=True),
-    "/cluster/{name}/restart": _cluster_operation("restart", "ClusterRestart", needs=False),
-    "/cluster/{name}/upgrade": _cluster_operation("upgrade", "ClusterUpgrade", needs=False),
+    "/cluster/{name}/deploy": _clusteroperation("deployment", "ClusterDeploy", needs=True),
+    "/cluster/{name}/restart": _clusteroperation("restart", "ClusterRestart", needs=False),
+    "/cluster/{name}/upgrade": _clusteroperation("upgrade", "ClusterUpgrade", needs=False),
     "/networks/": _collection("networks", "listNetworks"),
     "/network/{name}": at(
         "name",
@@ -307,7 +312,7 @@ _API: Final[dict[str, Json]] = {
             "Remove a container manager and what opens it",
             _REMOVED,
             id="deleteContainerManager",
-            problems=[404, 412],
+            problems=[404, 409, 412],
             **GUARDS,
         ),
     ),

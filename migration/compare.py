@@ -48,6 +48,7 @@ class Decision:
     last: Copy | None  # what the journal says of it
     ours: bool = False  # what lies there is what this run wrote
     why: str = ""  # of a conflict
+    no_host: bool = False  # they are credentials, and neither the service nor their item has the host
 
 
 def decide(digest: str, held: str | None, last: Copy | None, *, deleted: bool, policy: Policy) -> tuple[Act, str]:

@@ -7,7 +7,8 @@ head: so the file tells nothing of any value.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +23,10 @@ from strongroom.migration.journal import Journal, now
 from strongroom.migration.report import Report
 from strongroom.migration.sources.base import Source
 from strongroom.migration.target import Target
+from strongroom.models import Host, HostCreds
 from strongroom.models.steps import Step
 from strongroom.models.strict_json import UNREADABLE
+from strongroom.storage_service.errors import Denied
 
 _WRITING: Final = 3.0  # how much longer moving a record takes than reading both sides of it: seen, and rounded up
 
@@ -69,7 +72,9 @@ async def plan(
         await known_copies(journal, copies)
         comparison = Comparison(target, journal.digest, copies, policy)
         async for batch in batches(source, journal.digest, report):
-            for each in await comparison.of(batch.records):
+            for each in await _with_hosts(target, await comparison.of(batch.records)):
+                if each.no_host:
+                    report.count("no host")
                 if each.act is Act.CONFLICT:
                     report.tell("conflict", each.item.id, each.why, each.record.name)
                 else:
@@ -89,6 +94,34 @@ async def plan(
     report.complete = bool(total) and not any(report.counts.get(kind) for kind in ("bad", "duplicate", "conflict"))
     report.next = [_advice(report, moving)]
     return report
+
+
+async def _with_hosts(target: Target, decisions: Sequence[Decision]) -> Sequence[Decision]:
+    """Return *decisions*, and which of the credentials among them open no host that anybody has recorded.
+
+    A host that a later item has does not count yet. Who may not read hosts is told nothing of them.
+    """
+    prefix = HostCreds.prefix()
+    wanted = {
+        each.record.name: each.record.name.removeprefix(prefix)
+        for each in decisions
+        if each.record.name.startswith(prefix) and each.record.name != prefix
+    }
+    coming = {each.record.name for each in decisions}
+    alone = {name: address for name, address in wanted.items() if Host.prefix() + address not in coming}
+    if not alone:
+        return decisions
+    hosts: set[str] = set()
+    addresses = list(alone.values())
+    try:
+        for source in await target.client.host_sources():
+            found = await target.client.get_many(Host, addresses, source=source)
+            hosts.update(record.model.address for record in found if record is not None)
+    except Denied:
+        return decisions
+    return [
+        replace(each, no_host=each.record.name in alone and alone[each.record.name] not in hosts) for each in decisions
+    ]
 
 
 class PlanFile:

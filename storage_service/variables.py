@@ -60,7 +60,8 @@ KNOWN: Final = SETTINGS | CLIENTS | OTHERS | {f"{name}_FILE" for name in IN_A_FI
 _TEMPLATES: Final = (f"{PREFIX}STORAGE_CONF", f"{PREFIX}CUSTODIA_CONF")  # whose placeholders variables fill
 # Where a service is called strongroom…, Kubernetes and Docker's links say so to every container.
 _OF_CONTAINERS: Final = re.compile(
-    r"(?:[A-Z0-9]+_)*?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)"
+    r"(?:[A-Z0-9]+_)*?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?"
+    r"|NAME|ENV_[A-Za-z0-9_]+)"
 )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from strongroom.deploy.cli.words import BadForm
 from strongroom.deploy.places import CLIENT, DEFAULT_HOME, PREFIX
 from strongroom.deploy.steps import Lead
 
@@ -68,7 +69,7 @@ class _Named(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path; refuse an empty one, as of a variable of the shell that is not set."""
         if value == "":
-            self.fail("is empty", param, ctx)
+            raise BadForm("is empty", ctx, param)
         return super().convert(value, param, ctx)
 
 

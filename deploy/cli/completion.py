@@ -40,7 +40,7 @@ def _asked(ctx: click.Context, ask: "Callable[[StorageClient, str], Iterable[str
     try:
         with ctx.scope(cleanup=False), _deadline(), client(timeout=DEADLINE) as service:
             for name in ask(service, typed):
-                if name.startswith(typed) and _PLAIN.fullmatch(name) is not None:
+                if name.startswith(typed) and not name.startswith("-") and _PLAIN.fullmatch(name) is not None:
                     found.append(name)
                 if len(found) >= MOST:
                     break
@@ -206,14 +206,17 @@ def _backups(service: "StorageClient", typed: str) -> Iterator[str]:
 
 
 def _paths(service: "StorageClient", typed: str) -> Iterator[str]:
-    """Yield what an API key may reach below the secrets: containers, by their paths."""
+    """Yield what an API key may reach below the secrets: containers, by their paths, which end in no slash.
+
+    With one, a path is exactly itself, and covers nothing that lies in it.
+    """
     from strongroom.models import names
 
     root = f"/{names.SECRETS}"
     if not typed.startswith(root):
-        yield root
+        yield root.rstrip("/")
         return
-    yield from (root + name for name in _containers(service, typed.removeprefix(root)))
+    yield from (root + name.rstrip("/") for name in _containers(service, typed.removeprefix(root)))
 
 
 SECRET: Final = _of(_secrets)

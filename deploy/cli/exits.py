@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
@@ -29,6 +30,9 @@ DENIED: Final = 6  # the credentials, or the key that was to unlock it
 DIFFERS: Final = 7  # something would be otherwise: of a trial, by which a pipeline decides
 INTERRUPTED: Final = CTRL_C  # and by another signal, what shells count that as
 CLOSED_PIPE: Final = 141  # and one by SIGPIPE
+
+UNITS: Final = tuple(map(Path, ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")))
+"""Where systemd looks for units."""
 
 # What JSON says of an error that is no answer of the service, by exit code: the end of its type, and its title.
 _KINDS: Final = {
@@ -65,7 +69,7 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.Unavailable: Exit(FAILED),  # who is to blame is told by the text: the store, or a service that runs
         errors.NotListening: Exit(
             FAILED,
-            "or systemctl status strongroom-storage; its log says more",
+            "systemctl status strongroom-storage says more of the one that systemd starts" if _has_unit() else "",
             (Step("see that it runs", "up"),),
         ),
         errors.Untrusted: Exit(FAILED),  # its text says what to do
@@ -101,6 +105,11 @@ def _table() -> dict[type[BaseException], Exit]:
             (Step("see whom the service takes you for, if it knows you", "whoami"),),
         ),
     }
+
+
+def _has_unit() -> bool:
+    """Whether systemd knows a service of ours: where it does not, its tools help nobody."""
+    return any((place / "strongroom-storage.service").exists() for place in UNITS)
 
 
 def exit_of(error: BaseException) -> Exit | None:

@@ -34,6 +34,7 @@ def host() -> None:
 @host.command()
 @_ADDRESS
 @click.option("--ssh-key-file", metavar="FILE", help="The private key that opens it; - is standard input.")
+@click.option("--force", is_flag=True, help="Store the key as it is, also if ssh cannot read it.")
 @click.option("--remote-user", metavar="USER", help="Whom to log in as (root, when not given).")
 @click.option("--status", metavar="STATE", help="Where it is on its way into the platform.")
 @click.option("--os", "os_", metavar="NAME", help="Its operating system.")
@@ -42,15 +43,21 @@ def host() -> None:
 @click.option("--space", type=int)
 @click.option("--source", metavar="NAME", help="The handler that keeps it, where that is not the one for hosts.")
 @common_options
-def put(*, address: str, ssh_key_file: str | None, remote_user: str | None, os_: str | None, **values: Any) -> None:
+def put(
+    *, address: str, ssh_key_file: str | None, force: bool, remote_user: str | None, os_: str | None, **values: Any
+) -> None:
     """Store a host; what is not said stays as it is. A key goes into its credentials, which are encrypted."""
     from strongroom.models.hosts import Host, HostCreds
 
-    key = None if ssh_key_file is None else _ssh_key(ssh_key_file)
+    if force and ssh_key_file is None:
+        raise click.UsageError("--force goes with --ssh-key-file")
+    key, notes = (None, ()) if ssh_key_file is None else _ssh_key(ssh_key_file, force=force)
     with client() as service:
         _update(service, Host, address, values | {"os": os_}, _find)
         if key is not None or remote_user is not None:
             _update(service, HostCreds, address, {"ssh_priv_key": key, "remote_user": remote_user}, _creds)
+    for note in notes:
+        show.note(f"strongroom: the key {note}")
     data = {"address": address, "credentials": key is not None or remote_user is not None}
     if show.as_json():
         show.answer(data)
@@ -58,16 +65,27 @@ def put(*, address: str, ssh_key_file: str | None, remote_user: str | None, os_:
         show.words(f"stored {address}" + (" and its credentials" if data["credentials"] else ""))
 
 
-def _ssh_key(file: str) -> str:
-    """Return the key in *file* in base64.
+def _ssh_key(file: str, *, force: bool) -> tuple[str, tuple[str, ...]]:
+    """Return the key in *file* in base64, spelled so that ssh reads it, and what is to be told of it.
+
+    The rule is that of a migration. With *force* nothing is looked at: it may be of a kind that is not known here.
 
     Raises:
-        UsageError: it cannot be read, or there is nothing in it, as behind a pipe whose other end failed.
+        UsageError: it cannot be read, is not a private key, or there is nothing in it, as behind a pipe whose other end
+            failed.
     """
-    content = secret_input.read(file, "SSH key")
+    content, notes = secret_input.read(file, "SSH key"), tuple[str, ...]()
     if not content.strip():
         raise click.UsageError(f"{file}: nothing is in it; no key is replaced by that")
-    return base64.b64encode(content).decode()
+    if not force:
+        from strongroom.migration.sources import ssh_keys
+        from strongroom.migration.sources.files import Unfit
+
+        try:
+            content, notes = ssh_keys.examine(content)
+        except Unfit as error:
+            raise click.UsageError(f"{file} {error}; --force stores it all the same, as it is") from None
+    return base64.b64encode(content).decode(), notes
 
 
 def _update(

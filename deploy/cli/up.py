@@ -1,5 +1,6 @@
 """``strongroom up``: everything, from one command."""
 
+import ipaddress
 import json
 import os
 import shlex
@@ -43,8 +44,10 @@ def up(*, sets: dict[str, str], **options: Any) -> None:
 
 
 def _ready(running: "Running") -> None:
-    service = running.settings.service
+    service, proxy = running.settings.service, running.settings.proxy
     state = _state(service.socket)
+    if exposed := _exposed(proxy.listen, tls=proxy.tls_certificate is not None):
+        show.note(exposed)
     if common().as_json:
         show.answer(
             {
@@ -73,6 +76,21 @@ def _ready(running: "Running") -> None:
         f"      {command} secret get db/password\n"
         f"      {command} status\n"
         "Ctrl-C ends it."
+    )
+
+
+def _exposed(listen: str, *, tls: bool) -> str:
+    """Return the warning that others than this machine reach *listen* without TLS; "" where that is not so."""
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if tls or local:
+        return ""
+    return (
+        f"strongroom: {listen} is open to the network without TLS: secrets and keys cross it in the clear; say --listen"
+        " 127.0.0.1:PORT, or set tls_certificate and tls_key"
     )
 
 

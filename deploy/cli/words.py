@@ -30,6 +30,10 @@ def _reader_watched() -> Iterator[None]:
         raise ReaderGone from None
 
 
+class BadForm(click.BadParameter):
+    """A value that a type of ours refuses, with words of ours."""
+
+
 class Verb(click.Command):
     """A command. One that *needs_server* ends where that extra is missing, whatever else is wrong with it."""
 
@@ -61,7 +65,7 @@ class Verb(click.Command):
         except click.MissingParameter:
             raise
         except click.BadParameter as error:
-            if error.param is None or (form := _form(error.param.type)) is None:
+            if isinstance(error, BadForm) or error.param is None or (form := _form(error.param.type)) is None:
                 raise
             raise click.BadParameter(form, ctx, error.param) from None
         finally:

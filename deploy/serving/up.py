@@ -281,10 +281,10 @@ class _Family:
         code: int | str | None = 1
         try:
             os.setpgid(0, 0)
-            _follow(parent)
+            follow(parent)
             let_through()
             configured = options(role, settings, bind=sockets.take(role), level=level, tls=tls)
-            configured["post_fork"] = lambda arbiter, _: _follow(arbiter.pid)
+            configured["post_fork"] = lambda arbiter, _: follow(arbiter.pid)
             Server(role, settings, configured, tls).run()
         except SystemExit as end:
             code = end.code
@@ -376,7 +376,7 @@ def _end_group(group: int) -> None:
                 signal.sigtimedwait({signal.SIGCHLD}, POLL)
 
 
-def _follow(parent: int) -> None:
+def follow(parent: int) -> None:
     """Let this process be told to end when *parent* dies."""
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the line above

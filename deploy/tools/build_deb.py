@@ -84,7 +84,10 @@ class Making:
         self._settle(root)
         made = into / f"strongroom_{self.version}_{architecture}.deb"
         options = ["--root-owner-group", "--uniform-compression", "--threads-max=1", f"-Z{self.compression}"]
-        _said("dpkg-deb", *options, "--build", str(root), str(made), **self._environ())
+        aside = made.with_name(f"{made.name}.part")
+        aside.unlink(missing_ok=True)
+        _said("dpkg-deb", *options, "--build", str(root), str(aside), **self._environ())
+        aside.replace(made)  # compressing takes minutes, and what has the name is whole
         shutil.rmtree(root)
         return made
 

@@ -8,6 +8,7 @@ Everything lies in ``.run``. Without ``--once`` it goes on serving until Ctrl-C.
 import argparse
 import base64
 import json
+import os
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from strongroom.deploy.serving.up import follow
 from strongroom.models import Host, HostCreds
 from strongroom.storage_service import wire
 from strongroom.storage_service.client.file import ClientFile
@@ -60,7 +62,13 @@ def _strongroom() -> Iterator[subprocess.Popen[str]]:
     """Run ``strongroom up`` for as long as the block lasts."""
     command = [str(Path(sys.executable).with_name("strongroom")), "up", "--json", "--home", str(HOME)]
     command += ["--listen", f"127.0.0.1:{PORT if _is_free(PORT) else 0}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    parent = os.getpid()
+    process = subprocess.Popen(  # this process has one thread
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: follow(parent),  # noqa: PLW1509
+    )
     try:
         yield process
     except KeyboardInterrupt:

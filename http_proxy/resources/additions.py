@@ -7,12 +7,17 @@ from strongroom.http_proxy.resources.base import Storage
 from strongroom.http_proxy.resources.clusters import joining, leaving, staying
 from strongroom.http_proxy.resources.twins import ATTEMPTS, lock, save_where_none, take_back
 from strongroom.models import Cluster, Host, HostCreds
+from strongroom.models.steps import Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient, Record
 from strongroom.storage_service.errors import Changed, NotFound
 
 NO_CLUSTER: Final = "There is no such cluster to join"
-_TAKEN: Final = "There are credentials of that address already, of another PUT at the same time or left behind"
+_TAKEN: Final = (
+    "There are credentials of that address already: of another PUT at the same time, left behind, or moved here before"
+    " their host"
+)
+_HAVE_HOST: Final = "if they are to open it, make the host beside them"
 _MEANWHILE: Final = "The host was changed or removed at the same time"
 
 
@@ -22,11 +27,13 @@ class Addition:
     What stops it otherwise (a store that is away) leaves a host without credentials, which the same PUT completes.
     """
 
-    def __init__(self, storage: Storage, client: AsyncStorageClient, creds: HostCreds, cluster: str = "") -> None:
+    def __init__(
+        self, storage: Storage, client: AsyncStorageClient, address: str, creds: HostCreds | None, cluster: str = ""
+    ) -> None:
         self._storage = storage
         self._client = client
         self._creds = creds
-        self._address = creds.address
+        self._address = address
         self._cluster = cluster
         self._made: Record[Host] | None = None
         self._joined: Record[Cluster] | None = None  # as this addition wrote it
@@ -44,14 +51,18 @@ class Addition:
 
         Raises:
             Exists: it is by now.
-            Rejected: as `finish`. Of two who add it with different sources, one finds the other's credentials.
+            Rejected: as `finish`. Of two who add it with different sources, one finds the other's credentials; and one
+                that comes without a key must not be opened by what another left behind.
         """
+        if self._creds is None and (await self._client.get_many(HostCreds, [self._address]))[0] is not None:
+            raise Rejected(409, _TAKEN)
         self._made = await self._client.save(host, etag=wire.NEW)
         return await self.finish(self._made)
 
     async def open(self) -> bool:
-        """Store the credentials where there are none; return whether that was so."""
-        self._opened = await save_where_none(self._client, self._creds)
+        """Store the credentials where there are some to store and none stored; return whether that was so."""
+        if self._creds is not None:
+            self._opened = await save_where_none(self._client, self._creds)
         return self._opened is not None
 
     async def finish(self, host: Record[Host]) -> Record[Host]:
@@ -64,10 +75,10 @@ class Addition:
             await self._join()
             if self._opened is None:
                 await self.open()
-            if self._opened is None:
-                raise Rejected(409, _TAKEN)
+            if self._opened is None and self._creds is not None:
+                raise Rejected(409, _TAKEN, Step(_HAVE_HOST, "host put", {"address": self._address}))
             await self._stay()
-            return await self._lock(host, self._opened)
+            return await self._lock(host)
         except Rejected:
             await self._take_back()
             raise
@@ -92,7 +103,7 @@ class Addition:
             except NotFound:
                 raise Rejected(409, NO_CLUSTER) from None
 
-    async def _lock(self, host: Record[Host], opened: Record[HostCreds]) -> Record[Host]:
+    async def _lock(self, host: Record[Host]) -> Record[Host]:
         """Store *host* over its revision: who removes it, or takes it back, at the same time sees it changed."""
         for _ in range(ATTEMPTS):
             if (locked := await lock(self._client, host)) is not None:
@@ -100,11 +111,18 @@ class Addition:
             places = await self._storage.hosts.records(self._client, self._address)
             there = next((record for record in places if record.model.source == host.model.source), None)
             # Changed by the platform, say, or removed and made anew: are the credentials still these?
-            still = None if there is None else await lock(self._client, opened)
-            if there is None or still is None:
+            if there is None or not await self._still_open():
                 break
-            host, self._opened = there, (opened := still)
+            host = there
         raise Rejected(409, _MEANWHILE)
+
+    async def _still_open(self) -> bool:
+        """Return whether the credentials, if any were stored, are as this addition stored them; lock them."""
+        if self._opened is None:
+            return True
+        still = await lock(self._client, self._opened)
+        self._opened = still or self._opened
+        return still is not None
 
     async def _take_back(self) -> None:
         if self._opened is not None:

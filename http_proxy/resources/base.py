@@ -34,7 +34,7 @@ M = TypeVar("M", bound=Model)
 RETRIES: Final = 3  # within half a second: who asks has a client, and patience, of their own
 ATTEMPTS: Final = 16  # at one change, while other workers change the same record
 NONE_TO_CHANGE: Final = "there is no such record to change; without If-Match it is made"
-_CHANGED: Final = "the record is not at the revision in If-Match"
+CHANGED: Final = "the record is not at the revision in If-Match"
 _THERE: Final = "the record is there, and If-None-Match says that there is none"
 _CONDITIONS: Final = ("If-Match", "If-None-Match")
 _SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
@@ -209,7 +209,12 @@ def check_at(told: str | None, etag: str | None) -> None:
         Changed: it is.
     """
     if told not in (None, ANY_REVISION, etag):
-        raise Changed(_THERE if told == wire.NEW else _CHANGED)
+        raise Changed(_THERE if told == wire.NEW else CHANGED)
+
+
+def names_revision(told: str | None) -> TypeGuard[str]:
+    """Return whether *told* names one revision, and not whatever there is."""
+    return told not in (None, wire.NEW, ANY_REVISION)
 
 
 def overlay(body: dict[str, object], wanted: M) -> Callable[[M], bool]:

@@ -13,9 +13,12 @@ from strongroom.http_proxy.resources.base import (
     Storage,
     as_told,
     check_at,
+    check_new,
+    differing,
     expected_of,
     find,
     is_update,
+    names_revision,
     overlay,
     remove_if_there,
     respond,
@@ -26,7 +29,7 @@ from strongroom.http_proxy.resources.base import (
     texts,
 )
 from strongroom.http_proxy.resources.places import is_address
-from strongroom.http_proxy.resources.twins import check_may_each
+from strongroom.http_proxy.resources.twins import check_may_each, claim
 from strongroom.http_proxy.schemas import Counts
 from strongroom.models import (
     DEFAULT_NETWORK,
@@ -44,10 +47,11 @@ from strongroom.models import (
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient, Record
 from strongroom.storage_service.client.operations import ANY_REVISION
-from strongroom.storage_service.errors import Invalid, NotFound
+from strongroom.storage_service.errors import Changed, Invalid, NotFound
 
 _MAY_JOIN: Final = frozenset((HostState.ACTIVE, HostState.DISASSOCIATED))
 _NO_HOSTS: Final = {"total": 0, "available": 0, "unavailable": 0}
+_LEFT: Final = "The cluster was changed at the same time, and stays, without its operations; remove it again"
 _OPERATIONS: Final = (ClusterDeploy, ClusterRestart, ClusterUpgrade)
 
 
@@ -107,15 +111,24 @@ class ClusterItem(Resource):
     async def on_delete(self, req: Request, resp: Response, name: str) -> None:
         """Remove the cluster and the records of operations over it; its hosts stay.
 
-        Who may not do all of it does nothing of it. With If-Match, only at that revision.
+        Who may not do all of it does nothing of it. With a tag in If-Match, it is the revision of that tag that is
+        removed, and no other.
         """
         told = expected_of(req)
         client = self.storage.for_caller(req)
         await check_may_each(client, "delete", (Cluster, name), *((operation, name) for operation in _OPERATIONS))
+        if names_revision(told):
+            await client.check_may("put", Cluster, name)
         check_at(told, await tag_of(client, Cluster, name))
+        etag = None
+        if names_revision(told):
+            etag = (await claim(client, await client.get(Cluster, name), told)).etag
         for operation in _OPERATIONS:
             await remove_if_there(client, operation, name)
-        await client.delete(Cluster, name, etag=told)
+        try:
+            await client.delete(Cluster, name, etag=etag)
+        except Changed:
+            raise Rejected(409, _LEFT) from None
         respond(resp, [])
 
 
@@ -195,6 +208,7 @@ class ClusterOperation(Resource):
         """Ask for it; a deployment needs the ``version``.
 
         With If-Match, only in the place of the one at that revision; with If-None-Match, only where there is none.
+        How far one is may be said, and counts for nothing: who sends back what he was shown starts none.
         """
         told = expected_of(req)
         body = await self.read_for(req, self._model, name)
@@ -203,9 +217,18 @@ class ClusterOperation(Resource):
             "status": OperationState.IN_PROCESS.value,
             "started_at": self._now().replace(tzinfo=None).isoformat(timespec="microseconds"),
         }
-        operation = self._model.from_dict({**body, **begun})
+        said = self._model.from_dict(body)
+        asked: dict[str, object] = {field: body[field] for field in ("name", "version") if field in body}
+        operation = self._model.from_dict({**asked, **begun})
         client = self.storage.for_caller(req)
         await client.get(Cluster, name)
+        if body.get("started_at"):
+            (there,) = await client.get_many(self._model, [name])
+            if there is not None and not differing(body, said, there.model):
+                check_new(told)
+                check_at(told, there.etag)
+                show(resp, there)
+                return
         show(resp, await client.save(operation, etag=told), 201)
 
 

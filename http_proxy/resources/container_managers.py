@@ -17,6 +17,7 @@ from strongroom.http_proxy.resources.base import (
     find,
     is_update,
     may_reveal,
+    names_revision,
     overlay,
     remove_if_there,
     respond,
@@ -24,7 +25,7 @@ from strongroom.http_proxy.resources.base import (
     show,
     tag_of,
 )
-from strongroom.http_proxy.resources.twins import ATTEMPTS, check_may_each, lock, save_where_none, take_back
+from strongroom.http_proxy.resources.twins import ATTEMPTS, check_may_each, claim, lock, save_where_none, take_back
 from strongroom.models import ContainerManagerConfig, ContainerManagerConfigs, ContainerManagerCreds
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient, Record
@@ -36,6 +37,7 @@ _CREDENTIALS: Final = frozenset(field.name for field in msgspec.structs.fields(C
 _OTHER: Final = "There is another container manager of that name; send If-Match to change it"
 _OTHER_CREDS: Final = "The container manager is known with other credentials; remove it, and make it anew"
 _KNOWN: Final = "There is a container manager of that name; send it without credentials to see whether it is the same"
+_LEFT: Final = "The container manager was changed at the same time, and stays, without credentials; remove it again"
 _MEANWHILE: Final = "Somebody else made or removed a container manager of that name at the same time"
 
 
@@ -92,7 +94,7 @@ class ContainerManagerItem(Resource):
             await client.check_may("put", ContainerManagerCreds, name)
         (existing,) = await client.get_many(ContainerManagerConfig, [name])
         if existing is None:
-            made = await _make(client, config, creds)
+            made = await _make(client, config, _to_store(creds))
         else:
             check_new(told)
             completed = await _complete(req, client, existing, config, creds, said=taken)
@@ -107,22 +109,40 @@ class ContainerManagerItem(Resource):
         """Remove it, what opens it first: a deletion that fails is told, and can be asked for again.
 
         Who may not do all of it does nothing of it. One that is made anew meanwhile is removed, too (see ``twins``).
-        With If-Match, only one that is at that revision when it is looked at first.
+        With a tag in If-Match, it is the revision of that tag that is removed, and no other.
         """
         told = expected_of(req)
         client = self.storage.for_caller(req)
         await check_may_each(client, "delete", (ContainerManagerConfig, name), (ContainerManagerCreds, name))
+        if names_revision(told):
+            await client.check_may("put", ContainerManagerConfig, name)
         for _ in range(ATTEMPTS):
             etag = await tag_of(client, ContainerManagerConfig, name)
             check_at(told, etag)
-            told = None
+            if names_revision(told):
+                etag = (await claim(client, await client.get(ContainerManagerConfig, name), told)).etag
             await remove_if_there(client, ContainerManagerCreds, name)
             with suppress(Changed):
                 await client.delete(ContainerManagerConfig, name, etag=etag)
                 break
+            if names_revision(told):
+                raise Rejected(409, _LEFT)
         else:
             raise Busy("others keep changing this container manager")
         respond(resp, [])
+
+
+def _to_store(creds: ContainerManagerCreds | None) -> ContainerManagerCreds | None:
+    """Return *creds* if they open something: those that are empty would only stand in the way of the first."""
+    if creds is None or not _differ(None, creds, _CREDENTIALS):
+        return None
+    return creds
+
+
+def _differ(stored: ContainerManagerCreds | None, creds: ContainerManagerCreds, said: Iterable[str]) -> bool:
+    """Return whether one of the fields *said* of *creds* is not as it is *stored*; where nothing is, all are empty."""
+    there = stored or ContainerManagerCreds(name=creds.name)
+    return any(getattr(there, field) != getattr(creds, field) for field in said)
 
 
 async def _make(
@@ -179,7 +199,7 @@ async def _check_same(
     if not may_reveal(req):
         raise Rejected(409, _KNOWN)
     stored = await find(client, ContainerManagerCreds, creds.name)
-    if stored is None or any(getattr(stored, field) != getattr(creds, field) for field in said):
+    if _differ(stored, creds, said):
         raise Rejected(409, _OTHER_CREDS)
 
 
@@ -201,7 +221,8 @@ async def _complete(
     """
     is_same = existing.model == config
     if not may_reveal(req):
-        completed = await _open(client, existing, creds) if is_same and creds is not None else None
+        opening = _to_store(creds)
+        completed = await _open(client, existing, opening) if is_same and opening is not None else None
         if creds is not None and completed is None:
             raise Rejected(409, _KNOWN)
         if not is_same:
@@ -213,8 +234,10 @@ async def _complete(
         return None
     stored = await find(client, ContainerManagerCreds, config.name)
     if stored is not None:
-        if any(getattr(stored, field) != getattr(creds, field) for field in said):
+        if _differ(stored, creds, said):
             raise Rejected(409, _OTHER_CREDS)
+        return None
+    if _to_store(creds) is None:
         return None
     completed = await _open(client, existing, creds)
     if completed is None:

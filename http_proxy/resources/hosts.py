@@ -10,6 +10,7 @@ import falcon
 from strongroom.http_proxy.errors import Rejected, Request, Response
 from strongroom.http_proxy.resources.additions import NO_CLUSTER, Addition
 from strongroom.http_proxy.resources.base import (
+    CHANGED,
     NONE_TO_CHANGE,
     Resource,
     Storage,
@@ -22,6 +23,7 @@ from strongroom.http_proxy.resources.base import (
     find,
     is_update,
     may_reveal,
+    names_revision,
     overlay,
     remove_if_there,
     respond,
@@ -29,7 +31,7 @@ from strongroom.http_proxy.resources.base import (
     show,
 )
 from strongroom.http_proxy.resources.clusters import leaving
-from strongroom.http_proxy.resources.twins import ATTEMPTS, check_may_each, take_back
+from strongroom.http_proxy.resources.twins import ATTEMPTS, check_may_each, claim, take_back
 from strongroom.models import Cluster, Clusters, Host, HostCreds, HostStatus, Model
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient, Record
@@ -42,7 +44,11 @@ _OTHER_USER: Final = "The host is known with another remote_user; PUT its creds 
 _OTHER_FIELDS: Final = "The host is known, and says something else of the fields sent; send If-Match to change it"
 _NO_KEY_YET: Final = "The host is known and has no credentials yet; send them without If-Match"
 _OTHER_SOURCE: Final = "The host is known with another source"
+_NO_KEY: Final = "A remote_user without a key opens nothing; send ssh_priv_key, too"
 _KNOWN: Final = "The host is known; send it without credentials to see it"
+_LEFT: Final = (
+    "The host was changed at the same time, and stays, without credentials; remove it again, or PUT its creds"
+)
 _NOT_THERE: Final = "The host is known and not in that cluster"
 
 
@@ -85,29 +91,37 @@ class HostItem(Resource):
 
         Who may not do all of it does nothing of it. Of what is no host nothing is removed, credentials of that
         address neither. If the host is changed or made anew meanwhile, it is removed as it is then (see ``twins``).
-        With If-Match, only one that is at that revision when it is looked at first.
+        With a tag in If-Match, it is the revision of that tag that is removed, and no other.
         """
         told = expected_of(req)
         client, hosts = self.storage.for_caller(req), self.storage.hosts
         await check_may_each(client, "delete", (Host, address), (HostCreds, address))
+        if names_revision(told):
+            await client.check_may("put", Host, address)
         removed = False
         for _ in range(ATTEMPTS):
             found = await hosts.revisions(client, address)
             if not found:
                 break
             check_at(told, found[0].etag)
-            told = None
             clusters = [record.model.name async for record in client.list(Clusters) if address in record.model.hostset]
             for action in ("get", "put"):
                 await check_may_each(client, action, *((Cluster, name) for name in clusters))
+            if names_revision(told):
+                claimed = await claim(client, await hosts.get_record(client, address), told)
+                found = await hosts.revisions(client, address)
+                if not found or found[0].etag != claimed.etag:
+                    raise Changed(CHANGED)
             await remove_if_there(client, HostCreds, address)
             for name in clusters:
                 with suppress(NotFound):  # it went meanwhile
                     await self.storage.change(client, Cluster, name, leaving(address))
             gone = await hosts.remove(client, address, found)
             removed |= any(gone)
-            if all(gone):
+            if all(gone) or (names_revision(told) and gone[0]):
                 break
+            if names_revision(told) and await hosts.is_there(client, address):
+                raise Rejected(409, _LEFT)
         else:
             raise Busy("others keep changing this host")
         if not removed:
@@ -167,7 +181,7 @@ class HostCredentials(Resource):
         host = await self.storage.hosts.find_record(client, creds.address)
         if host is None:
             raise NotFound("there is no such host")
-        addition = Addition(self.storage, client, creds)
+        addition = Addition(self.storage, client, creds.address, creds)
         await addition.finish(host)
         return addition.opened
 
@@ -190,6 +204,20 @@ class _Wanted(NamedTuple):
     given: dict[str, object]  # members of its credentials, and
     creds: HostCreds  # those, had they nothing else
     cluster: str  # to be in; "" for none
+
+    @property
+    def opens(self) -> HostCreds | None:
+        """The credentials to store; None without a key, for then they would stand in the way of the first."""
+        return self.creds if self.creds.ssh_priv_key else None
+
+    def check_user(self) -> None:
+        """Return unless a user is said of a host that has no key, and none is said.
+
+        Raises:
+            Rejected: so it is.
+        """
+        if "remote_user" in self.given and self.opens is None:
+            raise Rejected(409, _NO_KEY)
 
     @classmethod
     def of(cls, body: dict[str, object]) -> "_Wanted":
@@ -248,11 +276,11 @@ async def _add(storage: Storage, req: Request, resp: Response, wanted: _Wanted, 
     """Add a host and what opens it (see `Addition`).
 
     The credentials are written last and only where there are none: so of many who add one host at a time one wins, and
-    a PUT that failed half-way can be sent again. A host that is there with its credentials is only shown, provided
-    that all that is said of it is so. Who may not see credentials is not told whether a key is the same, for nobody
-    looks: those of a known host are not said again.
+    a PUT that failed half-way can be sent again. Without a key none are written, and a later PUT brings them. A host
+    that is there with its credentials is only shown, provided that all that is said of it is so. Who may not see
+    credentials is not told whether a key is the same, for nobody looks: those of a known host are not said again.
     """
-    host, creds, cluster = wanted.host, wanted.creds, wanted.cluster
+    host, cluster = wanted.host, wanted.cluster
     client = storage.for_caller(req)
     each: list[tuple[type[Model], str]] = [(Host, host.address), (HostCreds, host.address)]
     await check_may_each(client, "put", *each, *([(Cluster, cluster)] if cluster else []))
@@ -264,12 +292,14 @@ async def _add(storage: Storage, req: Request, resp: Response, wanted: _Wanted, 
     joined = await _find_cluster(client, wanted)
     if existing is not None and differing(wanted.own, host, existing.model):
         raise Rejected(409, _OTHER_FIELDS)
-    addition = Addition(storage, client, creds, cluster)
+    outside = joined is not None and host.address not in joined.hostset
+    addition = Addition(storage, client, host.address, wanted.opens, cluster)
     if existing is None:
+        wanted.check_user()
         added = await addition.make(host)
-    elif not await _is_known(req, client, addition, wanted):
+    elif not await _is_known(req, client, addition, wanted, outside=outside):
         added = await addition.finish(existing)
-    elif joined is not None and host.address not in joined.hostset:
+    elif outside:
         raise Rejected(409, _NOT_THERE)
     else:
         show(resp, existing)
@@ -278,10 +308,13 @@ async def _add(storage: Storage, req: Request, resp: Response, wanted: _Wanted, 
     show(resp, added, 201)
 
 
-async def _is_known(req: Request, client: AsyncStorageClient, addition: Addition, wanted: _Wanted) -> bool:
-    """Return whether a host that is there has credentials; if not, a PUT failed half-way.
+async def _is_known(
+    req: Request, client: AsyncStorageClient, addition: Addition, wanted: _Wanted, *, outside: bool
+) -> bool:
+    """Return whether a host that is there is all that is said of it; if not, the addition has something to do.
 
-    Who may not see credentials stores his, if there are none: so nobody has to look.
+    That is credentials, where it has none and some are said, or to join the cluster that it is *outside* of, where it
+    has none. Who may not see credentials stores his, if there are none: so nobody has to look.
 
     Raises:
         Rejected: they are others than those said, or the caller said some and may not know whether they are.
@@ -295,7 +328,9 @@ async def _is_known(req: Request, client: AsyncStorageClient, addition: Addition
     stored = await find(client, HostCreds, wanted.host.address)
     if stored is not None:
         _check_same(stored, wanted, wanted.given)
-    return stored is not None
+        return True
+    wanted.check_user()
+    return wanted.opens is None and not outside
 
 
 async def _find_cluster(client: AsyncStorageClient, wanted: _Wanted, *, is_member: bool = False) -> Cluster | None:

@@ -8,6 +8,7 @@ from strongroom.http_proxy.resources.base import (
     expected_of,
     find_record,
     is_update,
+    names_revision,
     overlay,
     respond,
     save_new,
@@ -60,8 +61,8 @@ class NetworkItem(Resource):
         """Remove it; with If-Match, only at that revision."""
         told = expected_of(req)
         client = self.storage.for_caller(req)
-        if told == wire.NEW:
+        if told is not None:
             await client.check_may("delete", Network, name)
-            check_at(told, await tag_of(client, Network, name))
-        await client.delete(Network, name, etag=told)
+            check_at(told, await tag_of(client, Network, name))  # of what is not there, 404 comes first
+        await client.delete(Network, name, etag=told if names_revision(told) else None)
         respond(resp, [])

@@ -7,6 +7,10 @@ Two writes are no one write, so of each pair the plain record is the lock, and i
 - Who removes a pair reads the revision of the record, removes the credentials, and then the record at that revision.
   If it is another by now, somebody made the pair meanwhile, and all is done again.
 
+- Who removes what is at one revision (If-Match) stores the record once more over it first. Who changes or removes it
+  at that revision as well is told 412 then, and the other, if he is too late, before anything was removed. If somebody
+  who names no revision changes the record between that and its removal, it stays, without what was removed before.
+
 So of a maker and a remover who meet, one finds the record changed or gone, and takes back what he did. Who loses to
 another maker takes back only what is still as he stored it.
 """
@@ -14,6 +18,7 @@ another maker takes back only what is still as he stored it.
 from contextlib import suppress
 from typing import Final, TypeVar
 
+from strongroom.http_proxy.resources.base import CHANGED, check_at
 from strongroom.models import Host, Model
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient, Record
@@ -48,6 +53,19 @@ async def lock(client: AsyncStorageClient, record: Record[M]) -> Record[M] | Non
         return await client.save(record.model, etag=record.etag)
     except Changed:
         return None
+
+
+async def claim(client: AsyncStorageClient, record: Record[M], told: str) -> Record[M]:
+    """Store *record* once more over the revision that it is *told* to be at, before what belongs to it is removed.
+
+    Raises:
+        Changed: it is at another, or changed meanwhile; nothing was done.
+    """
+    check_at(told, record.etag)
+    claimed = await lock(client, record)
+    if claimed is None:
+        raise Changed(CHANGED)
+    return claimed
 
 
 async def take_back(client: AsyncStorageClient, record: Record[M]) -> None:

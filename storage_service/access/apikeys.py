@@ -39,6 +39,7 @@ from strongroom.storage_service.errors import Exists, Invalid, NotFound
 _FORMAT: Final = 1
 _FOLDER: Final = "apikeys"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
+_OF_URLS: Final = "/api/"  # what addresses of the HTTP API begin with, and no name of a record
 _VERIFIER = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -186,6 +187,11 @@ class ApiKeys:
             raise Invalid(
                 "paths begin with a slash and go on with a name, such as /secrets/db",
                 (("paths", "is not a list of such paths"),),
+            )
+        if any(f"{path}/".startswith(_OF_URLS) for path in listed):
+            raise Invalid(
+                "a path is the name of records here, without what stands before it in a URL: /hosts, not /api/v0/hosts",
+                (("paths", "has an address of the HTTP API, which reaches nothing"),),
             )
         try:
             allowed = [Action(action) for action in actions]

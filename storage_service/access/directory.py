@@ -295,7 +295,7 @@ class Directory:
                 records, spent_names = await self._read_all(epoch)
             else:
                 records, spent_names = await self._read_some(known, missed)
-            known = _snapshot(revision, epoch, records, spent_names)
+            known = snapshot_of(revision, epoch, records, spent_names)
         raise Busy("others are changing access all the time")
 
     async def _read_all(self, epoch: Epoch) -> tuple[dict[str, Any], frozenset[str]]:
@@ -351,7 +351,8 @@ _FOLDERS: Final = {kind: folder for folder, kind in _KINDS.items()}
 _ENDED: Final = tuple(names.SPENT + folder.removeprefix(names.ACCESS) for folder in _KINDS)
 
 
-def _snapshot(revision: int, epoch: Epoch, records: Records, spent_names: frozenset[str]) -> Snapshot:
+def snapshot_of(revision: int, epoch: Epoch, records: Records, spent_names: frozenset[str]) -> Snapshot:
+    """Return all *records* as one snapshot, with what follows from them."""
     taken: dict[str, str] = {}
     groups: dict[str, set[str]] = {}
     rules: dict[str, Rule] = {}

@@ -39,8 +39,10 @@ from strongroom.storage_service.access.directory import (
     principal_name,
     record_of,
     refuse_taken,
+    snapshot_of,
     spent,
 )
+from strongroom.storage_service.access.way_in import END, askers_of, can_mend
 from strongroom.storage_service.backends.base import Change, Delete, Put
 from strongroom.storage_service.errors import Denied, Exists, InUse, Invalid, NotFound, TooLarge
 from strongroom.storage_service.wire import MAX_JOURNAL
@@ -392,7 +394,7 @@ class Principals:
             if member not in record.members and len(record.members) >= MAX_MEMBERS:
                 raise Invalid(f"a group has at most {MAX_MEMBERS} members")
             changed = msgspec.structs.replace(record, members={**record.members, member: role})
-            return [_put_group(group, changed)]
+            return self._someone_is_left(known, [_put_group(group, changed)])
 
         await self._directory.change(make)
 
@@ -460,10 +462,10 @@ class Principals:
         return credential.expires is None or credential.expires > self.now
 
     def _someone_is_left(self, known: Snapshot, changes: list[Change]) -> list[Change]:
-        """Return *changes*, unless nobody could administer access after them who can before.
+        """Return *changes*, unless nobody could come in and administer access, or mend the rules, after them.
 
         Raises:
-            InUse: so it would be.
+            InUse: so it would be, and is not so before.
         """
         if not self._administrators(known):
             return changes
@@ -474,8 +476,14 @@ class Principals:
             elif isinstance(change, Put) and change.value:
                 kind = Group if change.name.startswith(names.GROUPS) else PrincipalRecord
                 records[change.name] = access.decode(change.value, kind)
-        if not self._administrators(Snapshot(records=records)):
+        after = snapshot_of(known.revision, known.epoch, records, known.spent)
+        left = self._administrators(after)
+        if not left:
             raise InUse("it is the last administrator who can come in: make another first")
+        before = askers_of(known, self._administrators(known))
+        for moment in (self._now(), END):
+            if can_mend(known.rules, before, moment) and not can_mend(known.rules, askers_of(after, left), moment):
+                raise InUse("no administrator could change the rules any more: let another rule allow it first")
         return changes
 
 

@@ -9,30 +9,26 @@ Nobody shuts out all administrators: who may mend the rules is looked at in the 
 """
 
 import hashlib
-import ipaddress
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 import msgspec
 
 from strongroom.models import names
-from strongroom.models.access import ADMINISTRATORS, EVERYBODY, InvalidAccess, Right, Rule, check_name, check_rule, told
+from strongroom.models.access import InvalidAccess, Rule, check_name, check_rule, told
 from strongroom.models.errors import InvalidName
-from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.access.directory import Directory, Snapshot
 from strongroom.storage_service.access.principals import Principals
 from strongroom.storage_service.access.rule_document import MAX_RULES, canonical
-from strongroom.storage_service.access.rules import Network, Rules
+from strongroom.storage_service.access.way_in import END, askers_of, can_mend
 from strongroom.storage_service.backends.base import ABSENT, Backend, Change, Delete, Put, pages
 from strongroom.storage_service.errors import Changed, Exists, InUse, Invalid, NotFound, ServiceError
 
 ANY: Final = "*"  # as what is expected of a rule: that it is there
 _BATCH: Final = 512 * 1024  # bytes of rules in one commit
-_END: Final = datetime.max.replace(tzinfo=UTC)  # when every rule that expires has
 
 log = logging.getLogger(__name__)
 
@@ -181,45 +177,10 @@ class RuleBook:
         """
         if known.damaged is not None:
             return  # nobody is let do anything by rules: they are being mended by the service's own key
-        askers = [
-            Principal(each, groups=known.groups.get(each, frozenset()), ruled=True)
-            for each in sorted(self._principals.administrators(known))
-        ]
-        for moment in (self._now(), _END):
-            if _can_mend(known.rules, askers, moment) and not _can_mend(rules, askers, moment):
+        askers = askers_of(known, self._principals.administrators(known))
+        for moment in (self._now(), END):
+            if can_mend(known.rules, askers, moment) and not can_mend(rules, askers, moment):
                 raise InUse("no administrator could change the rules any more: let another rule allow it first")
-
-
-def _can_mend(rules: Mapping[str, Rule], askers: Sequence[Principal], moment: datetime) -> bool:
-    """Whether one of *askers* may change the rule and the group of administrators, and every rule that denies access.
-
-    Somewhere, that is: over the socket, or from one of the networks that rules allow it from.
-    """
-    subjects = {EVERYBODY}.union(*({asker.id, *(f"group:{group}" for group in asker.groups)} for asker in askers))
-    relevant = {
-        name: rule
-        for name, rule in rules.items()
-        if Right.ACCESS in rule.actions and not subjects.isdisjoint(rule.subjects)
-    }
-    compiled = Rules(relevant)
-    wanted = [names.RULES + ADMINISTRATORS, names.GROUPS + ADMINISTRATORS]
-    wanted += [names.RULES + name for name, rule in relevant.items() if rule.effect == "deny"]
-    allowing = [network for rule in relevant.values() if rule.effect == "allow" for network in rule.networks]
-    addresses: list[str | None] = [None, *dict.fromkeys(end for network in allowing for end in _ends(network))]
-    return any(
-        all(compiled.decide(replace(asker, address=address), (Right.ACCESS,), name, moment).allowed for name in wanted)
-        for asker in askers
-        for address in addresses
-    )
-
-
-def _ends(network: str) -> Iterator[str]:
-    """Yield the first and the last address of *network*."""
-    known = Network.of(network)
-    size = 32 if known.version == 4 else 128
-    kind = ipaddress.IPv4Address if known.version == 4 else ipaddress.IPv6Address
-    yield str(kind(known.first))
-    yield str(kind(known.first | (known.mask ^ ((1 << size) - 1))))
 
 
 # What they are known by

@@ -2,7 +2,8 @@
 
 It is for who moves or mends whole stores, and so nothing here knows a model. What is written under
 ``system/access/apikeys/`` makes keys, which could reach further than the one it was written with: so all of this is for
-credentials that reach everything. Like every act, each is decided and recorded first, name by name.
+credentials that reach everything, and for those whom rules let write every rule. Like every act, each is decided and
+recorded first, name by name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,10 +78,12 @@ class BulkService:
         Raises:
             Denied, AuditUnavailable
         """
+        await self._check_whole(caller)
         await self._door.expect_some(caller, action, names.SECRETS)
 
     async def limit(self, caller: Caller) -> int:
         """Return how many changes one commit takes now; fewer after a keyset was given another generation."""
+        await self._check_whole(caller)
         await self._door.permit(caller, Action.GET, [names.JOURNAL])
         return self._sealed.max_batch
 
@@ -104,6 +107,7 @@ class BulkService:
             raise Invalid(f"at most {MAX_BULK_READ} names are read at once")
         for name in wanted:
             _check_name(name)
+        await self._check_whole(caller)
 
         async def read(limit: int) -> list[Text | None]:
             found = await self._sealed.get_many(wanted, limit=limit) if wanted else {}
@@ -129,6 +133,7 @@ class BulkService:
             _check_grammar(after)
         if not 0 < limit <= MAX_PAGE:
             raise Invalid(f"a page is 1 to {MAX_PAGE} names")
+        await self._check_whole(caller)
         return await self._door.read(caller, Action.LIST, [prefix], lambda: self._sealed.list(prefix, after, limit))
 
     async def commit(self, caller: Caller, wanted: Sequence[Put | Delete | Check]) -> int:
@@ -145,6 +150,7 @@ class BulkService:
             NotEmpty: a container is not empty.
             Halted: no value may be encrypted.
         """
+        await self._check_whole(caller)
         changes: dict[str, Put | Delete | Check] = {}
         turns = Turns()
         for each in wanted:
@@ -177,6 +183,17 @@ class BulkService:
         if any(isinstance(change, Check) for change in failed):
             raise NoContainer("a container that something lies in does not exist")
         raise NotEmpty("a container that is to be removed is not empty")
+
+    async def _check_whole(self, caller: Caller) -> None:
+        """Refuse, and record that, whom rules let do less than everything: what is written here could be a whole key.
+
+        Of others the reach decides.
+
+        Raises:
+            Denied, AuditUnavailable
+        """
+        if caller.principal.ruled:
+            await self._door.expect(caller, Action.PUT, [names.ANY_RULE])
 
     def _check(self, change: Put | Delete | Check) -> None:
         """Refuse what is no change of something that is served here."""

@@ -33,7 +33,7 @@ def there(home: Path) -> Iterator[Up]:
             put(home, f"db/{number}", f"{CANARY}-{number}")
         key = home.parent / "id"
         key.write_text(f"{CANARY}-ssh")
-        strongroom("--home", home, "host", "put", "10.0.0.7", "--ssh-key-file", key, "--remote-user", "root")
+        strongroom("--home", home, "host", "put", "10.0.0.7", "--force", "--ssh-key-file", key, "--remote-user", "root")
         yield running
 
 

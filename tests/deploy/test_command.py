@@ -19,6 +19,7 @@ import pytest
 from strongroom.deploy import cli
 from strongroom.deploy.cli.words import Noun, Verb
 from tests.deploy.running import ROOT, Done, Up, clean_environment, strongroom
+from tests.ssh_keys import private_key
 
 Run = Callable[..., Done]
 ESCAPE = "\x1b"
@@ -88,6 +89,28 @@ class TestSecrets:
         assert run("secret", "get", f"{box}/p").out == expected
         dropped = "strongroom: dropped the line break at its end; --exact keeps it\n"
         assert done.err == (dropped if expected != sent.decode() else "")
+
+    def test_a_secret_without_a_container_is_told_so(self, run: Run, box: str, service: Up) -> None:
+        """Whose container is missing is told that, too; who may not list it learns of the secret alone."""
+        run("secret", "mkdir", box)
+        assert run("secret", "get", f"{box}/none").err == f"strongroom: there is no such secret: {box}/none\n"
+        told = f"strongroom: there is no such secret: {box}/x/none; there is no container {box}/x\n"
+        assert run("secret", "get", f"{box}/x/none").err == told
+
+        key = run("apikey", "create", f"get-{box}", "--path", f"/secrets/{box}", "--action", "get", "--json").json[
+            "key"
+        ]
+        reader = clean_environment(
+            STRONGROOM_SOCKET=str(service.socket), STRONGROOM_API_ID=f"get-{box}", STRONGROOM_API_KEY=key
+        )
+        done = strongroom("secret", "get", f"{box}/x/none", environ=reader)
+        assert (done.code, done.err) == (4, f"strongroom: there is no such secret: {box}/x/none\n")
+
+    def test_what_was_not_stored_lost_no_line_break(self, run: Run, box: str) -> None:
+        """Where a put fails, nothing is said of what would have been dropped."""
+        run("secret", "put", f"{box}/taken", stdin=b"x")
+        done = run("secret", "put", f"{box}/taken", stdin=b"y\n")
+        assert (done.code, "dropped" in done.err) == (5, False)
 
     def test_what_is_binary_is_kept_to_the_byte(self, run: Run, box: str) -> None:
         """Bytes have no lines."""
@@ -392,7 +415,8 @@ class TestHosts:
         """A host shows no credentials; they are asked for by name, and go with it."""
         (short / "key").write_bytes(b"-----BEGIN KEY-----\nc4nary\n-----END KEY-----\n")
         stored = run(
-            "host", "put", "10.1.0.1", "--ssh-key-file", short / "key", "--remote-user", "ec2", "--cpus", "4", "--json"
+            *("host", "put", "10.1.0.1", "--force", "--ssh-key-file", short / "key"),
+            *("--remote-user", "ec2", "--cpus", "4", "--json"),
         )
         assert stored.json == {"address": "10.1.0.1", "credentials": True}
 
@@ -416,7 +440,7 @@ class TestHosts:
     def test_what_is_not_said_stays(self, run: Run, short: Path) -> None:
         """A second put changes the fields it names, in the host and in its credentials."""
         (short / "key").write_text("key")
-        run("host", "put", "10.1.0.2", "--cpus", "4", "--os", "fedora", "--ssh-key-file", short / "key")
+        run("host", "put", "10.1.0.2", "--cpus", "4", "--os", "fedora", "--force", "--ssh-key-file", short / "key")
         run("host", "put", "10.1.0.2", "--cpus", "8", "--remote-user", "admin")
 
         host = run("host", "get", "10.1.0.2", "--json").json
@@ -424,11 +448,46 @@ class TestHosts:
         creds = run("host", "creds", "--json", "10.1.0.2").json
         assert (creds["remote_user"], base64.b64decode(creds["ssh_priv_key"])) == ("admin", b"key")
 
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [
+            ("not a key\n", "holds no private key that OpenSSH reads"),
+            ("ssh-ed25519 AAAA me\n", "is a public key or a certificate"),
+            (private_key()[:200], "is a private key that is damaged, or was cut short"),
+        ],
+    )
+    def test_what_is_no_private_key_opens_no_host(self, run: Run, short: Path, content: str, why: str) -> None:
+        """It is refused by the rule of a migration, and nothing is stored; with --force it is, to the byte."""
+        (short / "key").write_text(content)
+
+        done = run("host", "put", "10.1.0.4", "--ssh-key-file", short / "key")
+
+        assert (done.code, done.out) == (1, "")
+        assert f"{short}/key {why}; --force stores it all the same" in done.err
+        assert run("host", "get", "10.1.0.4").code == 4
+        assert run("host", "put", "10.1.0.4", "--force", "--ssh-key-file", short / "key").code == 0
+        assert run("host", "creds", "10.1.0.4").out == content
+        run("host", "rm", "10.1.0.4")
+
+    def test_a_key_that_ssh_would_refuse_for_its_spelling_is_spelled_anew(self, run: Run, short: Path) -> None:
+        """A key with the line ends of Windows is stored as ssh reads it, and that is said; another as it is."""
+        key = private_key()
+        (short / "key").write_bytes(key.replace("\n", "\r\n").encode())
+        done = run("host", "put", "10.1.0.5", "--ssh-key-file", short / "key")
+        assert done.code == 0
+        assert "the key was written anew, for ssh refuses it with line ends other than Unix's" in done.err
+        assert run("host", "creds", "10.1.0.5").out == key
+
+        (short / "key").write_text(key)
+        assert run("host", "put", "10.1.0.5", "--ssh-key-file", short / "key").err == ""
+        assert run("host", "creds", "10.1.0.5").out == key
+        assert run("host", "put", "10.1.0.5", "--force").code == 1
+
     @pytest.mark.parametrize("nothing", [b"", b"\n"])
     def test_an_empty_pipe_replaces_no_key(self, run: Run, short: Path, nothing: bytes) -> None:
         """Where the program before the pipe failed, the command does, too, and the key that is stored stays."""
         (short / "key").write_text("key")
-        run("host", "put", "10.1.0.3", "--ssh-key-file", short / "key")
+        run("host", "put", "10.1.0.3", "--force", "--ssh-key-file", short / "key")
         before = run("host", "creds", "--json", "10.1.0.3").json
 
         done = run("host", "put", "10.1.0.3", "--cpus", "4", "--ssh-key-file", "-", stdin=nothing)
@@ -484,6 +543,15 @@ class TestApiKeys:
         assert run("apikey", "revoke", "ci", "--json").json == {"id": "ci", "revoked": True}
         assert strongroom("status", environ=as_ci).code == 6
         assert run("apikey", "revoke", "ci").code == 4
+
+    @pytest.mark.parametrize("path", ["/api/v0/hosts", "/api/v0", "/api/", "/api"])
+    def test_a_path_of_a_url_is_told_what_it_is_called_here(self, run: Run, path: str) -> None:
+        """A path of the HTTP API, which would reach nothing, makes no key."""
+        done = run("apikey", "create", "astray", "--path", "/secrets/db", "--path", path)
+
+        assert (done.code, done.out) == (2, "")
+        assert "without what stands before it in a URL: /hosts, not /api/v0/hosts" in done.err
+        assert all(row["id"] != "astray" for row in run("apikey", "list", "--json").json["apikeys"])
 
     @pytest.mark.parametrize("path", ["secrets/db", "/secrets//db"])
     def test_what_is_no_path_is_told_what_is_one(self, run: Run, path: str) -> None:

@@ -157,9 +157,9 @@ def test_keysets_and_what_they_have(at: dict[str, str], service: Up) -> None:
 def test_paths_of_api_keys(at: dict[str, str], box: str) -> None:
     """Containers by the paths that reach them, and no secret."""
     create = ("apikey", "create", "tab-new", "--path")
-    assert offered(at, *create, "") == offered(at, *create, "/sec") == ["plain,/secrets/"]
-    assert offered(at, *create, f"/secrets/{box}/") == [f"plain,/secrets/{box}/db-x/", f"plain,/secrets/{box}/db/"]
-    assert offered(at, *create, f"/secrets/{box}/db/") == [f"plain,/secrets/{box}/db/main/"]
+    assert offered(at, *create, "") == offered(at, *create, "/sec") == ["plain,/secrets"]
+    assert offered(at, *create, f"/secrets/{box}/") == [f"plain,/secrets/{box}/db-x", f"plain,/secrets/{box}/db"]
+    assert offered(at, *create, f"/secrets/{box}/db/") == [f"plain,/secrets/{box}/db/main"]
     assert offered(at, *create, "/hosts") == []
 
 
@@ -168,7 +168,8 @@ def test_only_plain_names_reach_a_shell(at: dict[str, str], monkeypatch: pytest.
     odd = [
         f"a{character}b" for character in map(chr, range(128)) if not (character.isalnum() or character in "._@:+/-")
     ]
-    names = ["ab", *odd, "a$(touch x)", "a\n", "aé", "other", "a/b-c.d_e@f:g+h"]
+    assert offered(at, "apikey", "revoke", "-a") == []
+    names = ["ab", "-a", *odd, "a$(touch x)", "a\n", "aé", "other", "a/b-c.d_e@f:g+h"]
     monkeypatch.setattr(StorageClient, "list_apikeys", lambda _: [SimpleNamespace(id=name) for name in names])
     assert offered(at, "apikey", "revoke", "a") == ["plain,ab", "plain,a/b-c.d_e@f:g+h"]
 

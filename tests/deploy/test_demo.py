@@ -3,17 +3,19 @@
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from strongroom.storage_service.client.file import ClientFile
-from tests.deploy.running import PATIENCE, ROOT, Done, clean_environment
+from tests.deploy.running import PATIENCE, ROOT, Done, alive, clean_environment, eventually
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,31 @@ def test_it_echoes_no_key(shown: tuple[Path, Done]) -> None:
         assert "LS0tLS1CRUdJTi" not in printed  # how base64 of PEM begins
     assert key in headers.read_text()
     assert stat.S_IMODE(headers.stat().st_mode) == 0o600
+
+
+def test_what_it_started_ends_with_it() -> None:
+    """However the demonstration ends, SIGTERM or SIGKILL, the service that it started ends, too."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        place = Path(tempfile.mkdtemp(prefix="sr"))
+        paths = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(ROOT)]
+        with subprocess.Popen(
+            [sys.executable, "-u", "-m", "strongroom.deploy.tools.demo"],
+            cwd=place,
+            env=clean_environment(PYTHONPATH=os.pathsep.join(paths)),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert "Strongroom serves" in process.stdout.readline()
+            service = int((place / ".run/home/run/up.pid").read_text())
+            process.send_signal(number)
+            process.wait(PATIENCE)
+            eventually(partial(_is_gone, service))
+        shutil.rmtree(place)
+
+
+def _is_gone(pid: int) -> bool:
+    return not alive(pid)
 
 
 def test_make_echoes_no_command() -> None:

@@ -96,7 +96,7 @@ def test_secrets_and_hosts(told: Told, tmp_path: Path) -> None:
     told("secret rm", "-r", "--yes", "told")
     told("secret mkdir", "told")
     told("secret rmdir", "told")
-    told("host put", "told.example", "--ssh-key-file", key)
+    told("host put", "told.example", "--force", "--ssh-key-file", key)
     told("host get", "told.example")
     told("host ls")
     told("host creds", "told.example")

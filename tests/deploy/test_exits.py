@@ -1,12 +1,13 @@
 """What the shell is told: one exit code for each error, and one line that says what to do."""
 
+import json
 from pathlib import Path
 
 import click
 import pytest
 
-from strongroom.deploy.cli import exits
-from strongroom.deploy.cli.common import Common
+from strongroom.deploy.cli import exits, up
+from strongroom.deploy.cli.common import Common, Form
 from strongroom.models.errors import Fault, InvalidName, ModelError, ValidationError
 from strongroom.models.steps import Step
 from strongroom.storage_service import errors, wire
@@ -80,9 +81,40 @@ def test_what_can_be_done_leads_to_the_service_that_was_meant() -> None:
     exits.report(errors.NotListening("nobody listens"), written.append, said=Common(socket=Path("/s")))
 
     assert written[0].startswith(
-        "strongroom: nobody listens; unlock it: strongroom --home '/our home' key unlock; see to it; or systemctl"
+        "strongroom: nobody listens; unlock it: strongroom --home '/our home' key unlock; see to it"
     )
-    assert "; see that it runs: strongroom up; or systemctl" in written[1]
+    assert "; see that it runs: strongroom up" in written[1]
+
+
+@pytest.mark.parametrize(
+    ("listen", "tls", "warned"),
+    [
+        ("0.0.0.0:8000", False, True),
+        ("[::]:8000", False, True),
+        ("192.0.2.1:8000", False, True),
+        ("0.0.0.0:8000", True, False),
+        ("127.0.0.1:8000", False, False),
+        ("[::1]:8000", False, False),
+        ("localhost:8000", False, False),
+    ],
+)
+def test_what_is_open_to_the_network_without_tls_is_warned_of(listen: str, *, tls: bool, warned: bool) -> None:
+    """One line says that secrets would cross the network in the clear; this machine alone, or TLS, is no cause."""
+    assert ("without TLS" in up._exposed(listen, tls=tls)) is warned
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_systemctl_is_advised_only_where_there_is_a_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, unit: bool
+) -> None:
+    """Where systemd knows the service, a whole sentence says how to ask; elsewhere there is no word of it."""
+    monkeypatch.setattr(exits, "UNITS", (tmp_path,))
+    if unit:
+        (tmp_path / "strongroom-storage.service").touch()
+    written: list[str] = []
+    exits.report(errors.NotListening("nobody listens"), written.append, said=Common(form=Form.JSON))
+    more = "; systemctl status strongroom-storage says more of the one that systemd starts" if unit else ""
+    assert json.loads(written[0])["detail"] == f"nobody listens{more}"
 
 
 @pytest.mark.parametrize("error", [errors.Unavailable("the store cannot do this now"), errors.Barred("no way in")])

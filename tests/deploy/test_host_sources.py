@@ -34,7 +34,7 @@ storage_handlers = [
 def test_a_host_of_another_handler_is_reached_by_its_address(run: Run, short: Path) -> None:
     """It is shown, listed and changed where it is, and removed with its credentials."""
     (short / "key").write_text("key")
-    assert run("host", "put", "10.3.0.1", "--source", "alt", "--ssh-key-file", short / "key").code == 0
+    assert run("host", "put", "10.3.0.1", "--source", "alt", "--force", "--ssh-key-file", short / "key").code == 0
     run("host", "put", "10.3.0.1", "--cpus", "4")
 
     host = run("host", "get", "10.3.0.1", "--json").json

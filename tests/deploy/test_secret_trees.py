@@ -170,7 +170,7 @@ class TestRemoving:
         assert (done.code, done.out) == (5, "")
         assert f"the container {box}/db/main is not empty (secrets/{box}/db/main/" in done.err
         assert "; 2 of 3 secrets removed" in done.err
-        assert f" secret rm {box}/db --recursive --yes; " in done.err
+        assert f" secret rm {box}/db --recursive; " in done.err
         assert run("rm", "-r", "--yes", f"{box}/db").code == 0
 
 

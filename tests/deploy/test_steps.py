@@ -231,7 +231,7 @@ def test_a_line_steers_no_terminal() -> None:
     told = steps.line("no\nline", [Step("a\x1b[2Jb", "key reencrypt", {"keyset": "\x9b2J; rm"})], Lead())
 
     assert told.isprintable()
-    assert told.startswith("no line; a\\u001b[2Jb: strongroom key reencrypt '")
+    assert told.startswith("no line; a\\u001b[2Jb: strongroom key reencrypt $'")
 
 
 def test_a_step_is_data() -> None:
@@ -251,3 +251,11 @@ def test_what_a_step_says_itself_comes_first() -> None:
     step = Step("go", "migrate apply", {"on_conflict": "keep"}).given({"on_conflict": "newer", "run": "r"})
 
     assert step.options == {"on_conflict": "keep", "run": "r"}
+
+
+def test_arguments_reach_the_shell_as_they_are() -> None:
+    """What begins with a dash stands behind --, and what would steer a terminal is written with escapes."""
+    step = Step("", "secret mv", {"source": "-x", "place": "nope/y", "recursive": True})
+    assert steps.command(step, Lead()) == "strongroom secret mv --recursive -- -x nope/y"
+    step = Step("", "backup verify", {"file": "a\nb'c"})
+    assert steps.line("", [step], Lead()).endswith(r"strongroom backup verify $'a\012b\'c'")

@@ -476,7 +476,7 @@ def test_the_proposals_files_start_as_they_stand(home: Path, short: Path, etcd: 
         assert got(running, "password") == "s3cret"
         key = short / "key"
         key.write_text("-----KEY-----")
-        assert strongroom("--home", home, "host", "put", "10.0.0.7", "--ssh-key-file", key).code == 0
+        assert strongroom("--home", home, "host", "put", "10.0.0.7", "--force", "--ssh-key-file", key).code == 0
         with etcd.admin() as admin:
             stored = {name: bytes(kv.value) for name, kv in admin.keys("/").items()}
         assert not any(secret in value for value in stored.values() for secret in (b"s3cret", b"-----KEY-----"))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from strongroom.deploy.tools import build_deb
 from strongroom.deploy.tools.build_deb import (
     COMPLETIONS,
     CONFFILES,
@@ -229,6 +230,26 @@ def test_the_same_tree_makes_the_same_package(made: Path, source: Path, environm
 
     assert again.read_bytes() == made.read_bytes()
     assert list(tmp_path.iterdir()) == [again]
+
+
+def test_what_has_the_name_of_a_package_is_whole(
+    source: Path, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While dpkg-deb writes, nothing has the package's name; what was made before stays until then."""
+    seen: list[list[Path]] = []
+    said = build_deb._said
+
+    def watched(*command: str, **more: str) -> str:
+        done = said(*command, **more)
+        if command[0] == "dpkg-deb":
+            seen.append(list(tmp_path.glob("*.deb")))
+        return done
+
+    monkeypatch.setattr(build_deb, "_said", watched)
+    made = Making(environment, "1.2.3", EPOCH, "none", source).package(tmp_path)
+
+    assert seen == [[]]
+    assert list(tmp_path.iterdir()) == [made]
 
 
 @pytest.mark.parametrize(("pythons", "debians"), [("1.2.3", "1.2.3"), ("1.2rc1", "1.2~rc1"), ("1.2.dev3", "1.2~dev3")])

@@ -62,7 +62,7 @@ def _first_home(scratch: Path, place: Path) -> dict[str, Any]:
         run(home, "secret", "mkdir", "web")
         run(home, "key", "keyset", "assign", "web/", "web")
         run(home, "secret", "put", "web/tls", stdin=HELD["web/tls"])
-        run(home, "host", "put", HOST, "--ssh-key-file", key, "--remote-user", "root")
+        run(home, "host", "put", HOST, "--force", "--ssh-key-file", key, "--remote-user", "root")
         api_key = run(home, "apikey", "create", "reader", "--path", "/secrets/db", "--action", "get")["key"]
         run(home, "migrate", "apply", "jsonl", source)
         run(home, "backup", place / "backup")

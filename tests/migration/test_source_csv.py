@@ -306,6 +306,28 @@ async def test_what_stays_behind_is_said_once(tmp_path: Path, opened: Open) -> N
     assert second == ()
 
 
+@pytest.mark.parametrize("heading", ["ssh key", "ssh-key", "SSH Private Key", "private key", "ssh-priv-key"])
+async def test_a_key_column_goes_by_other_words(tmp_path: Path, opened: Open, heading: str) -> None:
+    """Blanks and dashes between the words of the key's column make it no other column."""
+    path = table(tmp_path, f'address,{heading}\nh1,"{KEY}"\n')
+    path.chmod(PRIVATE)
+    found = await items_of(await opened(path))
+    assert [record.name for record in found[2].records] == ["hosts/h1", "secrets/hosts/h1"]
+    assert found[2].notes == ()
+
+
+async def test_a_column_that_may_be_the_key_is_told_with_the_way_to_say_so(tmp_path: Path, opened: Open) -> None:
+    """Where no column is the key's, the note of one that looks like a secret has the option that makes it the key's."""
+    path = table(tmp_path, f'address,login key\nh1,"{KEY}"\n')
+    path.chmod(PRIVATE)
+    assert (await items_of(await opened(path)))[2].notes == (
+        "columns that look like secrets stay behind: login key",
+        "if that is the key of its host, say so: -o 'column=ssh_priv_key=login key'",
+    )
+    with pytest.raises(ConfigurationError, match="several columns of the table may be ssh_priv_key"):
+        await opened(table(tmp_path, "address,ssh key,private key\nh1,,\n"))
+
+
 async def test_notes_of_key_files(tmp_path: Path, opened: Open) -> None:
     """A key file that others can read moves, with a note that says so; one with two names likewise."""
     path = table(tmp_path, "address,ssh_priv_key_file\nh1,a.pem\nh2,b.pem\nh3,c.pub\n")

@@ -250,3 +250,42 @@ async def test_nothing_that_lets_somebody_in_is_on_the_record(house: House, keys
     assert before
     assert token.rpartition(".")[2] not in log
     assert "SSH SIGNATURE" not in log
+
+
+async def test_who_may_do_something_makes_nothing_that_may_do_more(house: House, keys: dict[str, Path]) -> None:
+    """Rights to API keys, secrets and the listing of rules together make no key, by whichever way, and end none."""
+    made = await house.ask("POST", "/apikeys", {"id": "ci", "paths": ["/"], "actions": ["get"]}, *OWN)
+    assert made.status == 201
+    await house.add("ann", keys["ed25519"])
+    await house.rule("most", allow("user:ann", "secrets/**"))
+    access = ("system/access/apikeys/**", "system/access/rules/", "system/access/users/**")
+    await house.rule("some", allow("user:ann", *access, "system/journal/**", actions=(Right.ACCESS, Right.MIGRATE)))
+    ann = await house.token("user:ann", keys["ed25519"])
+    assert (await house.ask("GET", "/secrets/db/key", None, ann)).status == 200
+
+    record = {"format": 1, "verifier": "0" * 64, "paths": ["/"], "actions": ["get"], "created": "2026-11-30T12:00:00Z"}
+    put = {"put": "system/access/apikeys/evil", "value": json.dumps(record)}
+    for answer in (
+        await house.ask("POST", "/apikeys", {"id": "evil", "paths": ["/"], "actions": ["get"]}, ann),
+        await house.ask("DELETE", "/apikeys/ci", None, ann),
+        await house.ask("GET", "/bulk", None, ann),
+        await house.ask("POST", "/bulk/list", {"prefix": "secrets/"}, ann),
+        await house.ask("POST", "/bulk/commit", {"changes": [put]}, ann),
+    ):
+        assert answer.status == 403, answer.body
+    listed = json.loads((await house.ask("GET", "/apikeys", None, *OWN)).body)
+    assert [each["id"] for each in listed] == ["ci"]
+
+
+async def test_nobody_shuts_all_administrators_out_by_a_group(house: House, keys: dict[str, Path]) -> None:
+    """A group that a rule denies everything takes no last administrator who could mend that."""
+    await house.add("root", keys["ed25519"], admin=True)
+    assert (await house.ask("PUT", "/access/groups/quarantine", {}, *OWN)).status == 201
+    await house.rule("shut", allow("group:quarantine", "**", effect="deny", actions=tuple(Right)))
+    path = "/access/groups/quarantine/members/user:root"
+    answer = await house.ask("PUT", path, {}, *OWN)
+    assert (answer.status, json.loads(answer.body)["type"].rpartition(":")[2]) == (409, "in-use")
+    await house.add("eve", keys["rsa"], admin=True)
+    assert (await house.ask("PUT", path, {}, *OWN)).status in (200, 201, 204)
+    eve = "/access/groups/quarantine/members/user:eve"
+    assert (await house.ask("PUT", eve, {}, *OWN)).status == 409

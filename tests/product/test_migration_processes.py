@@ -33,7 +33,7 @@ from tests.deploy.running import (
     strongroom,
     up,
 )
-from tests.ssh_keys import in_base64
+from tests.ssh_keys import in_base64, private_key
 
 MANY = 3000  # secrets: some 25 rows of the journal, so that something can happen in the middle
 
@@ -321,6 +321,30 @@ def test_a_plan_that_lists(moving: Moving) -> None:
     shown = strongroom("migrate", "plan", "jsonl", moving.place, "--list", environ=pager, terminal=True).out
     assert f"{name}:line 3  ->  secrets/hosts/{moving.box}-h  (HostCreds, create)" in shown
     assert "4  would be created" in shown
+
+
+def test_a_plan_tells_of_keys_that_have_no_host(moving: Moving, tmp_path: Path) -> None:
+    """Keys whose address no host has are counted and marked, with the command that makes it; once it is there, none."""
+    address = f"{moving.box}-alone"
+    environ = moving.environ | {"PAGER": "cat"}
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    (keys / address).write_text(private_key())
+    (keys / address).chmod(0o600)
+
+    def planned(*more: str) -> Done:
+        return strongroom("migrate", "plan", "keys", keys, "--list", *more, environ=environ, terminal=not more)
+
+    line, report = [json.loads(each) for each in planned("--json").out.splitlines()]
+    assert (line["host"], report["counts"]["no host"], report["complete"]) == ("none", 1, True)
+    shown = planned().out
+    assert "(HostCreds, create, no host yet)" in shown
+    assert "1  is credentials that have no host yet: strongroom host put ADDRESS makes it" in shown
+
+    assert strongroom("host", "put", address, environ=moving.environ).code == 0
+    line, report = [json.loads(each) for each in planned("--json").out.splitlines()]
+    assert "host" not in line
+    assert "no host" not in report["counts"]
 
 
 def test_a_signature_that_holds(moving: Moving, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ async def test_credentials_never_reach_store_or_log_in_the_clear(platform: Platf
 async def test_a_trailing_slash_may_be_left_out(api: Api, slash: str) -> None:
     """Commissaire's clients write it, others need not."""
     address = fresh("host")
-    assert (await api("PUT", f"host/{address}{slash}", {}))[0] == 201
+    assert (await api("PUT", f"host/{address}{slash}", {"ssh_priv_key": KEY}))[0] == 201
     for path in (f"host/{address}", f"host/{address}/status", f"host/{address}/creds", "hosts", "clusters", "networks"):
         assert (await api("GET", path + slash))[0] == 200
     assert (await api("GET", slash or ""))[0] in {200, 400}
@@ -371,7 +371,7 @@ JUNK = {
 async def test_what_is_no_record_is_named(platform: Platform, api: Api, story: str) -> None:
     """Junk where credentials should be is told by its name, nothing of it is repeated, and it can be removed."""
     address = fresh("host")
-    await api("PUT", f"host/{address}", {})
+    await api("PUT", f"host/{address}", {"ssh_priv_key": KEY})
     await platform.inside.set_secret("hosts", address, JUNK[story], etag="*")
 
     for method, path, body in (("GET", "/creds", None), ("PUT", "", {"ssh_priv_key": KEY})):

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from strongroom.models import Cluster, ContainerManagerConfig, ContainerManagerCreds, Host, HostCreds
+from strongroom.models import (
+    Cluster,
+    ClusterDeploy,
+    ContainerManagerConfig,
+    ContainerManagerCreds,
+    Host,
+    HostCreds,
+    Model,
+)
 from strongroom.models.secret import Secret
 from strongroom.storage_service.client import AsyncStorageClient
 from tests.proxy.conftest import Platform
@@ -335,6 +343,80 @@ async def test_a_container_manager_and_its_credentials_come_and_go_together(
     await every_way(platform, between, "containermanager", pair, begin, check)
 
 
+# path, what it is made with, what belongs to it, and what a PUT changes of it
+TAGGED: dict[str, tuple[str, dict[str, Any], tuple[str, dict[str, Any]] | None, type[Model], dict[str, Any]]] = {
+    "a host": ("host/{0}", {"ssh_priv_key": KEY}, None, HostCreds, {"cpus": 8}),
+    "a cluster": ("cluster/{0}", {}, ("/deploy", {"version": "7"}), ClusterDeploy, {"container_manager": "b"}),
+    "a container manager": (
+        "containermanager/{0}",
+        {"options": {"token": "t"}},
+        None,
+        ContainerManagerCreds,
+        {"type": "trivial"},
+    ),
+}
+
+
+async def tagged(api: Api, story: str) -> tuple[str, str, str]:
+    """Make a record and what belongs to it; return its name, its path and its tag."""
+    shape, first, more, _, _ = TAGGED[story]
+    name = fresh("twin")
+    path = shape.format(name)
+    assert (await api("PUT", path, first))[0] == 201
+    if more is not None:
+        assert (await api("PUT", path + more[0], more[1]))[0] == 201
+    tag = (await api.ask("GET", path)).get("etag")
+    assert tag is not None
+    return name, path, tag
+
+
+@pytest.mark.parametrize("story", TAGGED)
+async def test_of_a_put_and_a_delete_at_one_tag_one_is_done(
+    platform: Platform, between: Between, api: Api, story: str
+) -> None:
+    """Whichever writes first is 200 and the other 412; a DELETE that is told 412 has removed nothing at all."""
+    _, _, _, belongs, change = TAGGED[story]
+    for put_first in (True, False):
+        name, path, tag = await tagged(api, story)
+        condition, held = f"if-match: {tag}", Held()
+        between.held[held.identifier] = held
+        await held.begin(api("DELETE", path, None, condition, f"x-request-id: {held.identifier}"))
+        if not put_first:
+            assert await held.step()
+        put, delete = (await api("PUT", path, change, condition))[0], (await held.end())[0]
+
+        assert (put, delete) == ((200, 412) if put_first else (412, 200))
+        assert (await api("GET", path))[0] == (200 if put_first else 404)
+        assert (await platform.inside.get_many(belongs, [name]) != [None]) == put_first
+
+
+@pytest.mark.parametrize("story", TAGGED)
+async def test_a_delete_at_a_tag_never_removes_what_came_later(between: Between, api: Api, story: str) -> None:
+    """A change that falls between its writes stays; the DELETE is 409 then, not 412, and may be sent again."""
+    change = TAGGED[story][4]
+    _, path, tag = await tagged(api, story)
+    held = Held()
+    between.held[held.identifier] = held
+    await held.begin(api("DELETE", path, None, f"if-match: {tag}", f"x-request-id: {held.identifier}"))
+    assert await held.step()
+    assert (await api("PUT", path, change, "if-match: *"))[0] == 200
+
+    status, problem = await held.end()
+    assert (status, problem["type"]) == (409, "urn:strongroom:problem:contradicted")
+    assert change.items() <= (await api("GET", path))[1].items()
+    assert await api("DELETE", path) == (200, [])
+
+
+@pytest.mark.parametrize("story", TAGGED)
+async def test_many_puts_and_deletes_at_one_tag(api: Api, story: str) -> None:
+    """Of real requests at once, one PUT and one DELETE at the same tag, never both are told that it is done."""
+    for _ in range(10):
+        _, path, tag = await tagged(api, story)
+        condition = f"if-match: {tag}"
+        told = await asyncio.gather(api("DELETE", path, None, condition), api("PUT", path, TAGGED[story][4], condition))
+        assert sorted(status for status, _ in told) == [200, 412]
+
+
 @pytest.mark.parametrize("same", [True, False])
 async def test_who_loses_leaves_the_cluster_that_he_joined(
     platform: Platform, between: Between, api: Api, same: bool
@@ -370,6 +452,8 @@ async def test_who_is_told_409_leaves_nothing_that_he_made(platform: Platform, a
     assert await hosts_of(platform, address) == []
     assert (await platform.inside.get(Cluster, cluster)).model.hostset == []
     assert (await platform.inside.get(HostCreds, address)).etag == left.etag
+    # The way out: a host beside them, as the command line makes it.
+    assert [(step["verb"], step["options"]) for step in problem["next"]] == [("host put", {"address": address})]
 
 
 async def test_credentials_without_a_host_are_not_shown(platform: Platform, api: Api) -> None:

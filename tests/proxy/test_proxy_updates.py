@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from strongroom.models import Cluster, ContainerManagerCreds, Host, HostCreds, HostState
+from strongroom.models.secret import Secret
 from tests.proxy.conftest import Platform
 from tests.proxy.test_proxy_resources import KEY, OTHER, Api, api, as_user, fresh
 from tests.raw_http import Message
@@ -125,6 +126,47 @@ async def test_what_get_gives_put_takes_back(platform: Platform, api: Api, story
 
     assert (status, {**seen, **told}) == (200, {**seen, "status": ""} if story == "a cluster" else seen)
     assert etag(await api.ask("GET", path)) == tag
+
+
+@pytest.mark.parametrize("user", ["alice", "bob"])
+async def test_a_put_without_a_key_never_locks_out_the_first(platform: Platform, user: str) -> None:
+    """What GET gave of a host without a key is 200 and stores nothing, a new one gets none, and the first PUT does."""
+    api, stored, added = Api(platform, as_user(user)), fresh("up"), fresh("up")
+    tag = (await platform.inside.save(Host(address=stored, status=HostState.ACTIVE))).etag
+    seen = (await api("GET", f"host/{stored}"))[1]
+
+    assert await api("PUT", f"host/{stored}", seen) == (200, seen)
+    assert (await api("PUT", f"host/{added}", {"status": "active", "ssh_priv_key": ""}))[0] == 201
+    assert (await api("PUT", f"host/{fresh('up')}", {"remote_user": "core"}))[0] == 409
+    assert await platform.inside.get_many(HostCreds, [stored, added]) == [None, None]
+    assert (await platform.inside.get(Host, stored)).etag == tag
+    for address in (stored, added):
+        body = {"status": "active", "ssh_priv_key": KEY, "remote_user": "core"}
+        assert (await api("PUT", f"host/{address}", body))[0] == 201
+        assert (await platform.inside.get(HostCreds, address)).model.remote_user == "core"
+
+
+@pytest.mark.parametrize("user", ["alice", "bob"])
+async def test_empty_credentials_never_lock_out_the_first(platform: Platform, user: str) -> None:
+    """A container manager whose token is said to be empty gets no credentials, and the first ones are stored."""
+    api, name = Api(platform, as_user(user)), fresh("up")
+    path, empty = f"containermanager/{name}", {"options": {"token": "", "username": ""}}
+
+    assert (await api("PUT", path, empty))[0] == 201
+    assert await api("PUT", path, (await api("GET", path))[1]) == await api("GET", path)
+    assert (await api("PUT", path, empty))[0] == (200 if user == "alice" else 409)  # bob is told nothing of them
+    assert await platform.inside.get_many(ContainerManagerCreds, [name]) == [None]
+    assert (await api("PUT", path, {"options": {"token": "first"}}))[0] == 201
+    assert (await platform.inside.get(ContainerManagerCreds, name)).model.token.reveal() == "first"
+
+
+async def test_a_host_without_a_key_is_not_opened_by_what_was_left(platform: Platform, api: Api) -> None:
+    """Where credentials were left behind, a host that comes without a key is 409, and not there."""
+    address = fresh("up")
+    await platform.inside.save(HostCreds(address=address, ssh_priv_key=Secret(KEY)))
+
+    assert (await api("PUT", f"host/{address}", {}))[0] == 409
+    assert await platform.inside.get_many(Host, [address]) == [None]
 
 
 async def test_what_of_a_cluster_is_counted_is_never_stored(platform: Platform, api: Api) -> None:
@@ -252,3 +294,21 @@ async def test_credentials_are_not_destroyed_by_saying_nothing(platform: Platfor
     assert (creds.ssh_priv_key.reveal(), creds.remote_user) == (KEY, "core")
     await platform.inside.delete(HostCreds, address)
     assert (await api("PUT", path, {"ssh_priv_key": OTHER}, "if-none-match: *"))[0] == 204
+
+
+@pytest.mark.parametrize(("word", "done"), [("deploy", "deployed"), ("restart", "restarted"), ("upgrade", "upgraded")])
+async def test_how_far_an_operation_is_says_no_body(api: Api, word: str, done: str) -> None:
+    """What is reckoned is never stored, and what GET gave, sent back, is 200 and starts nothing."""
+    path = f"cluster/{fresh('cluster')}"
+    await api("PUT", path, {})
+    version = {"version": "7"} if word == "deploy" else {}
+    computed = {done: ["evil"], "in_process": ["evil"], "finished_at": "yesterday", "status": "failed"}
+
+    status, told = await api("PUT", f"{path}/{word}", {**version, **computed})
+    assert (status, told[done], told["in_process"], told["finished_at"]) == (201, [], [], "")
+    assert told["status"] == "in_process"
+    seen = await api.ask("GET", f"{path}/{word}")
+    for lines in ([], ["if-match: *"], [f"if-match: {etag(seen)}"]):
+        again = await api.ask("PUT", f"{path}/{word}", told, *lines)
+        assert (again.status, etag(again), json.loads(again.body)) == (200, etag(seen), told)
+    assert (await api("PUT", f"{path}/{word}", version))[0] == 201

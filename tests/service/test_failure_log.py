@@ -60,7 +60,7 @@ def test_the_fate_crosses_the_wire(code: str, fate: Fate | None) -> None:
     """Whatever fails says the fate; a refusal that says none applied nothing; and the client's error has the same."""
     error = wire.PROBLEMS[code].error.__new__(wire.PROBLEMS[code].error)
     Exception.__init__(error, "why")
-    error.__dict__ |= {"faults": (), "holders": (), "wait": 1.0, "allowed": (), "retry_after": None}
+    error.__dict__ |= {"faults": (), "holders": (), "wait": 1.0, "limit": 0, "allowed": (), "retry_after": None}
     if fate is not None or code in ("unavailable", "busy"):
         error.fate = fate or Fate.NOT_APPLIED
     status, _, body = wire.problem_response(error, "r")

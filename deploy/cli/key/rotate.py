@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from strongroom.storage_service.wire.keys import Mode
 
 STEP = 60.0  # seconds that one step may take, when the store is slow
-_FAR = "{done} records are re-encrypted; nothing is lost, and each opens, as do those that are left"
+_FAR = "at least {done} records are re-encrypted; nothing is lost, and each opens, as do those that are left"
 PACE = 0.25  # of the time is spent on re-encryption, unless told otherwise
 
 
@@ -262,6 +262,8 @@ def _watched(service: "StorageClient", name: str | None, pace: float, *, resume:
 
     pending = [each.records or 0 for each in service.keyring().pending if name in (None, each.keyset)]
     going_on: dict[str, Option] = {"resume": resume}
+    if pace != PACE:
+        going_on["pace"] = str(pace)
     if name is not None:
         going_on["keyset"] = name
     following = Step("to go on", "key reencrypt", going_on)

@@ -39,6 +39,8 @@ class Listing(AbstractContextManager["Listing"]):
         """Take one in."""
         name = each.record.name
         line = {"item": each.item.id, "name": name, "kind": kind_of(name), "would": _WOULD[each.act.value]}
+        if each.no_host:
+            line["host"] = "none"
         self._lines.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def show(self) -> None:
@@ -55,7 +57,8 @@ class Listing(AbstractContextManager["Listing"]):
 
         for line in self._lines:
             said = json.loads(line)
-            yield printable(f"{said['item']}  ->  {said['name']}  ({said['kind']}, {said['would']})") + "\n"
+            told = f"{said['kind']}, {said['would']}" + (", no host yet" if "host" in said else "")
+            yield printable(f"{said['item']}  ->  {said['name']}  ({told})") + "\n"
 
 
 def kind_of(name: str) -> str:

@@ -35,6 +35,10 @@ _COUNTS: Final[Mapping[str, tuple[str, str]]] = {  # of many, and of one
         "containers that hold something else, and stay",
         "container that holds something else, and stays",
     ),
+    "no host": (
+        "are credentials that have no host yet: strongroom host put ADDRESS makes it",
+        "is credentials that have no host yet: strongroom host put ADDRESS makes it",
+    ),
     "extra": ("in the service alone", "in the service alone"),
     "note": ("notes", "note"),
     "unreachable": ("places that cannot be searched", "place that cannot be searched"),
@@ -61,7 +65,7 @@ _GRAVE: Final = frozenset(
         *("changed", "waiting", "found"),
     }
 )
-_DOUBTFUL: Final = frozenset({"extra", "note", "unreachable", "superseded"})
+_DOUBTFUL: Final = frozenset({"no host", "extra", "note", "unreachable", "superseded"})
 _HEADINGS: Final = {"note": "note", "found": "secrets remain", "unreachable": "not searched", "extra": "extra"}
 _READING: Final = ("plan", "apply", "verify")  # which are nothing if the source has nothing
 _WELL: Final = {"plan": "all of it can move"}

@@ -84,21 +84,25 @@ def put(
         if editor:
             stored, etag = _stored(service, container, key, etag)
             edited = secret_input.edit(stored)
-            content = stored if edited is None else _read(edited, exact=exact or stored.endswith(b"\n"))
+            read = stored if edited is None else edited
+            content = stored if edited is None else _kept(edited, exact=exact or stored.endswith(b"\n"))
             if content == stored:
                 show.done({"name": name, "etag": etag}, f"{name} is as it was")
                 return
         elif length is not None:
-            content = secret_input.generated(length).encode()
+            read = content = secret_input.generated(length).encode()
         else:
             if secret_input.is_typed(file) and not replace and etag is None:
                 naming.refuse_taken(service, container, key, parents=parents)
-            content = _read(secret_input.read(file, "Secret"), exact=exact or binary)
+            read = secret_input.read(file, "Secret")
+            content = _kept(read, exact=exact or binary)
         value = content if binary else _text(content)
         if parents:
             naming.make_parents(service, container)
         with naming.of_secret(container, key):
             tag = _set(service, container, key, value, etag, replace=replace)
+    if content != read:
+        show.note("strongroom: dropped the line break at its end; --exact keeps it")
     if not shown:
         show.done({"name": name, "etag": tag}, f"stored {name}")
     elif show.as_json():
@@ -107,12 +111,9 @@ def put(
         write_out(content, None)
 
 
-def _read(content: bytes, *, exact: bool) -> bytes:
-    """Return what is to be stored of *content*, and say so where it is less."""
-    kept = content if exact else secret_input.one_line(content)
-    if kept != content:
-        click.echo("strongroom: dropped the line break at its end; --exact keeps it", err=True)
-    return kept
+def _kept(content: bytes, *, exact: bool) -> bytes:
+    """Return what is to be stored of *content*."""
+    return content if exact else secret_input.one_line(content)
 
 
 def _stored(service: "StorageClient", container: str, key: str, etag: str | None) -> tuple[bytes, str | None]:
@@ -148,7 +149,7 @@ def _set(
 def get(*, name: str, binary: bool, output: Path | None) -> None:
     """Write a secret to standard output, as it is; a line break follows only at a terminal."""
     container, key = naming.split(name)
-    with client() as service, naming.of_secret(container, key):
+    with client() as service, naming.of_secret(container, key, service):
         stored = service.get_secret(container, key)
     if common().as_json:
         show.answer({"name": name, "value": stored.reveal(), "etag": stored.etag})

@@ -212,7 +212,8 @@ def _tree(way: _Way) -> None:
             total = _looked_over(service, source, target, replace=way.replace)
             if way.parents:
                 naming.make_parents(service, target.rpartition("/")[0])
-        far = Far(way.word, total, "nothing is lost: what is not done is where it was, and one at most is at both")
+        both = "one at most is at both" if way.moves else "what is copied is at both"
+        far = Far(way.word, total, f"nothing is lost: what is not done is where it was, and {both}")
         with shown(far, "moving" if way.moves else "copying", step) as one_more:
             _carry_all(service, source, target, way, one_more)
     show.done(

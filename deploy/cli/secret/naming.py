@@ -47,8 +47,12 @@ def container_named(name: str) -> str:
 
 
 @contextmanager
-def of_secret(container: str, key: str) -> Iterator[None]:
-    """Let errors inside name the secret, or its container where that is missing."""
+def of_secret(container: str, key: str, service: "StorageClient | None" = None) -> Iterator[None]:
+    """Let errors inside name the secret, or its container where that is missing.
+
+    With a *service*, it is asked whether a secret that is not found has a container: whoever may not list that is told
+    of the secret alone.
+    """
     from strongroom.storage_service.errors import Changed, Exists, NotFound
 
     name = f"{container}/{key}"
@@ -56,7 +60,10 @@ def of_secret(container: str, key: str) -> Iterator[None]:
         try:
             yield
         except NotFound as error:
-            error.args = (f"there is no such secret: {name}",)
+            lost = service is not None and _is_missing(service, container)
+            error.args = (
+                f"there is no such secret: {name}" + (f"; there is no container {container}" if lost else ""),
+            )
             raise
         except Exists as error:
             error.args = (f"{name} exists already; say --replace to replace it",)
@@ -64,6 +71,20 @@ def of_secret(container: str, key: str) -> Iterator[None]:
         except Changed as error:
             error.args = (f"{error}: {name}",)
             raise
+
+
+def _is_missing(service: "StorageClient", container: str) -> bool:
+    """Whether there is no such container, as far as that is told."""
+    from strongroom.models.errors import StrongroomError
+    from strongroom.storage_service.errors import NotFound
+
+    try:
+        service.list_names(container, limit=1)
+    except NotFound:
+        return True
+    except StrongroomError:  # the first error is the one to tell
+        return False
+    return False
 
 
 def refuse_taken(service: "StorageClient", container: str, key: str, *, parents: bool) -> None:

@@ -50,7 +50,7 @@ def _tree(container: str, *, yes: bool) -> None:
             count = counted(service, container)
         sure(yes, f"remove {count} with {container}/", "nothing was removed")
         far = Far("removed", count.secrets)
-        going_on = Step("to go on", "secret rm", {"container": container, "recursive": True, "yes": True})
+        going_on = Step("to go on", "secret rm", {"container": container, "recursive": True})
         with shown(far, "removing", going_on) as one_more:
             prune(service, container, one_more)
     show.done(

@@ -7,15 +7,16 @@
     mail/relay,password,"correct horse"             in full: secrets/mail/relay/password
 
 ``-o column=address=Hostname`` says that the table calls its addresses ``Hostname``; what is said so comes before what
-columns are called. What a row does not say, or leaves empty, is the model's default; a row without a key and a user
-makes no credentials. A cell may span lines if it is quoted. A row that breaks the rules is a fault, and ends with its
-line, so that a forgotten quote hides no other row.
+columns are called. A key may be called ``ssh key`` or ``private-key``, too. What a row does not say, or leaves empty,
+is the model's default; a row without a key and a user makes no credentials. A cell may span lines if it is quoted. A
+row that breaks the rules is a fault, and ends with its line, so that a forgotten quote hides no other row.
 
 Scrubbing empties the cells of the key, its file and the user, or the value; see ``rows`` for the rest.
 """
 
 import codecs
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Final, NamedTuple
@@ -28,6 +29,7 @@ from strongroom.migration.sources.base import Option, Options
 from strongroom.migration.sources.files import Unfit
 from strongroom.migration.sources.tables.rows import MAX_ROW, Layout, Row, RowSource, TakenOut
 from strongroom.models import Host, names
+from strongroom.models.rules import means_secret
 from strongroom.storage_service.errors import ConfigurationError
 
 OPTIONS: Final[Mapping[str, Option]] = {
@@ -51,6 +53,11 @@ _RIVALS: Final[Mapping[str, frozenset[str]]] = {  # what says the same as a fiel
     "key": frozenset({"name"}),
     _KEY: frozenset({_KEY_FILE}),
     _KEY_FILE: frozenset({_KEY}),
+}
+
+_ALSO: Final[Mapping[str, frozenset[str]]] = {  # what a key is called besides, as `_bare` has it
+    _KEY: frozenset({"ssh_priv_key", "ssh_key", "ssh_private_key", "private_key"}),
+    _KEY_FILE: frozenset({"ssh_priv_key_file", "ssh_key_file", "ssh_private_key_file", "private_key_file"}),
 }
 
 _TABS: Final = ("tab", "\\t")
@@ -202,7 +209,14 @@ class _Table:
         self._at = of_hosts if self._is_of_hosts else of_secrets
         left = [heading for at, heading in enumerate(headings) if heading and at not in self._at.values()]
         self.names_key_files = _KEY_FILE in self._at
-        self.notes = tuple(making.left_behind("columns", left))
+        self.notes = (*making.left_behind("columns", left), *self._perhaps_the_key(left))
+
+    def _perhaps_the_key(self, left: Sequence[str]) -> Iterator[str]:
+        """Yield how to say which column has the keys, where none was found and one of those *left* may."""
+        secret = next((heading for heading in sorted(left) if means_secret(heading)), None)
+        if self._is_of_hosts and secret is not None and self._at.keys().isdisjoint((_KEY, _KEY_FILE)):
+            said = shlex.quote(f"column={_KEY}={files.printable(secret)}")
+            yield f"if that is the key of its host, say so: -o {said}"
 
     def _columns(self, headings: Sequence[str], fields: Sequence[str]) -> dict[str, int]:
         """Return where the column of each field is: first what was said, then what goes by a field's own name.
@@ -215,7 +229,7 @@ class _Table:
         for field in fields:
             if field not in said and (field in taken or said.keys() & _RIVALS.get(field, frozenset())):
                 continue
-            heading = said.get(field, field)
+            heading = said.get(field) or self._called(field, headings)
             if headings.count(heading) > 1:
                 raise ConfigurationError(f"two columns of the table have the name of {field}")
             if heading in headings:
@@ -223,6 +237,18 @@ class _Table:
             elif field in self._form.columns:
                 raise ConfigurationError(f"no column of the table has the name that -o column={field}=… gives")
         return found
+
+    def _called(self, field: str, headings: Sequence[str]) -> str:
+        """Return what the table calls *field*: a key goes by other words, too, with blanks or dashes between them."""
+        also, said = _ALSO.get(field, frozenset()), self._form.columns.values()
+        found = [each for each in headings if _bare(each) in also and each not in said]
+        if field in found or not found:
+            return field
+        if len(found) > 1:
+            raise ConfigurationError(
+                f"several columns of the table may be {field}: say which with -o column={field}=HEADER"
+            )
+        return found[0]
 
     def parse(self, raw: bytes) -> Row:
         """Return what a row says, by its columns."""
@@ -247,6 +273,10 @@ class _Table:
         except UnicodeDecodeError:
             pass
         raise Unfit(f"it is not encoded in {self._form.encoding}")  # out here: the error holds the cell
+
+
+def _bare(heading: str) -> str:
+    return "_".join(re.split(r"[\s_-]+", heading.strip().lower()))
 
 
 def _host(said: Mapping[str, str], take_out: Callable[[], TakenOut]) -> Row:
