@@ -5,6 +5,10 @@ everything, or a rule; no narrow key makes somebody who reaches further than its
 needs the right to change the group ``administrators``, too. For oneself one may read one's own record, add and remove
 one's own credentials and end one's own tokens; the manager of a group adds and removes its members: unless a rule
 denies it. And who has the code that somebody gave him sets himself up with it, whom nobody knows before.
+
+What one gives oneself is what one has to prove with each sign-in: a password, an access key. To say whom a process of
+this machine or the holder of a certificate is takes the right, as a password's hash does, which says what each sign-in
+costs; and so does a credential that outlives the one that is shown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +16,18 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeVar
 
+import msgspec
+
 from strongroom.models import access, names
-from strongroom.models.access import ADMINISTRATORS, Credential, Group, Kind, PrincipalRecord, Role
+from strongroom.models.access import (
+    ADMINISTRATORS,
+    Credential,
+    Group,
+    InvalidAccess,
+    Kind,
+    PrincipalRecord,
+    Role,
+)
 from strongroom.models.errors import InvalidName
 from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.access.credentials import making
@@ -30,6 +44,12 @@ from strongroom.storage_service.wire.access import FOLDERS, MAX_PAGE, NewCredent
 T = TypeVar("T")
 
 _ADMINISTRATION: Final = names.GROUPS + ADMINISTRATORS
+_TOLD_BY_OTHERS: Final = frozenset(("process", "certificate"))  # who registers one need not hold it
+_NOT_FOR_ONESELF: Final = (
+    "by oneself one adds a password or an access key; a process, a certificate or a password's hash is for whoever has "
+    "the right access to the record"
+)
+_OUTLIVES: Final = "by oneself one adds no credential that outlives the one that was shown"
 
 
 class Known(NamedTuple):
@@ -218,8 +238,9 @@ class PrincipalService:
             NotFound: there is no such principal.
             Invalid: it cannot be so; or the principal waits to be set up, or has as many as it may.
             Exists: somebody has such a one, or this one has another of that name.
+            Denied: also, oneself has no right to one of that kind, or to one that outlives the one that is shown.
         """
-        await self._permit_itself(caller, kind, name)
+        credential = await self._permit_credential(caller, kind, name, credential)
         made = await self._made(credential)
         await self._principals.add_credential(kind, name, made)
         return made
@@ -256,6 +277,8 @@ class PrincipalService:
             await self._turn_away(caller, kind, name, error)
             raise
         self._slow.passed(place, whose)
+        if not _is_for_oneself(credential):
+            raise Invalid(_NOT_FOR_ONESELF, (("credential", "takes a right"),))
         made = await self._made(credential)
         itself = Caller(
             Principal(f"{kind}:{name}"), caller.request_id, caller.peer, None, caller.address, caller.through_proxy
@@ -344,6 +367,32 @@ class PrincipalService:
         else:
             await self._permit(caller, Action.MODIFY, kind, name)
 
+    async def _permit_credential(
+        self, caller: Caller, kind: Kind, name: str, credential: NewCredential
+    ) -> NewCredential:
+        """Let *caller* add a credential, and return it as it may be: one's own ends with the one that is shown."""
+        if not _is_itself(caller, kind, name):
+            await self._permit(caller, Action.MODIFY, kind, name)
+            return credential
+        ends = await self._ends(caller, kind, name)
+        if ends is not None and credential.expires is None:
+            credential = msgspec.structs.replace(credential, expires=ends)
+        outlives = ends is not None and _is_later(credential.expires, ends)
+        if _is_for_oneself(credential) and not outlives:
+            await self._own.permit(caller, Action.MODIFY, [_record_name(kind, name)])
+            return credential
+        try:
+            await self._permit(caller, Action.MODIFY, kind, name)
+        except Denied:
+            raise Denied(_OUTLIVES if _is_for_oneself(credential) else _NOT_FOR_ONESELF) from None
+        return credential
+
+    async def _ends(self, caller: Caller, kind: Kind, name: str) -> str | None:
+        """Return when the credential that *caller* has shown, one of this principal, is worth nothing any more."""
+        record = (await self._principals.current()).records.get(principal_name(kind, name))
+        held = record.credentials if isinstance(record, PrincipalRecord) else ()
+        return next((each.expires for each in held if each.id == caller.principal.credential), None)
+
     async def _permit_member(self, caller: Caller, group: str) -> None:
         door = self._own if await self._manages(caller, group) else self._whole
         await door.permit(caller, Action.MODIFY, [_group_name(group)])
@@ -381,6 +430,19 @@ def kind_and_name(principal: str) -> tuple[Kind, str]:
 def _is_itself(caller: Caller, kind: Kind, name: str) -> bool:
     """Whether *caller* is that principal, by its record; processes are called by numbers, and have none."""
     return caller.principal.ruled and caller.principal.id == f"{kind}:{name}"
+
+
+def _is_for_oneself(credential: NewCredential) -> bool:
+    """Whether who has no right may give it to himself: it is proven with each sign-in, and costs what ours do."""
+    return credential.kind not in _TOLD_BY_OTHERS and not credential.hashed
+
+
+def _is_later(expires: str | None, ends: str) -> bool:
+    """Whether *expires* is behind *ends*; of what is no time whoever makes the credential says so."""
+    try:
+        return expires is not None and access.told(access.check_time(expires, "expires")) > ends
+    except InvalidAccess:
+        return False
 
 
 def _known(known: Snapshot, kind: Kind, name: str) -> Known:

@@ -38,6 +38,8 @@ OPERATOR: Final = Caller(Principal("apikey:operator"), "request-1")
 USERS: Final = "system/access/users/"
 GROUPS: Final = "system/access/groups/"
 ADMINISTRATION: Final = GROUPS + ADMINISTRATORS
+HASH: Final = f"$argon2id$v=19$m=65536,t=3,p=4${'x' * 22}${'y' * 43}"
+KEY: Final = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB"
 CANARY: Final = "canary-5f1d-long-enough"
 
 
@@ -80,6 +82,11 @@ def narrow(*actions: Action, paths: tuple[str, ...] = ("/",)) -> Caller:
 def uid(number: int, name: str = "") -> NewCredential:
     """Return a process's user."""
     return NewCredential(kind="process", data=str(number), name=name)
+
+
+def word_of(name: str = "", **more: Any) -> NewCredential:
+    """Return a password, which everybody may give himself."""
+    return NewCredential(kind="password", data="long-enough", name=name, **more)
 
 
 @dataclass
@@ -291,7 +298,7 @@ async def test_to_make_an_administrator_takes_the_right_to_their_group(rig: Rig)
 
 _OWN: Final[dict[str, Do]] = {
     "get": lambda to, who: to.get(who, USER, "bob"),
-    "add_credential": lambda to, who: to.add_credential(who, USER, "bob", uid(77)),
+    "add_credential": lambda to, who: to.add_credential(who, USER, "bob", word_of()),
     "remove_credential": lambda to, who: to.remove_credential(who, USER, "bob", "first"),
     "end_tokens": lambda to, who: to.end_tokens(who, USER, "bob"),
 }
@@ -326,6 +333,45 @@ async def test_nobody_else_is_oneself(rig: Rig, verb: str, who: Principal) -> No
         await _OWN[verb](rig.principals, Caller(who, "request-2"))
 
     assert await rig.rows() == before
+
+
+@pytest.mark.parametrize(
+    "credential",
+    [
+        uid(0),
+        NewCredential(kind="certificate", data="SHA256:" + "ab" * 32),
+        NewCredential(kind="certificate", data="spiffe://example.net/runner"),
+        NewCredential(kind="password", data=HASH, hashed=True),
+    ],
+    ids=["uid", "fingerprint", "uri", "hash"],
+)
+async def test_what_nobody_proves_takes_a_right(rig: Rig, credential: NewCredential) -> None:
+    """Nobody says by himself that root's processes or a certificate's holder are he, nor what a sign-in costs."""
+    bob = ruled("user:bob")
+    await rig.principals.remove_credential(OPERATOR, USER, "ann", "first")  # who was uid 0
+    before = await rig.rows()
+    with pytest.raises(Denied, match="by oneself"):
+        await rig.principals.add_credential(bob, USER, "bob", credential)
+    assert await rig.rows() == before
+
+    rig.granted.rights.add(("user:bob", Action.MODIFY, USERS + "bob"))
+    await rig.principals.add_credential(bob, USER, "bob", credential)
+
+
+async def test_ones_own_credential_ends_with_the_one_that_is_shown(rig: Rig) -> None:
+    """Who came in by one that expires gives himself none that lasts longer, unless he has the right."""
+    ends, later, sooner = "2090-01-01T00:00:00Z", "2090-01-01T00:00:01Z", "2089-01-01T00:00:00Z"
+    shown = await rig.principals.add_credential(OPERATOR, USER, "bob", word_of(expires=ends))
+    bob = Caller(Principal("user:bob", ruled=True, credential=shown.id), "request-2")
+
+    with pytest.raises(Denied, match="outlives"):
+        await rig.principals.add_credential(bob, USER, "bob", word_of(expires=later))
+    assert (await rig.principals.add_credential(bob, USER, "bob", word_of())).expires == ends
+    assert (await rig.principals.add_credential(bob, USER, "bob", word_of(expires=sooner))).expires == sooner
+    with pytest.raises(Invalid):
+        await rig.principals.add_credential(bob, USER, "bob", word_of(expires="tomorrow"))
+    rig.granted.rights.add(("user:bob", Action.MODIFY, USERS + "bob"))
+    assert (await rig.principals.add_credential(bob, USER, "bob", word_of(expires=later))).expires == later
 
 
 @pytest.mark.parametrize("verb", ["remove", "disable"])
@@ -440,7 +486,7 @@ async def test_a_rule_denies_what_is_ones_own(denied: tuple[Rig, PrincipalServic
 async def test_what_no_rule_denies_is_on_record_as_it_was_decided(denied: tuple[Rig, PrincipalService]) -> None:
     """That nobody's rule allowed it, and that it was one's own, is in the line."""
     rig, principals = denied
-    await principals.add_credential(ruled("user:adam"), USER, "adam", uid(77))
+    await principals.add_credential(ruled("user:adam"), USER, "adam", word_of())
 
     (line,) = [each for each in map(json.loads, rig.audit.read_text().splitlines()) if each["request"] == "request-2"]
     assert (line["decision"], line["name"]) == ("allowed", USERS + "adam")
@@ -454,7 +500,7 @@ async def test_a_token_for_less_does_not_change_its_bearer(rig: Rig) -> None:
     before = await rig.rows()
 
     with pytest.raises(Denied):
-        await rig.principals.add_credential(bounded, USER, "bob", uid(77))
+        await rig.principals.add_credential(bounded, USER, "bob", word_of())
 
     assert await rig.rows() == before
 
@@ -502,7 +548,7 @@ def stranger(address: str = "192.0.2.7") -> Caller:
 
 async def test_who_has_the_code_sets_itself_up(rig: Rig) -> None:
     """It is written down as the principal's own act, from where it came; the code is good once."""
-    await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", uid(40, "laptop"))
+    await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", word_of("laptop"))
 
     (line,) = [line for line in map(json.loads, rig.audit.read_text().splitlines()) if line["request"] == "request-2"]
     assert (line["principal"], line["action"], line["name"], line["decision"]) == (
@@ -514,7 +560,7 @@ async def test_who_has_the_code_sets_itself_up(rig: Rig) -> None:
     assert line["from"] == "192.0.2.7"
     assert [each.name for each in (await rig.records.get(USER, "eve")).credentials] == ["laptop"]
     with pytest.raises(Denied):
-        await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", uid(41))
+        await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", word_of())
 
 
 @pytest.mark.parametrize("who", ["user:eve", "user:bob", "user:nobody", "service:eve", f"user:{CANARY}"])
@@ -541,10 +587,13 @@ async def test_strangers_write_nothing(rig: Rig, who: str) -> None:
         (NewCredential(kind="password", data="short"), Invalid),
         (NewCredential(kind="nothing", data="x"), Invalid),
         (NewCredential(kind="access-key", data="ssh-rsa AAAA"), Invalid),
-        (NewCredential(kind="process", data="40", expires="2001-01-01T00:00:00Z"), Invalid),
-        (NewCredential(kind="process", data="40", name="a b"), Invalid),
-        (NewCredential(kind="process", data="40", name="0" * 32), Invalid),
-        (NewCredential(kind="process", data="0"), Exists),  # ann's
+        (word_of(expires="2001-01-01T00:00:00Z"), Invalid),
+        (word_of("a b"), Invalid),
+        (word_of("0" * 32), Invalid),
+        (NewCredential(kind="access-key", data=KEY), Exists),  # ann's
+        (uid(40), Invalid),
+        (NewCredential(kind="certificate", data="spiffe://example.net/runner"), Invalid),
+        (NewCredential(kind="password", data=HASH, hashed=True), Invalid),
     ],
     ids=lambda each: each.kind if isinstance(each, NewCredential) else "",
 )
@@ -552,38 +601,39 @@ async def test_a_mistake_does_not_use_the_code_up(
     rig: Rig, credential: NewCredential, error: type[ServiceError]
 ) -> None:
     """A credential that cannot be, or is somebody's, is told to who has the code, and the code is good still."""
+    await rig.principals.add_credential(OPERATOR, USER, "ann", NewCredential(kind="access-key", data=KEY))
     with pytest.raises(error):
         await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", credential)
 
-    await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", uid(40))
+    await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", word_of())
 
 
 async def test_wrong_codes_wait(rig: Rig) -> None:
     """After so many for one principal at one address the next waits, right or wrong; elsewhere, or later, none does."""
     for _ in range(FREE + 1):
         with pytest.raises(Denied):
-            await rig.principals.set_up(stranger(), "user:eve", "wrong", uid(40))
+            await rig.principals.set_up(stranger(), "user:eve", "wrong", word_of())
 
     for code in ("wrong", "code-of-eve"):
         with pytest.raises(TooManyAttempts) as caught:
-            await rig.principals.set_up(stranger(), "user:eve", code, uid(40))
+            await rig.principals.set_up(stranger(), "user:eve", code, word_of())
         assert caught.value.wait == 0.5
     with pytest.raises(Denied):
-        await rig.principals.set_up(stranger("198.51.100.4"), "user:eve", "wrong", uid(40))
+        await rig.principals.set_up(stranger("198.51.100.4"), "user:eve", "wrong", word_of())
     rig.clock[0] += 1
-    await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", uid(40))
+    await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", word_of())
 
 
 async def test_a_code_that_waits_is_on_record(rig: Rig) -> None:
     """It is told like another stranger's, with whose it was said to be and where it came from."""
     for _ in range(FREE + 1):
         with pytest.raises(Denied):
-            await rig.principals.set_up(stranger(), "user:eve", "wrong", uid(40))
+            await rig.principals.set_up(stranger(), "user:eve", "wrong", word_of())
     caller = stranger()
     caller.request_id = "request-3"
 
     with pytest.raises(TooManyAttempts):
-        await rig.principals.set_up(caller, "user:eve", "wrong", uid(40))
+        await rig.principals.set_up(caller, "user:eve", "wrong", word_of())
 
     assert caller.ended
     await rig.principals._door.close()
