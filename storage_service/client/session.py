@@ -160,13 +160,15 @@ class Session(Generic[Transport, Sleep]):
         if sum(each is not None for each in (api_id, authorization, token)) > 1:
             raise ConfigurationError("say an API key, an authorization or a token: a request shows one credential")
         key = Secret(api_key) if isinstance(api_key, str) else api_key
-        proof = Secret(authorization) if isinstance(authorization, str) else authorization or _shown(token)
+        proof = Secret(authorization) if isinstance(authorization, str) else authorization
+        if proof is None:
+            proof = _shown(token)
         other = copy.copy(self)
         other._caller = Caller(
             api_id=api_id or self._caller.api_id,
             api_key=key or self._caller.api_key,
             on_behalf_of=on_behalf_of,
-            proof=proof or (self._caller.proof if api_id is None else None),
+            proof=proof if proof is not None or api_id is not None else self._caller.proof,
             headers=headers or {},
         )
         other._fields = other._standing_fields()

@@ -406,7 +406,7 @@ def test_an_interrupted_sweep_goes_on(running: Up, run: Run, client: StorageClie
 
     assert process.returncode == 130
     assert err.startswith("strongroom: interrupted: ")
-    assert err.endswith(f"; to go on: strongroom --home {running.home} key reencrypt\n")
+    assert err.endswith(f"; to go on: strongroom --home {running.home} key reencrypt --pace 0.01\n")
     counted = client.key_usage().generations
     assert 0 < counted["default.2"] < 405
     done = run("reencrypt", "--pace", "1", "--json").json
