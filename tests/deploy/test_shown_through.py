@@ -85,13 +85,14 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Certified]:
 
 def test_a_password_comes_through_on_every_route(certified: Certified) -> None:
     """On records, secrets and access alike the service judges it; a wrong one is 403, and none is 401."""
+    before = certified.guesses()
     with certified.client(auth=("ann", "correct horse")) as ann, certified.client(auth=("ann", "wrong")) as wrong:
         for path in ("/hosts", "/secrets/", "/access/users/"):
             answer = ann.get(API + path)
             assert answer.status_code == 200, answer.text
             assert certified.line(answer)["principal"] == "user:ann"
             assert wrong.get(API + path).status_code == 403
-    eventually(lambda: certified.guesses() == 3)
+    eventually(lambda: certified.guesses() >= before + 3)
     with certified.client() as nobody:
         assert nobody.get(API + "/hosts").status_code == 401
         assert 'Basic realm="strongroom", charset="UTF-8"' in nobody.get(API + "/hosts").headers.get_list(
