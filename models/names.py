@@ -37,7 +37,6 @@ USERS: Final = ACCESS + "users/"
 SERVICES: Final = ACCESS + "services/"
 GROUPS: Final = ACCESS + "groups/"
 RULES: Final = ACCESS + "rules/"
-ANY_RULE: Final = RULES + "-"  # no rule is called so: who may write it may write every rule, and so do everything
 EPOCH: Final = ACCESS + "epoch"  # its revision is that of all access
 LOGINS: Final = ACCESS + "logins/"
 REVOKED: Final = ACCESS + "revoked/"

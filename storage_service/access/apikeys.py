@@ -190,7 +190,7 @@ class ApiKeys:
             )
         if any(f"{path}/".startswith(_OF_URLS) for path in listed):
             raise Invalid(
-                "a path is the name of records here, without what stands before it in a URL: /hosts, not /api/v0/hosts",
+                "a path is the name of records here, without what stands before it in a URL: /hosts, nothing before it",
                 (("paths", "has an address of the HTTP API, which reaches nothing"),),
             )
         try:

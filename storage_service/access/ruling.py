@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 from strongroom.models.access import Rule
-from strongroom.models.names import SECRETS
+from strongroom.models.names import RULES, SECRETS
 from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.access.directory import Snapshot
 from strongroom.storage_service.access.rules import Rules, Verdict, rights_of
+
+EVERY_RULE: Final = RULES + "-"  # no rule is called so: who may write it may write every rule, and so do everything
 
 
 class Ruling:

@@ -249,7 +249,7 @@ def _check_names(path: Path, file: ClientFile, address: Address) -> None:
     """Refuse to show the key of the *file* at *path* to another than that file names.
 
     Raises:
-        NoCredentials: *address* is none of the file's.
+        NoCredentials: the file does not name *address*.
     """
     if address.socket is not None:
         named = file.socket is not None and os.path.realpath(file.socket) == os.path.realpath(address.socket)
@@ -257,7 +257,7 @@ def _check_names(path: Path, file: ClientFile, address: Address) -> None:
         named = _is_url(file.url) and login.url_address(file.url) == login.url_address(address.url)
     if not named:
         raise NoCredentials(
-            f"the API key of {path} is for the addresses that this file names, and {address} is none of them: set"
+            f"the API key of {path} is for the addresses that this file names, and {address} is another: set"
             " STRONGROOM_API_ID and STRONGROOM_API_KEY to a key of that service"
         )
 

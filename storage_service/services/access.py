@@ -8,6 +8,7 @@ from strongroom.models.secret import Secret
 from strongroom.storage_service.access.apikeys import ApiKeyRecord, ApiKeys
 from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.access.paths import covers
+from strongroom.storage_service.access.ruling import EVERY_RULE
 from strongroom.storage_service.errors import Denied, Invalid
 from strongroom.storage_service.services.door import Caller, Door
 
@@ -55,7 +56,7 @@ class AccessService:
         name, reach = _key_name(key_id), caller.principal
         await self._door.expect(caller, Action.PUT, [name])
         if reach.ruled:  # who may write every rule could allow himself whatever the key reaches
-            await self._door.expect(caller, Action.PUT, [names.ANY_RULE])
+            await self._door.expect(caller, Action.PUT, [EVERY_RULE])
         if not (set(actions) <= reach.actions and all(covers(reach.paths, path) for path in paths)):
             await self._door.deny(caller, Action.PUT, name, "it would reach further than the key that makes it")
             raise Denied("a key reaches no further than the key that makes it")
@@ -88,7 +89,7 @@ class AccessService:
             await self._door.deny(caller, Action.DELETE, name, "a key cannot revoke itself")
             raise Invalid("a key cannot revoke itself")
         if reach.ruled:  # as in making one
-            await self._door.expect(caller, Action.PUT, [names.ANY_RULE])
+            await self._door.expect(caller, Action.PUT, [EVERY_RULE])
         await self._door.permit(caller, Action.DELETE, [name])
         if not (reach.ruled or reach.is_whole):  # who reaches everything ends what is damaged, too
             record = await self._keys.record(key_id)

@@ -16,6 +16,7 @@ from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.access.directory import Directory, Snapshot
 from strongroom.storage_service.access.paths import WholeReach
+from strongroom.storage_service.access.ruling import EVERY_RULE
 from strongroom.storage_service.backends.base import (
     ABSENT,
     MAX_PAGE,
@@ -193,7 +194,7 @@ class BulkService:
             Denied, AuditUnavailable
         """
         if caller.principal.ruled:
-            await self._door.expect(caller, Action.PUT, [names.ANY_RULE])
+            await self._door.expect(caller, Action.PUT, [EVERY_RULE])
 
     def _check(self, change: Put | Delete | Check) -> None:
         """Refuse what is no change of something that is served here."""

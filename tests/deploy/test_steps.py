@@ -173,7 +173,7 @@ def test_each_step_has_options_of_its_command() -> None:
     assert (wrong, {step.verb for step in found} - set(VERBS)) == ([], set())
     # And the source was looked through: each room that advises, and what a variable holds.
     assert len(found) > 40
-    assert {Path(each.where).parts[0] for each in found} == {"deploy", "migration", "storage_service"}
+    assert {Path(each.where).parts[0] for each in found} == {"deploy", "http_proxy", "migration", "storage_service"}
     assert any(each.verb == "migrate scrub" and each.options == {"search_only"} for each in found)
 
 
