@@ -142,7 +142,7 @@ MAP: Final = (
     ),
     Prefix(
         f"{LOGINS}<moment>-<hash>",
-        "that a challenge was answered, until it would have expired; JSON",
+        "that a challenge was answered, until five minutes after it expires; JSON",
         "the service",
         Encryption.DATA,
     ),
