@@ -26,7 +26,7 @@ from strongroom.storage_service.access.sign_ins import PasswordRefused, SignIns
 from strongroom.storage_service.access.tokens import bearer
 from strongroom.storage_service.config import ProxyKey
 from strongroom.storage_service.errors import ConfigurationError, Denied, Locked, NotAuthenticated, Uninitialized
-from strongroom.storage_service.strangers import network_of
+from strongroom.storage_service.strangers import bounded, network_of
 from strongroom.storage_service.wire.head import Head
 from strongroom.storage_service.wire.http1 import Peer
 
@@ -108,6 +108,22 @@ class Basic:
         name, password = _name_and_password((head.authorization or "")[6:])
         here = "here" if peer is None else f"uid {peer.uid}"
         return await self.sign_ins.authenticate(name, password, network_of(head.address) if head.address else here)
+
+
+def claimed_in(head: Head) -> str | None:
+    """Return by what wrong credentials in *head* are counted: an API id, or a name that is shown with a password.
+
+    Of a token it is None, for that is no guess: it expires in everybody's hands.
+    """
+    if head.auth_id is not None:
+        return head.auth_id
+    if head.authorization is None or head.authorization.partition(" ")[0].lower() != "basic":
+        return None
+    try:
+        name, _ = _name_and_password(head.authorization[6:])
+    except PasswordRefused:
+        name = ""
+    return f"basic:{bounded(name)}"
 
 
 def _shows(head: Head, scheme: str) -> bool:

@@ -1,8 +1,9 @@
 """Who is slowed: whose credentials were wrong again and again, and who asks too often, where there is a limit.
 
-A worker counts for itself, in bounded memory. What waits is a name at an address, and at an address that tries many
-names each name that was not right there lately. So nobody is kept out by what others get wrong elsewhere, nor at an
-address that many share who was there before.
+A worker counts for itself, in bounded memory. What waits is a name at an address, right or wrong: who guesses at a name
+slows it where he guesses, also for its owner, if the two share an address. At an address that tries many names each
+name waits that was not right there lately. So nobody is kept out by what others get wrong elsewhere, nor, where many
+share an address, by guesses at others' names who was there before.
 """
 
 import time
@@ -78,7 +79,10 @@ class Slowdown:
         self._right: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def wait(self, address: str, name: str) -> float:
-        """Return the seconds that *name* has to wait at *address* before its credentials are looked at; mostly 0."""
+        """Return the seconds that *name* has to wait at *address* before its credentials are looked at; mostly 0.
+
+        That it was right there lately spares it the wait for what is wrong of other names, not that for its own.
+        """
         if not self._addresses:  # nobody has failed
             return 0.0
         now = self._now()

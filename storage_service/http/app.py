@@ -210,7 +210,7 @@ class StorageApp:
         assert parts is not None  # noqa: S101
         address: str | None = None
         through_proxy = False
-        place = ""
+        place, claimed = "", authenticators.claimed_in(fields)
         if fields.authorization is not None:  # nobody tries one while nobody would know of the guess
             await parts.door.check_audit()
         try:
@@ -221,9 +221,9 @@ class StorageApp:
                 parts.networks.check(address)  # before any password is tried
             elif fields.certificate is not None:  # of which nobody else is believed
                 fields = fields._replace(certificate=None)
-            if fields.auth_id is not None:  # a token is no guess: it expires in everybody's hands
+            if claimed is not None:
                 place = place_of(address, exchange.peer)
-                self._slow.refuse_early(place, fields.auth_id)
+                self._slow.refuse_early(place, claimed)
             if path == wire.ACTS_PATH:
                 principal = await authenticators.authenticate(parts.own_user, fields, exchange.peer)
             else:
@@ -231,14 +231,14 @@ class StorageApp:
                     parts.authenticators, fields, exchange.peer, parts.process
                 )
         except ServiceError as error:
-            if isinstance(error, Denied) and fields.auth_id is not None:
-                self._slow.failed(place, fields.auth_id)
+            if isinstance(error, Denied) and claimed is not None:
+                self._slow.failed(place, claimed)
             if isinstance(error, NotAuthenticated | Denied):
                 self._meter.turn_away(Unknown.NOBODY if isinstance(error, NotAuthenticated) else Unknown.WRONG)
             await self._turn_away(exchange, fields, path, fault or error, through_proxy=through_proxy)
             raise fault or error from None
-        if fields.auth_id is not None:
-            self._slow.passed(place, fields.auth_id)
+        if claimed is not None:
+            self._slow.passed(place, claimed)
         if fields.proxy is not None and not through_proxy:
             await self._turn_away(exchange, fields, path, Denied("claimed to be the proxy, with another key"))
         if through_proxy:

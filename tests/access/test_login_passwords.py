@@ -10,7 +10,7 @@ from strongroom.models.access import Credential, InvalidAccess
 from strongroom.storage_service.access.credentials import password as kind
 from strongroom.storage_service.access.credentials.password import Match, Passwords, hashed, verify
 
-CHEAP = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+CHEAP = argon2.PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
 
 
 def credential(number: int, data: str) -> Credential:
@@ -45,7 +45,7 @@ def test_a_new_password_is_argon2id_and_is_found() -> None:
     [
         bcrypt.hashpw(b"old password", bcrypt.gensalt(10)).decode(),
         CHEAP.hash("old password"),
-        argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1, type=argon2.Type.I).hash("old password"),
+        argon2.PasswordHasher(time_cost=5, memory_cost=7168, parallelism=1, type=argon2.Type.I).hash("old password"),
     ],
     ids=["bcrypt", "cheap", "argon2i"],
 )
@@ -126,6 +126,12 @@ def test_a_long_guess_is_not_hashed() -> None:
         "$argon2id$v=19$m=4194304,t=3,p=4$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
         "$argon2id$v=19$m=65536,t=1000,p=4$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
         "$argon2id$v=19$m=65536,t=3,p=400$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+        "$argon2id$v=19$m=65537,t=3,p=4$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+        "$argon2id$v=19$m=65536,t=5,p=4$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+        "$argon2id$v=19$m=65536,t=3,p=5$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+        "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+        "$argon2id$v=19$m=7167,t=4,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+        "$argon2id$v=19$m=19456,t=1,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
         "$2b$04$" + "a" * 53,
         "$2b$31$" + "a" * 53,
         "$2b$12$" + "a" * 52,

@@ -28,7 +28,7 @@ from tests.raw_http import Message, request
 
 OWN: Final = ("custodia-auth-id: own", "custodia-auth-key: own-key")
 PROOF: Final = "strongroom-proxy: front:front-key"
-CHEAP: Final = argon2.PasswordHasher.from_parameters(argon2.profiles.CHEAPEST)
+CHEAP: Final = argon2.PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
 
 
 def basic(name: str, password: str) -> str:

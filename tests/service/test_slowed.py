@@ -1,5 +1,6 @@
 """A service whose callers show wrong keys: they wait, nobody else does, and each refusal is on record."""
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -35,6 +36,12 @@ class Rig:
     async def ask(self, api_id: str, key: str, forwarded: str) -> Message:
         """Return the answer to somebody whom the proxy forwards."""
         fields = (f"custodia-auth-id: {api_id}", f"custodia-auth-key: {key}", "strongroom-proxy: front:front-key")
+        return await self.server.ask(request("GET", "/whoami", *fields, f"forwarded: {forwarded}"))
+
+    async def sign_in(self, name: str, password: str, forwarded: str) -> Message:
+        """Return the answer to somebody who shows a password."""
+        shown = base64.b64encode(f"{name}:{password}".encode()).decode()
+        fields = (f"authorization: Basic {shown}", "strongroom-proxy: front:front-key")
         return await self.server.ask(request("GET", "/whoami", *fields, f"forwarded: {forwarded}"))
 
     async def flush(self) -> None:
@@ -89,6 +96,24 @@ async def test_the_right_key_from_elsewhere_does_not_wait(rig: Rig) -> None:
     assert (await rig.ask("own", "own-key", HERE)).status == 429
     assert (await rig.ask("own", "own-key", THERE)).status == 200
     assert (await rig.ask("front", "front-key", HERE)).status == 200
+
+
+async def test_wrong_passwords_wait_whoever_is_meant(rig: Rig) -> None:
+    """They wait as keys do, by name and address, whether there is somebody of the name or not."""
+    ann = {"credentials": [{"kind": "password", "data": "correct horse"}]}
+    fields = ("custodia-auth-id: own", "custodia-auth-key: own-key", "content-type: application/json")
+    made = await rig.server.ask(request("PUT", "/access/users/ann", *fields, body=json.dumps(ann).encode()))
+    assert made.status == 201
+
+    for name in ("ann", "nobody"):
+        told = [(await rig.sign_in(name, "wrong horse", HERE)).status for _ in range(FREE + 2)]
+        assert told == [403] * (FREE + 1) + [429]
+    answer = await rig.sign_in("ann", "correct horse", HERE)
+    assert (answer.status, answer.get("retry-after")) == (429, "1")
+    assert (await rig.sign_in("ann", "correct horse", THERE)).status == 200
+    assert (await rig.sign_in("other", "wrong horse", HERE)).status == 403
+    rig.now += 1
+    assert (await rig.sign_in("ann", "correct horse", HERE)).status == 200
 
 
 async def test_who_waits_is_on_record(rig: Rig) -> None:

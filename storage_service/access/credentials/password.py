@@ -19,9 +19,11 @@ from strongroom.models.access import Credential, InvalidAccess
 MIN_CHARACTERS: Final = 8
 MAX_BYTES: Final = 1024
 BCRYPT_BYTES: Final = 72  # all that bcrypt ever looked at
-MAX_MEMORY: Final = 256 * 1024  # KiB; a hash that asks for more stops the service rather than the guesser
-MAX_TIME: Final = 16  # passes
-MAX_LANES: Final = 16
+MIN_MEMORY: Final = 7 * 1024  # KiB
+MIN_WORK: Final = 5 * MIN_MEMORY  # memory by passes: the least that is advised, however it is parted
+MAX_MEMORY: Final = 64 * 1024  # KiB; a hash that asks for more stops the service rather than the guesser
+MAX_WORK: Final = 4 * MAX_MEMORY
+MAX_LANES: Final = 4
 BCRYPT_COSTS: Final = range(10, 16)  # powers of two of its rounds
 
 _ARGON2: Final = "$argon2"
@@ -114,9 +116,18 @@ def canonical(given: str) -> str:
         asked = argon2.extract_parameters(given)
     except (argon2.exceptions.InvalidHashError, ValueError):
         raise InvalidAccess("a password is kept as a hash of Argon2 or bcrypt", "data") from None
-    if asked.memory_cost > MAX_MEMORY or asked.time_cost > MAX_TIME or asked.parallelism > MAX_LANES:
+    if (
+        asked.memory_cost > MAX_MEMORY
+        or asked.memory_cost * asked.time_cost > MAX_WORK
+        or asked.parallelism > MAX_LANES
+    ):
         raise InvalidAccess(
-            f"a hash of Argon2 takes at most {MAX_MEMORY:,} KiB, {MAX_TIME} passes and {MAX_LANES} lanes", "data"
+            f"a hash of Argon2 takes at most {MAX_MEMORY:,} KiB, by its passes {MAX_WORK:,}, and {MAX_LANES} lanes",
+            "data",
+        )
+    if asked.memory_cost < MIN_MEMORY or asked.memory_cost * asked.time_cost < MIN_WORK:
+        raise InvalidAccess(
+            f"a hash of Argon2 takes {MIN_MEMORY:,} KiB or more, and by its passes {MIN_WORK:,} or more", "data"
         )
     return given
 
