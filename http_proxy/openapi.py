@@ -29,7 +29,6 @@ from strongroom.storage_service import wire
 from strongroom.storage_service.metrics import CONTENT_TYPE
 
 _REMOVED: Final = {200: answer("Removed.", {**TEXTS, "maxItems": 0})}
-_OWN_KEY: Final[Json] = {"security": [{"apiId": [], "apiKey": []}, {"bearer": []}, {"basic": []}]}
 _MESSAGE: Final = schema("Message")
 _VALUE: Final[Json] = {
     "content": {wire.JSON: {"schema": _MESSAGE}, wire.OCTET_STREAM: {"schema": {"type": "string", "format": "binary"}}}

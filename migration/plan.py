@@ -107,7 +107,7 @@ async def _with_hosts(target: Target, decisions: Sequence[Decision]) -> Sequence
         for each in decisions
         if each.record.name.startswith(prefix) and each.record.name != prefix
     }
-    coming = {each.record.name for each in decisions}
+    coming = {record.name for each in decisions for record in each.item.records}  # a batch may part an item
     alone = {name: address for name, address in wanted.items() if Host.prefix() + address not in coming}
     if not alone:
         return decisions

@@ -17,6 +17,7 @@ from strongroom.storage_service.errors import Changed, Fate, Unavailable
 Change = Write | Remove | Require
 
 READ_SIZE: Final = 400  # records in one question: their values together stay far below what one answer may hold
+READING: Final = 2  # such questions at once: the service makes one large answer for us while one more waits
 
 
 class Held(NamedTuple):
@@ -36,6 +37,7 @@ class Target:
         """Take a client, and how often what it could not do is tried again."""
         self.retries = retries
         self._client = client
+        self._reading = asyncio.Semaphore(READING)
         self._containers: set[str] = {names.SECRETS}  # that are known to exist; the root always does
 
     @property
@@ -59,10 +61,11 @@ class Target:
         return {name: held for some in found for name, held in some}
 
     async def _read_sealed(self, wanted: Sequence[str]) -> "list[tuple[str, Held]]":
-        entries = zip(wanted, await self._client.read_bulk(wanted), strict=True)
+        async with self._reading:
+            found = await self._client.read_bulk(wanted)
         return [
             (name, Held(entry.value, entry.etag))
-            for name, entry in entries
+            for name, entry in zip(wanted, found, strict=True)
             if entry is not None and entry.etag != wire.NEW
         ]
 

@@ -129,7 +129,7 @@ class Decisions:
                     while text := file.readline(MAX_LINE):
                         reading.lines += 1
                         if reading.lines % _YIELD == 0:
-                            time.sleep(0)
+                            time.sleep(0)  # gives requests the interpreter: this thread reads a long log
                             if time.monotonic() - reading.started > self._seconds or reading.lines > self._lines:
                                 reading.complete = False
                                 return

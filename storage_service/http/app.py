@@ -56,7 +56,6 @@ from strongroom.storage_service.wire.head import Head
 from strongroom.storage_service.wire.http1 import Exchange, Gone
 from strongroom.storage_service.wire.http1 import allowed as allowed_methods
 from strongroom.storage_service.wire.paths import check_query, read_path
-from strongroom.storage_service.wire.rules import RULES_PATH
 
 Request = falcon.asgi.Request
 Response = falcon.asgi.Response
@@ -68,7 +67,6 @@ WHOAMI_PATH: Final = "/whoami"
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})  # answered to anyone: they tell no more than up or down
 STRANGER: Final = Principal("unknown", (), frozenset())  # who is nobody, and reaches nothing
 _BELOW_SECRETS: Final = SECRETS_PATH + "/"
-_BELOW_RULES: Final = RULES_PATH + "/"
 
 
 class StorageApp:

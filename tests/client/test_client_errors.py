@@ -24,6 +24,7 @@ from strongroom.deploy.pytest_plugin import Server
 from strongroom.storage_service import errors, wire
 from strongroom.storage_service.client.bulk_operations import Write
 from strongroom.storage_service.errors import ConfigurationError
+from tests.audit_lines import audit_lines
 
 PAGE = Path(__file__).parents[2] / "docs" / "client-library.md"
 
@@ -48,8 +49,8 @@ def test_an_error_leads_to_its_line_in_the_audit_log(
     error = caught.value
     assert error.name == name
     assert str(error) == f"{error.text} ({name}, request {error.request_id})"
-    lines = (strongroom_server.home / "log" / "audit.log").read_text().splitlines()
-    assert name in {line["name"] for line in map(json.loads, lines) if line["request"] == error.request_id}
+    lines = audit_lines(strongroom_server.home / "log" / "audit.log")
+    assert name in {line["name"] for line in lines if line["request"] == error.request_id}
 
 
 def test_an_answer_that_never_came_has_a_request_all_the_same(tmp_path: Path) -> None:

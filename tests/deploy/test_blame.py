@@ -110,7 +110,7 @@ class TestCertificates:
 
         assert "the authority that signed it with --ca FILE, in STRONGROOM_CA, or for all programs in" in untrusted.err
         assert (empty.code, empty.out) == (1, "")
-        assert empty.err.startswith("strongroom: invalid value for '--ca': names no file")
+        assert empty.err.startswith("strongroom: invalid value for '--ca': is empty")
 
     @pytest.mark.parametrize("content", [None, b"", b"none", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
     def test_a_file_of_authorities_that_cannot_be_used_is_named(

@@ -22,6 +22,7 @@ from strongroom.storage_service.keyring.ceremonies import rotation
 from strongroom.storage_service.keyring.ceremonies.recipients import Recipients
 from strongroom.storage_service.keyring.machines import key as machine_key
 from strongroom.storage_service.keyring.opening.unattended import KeyFile
+from tests.audit_lines import audit_lines
 from tests.deploy.running import ROOT, Done, clean_environment, spawn, strongroom, up
 from tests.etcd_server import free_port
 from tests.forking import in_child
@@ -60,12 +61,12 @@ class Machine:
     @property
     def audit(self) -> list[dict[str, Any]]:
         """What its commands recorded while no service ran."""
-        return [json.loads(line) for line in (self.home / "log/audit-offline.log").read_text().splitlines()]
+        return audit_lines(self.home / "log/audit-offline.log")
 
     @property
     def served_audit(self) -> list[dict[str, Any]]:
         """What its service recorded of them."""
-        lines = map(json.loads, (self.home / "log/audit.log").read_text().splitlines())
+        lines = audit_lines(self.home / "log/audit.log")
         return [line for line in lines if line["name"].startswith(MACHINES)]
 
 

@@ -1,6 +1,5 @@
 """Trees of secrets: listed, removed, moved and copied, as transcripts, and what is left wherever that stops."""
 
-import json
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from strongroom.storage_service.client.operations import NamesPage
 from strongroom.storage_service.client.retries import Operation
 from strongroom.storage_service.errors import Changed, Contradicted, Exists, NotFound, ServiceError, Unavailable
 from strongroom.storage_service.wire import etags
+from tests.audit_lines import audit_lines
 from tests.deploy.running import Done, Up, clean_environment, eventually, strongroom
 from tests.deploy.terminal import Terminal
 
@@ -206,7 +206,7 @@ def patched(monkeypatch: pytest.MonkeyPatch, client: StorageClient) -> Patched:
 
 def audited(service: Up, below: str) -> list[tuple[str, str]]:
     """Return the actions and names of the audit log that concern what lies in *below*, in order."""
-    lines = map(json.loads, Path(service.said["audit_log"]).read_text().splitlines())
+    lines = audit_lines(Path(service.said["audit_log"]))
     return [(line["action"], line["name"]) for line in lines if line["name"].startswith(below)]
 
 

@@ -11,11 +11,12 @@ from strongroom.migration.disk_map import DiskMap
 from strongroom.migration.errors import MigrationError
 from strongroom.migration.plan import PlanFile, read_plan
 from strongroom.migration.records import Record
-from strongroom.models import Host
+from strongroom.models import Host, HostCreds
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.faulty import FaultyBackend
 from tests.migration.moving import Mover, contents, journalled, lying
 from tests.migration.sources.memory import MemoryEstate
+from tests.ssh_keys import in_base64
 
 
 @pytest.fixture
@@ -159,3 +160,15 @@ def test_a_file_that_is_none(tmp_path: Path, text: bytes | None, said: str) -> N
 
     with DiskMap() as planned, pytest.raises(MigrationError, match=said):
         read_plan(path, "a-run", planned)
+
+
+async def test_an_item_that_two_batches_part(mover: Mover) -> None:
+    """A host whose key comes only in the next batch is a host all the same."""
+    for number in range(1000):
+        host = Host(address=f"many-{number:04}")
+        creds = HostCreds(address=host.address, ssh_priv_key=Secret(in_base64(str(number))))
+        mover.estate.put_records(host.address, [Record.of(host), Record.of(creds)])
+    report = await mover.plan()
+
+    assert report.counts["create"] == 6 + 2 * 1000
+    assert "no host" not in report.counts

@@ -69,6 +69,7 @@ from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.http.app import OPEN_PATHS, STRANGERS_PATHS, StorageApp
 from strongroom.storage_service.wire import login
 from tests.access.ssh_holders import generated
+from tests.audit_lines import audit_lines
 from tests.in_process import inside
 from tests.product.test_logins import ADDRESS, OWN, House, allow
 from tests.raw_http import request
@@ -373,7 +374,7 @@ async def test_each_way_of_writing_is_one_line_of_one_name(house: House, keys: d
     host = {"address": "10.0.0.7", "remote_user": "root", "ssh_priv_key": "YQ=="}
     saved = await house.ask("POST", "/storage/save", {"model": "HostCreds", "records": [host]}, ann)
     assert saved.status == 200, saved.body
-    lines = [json.loads(line) for line in house.log.read_text().splitlines()]
+    lines = audit_lines(house.log)
     puts = [each["name"] for each in lines if each["action"] == "put" and each["principal"] == "user:ann"]
     (place,) = [name for name in puts if "10.0.0.7" in name]
     assert sorted(each for each in puts if each.startswith("secrets/")) == sorted(["secrets/db/new", place])
@@ -381,7 +382,7 @@ async def test_each_way_of_writing_is_one_line_of_one_name(house: House, keys: d
     assert (await house.ask("GET", f"/{place}", None, bob)).status == 403
     keyed = {"model": "HostCreds", "keys": ["10.0.0.7"]}
     assert (await house.ask("POST", "/storage/get", keyed, bob)).status in (400, 403)
-    reads = [json.loads(line) for line in house.log.read_text().splitlines()]
+    reads = audit_lines(house.log)
     read = [each for each in reads if each["principal"] == "user:bob" and each["decision"] == "allowed"]
     assert [each["name"] for each in read if each["action"] == "get"] == ["secrets/db/new"]
 

@@ -1,6 +1,5 @@
 """Custodia's authenticators and authorizers, configured as its users configure them, on the running product."""
 
-import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 import httpx
 
 from strongroom.storage_service import wire
+from tests.audit_lines import audit_lines
 from tests.deploy.running import Up, up
 from tests.product.test_faults import credentials, put, through_proxy
 
@@ -31,7 +31,7 @@ def on_socket(running: Up, **headers: str) -> httpx.Client:
 
 def audited(running: Up) -> list[dict[str, object]]:
     """Return the audit log."""
-    return [json.loads(line) for line in (running.home / "log" / "audit.log").read_text().splitlines()]
+    return audit_lines(running.home / "log" / "audit.log")
 
 
 def test_a_user_of_the_machine_is_known_by_the_kernel(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from strongroom.storage_service import wire
 from strongroom.storage_service.strangers import MOST_ACTS
+from tests.audit_lines import audit_lines
 from tests.deploy.running import Up, eventually, up
 from tests.product.test_faults import credentials, put, through_proxy
 
@@ -36,7 +37,7 @@ class Rig:
 
     def lines(self) -> list[Line]:
         """The whole log."""
-        return [json.loads(line) for line in (self.running.home / "log/audit.log").read_text().splitlines()]
+        return audit_lines(self.running.home / "log/audit.log")
 
     def of(self, answer: httpx.Response, count: int = 1) -> list[Line]:
         """The lines of a request, of which there are so many soon."""
@@ -532,7 +533,7 @@ def test_a_tampered_key_record_leaves_a_line(tmp_path: Path) -> None:
     with up(tmp_path / "home") as running:  # again, for records of access are read when the epoch says so
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(running.socket)), base_url="http://socket") as client:
             answer = client.get("/secrets/a/b", headers={wire.ID_HEADER: "planted", wire.KEY_HEADER: key})
-        lines = [json.loads(line) for line in (running.home / "log/audit.log").read_text().splitlines()]
+        lines = audit_lines(running.home / "log/audit.log")
 
     assert answer.status_code == 500
     (line,) = [line for line in lines if line["request"] == answer.headers["x-request-id"]]

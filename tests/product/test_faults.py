@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from strongroom.storage_service import wire
+from tests.audit_lines import audit_lines
 from tests.deploy.running import Up, descendants, eventually, spawn, up
 
 WRITES = 1000
@@ -240,7 +241,7 @@ def test_a_tampered_row_fails_closed(tmp_path: Path, tampering: str) -> None:
         assert [answer.status_code, batch.status_code, other.status_code] == [500, 500, 200]
         assert set(answer.json()) == {"type", "title", "status", "request_id", "fate"}
         assert "bbb" not in batch.text
-        lines = [json.loads(line) for line in (running.home / "log" / "audit.log").read_text().splitlines()]
+        lines = audit_lines(running.home / "log" / "audit.log")
         failed = [line for line in lines if line["decision"] == "failed"]
         assert [(line["request"], line["name"]) for line in failed] == [
             (answer.headers["x-request-id"], "secrets/box/a"),

@@ -18,6 +18,7 @@ from strongroom.storage_service import wire
 from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.errors import Denied, InUse, Invalid, Locked, TooManyAttempts, Uninitialized, WrongKey
 from strongroom.storage_service.keyring.opening.unlock_keys import make_keys, make_shares
+from tests.audit_lines import audit_lines
 from tests.deploy.running import Done, Up, clean_environment, descendants, eventually, strongroom, up
 
 WAITING = clean_environment(STRONGROOM_AUTOGEN_ROOT_KEY="false")  # for somebody to make the first keys
@@ -202,7 +203,7 @@ def test_nobody_else_gets_at_keys(home: Path) -> None:
         assert "system/keyring" not in (home / "log" / "audit.log").read_text().removeprefix(before)
         assert client.status().state == "unlocked"
 
-        lines = [json.loads(line) for line in (home / "log" / "audit.log").read_text().splitlines()]
+        lines = audit_lines(home / "log" / "audit.log")
         refused = [line for line in lines if line["decision"] == "denied" and line["principal"] == "apikey:user"]
         assert [line["name"] for line in refused] == [
             f"system/keyring/{what}" for what in ("lock", "keys", "export", "generations/default.1")

@@ -19,6 +19,7 @@ from strongroom.models import HostCreds
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.client.operations import IssuedKey
+from tests.audit_lines import audit_lines
 from tests.deploy.running import descendants, up
 
 GROWTH = 100 * 1024  # KiB that a worker may grow by under the worst that its clients ask for
@@ -183,7 +184,7 @@ def test_rights_come_before_bodies(strongroom_server: Server, nothing: IssuedKey
 
     assert _status(_connecting(strongroom_server, "proxy"), head, b"[") == 403
 
-    lines = map(json.loads, (strongroom_server.home / "log" / "audit.log").read_text().splitlines())
+    lines = audit_lines(strongroom_server.home / "log" / "audit.log")
     told = [(line["action"], line["decision"]) for line in lines if line["name"].endswith("/" + name)]
     assert told == [("put", "denied")]
 
@@ -212,7 +213,7 @@ def test_who_may_do_the_like_to_nothing_is_refused_unread(
 
     assert _status(_connecting(strongroom_server, face), head, b"") == 403
 
-    lines = map(json.loads, (strongroom_server.home / "log" / "audit.log").read_text().splitlines())
+    lines = audit_lines(strongroom_server.home / "log" / "audit.log")
     decisions = [line["decision"] for line in lines if line["principal"] == f"apikey:{key.api_id}"]
     assert decisions == ["denied"]
 

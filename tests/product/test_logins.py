@@ -21,6 +21,7 @@ from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.http.app import StorageApp
 from strongroom.storage_service.wire import login
 from tests.access.ssh_holders import generated
+from tests.audit_lines import audit_lines
 from tests.in_process import Inside, inside
 from tests.raw_http import Message, request
 
@@ -228,7 +229,7 @@ async def test_an_administrator_may_do_everything_and_the_record_says_why(house:
     root = await house.token("user:root", keys["ed25519"])
     assert (await house.ask("GET", "/secrets/web/key", None, root)).status == 200
     assert (await house.ask("PUT", "/access/users/eve", {}, root)).status == 201
-    lines = [json.loads(line) for line in house.log.read_text().splitlines()]
+    lines = audit_lines(house.log)
     (read,) = [each for each in lines if each["principal"] == "user:root" and each["name"] == "secrets/web/key"]
     decided = read["decided"]
     assert (decided["rights"], decided["groups"], decided["rules"]) == (

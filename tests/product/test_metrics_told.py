@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.metrics import OWN, SERVING, full_name
+from tests.audit_lines import audit_lines
 from tests.deploy.certificates import DAY, NOW, Files
 from tests.deploy.running import Up, clean_environment, descendants, eventually, strongroom, up
 
@@ -91,7 +92,7 @@ def test_who_may_read_the_metrics(home: Path) -> None:
         assert on_socket(running, "GET", "/metrics", other).status_code == 403
         forged = {wire.PROXY_HEADER: "http_proxy:guessed"}
         assert on_socket(running, "GET", "/metrics", forged).status_code == 401
-        log = [json.loads(line) for line in (home / "log/audit.log").read_text().splitlines()]
+        log = audit_lines(home / "log/audit.log")
 
     denied = [line for line in log if line["decision"] == "denied" and line.get("principal") == "apikey:other"]
     assert denied and TOKEN not in json.dumps(log)

@@ -23,6 +23,7 @@ from strongroom.models import (
 )
 from strongroom.storage_service import wire
 from strongroom.storage_service.access.paths import matches
+from tests.audit_lines import audit_lines
 from tests.deploy.running import Up, up
 from tests.product.test_faults import credentials
 
@@ -119,7 +120,7 @@ def test_operator_and_proxy_are_two(running: Up) -> None:
     with on_socket(running, credentials(running.home)) as operator:
         direct = operator.get("/secrets/").headers["x-request-id"]
 
-    lines = [json.loads(line) for line in (running.home / "log/audit.log").read_text().splitlines()]
+    lines = audit_lines(running.home / "log/audit.log")
     said = {line["request"]: (line["principal"], line.get("for")) for line in lines}
     assert said[through] == ("apikey:http_proxy", "user:alice")
     assert said[direct] == ("apikey:storage_service", None)

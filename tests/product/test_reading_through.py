@@ -14,6 +14,7 @@ from strongroom.storage_service import wire
 from strongroom.storage_service.client import StorageClient
 from strongroom.storage_service.client.bulk_operations import BulkValue, Write
 from strongroom.storage_service.errors import Changed, Exists, Internal, NotFound, Unavailable
+from tests.audit_lines import audit_lines
 from tests.deploy.running import Up, strongroom, up
 from tests.etcd_server import running
 from tests.migration.sources.commissaire import EstateV3, host
@@ -123,7 +124,7 @@ def test_what_is_malformed_there(estate: EstateV3, service: Up, client: StorageC
     with pytest.raises(Internal):
         client.get(HostCreds, name.rpartition("/")[2])
 
-    lines = [json.loads(line) for line in (service.home / "log" / "audit.log").read_text().splitlines()]
+    lines = audit_lines(service.home / "log" / "audit.log")
     told = [(line["decision"], line.get("reason")) for line in lines if line["name"] == name]
     assert told == [("allowed", None), ("failed", "it is malformed in its old place")]
 

@@ -23,6 +23,7 @@ from strongroom.storage_service.bootstrap import SharedRoot
 from strongroom.storage_service.config import AuthenticatorSettings, NetworkRuleSettings, ProxyKey, ServiceSettings
 from strongroom.storage_service.errors import Locked
 from strongroom.storage_service.http.app import StorageApp
+from tests.audit_lines import audit_lines
 from tests.in_process import Inside, inside
 from tests.raw_http import Message, request
 
@@ -71,7 +72,7 @@ class Rig:
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the audit log."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        return audit_lines(self.log)
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from strongroom.models import Cluster, ClusterRestart, Clusters, ContainerManage
 from strongroom.models.secret import Secret
 from strongroom.storage_service.client import IssuedKey
 from strongroom.storage_service.errors import NotFound
+from tests.audit_lines import audit_lines
 from tests.proxy.conftest import PASSWORD, Platform
 from tests.raw_http import Message, ask, request
 
@@ -259,7 +260,7 @@ async def test_changed_credentials_can_be_saved(platform: Platform, api: Api) ->
 
 async def secrets_read(platform: Platform, request_id: str) -> list[str]:
     """Return the names below ``secrets/`` that were read in a request, by the audit log."""
-    lines = [json.loads(line) for line in (platform.home / "audit.log").read_text().splitlines()]
+    lines = audit_lines(platform.home / "audit.log")
     return [
         line["name"]
         for line in lines

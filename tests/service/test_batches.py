@@ -1,7 +1,6 @@
 """What is read by the batch: measured before it is loaded, found to open before any is given, given one by one."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.large_answers import RULE, LargeAnswers
 from strongroom.storage_service.services.records import RecordService, Reference
 from strongroom.storage_service.services.secrets import SecretService
+from tests.audit_lines import audit_lines
 from tests.directories import directory_of
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
@@ -81,7 +81,7 @@ class Rig:
 
     def lines(self) -> list[tuple[str, str, str]]:
         """What was written down: action, name and decision."""
-        lines = map(json.loads, self.audit.read_text().splitlines())
+        lines = audit_lines(self.audit)
         return [(line["action"], line["name"], line["decision"]) for line in lines]
 
     async def fill(self, **values: bytes) -> list[str]:

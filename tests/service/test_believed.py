@@ -14,6 +14,7 @@ from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.config import ProxyKey
 from strongroom.storage_service.http.app import StorageApp
 from strongroom.storage_service.keyring.shared_root import SharedRoot
+from tests.audit_lines import audit_lines
 from tests.in_process import Inside, inside
 from tests.raw_http import Message, request
 from tests.service.test_outcomes import settings
@@ -40,7 +41,7 @@ class Rig:
         assert answer.status == 200
         (found,) = [
             line
-            for line in map(json.loads, self.log.read_text().splitlines())
+            for line in audit_lines(self.log)
             if line["request"] == answer.get("x-request-id") and line["principal"] != "unknown"
         ]
         return dict(found)

@@ -2,7 +2,6 @@
 
 import base64
 import inspect
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from strongroom.storage_service import wire
 from strongroom.storage_service.access.apikeys import ApiKeys
 from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Principal
 from strongroom.storage_service.access.paths import Reach, SimplePathAuthz
+from strongroom.storage_service.access.ruling import EVERY_RULE
 from strongroom.storage_service.audit.log import AuditLog
 from strongroom.storage_service.backends.base import PRESENT, Check, Delete, Put
 from strongroom.storage_service.backends.faulty import Fault, FaultyBackend
@@ -41,6 +41,7 @@ from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.services.bulk import BulkService
 from strongroom.storage_service.services.door import Caller, Door
+from tests.audit_lines import audit_lines
 from tests.directories import directory_of
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
@@ -79,7 +80,7 @@ class Rig:
 
     def lines(self) -> list[tuple[str, str, str]]:
         """What was written down: action, name and decision."""
-        lines = map(json.loads, self.audit.read_text().splitlines())
+        lines = audit_lines(self.audit)
         return [(line["action"], line["name"], line["decision"]) for line in lines]
 
     async def commit(self, *changes: wire.BulkChange) -> str:
@@ -152,12 +153,15 @@ ACTS: dict[str, tuple[Act, list[tuple[str, str]]]] = {
     ),
 }
 
+UNRULED = ("put", EVERY_RULE)  # what is asked first of those whom rules let do something
+
 # who does not reach everything
 LIMITED: dict[str, Principal] = {
     "all secrets": Principal("apikey:a", ("/secrets",)),
     "all secrets, all of the system": Principal("apikey:b", ("/secrets", "/system")),
     "everything but deleting": Principal("apikey:c", ("/",), ALL_ACTIONS - {Action.DELETE}),
     "the ping and its like": Principal("apikey:d", ("/.", "//")),
+    "a user without the right to every rule": Principal("user:e", ruled=True),
 }
 
 
@@ -167,13 +171,14 @@ class TestTheDoor:
     @pytest.mark.parametrize("who", LIMITED)
     @pytest.mark.parametrize("act", ACTS)
     async def test_whoever_has_a_limit_does_none_of_it(self, rig: Rig, act: str, who: str) -> None:
-        """Each name's refusal is written down, and the store was not even asked."""
+        """Each name's refusal is written down, or that of every rule, and the store was not even asked."""
         do, acts = ACTS[act]
         asked = len(rig.store.operations)
 
         with pytest.raises(Denied):
             await do(rig.bulk, Caller(LIMITED[who], "request-2"))
-        assert rig.lines() == [(*each, "denied") for each in acts]
+        refused = [UNRULED] if LIMITED[who].ruled else acts
+        assert rig.lines() == [(*each, "denied") for each in refused]
         assert len(rig.store.operations) == asked
 
     def test_every_verb_is_in_the_table(self) -> None:
@@ -191,7 +196,8 @@ class TestTheDoor:
         for who in LIMITED.values():
             with pytest.raises(Denied):
                 await rig.bulk.expect(Caller(who, "request-2"), action)
-        assert rig.lines() == [(str(action), "secrets/", "denied")] * len(LIMITED)
+        refused = [UNRULED if who.ruled else (str(action), "secrets/") for who in LIMITED.values()]
+        assert rig.lines() == [(*each, "denied") for each in refused]
 
     @pytest.mark.parametrize("act", ACTS)
     async def test_every_name_is_written_down(self, rig: Rig, act: str) -> None:

@@ -1,7 +1,6 @@
 """The door: which one action every verb needs, that a batch is decided as a whole, and what a key may make."""
 
 import inspect
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,6 +25,7 @@ from strongroom.storage_service.services.logins import LoginService
 from strongroom.storage_service.services.records import RecordService, Reference
 from strongroom.storage_service.services.secrets import SecretService
 from strongroom.storage_service.strangers import MOST_ACTS
+from tests.audit_lines import audit_lines
 
 OPERATOR: Final = Caller(Principal("apikey:operator"), "request-1")
 CREDS: Final = HostCreds.new(address="h1", ssh_priv_key="a2V5")
@@ -53,7 +53,7 @@ class Rig:
 
     def lines(self) -> list[tuple[str, str, str]]:
         """What was written down of the narrow caller: action, name and decision."""
-        lines = map(json.loads, self.audit.read_text().splitlines())
+        lines = audit_lines(self.audit)
         return [(line["action"], line["name"], line["decision"]) for line in lines if line["request"] == "request-2"]
 
     async def rows(self) -> dict[str, tuple[bytes, int]]:
@@ -334,7 +334,7 @@ async def test_what_is_counted_at_either_door_is_written_down_in_the_end(rig: Ri
 
     await rig.parts.door.close()
 
-    told = [json.loads(line) for line in rig.audit.read_text().splitlines()]
+    told = audit_lines(rig.audit)
     for principal in ("apikey:narrow", "apikey:narrower"):
         counts = [line.get("count", 1) for line in told if line["principal"] == principal]
         assert sum(counts) == 50

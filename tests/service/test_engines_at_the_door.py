@@ -1,6 +1,5 @@
 """Engines at the door: what one worker asks a real server, what comes of it for each verb, and what is recorded."""
 
-import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from strongroom.storage_service.errors import ConfigurationError, Denied, KeyFil
 from strongroom.storage_service.services import door as door_module
 from strongroom.storage_service.services.door import Caller
 from tests.access.policy_server import Behave, PolicyServer, policy, saying, serving
+from tests.audit_lines import audit_lines
 
 VALUE: Final = b"v4lue-of-ann"
 NAME: Final = "secrets/db/password"
@@ -47,7 +47,7 @@ class Site:
 
     def lines(self) -> list[tuple[str, str, str, object]]:
         """What was recorded of what was asked for: action, name, decision, and what engines said."""
-        lines = [json.loads(line) for line in self._audit.read_text().splitlines()]
+        lines = audit_lines(self._audit)
         return [
             (line["action"], line["name"], line["decision"], (line.get("decided") or {}).get("engines"))
             for line in lines

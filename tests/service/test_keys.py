@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -49,6 +48,7 @@ from strongroom.storage_service.keyring.overlay import EncryptedBackend
 from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.keys import KeyService, Reencrypted
+from tests.audit_lines import audit_lines
 from tests.directories import directory_of
 
 OPERATOR = Caller(Principal("apikey:operator"), "request-1")
@@ -88,7 +88,7 @@ class Rig:
 
     def lines(self) -> list[tuple[str, str, str]]:
         """What was written down: action, name and decision."""
-        lines = map(json.loads, self.audit.read_text().splitlines())
+        lines = audit_lines(self.audit)
         return [(line["action"], line["name"], line["decision"]) for line in lines]
 
     async def sweep(self, name: str | None = "default", *, resume: bool = False) -> Reencrypted:

@@ -15,6 +15,7 @@ from strongroom.storage_service.backends.memory import MemoryBackend
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.http.app import StorageApp
 from strongroom.storage_service.keyring.shared_root import SharedRoot
+from tests.audit_lines import audit_lines
 from tests.in_process import Inside, inside
 from tests.raw_http import Message, request
 
@@ -56,7 +57,7 @@ class Rig:
     async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[Message, list[tuple[str, str, str]]]:
         """Return the answer to a request, and what its lines say: action, name and decision."""
         answer = await self.server.ask(request(method, path, *OWN, "content-type: application/json", body=body))
-        lines = map(json.loads, self.log.read_text().splitlines())
+        lines = audit_lines(self.log)
         return answer, [
             (line["action"], line["name"], line["decision"])
             for line in lines
@@ -173,7 +174,7 @@ async def test_who_was_counted_is_written_down_at_the_end(tmp_path: Path) -> Non
         await app.close()
     shared.close()
 
-    lines = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+    lines = audit_lines(tmp_path / "audit.log")
     assert sum(line.get("count", 1) for line in lines) == 7
 
 

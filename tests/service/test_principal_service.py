@@ -1,7 +1,6 @@
 """The door to users, services and groups: who may do what, for whom, and what is written down of it."""
 
 import inspect
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.services.principals import PrincipalService
 from strongroom.storage_service.wire.access import NewCredential
 from strongroom.storage_service.wire.http1 import Peer
+from tests.audit_lines import audit_lines
 from tests.directories import directory_of
 from tests.keyring.fixed import Fixed
 
@@ -102,7 +102,7 @@ class Rig:
 
     def lines(self, request: str = "request-2") -> list[tuple[str, str, str]]:
         """What was written down of one caller: action, name and decision."""
-        lines = map(json.loads, self.audit.read_text().splitlines())
+        lines = audit_lines(self.audit)
         return [(line["action"], line["name"], line["decision"]) for line in lines if line["request"] == request]
 
     async def rows(self) -> dict[str, bytes]:
@@ -478,7 +478,7 @@ async def test_a_rule_denies_what_is_ones_own(denied: tuple[Rig, PrincipalServic
         await do(principals, ruled("user:bob"))
 
     assert await rig.rows() == before
-    (line,) = [each for each in map(json.loads, rig.audit.read_text().splitlines()) if each["request"] == "request-2"]
+    (line,) = [each for each in audit_lines(rig.audit) if each["request"] == "request-2"]
     assert (line["decision"], line["decided"]["rules"]) == ("denied", ["not-bob"])
     assert line["decided"]["rights"] == ["access"]
 
@@ -488,7 +488,7 @@ async def test_what_no_rule_denies_is_on_record_as_it_was_decided(denied: tuple[
     rig, principals = denied
     await principals.add_credential(ruled("user:adam"), USER, "adam", word_of())
 
-    (line,) = [each for each in map(json.loads, rig.audit.read_text().splitlines()) if each["request"] == "request-2"]
+    (line,) = [each for each in audit_lines(rig.audit) if each["request"] == "request-2"]
     assert (line["decision"], line["name"]) == ("allowed", USERS + "adam")
     assert line["decided"] | {"revision": 0} == line["decided"]
     assert (line["decided"]["rules"], line["decided"]["others"]) == ([], True)
@@ -550,7 +550,7 @@ async def test_who_has_the_code_sets_itself_up(rig: Rig) -> None:
     """It is written down as the principal's own act, from where it came; the code is good once."""
     await rig.principals.set_up(stranger(), "user:eve", "code-of-eve", word_of("laptop"))
 
-    (line,) = [line for line in map(json.loads, rig.audit.read_text().splitlines()) if line["request"] == "request-2"]
+    (line,) = [line for line in audit_lines(rig.audit) if line["request"] == "request-2"]
     assert (line["principal"], line["action"], line["name"], line["decision"]) == (
         "user:eve",
         "put",
@@ -575,7 +575,7 @@ async def test_strangers_write_nothing(rig: Rig, who: str) -> None:
     assert await rig.rows() == before
     assert CANARY not in str(caught.value)
     assert CANARY not in rig.audit.read_text()
-    (line,) = [line for line in map(json.loads, rig.audit.read_text().splitlines()) if line["request"] == "request-2"]
+    (line,) = [line for line in audit_lines(rig.audit) if line["request"] == "request-2"]
     assert (line["principal"], line["decision"]) == ("unknown", "denied")
     assert line.get("claimed", []) == ([who] if who in ("user:eve", "user:bob") else [])
     assert caller.ended  # so that there is no second line
@@ -637,7 +637,7 @@ async def test_a_code_that_waits_is_on_record(rig: Rig) -> None:
 
     assert caller.ended
     await rig.principals._door.close()
-    lines = [json.loads(line) for line in rig.audit.read_text().splitlines()]
+    lines = audit_lines(rig.audit)
     (line,) = [each for each in lines if each.get("reason") == "wrong credentials were shown"]
     assert (line["claimed"], line["from"], line["decision"]) == (["user:eve"], "192.0.2.7", "denied")
 

@@ -31,6 +31,7 @@ from strongroom.storage_service.http import rules as http
 from strongroom.storage_service.services.door import Caller
 from strongroom.storage_service.services.rules import RuleService
 from tests.access.brute import Someone, verdict
+from tests.audit_lines import audit_lines
 from tests.service import test_door
 
 ANN: Final = Principal("user:ann", groups=frozenset(("ops",)), ruled=True)
@@ -79,7 +80,7 @@ class Rig:
         await self.rules.page(OPERATOR, "", 1)
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.audit.read_text().splitlines()]
+        return audit_lines(self.audit)
 
 
 @pytest.fixture

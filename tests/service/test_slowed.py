@@ -16,6 +16,7 @@ from strongroom.storage_service.config import ProxyKey
 from strongroom.storage_service.http.app import StorageApp
 from strongroom.storage_service.keyring.shared_root import SharedRoot
 from strongroom.storage_service.wire import ON_BEHALF_HEADER
+from tests.audit_lines import audit_lines
 from tests.in_process import Inside, inside
 from tests.raw_http import Message, request
 from tests.service.test_outcomes import settings
@@ -51,11 +52,11 @@ class Rig:
 
     def reasons(self) -> list[str]:
         """All reasons that are on record."""
-        return [line.get("reason", "") for line in map(json.loads, self._log.read_text().splitlines())]
+        return [line.get("reason", "") for line in audit_lines(self._log)]
 
     def refusals(self) -> list[str]:
         """Why strangers were refused, in order."""
-        lines = map(json.loads, self._log.read_text().splitlines())
+        lines = audit_lines(self._log)
         return [line["reason"] for line in lines if line["principal"] == "unknown"]
 
 

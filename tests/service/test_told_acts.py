@@ -29,6 +29,7 @@ from strongroom.storage_service.services.door import Caller
 from strongroom.storage_service.wire import ACTS_PATH, CommandAct
 from strongroom.storage_service.wire.head import Head
 from strongroom.storage_service.wire.http1 import Peer
+from tests.audit_lines import audit_lines
 from tests.in_process import Inside, inside
 from tests.raw_http import request
 
@@ -63,7 +64,7 @@ class Rig:
         ).status
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        return audit_lines(self.log)
 
 
 @asynccontextmanager
@@ -228,7 +229,7 @@ async def test_whoever_has_a_limit_tells_nothing(tmp_path: Path, *, denied: bool
     with pytest.raises(Denied):
         await parts.audit.take_act(caller, "machine:alpha", Action.PUT, NAME, denied=denied)
 
-    [line] = map(json.loads, (tmp_path / "audit.log").read_text().splitlines())
+    [line] = audit_lines(tmp_path / "audit.log")
     assert (line["principal"], line["decision"], line.get("reason")) == ("apikey:narrow", "denied", None)
     await parts.close()
     shared.close()
