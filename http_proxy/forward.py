@@ -43,6 +43,7 @@ _PASSED_ON: Final[dict[bytes, bytes]] = {
         *wire.AUTH_ID_HEADERS,
         *wire.AUTH_KEY_HEADERS,
         b"authorization",
+        wire.TRACE_HEADER.encode(),
     )
 }
 """Fields that reach the service, with the beginnings of their lines."""

@@ -19,9 +19,11 @@ from strongroom.storage_service.client.pool import Pool, UpstreamError
 from strongroom.storage_service.config import ProxySettings
 from strongroom.storage_service.errors import Denied, NotAuthenticated, ServiceError, Unavailable
 from strongroom.storage_service.strangers import UNKNOWN, Strangers, bounded
-from strongroom.storage_service.wire.http1 import Exchange
+from strongroom.storage_service.wire.head import trace_in
+from strongroom.storage_service.wire.http1 import Exchange, Field
 
 DEADLINE: Final = 5.0  # seconds for the service to take a report
+_TRACEPARENT: Final = wire.TRACE_HEADER.encode()
 _TOLD: Final = frozenset((*range(400, 500), 501))  # what is refused; all else failed, and is told where it failed
 
 
@@ -52,6 +54,12 @@ def why(error: ServiceError) -> Why:
     if error.told:
         return TOLD
     return Why(wire.problem_of(error).status, error.text, isinstance(error, Denied | NotAuthenticated))
+
+
+def _trace(fields: Sequence[Field]) -> str | None:
+    """Return the id of the trace that a request is part of, if it says one."""
+    told = [value for name, value in fields if name == _TRACEPARENT]
+    return trace_in(told[0].decode("latin-1")) if len(told) == 1 else None
 
 
 class RefusalReporter:
@@ -94,6 +102,7 @@ class RefusalReporter:
                 principal=UNKNOWN if identity is None else identity.name,
                 claimed=[refused.claimed] if refused.claimed else [],
                 address=plain(refused.exchange.client),
+                trace=_trace(request.fields),
             )
         )
 

@@ -35,6 +35,12 @@ class ServiceError(StrongroomError):
     fate: Fate = Fate.NOT_APPLIED
     name = ""
     request_id = ""
+    inner = ""  # what the audit log says of it, and no caller is told
+
+    @property
+    def recorded(self) -> str:
+        """What the audit log says of it."""
+        return f"{self} ({self.inner})" if self.inner else str(self)
 
     def __str__(self) -> str:
         if not self.request_id:
@@ -62,6 +68,12 @@ class Denied(ServiceError):
     """The credentials are wrong, or do not reach this name. Which of the two is not said."""
 
     code = "denied"
+
+
+class Forbidden(Denied):
+    """Somebody who is known may not do what he asks for himself, and is told why."""
+
+    code = "forbidden"
 
 
 class NotFound(ServiceError):

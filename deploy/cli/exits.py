@@ -79,6 +79,7 @@ def _table() -> dict[type[BaseException], Exit]:
         errors.Locked: Exit(LOCKED),
         errors.Behind: Exit(LOCKED, "put this machine's new key file in its place; its log says which"),
         errors.Halted: Exit(FAILED),
+        errors.Forbidden: Exit(DENIED),  # its text says why, and its steps what to do
         errors.WrongKey: Exit(DENIED),
         errors.TooManyAttempts: Exit(FAILED),
         errors.TooManyRequests: Exit(FAILED),

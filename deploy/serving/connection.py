@@ -63,7 +63,10 @@ class Server:
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
         meter: Meter | None = None,
+        *,
+        always: bytes = b"",
     ) -> None:
+        """Take who answers, what may be held, the loop, what counts, and the header lines that every answer carries."""
         self.face = face
         self.meter = meter or Meter(STORAGE)
         self.limits = limits
@@ -73,13 +76,14 @@ class Server:
         self.ending = False
         self._empty = asyncio.Event()
         self.now = 0.0  # of the last tick: precise enough for deadlines of seconds
-        self.date = b""
+        self._always = always
+        self.standing = b""  # the lines that every answer carries
         self.tick()
 
     def tick(self) -> None:
         """Look at the time, and at every connection's deadline; called once a second."""
         self.now = self.loop.time()
-        self.date = http1.date_line(time.time())
+        self.standing = http1.date_line(time.time()) + self._always
         for connection in [each for each in self.connections if each.deadline < self.now]:
             try:
                 connection.expire()
@@ -420,7 +424,7 @@ class Connection(asyncio.Protocol):
         elif error.status != 408:
             self.server.meter.refuse(Refused.MALFORMED)
         body = _problem(error.status, str(error))
-        head = http1.write_head(error.status, _PROBLEM, len(body), self.server.date, close=True)
+        head = http1.write_head(error.status, _PROBLEM, len(body), self.server.standing, close=True)
         head_only = head_only or (exchange is not None and exchange.head_only)
         transport.write(head if head_only else head + body)
         self._let_go()
@@ -546,7 +550,7 @@ class Exchange:
         if self.streaming:  # what went wrong in the middle can only be shown by ending there
             self.abandon()
             return
-        head = http1.write_head(status, fields, len(body), connection.server.date, close=connection.ends())
+        head = http1.write_head(status, fields, len(body), connection.server.standing, close=connection.ends())
         if self.head_only or not body:
             connection.transport.write(head)
         elif len(body) < _APART:
@@ -567,7 +571,7 @@ class Exchange:
         minor = self.request.minor
         close = connection.ends()
         connection.transport.write(
-            http1.write_head(status, fields, length, connection.server.date, close=close, minor=minor)
+            http1.write_head(status, fields, length, connection.server.standing, close=close, minor=minor)
         )
 
     async def write(self, piece: bytes) -> None:

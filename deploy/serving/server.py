@@ -32,6 +32,13 @@ from strongroom.storage_service.hardening import harden
 from strongroom.storage_service.keyring.ceremonies.sharing import SharedRoot
 from strongroom.storage_service.meter import PROXY, STORAGE, Meter
 
+FOR_BROWSERS: Final = (
+    b"x-content-type-options: nosniff\r\ncontent-security-policy: default-src 'none'; frame-ancestors 'none'\r\n"
+    b"referrer-policy: no-referrer\r\n"
+)
+"""What keeps a browser from taking an answer for a page, on every answer of the proxy."""
+ONLY_TLS: Final = b"strict-transport-security: max-age=31536000\r\n"
+"""That a browser is to come by TLS alone for a year (RFC 6797), where the proxy serves TLS."""
 HEARTBEAT: Final = 30  # seconds without a sign of life after which gunicorn replaces a worker
 
 
@@ -72,7 +79,8 @@ def make_app(
 
     expiry = tls.current.not_after.timestamp() if tls else None
     application = create_proxy(settings.proxy, tls.notes if tls else tuple, meter, expiry)
-    return Served(application, Limits(), tls.current.context if tls else None, crowd, meter)
+    always = FOR_BROWSERS + (ONLY_TLS if tls else b"")
+    return Served(application, Limits(), tls.current.context if tls else None, crowd, meter, always)
 
 
 def make_meter(role: Role) -> Meter:

@@ -65,6 +65,7 @@ class Served:
     tls: ssl.SSLContext | None  # made before the fork; None: plain HTTP
     crowd: Crowd
     meter: Meter = field(default_factory=lambda: Meter(STORAGE))  # made before the fork, to be of all workers
+    always: bytes = b""  # header lines that every answer carries
 
     def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         """Be the application, for gunicorn loads nothing else than what can be called."""
@@ -103,7 +104,7 @@ class StrongroomWorker(Worker):
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
         served.meter.sit(self.age)
         ledger = Ledger(served.limits, functools.partial(self._tell, served, told))
-        server = Server(served.application, ledger, served.limits, loop, served.meter)
+        server = Server(served.application, ledger, served.limits, loop, served.meter, always=served.always)
         ticker = asyncio.create_task(self._tick(server, told))
         try:
             if await _unless(told, served.application.open()):

@@ -28,6 +28,7 @@ from strongroom.storage_service.errors import (
     TooLarge,
 )
 from strongroom.storage_service.wire.etags import expected_revision
+from strongroom.storage_service.wire.head import trace_in
 
 M = TypeVar("M", bound=Model)
 
@@ -71,6 +72,9 @@ class Storage:
             wire.REQUEST_ID_HEADER: req.scope["state"]["request_id"],
             wire.PROXY_HEADER: self._proof,
         }
+        traceparent = req.get_header(wire.TRACE_HEADER) or ""
+        if trace_in(traceparent) is not None:
+            headers[wire.TRACE_HEADER] = traceparent
         if identity.certificate is not None:
             headers[wire.CERTIFICATE_HEADER] = identity.certificate
         if identity.authorization is not None:

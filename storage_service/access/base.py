@@ -52,6 +52,7 @@ class Principal:
     exempt: bool = False  # from rules: the service's own key, and its proxy's
     credential: str | None = None  # which of its credentials it has shown
     address: str | None = None  # of the client, on the network
+    since: float | None = None  # when it logged in, in seconds since 1970, where it shows a token
 
     def may(self, action: Action) -> bool:
         """Whether the credentials are for *action* at all."""

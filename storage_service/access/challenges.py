@@ -50,7 +50,7 @@ class LoginRefused(Denied):
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__("the login failed")
         self.reason = reason
-        self.detail = detail or reason.value
+        self.detail = self.inner = detail or reason.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,11 +80,13 @@ class Revocation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token that was given out. It stays out of the repr."""
+    """A token that was given out, for whom and to which of his credentials. It stays out of the repr."""
 
     text: str
     principal: str
     expires: str
+    jti: str
+    credential: str
 
     def __repr__(self) -> str:
         return f"<Token for {self.principal}>"
@@ -164,14 +166,15 @@ class Logins:
         seconds = max(1, int(lives.total_seconds()))
         principal = f"{kind}:{name}"
         expires = told(datetime.fromtimestamp(int(self._now()) + seconds, UTC))
+        jti = secrets.token_hex(16)
         text = signer.sign(
             AUDIENCE,
             principal,
-            secrets.token_hex(16),
+            jti,
             {"credential": credential, "epoch": record.epoch},
             ttl_seconds=seconds,
         )
-        return Token(text, principal, expires)
+        return Token(text, principal, expires, jti, credential)
 
     async def authenticate(self, token: str) -> tuple[Principal, Claims]:
         """Return whom *token* speaks for, and what it says.
@@ -195,7 +198,7 @@ class Logins:
             raise TokenRefused(Failure.INVALID)
         principal = f"{kind}:{name}"
         groups = known.groups.get(principal, frozenset())
-        return Principal(principal, groups=groups, ruled=True, credential=shown.id), claims
+        return Principal(principal, groups=groups, ruled=True, credential=shown.id, since=claims.iat), claims
 
     async def revoke(self, token: str | None = None, *, jti: str = "", after: timedelta = timedelta()) -> None:
         """Make one token worth nothing, at once or *after* a while: the one that is shown, or the one of that id.

@@ -52,6 +52,7 @@ class TokenRefused(NotAuthenticated):
     def __init__(self, failure: Failure, text: str = "Token verification failed") -> None:
         super().__init__(text)
         self.failure = failure
+        self.inner = failure.value
 
 
 class Claims(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -6,10 +6,12 @@
 *decision* is ``allowed``; or ``denied`` (not within these credentials, or they are wrong), or ``refused`` (no request
 that could be decided on). An act that was allowed and came to nothing has a second line, ``failed``, or ``unknown``
 where nobody can tell what became of it. *reason* says why, *for* names whom the proxy spoke for, *from* is the network
-address that the proxy told. *decided* is what rules decided by, where they did: the rights that the act needs, the
-groups and the credential of the principal, the rules that matched, and the revision of all access as it was then; so it
-can be decided again by other rules. Its *engines* are those that were asked, with what each said. A line of refusals
-stands for *count* of them, strangers *claimed* to be these; the rule for that is in `strangers`.
+address that the proxy told, *trace* the trace (W3C Trace Context) that the request is part of. *about* is what of the
+record was to be changed: a member, a credential, never a value. *decided* is what rules decided by, where they did: the
+rights that the act needs, the groups and the credential of the principal, the rules that matched, and the revision of
+all access as it was then; so it can be decided again by other rules. Its *engines* are those that were asked, with what
+each said. A line of refusals stands for *count* of them, strangers *claimed* to be these; the rule for that is in
+`strangers`.
 There is no field that could hold a value; what does not print is escaped.
 """
 
@@ -53,6 +55,8 @@ class AuditRecord(msgspec.Struct, omit_defaults=True, rename={"for_": "for", "fr
     claimed: list[str] = []
     count: int = 1
     decided: dict[str, object] | None = None
+    about: str | None = None
+    trace: str | None = None
 
 
 class Measure(NamedTuple):

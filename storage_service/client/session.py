@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any, Final, Generic, Self, TypedDict, TypeVar, Unpack, get_args
 
 from strongroom.models.secret import Secret
+from strongroom.storage_service import wire
 from strongroom.storage_service.client.address import Address, Caller, StrPath, read_environment, read_home
 from strongroom.storage_service.client.place import Place, UpstreamError
 from strongroom.storage_service.client.retries import Call, Effect, Patience
 from strongroom.storage_service.errors import Barred, ConfigurationError, Fate, NotListening, Unavailable, Untrusted
 from strongroom.storage_service.wire import http1
+from strongroom.storage_service.wire.head import trace_in
 from strongroom.storage_service.wire.http1 import Field
 
 Transport = TypeVar("Transport")
 Sleep = TypeVar("Sleep")
 
 # Answers are not to be compressed: a length that depends on a secret is a hint at it.
+_TRACEPARENT: Final = wire.TRACE_HEADER.encode()
 _FIELDS: Final = ((b"accept-encoding", b"identity"), (b"user-agent", b"strongroom"))
 
 
@@ -35,6 +38,7 @@ class Options(TypedDict, total=False):
     connections: int
     ca: StrPath | None
     ssl_context: ssl.SSLContext | None
+    trace: Callable[[], str | None] | None
 
 
 class Session(Generic[Transport, Sleep]):
@@ -62,6 +66,7 @@ class Session(Generic[Transport, Sleep]):
         connections: int = 16,
         ca: StrPath | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        trace: Callable[[], str | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
         sleep: Sleep | None = None,
@@ -83,6 +88,8 @@ class Session(Generic[Transport, Sleep]):
             ca: a file with the authorities to trust in PEM, for an https url; None: those that ``SSL_CERT_FILE`` and
                 ``SSL_CERT_DIR`` name, or else the system's.
             ssl_context: what to trust, in the place of *ca*.
+            trace: gives the ``traceparent`` (W3C Trace Context) of what is being done now, for each request; the audit
+                log has the id of its trace. What is malformed is left out.
             clock: monotonic seconds.
             jitter: 0 to 1, which part of the longest allowed pause to take.
             sleep: how to pause.
@@ -102,6 +109,7 @@ class Session(Generic[Transport, Sleep]):
             proof=_shown(token),
         )
         self._patience = Patience(total=timeout, retries=retries, clock=clock, jitter=jitter)
+        self._trace = trace
         self._fields = self._standing_fields()
         self._owns_transport = True
         self._transport = self._new_transport(self._address.place(ssl_context), connections, connect_timeout)
@@ -209,6 +217,9 @@ class Session(Generic[Transport, Sleep]):
             (http1.REQUEST_ID, request_id),
             *(_field(name, value) for name, value in call.headers.items()),
         ]
+        traceparent = None if self._trace is None else self._trace()
+        if traceparent is not None and trace_in(traceparent) is not None:
+            fields.append((_TRACEPARENT, traceparent.encode("ascii")))
         target = self._address.path_of(call.path).encode("ascii")
         return http1.write_request(call.method.encode("ascii"), target, fields, call.body), request_id
 

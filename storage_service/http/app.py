@@ -242,7 +242,9 @@ class StorageApp:
         if through_proxy:
             principal = replace(principal, address=address or UNKNOWN_ADDRESS)
         spoken_for = authenticators.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
-        return Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
+        caller = Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
+        caller.trace = fields.trace
+        return caller
 
     async def _stranger(self, exchange: Exchange, fields: Head, path: str, fault: Invalid | None) -> Caller:
         """Return a caller who is nobody yet: whatever credentials the request has, nothing looks at them.
@@ -264,7 +266,9 @@ class StorageApp:
             except Denied as error:
                 await self._turn_away(exchange, fields, path, fault or error, through_proxy=True)
                 raise fault or error from None
-        return Caller(STRANGER, fields.request_id or "-", exchange.peer, None, address, through_proxy)
+        caller = Caller(STRANGER, fields.request_id or "-", exchange.peer, None, address, through_proxy)
+        caller.trace = fields.trace
+        return caller
 
     def _watches(self, fields: Head, exchange: Exchange) -> bool:
         """Whether the proxy asks in its own name, or the service's own user, or root, on this machine.
@@ -301,11 +305,12 @@ class StorageApp:
                 request=fields.request_id or "-",
                 action=bounded(method),
                 name=bounded(name),
-                reason=str(error),
+                reason=error.recorded,
                 decision="refused" if isinstance(error, Invalid) else _told(error),
                 claimed=self._claimed(fields.auth_id, error),
                 address=address,
                 peer=exchange.peer._asdict() if exchange.peer else None,
+                trace=fields.trace,
             )
         )
 

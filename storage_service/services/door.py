@@ -48,6 +48,7 @@ class Act(NamedTuple):
 
     action: Action
     name: str
+    about: str = ""  # what of the record, in words for the audit log
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +66,7 @@ class Caller:
     )  # what this request was allowed and is not known to have done
     ended: bool = False  # it is recorded that it came to nothing, and why
     asked: int = 0  # names that engines were asked about in this request
+    trace: str | None = None  # the id of the trace that the request is part of
 
     @property
     def holder(self) -> str:
@@ -144,8 +146,8 @@ class Door:
         """Write down who was counted and not told yet."""
         await self._refusals.close()
 
-    async def permit(self, caller: Caller, action: Action, wanted: Sequence[str]) -> None:
-        """Let *caller* do *action* to all of *wanted*, or to none.
+    async def permit(self, caller: Caller, action: Action, wanted: Sequence[str], about: str = "") -> None:
+        """Let *caller* do *action* to all of *wanted*, or to none; *about* says what of them.
 
         Raises:
             Denied: one of them is out of reach; those that are were recorded.
@@ -154,7 +156,7 @@ class Door:
         if not wanted:
             await self.note(caller, action, "")
         else:
-            await self.permit_each(caller, [Act(action, name) for name in wanted])
+            await self.permit_each(caller, [Act(action, name, about) for name in wanted])
 
     async def permit_each(self, caller: Caller, acts: Sequence[Act]) -> None:
         """Let *caller* do all of *acts*, or none of them; as `permit`."""
@@ -266,8 +268,8 @@ class Door:
         decided = [self._decided(caller, act, heard) for act in acts]
         await self.turn_away(
             *[
-                _refusal(caller, action.word, name, "denied", reason, decided=inputs)
-                for (action, name), inputs in zip(acts, decided, strict=True)
+                _refusal(caller, act.action.word, act.name, "denied", reason, decided=inputs, about=act.about)
+                for act, inputs in zip(acts, decided, strict=True)
             ]
         )
 
@@ -321,10 +323,7 @@ class Door:
     def _permitted(
         self, caller: Caller, acts: Sequence[Act], heard: Mapping[Act, Heard] | None = None
     ) -> list[AuditRecord]:
-        return [
-            _record(caller, act.action.word, act.name, "allowed", None, decided=self._decided(caller, act, heard))
-            for act in acts
-        ]
+        return [_record(caller, act, "allowed", None, decided=self._decided(caller, act, heard)) for act in acts]
 
     def _decided(self, caller: Caller, act: Act, heard: Mapping[Act, Heard] | None = None) -> dict[str, object] | None:
         """Return what rules decided by, what all others said together, and engines; None where none had a say."""
@@ -412,13 +411,13 @@ class Door:
         await self._audit.append(*_records(caller, [Act(action, name)], "failed", reason))
         caller.ended = True
 
-    async def note(self, caller: Caller, action: Action, name: str) -> None:
+    async def note(self, caller: Caller, action: Action, name: str, about: str = "") -> None:
         """Record an act that nobody who is known is refused.
 
         Raises:
             AuditUnavailable: it cannot be recorded.
         """
-        await self._audit.append(*_records(caller, [Act(action, name)], "allowed"))
+        await self._audit.append(*_records(caller, [Act(action, name, about)], "allowed"))
 
     async def end(self, caller: Caller, error: ServiceError, method: str, path: str, *, expected: bool = True) -> None:
         """Record that a request came to nothing, unless it has been recorded.
@@ -439,7 +438,7 @@ class Door:
         if caller.ended or isinstance(error, AuditUnavailable):
             return
         caller.ended = True
-        reason = f"{error.code}: {error}"
+        reason = f"{error.code}: {error.recorded}"
         if caller.allowed:
             acts = list(dict.fromkeys(caller.allowed))
             unknown = not expected and any(act.action.word in ("put", "delete") for act in acts)
@@ -494,29 +493,25 @@ def _outcome(error: ServiceError) -> str:
 
 
 def _records(caller: Caller, acts: Sequence[Act], decision: str, reason: str | None = None) -> list[AuditRecord]:
-    return [_record(caller, action.word, name, decision, reason) for action, name in acts]
+    return [_record(caller, act, decision, reason) for act in acts]
 
 
 def _record(
-    caller: Caller,
-    action: str,
-    name: str,
-    decision: str,
-    reason: str | None,
-    *,
-    decided: dict[str, object] | None = None,
+    caller: Caller, act: Act, decision: str, reason: str | None, *, decided: dict[str, object] | None = None
 ) -> AuditRecord:
     return AuditRecord(
         caller.request_id,
         caller.principal.id,
-        action,
-        name,
+        act.action.word,
+        act.name,
         decision,
         reason,
         caller.on_behalf_of,
         None if caller.peer is None else caller.peer._asdict(),
         caller.address,
         decided=decided,
+        about=act.about or None,
+        trace=caller.trace,
     )
 
 
@@ -528,6 +523,7 @@ def _refusal(
     reason: str,
     *,
     decided: dict[str, object] | None = None,
+    about: str = "",
 ) -> Refusal:
     return Refusal(
         request=caller.request_id,
@@ -540,6 +536,8 @@ def _refusal(
         address=caller.address,
         peer=None if caller.peer is None else caller.peer._asdict(),
         decided=decided,
+        about=about or None,
+        trace=caller.trace,
     )
 
 
@@ -557,4 +555,6 @@ def _record_of(refusal: Refusal) -> AuditRecord:
         [bounded(each) for each in refusal.claimed[:MAX_CLAIMED]],
         refusal.count,
         refusal.decided,
+        None if refusal.about is None else bounded(refusal.about),
+        refusal.trace,
     )

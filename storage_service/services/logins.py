@@ -1,7 +1,9 @@
 """The door for logins: strangers ask for a challenge and answer it; whoever has a token can end it."""
 
+import re
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from strongroom.models import names
 from strongroom.models.access import told
@@ -11,6 +13,8 @@ from strongroom.storage_service.access.logins import Logins, Token
 from strongroom.storage_service.errors import Invalid
 from strongroom.storage_service.services.door import Caller, Door
 from strongroom.storage_service.wire import login
+
+_JTI: Final = re.compile("[0-9a-f]{32}", re.ASCII)  # what else was said may be a token, and is not written down
 
 
 class LoginService:
@@ -53,7 +57,7 @@ class LoginService:
             raise Invalid(str(error), (("lifetime", "is not a duration"),)) from None
         token = await self._logins.log_in(answer)
         caller.principal = Principal(token.principal, ruled=True)
-        await self._door.note(caller, Action.CREATE, names.TOKENS)
+        await self._door.note(caller, Action.CREATE, names.TOKENS, f"{token.jti}, by credential {token.credential}")
         return token
 
     async def shown(self, token: str) -> tuple[str, str]:
@@ -68,7 +72,8 @@ class LoginService:
             NotAuthenticated: it was worth nothing already.
             Locked, Uninitialized, Unavailable, AuditUnavailable
         """
-        await self._door.note(caller, Action.DELETE, names.TOKENS)
+        jti, _ = await self.shown(token)
+        await self._door.note(caller, Action.DELETE, names.TOKENS, jti)
         await self._logins.revoke(token)
 
     async def revoke(self, caller: Caller, jti: str, after: str) -> None:
@@ -81,5 +86,5 @@ class LoginService:
             wait = durations.duration(after) if after else timedelta()
         except ValueError as error:
             raise Invalid(str(error), (("in", "is not a duration"),)) from None
-        await self._door.permit(caller, Action.DELETE, [names.TOKENS])
+        await self._door.permit(caller, Action.DELETE, [names.TOKENS], jti if _JTI.fullmatch(jti) else "")
         await self._logins.revoke(jti=jti, after=wait)

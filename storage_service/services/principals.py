@@ -8,11 +8,12 @@ denies it. And who has the code that somebody gave him sets himself up with it, 
 
 What one gives oneself is what one has to prove with each sign-in: a password, an access key. To say whom a process of
 this machine or the holder of a certificate is takes the right, as a password's hash does, which says what each sign-in
-costs; and so does a credential that outlives the one that is shown.
+costs; and so does a credential that outlives the one that is shown. Whoever shows a token must have logged in just now:
+one that was stolen neither stays in by a key of the thief's nor locks its owner out.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeVar
 
@@ -29,14 +30,16 @@ from strongroom.models.access import (
     Role,
 )
 from strongroom.models.errors import InvalidName
+from strongroom.models.steps import Step
 from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.access.credentials import making
+from strongroom.storage_service.access.credentials.registry import CREDENTIALS
 from strongroom.storage_service.access.directory import Snapshot, principal_name, record_of
 from strongroom.storage_service.access.limits import Slowdown, place_of
 from strongroom.storage_service.access.paths import Itself, WholeReach
 from strongroom.storage_service.access.principals import Added, Principals
 from strongroom.storage_service.access.uses import Uses
-from strongroom.storage_service.errors import Denied, Invalid, NotFound, ServiceError, TooManyAttempts
+from strongroom.storage_service.errors import Denied, Forbidden, Invalid, NotFound, ServiceError, TooManyAttempts
 from strongroom.storage_service.services.door import Act, Caller, Door
 from strongroom.storage_service.wire import Refusal
 from strongroom.storage_service.wire.access import FOLDERS, MAX_PAGE, NewCredential
@@ -49,6 +52,8 @@ _NOT_FOR_ONESELF: Final = (
     "by oneself one adds a password or an access key; a process, a certificate or a password's hash is for whoever has "
     "the right access to the record"
 )
+FRESH: Final = timedelta(minutes=5)  # since the login by which one changes how one comes in
+_STALE: Final = "this takes a login of the last five minutes"
 _OUTLIVES: Final = "by oneself one adds no credential that outlives the one that was shown"
 
 
@@ -219,7 +224,7 @@ class PrincipalService:
             NotFound: there is no such principal.
             InUse: it is the last administrator who can come in.
         """
-        await self._permit(caller, Action.MODIFY, kind, name)
+        await self._permit(caller, Action.MODIFY, kind, name, "shut out" if disabled else "let in again")
         await self._principals.disable(kind, name, disabled=disabled)
 
     async def end_tokens(self, caller: Caller, kind: Kind, name: str, after: timedelta = timedelta()) -> None:
@@ -228,7 +233,7 @@ class PrincipalService:
         Raises:
             NotFound: there is no such principal.
         """
-        await self._permit_itself(caller, kind, name)
+        await self._permit_itself(caller, kind, name, "its tokens")
         await self._principals.end_tokens(kind, name, after)
 
     async def add_credential(self, caller: Caller, kind: Kind, name: str, credential: NewCredential) -> Credential:
@@ -238,7 +243,8 @@ class PrincipalService:
             NotFound: there is no such principal.
             Invalid: it cannot be so; or the principal waits to be set up, or has as many as it may.
             Exists: somebody has such a one, or this one has another of that name.
-            Denied: also, oneself has no right to one of that kind, or to one that outlives the one that is shown.
+            Forbidden: oneself has no right to one of that kind, or to one that outlives the one that is shown, or is
+                to log in again.
         """
         credential = await self._permit_credential(caller, kind, name, credential)
         made = await self._made(credential)
@@ -251,8 +257,11 @@ class PrincipalService:
         Raises:
             NotFound: there is no such principal, or no such credential of it.
             InUse: it is the only one, or that of the last administrator who can come in.
+            Forbidden: it is one's own, and one is to log in again.
         """
-        await self._permit_itself(caller, kind, name)
+        await self._check_fresh(caller, kind, name)
+        held = await self._credential(kind, name, credential)
+        await self._permit_itself(caller, kind, name, "without a credential" if held is None else _without(held))
         await self._principals.remove_credential(kind, name, credential)
 
     async def set_up(self, caller: Caller, principal: str, code: str, credential: NewCredential) -> None:
@@ -283,7 +292,8 @@ class PrincipalService:
         itself = Caller(
             Principal(f"{kind}:{name}"), caller.request_id, caller.peer, None, caller.address, caller.through_proxy
         )
-        await self._door.note(itself, Action.MODIFY, principal_name(kind, name))
+        itself.trace = caller.trace
+        await self._door.note(itself, Action.MODIFY, principal_name(kind, name), f"its first {made.kind}, {made.id}")
         try:
             await self._principals.set_up(kind, name, code, made)
         except ServiceError as error:
@@ -299,10 +309,11 @@ class PrincipalService:
             request=caller.request_id,
             action=Action.MODIFY.word,
             name=principal_name(kind, name) if exists else principal_name(kind, ""),
-            reason=str(error),
+            reason=error.recorded,
             claimed=[f"{kind}:{name}"] if exists else [],
             address=caller.address,
             peer=None if caller.peer is None else caller.peer._asdict(),
+            trace=caller.trace,
         )
         caller.ended = True
         await self._door.turn_away(refusal)
@@ -336,7 +347,7 @@ class PrincipalService:
             NotFound: there is no such group, or no such principal.
             Invalid: the group has as many members as it may.
         """
-        await self._permit_member(caller, group)
+        await self._permit_member(caller, group, f"{member} as {role}" if _is_principal(member) else "a member")
         await self._principals.add_member(group, member, role)
 
     async def remove_member(self, caller: Caller, group: str, member: str) -> None:
@@ -346,46 +357,70 @@ class PrincipalService:
             NotFound: there is no such group, or no such member of it.
             InUse: it is the last administrator who can come in.
         """
-        await self._permit_member(caller, group)
+        await self._permit_member(caller, group, f"without {member}" if _is_principal(member) else "without a member")
         await self._principals.remove_member(group, member)
 
     # Who may
 
-    async def _permit(self, caller: Caller, action: Action, kind: Kind, name: str, *, admin: bool = False) -> None:
+    async def _permit(
+        self, caller: Caller, action: Action, kind: Kind, name: str, about: str = "", *, admin: bool = False
+    ) -> None:
         """Let *caller* change a principal; an administrator if it may change who is one."""
         record = _record_name(kind, name)
         await self._whole.expect(caller, action, [record])  # before the store is asked
-        acts = [Act(action, record)]
+        acts = [Act(action, record, about)]
         known = await self._principals.current()
         if admin or known.damaged is not None or ADMINISTRATORS in known.groups.get(f"{kind}:{name}", ()):
             acts.append(Act(Action.MODIFY, _ADMINISTRATION))
         await self._whole.permit_each(caller, acts)
 
-    async def _permit_itself(self, caller: Caller, kind: Kind, name: str) -> None:
+    async def _permit_itself(self, caller: Caller, kind: Kind, name: str, about: str) -> None:
         if _is_itself(caller, kind, name):
-            await self._own.permit(caller, Action.MODIFY, [_record_name(kind, name)])
+            await self._own.permit(caller, Action.MODIFY, [_record_name(kind, name)], about)
         else:
-            await self._permit(caller, Action.MODIFY, kind, name)
+            await self._permit(caller, Action.MODIFY, kind, name, about)
 
     async def _permit_credential(
         self, caller: Caller, kind: Kind, name: str, credential: NewCredential
     ) -> NewCredential:
         """Let *caller* add a credential, and return it as it may be: one's own ends with the one that is shown."""
+        about = f"with a new {credential.kind}" if credential.kind in CREDENTIALS else "with a new credential"
         if not _is_itself(caller, kind, name):
-            await self._permit(caller, Action.MODIFY, kind, name)
+            await self._permit(caller, Action.MODIFY, kind, name, about)
             return credential
+        await self._check_fresh(caller, kind, name)
         ends = await self._ends(caller, kind, name)
         if ends is not None and credential.expires is None:
             credential = msgspec.structs.replace(credential, expires=ends)
         outlives = ends is not None and _is_later(credential.expires, ends)
         if _is_for_oneself(credential) and not outlives:
-            await self._own.permit(caller, Action.MODIFY, [_record_name(kind, name)])
+            await self._own.permit(caller, Action.MODIFY, [_record_name(kind, name)], about)
             return credential
         try:
-            await self._permit(caller, Action.MODIFY, kind, name)
+            await self._permit(caller, Action.MODIFY, kind, name, about)
         except Denied:
-            raise Denied(_OUTLIVES if _is_for_oneself(credential) else _NOT_FOR_ONESELF) from None
+            raise Forbidden(_OUTLIVES if _is_for_oneself(credential) else _NOT_FOR_ONESELF) from None
         return credential
+
+    async def _check_fresh(self, caller: Caller, kind: Kind, name: str) -> None:
+        """Refuse, and record that, who shows a token of a login a while ago, where it is about himself.
+
+        Raises:
+            Forbidden: he is to log in again.
+            AuditUnavailable: it cannot be recorded.
+        """
+        since = caller.principal.since
+        if since is None or not _is_itself(caller, kind, name):
+            return
+        if access.told(datetime.fromtimestamp(since, UTC) + FRESH) < self.now:
+            await self._own.deny(caller, Action.MODIFY, _record_name(kind, name), "the login was too long ago")
+            raise Forbidden(_STALE).advising(Step("log in again", "login"))
+
+    async def _credential(self, kind: Kind, name: str, credential: str) -> Credential | None:
+        """Return the credential of that id or name, if a principal has it."""
+        record = (await self._principals.current()).records.get(principal_name(kind, name))
+        held = record.credentials if isinstance(record, PrincipalRecord) else ()
+        return next((each for each in held if credential in (each.id, each.name)), None)
 
     async def _ends(self, caller: Caller, kind: Kind, name: str) -> str | None:
         """Return when the credential that *caller* has shown, one of this principal, is worth nothing any more."""
@@ -393,9 +428,9 @@ class PrincipalService:
         held = record.credentials if isinstance(record, PrincipalRecord) else ()
         return next((each.expires for each in held if each.id == caller.principal.credential), None)
 
-    async def _permit_member(self, caller: Caller, group: str) -> None:
+    async def _permit_member(self, caller: Caller, group: str, about: str) -> None:
         door = self._own if await self._manages(caller, group) else self._whole
-        await door.permit(caller, Action.MODIFY, [_group_name(group)])
+        await door.permit(caller, Action.MODIFY, [_group_name(group)], about)
 
     async def _manages(self, caller: Caller, group: str) -> bool:
         """Whether *caller* is a manager of *group*, by a record that is not damaged."""
@@ -425,6 +460,19 @@ def kind_and_name(principal: str) -> tuple[Kind, str]:
     except (ValueError, InvalidName):
         pass
     raise Invalid("a principal is user: or service:, and a name", (("principal", "is not one"),))
+
+
+def _without(credential: Credential) -> str:
+    return f"without the {credential.kind} {credential.id}"
+
+
+def _is_principal(said: str) -> bool:
+    """Whether it can be somebody's name: what else was said is not written down."""
+    try:
+        kind_and_name(said)
+    except Invalid:
+        return False
+    return True
 
 
 def _is_itself(caller: Caller, kind: Kind, name: str) -> bool:

@@ -60,6 +60,7 @@ KEY_HEADER: Final = "CUSTODIA-AUTH-KEY"
 CHALLENGE: Final = 'Custodia realm="strongroom"'  # WWW-Authenticate: what the service itself asks for
 
 REQUEST_ID_HEADER: Final = "X-Request-ID"
+TRACE_HEADER: Final = "traceparent"  # W3C Trace Context: which trace the request is part of
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)  # what a caller may send; else it gets a new one
 FORWARDED_HEADER: Final = "Forwarded"  # RFC 7239; the proxy always sets it, and who carries it is no local peer
 ON_BEHALF_HEADER: Final = "Strongroom-On-Behalf-Of"  # whom the proxy's own credentials speak for; audit only
@@ -106,6 +107,7 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
         Problem(errors.Invalid, 400, "The request is not valid", detail=True),
         Problem(errors.NotAuthenticated, 401, "No credentials were given"),
         Problem(errors.Denied, 403, "The credentials are wrong or do not allow this"),
+        Problem(errors.Forbidden, 403, "It may not be done so", detail=True),
         Problem(errors.NotFound, 404, "It does not exist", detail=True),
         Problem(errors.NoContainer, 404, "There is no such container", detail=True),
         Problem(errors.MethodNotAllowed, 405, "The method does not fit the path", detail=True),
@@ -478,6 +480,8 @@ class Refusal(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_f
     peer: Annotated[dict[str, int], msgspec.Meta(max_length=0)] | None = None  # of the socket: no report tells it
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNTED)] = 1
     decided: Annotated[dict[str, object], msgspec.Meta(max_length=0)] | None = None  # by rules: no report tells it
+    about: Annotated[str, msgspec.Meta(max_length=0)] | None = None  # what of the record: no report tells it
+    trace: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")] | None = None
 
 
 class RefusalReport(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -1,6 +1,7 @@
 """What the service reads of a request's head, in one pass over its header fields."""
 
 import os
+import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -28,6 +29,12 @@ class Head(NamedTuple):
     authorization: str | None = None
     address: str | None = None
     certificate: str | None = None
+    traceparent: str | None = None
+
+    @property
+    def trace(self) -> str | None:
+        """The id of the trace that the request is part of, if it says one."""
+        return None if self.traceparent is None else trace_in(self.traceparent)
 
     def __repr__(self) -> str:
         return f"<Head of request {self.request_id}>"
@@ -37,7 +44,9 @@ Table = dict[bytes, int]  # header name -> place in `Head`; the spellings of one
 
 _REQUEST_ID: Final = wire.REQUEST_ID_HEADER.lower().encode()
 _PLACES: Final = {name: place for place, name in enumerate(Head._fields)}
+_TRACE: Final = _PLACES["traceparent"]
 _NOTHING: Final[tuple[str | None, ...]] = (None,) * len(_PLACES)
+_TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.ASCII)
 _SAFE: Final = frozenset((b"GET", b"HEAD"))
 _TABLE: Final[Table] = {
     _REQUEST_ID: _PLACES["request_id"],
@@ -51,6 +60,7 @@ _TABLE: Final[Table] = {
     wire.ASKED_HEADER.lower().encode(): _PLACES["asked"],
     wire.CERTIFICATE_HEADER.lower().encode(): _PLACES["certificate"],
     b"authorization": _PLACES["authorization"],
+    wire.TRACE_HEADER.encode(): _PLACES["traceparent"],
     **dict.fromkeys(wire.AUTH_ID_HEADERS, _PLACES["auth_id"]),
     **dict.fromkeys(wire.AUTH_KEY_HEADERS, _PLACES["auth_key"]),
 }
@@ -59,22 +69,32 @@ _TABLE: Final[Table] = {
 def read(headers: Iterable[tuple[bytes, bytes]], table: Table = _TABLE) -> Head:
     """Return the head that *headers* (names in lower case) make.
 
-    A request id that is not well-formed is replaced by a new one.
+    A request id that is not well-formed is replaced by a new one; what says of two traces says of none.
 
     Raises:
-        Invalid: a field stands twice, in one spelling or in two.
+        Invalid: another field stands twice, in one spelling or in two.
     """
     values = list(_NOTHING)
     for name, value in headers:
         place = table.get(name)
         if place is not None:
-            if values[place] is not None:
+            if values[place] is not None and place != _TRACE:
                 raise Invalid("a header field appears twice, or in two spellings")
-            values[place] = value.decode("latin-1")
+            values[place] = value.decode("latin-1") if values[place] is None else ""
     given = values[0]
     if given is None or wire.REQUEST_ID.fullmatch(given) is None:
         values[0] = os.urandom(12).hex()
     return Head(*values)
+
+
+def trace_in(traceparent: str) -> str | None:
+    """Return the id of the trace that ``traceparent`` speaks of; None where it is malformed (W3C Trace Context 3.2)."""
+    found = _TRACEPARENT.fullmatch(traceparent)
+    if found is None:
+        return None
+    version, trace, parent, more = found.groups()
+    known = version != "ff" and not (version == "00" and more)
+    return trace if known and trace.strip("0") and parent.strip("0") else None
 
 
 def check_unconditional(head: Head, method: bytes) -> None:

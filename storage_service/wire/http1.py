@@ -463,7 +463,7 @@ def write_head(status: int, fields: Iterable[Field], length: int, date: bytes, *
         status: its status.
         fields: its fields, without those below; none holds a line break.
         length: its body's bytes, or `CHUNKED`.
-        date: the ``Date`` line, as `date_line` gives it.
+        date: the ``Date`` line, as `date_line` gives it, and other whole lines that every answer of a server carries.
         close: whether the connection ends with it.
         minor: of the HTTP/1 that the client speaks: to one of HTTP/1.0 the end of the connection ends the body.
     """

@@ -53,6 +53,21 @@ def test_an_error_leads_to_its_line_in_the_audit_log(
     assert name in {line["name"] for line in lines if line["request"] == error.request_id}
 
 
+def test_a_request_is_part_of_the_trace_of_its_moment(strongroom_server: Server) -> None:
+    """The client asks for the trace before each request; what is no trace, and none, are left out."""
+    traces = [f"{number:032x}" for number in (7, 8)]
+    moments = iter([*(f"00-{trace}-b7ad6b7169203331-01" for trace in traces), "nonsense", None])
+    requests = []
+    with StorageClient.from_home(strongroom_server.home, trace=lambda: next(moments)) as client:
+        for _ in range(4):
+            with pytest.raises(NotFound) as caught:
+                client.get(Host, "10.9.9.8")
+            requests.append(caught.value.request_id)
+
+    lines = {line["request"]: line.get("trace") for line in audit_lines(strongroom_server.home / "log" / "audit.log")}
+    assert [lines[request] for request in requests] == [*traces, None, None]
+
+
 def test_an_answer_that_never_came_has_a_request_all_the_same(tmp_path: Path) -> None:
     """Where nobody listens, too, the text says for what and in which request."""
     client = StorageClient(socket=tmp_path / "s", api_id="a", api_key="k", retries=0)

@@ -159,3 +159,29 @@ def test_the_address_is_what_the_counted_proxy_says(certified: Certified) -> Non
     with certified.client(auth=("ann", "correct horse"), headers={"x-forwarded-for": "10.0.0.1, 192.0.2.9"}) as ann:
         for path in ("/hosts", "/secrets/"):
             assert certified.line(ann.get(API + path))["from"] == "192.0.2.9"
+
+
+def test_every_answer_tells_browsers_what_it_is_not(certified: Certified) -> None:
+    """Over TLS each answer of the proxy, whoever makes it, is no page, is framed nowhere, and asks for TLS."""
+    with certified.client() as client, certified.client(headers=certified.own) as known:
+        answers = [client.get("/livez"), client.get(API + "/hosts"), client.get("/%zz"), known.get(API + "/secrets/")]
+
+    assert [answer.status_code for answer in answers] == [200, 401, 400, 200]
+    for answer in answers:
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["strict-transport-security"] == "max-age=31536000"
+
+
+def test_a_trace_goes_with_every_request(certified: Certified) -> None:
+    """Records, secrets and what the proxy refuses itself: the audit log tells which trace each was part of."""
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    field = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+    with certified.client(headers=certified.own | field) as known, certified.client(headers=field) as stranger:
+        answers = [known.get(API + "/hosts"), known.get(API + "/secrets/")]
+        refused = stranger.get(API + "/hosts", headers={"X-Forwarded-For": "192.0.2.78"})
+
+    assert [certified.line(answer)["trace"] for answer in answers] == [trace, trace]
+    eventually(lambda: certified.guesses("192.0.2.78") == 1)
+    assert certified.line(refused)["trace"] == trace

@@ -1,9 +1,10 @@
 """From nobody to somebody: a principal is made, proves itself with a key of SSH, and does what rules let it."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from strongroom.models.access import Right, Rule
+from strongroom.models.names import TOKENS
 from strongroom.models.secret import Secret
 from strongroom.storage_service.backends.base import Delete, Put
 from strongroom.storage_service.backends.memory import MemoryBackend
@@ -19,6 +21,7 @@ from strongroom.storage_service.client import login as logins
 from strongroom.storage_service.client.login_key import FileKey
 from strongroom.storage_service.config import ServiceSettings
 from strongroom.storage_service.http.app import StorageApp
+from strongroom.storage_service.services import principals
 from strongroom.storage_service.wire import login
 from tests.access.ssh_holders import generated
 from tests.audit_lines import audit_lines
@@ -76,6 +79,19 @@ class House:
         answer = await self.log_in(principal, key)
         assert answer.status == 201, answer.body
         return f"authorization: Bearer {json.loads(answer.body)['token']}"
+
+
+def told(house: House) -> dict[str | None, dict[str, Any]]:
+    """Return what the audit log says last of each request."""
+    return {line["request"]: line for line in audit_lines(house.log)}
+
+
+async def held_by(house: House, name: str) -> list[dict[str, Any]]:
+    """Return the credentials of a user, as they are shown."""
+    shown: list[dict[str, Any]] = json.loads((await house.ask("GET", f"/access/users/{name}", None, *OWN)).body)[
+        "credentials"
+    ]
+    return shown
 
 
 @pytest.fixture
@@ -290,3 +306,56 @@ async def test_nobody_shuts_all_administrators_out_by_a_group(house: House, keys
     assert (await house.ask("PUT", path, {}, *OWN)).status in (200, 201, 204)
     eve = "/access/groups/quarantine/members/user:eve"
     assert (await house.ask("PUT", eve, {}, *OWN)).status == 409
+
+
+async def test_the_record_tells_which_login_gave_a_token(house: House, keys: dict[str, Path]) -> None:
+    """The line of a login names the token and the credential, that of its end the token; each by its id."""
+    await house.add("ann", keys["ed25519"])
+    ann = await house.token("user:ann", keys["ed25519"])
+    assert (await house.ask("DELETE", login.TOKEN_PATH, None, ann)).status in (200, 204)
+
+    given, ended = [line["about"] for line in audit_lines(house.log) if line["name"] == TOKENS]
+    (credential,) = [each["id"] for each in await held_by(house, "ann")]
+    assert given == f"{ended}, by credential {credential}"
+    assert len(ended) == 32
+
+
+async def test_the_record_tells_why_a_login_failed(house: House, keys: dict[str, Path]) -> None:
+    """A key that is nobody's, and a token that is none, are told apart in the log alone; the trace stands beside."""
+    await house.add("ann", keys["ed25519"])
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    field = f"traceparent: 00-{trace}-b7ad6b7169203331-01"
+    refused = await house.log_in("user:ann", keys["rsa"])
+    forged = await house.ask("GET", "/secrets/db/key", None, "authorization: Bearer a.b.c", field)
+
+    assert (refused.status, forged.status) == (403, 401)
+    assert b"access key" not in refused.body
+    async with asyncio.timeout(30):  # the second of a second is written down with the next
+        while (line := told(house).get(forged.get("x-request-id"))) is None:
+            await asyncio.sleep(0.02)
+    assert "the key is not among the principal's access keys" in told(house)[refused.get("x-request-id")]["reason"]
+    assert "service_auth." in line["reason"]
+    assert line["trace"] == trace
+
+
+async def test_a_stolen_token_changes_nobodys_way_in(
+    house: House, keys: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the login was too long ago one's own credentials stay as they are, until one logs in again."""
+    await house.add("ann", keys["ed25519"])
+    another = {"kind": "password", "data": "correct horse"}
+    place = "/access/users/ann/credentials/"
+    ann = await house.token("user:ann", keys["ed25519"])
+    assert (await house.ask("POST", place, another, ann)).status == 201
+    credential = (await held_by(house, "ann"))[-1]["id"]
+    monkeypatch.setattr(principals, "FRESH", timedelta(seconds=-1))  # a while later, to this token
+    for method, path, said in (("POST", place, another), ("DELETE", place + credential, None)):
+        answer = await house.ask(method, path, said, ann)
+        assert answer.status == 403
+        assert b"a login of the last five minutes" in answer.body
+    assert (await house.ask("GET", "/access/users/ann", None, ann)).status == 200
+    assert len(await held_by(house, "ann")) == 2
+    monkeypatch.undo()
+    assert (await house.ask("DELETE", place + credential, None, ann)).status in (200, 204)
+    (line,) = [each for each in audit_lines(house.log) if "without" in each.get("about", "")]
+    assert line["about"] == f"without the password {credential}"

@@ -64,3 +64,35 @@ def test_the_repr_holds_no_credentials() -> None:
     read = head.read([(b"custodia-auth-id", b"canary-id"), (b"custodia-auth-key", b"canary-key")])
 
     assert "canary" not in repr(read)
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"  # W3C Trace Context, section 3.2.4
+PARENT = "b7ad6b7169203331"
+
+
+@pytest.mark.parametrize(
+    ("sent", "trace"),
+    [
+        (f"00-{TRACE}-{PARENT}-01", TRACE),
+        (f"00-{TRACE}-{PARENT}-00", TRACE),
+        (f"cc-{TRACE}-{PARENT}-01-what-the-future-will-be-like", TRACE),
+        (f"00-{TRACE}-{PARENT}-01-more", None),
+        (f"cc-{TRACE}-{PARENT}-01.more", None),
+        (f"ff-{TRACE}-{PARENT}-01", None),
+        (f"00-{'0' * 32}-{PARENT}-01", None),
+        (f"00-{TRACE}-{'0' * 16}-01", None),
+        (f"00-{TRACE.upper()}-{PARENT}-01", None),
+        (f"00-{TRACE}-{PARENT}", None),
+        ("", None),
+    ],
+)
+def test_a_trace_is_told_by_its_id(sent: str, trace: str | None) -> None:
+    """What W3C Trace Context calls valid has the id of its trace, whatever follows in later versions; all else none."""
+    assert head.read([(b"traceparent", sent.encode())]).trace == trace
+
+
+def test_what_says_two_traces_says_none() -> None:
+    """A request is not refused for what traces it."""
+    twice = [(b"traceparent", f"00-{TRACE}-{PARENT}-01".encode())] * 2
+
+    assert head.read(twice).trace is None

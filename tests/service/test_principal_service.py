@@ -660,3 +660,25 @@ async def test_nothing_that_opens_is_shown(rig: Rig, caplog: pytest.LogCaptureFi
     shown = [repr(made), str(caught.value), repr(caught.value.faults), caplog.text, rig.audit.read_text()]
     shown += [value.decode(errors="replace") for value in (await rig.rows()).values()]
     assert not [each for each in shown if CANARY in each or "code-of-eve" in each]
+
+
+async def test_the_record_tells_what_of_a_record_was_changed(rig: Rig) -> None:
+    """A member and its role, a credential by its kind and id: each is beside the name, in a failed act's line, too."""
+    service = rig.principals
+    made = await service.add_credential(OPERATOR, USER, "bob", word_of("third"))
+    await service.remove_credential(OPERATOR, USER, "bob", "third")
+    await service.add_member(OPERATOR, "ops", "user:ann", Role.MANAGER)
+    await service.remove_member(OPERATOR, "ops", "user:ann")
+    await service.disable(OPERATOR, USER, "bob", disabled=True)
+    with pytest.raises(Denied):
+        await service.add_member(narrow(), "ops", "no principal: perhaps a password", Role.MEMBER)
+
+    told = [line["about"] for line in audit_lines(rig.audit) if "about" in line][-6:]
+    assert told == [
+        "with a new password",
+        f"without the password {made.id}",
+        "user:ann as manager",
+        "without user:ann",
+        "shut out",
+        "a member",
+    ]
