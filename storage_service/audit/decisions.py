@@ -7,6 +7,7 @@ that it is not all. Lines that are cut off or say nothing of rules are passed ov
 
 import contextlib
 import gzip
+import math
 import os
 import re
 import time
@@ -26,6 +27,7 @@ MAX_LINE: Final = 64 * 1024  # bytes; ours are shorter
 MAX_FOUND: Final = 20  # lines of one request
 MAX_LINES: Final = 5_000_000
 SECONDS: Final = 6.0  # of one reading: the proxy waits for ten
+OWN_SECONDS: Final = 1.0  # of one for who sees his own alone, and asks about what he was refused just now
 _SKEW: Final = 10.0  # seconds by which a line may stand before an earlier one: workers write for themselves
 _YIELD: Final = 512  # lines, after which others get their turn
 _RIGHTS: Final = frozenset(map(str, Right))
@@ -67,6 +69,7 @@ class Reading:
     lines: int = 0
     complete: bool = True
     started: float = field(default_factory=time.monotonic)
+    seconds: float = math.inf  # that it may take, if it is less than others may
 
 
 class Decisions:
@@ -130,7 +133,10 @@ class Decisions:
                         reading.lines += 1
                         if reading.lines % _YIELD == 0:
                             time.sleep(0)  # gives requests the interpreter: this thread reads a long log
-                            if time.monotonic() - reading.started > self._seconds or reading.lines > self._lines:
+                            if (
+                                time.monotonic() - reading.started > min(self._seconds, reading.seconds)
+                                or reading.lines > self._lines
+                            ):
                                 reading.complete = False
                                 return
                         yield text

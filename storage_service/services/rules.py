@@ -10,6 +10,7 @@ What is on record is told to who may read that, ``system/audit/decisions``; of h
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -28,9 +29,11 @@ from strongroom.storage_service.access.rule_document import Difference, InvalidD
 from strongroom.storage_service.access.rulebook import RuleBook, Written, names_of, tag_of, tag_of_all
 from strongroom.storage_service.access.rules import Rules, rights_of
 from strongroom.storage_service.access.ruling import Ruling
-from strongroom.storage_service.audit.decisions import Decisions, Line, Reading
-from strongroom.storage_service.errors import Busy, Changed, Invalid, NotFound
+from strongroom.storage_service.audit.decisions import OWN_SECONDS, Decisions, Line, Reading
+from strongroom.storage_service.errors import Changed, Invalid, NotFound
 from strongroom.storage_service.services.door import MANY, Act, Caller, Door
+from strongroom.storage_service.turns import Queue
+from strongroom.storage_service.turns import Rule as TurnRule
 from strongroom.storage_service.wire import REQUEST_ID
 
 T = TypeVar("T")
@@ -40,6 +43,9 @@ LONGEST: Final = timedelta(days=366)  # that a trial goes back
 
 _WORDS: Final[Mapping[str, Action]] = {**{str(action): action for action in Action}, "read": Action.GET}
 _SEEN: Final[Mapping[str, str]] = {"Reach": "credentials", "Ruling": "rules"}
+
+
+_READING: Final = TurnRule(queue=16, patience=8.0, longest=math.inf, grace=math.inf)
 
 
 class KnownRule(NamedTuple):
@@ -134,7 +140,7 @@ class RuleService:
         self._ruling = ruling
         self._decisions = decisions
         self._now = now
-        self._reading = False
+        self._reading = Queue(_READING)
 
     async def expect(self, caller: Caller, action: Action, name: str = "") -> None:
         """Refuse *caller* what would be refused anyway, before a body is read; no *name*: to all rules.
@@ -324,7 +330,7 @@ class RuleService:
 
         Raises:
             Invalid: it is no document of rules, or since too long ago.
-            Busy: another is being tried.
+            Busy: others took too long.
         """
         if not timedelta() < since <= LONGEST:
             raise Invalid(f"a trial goes back {LONGEST.days} days at most", (("since", "is too long"),))
@@ -333,14 +339,15 @@ class RuleService:
         proposed = await asyncio.to_thread(Rules, await _read(text))
         reading = Reading()
         recorded = self._decisions.since(self._now() - since, reading)
-        trial = await self._in_turn(lambda: explain.try_rules(recorded, proposed, MAX_FLIPS))
+        trial = await self._in_turn(caller, lambda: explain.try_rules(recorded, proposed, MAX_FLIPS))
         return Tried(trial, reading.complete)
 
     async def cases(self, caller: Caller, request: str) -> list[Case]:
         """Return what was decided in the *request* of that id, and why: the caller's own, or anybody's who may read it.
 
         Raises:
-            NotFound: nothing is on record of it that the caller may see.
+            NotFound: nothing is on record of it that the caller may see; or it is too far back for who sees his own.
+            Busy: others took too long.
         """
         if REQUEST_ID.fullmatch(request) is None:
             raise Invalid("that is not the id of a request", (("request", "is not an id"),))
@@ -350,7 +357,8 @@ class RuleService:
             await self._door.permit(caller, Action.GET, [names.DECISIONS])
         else:
             await self._door.note(caller, Action.GET, names.DECISIONS)
-        found = await self._in_turn(lambda: self._decisions.of_request(request, Reading()))
+        reading = Reading() if whole else Reading(seconds=OWN_SECONDS)
+        found = await self._in_turn(caller, lambda: self._decisions.of_request(request, reading))
         seen = [line for line in found if whole or line.principal == caller.principal.id]
         if not seen:
             raise NotFound("nothing is on record of a request of that id that you may see")
@@ -367,14 +375,16 @@ class RuleService:
             action = {Right.CREATE: Action.CREATE, Right.MODIFY: Action.MODIFY}.get(rights[0], action)
         return self._explained(known, question, action, whole=whole)
 
-    async def _in_turn(self, read: Callable[[], T]) -> T:
-        if self._reading:
-            raise Busy("the log is being read for somebody; ask again in a moment")
-        self._reading = True
-        try:
-            return await asyncio.to_thread(read)
-        finally:
-            self._reading = False
+    async def _in_turn(self, caller: Caller, read: Callable[[], T]) -> T:
+        """Return what *read* returns, of the log, which is read for one at a time, also for who has gone meanwhile.
+
+        Raises:
+            Busy: the log is being read for the caller, and again; or others took too long.
+        """
+        turn = await self._reading.begin(caller.holder)
+        work = asyncio.ensure_future(asyncio.to_thread(read))
+        work.add_done_callback(lambda _: turn.end())
+        return await asyncio.shield(work)
 
     # Who may
 

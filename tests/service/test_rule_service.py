@@ -1,10 +1,12 @@
 """Rules as a service: what each verb needs, and that every verb there is gives a name the verdict of its rule."""
 
+import asyncio
 import gzip
 import itertools
 import json
 import os
 import random
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -682,10 +684,30 @@ def test_a_reading_is_bounded(tmp_path: Path) -> None:
 
 
 async def test_one_trial_at_a_time(rig: Rig) -> None:
-    """While the log is read for somebody, others are told to ask again."""
-    rig.rules._reading = True
+    """While the log is read for somebody, also if he has gone, others wait; he may wait once himself, and no more."""
+    go_on, begun = threading.Event(), asyncio.Event()
+    loop, order = asyncio.get_running_loop(), list[str]()
+
+    def slow() -> str:
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(30)
+        return "the first"
+
+    async def read(who: Caller) -> None:
+        order.append(await rig.rules._in_turn(who, lambda: who.principal.id))
+
+    first = asyncio.create_task(rig.rules._in_turn(asking(ANN), slow))
+    await begun.wait()
+    first.cancel()
+    again, other = asyncio.create_task(read(asking(ANN))), asyncio.create_task(read(asking(BOB)))
+    await asyncio.sleep(0)
     with pytest.raises(Busy):
-        await rig.rules.try_rules(OPERATOR, "rules: {}", timedelta(days=1))
+        await rig.rules._in_turn(asking(ANN), str)
+    assert order == []
+    go_on.set()
+    await asyncio.gather(again, other)
+
+    assert order == [BOB.id, ANN.id]
 
 
 async def test_a_case_is_explained(rig: Rig) -> None:
