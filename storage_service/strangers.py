@@ -12,6 +12,7 @@ one. Both processes count by this rule: the service for its log, the proxy for w
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -234,6 +235,7 @@ def network(refusal: Refusal) -> str:
     return network_of(refusal.address)
 
 
+@functools.lru_cache(maxsize=1024)  # PERF: reading an address takes as long as opening a secret
 def network_of(client: str) -> str:
     """Return whom what comes from the address *client* counts for: of IPv6, a whole /56, which one household has."""
     try:

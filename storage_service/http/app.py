@@ -7,8 +7,6 @@ request ──▶ who asks? ──▶ /secrets…   the raw endpoint of Custodia
 import logging
 import os
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
-from functools import lru_cache
 from typing import Any, Final, Literal
 
 import falcon
@@ -215,7 +213,8 @@ class StorageApp:
             through_proxy = fields.proxy is not None and parts.proxy.shown(fields.proxy)
             if through_proxy:
                 address = authenticators.address_in(fields.forwarded or "")
-                fields = fields._replace(address=address)
+                if fields.authorization is not None:
+                    fields = fields._replace(address=address)
                 parts.networks.check(address)  # before any password is tried
             elif fields.certificate is not None:  # of which nobody else is believed
                 fields = fields._replace(certificate=None)
@@ -240,7 +239,7 @@ class StorageApp:
         if fields.proxy is not None and not through_proxy:
             await self._turn_away(exchange, fields, path, Denied("claimed to be the proxy, with another key"))
         if through_proxy:
-            principal = replace(principal, address=address or UNKNOWN_ADDRESS)
+            principal = principal.at(address or UNKNOWN_ADDRESS)
         spoken_for = authenticators.whom_in(fields.on_behalf_of) if principal.id == parts.proxy.principal else None
         caller = Caller(principal, fields.request_id or "-", exchange.peer, spoken_for, address, through_proxy)
         caller.trace = fields.trace
@@ -355,9 +354,6 @@ def create_app(
     return StorageApp(settings, shared or SharedRoot(), old_places=old_places, renew=renew, meter=meter)
 
 
-_network_of: Final = lru_cache(maxsize=1024)(network_of)  # PERF: it reads an address, which takes microseconds
-
-
 def _limit(rates: Rates | None, caller: Caller, path: str) -> None:
     """Count a request of *caller*, but where the proxy asks who somebody is, before it asks for him.
 
@@ -368,7 +364,7 @@ def _limit(rates: Rates | None, caller: Caller, path: str) -> None:
     """
     if rates is None or path == WHOAMI_PATH or (caller.principal.exempt and caller.on_behalf_of is None):
         return
-    place = _network_of(caller.address) if caller.address is not None else ""
+    place = network_of(caller.address) if caller.address is not None else ""
     if (wait := rates.take(f"{caller.holder} {place}")) > 0:
         raise TooManyRequests("there were too many requests", wait, rates.requests)
 

@@ -4,12 +4,14 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from strongroom.models.secret import Secret
+from strongroom.storage_service.access.base import Action, Principal
 from strongroom.storage_service.bootstrap import SharedRoot
 from strongroom.storage_service.config import AuthenticatorSettings, ServiceSettings
 from strongroom.storage_service.http.app import StorageApp
@@ -142,3 +144,14 @@ async def test_the_mark_of_a_proxy_opens_nothing(
     """Of a forwarded request the process says nothing; who only says that he forwards is refused as without that."""
     async with ask(authenticators, *lines) as answer:
         assert _who(answer) == who
+
+
+def test_a_principal_at_an_address_is_the_same_but_for_that() -> None:
+    """Nothing of who asks is lost when it is said from where, whatever a principal has."""
+    who = Principal(
+        "user:ann", ("/secrets",), frozenset((Action.GET,)), frozenset(("ops",)), True, True, "c", "192.0.2.1", 7.0
+    )
+    unlike = [each.name for each in fields(who) if getattr(who, each.name) != each.default]
+
+    assert unlike == [each.name for each in fields(who)]
+    assert who.at("192.0.2.2") == replace(who, address="192.0.2.2")
