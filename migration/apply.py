@@ -159,7 +159,7 @@ class Apply:
         stopped = any(counts.get(kind) for kind in ("conflict", "changed", "refused", "unplanned"))
         report.complete = not stopped and (self._skip_bad or self._all_good()) and counts.get("items", 0) > 0
         report.next = [_advice(report, skip_bad=self._skip_bad)]
-        await self._journal.leave((each.kind, each.item, each.name) for each in report.problems if each.kind in LEFT)
+        await self._journal.leave(each for each in report.problems if each.kind in LEFT)
         self._journal.run.stages.pop(MOVING, None)
         await self._journal.reached("applied", Stage(at=report.finished, complete=report.complete, counts=dict(counts)))
         return report

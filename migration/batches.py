@@ -135,7 +135,7 @@ def _first_met(items: Sequence[Item], digest: Digest, met: DiskMap, report: Repo
             report.tell("note", item.id, step.reason, next_=() if step.verb is None else (step,))
         fault = item.fault or next((fault for record in item.records if (fault := fault_of(record))), "")
         if fault:
-            report.tell("bad", item.id, fault)
+            report.tell("bad", item.id, fault, mark=item.mark)
         records = []
         for record in () if fault else item.records:
             mine = digest.of(record.name, record.value.reveal())
@@ -145,6 +145,7 @@ def _first_met(items: Sequence[Item], digest: Digest, met: DiskMap, report: Repo
                 continue
             theirs, _, where = known[record.name].partition(" ")
             if theirs != mine:
-                report.tell("duplicate", item.id, f"another value of this name comes from {where}", record.name)
+                why = f"another value of this name comes from {where}"
+                report.tell("duplicate", item.id, why, record.name, mark=item.mark)
         yield records
     met.update(new.items())

@@ -25,6 +25,7 @@ from jwcrypto import jwk
 
 from strongroom.migration.digest import Digest
 from strongroom.migration.errors import MigrationError, NoSuchRun, RunHeld
+from strongroom.migration.report import Problem
 from strongroom.migration.target import Target
 from strongroom.models.names import MIGRATION
 from strongroom.models.secret import Secret
@@ -114,9 +115,9 @@ class Scrubbed(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Left(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A row of ``left/``: of each problem its kind, its item, and its record's name, where it is one record's."""
+    """A row of ``left/``: of each problem what `Journal.left_as` says. Rows of old say less, and are like nothing."""
 
-    problems: list[tuple[str, str, str]]
+    problems: list[tuple[str, ...]]
 
 
 class Holder(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -286,16 +287,23 @@ class Journal:
         except Changed:  # the lock: nothing else is guarded here
             raise RunHeld("another process has taken this migration over; nothing more is removed here") from None
 
-    async def leave(self, problems: Iterable[tuple[str, str, str]]) -> None:
-        """Keep what is left behind, in the place of what was kept before: kind, item, and record's name of each.
+    def left_as(self, problem: Problem) -> tuple[str, ...]:
+        """Return what is kept of a problem that is left behind: its kind, item and record's name, and a keyed hash.
+
+        The hash is of the item as it was read, and of what was wrong: another item in its place is another problem.
+        """
+        return problem.kind, problem.item, problem.name, self.digest.of(problem.mark, problem.why)
+
+    async def leave(self, problems: Iterable[Problem]) -> None:
+        """Keep what is left behind, in the place of what was kept before.
 
         Raises:
             RunHeld: another process has taken this run over.
         """
         await self._clear("left")
-        row: list[tuple[str, str, str]] = []
+        row: list[tuple[str, ...]] = []
         size = 0
-        for problem in problems:
+        for problem in map(self.left_as, problems):
             grown = len(msgspec.json.encode(problem))
             if row and size + grown > MAX_ROW:
                 await self._keep_left(row)
@@ -305,7 +313,7 @@ class Journal:
         if row:
             await self._keep_left(row)
 
-    async def _keep_left(self, problems: list[tuple[str, str, str]]) -> None:
+    async def _keep_left(self, problems: list[tuple[str, ...]]) -> None:
         row = self.row("left", self.next_number(), Left(problems=problems))
         try:
             await self._target.commit([row, self.guard], row.name)

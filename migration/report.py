@@ -17,6 +17,7 @@ class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
     why: str
     name: str = ""  # of the record, where it is one record's
     next: tuple[Step, ...] = ()  # what can be done about it, where a verb of ours does it
+    mark: str = ""  # of the item as it was read, where that counts: it changes whenever the item does
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -40,7 +41,9 @@ class Report(msgspec.Struct, kw_only=True):
         """Add to one of the counts."""
         self.counts[what] = self.counts.get(what, 0) + more
 
-    def tell(self, kind: str, item: str, why: str, name: str = "", *, next_: tuple[Step, ...] = ()) -> None:
+    def tell(
+        self, kind: str, item: str, why: str, name: str = "", *, next_: tuple[Step, ...] = (), mark: str = ""
+    ) -> None:
         """Add a problem, and count it."""
-        self.problems.append(Problem(kind=kind, item=item, why=why, name=name, next=next_))
+        self.problems.append(Problem(kind=kind, item=item, why=why, name=name, next=next_, mark=mark))
         self.count(kind)

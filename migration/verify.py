@@ -84,7 +84,7 @@ async def _left_behind(journal: Journal, report: Report) -> set[str]:
     if applied is None or not applied.complete:
         return set()
     known = {problem async for _, row in journal.rows("left", Left) for problem in row.problems}
-    new = {each.kind for each in report.problems if (each.kind, each.item, each.name) not in known}
+    new = {each.kind for each in report.problems if journal.left_as(each) not in known}
     return set(LEFT) - new
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from strongroom.migration.compare import Policy
 from strongroom.migration.digest import Digest
+from strongroom.migration.journal import Left
 from strongroom.migration.records import Record
 from strongroom.migration.verify import MAX_EXTRA
 from strongroom.models import Host, HostCreds
@@ -152,6 +154,26 @@ async def test_what_was_left_behind_may_stay_so(mover: Mover) -> None:
     assert told.counts["bad"] == 1
     assert not (await mover.verify()).complete
     assert (await mover.verify(skip_bad=True)).complete
+
+
+async def test_another_in_its_place_was_not_left_behind(mover: Mover) -> None:
+    """A row in the place of one that was left, which cannot move either, is no success; nor what old journals know."""
+    broken = mover.estate.break_one()
+    assert (await mover.apply(skip_bad=True)).complete
+    mover.estate.write(broken, b"{ and another secret, which cannot move either")
+    assert not (await mover.verify()).complete
+    assert (await mover.apply(skip_bad=True)).complete
+    assert (await mover.verify()).complete
+
+    journal = await mover.journal()
+    (name,) = [each for each in await journalled(mover.client) if "/left/" in each]
+    (row,) = await mover.client.read_bulk([name])
+    assert row is not None
+    old = msgspec.json.decode(row.value.reveal(), type=Left)
+    old.problems = [problem[:3] for problem in old.problems]
+    await mover.client.commit_bulk([Write(name, Secret(msgspec.json.encode(old).decode()), row.etag)])
+    assert journal.run.name in name
+    assert not (await mover.verify()).complete
 
 
 async def test_another_one_was_not_left_behind(mover: Mover) -> None:
