@@ -28,9 +28,16 @@ Response: TypeAlias = falcon.asgi.Response
 FalconApp: TypeAlias = "falcon.asgi.App[Request, Response]"
 
 
-def answer_problem(exchange: Exchange, error: ServiceError, request_id: bytes, challenges: Iterable[str] = ()) -> None:
-    """Answer with *error*; *challenges* take the place of the service's own."""
-    status, fields, body = wire.problem_answer(error, request_id.decode("ascii"))
+def answer_problem(
+    exchange: Exchange,
+    error: ServiceError,
+    request_id: bytes,
+    challenges: Iterable[str] = (),
+    *,
+    stranger: bool = False,
+) -> None:
+    """Answer whoever is known, or a *stranger*, with *error*; *challenges* take the place of the service's own."""
+    status, fields, body = wire.problem_answer(error, request_id.decode("ascii"), stranger=stranger)
     if challenges:
         fields = [field for field in fields if field[0] != b"www-authenticate"]
         fields += [(b"www-authenticate", challenge.encode("ascii")) for challenge in challenges]

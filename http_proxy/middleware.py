@@ -114,7 +114,7 @@ class AuthenticationManager:
             self._note(RefusedRequest(exchange, path, request_id, claimed=unknown.claimed), exc)
             challenges = [a.challenge for a in self._authenticators if a.challenge is not None]
             asked = challenges if isinstance(exc, NotAuthenticated) else ()
-            answer_problem(exchange, exc, request_id, asked)
+            answer_problem(exchange, exc, request_id, asked, stranger=True)
             return
         work = self._behind(exchange, path, identity)
         if work is not None:

@@ -163,7 +163,8 @@ class StorageApp:
         except ServiceError as error:
             self._tell_of(error, request_id)
             await self._end(exchange, caller, path, error)
-            exchange.answer(*wire.problem_answer(error, request_id))
+            stranger = caller is None or caller.principal is STRANGER
+            exchange.answer(*wire.problem_answer(error, request_id, stranger=stranger))
         except Gone:
             # Nothing was decided on, but that the credentials are right may have been told (100 Continue).
             if caller is not None and not caller.allowed and not exchange.streaming:

@@ -190,10 +190,11 @@ def type_of(status: int) -> str:
     return _TYPE_PREFIX + _TYPES.get(status, "internal" if status >= 500 else "invalid")
 
 
-def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
+def problem_body(error: errors.ServiceError, request_id: str, *, stranger: bool = False) -> bytes:
     """Return the RFC 9457 body for *error*: nothing in it comes from the request.
 
-    Its row says whether its text is told; of a store or an audit log that fails, what kind of failure it is.
+    Its row says whether its text is told; of a store or an audit log that fails, what kind of failure it is, to all
+    but a *stranger*.
     ``Invalid`` adds its faults, ``InUse`` and ``Halted`` their holders, ``TooManyAttempts`` the seconds to wait. What
     can be done about it is data, *next*: no text has a command in it. The fate of a write is said by all that is
     answered with 500 or 503, and by what else does not mean that nothing was applied.
@@ -207,9 +208,9 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     }
     if problem.detail and error.text:
         body["detail"] = error.text
-    elif isinstance(error, errors.StoreFails):
+    elif isinstance(error, errors.StoreFails) and not stranger:
         body["detail"] = f"{error.plain}; the log of the service says more"
-    elif isinstance(error, errors.AuditUnavailable) and error.plain:
+    elif isinstance(error, errors.AuditUnavailable) and error.plain and not stranger:
         body["detail"] = f"{_NOT_RECORDED}{error.plain}"
     if isinstance(error, errors.Invalid):
         if error.faults:
@@ -225,8 +226,10 @@ def problem_body(error: errors.ServiceError, request_id: str) -> bytes:
     return msgspec.json.encode(body)
 
 
-def problem_response(error: errors.ServiceError, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Return status, header fields and body of the answer that *error* is."""
+def problem_response(
+    error: errors.ServiceError, request_id: str, *, stranger: bool = False
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Return status, header fields and body of the answer that *error* is to whoever is known, or to a *stranger*."""
     status = problem_of(error).status
     headers = [(b"content-type", PROBLEM_JSON.encode())]
     if status == 503:
@@ -241,15 +244,17 @@ def problem_response(error: errors.ServiceError, request_id: str) -> tuple[int, 
         headers.append((b"www-authenticate", CHALLENGE.encode()))
     elif isinstance(error, errors.MethodNotAllowed) and error.allowed:
         headers.append((b"allow", ", ".join(error.allowed).encode()))
-    return status, headers, problem_body(error, request_id)
+    return status, headers, problem_body(error, request_id, stranger=stranger)
 
 
 NO_STORE: Final = (b"cache-control", b"no-store")  # nothing that is said here is to be kept on its way
 
 
-def problem_answer(error: errors.ServiceError, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+def problem_answer(
+    error: errors.ServiceError, request_id: str, *, stranger: bool = False
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Return the whole answer that *error* is: what `problem_response` gives, and what every answer carries."""
-    status, fields, body = problem_response(error, request_id)
+    status, fields, body = problem_response(error, request_id, stranger=stranger)
     return status, [(b"x-request-id", request_id.encode()), NO_STORE, *fields], body
 
 

@@ -442,3 +442,19 @@ async def test_conditions_of_rules_hold_over_http(house: House) -> None:
         if method != "GET" and told["operationId"] not in looks:
             answer = await house.ask(method, filled(where, "some-name"), None, "if-none-match: *", *OWN)
             assert (answer.status, b"is looked at here" in answer.body) == (400, True), where
+
+
+async def test_no_stranger_learns_what_is_wrong_inside(house: House) -> None:
+    """Where nothing can be recorded, who is known is told why, and a stranger, or who guesses, that it is so."""
+    house.log.unlink()
+    house.log.mkdir()
+    guesses = ("custodia-auth-id: own", "custodia-auth-key: another"), ("authorization: Basic YTpi",), ()
+    known = await house.ask("GET", "/secrets/db/key", None, *OWN)
+    unknown = [await house.ask("GET", "/secrets/db/key", None, *fields) for fields in guesses]
+
+    assert known.status == 503
+    assert json.loads(known.body)["detail"].startswith("the audit log cannot be written, so nothing was done: ")
+    for answer in unknown:
+        assert answer.status == 503
+        assert "detail" not in json.loads(answer.body)
+    house.log.rmdir()
