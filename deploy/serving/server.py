@@ -22,6 +22,7 @@ from gunicorn.errors import HaltServer
 from strongroom.deploy.serving import log
 from strongroom.deploy.serving.crowd import Crowd
 from strongroom.deploy.serving.limits import Limits
+from strongroom.deploy.serving.listeners import listener_at
 from strongroom.deploy.serving.signals import lose_no_signal_in_a_fork, tell_systemd_when_serving
 from strongroom.deploy.serving.tls import Holder, holder
 from strongroom.deploy.serving.workers import Served
@@ -293,7 +294,8 @@ def _bind_tcp(address: str) -> socket.socket:
     except OSError as error:
         bound.close()
         if error.errno == errno.EADDRINUSE:
-            raise ConfigurationError(f"something listens at {address} already; choose another with --listen") from None
+            who = listener_at(int(port))
+            raise ConfigurationError(f"{who} listens at {address} already; choose another with --listen") from None
         raise ConfigurationError(f"cannot listen at {address}: {error.strerror}") from None
     return bound
 

@@ -28,7 +28,7 @@ from strongroom.storage_service.errors import (
     TooLarge,
 )
 from strongroom.storage_service.wire.etags import expected_revision
-from strongroom.storage_service.wire.head import trace_in
+from strongroom.storage_service.wire.head import refuse_condition, trace_in
 
 M = TypeVar("M", bound=Model)
 
@@ -37,8 +37,6 @@ ATTEMPTS: Final = 16  # at one change, while other workers change the same recor
 NONE_TO_CHANGE: Final = "there is no such record to change; without If-Match it is made"
 CHANGED: Final = "the record is not at the revision in If-Match"
 _THERE: Final = "the record is there, and If-None-Match says that there is none"
-_CONDITIONS: Final = ("If-Match", "If-None-Match")
-_SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
 class Storage:
@@ -169,14 +167,10 @@ class Conditions:
             Invalid: so it is.
         """
         del resp, params
-        if (
-            not isinstance(resource, Resource)
-            or req.method in _SAFE
-            or not hasattr(resource, f"on_{req.method.lower()}")
-        ):
+        if not isinstance(resource, Resource) or not hasattr(resource, f"on_{req.method.lower()}"):
             return
-        if req.method not in resource.guarded and any(req.get_header(name) is not None for name in _CONDITIONS):
-            raise Invalid("neither If-Match nor If-None-Match is looked at here; nothing was done")
+        if req.method not in resource.guarded:
+            refuse_condition(req.method, req.get_header("If-Match"), req.get_header("If-None-Match"))
 
 
 def expected_of(req: Request) -> str | None:

@@ -47,7 +47,7 @@ _PLACES: Final = {name: place for place, name in enumerate(Head._fields)}
 _TRACE: Final = _PLACES["traceparent"]
 _NOTHING: Final[tuple[str | None, ...]] = (None,) * len(_PLACES)
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.ASCII)
-_SAFE: Final = frozenset((b"GET", b"HEAD"))
+_SAFE: Final = frozenset(("GET", "HEAD", "OPTIONS"))  # methods that change nothing
 _TABLE: Final[Table] = {
     _REQUEST_ID: _PLACES["request_id"],
     b"accept": _PLACES["accept"],
@@ -98,14 +98,17 @@ def trace_in(traceparent: str) -> str | None:
 
 
 def check_unconditional(head: Head, method: bytes) -> None:
-    """Return if *head* has no condition, where none is looked at: whoever changes something must not believe it held.
+    """Return if *head* has no condition, where none is looked at; as `refuse_condition`."""
+    refuse_condition(method.decode("ascii"), head.if_match, head.if_none_match)
+
+
+def refuse_condition(method: str, if_match: str | None, if_none_match: str | None) -> None:
+    """Return if there is no condition, where none is looked at: whoever changes something must not believe it held.
 
     Raises:
-        Invalid: it has one, and *method* is not one that changes nothing.
+        Invalid: there is one, and *method* is not one that changes nothing.
     """
-    if method in _SAFE:
-        return
-    if head.if_match is not None or head.if_none_match is not None:
+    if method not in _SAFE and (if_match is not None or if_none_match is not None):
         raise Invalid("neither If-Match nor If-None-Match is looked at here; nothing was done")
 
 

@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import os
+import pwd
 import re
 import signal
 import socket
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
+from strongroom.deploy.serving import listeners
 from strongroom.storage_service.wire import MAX_SECRET_BODY
 from tests.deploy.running import (
     ENDED_WITHIN,
@@ -370,14 +372,25 @@ class TestRefusals:
         assert service.socket.exists()
 
     def test_a_taken_address_is_refused(self, home: Path, service: Up) -> None:
-        """At once, and with what to do."""
-        address = urlsplit(service.url).netloc
-
-        done = strongroom("up", "--home", home, "--listen", address)
+        """At once, with who is there and with what to do."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            done = strongroom("up", "--home", home, "--listen", address)
 
         assert (done.code, done.out) == (2, "")
-        assert f"something listens at {address} already; choose another with --listen" in done.err
+        who = f"{Path('/proc/self/comm').read_text().strip()} (process {os.getpid()})"
+        assert f"{who} listens at {address} already; choose another with --listen" in done.err
         assert not (home / "run/storage.sock").exists()
+
+    def test_an_address_that_another_user_has(self, home: Path, service: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whose program it is, the kernel tells everybody; which, it does not."""
+        monkeypatch.setattr(Path, "readlink", lambda _: Path("elsewhere"))
+        port = urlsplit(service.url).port
+        assert port is not None
+
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        assert listeners.listener_at(port) == f"a program of the user {me}"
+        assert strongroom("up", "--home", home, "--listen", urlsplit(service.url).netloc).code == 2
 
     def test_a_home_with_a_long_path_is_refused(self, short: Path) -> None:
         """The kernel takes no such socket path, and says so in no words that help."""

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 from urllib.request import urlopen
 
+import httpx
 import pytest
 
 from tests.deploy.running import up
@@ -107,3 +109,22 @@ def test_what_is_meant_is_still_found(report: dict[str, Any]) -> None:
         for said in (operation, operation.partition(" ")[0])
     }
     assert set(MEANT) <= found
+
+
+def test_no_operation_is_done_for_nobody(tmp_path: Path) -> None:
+    """Without credentials each operation that asks for some is 401; with a wrong key it is refused, or has to wait."""
+    with up(tmp_path / "home", "--store", "memory") as running, httpx.Client(base_url=running.url) as client:
+        described = client.get("/openapi.json").json()
+        asked = [
+            (method.upper(), re.sub(r"{[^}]*}", "a", path))
+            for path, item in described["paths"].items()
+            for method, told in item.items()
+            if method != "parameters" and told.get("security") != []
+        ]
+        wrong = {"custodia-auth-id": "nobody", "custodia-auth-key": "wrong"}
+        nobody = {client.request(method, path).status_code for method, path in asked}
+        guessed = {client.request(method, path, headers=wrong).status_code for method, path in asked}
+
+    assert len(asked) > 40
+    assert nobody == {401}
+    assert guessed <= {403, 429}
