@@ -21,6 +21,7 @@ ARGUMENTS: Final = (
 FLAGS: Final = {"option": "-o", "typed": "--file"}  # of those that are not said by their own name
 TO_FILL: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "apikey create": (("id",), "ID"),
+    "apikey end-former": (("id",), "ID"),
     "backup take": (("file",), "FILE"),
     "backup verify": (("file",), "FILE"),
     "host put": (("address",), "ADDRESS"),

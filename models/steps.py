@@ -13,6 +13,7 @@ import msgspec
 
 Verb: TypeAlias = Literal[
     "apikey create",
+    "apikey end-former",
     "backup take",
     "backup verify",
     "host put",

@@ -3,6 +3,9 @@
     system/access/apikeys/<id>   {"format":1,"verifier":"<SHA-256 of the key, hex>","paths":["/secrets"],
                                   "actions":["get","list"],"created":"2026-11-22T09:30:00Z"}
 
+                                  "expires" ends it; "former" is the verifier of the key that it took the place of, and
+                                  until when that one is good, too.
+
     system/spent/apikeys/<id>/   (empty) an id that was revoked, and is given to nobody else
 
 An id leaves things under its name: its own container, lines in the audit log, places where it is let in.
@@ -18,29 +21,39 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
 
 from strongroom.models import names
+from strongroom.models.access import InvalidAccess, check_time, told
 from strongroom.models.errors import InvalidName
 from strongroom.models.names import APIKEYS
 from strongroom.models.secret import Secret
+from strongroom.models.steps import Step
 from strongroom.models.strict_json import UNREADABLE
 from strongroom.storage_service.access.base import ALL_ACTIONS, Action, Principal
 from strongroom.storage_service.access.directory import Directory, Snapshot, refuse_taken, spent
-from strongroom.storage_service.access.uses import KEY, Uses
+from strongroom.storage_service.access.uses import FORMER, KEY, Uses
 from strongroom.storage_service.backends.base import Change, Delete, Put
 from strongroom.storage_service.config import ProxyKey
-from strongroom.storage_service.errors import Exists, Invalid, NotFound
+from strongroom.storage_service.errors import Contradicted, Denied, Exists, Invalid, NotFound
 
+LONGEST_OVERLAP: Final = timedelta(days=90)
 _FORMAT: Final = 1
 _FOLDER: Final = "apikeys"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
 _OF_URLS: Final = "/api/"  # what addresses of the HTTP API begin with, and no name of a record
 _VERIFIER = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class Former(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The key before, which is good until it *ends*."""
+
+    verifier: str
+    ends: str
 
 
 class ApiKeyRecord(msgspec.Struct, kw_only=True, rename={"format_": "format"}, forbid_unknown_fields=True):
@@ -50,7 +63,17 @@ class ApiKeyRecord(msgspec.Struct, kw_only=True, rename={"format_": "format"}, f
     verifier: str
     paths: list[str]
     actions: list[Action]
-    created: str
+    created: str  # RFC 3339, UTC, as the others
+    expires: str | None = None
+    former: Former | None = None
+
+
+class Expired(Denied):
+    """A key was right once. Whoever shows it is told no more than of a wrong one."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("wrong API id or key")
+        self.inner = why
 
 
 class ApiKeys:
@@ -90,6 +113,7 @@ class ApiKeys:
         """Return the principal whose *key* this is, or None; an unknown id takes the same steps as a wrong key.
 
         Raises:
+            Expired: it was the principal's.
             Unavailable: the store does not answer, so nobody can be told from anybody.
             Undecipherable: the record was planted or edited in the store.
         """
@@ -99,13 +123,17 @@ class ApiKeys:
             return own if hmac.compare_digest(offered, own_verifier) else None
         known = await self._directory.current()
         record: ApiKeyRecord | None = known.record(APIKEYS + key_id)
-        if record is None:
-            hmac.compare_digest(offered, _NOBODY)
+        former = None if record is None else record.former
+        # both are looked at for everybody: what stands in for one that there is not is nobody's, whatever is offered
+        is_current = hmac.compare_digest(offered, _NOBODY if record is None else record.verifier)
+        is_former = hmac.compare_digest(offered, _NOBODY if former is None else former.verifier)
+        if record is None or not (is_current or (former is not None and is_former)):
             return None
-        if not hmac.compare_digest(offered, record.verifier):
-            return None
+        ends = record.expires if is_current or former is None else former.ends
+        if ends is not None and ends <= told(self._now()):
+            raise Expired("the key has expired" if is_current else "the key was rotated, and its overlap has ended")
         if self._uses is not None:
-            self._uses.note(f"{_FOLDER}/{key_id}", KEY)
+            self._uses.note(f"{_FOLDER}/{key_id}", KEY if is_current else FORMER)
         if known is not self._known:
             self._known, self._principals = known, {}
         principal = self._principals.get(key_id)
@@ -117,11 +145,13 @@ class ApiKeys:
         """Whether *key_id* is the id of a key, as far as records were read here: it is for whoever just showed it."""
         return key_id is not None and (key_id in self._own or APIKEYS + key_id in self._directory.known.records)
 
-    async def create(self, key_id: str, paths: Iterable[str], actions: Iterable[str]) -> tuple[Secret, ApiKeyRecord]:
+    async def create(
+        self, key_id: str, paths: Iterable[str], actions: Iterable[str], expires: str | None = None
+    ) -> tuple[Secret, ApiKeyRecord]:
         """Make a new key, keep its verifier, and return the key, which nobody can tell again.
 
         Raises:
-            Invalid: the id, a path or an action is invalid.
+            Invalid: the id, a path, an action or the moment it expires is invalid.
             Exists: the name is taken, was so once, or is the service's own or its proxy's.
             Unavailable: the store does not answer.
         """
@@ -129,6 +159,7 @@ class ApiKeys:
             raise Exists("that id is the service's own, or its proxy's")
         key = Secret(self._random_key())
         record = self._record(key_id, key, paths, actions)
+        record.expires = self._checked(expires)
 
         def make(known: Snapshot) -> list[Change]:
             refuse_taken(known, key_id)
@@ -137,16 +168,66 @@ class ApiKeys:
         await self._directory.change(make)
         return key, record
 
+    async def rotate(self, key_id: str, overlap: timedelta, expires: str | None = None) -> tuple[Secret, ApiKeyRecord]:
+        """Make another key in the place of one, which stays good for the *overlap* and no longer than it was to be.
+
+        Raises:
+            Invalid: the overlap is negative or too long, or the new key would have expired.
+            NotFound: there is no key of that id.
+            Contradicted: the key before is still good: a third one would end it before its time.
+            Unavailable: the store does not answer; with the fate of the rotation.
+        """
+        if not timedelta() <= overlap <= LONGEST_OVERLAP:
+            why = f"an overlap is {LONGEST_OVERLAP.days} days at most"
+            raise Invalid(why, (("overlap", "is too long"),))
+        ends = self._checked(expires)
+        key = Secret(self._random_key())
+        made: list[ApiKeyRecord] = []
+
+        def make(known: Snapshot) -> Sequence[Change]:
+            record = _found(known, key_id)
+            now = self._now()
+            if record.former is not None and record.former.ends > told(now):
+                raise Contradicted(f"the key before it is good until {record.former.ends}: end that first").advising(
+                    Step("end it now", "apikey end-former", {"id": key_id})
+                )
+            last = min(told(now + overlap), record.expires or told(datetime.max.replace(tzinfo=UTC)))
+            former = Former(verifier=record.verifier, ends=last) if overlap else None
+            new = msgspec.structs.replace(
+                record, verifier=_verifier(key.reveal()), created=told(now), expires=ends, former=former
+            )
+            made[:] = [new]
+            return [Put(APIKEYS + key_id, msgspec.json.encode(new))]
+
+        await self._directory.change(make)
+        return key, made[0]
+
+    async def end_former(self, key_id: str) -> None:
+        """End the key before, for every request that begins after this returns.
+
+        Raises:
+            NotFound: there is no key of that id, or none before it that is still good.
+            Unavailable: the store does not answer; with the fate of this.
+        """
+
+        def make(known: Snapshot) -> Sequence[Change]:
+            record = _found(known, key_id)
+            if record.former is None or record.former.ends <= told(self._now()):
+                raise NotFound("no key before it is good any more")
+            return [Put(APIKEYS + key_id, msgspec.json.encode(msgspec.structs.replace(record, former=None)))]
+
+        await self._directory.change(make)
+
     async def list(self) -> list[tuple[str, ApiKeyRecord]]:
         """Return every key's id and record, by id."""
         return list((await self._directory.current()).below(APIKEYS).items())
 
-    async def used(self, key_ids: Iterable[str]) -> Mapping[str, str]:
-        """Return when keys were last used, by their ids, of those of which it is known."""
+    async def used(self, key_ids: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+        """Return when keys, and the ones before them, were last used (`KEY`, `FORMER`), as far as that is known."""
         if self._uses is None:
             return {}
         found = await self._uses.of_many([f"{_FOLDER}/{key_id}" for key_id in key_ids])
-        return {owner.rpartition("/")[2]: each[KEY] for owner, each in found.items() if KEY in each}
+        return {owner.rpartition("/")[2]: each for owner, each in found.items()}
 
     async def revoke(self, key_id: str) -> None:
         """End a key, for every request that begins after this returns; its id is given to no other.
@@ -171,10 +252,23 @@ class ApiKeys:
             Undecipherable, Internal: the record was planted or edited in the store, or is of a later form.
             Unavailable: the store does not answer.
         """
-        record: ApiKeyRecord | None = (await self._directory.current()).record(APIKEYS + key_id)
-        if record is None:
-            raise NotFound("there is no such API key")
-        return record
+        return _found(await self._directory.current(), key_id)
+
+    def _checked(self, expires: str | None) -> str | None:
+        """Return when a new key *expires*.
+
+        Raises:
+            Invalid: that is no moment, or has passed.
+        """
+        if expires is None:
+            return None
+        try:
+            moment = check_time(expires, "expires")
+        except InvalidAccess as error:
+            raise Invalid(str(error), (("expires", "is not such a time"),)) from None
+        if moment <= self._now():
+            raise Invalid("that has passed: a key expires in the future", (("expires", "has passed"),))
+        return expires
 
     def _record(self, key_id: str, key: Secret, paths: Iterable[str], actions: Iterable[str]) -> ApiKeyRecord:
         if _ID.fullmatch(key_id) is None:
@@ -199,7 +293,7 @@ class ApiKeys:
             allowed = []
         if not allowed or not ALL_ACTIONS.issuperset(allowed):
             raise Invalid("actions are get, list, put and delete", (("actions", "is not a list of actions"),))
-        created = self._now().isoformat(timespec="seconds").replace("+00:00", "Z")
+        created = told(self._now())
         return ApiKeyRecord(verifier=_verifier(key.reveal()), paths=listed, actions=allowed, created=created)
 
     def check(self, key_id: str, value: bytes) -> None:
@@ -220,8 +314,25 @@ class ApiKeys:
             or not (record.paths and all(_is_path(path) for path in record.paths))
             or not record.actions
             or not ALL_ACTIONS.issuperset(record.actions)
+            or not _is_moment(record.expires)
+            or not (record.former is None or _VERIFIER.fullmatch(record.former.verifier))
+            or not (record.former is None or _is_moment(record.former.ends))
         ):
             raise Invalid("that is not the record of an API key")
+
+
+def _found(known: Snapshot, key_id: str) -> ApiKeyRecord:
+    record: ApiKeyRecord | None = known.record(APIKEYS + key_id)
+    if record is None:
+        raise NotFound("there is no such API key")
+    return record
+
+
+def _is_moment(said: str | None) -> bool:
+    try:
+        return said is None or bool(check_time(said, "expires"))
+    except InvalidAccess:
+        return False
 
 
 def _is_path(entry: str) -> bool:

@@ -30,7 +30,8 @@ REMEMBERED: Final = 4096  # credentials whose last writing is known; of another,
 WAITING: Final = 256  # principals whose uses wait to be written; of more, nothing is
 KEPT: Final = 64  # credentials in one row, the last used ones
 AT_ONCE: Final = 100  # rows that are read in one go
-KEY: Final = "key"  # what the one credential of an API key is called here
+KEY: Final = "key"  # what the credential of an API key is called here, …
+FORMER: Final = "former"  # … and the one that it took the place of
 _ATTEMPTS: Final = 3  # at one row, while other workers write it
 
 log = logging.getLogger(__name__)

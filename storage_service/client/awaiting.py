@@ -77,6 +77,8 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
     secrets_endpoint = _method(operations.secrets_endpoint)
     create_apikey = _method(operations.create_apikey)
     list_apikeys = _method(operations.list_apikeys)
+    rotate_apikey = _method(operations.rotate_apikey)
+    end_former_apikey = _method(operations.end_former_apikey)
     revoke_apikey = _method(operations.revoke_apikey)
 
     list_principals = _method(access_operations.list_principals)

@@ -500,6 +500,7 @@ def create_apikey(
     *,
     paths: Iterable[str] = ("/secrets",),
     actions: Iterable[str] = ("get", "list", "put", "delete"),
+    expires: str | None = None,
 ) -> Operation[IssuedKey]:
     """Make an API key and return it; nothing can show it again.
 
@@ -507,13 +508,47 @@ def create_apikey(
         api_id: what the key is known by.
         paths: what it reaches, as Custodia's SimplePathAuthz reads it: ``/secrets/db`` and all below.
         actions: what it may do there.
+        expires: when it is worth nothing any more, as in ``2027-01-31T12:00:00Z``; None: never.
 
     Raises:
         Exists: there is a key of that id.
         Denied: it would reach further than the caller's own.
+        Invalid: it would have expired, or something of it cannot be.
     """
-    body = msgspec.json.encode(wire.NewApiKey(id=segment(api_id), paths=_several(paths), actions=_several(actions)))
-    answer = yield Call("POST", wire.APIKEYS_PATH, Effect.WRITE, body, {"Content-Type": wire.JSON})
+    wanted = wire.NewApiKey(id=segment(api_id), paths=_several(paths), actions=_several(actions), expires=expires)
+    body = msgspec.json.encode(wanted)
+    return _issued((yield Call("POST", wire.APIKEYS_PATH, Effect.WRITE, body, {"Content-Type": wire.JSON})))
+
+
+def rotate_apikey(api_id: str, *, overlap: str = "24h", expires: str | None = None) -> Operation[IssuedKey]:
+    """Make another key in the place of one and return it; nothing can show it again.
+
+    Args:
+        api_id: of the key.
+        overlap: how long the one before is good, too, as in ``1h30m``; "": it ends at once.
+        expires: when the new one is worth nothing any more; None: never.
+
+    Raises:
+        NotFound: there is no such key.
+        Contradicted: the one before is still good: see `end_former_apikey`.
+        Denied: it reaches further than the caller's own.
+        Invalid: the overlap is no duration, or too long; or the new key would have expired.
+    """
+    body = msgspec.json.encode(wire.Rotation(overlap=overlap, expires=expires))
+    path = f"{wire.APIKEYS_PATH}/{segment(api_id)}/rotation"
+    return _issued((yield Call("POST", path, Effect.WRITE, body, {"Content-Type": wire.JSON})))
+
+
+def end_former_apikey(api_id: str) -> Operation[None]:
+    """End the key before one, at once.
+
+    Raises:
+        NotFound: there is no such key, or none before it that is still good.
+    """
+    yield Call("DELETE", f"{wire.APIKEYS_PATH}/{segment(api_id)}/former", Effect.WRITE)
+
+
+def _issued(answer: Answer) -> IssuedKey:
     made = decode(answer, wire.ApiKeyInfo)
     if not made.key:
         raise _unreadable()

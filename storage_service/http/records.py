@@ -1,7 +1,8 @@
 """What the socket serves beside ``/secrets``, ``/keyring`` and ``/bulk``: models, API keys, who am I, status."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import falcon
@@ -15,6 +16,7 @@ from strongroom.storage_service import wire
 from strongroom.storage_service.access.apikeys import ApiKeyRecord
 from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.access.tokens import bearer
+from strongroom.storage_service.access.uses import FORMER, KEY
 from strongroom.storage_service.bootstrap import Parts
 from strongroom.storage_service.errors import Invalid, TooLarge
 from strongroom.storage_service.failure_log import FailureLog
@@ -47,6 +49,7 @@ from strongroom.storage_service.wire.etags import revision_of
 from strongroom.storage_service.wire.keys import KEYRING_PATH
 from strongroom.storage_service.wire.login import WHOAMI_PATH
 
+_UNUSED: Final[Mapping[str, str]] = MappingProxyType({})
 MOST: Final = 250_000  # of ``{ [ : ,`` in one body of records, within texts, too: about what 1,000 long ones have
 
 
@@ -71,6 +74,8 @@ def add_routes(app: falcon.asgi.App[Any, Any], parts: Parts, failures: FailureLo
         (wire.STORAGE_PATH + "/handlers", Handlers(records)),
         (wire.APIKEYS_PATH, ApiKeyCollection(access)),
         (wire.APIKEYS_PATH + "/{key_id}", ApiKeyItem(access)),
+        (wire.APIKEYS_PATH + "/{key_id}/rotation", ApiKeyRotation(access)),
+        (wire.APIKEYS_PATH + "/{key_id}/former", FormerApiKey(access)),
     ):
         app.add_route(path, resource)
     access_resources.add_routes(app, parts.principals)
@@ -354,7 +359,9 @@ class ApiKeyCollection:
         """Make one, and show it this once."""
         await self._access.expect_some(caller(req), Action.PUT)
         wanted = await body(req, wire.NewApiKey, wire.MAX_KEY_BODY)
-        key, record = await self._access.create_key(caller(req), wanted.id, wanted.paths, wanted.actions)
+        key, record = await self._access.create_key(
+            caller(req), wanted.id, wanted.paths, wanted.actions, wanted.expires
+        )
         info = _info(wanted.id, record)
         info.key = key.reveal()
         resp.status = falcon.HTTP_201
@@ -370,6 +377,36 @@ class ApiKeyItem:
     async def on_delete(self, req: Request, resp: Response, key_id: str) -> None:
         """Revoke it, at once and everywhere."""
         await self._access.revoke_key(caller(req), key_id)
+        resp.status = falcon.HTTP_204
+        answer(req, resp, None)
+
+
+class ApiKeyRotation:
+    """Another key in the place of one."""
+
+    def __init__(self, access: AccessService) -> None:
+        self._access = access
+
+    async def on_post(self, req: Request, resp: Response, key_id: str) -> None:
+        """Make it, and show it this once."""
+        await self._access.expect_some(caller(req), Action.PUT)
+        wanted = await body(req, wire.Rotation, wire.MAX_KEY_BODY)
+        key, record = await self._access.rotate_key(caller(req), key_id, wanted.overlap, wanted.expires)
+        info = _info(key_id, record)
+        info.key = key.reveal()
+        resp.status = falcon.HTTP_201
+        answer(req, resp, info)
+
+
+class FormerApiKey:
+    """The key before one."""
+
+    def __init__(self, access: AccessService) -> None:
+        self._access = access
+
+    async def on_delete(self, req: Request, resp: Response, key_id: str) -> None:
+        """End it, at once and everywhere."""
+        await self._access.end_former_key(caller(req), key_id)
         resp.status = falcon.HTTP_204
         answer(req, resp, None)
 
@@ -483,11 +520,15 @@ async def _records_answer(stored: Sequence[Stored[Model] | None]) -> wire.Record
     )
 
 
-def _info(key_id: str, record: ApiKeyRecord, used: str | None = None) -> wire.ApiKeyInfo:
+def _info(key_id: str, record: ApiKeyRecord, used: Mapping[str, str] = _UNUSED) -> wire.ApiKeyInfo:
+    former = record.former
     return wire.ApiKeyInfo(
         id=key_id,
         paths=record.paths,
         actions=[str(action) for action in record.actions],
         created=record.created,
-        used=used,
+        used=used.get(KEY),
+        expires=record.expires,
+        former_ends=None if former is None else former.ends,
+        former_used=None if former is None else used.get(FORMER),
     )

@@ -396,26 +396,38 @@ class HandlerInfo(msgspec.Struct, kw_only=True):
     models: list[str]
 
 
-# API keys on the socket: GET /apikeys, POST /apikeys, DELETE /apikeys/<id>.
+# API keys on the socket: GET /apikeys, POST /apikeys, DELETE /apikeys/<id>; POST /apikeys/<id>/rotation, which makes
+# another key in the place of one, and DELETE /apikeys/<id>/former, which ends the one before.
 APIKEYS_PATH: Final = "/apikeys"
 
 
-class NewApiKey(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class NewApiKey(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Body that asks for a key: its id, the paths it reaches (SimplePathAuthz entries) and what it may do there."""
 
     id: str
     paths: list[str] = msgspec.field(default_factory=lambda: ["/secrets"])
     actions: list[str] = msgspec.field(default_factory=lambda: ["get", "list", "put", "delete"])
+    expires: str | None = None
+
+
+class Rotation(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body that asks for another key: for how long the one before is good, too ("": it ends at once), and its end."""
+
+    overlap: str = "24h"
+    expires: str | None = None
 
 
 class ApiKeyInfo(msgspec.Struct, kw_only=True):
-    """One API key as it is listed; *key* stands only in the answer that creates it."""
+    """One API key as it is listed; *key* stands only in the answer that makes it."""
 
     id: str
     paths: list[str]
     actions: list[str]
     created: str  # RFC 3339, UTC
     used: str | None = None  # when it was last seen in use, to the minute
+    expires: str | None = None
+    former_ends: str | None = None  # until when the key before it is good, too
+    former_used: str | None = None
     key: str | None = None
 
     def __repr__(self) -> str:

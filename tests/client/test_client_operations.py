@@ -326,6 +326,19 @@ def test_a_new_key_is_shown_once_and_as_a_secret() -> None:
     assert "k3y" not in repr(issued)
 
 
+def test_a_rotated_key_is_shown_once_and_as_a_secret() -> None:
+    """It comes as the first one did, for an overlap that was said; the key before has a place of its own."""
+    made = wire.ApiKeyInfo(id="ci", paths=["/secrets/db"], actions=["get"], created="2026-11-22T09:30:00Z", key="k3y")
+    (call,), issued = run(operations.rotate_apikey("ci", overlap="1h"), made)
+    (end,), _ = run(operations.end_former_apikey("ci"), b"", status=204)
+
+    assert (call.method, call.path) == ("POST", "/apikeys/ci/rotation")
+    assert msgspec.json.decode(call.body) == {"overlap": "1h", "expires": None}
+    assert (end.method, end.path) == ("DELETE", "/apikeys/ci/former")
+    assert issued.api_key == Secret("k3y")
+    assert "k3y" not in repr(issued)
+
+
 NOTHING: dict[str, Callable[[], Operation[Any]]] = {
     "get_many": lambda: operations.get_many(Host, []),
     "save_many": lambda: operations.save_many([]),

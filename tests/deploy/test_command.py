@@ -18,7 +18,7 @@ import pytest
 
 from strongroom.deploy import cli
 from strongroom.deploy.cli.words import Noun, Verb
-from tests.deploy.running import ROOT, Done, Up, clean_environment, strongroom
+from tests.deploy.running import ROOT, Done, Up, clean_environment, eventually, strongroom
 from tests.ssh_keys import private_key
 
 Run = Callable[..., Done]
@@ -544,6 +544,54 @@ class TestApiKeys:
         assert strongroom("status", environ=as_ci).code == 6
         assert run("apikey", "revoke", "ci").code == 4
 
+    def test_a_key_is_rotated_without_a_gap(self, run: Run, service: Up) -> None:
+        """Both open until the one before is ended; the list tells which is used; a further rotation waits for that."""
+
+        def whoami(key: str) -> Done:
+            names = {"STRONGROOM_SOCKET": str(service.socket), "STRONGROOM_API_ID": "rotated"}
+            return strongroom("status", environ=clean_environment(**names, STRONGROOM_API_KEY=key))
+
+        first = run("apikey", "create", "rotated", "--expires", "2999-01-31T12:00:00Z", "--json").json["key"]
+        made = run("apikey", "rotate", "rotated", "--overlap", "1h", "--json")
+        assert made.err.startswith("This is the only time that the key is shown")
+        second = made.json["key"]
+        assert whoami(first).code == whoami(second).code == 0
+
+        def listed() -> Any:
+            return next(row for row in run("apikey", "list", "--json").json["apikeys"] if row["id"] == "rotated")
+
+        eventually(lambda: None not in (listed()["used"], listed()["former_used"]))
+        row = listed()
+        assert row["expires"] is None
+        assert row["created"] < row["former_ends"] < "2999"
+        again = run("apikey", "rotate", "rotated")
+        assert (again.code, again.out) == (5, "")
+        assert f"the key before it is good until {row['former_ends']}: end that first" in again.err
+        assert "end it now: strongroom" in again.err
+        assert again.err.endswith("apikey end-former rotated\n")
+        assert run("apikey", "end-former", "rotated", "--json").json == {"id": "rotated", "ended": True}
+        assert (whoami(first).code, whoami(second).code) == (6, 0)
+        assert run("apikey", "end-former", "rotated").code == 4
+        third = run("apikey", "rotate", "rotated", "--overlap", "0", "--json").json["key"]
+        assert (whoami(second).code, whoami(third).code) == (6, 0)
+        assert run("apikey", "rotate", "rotated", "--overlap", "soon").code == 2
+        assert run("apikey", "rotate", "rotated", "--overlap", "91d").code == 2
+
+    def test_a_narrow_key_rotates_none_that_reaches_further(self, run: Run, service: Up) -> None:
+        """Whoever may change API keys gets none that reaches further than his own, his own one among them."""
+        paths = ("--path", "/secrets/narrow", "--path", "/system/access/apikeys")
+        narrow = run("apikey", "create", "narrow", *paths, "--json").json["key"]
+        run("apikey", "create", "wide")
+        run("apikey", "create", "within", "--path", "/secrets/narrow/in")
+        names = {"STRONGROOM_SOCKET": str(service.socket), "STRONGROOM_API_ID": "narrow"}
+        as_narrow = clean_environment(**names, STRONGROOM_API_KEY=narrow)
+
+        for act in ("rotate", "end-former"):
+            assert strongroom("apikey", act, "wide", environ=as_narrow).code == 6
+        assert strongroom("apikey", "rotate", "within", environ=as_narrow).code == 0
+        assert strongroom("apikey", "rotate", "narrow", "--overlap", "0", environ=as_narrow).code == 0
+        assert strongroom("apikey", "rotate", "narrow", environ=as_narrow).code == 6
+
     @pytest.mark.parametrize("path", ["/api/v0/hosts", "/api/v0", "/api/", "/api"])
     def test_a_path_of_a_url_is_told_what_it_is_called_here(self, run: Run, path: str) -> None:
         """A path of the HTTP API, which would reach nothing, makes no key."""
@@ -565,7 +613,8 @@ class TestApiKeys:
 @pytest.mark.parametrize(
     "words",
     [
-        *("host put", "host get", "host rm", "host creds", "apikey create", "apikey revoke"),
+        *("host put", "host get", "host rm", "host creds", "apikey create", "apikey rotate"),
+        *("apikey end-former", "apikey revoke"),
         *("key keyset create", "key keyset remove", "key backup register", "key backup forget"),
     ],
 )
@@ -757,6 +806,8 @@ class TestPrinting:
             (("host", "rm", "10.2.0.1"), {"address", "deleted", "credentials_deleted"}),
             (("apikey", "create", "schema-made"), {"id", "key", "paths", "actions"}),
             (("apikey", "list"), {"apikeys"}),
+            (("apikey", "rotate", "schema-rotated"), {"id", "key", "paths", "actions"}),
+            (("apikey", "end-former", "schema-former"), {"id", "ended"}),
             (("apikey", "revoke", "schema-ended"), {"id", "revoked"}),
             (("user", "add", "schema-a"), {"principal", "code", "expires", "administrator", "first"}),
             (("user", "ls"), {"users"}),
@@ -794,8 +845,10 @@ class TestPrinting:
             return [secret, ("secret", "rm", "schema/x")] if verb == "rmdir" else [secret]
         if noun == "host" and verb != "put":
             return [("host", "put", "10.2.0.1", "--remote-user", "x")]
-        if (noun, verb) == ("apikey", "revoke"):
+        if noun == "apikey" and verb in ("revoke", "rotate"):
             return [("apikey", "create", arguments[2])]
+        if (noun, verb) == ("apikey", "end-former"):
+            return [("apikey", "create", arguments[2]), ("apikey", "rotate", arguments[2])]
         if noun in ("user", "group") and verb != "add":
             return [("user", "add", "schema-b"), ("user", "add", "schema-c"), ("group", "add", "schema-h")]
         return []

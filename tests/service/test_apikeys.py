@@ -1,19 +1,30 @@
 """API keys: what the store holds of them, who they make of a caller, and that revoking ends them."""
 
 import hashlib
-from datetime import UTC, datetime
+import itertools
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import pytest
 
 from strongroom.models.names import ACCESS, APIKEYS, EPOCH, USAGE
 from strongroom.models.secret import Secret
-from strongroom.storage_service.access.apikeys import ApiKeys
+from strongroom.storage_service.access.apikeys import ApiKeys, Expired
 from strongroom.storage_service.access.base import Action
 from strongroom.storage_service.access.directory import spent
-from strongroom.storage_service.backends.base import Put
+from strongroom.storage_service.backends.base import Backend, Put
+from strongroom.storage_service.backends.faulty import Fault, FaultyBackend, Killed
 from strongroom.storage_service.backends.memory import MemoryBackend
-from strongroom.storage_service.errors import Exists, Internal, Invalid, Locked, NotFound, Undecipherable
+from strongroom.storage_service.errors import (
+    Contradicted,
+    Exists,
+    Internal,
+    Invalid,
+    Locked,
+    NotFound,
+    ServiceError,
+    Undecipherable,
+)
 from strongroom.storage_service.jose.jwe import kid_of
 from strongroom.storage_service.keyring.document import ACCESS_KEYSET
 from strongroom.storage_service.keyring.overlay import EncryptedBackend
@@ -28,7 +39,7 @@ RING: Final = Ring(
 )
 
 
-def sealed(backend: MemoryBackend) -> EncryptedBackend:
+def sealed(backend: Backend) -> EncryptedBackend:
     return EncryptedBackend(backend, Fixed(RING))
 
 
@@ -252,3 +263,109 @@ async def test_a_damaged_record_opens_nothing(keys: ApiKeys, backend: MemoryBack
 
     with pytest.raises(Internal):
         await keys.authenticate("ci", "k")
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 12, 1, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def rotating(backend: MemoryBackend, clock: Clock) -> ApiKeys:
+    return ApiKeys(directory_of(backend, sealed(backend)), OWN, now=clock)
+
+
+async def test_two_keys_are_good_while_they_overlap(rotating: ApiKeys, clock: Clock) -> None:
+    """Both make the same principal until the overlap ends, then the new one alone; no third, nor an empty one, does."""
+    first, _ = await rotating.create("ci", ["/secrets"], ["get"])
+    before = await rotating.authenticate("ci", first.reveal())
+    second, record = await rotating.rotate("ci", timedelta(hours=1))
+
+    assert first != second
+    assert record.former is not None and record.former.ends == "2026-12-01T13:00:00Z"
+    for key in (first, second):
+        assert await rotating.authenticate("ci", key.reveal()) == before
+    assert await rotating.authenticate("ci", "") is None
+    with pytest.raises(Contradicted, match="good until 2026-12-01T13:00:00Z") as caught:
+        await rotating.rotate("ci", timedelta(hours=1))
+    assert [each.verb for each in caught.value.next] == ["apikey end-former"]
+
+    clock.now += timedelta(hours=1)
+    with pytest.raises(Expired) as refused:
+        await rotating.authenticate("ci", first.reveal())
+    assert (str(refused.value), refused.value.inner) == (
+        "wrong API id or key",
+        "the key was rotated, and its overlap has ended",
+    )
+    assert await rotating.authenticate("ci", second.reveal()) is not None
+    await rotating.rotate("ci", timedelta())
+    assert await rotating.authenticate("ci", second.reveal()) is None
+
+
+async def test_the_key_before_can_end_early(rotating: ApiKeys) -> None:
+    """From then on it is nobody's; where there is none, that is said."""
+    first, _ = await rotating.create("ci", ["/secrets"], ["get"])
+    with pytest.raises(NotFound):
+        await rotating.end_former("ci")
+    second, _ = await rotating.rotate("ci", timedelta(days=90))
+    await rotating.end_former("ci")
+
+    assert await rotating.authenticate("ci", first.reveal()) is None
+    assert await rotating.authenticate("ci", second.reveal()) is not None
+    with pytest.raises(NotFound):
+        await rotating.end_former("ci")
+    with pytest.raises(NotFound):
+        await rotating.rotate("nobody", timedelta())
+    with pytest.raises(Invalid):
+        await rotating.rotate("ci", timedelta(days=91))
+
+
+async def test_a_key_expires(rotating: ApiKeys, clock: Clock) -> None:
+    """From that moment on it is worth nothing, overlap or not; the one in its place has an end of its own."""
+    for wrong in ("2026-12-01T12:00:00Z", "tomorrow", "2027-01-01"):
+        with pytest.raises(Invalid):
+            await rotating.create("ci", ["/secrets"], ["get"], expires=wrong)
+    first, record = await rotating.create("ci", ["/secrets"], ["get"], expires="2026-12-01T13:00:00Z")
+    assert record.expires == "2026-12-01T13:00:00Z"
+    second, rotated = await rotating.rotate("ci", timedelta(days=1))
+    assert rotated.former is not None and rotated.former.ends == "2026-12-01T13:00:00Z"
+    third, _ = await rotating.create("other", ["/secrets"], ["get"], expires="2026-12-01T13:00:00Z")
+    assert await rotating.authenticate("other", third.reveal()) is not None
+
+    clock.now += timedelta(hours=1)
+    for key_id, key in (("ci", first), ("other", third)):
+        with pytest.raises(Expired):
+            await rotating.authenticate(key_id, key.reveal())
+    assert await rotating.authenticate("ci", second.reveal()) is not None
+
+
+@pytest.mark.parametrize("fault", [Fault.DIE_BEFORE, Fault.DIE_AFTER, Fault.BEFORE, Fault.AFTER])
+async def test_a_rotation_is_whole_or_not_at_all(fault: Fault) -> None:
+    """Killed, or without an answer, at each operation of it: the key of before opens, alone or beside the new one."""
+    reached = 0
+    for number in itertools.count():
+        store = MemoryBackend()
+        await store.open()
+        first, made = await ApiKeys(directory_of(store, sealed(store)), OWN).create("ci", ["/secrets"], ["get"])
+        faulty = FaultyBackend(store, {number: fault})
+        try:
+            await ApiKeys(directory_of(faulty, sealed(faulty)), OWN).rotate("ci", timedelta(hours=1))
+        except (Killed, ServiceError):
+            reached += 1
+        else:
+            break
+        fresh = ApiKeys(directory_of(store, sealed(store)), OWN)
+        assert await fresh.authenticate("ci", first.reveal()) is not None
+        found = await fresh.record("ci")
+        assert found == made or (found.former is not None and found.former.verifier == made.verifier)
+    assert reached > 2
