@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from strongroom.deploy.cli import asking, show
 from strongroom.deploy.cli.common import client, common_options, places, stranger
 from strongroom.deploy.cli.completion import PRINCIPALS
-from strongroom.deploy.cli.proofs import Said, ask_code, credentials, proof_options
+from strongroom.deploy.cli.proofs import Said, ask_code, credentials, own_proof_options, proof_options
 from strongroom.deploy.cli.words import Noun, Verb
 
 if TYPE_CHECKING:
@@ -201,16 +201,17 @@ def _set_disabled(principal: str, *, disabled: bool) -> None:
 
 @click.command(cls=Verb)
 @_NEW_NAME
-@proof_options
+@own_proof_options
 @common_options
 def setup(*, name: str, **said: Any) -> None:
     """Set up one, by whoever was told its code, with the first credential: that takes no other credentials.
 
-    The code, and a password, are asked for at a terminal, and else read from standard input, a line each.
+    It is a key or a password: a certificate, or a process's user, is given by whoever may administer the name. The
+    code, and a password, are asked for at a terminal, and else read from standard input, a line each.
     """
     wanted = Said(**said)
     if wanted.number != 1:
-        raise click.UsageError("say one credential: --key FILE, --password, --certificate or --uid")
+        raise click.UsageError("say one credential: --key FILE or --password")
     principal = _principal(name)
     if not wanted.password:
         credentials(wanted)  # a file that cannot be read is told before the code is typed

@@ -45,6 +45,14 @@ def proof_options(command: C) -> C:
             multiple=True,
             help="A client certificate, by a URI in it or its fingerprint.",
         ),
+    ):
+        command = option(command)
+    return own_proof_options(command)
+
+
+def own_proof_options(command: C) -> C:
+    """Give *command* the options for what one gives oneself without a right, which arrive as `keys` and `password`."""
+    for option in (
         click.option("--password", is_flag=True, help="A password: asked for, or a line of standard input."),
         click.option("--key", "keys", metavar="FILE", multiple=True, help="A public key, as ssh-keygen writes it."),
     ):

@@ -131,14 +131,16 @@ def test_several_credentials_at_once(run: Run, name: str, public: Path) -> None:
     ("arguments", "stdin", "told"),
     [
         (("setup", "NAME"), b"", "say one credential"),
-        (("setup", "NAME", "--password", "--uid", "1"), b"", "say one credential"),
+        (("setup", "NAME", "--password", "--key", "PUBLIC"), b"", "say one credential: --key FILE or --password"),
         (("key", "add", "NAME"), b"", "say one credential"),
         (("setup", "NAME", "--password"), b"canary\n", "the code, and then the password"),
-        (("setup", "NAME", "--uid", "1"), b"canary\nmore\n", "standard input is the code"),
-        (("setup", "NAME", "--uid", "1"), b"", "standard input is the code"),
+        (("setup", "NAME", "--key", "PUBLIC"), b"canary\nmore\n", "standard input is the code"),
+        (("setup", "NAME", "--key", "PUBLIC"), b"", "standard input is the code"),
+        (("setup", "NAME", "--uid", "1"), b"canary\n", "no such option"),
+        (("setup", "NAME", "--certificate", "spiffe://example.net/canary"), b"canary\n", "no such option"),
         (("add", "NAME", "--password"), b"canary\ncanary\n", "standard input is the password"),
         (("add", "NAME", "--password", "canary"), b"", "unexpected extra argument"),
-        (("setup", "NAME", "canary", "--uid", "1"), b"", "unexpected extra argument"),
+        (("setup", "NAME", "canary", "--key", "PUBLIC"), b"", "unexpected extra argument"),
         (("add", "NAME", "--key", "PRIVATE"), b"", "private key"),
         (("add", "NAME", "--key", "/nonexistent"), b"", "No such file"),
         (("add", "NAME", "--window", "1"), b"", "from 30"),
@@ -148,7 +150,10 @@ def test_mistakes_are_told_before_the_service_is_asked(
     run: Run, name: str, public: Path, arguments: tuple[str, ...], stdin: bytes, told: str
 ) -> None:
     """Each ends with 1, says what is meant and repeats nothing that may be secret; nobody is added."""
-    filled = [{"NAME": name, "PRIVATE": str(public.with_suffix(""))}.get(word, word) for word in arguments]
+    filled = [
+        {"NAME": name, "PUBLIC": str(public), "PRIVATE": str(public.with_suffix(""))}.get(word, word)
+        for word in arguments
+    ]
 
     done = run("user", *filled, stdin=stdin)
 
