@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -358,12 +359,16 @@ async def test_a_rotation_is_whole_or_not_at_all(fault: Fault) -> None:
         await store.open()
         first, made = await ApiKeys(directory_of(store, sealed(store)), OWN).create("ci", ["/secrets"], ["get"])
         faulty = FaultyBackend(store, {number: fault})
+        directory = directory_of(faulty, sealed(faulty))
         try:
-            await ApiKeys(directory_of(faulty, sealed(faulty)), OWN).rotate("ci", timedelta(hours=1))
+            await ApiKeys(directory, OWN).rotate("ci", timedelta(hours=1))
         except (Killed, ServiceError):
             reached += 1
         else:
             break
+        finally:
+            with suppress(Killed):  # of what it was reading when it was killed
+                await directory.close()
         fresh = ApiKeys(directory_of(store, sealed(store)), OWN)
         assert await fresh.authenticate("ci", first.reveal()) is not None
         found = await fresh.record("ci")
