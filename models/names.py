@@ -129,7 +129,12 @@ MAP: Final = (
         "who re-encrypts and retires keys",
         Encryption.CLEAR,
     ),
-    Prefix(f"{APIKEYS}<id>", "an API key's verifier and reach; JSON", "the service", Encryption.DATA),
+    Prefix(
+        f"{APIKEYS}<id>",
+        "an API key's verifier, reach and end, and the verifier of the one before while that is good; JSON",
+        "the service",
+        Encryption.DATA,
+    ),
     Prefix(f"{USERS}<name>", "a person and the credentials of theirs; JSON", "the service", Encryption.DATA),
     Prefix(f"{SERVICES}<name>", "a program and its credentials; JSON", "the service", Encryption.DATA),
     Prefix(f"{GROUPS}<name>", "a group and its members; JSON", "the service", Encryption.DATA),
