@@ -357,6 +357,7 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "access/test_challenges.py::test_the_client_answers_no_challenge_of_somebody_else",
         "product/test_login_command.py::test_an_answer_that_another_service_asked_for_is_worth_nothing",
     ),
+    "steals a token: stay": ("product/test_logins.py::test_a_stolen_token_changes_nobodys_way_in",),
     "steals a token: act": (
         "product/test_logins.py::test_whatever_ends_a_token_ends_it_at_once",
         "access/test_tokens.py::test_a_token_lives_no_longer_than_the_signer_lets_it",
