@@ -103,19 +103,6 @@ class Strangers:
         else:
             tally.add(refusal)
 
-    async def retry(self) -> None:
-        """Tell at once of those who could not be told of.
-
-        Raises:
-            AuditUnavailable: they still cannot.
-        """
-        if not self._telling and (due := self._due(float("inf"))):
-            self._begin(due)
-        if self._telling:
-            await asyncio.wait(set(self._telling))
-        if self.failing:
-            raise AuditUnavailable("refused requests cannot be recorded", plain=self._why)
-
     async def close(self) -> None:
         """Tell of all that is counted, as far as it can be told."""
         if self._timer is not None:
