@@ -17,7 +17,7 @@ class PassedOn:
     """
 
     name: ClassVar[str]
-    scheme: ClassVar[bytes]  # in lower case, with the blank behind it
+    scheme: ClassVar[bytes]  # in lower case
     form: ClassVar[re.Pattern[bytes]]  # of the whole field
     patience: ClassVar[float] = TIMEOUT  # seconds for the service to look at it
     options: ClassVar[frozenset[str]] = frozenset()  # that the service reads, from the same settings
@@ -48,7 +48,7 @@ class PassedOn:
             ServiceError: the service does not answer, or has no time to look.
         """
         shown = headers.get(b"authorization", b"")
-        if shown[: len(self.scheme)].lower() != self.scheme:
+        if shown.partition(b" ")[0].lower() != self.scheme:
             return None
         if self.form.fullmatch(shown) is None:
             raise self._malformed()
@@ -68,7 +68,7 @@ class TokenAuthenticator(PassedOn):
     """Tokens that the service gave at a login (RFC 6750)."""
 
     name = "token"
-    scheme = b"bearer "
+    scheme = b"bearer"
     form = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +[A-Za-z0-9._~+/=-]{1,4096}")
     challenge: str | None = 'Bearer realm="strongroom"'
 
@@ -81,7 +81,7 @@ class PasswordAuthenticator(PassedOn):
 
     name = "basic"
     options = frozenset(("filepath",))  # the users file
-    scheme = b"basic "
+    scheme = b"basic"
     patience = 12.0  # sign-ins wait for their turn at the service, for ten seconds at most
     form = re.compile(rb"[Bb][Aa][Ss][Ii][Cc] +[A-Za-z0-9+/]{1,4096}={0,2}")
     challenge: str | None = 'Basic realm="strongroom", charset="UTF-8"'

@@ -101,7 +101,12 @@ async def test_the_proxys_key_reaches_nothing(rig: Rig) -> None:
     who = json.loads((await rig.ask(FRONT)).body)
     assert (who["principal"], who["paths"]) == ("apikey:front", [])
 
-    for method, path in (("POST", "/apikeys"), ("GET", "/secrets/hosts/a"), ("POST", "/bulk/list"), ("POST", "/storage/get")):
+    for method, path in (
+        ("POST", "/apikeys"),
+        ("GET", "/secrets/hosts/a"),
+        ("POST", "/bulk/list"),
+        ("POST", "/storage/get"),
+    ):
         for said in ((), ("strongroom-on-behalf-of: user:alice", rig.proof)):
             assert (await rig.ask(FRONT, *said, method=method, path=path)).status == 403, path
 
