@@ -279,9 +279,13 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "deploy_units/test_container.py::test_who_holds_keys_has_no_network",
     ),
     "takes the proxy over: use the proxy's own API key": (
-        "product/test_proxys_own_key.py::test_who_takes_it_cannot_take_everything",
-        "product/test_proxys_own_key.py::test_it_reaches_every_record_of_the_routes_and_no_other",
+        "product/test_proxys_own_key.py::test_who_takes_it_takes_nothing",
+        "product/test_proxys_own_key.py::test_they_reach_every_record_of_the_routes_and_no_other",
         "service/test_believed.py::test_a_key_that_reaches_everything_is_not_the_proxys",
+    ),
+    "takes the proxy over: act for a user of a file": (
+        "service/test_believed.py::test_the_proxys_key_reaches_nothing",
+        "product/test_proxys_own_key.py::test_who_takes_it_takes_nothing",
     ),
     "takes the proxy over: act as if from another address": (
         "service/test_believed.py::test_the_proxy_is_believed_about_the_address",
