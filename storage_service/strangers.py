@@ -17,7 +17,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from strongroom.storage_service.errors import AuditUnavailable, ServiceError
+from strongroom.storage_service.errors import ServiceError
 from strongroom.storage_service.wire import MAX_CLAIMED, MAX_REFUSALS, MAX_TOLD, Refusal
 
 PERIOD: Final = 1.0  # seconds that are told in one line

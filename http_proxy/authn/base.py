@@ -7,7 +7,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who calls, and what the service is asked with: it decides, and an authenticator that has nothing for it is none.
+    """Who calls, and what the service is asked with: it decides.
 
     *api_id* and *api_key* are set when the caller came with an API key, else *authorization*.
     """

@@ -267,7 +267,6 @@ async def test_wrong_credentials_end_the_chain(proxy: Proxy, service: ScriptedSe
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
 async def test_a_user_is_let_through(proxy: Proxy, service: ScriptedService, scheme: str) -> None:
     """With a password that has colons in it; the scheme's case does not matter."""
-
     service.script = identified
     line = basic(f"alice:{PASSWORD}").replace("Basic", scheme)
     answer = await ask(proxy.port, request("GET", "/api/v0/", line))
