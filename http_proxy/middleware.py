@@ -111,7 +111,7 @@ class AuthenticationManager:
             if self._meter is not None and isinstance(exc, NotAuthenticated | Denied):
                 shown = any(name == b"authorization" for name, _ in exchange.request.fields)
                 self._meter.turn_away(Nobody.WRONG if shown or isinstance(exc, Denied) else Nobody.NOBODY)
-            self._note(RefusedRequest(exchange, path, request_id, claimed=unknown.claimed), exc)
+            self._note(RefusedRequest(exchange, path, request_id), exc)
             challenges = [a.challenge for a in self._authenticators if a.challenge is not None]
             asked = challenges if isinstance(exc, NotAuthenticated) else ()
             answer_problem(exchange, exc, request_id, asked, stranger=True)
@@ -129,8 +129,6 @@ class AuthenticationManager:
         try:
             fields = _single(exchange.request.fields)
             _refuse_two(fields)
-            if self._refusals is not None and b"authorization" in fields:
-                await self._refusals.check()
             fields[b"forwarded"] = forwarded(exchange.client, exchange.scheme).encode("ascii")
             fields.pop(CERTIFICATE, None)
             if shown := told(exchange.certificate):
@@ -143,7 +141,7 @@ class AuthenticationManager:
         except Refused as refused:
             denied = Denied("the credentials are wrong")
             denied.told = refused.told
-            raise Unknown(denied, refused.claimed) from None
+            raise Unknown(denied) from None
         except ServiceError as error:
             raise Unknown(error) from error
         raise Unknown(NotAuthenticated("no credentials"))
@@ -154,12 +152,11 @@ class AuthenticationManager:
 
 
 class Unknown(Exception):
-    """Nobody who is known asks; *error* is the answer, *claimed* whom the credentials were to be of."""
+    """Nobody who is known asks; *error* is the answer."""
 
-    def __init__(self, error: ServiceError, claimed: str = "") -> None:
+    def __init__(self, error: ServiceError) -> None:
         super().__init__(str(error))
         self.error = error
-        self.claimed = claimed
 
 
 def _refuse_two(fields: Mapping[bytes, bytes]) -> None:

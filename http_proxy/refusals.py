@@ -2,7 +2,7 @@
 
 The rule is the service's (`strongroom.storage_service.strangers`): the first of an address is told at once, the others
 of a second together. Nothing waits for it, and a request that is let through costs nothing. What cannot be told is
-counted on; as long as that lasts, no password is tried here, for nobody would know of the guess.
+counted on.
 """
 
 import asyncio
@@ -35,7 +35,6 @@ class RefusedRequest:
     path: str
     request_id: bytes
     identity: Identity | None = None
-    claimed: str = ""  # a principal that there is
 
 
 class Why(NamedTuple):
@@ -78,15 +77,6 @@ class RefusalReporter:
     def __repr__(self) -> str:
         return "<RefusalReporter>"
 
-    async def check(self) -> None:
-        """Let somebody be tried.
-
-        Raises:
-            AuditUnavailable: who fails could not be recorded.
-        """
-        if self._strangers.failing:
-            await self._strangers.retry()
-
     def note(self, refused: RefusedRequest, why: Why) -> None:
         """Count a request that is *refused* for *why*."""
         if why.status not in _TOLD:
@@ -100,7 +90,6 @@ class RefusalReporter:
                 reason=bounded(why.reason),
                 decision="denied" if why.judged else "refused",
                 principal=UNKNOWN if identity is None else identity.name,
-                claimed=[refused.claimed] if refused.claimed else [],
                 address=plain(refused.exchange.client),
                 trace=_trace(request.fields),
             )

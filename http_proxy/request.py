@@ -70,8 +70,3 @@ def forwarded(client: str, scheme: str) -> str:
     address = plain(client)
     node = UNKNOWN if address is None else f'"[{address}]"' if ":" in address else address
     return f"for={node};proto={'https' if scheme == 'https' else 'http'}"
-
-
-def sender(field: bytes) -> str:
-    """Return the network address in a `forwarded` field; "unknown" where it tells of none."""
-    return field.decode("latin-1").partition(";")[0].removeprefix("for=").strip('"[]') or "unknown"

@@ -33,6 +33,7 @@ from strongroom.storage_service.access.registry import make_authenticator, make_
 from strongroom.storage_service.access.rulebook import RuleBook
 from strongroom.storage_service.access.ruling import Ruling
 from strongroom.storage_service.access.sign_ins import SignIns
+from strongroom.storage_service.access.users_file import UsersFile
 from strongroom.storage_service.access.uses import Uses
 from strongroom.storage_service.audit.decisions import Decisions
 from strongroom.storage_service.audit.log import AuditLog
@@ -172,7 +173,8 @@ async def build(  # noqa: PLR0915  # it is one list of parts
         logins = _logins(directory, store, encrypted, holder, uses)
         principals = Principals(directory, reserved=apikeys.configured)
         rulebook = RuleBook(directory, store, encrypted, principals)
-        sign_ins = SignIns(directory, principals.replace_credential)
+        file_of_users = None if settings.users_file is None else UsersFile(settings.users_file)
+        sign_ins = SignIns(directory, principals.replace_credential, file_of_users)
         stack.push_async_callback(sign_ins.close)
         holders = Holders(directory)
 

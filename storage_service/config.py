@@ -68,7 +68,6 @@ class ProxyKey:
 
     api_id: str
     api_key: Secret
-    paths: tuple[str, ...] = ()  # all that it reaches, for callers whom the service does not know itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +88,7 @@ class ServiceSettings:
     api_id: str  # the key that platform services and the operator's command use
     api_key: Secret
     proxy: ProxyKey | None = None  # who alone is believed about the network, and whom he acts for; None: nobody
+    users_file: Path | None = None  # users and hashes of passwords, of those who have no records; None: nobody
     socket_mode: int = 0o660
     autogen_root_key: bool = True
     keyring_seen: Path | None = None  # says which keyring was seen here last; None: nothing does after a restart

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from strongroom.storage_service.errors import AuditUnavailable, ServiceError
+from strongroom.storage_service.errors import ServiceError
 from strongroom.storage_service.wire import MAX_CLAIMED, MAX_REFUSALS, MAX_TOLD, Refusal
 
 PERIOD: Final = 1.0  # seconds that are told in one line
@@ -103,19 +103,6 @@ class Strangers:
             self._begin({key: refusal})
         else:
             tally.add(refusal)
-
-    async def retry(self) -> None:
-        """Tell at once of those who could not be told of.
-
-        Raises:
-            AuditUnavailable: they still cannot.
-        """
-        if not self._telling and (due := self._due(float("inf"))):
-            self._begin(due)
-        if self._telling:
-            await asyncio.wait(set(self._telling))
-        if self.failing:
-            raise AuditUnavailable("refused requests cannot be recorded", plain=self._why)
 
     async def close(self) -> None:
         """Tell of all that is counted, as far as it can be told."""

@@ -64,14 +64,13 @@ SERVICE = """
 from pathlib import Path
 from strongroom.models.secret import Secret
 from strongroom.storage_service.http.app import create_app
-from strongroom.deploy.settings import PROXIED
 from strongroom.storage_service.config import ProxyKey, ServiceSettings
 
 home = Path({home!r})
 app = create_app(ServiceSettings(
     socket=home / "s", audit_log=home / "audit.log", root_key=home / "secrets.key", store=f"sqlite:{{home}}/store.db",
     api_id="own", api_key=Secret({key!r}),
-    proxy=ProxyKey(api_id="proxy", api_key=Secret({key!r}), paths=PROXIED),
+    proxy=ProxyKey(api_id="proxy", api_key=Secret({key!r})), users_file=Path({users!r}),
 ))
 """
 

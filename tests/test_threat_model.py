@@ -206,10 +206,9 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "access/test_sign_ins.py::test_an_unknown_name_is_the_same_on_every_worker",
         "product/test_shown_credentials.py::test_a_wrong_password_is_refused_and_on_the_record",
         "product/test_shown_credentials.py::test_no_password_is_tried_while_a_guess_cannot_be_recorded",
-        "proxy/test_proxy_basic.py::test_an_unknown_user_costs_what_a_known_one_does",
-        "proxy/test_proxy_basic.py::test_unknown_names_take_as_long_as_users_do",
-        "proxy/test_proxy_sign_ins.py::test_a_flood_from_the_same_address_keeps_other_names_in",
-        "proxy/test_proxy_sign_ins.py::test_a_guess_that_was_begun_is_counted",
+        "access/test_users_file.py::test_an_unknown_user_costs_what_a_known_one_does",
+        "access/test_users_file.py::test_no_credential_of_the_file_is_ever_logged",
+        "access/test_sign_ins.py::test_a_flood_behind_one_address_keeps_other_names_in",
         "product/test_evidence.py::test_whoever_asks_where_things_are_has_a_line",
         "proxy/test_proxy_resources.py::test_no_answer_tells_whether_a_guess_is_the_key",
         "proxy/test_proxy_resources.py::test_no_answer_tells_whether_a_guess_opens_a_container_manager",
@@ -243,8 +242,7 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
     "on the network: keep others from signing in": (
         "access/test_sign_ins.py::test_a_flood_of_sign_ins_keeps_nobody_else_out",
         "access/test_sign_ins.py::test_beyond_all_places_one_comes_back_later",
-        "proxy/test_proxy_sign_ins.py::test_a_flood_keeps_nobody_else_out",
-        "proxy/test_proxy_sign_ins.py::test_what_a_flood_takes_from_all",
+        "access/test_sign_ins.py::test_what_a_flood_takes_from_all",
     ),
     "on the network: fill the disk with refusals": (
         "product/test_evidence.py::test_many_guesses_are_few_lines_and_all_of_them_counted",
@@ -279,9 +277,13 @@ HELD: Final[dict[str, tuple[str, ...]]] = {
         "deploy_units/test_container.py::test_who_holds_keys_has_no_network",
     ),
     "takes the proxy over: use the proxy's own API key": (
-        "product/test_proxys_own_key.py::test_who_takes_it_cannot_take_everything",
-        "product/test_proxys_own_key.py::test_it_reaches_every_record_of_the_routes_and_no_other",
+        "product/test_proxys_own_key.py::test_who_takes_it_takes_nothing",
+        "product/test_proxys_own_key.py::test_they_reach_every_record_of_the_routes_and_no_other",
         "service/test_believed.py::test_a_key_that_reaches_everything_is_not_the_proxys",
+    ),
+    "takes the proxy over: act for a user of a file": (
+        "service/test_believed.py::test_the_proxys_key_reaches_nothing",
+        "product/test_proxys_own_key.py::test_who_takes_it_takes_nothing",
     ),
     "takes the proxy over: act as if from another address": (
         "service/test_believed.py::test_the_proxy_is_believed_about_the_address",

@@ -6,7 +6,6 @@
 import os
 import stat
 from pathlib import Path
-from typing import Final
 
 from strongroom.deploy.home import Home
 from strongroom.deploy.serving.server import Role
@@ -15,8 +14,6 @@ from strongroom.storage_service.backends.url import file_of, split
 from strongroom.storage_service.errors import ConfigurationError, KeyFileUnusable
 from strongroom.storage_service.keyring.ceremonies import files as key_files
 from strongroom.storage_service.reach import refuse_changed_by_others, user_name, why_denied
-
-_BASIC: Final = "basic"  # the authenticator that has a users file
 
 
 def look(settings: Settings, role: Role | None = None, *, by_up: bool) -> list[str]:
@@ -48,8 +45,7 @@ def look(settings: Settings, role: Role | None = None, *, by_up: bool) -> list[s
             _look_at_file("the store", file_of(store.path), settings, made)
         if not by_up and not _is_there(settings.service.socket.parent) and not settings.makedirs:
             notes.append(f"{settings.service.socket.parent} does not exist; the unit of the socket makes it, or you do")
-    if role is not Role.STORAGE:
-        notes += _look_at_users(settings)
+        notes += _look_at_users(settings.service.users_file)
     return notes
 
 
@@ -82,18 +78,15 @@ def _look_at_file(what: str, path: Path, settings: Settings, made: tuple[Path, .
         )
 
 
-def _look_at_users(settings: Settings) -> list[str]:
-    notes = []
-    for name, options in settings.proxy.authenticators:
-        if name == _BASIC and "filepath" in options:
-            path = Path(options["filepath"])
-            if not _is_there(path):
-                notes.append(f"nobody can sign in with a password: there is no {path}")
-                continue
-            refuse_changed_by_others(path)
-            if not os.access(path, os.R_OK, effective_ids=True):
-                notes.append(f"nobody can sign in with a password: {why_denied(path)}")
-    return notes
+def _look_at_users(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    if not _is_there(path):
+        return [f"nobody of the users file can sign in: there is no {path}"]
+    refuse_changed_by_others(path)
+    if not os.access(path, os.R_OK, effective_ids=True):
+        return [f"nobody of the users file can sign in: {why_denied(path)}"]
+    return []
 
 
 def _is_there(path: Path) -> bool:

@@ -129,21 +129,6 @@ class Keys(msgspec.Struct, kw_only=True):
 _FIELDS: Final = {field.name: field for field in msgspec.structs.fields(Keys)}
 _FILE: Final = "_file"  # STRONGROOM_<NAME>_FILE names a file that holds the value, as containers hand secrets over
 
-_OF_THE_SERVICE: Final = tuple({"name": name} for name in ("apikey", "token", "basic"))  # who judges what is shown
-
-# What the proxy's model routes reach for users whom the proxy knows, and the service does not.
-PROXIED: Final = (
-    "/hosts",
-    "/secrets/hosts",
-    "/clusters",
-    "/cluster_deploys",
-    "/cluster_restarts",
-    "/cluster_upgrades",
-    "/networks",
-    "/container_managers",
-    "/secrets/container_managers",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -432,7 +417,8 @@ class _Resolver:
             network_rules=self._network_rules(),
             api_id=api_id,
             api_key=api_key,
-            proxy=ProxyKey(api_id=proxy_id, api_key=proxy_key, paths=self._reach_of_proxy()) if proxy_key else None,
+            proxy=ProxyKey(api_id=proxy_id, api_key=proxy_key) if proxy_key else None,
+            users_file=self._users_file(),
             socket_mode=self._octal("socket_mode", keys.socket_mode),
             autogen_root_key=keys.autogen_root_key,
             # What is in memory is another one at each start.
@@ -523,10 +509,12 @@ class _Resolver:
         if proxy[1] and proxy[1] == (own[1] or Secret(self._keys.api_key or "")):
             raise self._error("proxy_key", f"is the service's own; delete {PROXY_CLIENT}, and have another made")
 
-    def _reach_of_proxy(self) -> tuple[str, ...]:
-        """Return what the proxy asks for in its own name: nothing for callers whom the service knows itself."""
-        known = self._keys.proxy_authenticators
-        return PROXIED if any(entry not in _OF_THE_SERVICE for entry in known) else ()
+    def _users_file(self) -> Path | None:
+        """Return the users file of the first ``basic``, which is the one that counts."""
+        said = next(
+            (each.get("filepath") for each in self._keys.proxy_authenticators if each.get("name") == "basic"), ""
+        )
+        return Path(said) if isinstance(said, str) and said else None
 
     def _addresses(self, socket: Path) -> tuple[str, ...]:
         """Return where the service is spoken to, as those write it who log in: a login is for one of these."""

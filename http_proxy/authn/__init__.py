@@ -5,7 +5,6 @@ from typing import Final, Protocol
 
 from strongroom.http_proxy.authn.apikey import ApiKeyAuthenticator
 from strongroom.http_proxy.authn.base import Authenticator
-from strongroom.http_proxy.authn.basic import BasicAuthenticator
 from strongroom.http_proxy.authn.passed_on import PasswordAuthenticator, TokenAuthenticator
 from strongroom.storage_service.client.pool import Pool
 from strongroom.storage_service.errors import ConfigurationError
@@ -16,20 +15,10 @@ class _Configurable(Protocol):
         """Return the authenticator that *options* describe."""
 
 
-class _Basic:
-    """Passwords: of the users of a file, or, without one, of those whom the service knows."""
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, str], pool: Pool, proof: bytes) -> Authenticator:
-        """Return the authenticator that *options* describe."""
-        known = BasicAuthenticator if options else PasswordAuthenticator
-        return known.from_options(options, pool, proof)
-
-
 AUTHENTICATORS: Final[Mapping[str, _Configurable]] = {
     "apikey": ApiKeyAuthenticator,
     "token": TokenAuthenticator,
-    "basic": _Basic,
+    "basic": PasswordAuthenticator,
 }
 
 

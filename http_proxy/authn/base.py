@@ -7,24 +7,16 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who calls, and what the model routes may do for them.
+    """Who calls, and what the service is asked with: it decides.
 
-    *api_id* and *api_key* are set when the caller came with an API key, *authorization* when with a token, a password
-    or a certificate: the service is then asked with those, and decides itself; otherwise it is asked with the proxy's
-    own key, on behalf of *name*.
+    *api_id* and *api_key* are set when the caller came with an API key, else *authorization*.
     """
 
     name: str  # "user:alice", "apikey:ci"
-    reveal_credentials: bool = False  # may read /host/{address}/creds and its like
     api_id: str | None = None
     api_key: str | None = None
-    authorization: str | None = None  # a token or a password, which goes along in the key's place; "": nothing does
+    authorization: str = ""  # a token or a password, which goes along in the key's place; "": nothing does
     certificate: str | None = None  # which tells who it is, where nothing else is shown
-
-    @property
-    def is_the_services(self) -> bool:
-        """Whether the service knows the caller itself, by what the caller has shown."""
-        return self.api_id is not None or self.authorization is not None
 
     def __repr__(self) -> str:
         return f"<Identity {self.name}>"
@@ -33,13 +25,9 @@ class Identity:
 class Refused(Exception):
     """The credentials were for this authenticator, and they are wrong; the chain ends here."""
 
-    def __init__(self, claimed: str = "", *, told: bool = False) -> None:
-        """Take whose they *claimed* to be; *told*: the service said so, and recorded it.
-
-        Of an unknown name nothing is repeated: people type passwords where names belong.
-        """
+    def __init__(self, *, told: bool = False) -> None:
+        """Take whether the service said so, and recorded it."""
         super().__init__()
-        self.claimed = claimed
         self.told = told
 
 

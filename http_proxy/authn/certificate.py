@@ -37,4 +37,4 @@ class CertificateAuthenticator:
             nobody = NotAuthenticated("no credentials")
             nobody.told = True  # the service has recorded it
             raise nobody
-        return Identity(principal, authorization="", certificate=shown.decode("ascii"))
+        return Identity(principal, certificate=shown.decode("ascii"))

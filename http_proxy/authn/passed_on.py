@@ -17,9 +17,10 @@ class PassedOn:
     """
 
     name: ClassVar[str]
-    scheme: ClassVar[bytes]  # in lower case, with the blank behind it
+    scheme: ClassVar[bytes]  # in lower case
     form: ClassVar[re.Pattern[bytes]]  # of the whole field
     patience: ClassVar[float] = TIMEOUT  # seconds for the service to look at it
+    options: ClassVar[frozenset[str]] = frozenset()  # that the service reads, from the same settings
     challenge: str | None = None
 
     def __init__(self, pool: Pool, proof: bytes = b"") -> None:
@@ -28,13 +29,14 @@ class PassedOn:
 
     @classmethod
     def from_options(cls, options: Mapping[str, str], pool: Pool, proof: bytes) -> Self:
-        """Return the authenticator that a configuration describes; there is nothing to describe.
+        """Return the authenticator that a configuration describes; there is nothing to describe to it.
 
         Raises:
-            ConfigurationError: there are options all the same.
+            ConfigurationError: there are options that are not its own.
         """
-        if options:
-            raise ConfigurationError(f"the authenticator {cls.name} takes no options")
+        if not cls.options.issuperset(options):
+            known = f"one option: {', '.join(cls.options)}" if cls.options else "no options"
+            raise ConfigurationError(f"the authenticator {cls.name} takes {known}")
         return cls(pool, proof)
 
     async def authenticate(self, headers: Mapping[bytes, bytes]) -> Identity | None:
@@ -46,7 +48,7 @@ class PassedOn:
             ServiceError: the service does not answer, or has no time to look.
         """
         shown = headers.get(b"authorization", b"")
-        if shown[: len(self.scheme)].lower() != self.scheme:
+        if shown.partition(b" ")[0].lower() != self.scheme:
             return None
         if self.form.fullmatch(shown) is None:
             raise self._malformed()
@@ -66,7 +68,7 @@ class TokenAuthenticator(PassedOn):
     """Tokens that the service gave at a login (RFC 6750)."""
 
     name = "token"
-    scheme = b"bearer "
+    scheme = b"bearer"
     form = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +[A-Za-z0-9._~+/=-]{1,4096}")
     challenge: str | None = 'Bearer realm="strongroom"'
 
@@ -75,10 +77,11 @@ class TokenAuthenticator(PassedOn):
 
 
 class PasswordAuthenticator(PassedOn):
-    """Names and passwords of users and services that the service knows (RFC 7617)."""
+    """Names and passwords of users and services that the service knows (RFC 7617), also by a file of its own."""
 
     name = "basic"
-    scheme = b"basic "
+    options = frozenset(("filepath",))  # the users file
+    scheme = b"basic"
     patience = 12.0  # sign-ins wait for their turn at the service, for ten seconds at most
     form = re.compile(rb"[Bb][Aa][Ss][Ii][Cc] +[A-Za-z0-9+/]{1,4096}={0,2}")
     challenge: str | None = 'Basic realm="strongroom", charset="UTF-8"'

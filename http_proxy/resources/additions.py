@@ -10,7 +10,7 @@ from strongroom.models import Cluster, Host, HostCreds
 from strongroom.models.steps import Step
 from strongroom.storage_service import wire
 from strongroom.storage_service.client import AsyncStorageClient, Record
-from strongroom.storage_service.errors import Changed, NotFound
+from strongroom.storage_service.errors import Changed, Denied, NotFound
 
 NO_CLUSTER: Final = "There is no such cluster to join"
 _TAKEN: Final = (
@@ -54,7 +54,7 @@ class Addition:
             Rejected: as `finish`. Of two who add it with different sources, one finds the other's credentials; and one
                 that comes without a key must not be opened by what another left behind.
         """
-        if self._creds is None and (await self._client.get_many(HostCreds, [self._address]))[0] is not None:
+        if self._creds is None and await self._client.find_tag(HostCreds, self._address) is not None:
             raise Rejected(409, _TAKEN)
         self._made = await self._client.save(host, etag=wire.NEW)
         return await self.finish(self._made)
@@ -117,10 +117,16 @@ class Addition:
         raise Rejected(409, _MEANWHILE)
 
     async def _still_open(self) -> bool:
-        """Return whether the credentials, if any were stored, are as this addition stored them; lock them."""
+        """Return whether the credentials, if any were stored, are as this addition stored them; lock them.
+
+        Who may store them and not replace them cannot, and begins again.
+        """
         if self._opened is None:
             return True
-        still = await lock(self._client, self._opened)
+        try:
+            still = await lock(self._client, self._opened)
+        except Denied:
+            return False
         self._opened = still or self._opened
         return still is not None
 

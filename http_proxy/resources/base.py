@@ -58,8 +58,7 @@ class Storage:
     def for_caller(self, req: Request) -> AsyncStorageClient:
         """Return a client that asks as the caller of *req* may.
 
-        What callers have shown that the service knows goes along, and it decides. For all others the proxy asks with
-        its own key, and says on whose behalf.
+        What callers have shown goes along, and the service decides; the proxy's own key reaches nothing.
 
         Raises:
             NotAuthenticated: nobody was recognised: the path is among the self-authenticated and this is no such.
@@ -75,11 +74,9 @@ class Storage:
             headers[wire.TRACE_HEADER] = traceparent
         if identity.certificate is not None:
             headers[wire.CERTIFICATE_HEADER] = identity.certificate
-        if identity.authorization is not None:
-            return self._client.acting_for(authorization=identity.authorization, headers=headers)
         if identity.api_id is not None and identity.api_key is not None:
             return self._client.acting_for(api_id=identity.api_id, api_key=identity.api_key, headers=headers)
-        return self._client.acting_for(identity.name, headers=headers)
+        return self._client.acting_for(authorization=identity.authorization, headers=headers)
 
     async def change(self, client: AsyncStorageClient, model: type[M], key: str, edit: Callable[[M], bool]) -> M:
         """Return the record of *key* after *edit* changed it; as `changed`."""
@@ -272,25 +269,6 @@ def identity_of(req: Request) -> Identity:
     return identity
 
 
-def may_reveal(req: Request) -> bool:
-    """Return whether the caller may see credentials, as far as the proxy decides that.
-
-    A user of the proxy's own needs to be allowed to. Of others the service knows what they reach.
-    """
-    identity = identity_of(req)
-    return identity.is_the_services or identity.reveal_credentials
-
-
-def check_may_reveal(req: Request) -> None:
-    """Return if the caller may see credentials, as far as the proxy decides that.
-
-    Raises:
-        Denied: it may not.
-    """
-    if not may_reveal(req):
-        raise Denied("the caller may not see credentials")
-
-
 async def read_object(req: Request) -> dict[str, object]:
     """Return the JSON object that is the request's body; an empty body is an empty object.
 
@@ -349,6 +327,14 @@ async def find(client: AsyncStorageClient, model: type[M], key: str) -> M | None
     """Return the model of *key*, or None."""
     found = await find_record(client, model, key)
     return None if found is None else found.model
+
+
+async def look(client: AsyncStorageClient, model: type[M], key: str, unseen: Exception) -> M | None:
+    """Return the model of *key*, or None; raise *unseen* where the caller may not see it, which is on record."""
+    try:
+        return await find(client, model, key)
+    except Denied:
+        raise unseen from None
 
 
 async def find_record(client: AsyncStorageClient, model: type[M], key: str) -> Record[M] | None:

@@ -16,7 +16,7 @@ from strongroom.http_proxy.resources.base import (
     expected_of,
     find,
     is_update,
-    may_reveal,
+    look,
     names_revision,
     overlay,
     remove_if_there,
@@ -86,18 +86,18 @@ class ContainerManagerItem(Resource):
                 raise Changed(NONE_TO_CHANGE)
             check_at(told, existing.etag)
             if creds is not None:
-                await _check_same(req, client, creds, taken)
+                await _check_same(client, creds, taken)
             change = self.storage.changed(client, ContainerManagerConfig, name, overlay(body, config), etag=told)
             show(resp, await as_told(change))
             return
         if creds is not None:
-            await client.check_may("put", ContainerManagerCreds, name)
+            await client.check_may("create", ContainerManagerCreds, name)
         (existing,) = await client.get_many(ContainerManagerConfig, [name])
         if existing is None:
             made = await _make(client, config, _to_store(creds))
         else:
             check_new(told)
-            completed = await _complete(req, client, existing, config, creds, said=taken)
+            completed = await _complete(client, existing, config, creds, said=taken)
             if completed is None:
                 show(resp, existing)
                 return
@@ -157,13 +157,13 @@ async def _make(
         Exists: there is one by now.
         Rejected: somebody else is making or removing one at the same time.
     """
-    (left,) = await client.get_many(ContainerManagerCreds, [config.name])
+    left = await client.find_tag(ContainerManagerCreds, config.name)
     if left is not None:
         await client.check_may("delete", ContainerManagerCreds, config.name)
         if await find(client, ContainerManagerConfig, config.name) is not None:
             raise Rejected(409, _MEANWHILE)
         try:
-            await client.delete(ContainerManagerCreds, config.name, etag=left.etag)
+            await client.delete(ContainerManagerCreds, config.name, etag=left)
         except (Changed, NotFound):
             raise Rejected(409, _MEANWHILE) from None
     made = await client.save(config, etag=wire.NEW)
@@ -188,23 +188,18 @@ async def _open(
     return locked
 
 
-async def _check_same(
-    req: Request, client: AsyncStorageClient, creds: ContainerManagerCreds, said: Iterable[str]
-) -> None:
+async def _check_same(client: AsyncStorageClient, creds: ContainerManagerCreds, said: Iterable[str]) -> None:
     """Return if those fields that an update has *said* of the credentials, which it does not change, are so.
 
     Raises:
         Rejected: they are not, or the caller may not know whether they are.
     """
-    if not may_reveal(req):
-        raise Rejected(409, _KNOWN)
-    stored = await find(client, ContainerManagerCreds, creds.name)
+    stored = await look(client, ContainerManagerCreds, creds.name, Rejected(409, _KNOWN))
     if _differ(stored, creds, said):
         raise Rejected(409, _OTHER_CREDS)
 
 
 async def _complete(
-    req: Request,
     client: AsyncStorageClient,
     existing: Record[ContainerManagerConfig],
     config: ContainerManagerConfig,
@@ -219,20 +214,13 @@ async def _complete(
     Raises:
         Rejected: it is another, or the caller says credentials and may not know whether they are the same.
     """
-    is_same = existing.model == config
-    if not may_reveal(req):
-        opening = _to_store(creds)
-        completed = await _open(client, existing, opening) if is_same and opening is not None else None
-        if creds is not None and completed is None:
-            raise Rejected(409, _KNOWN)
-        if not is_same:
-            raise Rejected(409, _OTHER)
-        return completed
-    if not is_same:
+    if existing.model != config:
         raise Rejected(409, _OTHER)
     if creds is None:
         return None
-    stored = await find(client, ContainerManagerCreds, config.name)
+    stored = None
+    if await client.find_tag(ContainerManagerCreds, config.name) is not None:
+        stored = await look(client, ContainerManagerCreds, config.name, Rejected(409, _KNOWN))
     if stored is not None:
         if _differ(stored, creds, said):
             raise Rejected(409, _OTHER_CREDS)

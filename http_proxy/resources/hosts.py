@@ -16,13 +16,12 @@ from strongroom.http_proxy.resources.base import (
     Storage,
     as_told,
     check_at,
-    check_may_reveal,
     check_new,
     differing,
     expected_of,
     find,
     is_update,
-    may_reveal,
+    look,
     names_revision,
     overlay,
     remove_if_there,
@@ -136,7 +135,6 @@ class HostCredentials(Resource):
 
     async def on_get(self, req: Request, resp: Response, address: str) -> None:
         """Show it in the clear; of an address that is no host's nothing is shown."""
-        check_may_reveal(req)
         client = self.storage.for_caller(req)
         record = await client.get(HostCreds, address)
         await self.storage.hosts.check_there(client, address)
@@ -150,7 +148,6 @@ class HostCredentials(Resource):
 
         A host that has none yet gets it, as by a PUT of the host.
         """
-        check_may_reveal(req)
         body = await self.read_for(req, HostCreds, address)
         settle(body, "address", address)
         creds = HostCreds.from_dict(body)
@@ -261,9 +258,7 @@ async def _update(storage: Storage, req: Request, resp: Response, wanted: _Wante
     _check_source(host, existing.model)
     await _find_cluster(client, wanted, is_member=True)
     if wanted.given:
-        if not may_reveal(req):
-            raise Rejected(409, _KNOWN)
-        stored = await find(client, HostCreds, host.address)
+        stored = await look(client, HostCreds, host.address, Rejected(409, _KNOWN))
         if stored is None:
             raise Rejected(409, _NO_KEY_YET)
         _check_same(stored, wanted, wanted.given)
@@ -282,8 +277,9 @@ async def _add(storage: Storage, req: Request, resp: Response, wanted: _Wanted, 
     """
     host, cluster = wanted.host, wanted.cluster
     client = storage.for_caller(req)
-    each: list[tuple[type[Model], str]] = [(Host, host.address), (HostCreds, host.address)]
-    await check_may_each(client, "put", *each, *([(Cluster, cluster)] if cluster else []))
+    each: list[tuple[type[Model], str]] = [(Host, host.address), *([(Cluster, cluster)] if cluster else [])]
+    await check_may_each(client, "put", *each)
+    await client.check_may("create", HostCreds, host.address)
 
     existing = await storage.hosts.find_record(client, host.address)
     if existing is not None:
@@ -297,7 +293,7 @@ async def _add(storage: Storage, req: Request, resp: Response, wanted: _Wanted, 
     if existing is None:
         wanted.check_user()
         added = await addition.make(host)
-    elif not await _is_known(req, client, addition, wanted, outside=outside):
+    elif not await _is_known(client, wanted, outside=outside):
         added = await addition.finish(existing)
     elif outside:
         raise Rejected(409, _NOT_THERE)
@@ -308,27 +304,22 @@ async def _add(storage: Storage, req: Request, resp: Response, wanted: _Wanted, 
     show(resp, added, 201)
 
 
-async def _is_known(
-    req: Request, client: AsyncStorageClient, addition: Addition, wanted: _Wanted, *, outside: bool
-) -> bool:
+async def _is_known(client: AsyncStorageClient, wanted: _Wanted, *, outside: bool) -> bool:
     """Return whether a host that is there is all that is said of it; if not, the addition has something to do.
 
     That is credentials, where it has none and some are said, or to join the cluster that it is *outside* of, where it
-    has none. Who may not see credentials stores his, if there are none: so nobody has to look.
+    has none. Those that there are nobody reads where none are said.
 
     Raises:
         Rejected: they are others than those said, or the caller said some and may not know whether they are.
     """
-    if not may_reveal(req):
-        if await addition.open():
-            return False
-        if wanted.given:
-            raise Rejected(409, _KNOWN)
-        return True
-    stored = await find(client, HostCreds, wanted.host.address)
-    if stored is not None:
-        _check_same(stored, wanted, wanted.given)
-        return True
+    address = wanted.host.address
+    if await client.find_tag(HostCreds, address) is not None:
+        if not wanted.given:
+            return True
+        if (stored := await look(client, HostCreds, address, Rejected(409, _KNOWN))) is not None:
+            _check_same(stored, wanted, wanted.given)
+            return True
     wanted.check_user()
     return wanted.opens is None and not outside
 

@@ -91,12 +91,13 @@ class ApiKeys:
     ) -> None:
         """Take the *directory* that holds them, the service's *own* id and key, the *proxy*'s, and what notes *uses*.
 
-        These two are the ones that the configuration gives, and no record holds them. The own key reaches everything.
+        These two are the ones that the configuration gives, and no record holds them. The own key reaches everything,
+        the proxy's nothing.
         """
         self._directory = directory
         self._own = {own[0]: (_verifier(own[1].reveal()), Principal(f"apikey:{own[0]}", exempt=True))}
         if proxy is not None:
-            principal = Principal(f"apikey:{proxy.api_id}", proxy.paths, exempt=True)
+            principal = Principal(f"apikey:{proxy.api_id}", (), exempt=True)
             self._own[proxy.api_id] = (_verifier(proxy.api_key.reveal()), principal)
         self._uses = uses
         self._now = now

@@ -34,13 +34,15 @@ _WORDS: Final[Mapping[Action, Verb]] = {
 }
 ALL_ACTIONS = frozenset((Action.GET, Action.LIST, Action.PUT, Action.DELETE))
 _PUTS = frozenset((Action.CREATE, Action.MODIFY))
+_BLIND = frozenset((Action.LIST, Action.CREATE, Action.DELETE))  # what can be done to what is not seen
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who asks: ``apikey:<id>``, ``service:<uid>``, ``user:<name>`` …, and how far its credentials reach at most.
 
-    *paths* are SimplePathAuthz entries; *actions* what it may do on them. Trusted: made by authenticators alone.
+    *paths* are SimplePathAuthz entries; *actions* what it may do on them; what lies below *unseen* it lists,
+    makes and removes, and neither reads nor replaces. Trusted: made by authenticators alone.
     Whoever is *ruled* reaches nothing but what rules allow; whatever they deny is denied to everybody in *groups*.
     """
 
@@ -50,6 +52,7 @@ class Principal:
     groups: frozenset[str] = frozenset()
     ruled: bool = False
     exempt: bool = False  # from rules: the service's own key, and its proxy's
+    unseen: tuple[str, ...] = ()  # paths
     credential: str | None = None  # which of its credentials it has shown
     address: str | None = None  # of the client, on the network
     since: float | None = None  # when it logged in, in seconds since 1970, where it shows a token
@@ -57,6 +60,10 @@ class Principal:
     def may(self, action: Action) -> bool:
         """Whether the credentials are for *action* at all."""
         return action in self.actions or (action in _PUTS and Action.PUT in self.actions)
+
+    def is_blind(self, action: Action) -> bool:
+        """Whether it may not do *action* to what it does not see."""
+        return bool(self.unseen) and action not in _BLIND
 
     def at(self, address: str) -> "Principal":
         """Return the principal as it comes from *address*."""
@@ -68,6 +75,7 @@ class Principal:
             self.groups,
             self.ruled,
             self.exempt,
+            self.unseen,
             self.credential,
             address,
             self.since,

@@ -69,11 +69,14 @@ class Reach:
             return None  # the ping reveals nothing, and every credential may be tried on it
         if not principal.may(action) or not matches(principal.paths, "/" + name):
             return False
+        if principal.is_blind(action) and matches(principal.unseen, "/" + name):
+            return False
         return None if principal.ruled or name.startswith(SECRETS) else True
 
     def rules_out(self, principal: Principal, action: Action, below: str) -> bool:
         """Whether the credential may not do the action, or has no path there."""
-        return not principal.may(action) or not meets(principal.paths, "/" + below)
+        blind = principal.is_blind(action) and matches(principal.unseen, "/" + below.rstrip("/"))
+        return blind or not principal.may(action) or not meets(principal.paths, "/" + below)
 
     def tops(self, principal: Principal) -> Iterable[str]:
         """Return the containers that the credential's paths name."""

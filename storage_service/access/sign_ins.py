@@ -1,4 +1,4 @@
-"""Passwords that people show with each request, and whose they are.
+"""Passwords that people show with each request, and whose they are: of a record, or of the users file.
 
 A right one is remembered for a minute, as long as its principal has it; a wrong one is hashed each time. Passwords are
 verified a few at a time, and those who wait have their turns by address and name (`Line`). Nothing of that depends on
@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -25,6 +25,7 @@ from strongroom.storage_service.access.base import Principal
 from strongroom.storage_service.access.credentials.making import PASSWORD
 from strongroom.storage_service.access.credentials.password import Passwords, hashed, verify
 from strongroom.storage_service.access.directory import Directory, Snapshot
+from strongroom.storage_service.access.users_file import Users, UsersFile
 from strongroom.storage_service.errors import Denied, ServiceError
 from strongroom.storage_service.line import Line
 
@@ -36,6 +37,7 @@ PATIENCE: Final = 10.0  # seconds that one waits
 COME_BACK: Final = 5.0  # seconds after which one is told to
 
 _KINDS: Final = {names.USERS: Kind.USER, names.SERVICES: Kind.SERVICE}
+_GONE: Final = tuple(names.SPENT + folder.removeprefix(names.ACCESS) for folder in _KINDS)
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class _Known:
     people: Mapping[str, Kind]
     by_name: Mapping[str, tuple[Credential, ...]]
     until: str | None
+    users: Users = field(default_factory=dict)  # of the file, who have no record
 
     def kind_of(self, name: str) -> Kind | None:
         return self.people.get(name)
@@ -95,6 +98,7 @@ class SignIns:
     Args:
         directory: all records of access.
         keep: keeps another form of a principal's credential, the hash made anew.
+        file: the users who have no records, if there is such a file. A name that has, or had, a record is its alone.
         clock: in seconds, for what is remembered.
         verify: whether a password is the one that was hashed so.
         now: the time, for what expires.
@@ -104,6 +108,7 @@ class SignIns:
         self,
         directory: Directory,
         keep: Keep,
+        file: UsersFile | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         verify: Callable[[str, bytes], bool] = verify,
@@ -111,10 +116,13 @@ class SignIns:
     ) -> None:
         self._directory = directory
         self._keep = keep
+        self._file = file
         self._clock = clock
         self._verify = verify
         self._now = now
         self._snapshot: Snapshot | None = None
+        self._users: Users = {}  # as the file had them last
+        self._passed_over: set[str] = set()  # those of whom it was said that their record counts
         self._known = _Known({}, {}, None)
         self._passwords = Passwords({}, verify)
         self._remembered: dict[bytes, tuple[float, Credential]] = {}  # by digest: until when, and what it was
@@ -155,6 +163,8 @@ class SignIns:
             raise PasswordRefused("" if kind is None else f"{kind}:{name}")
         principal = f"{kind}:{name}"
         groups = snapshot.groups.get(principal, frozenset())
+        if (user := known.users.get(name)) is not None:
+            return user.principal(name, groups)
         return Principal(principal, groups=groups, ruled=True, credential=shown.id)
 
     async def _sign_in(self, claim: _Claim) -> Credential | None:
@@ -197,7 +207,7 @@ class SignIns:
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
         self._remembered[claim.digest] = self._clock() + REMEMBERED, found.credential
-        if found.anew is not None and found.credential.id not in self._keeping:
+        if found.anew is not None and claim.name not in known.users and found.credential.id not in self._keeping:
             kept = asyncio.create_task(self._keep_anew(known.people[claim.name], claim.name, found.anew))
             self._keeping[found.anew.id] = kept
             kept.add_done_callback(lambda _: self._keeping.pop(found.credential.id, None))
@@ -219,17 +229,31 @@ class SignIns:
     def _take(self, snapshot: Snapshot) -> _Known:
         """Return who has passwords in *snapshot*."""
         now = told(datetime.fromtimestamp(self._now(), UTC))
-        if snapshot is not self._snapshot or (self._known.until is not None and self._known.until <= now):
-            known = _known_in(snapshot, now)
+        users = {} if self._file is None else self._file.current()
+        expired = self._known.until is not None and self._known.until <= now
+        if snapshot is not self._snapshot or users is not self._users or expired:
+            known = _known_in(snapshot, now, self._without_records(snapshot, users))
+            self._users = users
             if known.by_name != self._known.by_name:
                 self._passwords = Passwords(known.by_name, self._verify)
             self._snapshot, self._known = snapshot, known
         return self._known
 
+    def _without_records(self, snapshot: Snapshot, users: Users) -> Users:
+        """Return those of *users* whose names no record has or had, in whatever case; the log tells once of others."""
+        if not users:
+            return users
+        ours = {folded for folded, whose in snapshot.taken.items() if not whose.startswith("apikey:")}
+        ours |= {each.split("/")[-2].casefold() for each in snapshot.spent if each.startswith(_GONE)}
+        for name in sorted(name for name in users if name.casefold() in ours and name not in self._passed_over):
+            self._passed_over.add(name)
+            _log.warning("%s has or had a record, which counts: the users file lets in nobody of that name", name)
+        return {name: user for name, user in users.items() if name.casefold() not in ours}
 
-def _known_in(snapshot: Snapshot, now: str) -> _Known:
-    people: dict[str, Kind] = {}
-    by_name: dict[str, tuple[Credential, ...]] = {}
+
+def _known_in(snapshot: Snapshot, now: str, users: Users) -> _Known:
+    people = dict.fromkeys(users, Kind.USER)
+    by_name: dict[str, tuple[Credential, ...]] = {name: (user.credential(name),) for name, user in users.items()}
     ends: list[str] = []
     for place, record in snapshot.records.items():
         prefix, _, name = place.rpartition("/")
@@ -244,7 +268,7 @@ def _known_in(snapshot: Snapshot, now: str) -> _Known:
         if shown:
             people[name], by_name[name] = kind, shown
             ends += [each.expires for each in shown if each.expires is not None]
-    return _Known(people, by_name, min(ends, default=None))
+    return _Known(people, by_name, min(ends, default=None), users)
 
 
 def _match(

@@ -51,6 +51,7 @@ class AsyncStorageClient(Session[LoopPools, Callable[[float], Awaitable[None]]])
 
     get = _method(operations.get)
     get_many = _method(operations.get_many)
+    find_tag = _method(operations.find_tag)
     save = _method(operations.save)
     save_many = _method(operations.save_many)
     get_texts = _method(operations.get_texts)

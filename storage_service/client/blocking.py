@@ -54,6 +54,7 @@ class StorageClient(Session[SocketPool, Callable[[float], None]]):
 
     get = _method(operations.get)
     get_many = _method(operations.get_many)
+    find_tag = _method(operations.find_tag)
     save = _method(operations.save)
     save_many = _method(operations.save_many)
     get_texts = _method(operations.get_texts)

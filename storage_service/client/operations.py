@@ -143,6 +143,15 @@ def get_many(model: type[M], keys: Iterable[str], *, source: str = "") -> Operat
     return [found[key] for key in wanted]
 
 
+def find_tag(model: type[Model], key: str) -> Operation[str | None]:
+    """Return the tag of the record of *model* with *key*, None where there is none; who may list it may know."""
+    body = msgspec.json.encode({"model": model.__name__, "records": _references(model, [key], ""), "tags": True})
+    said = decode((yield _storage("get", body, Effect.READ, model.name_of(key))), _FoundTags)
+    if len(said.etags) != 1:
+        raise _unreadable()
+    return said.etags[0]
+
+
 def save(model: M, *, etag: str | None = None) -> Operation[Record[M]]:
     """Store *model* and return it with its new etag.
 
@@ -709,6 +718,12 @@ class _Texts(msgspec.Struct):
     """A `wire.RecordsAnswer` whose records are not read."""
 
     records: list[msgspec.Raw]
+    etags: list[str | None]
+
+
+class _FoundTags(msgspec.Struct):
+    """A `wire.RecordsAnswer` of which the tags of what is there are all that is wanted."""
+
     etags: list[str | None]
 
 

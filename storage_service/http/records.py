@@ -238,9 +238,10 @@ class Get:
         """Answer the records in the order asked."""
         await self._records.expect_some(caller(req), Action.GET)
         async with self._bodies.of(req) as sent:
-            model, wanted = _meant(await _records_said(sent))
-        stored, turn = await self._records.fetch_held(caller(req), model, wanted)
-        await answer_held(req, resp, await _records_answer(stored), turn)
+            said = await _records_said(sent)
+            model, wanted = _meant(said)
+        stored, turn = await self._records.fetch_held(caller(req), model, wanted, tags=said.tags)
+        await answer_held(req, resp, await _records_answer(stored, tags=said.tags), turn)
 
 
 class Delete:
@@ -424,6 +425,7 @@ class _Said(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str
     records: list[msgspec.Raw]
     etags: list[str | None] | None = None
+    tags: bool = False
 
 
 _said: Final = msgspec.json.Decoder(_Said).decode
@@ -451,7 +453,7 @@ async def _records_said(sent: Sent) -> wire.Records:
             raise not_a(wire.Records)
         records.append(record)
         await turns.take()
-    return wire.Records(model=said.model, records=records, etags=said.etags)
+    return wire.Records(model=said.model, records=records, etags=said.etags, tags=said.tags)
 
 
 def _split(text: bytes) -> _Said:
@@ -508,12 +510,12 @@ def _expected(said: wire.Records) -> list[int | None]:
     return [None if etag is None else revision_of(etag) for etag in etags]
 
 
-async def _records_answer(stored: Sequence[Stored[Model] | None]) -> wire.RecordsAnswer:
+async def _records_answer(stored: Sequence[Stored[Model] | None], *, tags: bool = False) -> wire.RecordsAnswer:
     turns = Turns()
     records: list[dict[str, object] | None] = []
     for each in stored:
         await turns.take()
-        records.append(None if each is None else each.record.to_dict())
+        records.append(None if each is None or tags else each.record.to_dict())
     return wire.RecordsAnswer(
         records=records,
         etags=[None if each is None else wire.etag_of(each.revision) for each in stored],

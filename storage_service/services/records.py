@@ -87,9 +87,12 @@ class RecordService:
         return stored
 
     async def fetch_held(
-        self, caller: Caller, model: type[Model], wanted: Sequence[Reference]
+        self, caller: Caller, model: type[Model], wanted: Sequence[Reference], *, tags: bool = False
     ) -> tuple[list[Stored[Model] | None], Turn | None]:
-        """Return what `fetch` does, and of a large answer the turn, which its caller ends when it was handed over."""
+        """Return what `fetch` does, and of a large answer the turn, which its caller ends when it was handed over.
+
+        *tags*: nothing but their revisions will be told, which is for those, too, who may list them.
+        """
         check_distinct(wanted)
         handlers = [self._routing.handler_of(model, reference.source) for reference in wanted]
 
@@ -101,7 +104,9 @@ class RecordService:
             return [found[place] for place in range(len(wanted))]
 
         full = [_name_of(model, reference) for reference in wanted]
-        return await self._door.read(caller, Action.GET, full, lambda: self._large_answers.made(caller.holder, read))
+        unread = tags and await self._door.able(caller, Action.GET, full) != full
+        action = Action.LIST if unread else Action.GET
+        return await self._door.read(caller, action, full, lambda: self._large_answers.made(caller.holder, read))
 
     async def remove(
         self, caller: Caller, model: type[Model], wanted: Sequence[Reference], expected: Sequence[int | None]

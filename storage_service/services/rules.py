@@ -508,7 +508,7 @@ def _principal(known: Snapshot, called: str, address: str | None) -> Principal |
 
 
 def _from(who: Principal, address: str | None) -> Principal:
-    return Principal(who.id, who.paths, who.actions, who.groups, who.ruled, who.exempt, who.credential, address)
+    return replace(who, address=address)
 
 
 def _asked(word: str, name: str) -> tuple[Action, tuple[Right, ...]]:

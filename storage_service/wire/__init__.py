@@ -325,12 +325,13 @@ class Records(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of save, get and delete: records of one model; get and delete need only the primary key (and source).
 
     *etags* go with the records: a tag, "*" for "must exist", `NEW` for "must not", or null for whatever it is.
-    Absent: all null.
+    Absent: all null. With *tags*, of get the tags alone are told, to who may list the names, too.
     """
 
     model: str
     records: list[dict[str, object]]
     etags: list[str | None] | None = None
+    tags: bool = False
 
     def __repr__(self) -> str:
         return f"<Records {self.model}>"
@@ -356,7 +357,7 @@ Verb: TypeAlias = Literal["get", "list", "put", "delete"]  # what reaches and au
 class Intent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Body of may: what somebody is about to do to the record of *model* with *key*, or to one whose key is to come."""
 
-    action: Verb
+    action: Verb | Literal["create"]
     model: str
     key: str | None = None
 

@@ -415,6 +415,20 @@ async def test_beyond_all_places_one_comes_back_later(at: SigningIn) -> None:
     assert await at.who("bob", "bob") == "user:bob"
 
 
+@pytest.mark.parametrize("story", ["as many addresses as places", "as many names through one terminator"])
+async def test_what_a_flood_takes_from_all(at: SigningIn, story: str) -> None:
+    """Who floods from enough addresses, or through a front that tells none, keeps new sign-ins out, and no others."""
+    address = "198.51.100.1" if story.startswith("as many addresses") else ATTACKER
+    assert await at.who("alice", "alice", address) == "user:alice"
+    at.hashing.go.clear()
+    for number in range(MAX_WAITING + THREADS):
+        await at.begin(f"m{number}", "x", ATTACKER if address == ATTACKER else f"192.0.2.{number + 1}")
+
+    with pytest.raises(Unavailable):
+        await at.who("bob", "bob", address)
+    assert await at.who("alice", "alice", address) == "user:alice"
+
+
 async def test_nobody_is_hashed_for_who_left(at: SigningIn) -> None:
     """Clients that go while they wait give up their places; what a thread has begun it ends, and no others begin."""
     at.hashing.go.clear()

@@ -153,4 +153,4 @@ def test_who_cannot_read_the_users_file_is_told(made: Path) -> None:
 
     (note,) = strongroom("--home", made, "config", "check", "--json").json["notes"]
 
-    assert note == f"nobody can sign in with a password: there is no {made}/users"
+    assert note == f"nobody of the users file can sign in: there is no {made}/users"

@@ -13,7 +13,7 @@ import pytest
 from strongroom.deploy import settings
 from strongroom.deploy.cli.backup.file import other_stores
 from strongroom.deploy.home import Home
-from strongroom.deploy.settings import PROXIED, Settings
+from strongroom.deploy.settings import Settings
 from strongroom.models.secret import REDACTED
 from strongroom.storage_service.config import ReadThroughSettings
 from strongroom.storage_service.errors import ConfigurationError
@@ -413,20 +413,19 @@ class TestApiKey:
         assert CANARY not in str(refused.value)
 
     @pytest.mark.parametrize(
-        ("names", "reaches"),
+        ("names", "file"),
         [
-            (["apikey"], False),
-            (["apikey", "token", "basic"], False),
-            (['basic"\nfilepath = "/users.json'], True),
-            (["apikey", 'basic"\nfilepath = "/users.json'], True),
+            (["apikey"], None),
+            (["apikey", "token", "basic"], None),
+            (['basic"\nfilepath = "/users.json'], Path("/users.json")),
+            (["apikey", 'basic"\nfilepath = "/users.json', 'basic"\nfilepath = "/others.json'], Path("/users.json")),
+            (["basic", 'basic"\nfilepath = "/others.json'], None),
         ],
     )
-    def test_the_proxy_reaches_what_its_users_need(self, home: Path, names: list[str], reaches: bool) -> None:
-        """Where the service knows all callers, the proxy's key reaches nothing; else what its routes need."""
+    def test_the_service_reads_the_users_file(self, home: Path, names: list[str], file: Path | None) -> None:
+        """It is the one that the first `basic` names, for which the proxy's key reached something once."""
         tables = "".join(f'[[proxy_authenticators]]\nname = "{name}"\n' for name in names)
-        proxy = load(home, tables, KEY).service.proxy
-        assert proxy is not None
-        assert proxy.paths == (PROXIED if reaches else ())
+        assert load(home, tables, KEY).service.users_file == file
 
     def test_without_one_nothing_starts(self, home: Path) -> None:
         """A missing key is an error that says how to have one, except where a configuration is only looked at."""

@@ -43,6 +43,7 @@ def users_file(short_dir: Path) -> Path:
     path = short_dir / "users.json"
     hashed = argon2.PasswordHasher.from_parameters(argon2.profiles.CHEAPEST).hash(PASSWORD)
     path.write_text(json.dumps({"alice": {"hash": hashed, "reveal_credentials": True}, "bob": {"hash": hashed}}))
+    path.chmod(0o600)
     return path
 
 
@@ -90,7 +91,7 @@ def platform_processes(short_dir: Path, users_file: Path) -> Iterator[tuple[Path
     with (
         unix_listener(home / "s") as inner,
         tcp_listener() as outer,
-        gunicorn(home, SERVICE.format(home=str(home), key=key), listener=inner),
+        gunicorn(home, SERVICE.format(home=str(home), key=key, users=str(users_file)), listener=inner),
         gunicorn(front, application, listener=outer) as running,
     ):
         yield home, outer.getsockname()[1], running.log

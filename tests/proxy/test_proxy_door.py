@@ -230,6 +230,11 @@ def basic(text: str) -> str:
     return f"authorization: Basic {base64.b64encode(text.encode()).decode()}"
 
 
+async def identified(exchange: Exchange) -> None:
+    """Know whoever asks."""
+    exchange.answer(200, IDENTIFIED if "whoami" in exchange.head.first else STATUS)
+
+
 WRONG = {
     "a wrong password": basic("alice:nope"),
     "an unknown user": basic(f"mallory:{PASSWORD}"),
@@ -246,7 +251,13 @@ WRONG = {
 
 @pytest.mark.parametrize("story", WRONG)
 async def test_wrong_credentials_end_the_chain(proxy: Proxy, service: ScriptedService, story: str) -> None:
-    """403, and not a word about which part was wrong."""
+    """403, and not a word about which part was wrong: what has the form of a password the service judges."""
+
+    async def script(exchange: Exchange) -> None:
+        assert "whoami" in exchange.head.first
+        exchange.answer(403)
+
+    service.script = script
     answer = await ask(proxy.port, request("GET", "/api/v0/", WRONG[story]))
 
     assert answer.status == 403
@@ -256,11 +267,7 @@ async def test_wrong_credentials_end_the_chain(proxy: Proxy, service: ScriptedSe
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC"])
 async def test_a_user_is_let_through(proxy: Proxy, service: ScriptedService, scheme: str) -> None:
     """With a password that has colons in it; the scheme's case does not matter."""
-
-    async def script(exchange: Exchange) -> None:
-        exchange.answer(200, STATUS)
-
-    service.script = script
+    service.script = identified
     line = basic(f"alice:{PASSWORD}").replace("Basic", scheme)
     answer = await ask(proxy.port, request("GET", "/api/v0/", line))
 
@@ -288,11 +295,7 @@ async def test_credentials_that_stand_twice_are_refused(proxy: Proxy, service: S
 
 async def test_an_api_key_is_judged_by_the_service(proxy: Proxy, service: ScriptedService) -> None:
     """The service is asked with the caller's own key, as for somebody who is no local process."""
-
-    async def script(exchange: Exchange) -> None:
-        exchange.answer(200, IDENTIFIED if "whoami" in exchange.head.first else STATUS)
-
-    service.script = script
+    service.script = identified
     answer = await ask(proxy.port, request("GET", "/api/v0/", "CUSTODIA_AUTH_ID: ci", "CUSTODIA_KEY_ID: k3y"))
 
     assert answer.status == 200
@@ -386,6 +389,7 @@ async def test_every_error_is_a_problem_with_an_id(
     proxy: Proxy, service: ScriptedService, method: str, path: str, status: int
 ) -> None:
     """Also those that the framework finds itself."""
+    service.script = identified
     sent = request(method, path, basic(f"alice:{PASSWORD}"), "x-request-id: my-request-1", body=b"not json")
     answer = await ask(proxy.port, sent)
 

@@ -264,7 +264,8 @@ async def secrets_read(platform: Platform, request_id: str) -> list[str]:
     return [
         line["name"]
         for line in lines
-        if (line["request"], line["action"]) == (request_id, "get") and line["name"].startswith("secrets/")
+        if (line["request"], line["action"], line["decision"]) == (request_id, "get", "allowed")
+        and line["name"].startswith("secrets/")
     ]
 
 

@@ -45,7 +45,7 @@ def processes(short_dir: Path, users_file: Path) -> Iterator[tuple[Path, int, Pa
     front = short_dir / "sources-front"
     front.mkdir()
     outside = PROXY.format(socket=str(home / "s"), key=key, connections=4, timeout=10.0, users=str(users_file))
-    inside = HANDLERS.format(home=home) + SERVICE.format(home=str(home), key=key)
+    inside = HANDLERS.format(home=home) + SERVICE.format(home=str(home), key=key, users=str(users_file))
     with (
         unix_listener(home / "s") as inner,
         tcp_listener() as outer,
@@ -59,7 +59,7 @@ def processes(short_dir: Path, users_file: Path) -> Iterator[tuple[Path, int, Pa
 async def platform(processes: tuple[Path, int, Path]) -> AsyncIterator[Platform]:
     """The whole, with a client on the socket that has every right."""
     home, port, log = processes
-    async with AsyncStorageClient(socket=home / "s", api_id="proxy", api_key=(home / "key").read_text()) as client:
+    async with AsyncStorageClient(socket=home / "s", api_id="own", api_key=(home / "key").read_text()) as client:
         yield Platform(home, port, log, client)
 
 

@@ -131,7 +131,7 @@ def processes(short_dir: Path, users_file: Path) -> Iterator[tuple[Path, Path, i
     front.mkdir()
     (home / "key").write_text(key)
     outside = PROXY.format(socket=str(front / "s"), key=key, connections=16, timeout=10.0, users=str(users_file))
-    inside = HANDLERS.format(home=home) + SERVICE.format(home=str(home), key=key)
+    inside = HANDLERS.format(home=home) + SERVICE.format(home=str(home), key=key, users=str(users_file))
     with (
         unix_listener(home / "s") as inner,
         tcp_listener() as outer,
@@ -156,7 +156,7 @@ async def platform(processes: tuple[Path, Path, int, Path], between: Between) ->
     """The whole, with a client on the service's own socket that has every right."""
     del between  # it is there before anybody asks the proxy
     home, _, port, log = processes
-    async with AsyncStorageClient(socket=home / "s", api_id="proxy", api_key=(home / "key").read_text()) as client:
+    async with AsyncStorageClient(socket=home / "s", api_id="own", api_key=(home / "key").read_text()) as client:
         yield Platform(home, port, log, client)
 
 

@@ -54,9 +54,9 @@ class Rig:
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    """One, whose proxy reaches hosts."""
+    """One, with a proxy."""
     shared = SharedRoot()
-    proxy = ProxyKey(api_id=FRONT[0], api_key=Secret(FRONT[1]), paths=("/hosts",))
+    proxy = ProxyKey(api_id=FRONT[0], api_key=Secret(FRONT[1]))
     app = StorageApp(replace(settings(tmp_path), proxy=proxy), shared, lambda _: MemoryBackend())
     await app.open()
     async with inside(app) as server:
@@ -96,13 +96,19 @@ async def test_the_proxy_speaks_for_others_with_its_own_key_alone(rig: Rig) -> N
     assert "for" not in await rig.line(said, rig.proof)
 
 
-async def test_the_proxy_reaches_what_its_routes_need(rig: Rig) -> None:
-    """Its key is known by its own name, and reaches the paths that the settings give it and no other."""
+async def test_the_proxys_key_reaches_nothing(rig: Rig) -> None:
+    """It is known by its own name, and no more than that, whomever it says that it speaks for."""
     who = json.loads((await rig.ask(FRONT)).body)
-    assert (who["principal"], who["paths"]) == ("apikey:front", ["/hosts"])
+    assert (who["principal"], who["paths"]) == ("apikey:front", [])
 
-    for method, path in (("POST", "/apikeys"), ("GET", "/secrets/box/a"), ("POST", "/bulk/list")):
-        assert (await rig.ask(FRONT, method=method, path=path)).status == 403, path
+    for method, path in (
+        ("POST", "/apikeys"),
+        ("GET", "/secrets/hosts/a"),
+        ("POST", "/bulk/list"),
+        ("POST", "/storage/get"),
+    ):
+        for said in ((), ("strongroom-on-behalf-of: user:alice", rig.proof)):
+            assert (await rig.ask(FRONT, *said, method=method, path=path)).status == 403, path
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/apikeys"), ("DELETE", "/apikeys/front")])

@@ -149,7 +149,16 @@ async def test_the_mark_of_a_proxy_opens_nothing(
 def test_a_principal_at_an_address_is_the_same_but_for_that() -> None:
     """Nothing of who asks is lost when it is said from where, whatever a principal has."""
     who = Principal(
-        "user:ann", ("/secrets",), frozenset((Action.GET,)), frozenset(("ops",)), True, True, "c", "192.0.2.1", 7.0
+        "user:ann",
+        ("/secrets",),
+        frozenset((Action.GET,)),
+        frozenset(("ops",)),
+        True,
+        True,
+        ("/b",),
+        "c",
+        "192.0.2.1",
+        7.0,
     )
     unlike = [each.name for each in fields(who) if getattr(who, each.name) != each.default]
 

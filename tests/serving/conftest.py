@@ -81,7 +81,9 @@ def both(place: Path, workers: int = 1) -> Iterator[dict[str, Served]]:
     with (
         unix_listener(home / "s") as inner,
         tcp_listener() as outer,
-        gunicorn(home, SERVICE.format(home=str(home), key=key), listener=inner, workers=workers) as service,
+        gunicorn(
+            home, SERVICE.format(home=str(home), key=key, users=str(users)), listener=inner, workers=workers
+        ) as service,
         gunicorn(front, proxy, listener=outer) as front_running,
     ):
         yield {
