@@ -39,6 +39,7 @@ What each was, and what holds it here; what is not of this file was there before
 | 7.6 5: a machine's wrap | keyring/test_enrolment.py::test_revoking |
 """
 
+import asyncio
 import base64
 import hmac
 import json
@@ -458,3 +459,16 @@ async def test_no_stranger_learns_what_is_wrong_inside(house: House) -> None:
         assert answer.status == 503
         assert "detail" not in json.loads(answer.body)
     house.log.rmdir()
+
+
+async def test_a_guess_counts_whoever_hears_of_it(house: House) -> None:
+    """Who leaves before he is told that a password is wrong has guessed all the same, and it is written down."""
+    said = {"credentials": [{"kind": "password", "data": "correct horse"}]}
+    assert (await house.ask("PUT", "/access/users/ann", said, *OWN)).status == 201
+    guess = base64.b64encode(b"ann:wrong horse").decode()
+    async with await house.server.connect() as leaving:
+        leaving.writer.write(request("GET", "/secrets/db/key", f"authorization: Basic {guess}"))
+        await leaving.writer.drain()
+    async with asyncio.timeout(30):
+        while not [line for line in audit_lines(house.log) if line.get("claimed") == ["user:ann"]]:
+            await asyncio.sleep(0.02)
