@@ -30,6 +30,8 @@ from tests.audit_lines import audit_lines
 OPERATOR: Final = Caller(Principal("apikey:operator"), "request-1")
 CREDS: Final = HostCreds.new(address="h1", ssh_priv_key="a2V5")
 KEY: Final = "system/access/apikeys/made"
+ROTATED: Final = "system/access/apikeys/rotated"
+BOTH: Final = "system/access/apikeys/both"
 TOLD: Final = "machine:alpha", Action.PUT, "system/keyring/machines/0a"
 COMMIT: Final = [
     Put("secrets/db/b", b"x"),
@@ -90,6 +92,9 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         await parts.secrets.put(OPERATOR, name, b"value of " + name.encode(), 0)
     await parts.records.save(OPERATOR, [Host.new(address="h1"), CREDS], [None, None])
     await parts.access.create_key(OPERATOR, "made", ["/secrets/db"], ["delete"])  # a key ends none that reaches further
+    for key_id in ("rotated", "both"):
+        await parts.access.create_key(OPERATOR, key_id, ["/secrets/db"], ["put"])
+    await parts.access.rotate_key(OPERATOR, "both", "1h")
     yield Rig(parts, stores[0], settings.audit_log)
     await parts.close()
     shared.close()
@@ -169,6 +174,8 @@ VERBS: dict[str, tuple[Verb, Action, list[str]]] = {
     ),
     "access.list_keys": (lambda parts, who: parts.access.list_keys(who), Action.LIST, ["system/access/apikeys/"]),
     "logins.revoke": (lambda parts, who: parts.logins.revoke(who, "0" * 32, ""), Action.DELETE, ["system/tokens"]),
+    "access.rotate_key": (lambda parts, who: parts.access.rotate_key(who, "rotated", "1h"), Action.PUT, [ROTATED]),
+    "access.end_former_key": (lambda parts, who: parts.access.end_former_key(who, "both"), Action.PUT, [BOTH]),
     "access.revoke_key": (lambda parts, who: parts.access.revoke_key(who, "made"), Action.DELETE, [KEY]),
 }
 
@@ -456,4 +463,4 @@ async def test_no_key_revokes_itself(rig: Rig) -> None:
 
     assert await rig.rows() == before
     await rig.parts.access.revoke_key(Caller(Principal("apikey:another"), "request-2"), "made")
-    assert [key_id for key_id, *_ in await rig.parts.access.list_keys(OPERATOR)] == []
+    assert "made" not in [key_id for key_id, *_ in await rig.parts.access.list_keys(OPERATOR)]
