@@ -65,7 +65,7 @@ class Principal:
         """Whether it may not do *action* to what it does not see."""
         return bool(self.unseen) and action not in _BLIND
 
-    def at(self, address: str) -> "Principal":
+    def at(self, address: str | None) -> "Principal":
         """Return the principal as it comes from *address*."""
         # PERF: dataclasses.replace takes ten times as long
         return Principal(

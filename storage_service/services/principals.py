@@ -418,15 +418,17 @@ class PrincipalService:
 
     async def _credential(self, kind: Kind, name: str, credential: str) -> Credential | None:
         """Return the credential of that id or name, if a principal has it."""
-        record = (await self._principals.current()).records.get(principal_name(kind, name))
-        held = record.credentials if isinstance(record, PrincipalRecord) else ()
-        return next((each for each in held if credential in (each.id, each.name)), None)
+        return next((each for each in await self._held(kind, name) if credential in (each.id, each.name)), None)
 
     async def _ends(self, caller: Caller, kind: Kind, name: str) -> str | None:
         """Return when the credential that *caller* has shown, one of this principal, is worth nothing any more."""
+        shown = caller.principal.credential
+        return next((each.expires for each in await self._held(kind, name) if each.id == shown), None)
+
+    async def _held(self, kind: Kind, name: str) -> Sequence[Credential]:
+        """Return the credentials of a principal; none where there is no such one, or its record is damaged."""
         record = (await self._principals.current()).records.get(principal_name(kind, name))
-        held = record.credentials if isinstance(record, PrincipalRecord) else ()
-        return next((each.expires for each in held if each.id == caller.principal.credential), None)
+        return record.credentials if isinstance(record, PrincipalRecord) else ()
 
     async def _permit_member(self, caller: Caller, group: str, about: str) -> None:
         door = self._own if await self._manages(caller, group) else self._whole
@@ -467,12 +469,12 @@ def _without(credential: Credential) -> str:
 
 
 def _is_principal(said: str) -> bool:
-    """Whether it can be somebody's name: what else was said is not written down."""
+    """Whether it can be somebody's name, an API key's too: what else was said is not written down."""
     try:
-        kind_and_name(said)
-    except Invalid:
+        access.check_subject(said)
+    except InvalidName:
         return False
-    return True
+    return record_of(said) is not None
 
 
 def _is_itself(caller: Caller, kind: Kind, name: str) -> bool:

@@ -417,7 +417,7 @@ class RuleService:
             whole = self._may_see_all(caller, known)
             await self._door.note(caller, Action.GET, names.RULES)
             who = caller.principal
-            return (who if address is None else _from(who, address)), known, whole
+            return (who if address is None else who.at(address)), known, whole
         known = await self._permit_all(caller)
         found = _principal(known, str(principal), address)
         if found is None:
@@ -501,14 +501,10 @@ def _principal(known: Snapshot, called: str, address: str | None) -> Principal |
     kind, _, name = called.partition(":")
     record = known.records.get(record_of(called) or "")
     if isinstance(record, ApiKeyRecord):
-        return _from(principal_of(known, name, record), address)
+        return principal_of(known, name, record).at(address)
     if isinstance(record, PrincipalRecord) and kind in set(Kind):
         return Principal(called, groups=known.groups.get(called, frozenset()), ruled=True, address=address)
     return None
-
-
-def _from(who: Principal, address: str | None) -> Principal:
-    return replace(who, address=address)
 
 
 def _asked(word: str, name: str) -> tuple[Action, tuple[Right, ...]]:

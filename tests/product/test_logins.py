@@ -285,6 +285,8 @@ async def test_who_may_do_something_makes_nothing_that_may_do_more(house: House,
     for answer in (
         await house.ask("POST", "/apikeys", {"id": "evil", "paths": ["/"], "actions": ["get"]}, ann),
         await house.ask("DELETE", "/apikeys/ci", None, ann),
+        await house.ask("POST", "/apikeys/ci/rotation", {"overlap": ""}, ann),
+        await house.ask("DELETE", "/apikeys/ci/former", None, ann),
         await house.ask("GET", "/bulk", None, ann),
         await house.ask("POST", "/bulk/list", {"prefix": "secrets/"}, ann),
         await house.ask("POST", "/bulk/commit", {"changes": [put]}, ann),

@@ -669,16 +669,19 @@ async def test_the_record_tells_what_of_a_record_was_changed(rig: Rig) -> None:
     await service.remove_credential(OPERATOR, USER, "bob", "third")
     await service.add_member(OPERATOR, "ops", "user:ann", Role.MANAGER)
     await service.remove_member(OPERATOR, "ops", "user:ann")
+    with pytest.raises(NotFound):
+        await service.remove_member(OPERATOR, "ops", "apikey:ci")
     await service.disable(OPERATOR, USER, "bob", disabled=True)
     with pytest.raises(Denied):
         await service.add_member(narrow(), "ops", "no principal: perhaps a password", Role.MEMBER)
 
-    told = [line["about"] for line in audit_lines(rig.audit) if "about" in line][-6:]
+    told = [line["about"] for line in audit_lines(rig.audit) if "about" in line][-7:]
     assert told == [
         "with a new password",
         f"without the password {made.id}",
         "user:ann as manager",
         "without user:ann",
+        "without apikey:ci",
         "shut out",
         "a member",
     ]
